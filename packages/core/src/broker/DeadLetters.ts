@@ -1,0 +1,182 @@
+/**
+ * Dead letters: the message as it was published, and beside it why it failed, where it came from and who gave up on it.
+ */
+import { Cause, Data, Effect, Stream } from "effect"
+import { tagOf } from "../model/Failure.ts"
+import * as Headers from "../model/Headers.ts"
+import { type Delivery, Outgoing } from "../model/Message.ts"
+import { Broker } from "./Broker.ts"
+import type { BrokerError } from "./BrokerError.ts"
+
+/** Names of the headers that a dead letter adds; each value is text. */
+export const names = {
+  channel: "dead-letter-channel",
+  partition: "dead-letter-partition",
+  position: "dead-letter-position",
+  timestamp: "dead-letter-timestamp",
+  group: "dead-letter-group",
+  handler: "dead-letter-handler",
+  attempts: "dead-letter-attempts",
+  errorType: "dead-letter-error-type",
+  errorMessage: "dead-letter-error-message",
+  at: "dead-letter-at",
+  passes: "dead-letter-passes"
+} as const
+
+const replayed = "dead-letter-replayed"
+
+const own: ReadonlySet<string> = new Set([...Object.values(names), replayed])
+
+/** The longest error message that a dead letter keeps, in characters. */
+export const maximumMessage = 1024
+
+const maximumType = 256
+
+const suffix = ".dead-letters"
+
+/** The channel of dead letters of a channel, where a subscription names no other: `NAME.dead-letters`. */
+export const channelOf = (channel: string): string => `${channel}${suffix}`
+
+/** A dead letter, read back. */
+export interface DeadLetter {
+  /** The dead letter's own channel, partition and position. */
+  readonly delivery: Delivery
+  /** Where the message was first read from. */
+  readonly channel: string
+  readonly partition: number
+  readonly position: number
+  /** Unix time in milliseconds of the original message, or undefined where its broker did not say. */
+  readonly timestamp: number | undefined
+  readonly group: string
+  readonly handler: string
+  /** How often it had been tried. */
+  readonly attempts: number
+  readonly errorType: string
+  readonly errorMessage: string
+  /** Unix time in milliseconds at which it was given up. */
+  readonly at: number
+  /** 1, and one more each time a replay of it came back. */
+  readonly passes: number
+}
+
+const messageOf = (error: unknown): string => {
+  const text = error instanceof Error && error.message !== ""
+    ? error.message
+    : Cause.isCause(error)
+    ? Cause.pretty(error)
+    : typeof error === "string"
+    ? error
+    : tagOf(error)
+  return cut(text, maximumMessage)
+}
+
+const cut = (text: string, length: number): string => text.length > length ? `${text.slice(0, length - 1)}…` : text
+
+const numberOf = (text: string | undefined): number | undefined => {
+  const value = text === undefined ? Number.NaN : Number(text)
+  return Number.isNaN(value) ? undefined : value
+}
+
+/**
+ * The dead letter of a delivery: its bytes, key and native headers unchanged, and the headers of `names`.
+ *
+ * What is read from a `NAME.dead-letters` channel keeps where it first came from; the error is replaced and `passes` counts
+ * on, so headers do not grow from pass to pass. On any other channel these headers are whatever its publisher wrote, and
+ * decide nothing: a replay goes where the message was really read.
+ */
+export const toOutgoing = (options: {
+  readonly delivery: Delivery
+  readonly error: unknown
+  readonly channel: string
+  /** Unix time in milliseconds. */
+  readonly at: number
+}): Outgoing<Uint8Array> => {
+  const { delivery, error } = options
+  const before = delivery.ownHeaders
+  const origin = delivery.channel.endsWith(suffix) ? before : Headers.empty
+  const added: Record<string, string> = Object.create(null)
+  added[names.channel] = origin[names.channel] ?? delivery.channel
+  added[names.partition] = origin[names.partition] ?? String(delivery.partition)
+  added[names.position] = origin[names.position] ?? String(delivery.position)
+  const timestamp = origin[names.timestamp] ?? delivery.timestamp?.toString()
+  if (timestamp !== undefined) added[names.timestamp] = timestamp
+  added[names.group] = delivery.origin.group
+  added[names.handler] = delivery.origin.handler
+  added[names.attempts] = String(delivery.attempt)
+  added[names.errorType] = cut(tagOf(error), maximumType)
+  added[names.errorMessage] = messageOf(error)
+  added[names.at] = String(options.at)
+  added[names.passes] = String((numberOf(before[names.passes]) ?? 0) + 1)
+  return new Outgoing(options.channel, delivery.raw, delivery.key, added, {
+    keyBytes: delivery.keyBytes,
+    fields: original(delivery),
+    tombstone: delivery.tombstone
+  })
+}
+
+/** The native fields of the message itself, without what earlier passes added. */
+const original = (delivery: Delivery): ReadonlyArray<Headers.Field> =>
+  delivery.fields.filter(([name]) => !own.has(name.toLowerCase()))
+
+const read = (delivery: Delivery): DeadLetter | undefined => {
+  const headers = delivery.headers
+  const channel = headers[names.channel]
+  if (channel === undefined) return undefined
+  return {
+    delivery,
+    channel,
+    partition: numberOf(headers[names.partition]) ?? 0,
+    position: numberOf(headers[names.position]) ?? 0,
+    timestamp: numberOf(headers[names.timestamp]),
+    group: headers[names.group] ?? "",
+    handler: headers[names.handler] ?? "",
+    attempts: numberOf(headers[names.attempts]) ?? 1,
+    errorType: headers[names.errorType] ?? "",
+    errorMessage: headers[names.errorMessage] ?? "",
+    at: numberOf(headers[names.at]) ?? 0,
+    passes: numberOf(headers[names.passes]) ?? 1
+  }
+}
+
+/**
+ * The dead letters that are in a channel now, oldest first; nothing is consumed. What is no dead letter is passed over.
+ *
+ * Fails with a `BrokerError` of reason `Unsupported` where the broker cannot be browsed. Needs the `Broker`.
+ */
+export const list = (channel: string): Stream.Stream<DeadLetter, BrokerError, Broker> =>
+  Stream.unwrap(Effect.map(Broker, (broker) => broker.browse(channel))).pipe(
+    Stream.flatMap((delivery) => Stream.fromIterable([read(delivery)].filter((letter) => letter !== undefined)))
+  )
+
+/** A dead letter that was published again. */
+export class Replayed extends Data.Class<{
+  readonly letter: DeadLetter
+  readonly channel: string
+}> {}
+
+/**
+ * Publishes a dead letter to the channel that it came from, with its original bytes, key and headers; completes when the
+ * broker has confirmed it. `passes` goes with it, so a message that comes back is known.
+ *
+ * Needs the `Broker`; fails with its `BrokerError`, and then nothing has changed.
+ */
+export const replay = (
+  letter: DeadLetter,
+  options?: { readonly to?: string | undefined }
+): Effect.Effect<Replayed, BrokerError, Broker> => {
+  const channel = options?.to ?? letter.channel
+  const headers: Record<string, string> = Object.create(null)
+  headers[names.passes] = String(letter.passes)
+  headers[replayed] = "true"
+  return Effect.flatMap(Broker, (broker) =>
+    Effect.as(
+      broker.publish(
+        new Outgoing(channel, letter.delivery.raw, letter.delivery.key, headers, {
+          keyBytes: letter.delivery.keyBytes,
+          fields: original(letter.delivery),
+          tombstone: letter.delivery.tombstone
+        })
+      ),
+      new Replayed({ letter, channel })
+    ))
+}

@@ -1,0 +1,128 @@
+/**
+ * What the author of a broker implements. A driver is small and pushes: it reads from its source and offers batches to the
+ * engine, which does all the rest (order, retries, positions, back-pressure, dead letters, drain).
+ */
+import type { Effect, Scope, Stream } from "effect"
+import type { Delivery, Outgoing } from "../model/Message.ts"
+import type { Outcome } from "../model/Outcome.ts"
+import type { BrokerError } from "./BrokerError.ts"
+
+/** What a broker can do. What it cannot is refused when a subscription is built, or emulated openly. */
+export interface Capabilities {
+  /**
+   * How messages are acknowledged: `position`, everything below a position at once (Kafka, files); `message`, each alone
+   * (Redis Streams, RabbitMQ, JetStream); `none`, never: at most once (Pub/Sub, core NATS, MQTT QoS 0).
+   */
+  readonly settlement: "position" | "message" | "none"
+  /** Within what order is kept. */
+  readonly ordering: "partition" | "channel" | "none"
+  /** Whether what was not acknowledged is delivered again. */
+  readonly redelivery: boolean
+  /** Whether the broker delays a message by itself; else the engine holds it. */
+  readonly delay: boolean
+  /** Whether the broker writes dead letters by itself; else the engine publishes them. */
+  readonly deadLetter: boolean
+  /** Whether the broker counts deliveries, so that the attempt survives a restart. */
+  readonly attempts: boolean
+  /** Whether consumers of one group share a channel. */
+  readonly groups: boolean
+  /** Whether messages outlive the broker's process. */
+  readonly persistence: boolean
+  /** Whether what is in a channel can be read without consuming it. */
+  readonly browse: boolean
+  /** Whether a message can have a null body. */
+  readonly tombstones: boolean
+  readonly transactions: boolean
+  /** The longest body in bytes, or undefined where the broker sets it. */
+  readonly maximumBytes?: number | undefined
+}
+
+/** One message and what became of it. */
+export interface Settled {
+  readonly delivery: Delivery
+  readonly outcome: Outcome
+}
+
+/**
+ * The time in which positions and tokens are valid: an assignment, a channel, a session. After `close(lease, "lost")` the
+ * engine settles nothing of it.
+ *
+ * A driver with settlement `position` implements `commit`, one with `message` implements `settle`. The engine makes one such
+ * call at a time for each lease; what gathers meanwhile goes with the next.
+ */
+export interface Lease {
+  readonly partition: number
+  /** Everything below `position` is done. */
+  readonly commit?: ((position: number) => Effect.Effect<void, BrokerError>) | undefined
+  /** These messages are done, each as its outcome says. */
+  readonly settle?: ((batch: ReadonlyArray<Settled>) => Effect.Effect<void, BrokerError>) | undefined
+  /** Keeps the claims of messages alive that are still being handled. */
+  readonly extend?: ((batch: ReadonlyArray<Delivery>) => Effect.Effect<void, BrokerError>) | undefined
+  /** Milliseconds after which an unsettled message without `extend` goes to somebody else. */
+  readonly claim?: number | undefined
+  /** Stops and starts the source without leaving the group; absent where an `offer` that does not return is enough. */
+  readonly pause?: Effect.Effect<void> | undefined
+  readonly resume?: Effect.Effect<void> | undefined
+}
+
+/** The engine, as a driver sees it. */
+export interface Sink {
+  /** The source is ready: joined, subscribed or open. */
+  readonly ready: () => void
+  /** The source answered a poll, with or without messages: its sign of life. */
+  readonly polled: () => void
+  readonly open: (lease: Lease) => void
+  /** Takes a batch, in order of position; completes when there is room for the next one (an Exit when there is room now). */
+  readonly offer: (lease: Lease, batch: ReadonlyArray<Delivery>) => Effect.Effect<void>
+  /** Completes when nothing that was offered under the lease is unsettled. */
+  readonly settled: (lease: Lease) => Effect.Effect<void>
+  /**
+   * Ends a lease. `revoke` starts nothing new, waits for what runs (up to the subscription's limit) and for the last
+   * commit. `lost` forgets at once: nothing of it is settled any more.
+   */
+  readonly close: (lease: Lease, how: "revoke" | "lost") => Effect.Effect<void>
+}
+
+/** What to consume. */
+export interface ConsumeOptions {
+  readonly channel: string
+  readonly group: string
+  /** The subscription's name. */
+  readonly handler: string
+  /** Where a group begins that has no position yet. */
+  readonly from: "earliest" | "latest"
+  /** The most messages that one batch should have. */
+  readonly batch: number
+}
+
+/** What a channel should be like. */
+export interface Declaration {
+  readonly channel: string
+  /** Default: the broker's. */
+  readonly partitions?: number | undefined
+  /** Settings in the broker's own words. */
+  readonly settings?: Readonly<Record<string, string>> | undefined
+}
+
+/** A broker, as its author implements it. */
+export interface Driver {
+  /** OpenTelemetry's `messaging.system`, e.g. `kafka`. */
+  readonly system: string
+  readonly capabilities: Capabilities
+  /**
+   * Runs until interrupted; completes or fails when the connection is gone, and is then started again by the engine. Leases
+   * that are still open when it ends are lost. When interrupted it takes nothing new, and leaves its group only when its
+   * scope closes, after the engine's last commit.
+   */
+  readonly consume: (options: ConsumeOptions, sink: Sink) => Effect.Effect<void, BrokerError, Scope.Scope>
+  /**
+   * Completes when the broker has confirmed every message of the batch.
+   *
+   * It is called on a fiber, at the moment it is to happen, and may do its work at once and answer an Exit.
+   */
+  readonly publish: (batch: ReadonlyArray<Outgoing<Uint8Array>>) => Effect.Effect<void, BrokerError>
+  /** Creates the channel, or fails with `Conflict` where it exists and differs. */
+  readonly declare: (declaration: Declaration) => Effect.Effect<void, BrokerError>
+  /** What is in the channel now, oldest first; nothing is consumed. Fails with `Unsupported` where the broker cannot. */
+  readonly browse: (channel: string) => Stream.Stream<Delivery, BrokerError>
+}

@@ -1,0 +1,280 @@
+/**
+ * Publishing: a value of a channel's type goes through the publish middlewares, is encoded, and is confirmed by the broker.
+ */
+import { Context, Data, Deferred, Effect, Exit, Fiber, SchemaIssue } from "effect"
+import type { Channel } from "../model/Channel.ts"
+import { type Classified, tagOf } from "../model/Failure.ts"
+import * as Headers from "../model/Headers.ts"
+import { Outgoing } from "../model/Message.ts"
+import * as After from "../pipeline/After.ts"
+import { bounded, encoder as compile, explain } from "../pipeline/compile.ts"
+import * as Description from "../pipeline/Description.ts"
+import * as Eager from "../pipeline/Eager.ts"
+import type { Config, Handler } from "../pipeline/Handler.ts"
+import * as Order from "../pipeline/Order.ts"
+import type { Fold, Stack } from "../pipeline/Stack.ts"
+import { Broker } from "./Broker.ts"
+import { BrokerError } from "./BrokerError.ts"
+
+/** A payload that its channel's schema or codec does not take; nothing was published. */
+export class EncodeError extends Data.TaggedError("EncodeError")<{
+  readonly channel: string
+  readonly message: string
+  readonly cause: unknown
+}> {
+  readonly failure = "validation" as const
+}
+
+/** Beside the payload. */
+export interface Options {
+  /** Default: the channel's key of the payload. */
+  readonly key?: string | undefined
+  readonly headers?: { readonly [name: string]: string } | undefined
+}
+
+/** Encodes by a channel, compiled once; an Exit, unless the schema itself suspends. */
+export const encoder = <P>(channel: Channel<P>): (payload: P) => Effect.Effect<Uint8Array, EncodeError> => {
+  const { content, name } = channel
+  const refused = (cause: unknown): EncodeError => {
+    const found = SchemaIssue.isIssue(cause)
+      ? explain(cause)
+      : { path: "", message: bounded(cause instanceof Error ? cause.message : String(cause)) }
+    const place = found.path === "" ? "" : ` at ${found.path}`
+    return new EncodeError({ channel: name, cause, message: `Not a payload of ${name}: ${found.message}${place}` })
+  }
+  // a channel of bytes has P = Uint8Array by construction
+  if (content._tag === "bytes") return (payload) => Exit.succeed(payload as Uint8Array)
+  const write = (value: unknown): Exit.Exit<Uint8Array, EncodeError> => {
+    try {
+      return Exit.succeed(content.codec.encode(value))
+    } catch (cause) {
+      return Exit.fail(refused(cause))
+    }
+  }
+  if (content._tag === "unchecked") return write
+  const encode = compile(content.schema)
+  return (payload) => Effect.flatMapEager(Effect.mapErrorEager(encode(payload), refused), write)
+}
+
+/** A message of a channel, before it is encoded. */
+export const message = <P>(channel: Channel<P>, payload: P, options?: Options): Outgoing<P> =>
+  new Outgoing(
+    channel.name,
+    payload,
+    options?.key ?? channel.key?.(payload),
+    options?.headers === undefined ? Headers.empty : Headers.fromRecord(options.headers)
+  )
+
+/** Where the messages of a `publishAll` gather while their chains wait for the one confirmation. */
+interface Batch {
+  /** Whose messages they are: a middleware may publish to another channel on the way. */
+  readonly channel: object
+  readonly add: (message: Outgoing<Uint8Array>) => Effect.Effect<void, BrokerError> | undefined
+}
+
+const Batch = Context.Reference<Batch | undefined>("@millrace/core/Publisher/Batch", { defaultValue: () => undefined })
+
+const encodes = <P>(
+  channel: Channel<P>
+): (outgoing: Outgoing<P>) => Effect.Effect<Outgoing<Uint8Array>, EncodeError> => {
+  const encode = encoder(channel)
+  const contentType = channel.content._tag === "bytes" ? undefined : channel.content.codec.contentType
+  return (outgoing) =>
+    Effect.mapEager(encode(outgoing.payload), (bytes) => {
+      const encoded = outgoing.withPayload(bytes)
+      return contentType === undefined || outgoing.headers["content-type"] !== undefined
+        ? encoded
+        : encoded.withHeader("content-type", contentType)
+    })
+}
+
+/** What a publish chain ends in: encoding, and the broker. */
+export type Innermost<P> = Handler<Outgoing<P>, void, EncodeError | BrokerError, Broker>
+
+/** The innermost publish handler of a channel: encodes, names the content type, and hands to the broker. */
+export const handler = <P>(channel: Channel<P>): Innermost<P> => {
+  const encode = encodes(channel)
+  return (outgoing) =>
+    Effect.flatMapEager(
+      encode(outgoing),
+      (encoded) =>
+        Effect.flatMapEager(Eager.service(Batch), (batch) =>
+          (batch?.channel === channel ? batch.add(encoded) : undefined) ??
+            Effect.flatMapEager(Eager.service(Broker), (broker) =>
+              broker.publish(encoded)))
+    )
+}
+
+/** Publish middlewares: a function of the innermost handler, e.g. a middleware, or `(next) => pipe(next, inner, outer)`. */
+export interface Through<P, E, R> {
+  (next: Innermost<P>): Handler<Outgoing<P>, unknown, E, R>
+}
+
+/** Publish middlewares as a stack. */
+export type ThroughStack<P, L extends ReadonlyArray<Config>> = Stack<Outgoing<P>, Outgoing<P>, L>
+
+/** What a publish through a stack fails with and needs. */
+export type Folded<L extends ReadonlyArray<Config>> = Fold<L, { A: void; E: EncodeError | BrokerError; R: Broker }>
+
+/** Publish middlewares in either form, as those who compose them see it. */
+export type AnyThrough<P, E, R> = Through<P, E, R> | {
+  readonly handle: (next: never) => Handler<Outgoing<P>, unknown, unknown, unknown>
+}
+
+/** Publishes values of a channel's type. */
+export interface Publisher<in P, out E, out R> extends Description.Described {
+  readonly channel: string
+  /**
+   * Publishes one message each time it is run; completes when the broker has confirmed it and the hooks of the publish
+   * middlewares have run.
+   */
+  publish(payload: P, options?: Options): Effect.Effect<void, E, R>
+  /**
+   * Publishes messages in order, as one batch; completes when all are confirmed. A message that fails before it reaches the
+   * broker fails the whole, and none is published. Headers of `options` go on every message.
+   */
+  publishAll(payloads: ReadonlyArray<P>, options?: Pick<Options, "headers">): Effect.Effect<void, E, R>
+}
+
+const composed = <P, E, R>(
+  channel: Channel<P>,
+  through: AnyThrough<P, E, R> | undefined
+): Handler<Outgoing<P>, unknown, E, R> => {
+  const innermost = Description.describe(handler(channel), [{
+    name: "Broker",
+    stage: "publish",
+    shows: { channel: channel.name }
+  }])
+  const chain = through === undefined
+    // without middlewares E and R are the innermost handler's
+    ? innermost as unknown as Handler<Outgoing<P>, unknown, E, R>
+    : typeof through === "function"
+    ? through(innermost)
+    // E and R are what its list of configs folds to
+    : through.handle(innermost as never) as Handler<Outgoing<P>, unknown, E, R>
+  Order.check(chain)
+  return chain
+}
+
+const hookFailed = (error: Classified): BrokerError =>
+  new BrokerError({
+    system: "millrace",
+    operation: "publish",
+    reason: "Refused",
+    message: `A hook of a publish middleware failed after publishing: ${tagOf(error)}`,
+    failure: error.failure,
+    retryAfter: error.retryAfter,
+    cause: error
+  })
+
+/**
+ * Composes a publish chain once: what it answers sends one message and runs its hooks, at the call. For middlewares; programs
+ * use `make`.
+ *
+ * @throws OrderError when the middlewares stand in a wrong order
+ */
+export const sender = <P, E = EncodeError | BrokerError, R = Broker>(
+  channel: Channel<P>,
+  through?: AnyThrough<P, E, R> | undefined
+): ((outgoing: Outgoing<P>) => Effect.Effect<void, E | BrokerError, R>) & Description.Described => {
+  const chain = composed(channel, through)
+  return Description.describe(
+    (outgoing: Outgoing<P>) => Effect.asVoid(After.around(outgoing.fresh(), chain, hookFailed)),
+    Description.of(chain)
+  )
+}
+
+/** Sends messages side by side, each started when the one before it has been handed over, and hands all over at once. */
+const sendAll = <P, E, R>(
+  channel: Channel<P>,
+  send: (outgoing: Outgoing<P>) => Effect.Effect<void, E, R>,
+  messages: ReadonlyArray<Outgoing<P>>
+): Effect.Effect<void, E | BrokerError, R | Broker> =>
+  Effect.scoped(Effect.gen(function*() {
+    const broker = yield* Broker
+    const confirmed = Deferred.makeUnsafe<void, BrokerError>()
+    const batch: Array<Outgoing<Uint8Array>> = []
+    let open = true
+    const fibers: Array<Fiber.Fiber<void, E>> = []
+    for (const message of messages) {
+      const handed = Deferred.makeUnsafe<void>()
+      const add: Batch["add"] = (encoded) => {
+        // a middleware that publishes again after the batch has failed does so alone
+        if (!open) return undefined
+        batch.push(encoded)
+        Deferred.doneUnsafe(handed, Exit.void)
+        return Deferred.await(confirmed)
+      }
+      const fiber = yield* Effect.suspend(() => send(message)).pipe(
+        Effect.provideService(Batch, { channel, add }),
+        Effect.onExit(() => Deferred.succeed(handed, undefined)),
+        Effect.forkScoped({ startImmediately: true })
+      )
+      fibers.push(fiber)
+      yield* Deferred.await(handed)
+      const early = fiber.pollUnsafe()
+      if (early !== undefined) yield* early
+    }
+    open = false
+    const exit = yield* Effect.exit(batch.length === 0 ? Effect.void : broker.publishAll(batch))
+    yield* Deferred.done(confirmed, exit)
+    yield* Fiber.joinAll(fibers)
+  }))
+
+/**
+ * A publisher of a channel, with the publish middlewares that its messages pass: direct publishes and batches alike, in order.
+ *
+ * `through` is a middleware, a stack over `Outgoing<P>`, or a function of the innermost handler. What it fails with and needs
+ * is what publishing fails with and needs; without it that is `EncodeError | BrokerError` and the `Broker`. A hook that a
+ * middleware registered and that fails becomes a `BrokerError` of reason `Refused`, of the hook's class.
+ *
+ * **Example** (with retries of its own)
+ *
+ * ```ts
+ * import { Effect, Schema } from "effect"
+ * import { Channel, Publisher, Retry } from "@millrace/core"
+ *
+ * const Order = Schema.Struct({ id: Schema.String, amount: Schema.Finite })
+ * const Orders = Channel.make("orders", { payload: Order, key: (order) => order.id })
+ *
+ * const orders = Publisher.make(Orders, Retry.middleware())
+ * const program = Effect.andThen(
+ *   orders.publish({ id: "1", amount: 3 }),
+ *   orders.publishAll([{ id: "2", amount: 5 }, { id: "3", amount: 7 }])
+ * )
+ * ```
+ *
+ * @throws OrderError when the middlewares stand in a wrong order
+ * @category constructors
+ */
+export const make: {
+  <P>(channel: Channel<P>): Publisher<P, EncodeError | BrokerError, Broker>
+  <P, E, R>(channel: Channel<P>, through: Through<P, E, R>): Publisher<P, E | BrokerError, R | Broker>
+  <P, L extends ReadonlyArray<Config>>(
+    channel: Channel<P>,
+    through: ThroughStack<P, L>
+  ): Publisher<P, Folded<L>["E"] | BrokerError, Folded<L>["R"] | Broker>
+} = <P, E, R>(
+  channel: Channel<P>,
+  through?: AnyThrough<P, E, R> | undefined
+): Publisher<P, E | BrokerError, R | Broker> => {
+  const send = sender(channel, through)
+  const encode = encodes(channel)
+  return {
+    channel: channel.name,
+    [Description.DescriptionId]: Description.of(send),
+    publish: (payload, options) => Effect.suspend(() => send(message(channel, payload, options))),
+    publishAll: (payloads, options) =>
+      Effect.suspend(() => {
+        const messages = payloads.map((payload) => message(channel, payload, options))
+        if (through !== undefined) return sendAll(channel, send, messages)
+        // without middlewares the innermost handler's errors and needs are the whole of E and R
+        return Effect.flatMap(Effect.forEach(messages, encode), (batch) =>
+          Effect.flatMap(Broker, (broker) => broker.publishAll(batch))) as Effect.Effect<
+            void,
+            E | BrokerError,
+            R | Broker
+          >
+      })
+  }
+}

@@ -1,0 +1,95 @@
+/**
+ * From the end of a chain to what becomes of the message: computed once, outside everything.
+ */
+import { Cause, type Exit } from "effect"
+import { type Classified, classOf, type FailureClass, isClassified, tagOf } from "../model/Failure.ts"
+import * as Outcome from "../model/Outcome.ts"
+
+/** What each class of failure does to its message; data that a subscription may change. */
+export type Table = { readonly [Class in FailureClass]: (error: Classified) => Outcome.Outcome }
+
+const again = (error: Classified) => Outcome.Retry({ after: error.retryAfter })
+const dead = (error: Classified) => error.retryAfter === undefined ? Outcome.DeadLetter(error) : again(error)
+
+/**
+ * What may succeed later is tried again (`transient`, `throttled`, `conflict`, `timeout`, `dependency`), what never will is
+ * dead-lettered. Whatever carries `retryAfter` goes back to the source, of whichever class it is.
+ */
+export const table: Table = {
+  transient: again,
+  permanent: dead,
+  throttled: again,
+  poison: dead,
+  conflict: again,
+  timeout: again,
+  auth: dead,
+  validation: dead,
+  dependency: again,
+  defect: dead
+}
+
+/** What becomes of an error: an outcome, or a function of the error. */
+export type Entry<Error> = Outcome.Outcome | ((error: Error) => Outcome.Outcome)
+
+/** The members of `E` that do not carry a class. */
+export type Open<E> = Exclude<E, Classified>
+
+type TagOf<E> = E extends { readonly _tag: infer Tag extends string } ? Tag : never
+
+type ByTag<E, Tag> = Extract<E, { readonly _tag: Tag }>
+
+type Flat<T> = { [K in keyof T]: T[K] } & {}
+
+/** One entry for each error without a class; entries for classified errors are optional and rule over the table. */
+export type Entries<E> = Flat<
+  & { readonly [Tag in TagOf<Open<E>>]: Entry<ByTag<E, Tag>> }
+  & { readonly [Tag in TagOf<Exclude<E, Open<E>>>]?: Entry<ByTag<E, Tag>> }
+>
+
+/** `settle` is asked for where an error needs it. */
+export type Settle<E> = [Open<E>] extends [never] ? { readonly settle?: Entries<E> | undefined }
+  : { readonly settle: Entries<E> }
+
+type Untagged<E> = E extends { readonly _tag: string } ? never : E
+
+/** Refuses errors that no entry could name. */
+export type Named<E> = [Untagged<Open<E>>] extends [never] ? unknown
+  : { readonly "an error without _tag and without `failure` cannot be settled": Untagged<Open<E>> }
+
+/** What rules over the default table. */
+export interface Policy {
+  readonly entries: { readonly [tag: string]: Entry<never> | undefined }
+  readonly table: Table
+}
+
+/** The outcome of one error. */
+export const ofError = (policy: Policy, error: unknown): Outcome.Outcome => {
+  const entry = policy.entries[tagOf(error)]
+  const outcome = entry === undefined
+    ? isClassified(error) ? policy.table[error.failure](error) : Outcome.DeadLetter(error)
+    : typeof entry === "function"
+    // the entry was typed by the tag that found it
+    ? entry(error as never)
+    : entry
+  // dead letters name their reason even where the entry was a plain outcome
+  return outcome._tag === "DeadLetter" && outcome.error === undefined ? Outcome.DeadLetter(error) : outcome
+}
+
+/**
+ * The outcome of a finished chain: an answered outcome holds, any other answer acknowledges; an error is settled by its
+ * entry or its class; an interruption releases; a defect is settled as the class `defect`.
+ */
+export const ofExit = (policy: Policy, exit: Exit.Exit<unknown, unknown>): Outcome.Outcome => {
+  if (exit._tag === "Success") return Outcome.isOutcome(exit.value) ? exit.value : Outcome.Ack
+  const reasons = exit.cause.reasons
+  for (let i = 0; i < reasons.length; i++) {
+    const reason = reasons[i]!
+    if (Cause.isFailReason(reason)) return ofError(policy, reason.error)
+  }
+  if (Cause.hasInterrupts(exit.cause)) return Outcome.Release
+  const defect = Cause.squash(exit.cause)
+  const outcome = policy.table.defect(
+    classOf(defect) === undefined ? { failure: "defect" } : defect as Classified
+  )
+  return outcome._tag === "DeadLetter" ? Outcome.DeadLetter(defect) : outcome
+}

@@ -1,0 +1,182 @@
+/**
+ * A subscription is a value: a channel, a pipeline that ends in a handler, and how its messages are run and settled.
+ */
+import { Duration, Effect, type Exit, Layer, type Scope } from "effect"
+import type { Channel, Content } from "../model/Channel.ts"
+import type { Delivery, Raw } from "../model/Message.ts"
+import type { Outcome } from "../model/Outcome.ts"
+import * as Description from "../pipeline/Description.ts"
+import * as Eager from "../pipeline/Eager.ts"
+import type { Handler } from "../pipeline/Handler.ts"
+import * as Order from "../pipeline/Order.ts"
+import { Broker, type Consumer, type Running } from "./Broker.ts"
+import type { BrokerError } from "./BrokerError.ts"
+import * as DeadLetters from "./DeadLetters.ts"
+import * as Lanes from "./Lanes.ts"
+import * as Settlement from "./Settlement.ts"
+
+/** How a subscription runs; every option but the group has a default. */
+export interface Options {
+  /** The consumer group: subscriptions of one group share the channel. */
+  readonly group: string
+  /** The name in audit rows, logs and dead letters. Default: the name of the handler's function. */
+  readonly name?: string | undefined
+  /** Where a group begins that has no position yet. Default: `earliest`. */
+  readonly from?: "earliest" | "latest" | undefined
+  /** What runs side by side. Default: `Lanes.partition`. */
+  readonly lanes?: Lanes.Lanes | undefined
+  /** Changes to the table of classes: what each class of failure does to its message. */
+  readonly table?: Partial<Settlement.Table> | undefined
+  /** Most messages and bytes taken in and not settled; beyond, the source waits. Default: 4,096 and 64 MiB. */
+  readonly inFlight?: { readonly messages?: number | undefined; readonly bytes?: number | undefined } | undefined
+  /**
+   * The wait before a delayed retry that names no time: `base * factor ** (attempt - 1)`, at most `cap`, ± `jitter` (0 to
+   * 1) of it. Default: from 1 second by 2 up to 1 minute, ± 0.1.
+   */
+  readonly backoff?: {
+    readonly base?: Duration.Input | undefined
+    readonly factor?: number | undefined
+    readonly cap?: Duration.Input | undefined
+    readonly jitter?: number | undefined
+  } | undefined
+  /**
+   * What a message that keeps failing may cost before it goes to the dead letters: attempts (default 10), the time since
+   * its first attempt (default 10 minutes), and messages settled ahead of it whose commit it holds (default 100,000).
+   * Retries that name their own time (`retryAfter`) count in none of them.
+   */
+  readonly hold?: {
+    readonly attempts?: number | undefined
+    readonly age?: Duration.Input | undefined
+    readonly span?: number | undefined
+  } | undefined
+  /** How long a revoked lease (default 10 seconds) and a drain (default 30 seconds) wait for what runs. */
+  readonly grace?: {
+    readonly revoke?: Duration.Input | undefined
+    readonly drain?: Duration.Input | undefined
+  } | undefined
+  /** The wait before a source that failed is started again: doubling from `base` (100 ms) to `cap` (30 seconds). */
+  readonly restart?: {
+    readonly base?: Duration.Input | undefined
+    readonly cap?: Duration.Input | undefined
+  } | undefined
+  /** The channel of dead letters. Default: `NAME.dead-letters`. */
+  readonly deadLetters?: string | undefined
+}
+
+/** A subscription that needs the services `R`. */
+export interface Subscription<out R> extends Description.Described {
+  readonly name: string
+  readonly channel: string
+  /** What the channel's payloads are checked with, for documents of the program. */
+  readonly content: Content<never>
+  readonly consumer: Consumer<R>
+}
+
+const count = (option: string, value: number | undefined, otherwise: number): number => {
+  if (value === undefined) return otherwise
+  if (!Number.isInteger(value) || value < 1) {
+    throw new RangeError(`Subscription: ${option} must be an integer from 1, got ${value}`)
+  }
+  return value
+}
+
+const millis = (option: string, value: Duration.Input | undefined, otherwise: number): number => {
+  if (value === undefined) return otherwise
+  const found = Duration.toMillis(Duration.fromInputUnsafe(value))
+  if (!(found >= 0)) throw new RangeError(`Subscription: ${option} must be a duration from 0, got ${String(value)}`)
+  return found
+}
+
+const between = (option: string, value: number | undefined, low: number, high: number, otherwise: number): number => {
+  if (value === undefined) return otherwise
+  if (!(value >= low && value <= high)) {
+    throw new RangeError(`Subscription: ${option} must be from ${low} to ${high}, got ${value}`)
+  }
+  return value
+}
+
+/**
+ * Binds a pipeline to a channel.
+ *
+ * The pipeline takes the channel's bytes (or, from receive on, its deliveries); decoding them as another channel does not
+ * compile. Each error that carries no class needs an entry in `settle`, and an error without a tag is refused: both by the
+ * compiler, which names it. The answer of the handler is dropped, unless it is an `Outcome`.
+ *
+ * @throws RangeError when an option is out of range, OrderError when the middlewares stand in a wrong order
+ * @category constructors
+ */
+export const make = <P, A, E = never, R = never>(
+  channel: Channel<P>,
+  options: Options & Settlement.Settle<E> & Settlement.Named<E>,
+  handler: Handler<Delivery<Raw<P>>, A, E, R>
+): Subscription<R> => {
+  Order.check(handler)
+  const steps = Description.of(handler)
+  const policy: Settlement.Policy = {
+    // entries are typed by the errors of this handler, and found by the tag of one of them
+    entries: (options.settle ?? {}) as Settlement.Policy["entries"],
+    table: { ...Settlement.table, ...options.table }
+  }
+  const deadLetters = options.deadLetters ?? DeadLetters.channelOf(channel.name)
+  const name = options.name ?? steps.at(-1)!.name
+  const run = Description.isDescribed(handler) ? handler : Eager.run(handler)
+  return {
+    // a handler of Effect.fn has no name of its own
+    [Description.DescriptionId]: [...steps.slice(0, -1), { ...steps.at(-1)!, name }],
+    name,
+    channel: channel.name,
+    // read for its schema only; nobody decodes by it
+    content: channel.content as Content<never>,
+    consumer: {
+      channel: channel.name,
+      group: options.group,
+      name,
+      from: options.from ?? "earliest",
+      lanes: options.lanes ?? Lanes.partition,
+      // the driver's bytes are those of this channel
+      handle: run as Handler<Delivery, A, E, R>,
+      settle: (exit: Exit.Exit<unknown, unknown>): Outcome => Settlement.ofExit(policy, exit),
+      deadLetter: (delivery, error, at) => DeadLetters.toOutgoing({ delivery, error, at, channel: deadLetters }),
+      inFlight: {
+        messages: count("inFlight.messages", options.inFlight?.messages, 4096),
+        bytes: count("inFlight.bytes", options.inFlight?.bytes, 64 * 1024 * 1024)
+      },
+      backoff: {
+        base: millis("backoff.base", options.backoff?.base, 1000),
+        factor: between("backoff.factor", options.backoff?.factor, 1, 100, 2),
+        cap: millis("backoff.cap", options.backoff?.cap, 60_000),
+        jitter: between("backoff.jitter", options.backoff?.jitter, 0, 1, 0.1)
+      },
+      hold: {
+        attempts: count("hold.attempts", options.hold?.attempts, 10),
+        age: millis("hold.age", options.hold?.age, 600_000),
+        span: count("hold.span", options.hold?.span, 100_000)
+      },
+      grace: {
+        revoke: millis("grace.revoke", options.grace?.revoke, 10_000),
+        drain: millis("grace.drain", options.grace?.drain, 30_000)
+      },
+      restart: {
+        base: millis("restart.base", options.restart?.base, 100),
+        cap: millis("restart.cap", options.restart?.cap, 30_000)
+      }
+    }
+  }
+}
+
+/**
+ * Starts a subscription; completes when its source is ready, and stops it by a drain when the scope closes.
+ *
+ * Needs the `Broker` and what the handler needs; fails with the `BrokerError` that kept the source from starting.
+ */
+export const run = <R>(subscription: Subscription<R>): Effect.Effect<Running, BrokerError, Broker | R | Scope.Scope> =>
+  Effect.flatMap(Broker, (broker) => broker.consume(subscription.consumer))
+
+/**
+ * A subscription as a layer: it runs for as long as the layer lives.
+ *
+ * @category layers
+ */
+export const layer = <R>(
+  subscription: Subscription<R>
+): Layer.Layer<never, BrokerError, Broker | Exclude<R, Scope.Scope>> => Layer.effectDiscard(run(subscription))

@@ -1,0 +1,285 @@
+/**
+ * A full broker in memory: partitions, groups, rebalancing, redelivery, positions that outlive a subscription, tombstones,
+ * native headers. It runs on the clock of its program, so a test runs it in virtual time.
+ */
+import { type Clock, Deferred, Duration, Effect, Exit, Layer, Stream } from "effect"
+import { Broker } from "../broker/Broker.ts"
+import { type BrokerError, make as failure } from "../broker/BrokerError.ts"
+import type { Capabilities, ConsumeOptions, Declaration, Driver, Sink } from "../broker/Driver.ts"
+import * as Engine from "../engine/Engine.ts"
+import { type Delivery, delivery, type Outgoing } from "../model/Message.ts"
+import { Group, Member, type Rules } from "./MemoryGroup.ts"
+import { Log, reader } from "./MemoryLog.ts"
+
+/** Options of a memory broker. */
+export interface Options {
+  /** Partitions of a channel that was not declared. Default: 4. */
+  readonly partitions?: number | undefined
+  /**
+   * How messages are acknowledged: everything below a position, as Kafka does, or each alone, as queues do. Default:
+   * `position`.
+   */
+  readonly settlement?: "position" | "message" | undefined
+  /**
+   * With settlement `message`: how long a message may stay unsettled before it is delivered again. The engine keeps the
+   * claims of what it handles alive. Default: until its subscription ends.
+   */
+  readonly claim?: Duration.Input | undefined
+  /**
+   * How many messages of a partition stay after every group has done them, for groups that come later and for browsing.
+   * Default: 10,000. What a group has not done is never dropped.
+   */
+  readonly retention?: number | undefined
+  /** The longest body in bytes. Default: none. */
+  readonly maximumBytes?: number | undefined
+}
+
+/** A memory broker, and what a test may do to it. */
+export interface MemoryBroker {
+  readonly driver: Driver
+  readonly broker: Broker["Service"]
+  /** Cuts every connection: subscriptions lose what they hold and come back; publishes fail until `start`. */
+  readonly stop: Effect.Effect<void>
+  readonly start: Effect.Effect<void>
+  /** For each partition of a channel, the position below which a group has done everything. */
+  readonly positions: (channel: string, group: string) => ReadonlyArray<number>
+  /** For each partition of a channel, the position after the last message. */
+  readonly ends: (channel: string) => ReadonlyArray<number>
+}
+
+const counted = (option: string, value: number): number => {
+  if (!Number.isInteger(value) || value < 1) {
+    throw new RangeError(`MemoryBroker: ${option} must be an integer from 1, got ${value}`)
+  }
+  return value
+}
+
+class State {
+  readonly logs = new Map<string, Log>()
+  readonly groups = new Map<string, Map<string, Group>>()
+  readonly cuts = new Set<(error: BrokerError) => void>()
+  running = true
+  private readonly partitions: number
+  private readonly retention: number
+  readonly rules: Rules
+
+  constructor(options: Options, now: () => number) {
+    this.partitions = counted("partitions", options.partitions ?? 4)
+    this.retention = counted("retention", options.retention ?? 10_000)
+    this.rules = {
+      settlement: options.settlement ?? "position",
+      claim: options.claim === undefined
+        ? Number.POSITIVE_INFINITY
+        : Duration.toMillis(Duration.fromInputUnsafe(options.claim)),
+      now
+    }
+  }
+
+  log(channel: string, partitions = this.partitions): Log {
+    let log = this.logs.get(channel)
+    if (log === undefined) this.logs.set(channel, log = new Log(partitions))
+    return log
+  }
+
+  group(options: ConsumeOptions): Group {
+    let groups = this.groups.get(options.channel)
+    if (groups === undefined) this.groups.set(options.channel, groups = new Map())
+    let group = groups.get(options.group)
+    if (group === undefined) {
+      group = new Group(options.group, options.channel, this.log(options.channel), this.rules, options.from, (p) =>
+        this.trim(options.channel, p))
+      groups.set(options.group, group)
+    }
+    return group
+  }
+
+  /** Wakes who waits for what was appended to a channel. */
+  announce(channel: string | undefined, log: Log | undefined): void {
+    if (channel === undefined || log === undefined) return
+    const groups = this.groups.get(channel)
+    if (groups !== undefined) { for (const group of groups.values()) group.announce(log) }
+    log.fresh.fill(0)
+  }
+
+  private trim(channel: string, p: number): void {
+    const partition = this.logs.get(channel)!.partitions[p]!
+    if (partition.records.length < this.retention * 2) return
+    let low = partition.end - this.retention
+    for (const group of this.groups.get(channel)!.values()) low = Math.min(low, group.done[p]!)
+    partition.trim(low)
+  }
+}
+
+const down = (operation: BrokerError["operation"]): BrokerError =>
+  failure({ system: "memory", operation, reason: "Unreachable", message: "The memory broker is stopped: start it." })
+
+const capabilities = (options: Options): Capabilities => ({
+  settlement: options.settlement ?? "position",
+  ordering: "partition",
+  redelivery: true,
+  delay: false,
+  deadLetter: false,
+  attempts: options.settlement === "message",
+  groups: true,
+  persistence: false,
+  browse: true,
+  tombstones: true,
+  transactions: false,
+  maximumBytes: options.maximumBytes
+})
+
+const consume = (state: State, options: ConsumeOptions, sink: Sink) =>
+  Effect.gen(function*() {
+    if (!state.running) return yield* Effect.fail(down("consume"))
+    const member = new Member(options, sink, yield* Effect.withFiber((fiber) => Effect.succeed(fiber.currentDispatcher)))
+    const group = state.group(options)
+    // before it joins: it may have to wait there for what others give back
+    const cut = Deferred.makeUnsafe<never, BrokerError>()
+    const end = (error: BrokerError) => {
+      member.cut = true
+      Deferred.doneUnsafe(cut, Exit.fail(error))
+    }
+    yield* Effect.acquireRelease(
+      Effect.andThen(Effect.sync(() => state.cuts.add(end)), group.join(member)),
+      () => {
+        state.cuts.delete(end)
+        return group.leave(member)
+      }
+    )
+    if (member.cut) return yield* Deferred.await(cut)
+    sink.ready()
+    // it ends only with the race
+    const read: Effect.Effect<void, BrokerError> = Effect.whileLoop({
+      while: () => true,
+      step: () => {},
+      body: () => {
+        if (member.cut) return Deferred.await(cut)
+        const found = group.next(member)
+        if (found !== undefined) {
+          sink.polled()
+          return sink.offer(found.lease, found.batch)
+        }
+        member.news.closeUnsafe()
+        // a claim may end while nothing is published
+        return state.rules.claim === Number.POSITIVE_INFINITY
+          ? member.news.await
+          : Effect.asVoid(Effect.timeoutOption(member.news.await, state.rules.claim))
+      }
+    })
+    return yield* Effect.raceFirst(read, Deferred.await(cut))
+  })
+
+const publish = (state: State, options: Options, clock: Clock.Clock) =>
+(batch: ReadonlyArray<Outgoing<Uint8Array>>): Exit.Exit<void, BrokerError> => {
+  if (!state.running) return Exit.fail(down("publish"))
+  const { maximumBytes } = options
+  if (maximumBytes !== undefined) {
+    for (const { channel, payload } of batch) {
+      if (payload.length > maximumBytes) {
+        return Exit.fail(failure({
+          system: "memory",
+          operation: "publish",
+          reason: "TooLarge",
+          message: `A message of ${payload.length} bytes for ${channel} is longer than maximumBytes, ${maximumBytes}.`
+        }))
+      }
+    }
+  }
+  const time = { millis: clock.currentTimeMillisUnsafe() }
+  let channel: string | undefined
+  let log: Log | undefined
+  for (let i = 0; i < batch.length; i++) {
+    const outgoing = batch[i]!
+    if (outgoing.channel !== channel || log === undefined) {
+      state.announce(channel, log)
+      channel = outgoing.channel
+      log = state.log(channel)
+    }
+    log.append(outgoing, time)
+  }
+  state.announce(channel, log)
+  return Exit.void
+}
+
+const declare = (state: State) => (declaration: Declaration): Effect.Effect<void, BrokerError> =>
+  Effect.suspend(() => {
+    const { channel, partitions } = declaration
+    if (partitions !== undefined && !(Number.isInteger(partitions) && partitions > 0)) {
+      return Effect.fail(failure({
+        system: "memory",
+        operation: "declare",
+        reason: "Invalid",
+        message: `${channel} cannot have ${partitions} partitions: declare an integer from 1.`
+      }))
+    }
+    const log = state.log(channel, partitions)
+    if (partitions === undefined || log.partitions.length === partitions) return Effect.void
+    return Effect.fail(failure({
+      system: "memory",
+      operation: "declare",
+      reason: "Conflict",
+      message: `${channel} has ${log.partitions.length} partitions, not ${partitions}: declare it before it is first used.`
+    }))
+  })
+
+const browse = (state: State) => (channel: string): Stream.Stream<Delivery, BrokerError> =>
+  Stream.suspend(() =>
+    state.running
+      ? Stream.fromIterable(
+        (state.logs.get(channel)?.partitions ?? []).flatMap((partition, p) => {
+          const origin = { system: "memory", channel, group: "", partition: p, handler: "", holdLimit: Number.POSITIVE_INFINITY }
+          return partition.records.map((record, i) =>
+            delivery(
+              origin,
+              reader,
+              record,
+              partition.base + i,
+              record.outgoing.native?.tombstone === true ? null : record.outgoing.payload,
+              1
+            )
+          )
+        })
+      )
+      : Stream.fail(down("browse"))
+  )
+
+/**
+ * Makes a memory broker.
+ *
+ * @throws RangeError when an option is out of range
+ * @category constructors
+ */
+export const make = (options: Options = {}): Effect.Effect<MemoryBroker> =>
+  Effect.map(Effect.clockWith((clock) => Effect.succeed(clock)), (clock) => {
+    const state = new State(options, () => clock.currentTimeMillisUnsafe())
+    const driver: Driver = {
+      system: "memory",
+      capabilities: capabilities(options),
+      consume: (consumer, sink) => consume(state, consumer, sink),
+      publish: publish(state, options, clock),
+      declare: declare(state),
+      browse: browse(state)
+    }
+    return {
+      driver,
+      broker: Engine.make(driver),
+      stop: Effect.sync(() => {
+        state.running = false
+        for (const cut of Array.from(state.cuts)) cut(down("consume"))
+      }),
+      start: Effect.sync(() => {
+        state.running = true
+      }),
+      positions: (channel, group) => state.groups.get(channel)?.get(group)?.done ?? [],
+      ends: (channel) => (state.logs.get(channel)?.partitions ?? []).map((partition) => partition.end)
+    }
+  })
+
+/**
+ * A memory broker as a layer.
+ *
+ * @throws RangeError when an option is out of range
+ * @category layers
+ */
+export const layer = (options: Options = {}): Layer.Layer<Broker> =>
+  Layer.effect(Broker, Effect.map(make(options), ({ broker }) => broker))

@@ -1,0 +1,303 @@
+/**
+ * A consumer group of the memory broker: its members, who owns which partition, and what the group has done.
+ */
+import { Effect, Latch, type Scheduler, Semaphore } from "effect"
+import { type BrokerError, make as failure } from "../broker/BrokerError.ts"
+import type { ConsumeOptions, Lease, Settled, Sink } from "../broker/Driver.ts"
+import { type Delivery, delivery, type Origin } from "../model/Message.ts"
+import { type Log, reader } from "./MemoryLog.ts"
+
+/** One consumer of a group. */
+export class Member {
+  readonly options: ConsumeOptions
+  readonly sink: Sink
+  readonly leases = new Map<number, Owned>()
+  /** Open while there may be something to read. */
+  readonly news = Latch.makeUnsafe(false)
+  turn = 0
+  /** Its connection was cut: what it has is lost, and nothing of it is heard any more. */
+  cut = false
+  private readonly dispatcher: Scheduler.SchedulerDispatcher
+  private waking = false
+
+  constructor(options: ConsumeOptions, sink: Sink, dispatcher: Scheduler.SchedulerDispatcher) {
+    this.options = options
+    this.sink = sink
+    this.dispatcher = dispatcher
+  }
+
+  /** Once for all that is published in one turn: opening a latch resumes its waiter on the spot. */
+  wake(): void {
+    if (this.waking) return
+    this.waking = true
+    this.dispatcher.scheduleTask(() => {
+      this.waking = false
+      this.news.openUnsafe()
+    }, 0)
+  }
+}
+
+/** A partition in the hands of a member. */
+export interface Owned {
+  readonly lease: Lease
+  readonly origin: Origin
+  /** The next position to read. */
+  next: number
+}
+
+/** What a group has done of one partition. */
+interface Progress {
+  /** By position: everything below is done. By message: everything below was delivered. */
+  position: number
+  /** By message only: delivered and not settled, with the number of deliveries and the time at which the claim ends. */
+  readonly out: Map<number, { readonly attempt: number; until: number }>
+  /** By message only: to be delivered again. */
+  back: Array<{ readonly position: number; readonly attempt: number }>
+  owner: Lease | undefined
+}
+
+/** How a group acknowledges. */
+export interface Rules {
+  readonly settlement: "position" | "message"
+  /** By message only: milliseconds after which an unsettled message is delivered again. */
+  readonly claim: number
+  /** Unix time in milliseconds. */
+  readonly now: () => number
+}
+
+/** A consumer group. */
+export class Group {
+  readonly name: string
+  readonly channel: string
+  private readonly log: Log
+  private readonly rules: Rules
+  private readonly onProgress: (partition: number) => void
+  private readonly progress: ReadonlyArray<Progress>
+  private readonly members: Array<Member> = []
+  private readonly turns = Semaphore.makeUnsafe(1)
+
+  constructor(
+    name: string,
+    channel: string,
+    log: Log,
+    rules: Rules,
+    from: "earliest" | "latest",
+    onProgress: (partition: number) => void
+  ) {
+    this.name = name
+    this.channel = channel
+    this.log = log
+    this.rules = rules
+    this.onProgress = onProgress
+    this.progress = log.partitions.map((partition): Progress => ({
+      position: from === "earliest" ? partition.base : partition.end,
+      out: new Map(),
+      back: [],
+      owner: undefined
+    }))
+  }
+
+  /** For each partition, the position below which everything is done. */
+  get done(): ReadonlyArray<number> {
+    return this.progress.map((own) => {
+      let low = own.position
+      for (const position of own.out.keys()) low = Math.min(low, position)
+      for (const { position } of own.back) low = Math.min(low, position)
+      return low
+    })
+  }
+
+  /** Wakes the owners of the partitions that have news. */
+  announce(log: Log): void {
+    for (let i = 0; i < this.members.length; i++) {
+      const member = this.members[i]!
+      for (const partition of member.leases.keys()) {
+        if (log.fresh[partition] === 1) {
+          member.wake()
+          break
+        }
+      }
+    }
+  }
+
+  /** A member joins: partitions are shared anew. */
+  join(member: Member): Effect.Effect<void> {
+    return this.turns.withPermits(1)(Effect.suspend(() => {
+      this.members.push(member)
+      return this.share()
+    }))
+  }
+
+  /** A member leaves. What it owns is given back first, unless its leases are lost with it. */
+  leave(member: Member): Effect.Effect<void> {
+    return this.turns.withPermits(1)(Effect.suspend(() => {
+      const at = this.members.indexOf(member)
+      if (at < 0) return Effect.void
+      this.members.splice(at, 1)
+      return Effect.andThen(
+        Effect.forEach(Array.from(member.leases.keys()), (partition) => this.take(member, partition), {
+          discard: true
+        }),
+        Effect.suspend(() => this.share())
+      )
+    }))
+  }
+
+  /** Partitions by turns over the members, in order of joining; what moves is revoked before it is given. */
+  private share(): Effect.Effect<void> {
+    const { length } = this.members
+    const ownerOf = (partition: number) => length === 0 ? undefined : this.members[partition % length]
+    return Effect.andThen(
+      Effect.forEach(this.members, (member) =>
+        Effect.forEach(
+          Array.from(member.leases.keys()).filter((partition) => ownerOf(partition) !== member),
+          (partition) => this.take(member, partition),
+          { discard: true }
+        ), { discard: true }),
+      Effect.sync(() => {
+        this.progress.forEach((own, partition) => {
+          const member = ownerOf(partition)
+          if (member !== undefined && !member.cut && own.owner === undefined) this.give(member, partition)
+        })
+      })
+    )
+  }
+
+  private take(member: Member, partition: number): Effect.Effect<void> {
+    return Effect.suspend(() => {
+      const how = member.cut ? "lost" : "revoke"
+      const owned = member.leases.get(partition)
+      if (owned === undefined) return Effect.void
+      member.leases.delete(partition)
+      if (how === "lost") this.disown(partition)
+      return Effect.andThen(member.sink.close(owned.lease, how), Effect.sync(() => this.disown(partition)))
+    })
+  }
+
+  private disown(partition: number): void {
+    const own = this.progress[partition]!
+    own.owner = undefined
+    // delivered and not settled: it goes to the next owner
+    this.giveBack(own, Number.POSITIVE_INFINITY)
+  }
+
+  /** What is out and whose claim has ended by `now` is delivered again, in order. */
+  private giveBack(own: Progress, now: number): void {
+    const before = own.back.length
+    for (const [position, { attempt, until }] of own.out) {
+      if (until > now) continue
+      own.out.delete(position)
+      own.back.push({ position, attempt: attempt + 1 })
+    }
+    if (own.back.length > before) own.back.sort((a, b) => a.position - b.position)
+  }
+
+  private give(member: Member, partition: number): void {
+    const own = this.progress[partition]!
+    const lost = (lease: Lease): BrokerError | undefined =>
+      own.owner === lease && !member.cut ? undefined : failure({
+        system: "memory",
+        operation: "settle",
+        reason: "Lost",
+        message: `Partition ${partition} of ${this.channel} belongs to another member of ${this.name} now`
+      })
+    const lease: Lease = this.rules.settlement === "position"
+      ? {
+        partition,
+        commit: (position) => {
+          const error = lost(lease)
+          if (error !== undefined) return Effect.fail(error)
+          if (position > own.position) own.position = position
+          this.onProgress(partition)
+          return Effect.void
+        }
+      }
+      : {
+        partition,
+        claim: this.rules.claim === Number.POSITIVE_INFINITY ? undefined : this.rules.claim,
+        extend: (batch) => {
+          const error = lost(lease)
+          if (error !== undefined) return Effect.fail(error)
+          const until = this.rules.now() + this.rules.claim
+          for (const { position } of batch) {
+            const out = own.out.get(position)
+            if (out !== undefined) out.until = until
+          }
+          return Effect.void
+        },
+        settle: (batch) => {
+          const error = lost(lease)
+          if (error !== undefined) return Effect.fail(error)
+          for (const each of batch) this.settleOne(own, each)
+          this.onProgress(partition)
+          member.wake()
+          return Effect.void
+        }
+      }
+    own.owner = lease
+    member.leases.set(partition, {
+      lease,
+      next: own.position,
+      origin: {
+        system: "memory",
+        channel: this.channel,
+        group: this.name,
+        partition,
+        handler: member.options.handler,
+        holdLimit: Number.POSITIVE_INFINITY
+      }
+    })
+    member.sink.open(lease)
+    member.wake()
+  }
+
+  private settleOne(own: Progress, { delivery: settled, outcome }: Settled): void {
+    const out = own.out.get(settled.position)
+    if (out === undefined) return
+    own.out.delete(settled.position)
+    if (outcome._tag === "Retry" || outcome._tag === "Release") {
+      own.back.push({ position: settled.position, attempt: out.attempt + 1 })
+    }
+  }
+
+  /** The next batch for a member, of its partitions in turn; undefined where there is none. */
+  next(member: Member): { readonly lease: Lease; readonly batch: ReadonlyArray<Delivery> } | undefined {
+    const owned = Array.from(member.leases.entries())
+    for (let i = 0; i < owned.length; i++) {
+      const [partition, own] = owned[(member.turn + i) % owned.length]!
+      const batch = this.read(partition, own, member.options.batch)
+      if (batch.length > 0) {
+        member.turn = (member.turn + i + 1) % owned.length
+        return { lease: own.lease, batch }
+      }
+    }
+    return undefined
+  }
+
+  private read(partition: number, owned: Owned, most: number): ReadonlyArray<Delivery> {
+    const { partitions } = this.log
+    const records = partitions[partition]!
+    const own = this.progress[partition]!
+    const batch: Array<Delivery> = []
+    const until = this.rules.now() + this.rules.claim
+    if (this.rules.claim !== Number.POSITIVE_INFINITY) this.giveBack(own, this.rules.now())
+    if (own.back.length > 0) {
+      for (const { attempt, position } of own.back.splice(0, most)) {
+        own.out.set(position, { attempt, until })
+        batch.push(make(owned.origin, records.at(position), position, attempt))
+      }
+      return batch
+    }
+    const to = Math.min(owned.next + most, records.end)
+    for (let position = owned.next; position < to; position++) {
+      batch.push(make(owned.origin, records.at(position), position, 1))
+      if (this.rules.settlement === "message") own.out.set(position, { attempt: 1, until })
+    }
+    owned.next = to
+    if (this.rules.settlement === "message") own.position = to
+    return batch
+  }
+}
+
+const make = (origin: Origin, record: ReturnType<Log["partitions"][number]["at"]>, position: number, attempt: number) =>
+  delivery(origin, reader, record, position, record.outgoing.native?.tombstone === true ? null : record.outgoing.payload, attempt)

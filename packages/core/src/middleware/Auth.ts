@@ -1,0 +1,282 @@
+/**
+ * Authentication and authorization: who sent a message, and whether they may.
+ *
+ * What is checked is a credential in a header; a `Verifier` says whose it is. The credential itself is in no error, no
+ * description and no log line of this module.
+ */
+import { Context, Data, type Duration, Effect, Exit, Layer } from "effect"
+import type { Envelope } from "../model/Message.ts"
+import * as Eager from "../pipeline/Eager.ts"
+import type { Around, Make } from "../pipeline/Handler.ts"
+import * as Middleware from "../pipeline/Middleware.ts"
+
+/** Options of `middleware`. */
+export interface Options {
+  /** The header that holds the credential. Default: `authorization`. */
+  readonly header?: string | undefined
+  /**
+   * The scheme in front of the credential, in any case (RFC 9110, 11.1). Default: `Bearer`. With the empty string the whole
+   * value is the credential, as an API key's is.
+   */
+  readonly scheme?: string | undefined
+}
+
+/** Scopes that a principal must all have; at least one. */
+export type Scopes = readonly [string, ...ReadonlyArray<string>]
+
+/** What `middleware` does where an option is not given. */
+export const defaults: { readonly header: string; readonly scheme: string } = {
+  header: "authorization",
+  scheme: "Bearer"
+}
+
+/**
+ * Why a credential was refused.
+ *
+ * - `missing`: the header is not there, or is of another scheme
+ * - `malformed`: it has not the form of a credential
+ * - `oversized`: it is longer than the verifier reads
+ * - `unsupported`: its algorithm is not allowed, or it demands an extension that the verifier lacks
+ * - `type`: it is a token for another purpose
+ * - `unknownKey`: no key of the issuer could have signed it
+ * - `signature`: it was not signed by the key that it names
+ * - `expired`, `notYetValid`: its time is over, or has not come
+ * - `issuer`, `audience`: it is another's, or for another
+ * - `claims`: a claim is missing or of a wrong type
+ * - `refused`: the verifier does not know it, or has revoked it
+ */
+export type Reason =
+  | "missing"
+  | "malformed"
+  | "oversized"
+  | "unsupported"
+  | "type"
+  | "unknownKey"
+  | "signature"
+  | "expired"
+  | "notYetValid"
+  | "issuer"
+  | "audience"
+  | "claims"
+  | "refused"
+
+/** The sender is not known; class `auth`, so the message is dead-lettered and never tried again. */
+export class Unauthorized extends Data.TaggedError("Unauthorized")<{
+  readonly reason: Reason
+  /** The claim or header that was wrong, where one was. */
+  readonly claim?: string | undefined
+}> {
+  readonly failure = "auth" as const
+  override get message(): string {
+    return `The credential was refused: ${this.reason}${this.claim === undefined ? "" : ` (${this.claim})`}`
+  }
+}
+
+/** The sender is known and may not do this; class `auth`, so the message is dead-lettered and never tried again. */
+export class Forbidden extends Data.TaggedError("Forbidden")<{
+  readonly subject: string
+  /** The scopes that the principal lacks. */
+  readonly missing: ReadonlyArray<string>
+}> {
+  readonly failure = "auth" as const
+  override get message(): string {
+    return `${this.subject} lacks the scope ${this.missing.join(", ")}`
+  }
+}
+
+/** Nobody can say now who the sender is, as keys cannot be had; class `dependency`, so the message is tried again. */
+export class AuthUnavailable extends Data.TaggedError("AuthUnavailable")<{
+  readonly message: string
+  readonly retryAfter?: Duration.Duration | undefined
+  readonly cause?: unknown
+}> {
+  readonly failure = "dependency" as const
+}
+
+/** Who sent the message: a service that the handler inside `middleware` may use. */
+export class Principal extends Context.Service<Principal, {
+  readonly subject: string
+  readonly issuer: string | undefined
+  readonly scopes: ReadonlyArray<string>
+  /** What else the credential says; of a token, all its claims. */
+  readonly claims: { readonly [name: string]: unknown }
+}>()("@millrace/core/Auth/Principal") {}
+
+/** Tells whose a credential is. */
+export class Verifier extends Context.Service<Verifier, {
+  /** Answers as an Exit, at once, where nothing has to be fetched or computed. Never puts the credential into an error. */
+  readonly verify: (credential: string) => Effect.Effect<Principal["Service"], Unauthorized | AuthUnavailable>
+}>()("@millrace/core/Auth/Verifier") {}
+
+const reader = (options: Options): (message: Envelope) => string | undefined => {
+  const header = (options.header ?? defaults.header).toLowerCase()
+  const scheme = options.scheme ?? defaults.scheme
+  if (header === "") throw new RangeError("Auth: header must be a name, got an empty string")
+  if (/[^!#$%&'*+.^_`|~\w-]/.test(scheme)) throw new RangeError(`Auth: scheme must be a token, got ${scheme}`)
+  if (scheme === "") return (message) => message.headers[header]
+  const prefix = `${scheme} `
+  const lower = prefix.toLowerCase()
+  return (message) => {
+    const field = message.headers[header]
+    if (field === undefined) return undefined
+    if (!field.startsWith(prefix) && field.slice(0, prefix.length).toLowerCase() !== lower) return undefined
+    return field.slice(prefix.length)
+  }
+}
+
+const forbidden = (scopes: ReadonlyArray<string>, principal: Principal["Service"]): Forbidden | undefined => {
+  for (let i = 0; i < scopes.length; i++) {
+    if (!principal.scopes.includes(scopes[i]!)) {
+      return new Forbidden({
+        subject: principal.subject,
+        missing: scopes.filter((scope) => !principal.scopes.includes(scope))
+      })
+    }
+  }
+  return undefined
+}
+
+type Refusal = Unauthorized | AuthUnavailable
+
+/** The two forms of `middleware`: only the one that asks for scopes can fail with `Forbidden`. */
+export interface Build {
+  (options: Options & { readonly scopes: Scopes }): Around<
+    Envelope,
+    Make<{ provides: Principal; requires: Verifier; fails: Refusal | Forbidden }>
+  >
+  (options?: Options): Around<Envelope, Make<{ provides: Principal; requires: Verifier; fails: Refusal }>>
+}
+
+/**
+ * Lets a message pass whose credential the `Verifier` knows, and gives its `Principal` to the handler.
+ *
+ * Types: any message in, the same message on; `Principal` leaves R, `Verifier` enters it; `Unauthorized` and
+ * `AuthUnavailable` enter E, and `Forbidden` where `scopes` are given, all of which the principal must have.
+ *
+ * Errors: `Unauthorized` and `Forbidden` (class `auth`) are dead-lettered; `AuthUnavailable` (class `dependency`) goes
+ * back to the source. Source: RFC 6750 for the form of the header.
+ *
+ * **Example** (orders from known customers)
+ *
+ * ```ts
+ * import { Effect, pipe } from "effect"
+ * import { Auth, type Message } from "@millrace/core"
+ *
+ * const greet = (_message: Message<Uint8Array>) => Effect.map(Auth.Principal, (principal) => `hello ${principal.subject}`)
+ *
+ * const handler = pipe(greet, Auth.middleware({ scopes: ["orders:write"] }))
+ *
+ * const known = Auth.layerMemory({ "a-token": { subject: "ada", scopes: ["orders:write"] } })
+ * ```
+ *
+ * @throws RangeError when the header is empty or the scheme is no token
+ * @category constructors
+ */
+export const middleware: Build = ((options: Options & { readonly scopes?: Scopes } = {}) => {
+  const credentialOf = reader(options)
+  const scopes = options.scopes ?? []
+  return Middleware.make<{ provides: Principal }>()({
+    name: "Auth",
+    stage: "consume",
+    shows: {
+      header: options.header ?? defaults.header,
+      scheme: (options.scheme ?? defaults.scheme) || undefined,
+      scopes: options.scopes
+    },
+    order: [{
+      outside: "Idempotency",
+      because: "an answer kept for one caller must not be replayed to another who was never authenticated"
+    }]
+  }, (next) => {
+    const pass = (
+      message: Envelope,
+      principal: Principal["Service"]
+    ): Middleware.Returns<Forbidden> => {
+      const refused = forbidden(scopes, principal)
+      return refused === undefined ? Eager.provide(Principal, principal, next, message) : Exit.fail(refused)
+    }
+    return (message): Middleware.Returns<Refusal | Forbidden, Verifier> => {
+      const credential = credentialOf(message)
+      if (credential === undefined) return Exit.fail(new Unauthorized({ reason: "missing" }))
+      return Effect.flatMapEager(Eager.service(Verifier), (verifier) => {
+        const verified = verifier.verify(credential)
+        // no closure for the one that is known already
+        return Eager.isDone(verified) && verified._tag === "Success"
+          ? pass(message, verified.value)
+          : Effect.flatMapEager(verified, (principal) => pass(message, principal))
+      })
+    }
+  })
+  // where no scopes are given none can be missing, so that form does not fail with Forbidden
+}) as Build
+
+/**
+ * Lets a message pass whose principal has all of the scopes; for one handler of several that share an authenticated stack.
+ *
+ * Types: any message in, the same message on; `Principal` enters R, which `middleware` outside takes out again; `Forbidden`
+ * enters E.
+ *
+ * Errors: `Forbidden` (class `auth`) is dead-lettered.
+ *
+ * **Example** (one handler that needs more)
+ *
+ * ```ts
+ * import { Effect, pipe } from "effect"
+ * import { Auth, type Message } from "@millrace/core"
+ *
+ * const refund = pipe(
+ *   (_message: Message<Uint8Array>) => Effect.succeed("refunded"),
+ *   Auth.scopes("orders:refund"),
+ *   Auth.middleware()
+ * )
+ * ```
+ *
+ * @category constructors
+ */
+export const scopes = (
+  ...scopes: Scopes
+): Around<Envelope, Make<{ requires: Principal; fails: Forbidden }>> =>
+  Middleware.make()(
+    {
+      name: "Scopes",
+      stage: "consume",
+      shows: { scopes },
+      order: [{ inside: "Auth", because: "there is no principal to ask before the message is authenticated" }]
+    },
+    (next) => (message) =>
+      Effect.flatMapEager(Eager.service(Principal), (principal): Middleware.Returns<Forbidden> => {
+        const refused = forbidden(scopes, principal)
+        return refused === undefined ? next(message) : Exit.fail(refused)
+      })
+  )
+
+/** A principal that `layerMemory` knows. */
+export interface Known {
+  readonly subject: string
+  readonly issuer?: string | undefined
+  readonly scopes?: ReadonlyArray<string> | undefined
+  readonly claims?: { readonly [name: string]: unknown } | undefined
+}
+
+/**
+ * A verifier that knows the given credentials, for tests and programs of one's own machine: they are compared in plain text
+ * and not in constant time.
+ *
+ * @category layers
+ */
+export const layerMemory = (credentials: { readonly [credential: string]: Known }): Layer.Layer<Verifier> => {
+  const known = new Map(
+    Object.entries(credentials).map(([credential, each]) => [
+      credential,
+      Exit.succeed({
+        subject: each.subject,
+        issuer: each.issuer,
+        scopes: each.scopes ?? [],
+        claims: each.claims ?? { sub: each.subject }
+      })
+    ])
+  )
+  return Layer.succeed(Verifier, {
+    verify: (credential) => known.get(credential) ?? Exit.fail(new Unauthorized({ reason: "refused" }))
+  })
+}

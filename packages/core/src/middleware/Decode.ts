@@ -1,0 +1,160 @@
+/**
+ * From bytes to a typed payload: each body is read once by its channel's codec and checked once by its channel's schema.
+ */
+import { Data, Effect, Exit, type SchemaIssue } from "effect"
+import type { Channel } from "../model/Channel.ts"
+import type { Message, Raw } from "../model/Message.ts"
+import * as Outcome from "../model/Outcome.ts"
+import { decoder, explain } from "../pipeline/compile.ts"
+import type { Change, Make } from "../pipeline/Handler.ts"
+import * as Middleware from "../pipeline/Middleware.ts"
+
+/**
+ * A body that is no payload of its channel. Class `poison` where the bytes cannot be read (not UTF-8, not JSON), class
+ * `validation` where they can and the schema refuses them, or where a null body was not expected; both are dead-lettered.
+ *
+ * Neither `message` nor `path` holds a value of the body, and both are bounded.
+ */
+export class DecodeError extends Data.TaggedError("DecodeError")<{
+  readonly failure: "poison" | "validation"
+  readonly channel: string
+  readonly message: string
+  /** Where the schema refuses, e.g. `lines[0].sku`; empty at the root. */
+  readonly path: string
+  /** The schema's own issue. */
+  readonly issue?: SchemaIssue.Issue | undefined
+}> {}
+
+/** What a null body gets, which deletes a key in a compacted topic. */
+export type Tombstone = "refuse" | "acknowledge" | "pass"
+
+/** Options of `middleware`. */
+export interface Options<T extends Tombstone = Tombstone> {
+  /**
+   * A null body fails with a `DecodeError` (`refuse`, the default), is acknowledged without the handler (`acknowledge`), or
+   * reaches the handler with the payload `undefined` (`pass`).
+   */
+  readonly tombstone?: T | undefined
+  /**
+   * What a channel without a schema gets: `pass` (the default) does what the channel says, the codec alone for
+   * `Channel.unchecked` and nothing for `Channel.bytes`; `refuse` does not build.
+   */
+  readonly withoutSchema?: "pass" | "refuse" | undefined
+}
+
+/** The payload that a handler gets inside. */
+export type Payload<P, T extends Tombstone> = P | ("pass" extends T ? undefined : never)
+
+/** What is answered in the handler's place. */
+export type Answers<T extends Tombstone> = "acknowledge" extends T ? Outcome.Ack : never
+
+const unreadable = (channel: string, cause: unknown, length: number): DecodeError => {
+  // only the place is taken from the codec's message, which may quote the body
+  const place = cause instanceof Error ? / at position \d+/.exec(cause.message)?.[0] ?? "" : ""
+  return new DecodeError({
+    failure: "poison",
+    channel,
+    path: "",
+    message: `The body (${length} bytes) cannot be read as the codec of ${channel} asks: ${
+      cause instanceof Error ? cause.name : "failed"
+    }${place}`
+  })
+}
+
+const refused = (channel: string, issue: SchemaIssue.Issue): DecodeError => {
+  const { message, path } = explain(issue)
+  return new DecodeError({
+    failure: "validation",
+    channel,
+    path,
+    issue,
+    message: `Not a payload of ${channel}: ${message}${path === "" ? "" : ` at ${path}`}`
+  })
+}
+
+const reader = <P>(channel: Channel<P>): (bytes: Uint8Array) => Effect.Effect<P, DecodeError> => {
+  const { content, name } = channel
+  // a channel of bytes has P = Uint8Array, an unchecked one P = unknown, by construction
+  if (content._tag === "bytes") return (bytes) => Exit.succeed(bytes as P)
+  const codec = content.codec
+  const check: (value: unknown) => Effect.Effect<P, SchemaIssue.Issue> = content._tag === "unchecked"
+    ? (value) => Exit.succeed(value as P)
+    : decoder(content.schema)
+  const refuse = (issue: SchemaIssue.Issue) => refused(name, issue)
+  return (bytes) => {
+    let value: unknown
+    try {
+      value = codec.decode(bytes)
+    } catch (cause) {
+      return Exit.fail(unreadable(name, cause, bytes.length))
+    }
+    return Effect.mapErrorEager(check(value), refuse)
+  }
+}
+
+/**
+ * Takes messages of a channel's bytes and hands on messages of its payload.
+ *
+ * In: `Message<Raw<P>>`, so bytes of another channel do not compile; inside: `Message<P>`. `DecodeError` enters `E`: its
+ * message goes to the dead letters, and the handler does not see it. The schema is compiled when the pipeline is built.
+ *
+ * **Example** (a handler of orders)
+ *
+ * ```ts
+ * import { Effect, pipe, Schema } from "effect"
+ * import { Channel, Decode, type Message } from "@millrace/core"
+ *
+ * const Order = Schema.Struct({ id: Schema.String, amount: Schema.Finite })
+ * const Orders = Channel.make("orders", { payload: Order })
+ *
+ * const handler = pipe(
+ *   (message: Message<typeof Order.Type>) => Effect.succeed(message.payload.amount),
+ *   Decode.middleware(Orders)
+ * )
+ * ```
+ *
+ * @throws RangeError when `withoutSchema` is `refuse` and the channel has no schema
+ * @category constructors
+ */
+export const middleware = <P, const T extends Tombstone = "refuse">(
+  channel: Channel<P>,
+  options: Options<T> = {}
+): Change<Message<Raw<P>>, Message<Payload<P, T>>, Make<{ fails: DecodeError; answers: Answers<T> }>> => {
+  const { content, name } = channel
+  if (options.withoutSchema === "refuse" && content._tag !== "schema") {
+    throw new RangeError(`Decode: withoutSchema is "refuse", and the channel ${name} has no schema`)
+  }
+  const tombstone: Tombstone = options.tombstone ?? "refuse"
+  const read = reader(channel)
+  const unexpected = () =>
+    Exit.fail(
+      new DecodeError({
+        failure: "validation",
+        channel: name,
+        path: "",
+        message: `Not a payload of ${name}: the body is null, and Decode's tombstone option is "refuse"`
+      })
+    )
+  const change = Middleware.change<{ outer: Message<Raw<P>>; inner: Message<P | undefined> }>()(
+    {
+      name: "Decode",
+      stage: "decode",
+      shows: { channel: name, content: content._tag, tombstone: tombstone === "refuse" ? undefined : tombstone }
+    },
+    (next) =>
+    (
+      message
+    ): Effect.Effect<Middleware.Result | Outcome.Ack, Middleware.Failure | DecodeError, Middleware.Services> => {
+      if (message.delivery.tombstone) {
+        return tombstone === "refuse"
+          ? unexpected()
+          : tombstone === "acknowledge"
+          ? Exit.succeed(Outcome.Ack)
+          : next(message.withPayload(undefined))
+      }
+      return Effect.flatMapEager(read(message.payload), (payload) => next(message.withPayload(payload)))
+    }
+  )
+  // the choice for null bodies decides whether a handler sees undefined, and whether Ack is answered in its place
+  return change as unknown as ReturnType<typeof middleware<P, T>>
+}

@@ -1,0 +1,63 @@
+/**
+ * Which messages a handler sees at all; the others pass by, which is no error.
+ */
+import { Effect } from "effect"
+import type { Envelope } from "../model/Message.ts"
+import * as Outcome from "../model/Outcome.ts"
+import type { Fixed, Make } from "../pipeline/Handler.ts"
+import * as Middleware from "../pipeline/Middleware.ts"
+
+/** Options of `middleware`. */
+export interface Options<out O extends Outcome.Outcome = Outcome.Outcome> {
+  /** What becomes of a message that does not pass. Default: `Outcome.Ack`, it passes by. */
+  readonly onFiltered?: O | undefined
+}
+
+/** What `middleware` does where an option is not given. */
+export const defaults: { readonly onFiltered: Outcome.Ack } = { onFiltered: Outcome.Ack }
+
+/**
+ * Hands on the messages that the predicate takes, and answers an outcome for the others.
+ *
+ * Types: any message in, the same message on; what the predicate reads fixes the message (after `Decode` its payload is
+ * typed); the outcome enters A, the needs of the predicate enter R. A predicate cannot fail: an effect that could does not
+ * compile.
+ *
+ * Errors: none of its own. A predicate that throws or dies is a defect, and the message is settled as such. What counts
+ * received messages stands outside, where it sees the filtered ones too.
+ *
+ * **Example** (only large orders, others dropped with a reason)
+ *
+ * ```ts
+ * import { Effect, pipe } from "effect"
+ * import { Filter, type Message, Outcome } from "@millrace/core"
+ *
+ * const handler = pipe(
+ *   (message: Message<{ readonly amount: number }>) => Effect.succeed(message.payload.amount),
+ *   Filter.middleware((message) => message.payload.amount >= 100, { onFiltered: Outcome.Reject("too small") })
+ * )
+ * ```
+ *
+ * @category constructors
+ */
+export const middleware = <M extends Envelope, R = never, O extends Outcome.Outcome = Outcome.Ack>(
+  predicate: (message: M) => boolean | Effect.Effect<boolean, never, R>,
+  options: Options<O> = {}
+): Fixed<M, Make<{ requires: R; answers: O }>> => {
+  // without the option O is the default's type
+  const onFiltered = options.onFiltered ?? (defaults.onFiltered as O)
+  const filtered = Effect.succeed(onFiltered)
+  return Middleware.make<{ message: M }>()(
+    { name: "Filter", stage: "filter", shows: { onFiltered: onFiltered._tag } },
+    (next) => {
+      type Answer = Effect.Effect<Middleware.Result | O, Middleware.Failure, Middleware.Services | R>
+      const settle = (message: M, passes: boolean): Answer => passes ? next(message) : filtered
+      return (message): Answer => {
+        const answer = predicate(message)
+        return typeof answer === "boolean"
+          ? settle(message, answer)
+          : Effect.flatMapEager(answer, (passes) => settle(message, passes))
+      }
+    }
+  )
+}

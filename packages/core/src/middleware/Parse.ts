@@ -1,0 +1,67 @@
+/**
+ * How a delivery becomes a message: for envelopes of one's own, where key, headers or body are inside the bytes.
+ */
+import { Data, Effect, Exit } from "effect"
+import { tagOf } from "../model/Failure.ts"
+import type { Delivery, Message } from "../model/Message.ts"
+import type { Change, Make } from "../pipeline/Handler.ts"
+import * as Middleware from "../pipeline/Middleware.ts"
+
+/** The delivery has not the form that the parser expects; class `poison`, so it is dead-lettered as it came. */
+export class ParseError extends Data.TaggedError("ParseError")<{
+  readonly channel: string
+  /** What the parser threw or failed with. */
+  readonly cause: unknown
+}> {
+  readonly failure = "poison" as const
+  // parsers quote what they choke on, and bodies do not belong in logs: the text is in `cause` only
+  override get message(): string {
+    return `A delivery of ${this.channel} could not be parsed: ${tagOf(this.cause)}`
+  }
+}
+
+/**
+ * Hands on what the parser makes of each delivery.
+ *
+ * Types: a `Delivery` in, a `Message<Uint8Array>` on; `ParseError` enters E, the needs of the parser enter R. The parser
+ * derives the message from the delivery (`withPayload`, `withKey`, `withHeaders`), which keeps its place in the partition,
+ * its hooks and its raw body.
+ *
+ * Errors: whatever the parser throws, and whatever its effect fails with, becomes `ParseError` (class `poison`): the delivery
+ * is dead-lettered with its own bytes, and the lane goes on. An effect that dies stays a defect.
+ *
+ * **Example** (the key is inside the body)
+ *
+ * ```ts
+ * import { Effect, pipe } from "effect"
+ * import { type Message, Parse } from "@millrace/core"
+ *
+ * const handler = pipe(
+ *   (message: Message<Uint8Array>) => Effect.succeed(message.key),
+ *   Parse.middleware((delivery) => {
+ *     const envelope = JSON.parse(new TextDecoder().decode(delivery.payload))
+ *     return delivery.withPayload(new TextEncoder().encode(envelope.data)).withKey(envelope.customer)
+ *   })
+ * )
+ * ```
+ *
+ * @category constructors
+ */
+export const middleware = <R = never>(
+  parse: (delivery: Delivery) => Message<Uint8Array> | Effect.Effect<Message<Uint8Array>, unknown, R>
+): Change<Delivery, Message<Uint8Array>, Make<{ requires: R; fails: ParseError }>> =>
+  Middleware.change<{ outer: Delivery; inner: Message<Uint8Array> }>()(
+    { name: "Parse", stage: "parse", shows: { parser: parse.name || undefined } },
+    (next) => (delivery): Middleware.Returns<ParseError, R> => {
+      const fail = (cause: unknown) => new ParseError({ channel: delivery.channel, cause })
+      let parsed: ReturnType<typeof parse>
+      try {
+        parsed = parse(delivery)
+      } catch (cause) {
+        return Exit.fail(fail(cause))
+      }
+      return Effect.isEffect(parsed)
+        ? Effect.flatMapEager(Effect.mapErrorEager(parsed, fail), next)
+        : next(parsed)
+    }
+  )

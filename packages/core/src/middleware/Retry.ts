@@ -1,0 +1,299 @@
+/**
+ * Retry in place: the message keeps its lane while it waits, so order is kept and those behind it wait too. Retries that
+ * should not hold a lane belong to the subscription (`settle`, `backoff`).
+ */
+import { Cause, Clock, Context, Duration, Effect, Exit, Pull, Random, Schedule } from "effect"
+import { classes, classOf, type FailureClass, isClassified, tagOf } from "../model/Failure.ts"
+import { type Envelope, Message } from "../model/Message.ts"
+import type { Description } from "../pipeline/Description.ts"
+import * as Eager from "../pipeline/Eager.ts"
+import type { Handler, Make, OnError } from "../pipeline/Handler.ts"
+import * as Middleware from "../pipeline/Middleware.ts"
+
+/** The number of the attempt in place, from 1: what a handler inside a `Retry` reads. */
+export const Attempt: Context.Reference<number> = Context.Reference("@millrace/core/Retry/Attempt", {
+  defaultValue: () => 1
+})
+
+/** Options of `exponential`. */
+export interface Exponential {
+  /** How many retries follow the first attempt; an integer from 1. Default 3. */
+  readonly times?: number | undefined
+  /** The first wait. Default 1 second. */
+  readonly base?: Duration.Input | undefined
+  /** What each wait is multiplied by for the next one, from 1. Default 2. */
+  readonly factor?: number | undefined
+  /** The longest wait. Default 30 seconds. */
+  readonly cap?: Duration.Input | undefined
+  /** How far a wait may stray, as a part of it from 0 to 1. Default 0.2: between 80 % and 120 %. */
+  readonly jitter?: number | undefined
+}
+
+const refuse = (option: string, must: string, got: unknown): never => {
+  throw new RangeError(`Retry: ${option} must be ${must}, got ${String(got)}`)
+}
+
+const counted = (option: string, value: number): number =>
+  Number.isInteger(value) && value >= 1 ? value : refuse(option, "an integer from 1", value)
+
+const millis = (option: string, value: Duration.Input): number => {
+  const found = Duration.toMillis(Duration.fromInputUnsafe(value))
+  return found >= 0 ? found : refuse(option, "a duration from 0", value)
+}
+
+/**
+ * Waits that grow: `base * factor ** n`, at most `cap`, ± `jitter` of it, `times` times.
+ *
+ * @throws RangeError when an option is out of range
+ * @category schedules
+ */
+export const exponential = (options: Exponential = {}): Schedule.Schedule<number> => {
+  const times = counted("times", options.times ?? 3)
+  const base = millis("base", options.base ?? "1 second")
+  const factor = options.factor ?? 2
+  const cap = millis("cap", options.cap ?? "30 seconds")
+  const jitter = options.jitter ?? 0.2
+  if (!(factor >= 1)) refuse("factor", "from 1", factor)
+  if (!(jitter >= 0 && jitter <= 1)) refuse("jitter", "from 0 to 1", jitter)
+  return Schedule.fromStepWithMetadata(Effect.succeed(({ attempt }: Schedule.InputMetadata<unknown>) => {
+    if (attempt > times) return Cause.done(times)
+    const wait = Math.min(cap, base * factor ** (attempt - 1))
+    return Effect.map(Random.next, (random): [number, Duration.Duration] => [
+      attempt,
+      Duration.millis(wait * (1 + jitter * (2 * random - 1)))
+    ])
+  }))
+}
+
+/** Which errors are retried, by tag or class; an error that either names is. */
+export interface Filter {
+  readonly tags?: ReadonlyArray<string> | undefined
+  readonly classes?: ReadonlyArray<FailureClass> | undefined
+}
+
+/** Options of `when`. */
+export interface Common<E = never, R = never> {
+  /** The waits between attempts; any Effect schedule. Default: `exponential()`. */
+  readonly schedule?: Schedule.Schedule<unknown, unknown, E, R> | undefined
+  /** The most retries, whatever the schedule says; an integer from 1. Default: as many as the schedule has, else 3. */
+  readonly times?: number | undefined
+  /**
+   * The longest time that all attempts may take together. A retry is not waited for if it would end later, were it to take as
+   * long as the attempt before it. Default: none.
+   */
+  readonly maximumElapsed?: Duration.Input | undefined
+  /** Whether a defect is retried as an error is (`retry`) or goes out at once (`pass`, the default). */
+  readonly defects?: "pass" | "retry" | undefined
+}
+
+/** Options of `middleware`. */
+export interface Options<E = never, R = never> extends Common<E, R> {
+  /** Which errors are retried. Default: `retriable`. */
+  readonly while?: Filter | undefined
+}
+
+const lost: ReadonlySet<FailureClass> = new Set<FailureClass>(["permanent", "auth", "validation", "poison", "defect"])
+
+/**
+ * Whether an error may go away by itself: its class is `transient`, `timeout`, `dependency`, `conflict` or `throttled`, or it
+ * carries none.
+ */
+export const retriable = (error: unknown): boolean => {
+  const found = classOf(error)
+  return found === undefined || !lost.has(found)
+}
+
+/** The longest `retryAfter` that is waited for in place where `maximumElapsed` sets no limit, in milliseconds. */
+const longestRetryAfter = 30_000
+
+interface Policy<E, R> {
+  readonly schedule: Schedule.Schedule<unknown, unknown, E, R>
+  readonly times: number
+  readonly maximumElapsed: number
+  readonly retries: (reason: Cause.Reason<unknown>) => boolean
+}
+
+/** What a failed attempt is judged by: its first error, else its first defect; nothing where it was interrupted. */
+const reasonOf = (cause: Cause.Cause<unknown>): Cause.Reason<unknown> | undefined =>
+  Cause.hasInterrupts(cause) ? undefined : cause.reasons.find(Cause.isFailReason) ?? cause.reasons[0]
+
+type Opaque<E, R> = Handler<Envelope, Middleware.Result, Middleware.Failure | E, Middleware.Services | R>
+
+/** Everything after the first failure; made only then. */
+const again = <E, R>(
+  policy: Policy<E, R>,
+  next: Opaque<never, never>,
+  message: Envelope,
+  first: Cause.Cause<Middleware.Failure>,
+  began: number | undefined
+): Middleware.Returns<E, R> =>
+  Effect.flatMap(
+    Effect.zip(Schedule.toStep(policy.schedule), Clock.Clock),
+    ([step, clock]): Middleware.Returns<E, R> => {
+      // an attempt that did not suspend took no time worth counting
+      const start = began ?? clock.currentTimeMillisUnsafe()
+      const limit = Math.min(
+        policy.maximumElapsed,
+        message instanceof Message ? message.delivery.origin.holdLimit : Infinity
+      )
+      const failed = (
+        cause: Cause.Cause<Middleware.Failure>,
+        attempt: number,
+        at: number
+      ): Middleware.Returns<E, R> => {
+        const last = Effect.failCause(cause)
+        const reason = reasonOf(cause)
+        if (attempt > policy.times || reason === undefined || !policy.retries(reason)) return last
+        const now = clock.currentTimeMillisUnsafe()
+        const error = Cause.isFailReason(reason) ? reason.error : undefined
+        const after = isClassified(error) && error.retryAfter !== undefined ? Duration.toMillis(error.retryAfter) : 0
+        if (after > (limit === Infinity ? longestRetryAfter : limit)) return last
+        return Pull.matchEffect(step(now, error), {
+          onDone: () => last,
+          onFailure: (cause) => Effect.failCause(cause),
+          onSuccess: ([, wait]) => {
+            const delay = Math.max(after, Duration.toMillis(wait))
+            // the next attempt may take as long as this one did, and must end before the limit too
+            if (now + delay + (now - at) - start > limit) return last
+            return Effect.flatMap(Effect.sleep(delay), () => {
+              const from = clock.currentTimeMillisUnsafe()
+              return Effect.catchCause(
+                Eager.provide(Attempt, attempt + 1, next, message),
+                (cause) => failed(cause, attempt + 1, from)
+              )
+            })
+          }
+        })
+      }
+      return failed(first, 1, start)
+    }
+  )
+
+const wrap = <E, R>(policy: Policy<E, R>) => (next: Opaque<never, never>) => {
+  const retry = (message: Envelope, cause: Cause.Cause<Middleware.Failure>, began: number | undefined) => {
+    const reason = reasonOf(cause)
+    return reason === undefined || !policy.retries(reason)
+      ? Exit.failCause(cause)
+      : again(policy, next, message, cause, began)
+  }
+  return (message: Envelope): Middleware.Returns<E, R> => {
+    const result = next(message)
+    if (Eager.isDone(result)) return result._tag === "Success" ? result : retry(message, result.cause, undefined)
+    return Effect.flatMapEager(Eager.service(Clock.Clock), (clock) => {
+      const began = clock.currentTimeMillisUnsafe()
+      return Effect.catchCause(result, (cause) => retry(message, cause, began))
+    })
+  }
+}
+
+const policyOf = <E, R>(
+  options: Common<E, R>,
+  retries: (error: unknown) => boolean
+): Policy<E, R> => ({
+  schedule: options.schedule ?? exponential({ times: options.times }),
+  times: options.times === undefined ? Infinity : counted("times", options.times),
+  maximumElapsed: options.maximumElapsed === undefined ? Infinity : millis("maximumElapsed", options.maximumElapsed),
+  retries: (reason) => Cause.isFailReason(reason) ? retries(reason.error) : options.defects === "retry"
+})
+
+const describe = <E, R>(policy: Policy<E, R>, options: Common<E, R>, filter: Filter): Description => ({
+  name: "Retry",
+  stage: "consume",
+  shows: {
+    times: options.times ?? (options.schedule === undefined ? 3 : undefined),
+    tags: filter.tags,
+    classes: filter.classes,
+    maximumElapsed: policy.maximumElapsed === Infinity
+      ? undefined
+      : Duration.format(Duration.millis(policy.maximumElapsed))
+  }
+})
+
+const filterOf = (filter: Filter): (error: unknown) => boolean => {
+  const tags = new Set(filter.tags)
+  const named = new Set(filter.classes)
+  for (const each of named) if (!classes.includes(each)) refuse("while.classes", `of ${classes.join(", ")}`, each)
+  return (error) => {
+    const found = classOf(error)
+    return tags.has(tagOf(error)) || (found !== undefined && named.has(found))
+  }
+}
+
+type NothingToRetry =
+  "Retry: this handler cannot fail, so there is nothing to retry. Put Retry outside what fails and inside DeadLetter."
+
+/**
+ * Runs the handler again when it fails, in place, and fails with its last error when there is no retry left.
+ *
+ * In and out: any message, unchanged. `E` stays as it is, and only a schedule of the caller's adds to `E` and `R`. Around a
+ * handler that cannot fail it does not compile. What goes out at once, and is then settled by its class or by the
+ * subscription:
+ *
+ * - an interruption, and a defect unless `defects` is `retry`
+ * - an error that `while` does not name (by default: permanent, auth, validation, poison)
+ * - an error whose `retryAfter` is longer than `maximumElapsed` (30 seconds where there is none): it goes back to the source.
+ *   A shorter one is waited for, if the schedule's own wait is not longer
+ * - any error whose next attempt would not end before the broker's `holdLimit`, after which somebody else gets the message
+ *
+ * Default: 3 retries after 1, 2 and 4 seconds, ± 20 %. A success costs nothing: the schedule starts with the first failure.
+ * The handler reads the number of its attempt from `Retry.Attempt`.
+ *
+ * **Example** (two kinds of errors, five retries)
+ *
+ * ```ts
+ * import { Data, Effect, pipe } from "effect"
+ * import { type Message, Retry } from "@millrace/core"
+ *
+ * class Busy extends Data.TaggedError("Busy")<{}> {}
+ * const place = (_: Message<Uint8Array>): Effect.Effect<number, Busy> => Effect.fail(new Busy())
+ *
+ * const handler = pipe(
+ *   place,
+ *   Retry.middleware({
+ *     schedule: Retry.exponential({ times: 5, base: "100 millis", cap: "5 seconds" }),
+ *     while: { tags: ["Busy"], classes: ["dependency"] }
+ *   })
+ * )
+ * ```
+ *
+ * @throws RangeError when an option is out of range
+ * @category constructors
+ */
+export const middleware = <E = never, R = never>(
+  options: Options<E, R> = {}
+): OnError<Envelope, NothingToRetry, Make<{ fails: E; requires: R }>> => {
+  const policy = policyOf(options, options.while === undefined ? retriable : filterOf(options.while))
+  const built = Middleware.onError<NothingToRetry>()(describe(policy, options, options.while ?? {}), wrap(policy))
+  // an E or R that is not known yet cannot be told from the marks
+  return built as unknown as OnError<Envelope, NothingToRetry, Make<{ fails: E; requires: R }>>
+}
+
+/**
+ * As `middleware`, with a function that says which errors are retried; for `pipe` only, since a stack does not know `E`.
+ *
+ * **Example** (a field decides)
+ *
+ * ```ts
+ * import { Data, Effect, pipe } from "effect"
+ * import { type Message, Retry } from "@millrace/core"
+ *
+ * class Refused extends Data.TaggedError("Refused")<{ readonly status: number }> {}
+ *
+ * const handler = pipe(
+ *   (_: Message<Uint8Array>): Effect.Effect<number, Refused> => Effect.fail(new Refused({ status: 503 })),
+ *   Retry.when((error) => error.status >= 500, { times: 2 })
+ * )
+ * ```
+ *
+ * @throws RangeError when an option is out of range
+ * @category constructors
+ */
+export const when = <F, E = never, R = never>(
+  retries: (error: F) => boolean,
+  options: Common<E, R> = {}
+): <M extends Envelope, A, R2>(next: Handler<M, A, F, R2>) => Handler<M, A, F | E, R | R2> => {
+  // the handler's errors are F
+  const policy = policyOf(options, retries as (error: unknown) => boolean)
+  const built: unknown = Middleware.make()(describe(policy, options, {}), wrap(policy))
+  return built as <M extends Envelope, A, R2>(next: Handler<M, A, F, R2>) => Handler<M, A, F | E, R | R2>
+}

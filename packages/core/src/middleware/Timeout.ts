@@ -1,0 +1,72 @@
+/**
+ * A limit on how long a handler may take.
+ */
+import { Data, Duration, Effect } from "effect"
+import type { Envelope } from "../model/Message.ts"
+import * as Eager from "../pipeline/Eager.ts"
+import type { Around, Make } from "../pipeline/Handler.ts"
+import * as Middleware from "../pipeline/Middleware.ts"
+
+/** Options of `middleware`. */
+export interface Options {
+  /** How long what is inside may take; above 0. Default: 30 seconds. */
+  readonly after?: Duration.Input | undefined
+}
+
+/** What `middleware` does where an option is not given. */
+export const defaults: { readonly after: Duration.Duration } = { after: Duration.seconds(30) }
+
+/** What is inside took too long and was interrupted; class `timeout`, so the message is tried again. */
+export class TimeoutExceeded extends Data.TaggedError("TimeoutExceeded")<{
+  readonly channel: string
+  readonly after: Duration.Duration
+}> {
+  readonly failure = "timeout" as const
+  override get message(): string {
+    return `A message of ${this.channel} took longer than ${Duration.format(this.after)}`
+  }
+}
+
+/**
+ * Fails when what is inside takes longer than `after`, and interrupts it.
+ *
+ * Types: any message in, the same message on; `TimeoutExceeded` enters E.
+ *
+ * The error comes when the interruption is complete, so a region that cannot be interrupted makes it late. A handler that
+ * finishes at once costs no timer; one that blocks the thread cannot be stopped by anything in the same process. Inside
+ * `Retry` each attempt has the time, outside it all of them together.
+ *
+ * Errors: `TimeoutExceeded` (class `timeout`) goes back to the source, by the back-off of its subscription.
+ *
+ * **Example** (five seconds for each attempt)
+ *
+ * ```ts
+ * import { Effect, pipe } from "effect"
+ * import { type Message, Timeout } from "@millrace/core"
+ *
+ * const handler = pipe(
+ *   (message: Message<Uint8Array>) => Effect.as(Effect.sleep("1 second"), message.payload.length),
+ *   Timeout.middleware({ after: "5 seconds" })
+ * )
+ * ```
+ *
+ * @throws RangeError when `after` is not above 0
+ * @category constructors
+ */
+export const middleware = (options: Options = {}): Around<Envelope, Make<{ fails: TimeoutExceeded }>> => {
+  const after = options.after === undefined ? defaults.after : Duration.fromInputUnsafe(options.after)
+  if (!(Duration.toMillis(after) > 0)) {
+    throw new RangeError(`Timeout: after must be a duration above 0, got ${String(options.after)}`)
+  }
+  return Middleware.make()(
+    { name: "Timeout", stage: "consume", shows: { after: Duration.format(after) } },
+    (next) => (message): Middleware.Returns<TimeoutExceeded> => {
+      const result = next(message)
+      if (Eager.isDone(result)) return result
+      return Effect.timeoutOrElse(result, {
+        duration: after,
+        orElse: () => Effect.fail(new TimeoutExceeded({ channel: message.channel, after }))
+      })
+    }
+  )
+}

@@ -1,0 +1,269 @@
+/**
+ * One span for each message, by the OpenTelemetry conventions for messaging, through Effect's `Tracer`; W3C Trace Context
+ * and Baggage from the headers of what comes in and into the headers of what goes out.
+ */
+import { Clock, Context, Effect, Exit, Fiber, LogLevel, Option, Random, References, Tracer } from "effect"
+import { Broker } from "../broker/Broker.ts"
+import * as Bag from "../model/Baggage.ts"
+import { tagOf } from "../model/Failure.ts"
+import type { Envelope } from "../model/Message.ts"
+import * as TraceContext from "../model/TraceContext.ts"
+import { attributesOf, nameOf, placeOf } from "../pipeline/Conventions.ts"
+import * as Eager from "../pipeline/Eager.ts"
+import * as Ending from "../pipeline/Ending.ts"
+import type { Handler } from "../pipeline/Handler.ts"
+import * as Middleware from "../pipeline/Middleware.ts"
+
+/**
+ * The baggage of the message that is being handled; what is published inside carries it on. Default: none.
+ *
+ * **Example** (who the request is for)
+ *
+ * ```ts
+ * import { Effect } from "effect"
+ * import { Trace } from "@millrace/core"
+ *
+ * const tenant = Effect.map(Trace.Baggage, (baggage) => baggage.get("tenant")?.value)
+ * ```
+ */
+export const Baggage = Context.Reference<Bag.Baggage>("@millrace/core/Trace/Baggage", { defaultValue: () => Bag.empty })
+
+/** Options of `middleware`. */
+export interface Options {
+  /**
+   * What the span that came with a message is to the span of handling it: its `parent`, in the same trace, or only a `link`
+   * from a trace of its own. Default: `parent`.
+   */
+  readonly relation?: "parent" | "link" | undefined
+  /** The share of new traces that are recorded, from 0 to 1; a trace that came with a message is decided already. Default: 1. */
+  readonly sample?: number | undefined
+  /** OpenTelemetry's `messaging.system` of what is published. Default: that of the `Broker` in the context, if there is one. */
+  readonly system?: string | undefined
+  /** The name of the span. Default: `process CHANNEL`, `publish CHANNEL`, and for servers and clients the channel. */
+  readonly name?: ((message: Envelope) => string) | undefined
+  /** Attributes beside those of the conventions. Default: none. */
+  readonly attributes?: ((message: Envelope) => Readonly<Record<string, unknown>>) | undefined
+}
+
+/** The tracer that spans go to, or undefined where nobody looks at them. */
+const tracerOf = (fiber: Fiber.Fiber<unknown, unknown>): Tracer.Tracer | undefined => {
+  const { tracer, tracerEnabled } = fiber.cache
+  if (!tracerEnabled || tracer === undefined || tracer === Tracer.nativeTracer) return undefined
+  const level = fiber.getRef(Tracer.CurrentTraceLevel)
+  return LogLevel.isGreaterThan(fiber.getRef(Tracer.MinimumTraceLevel), level) ? undefined : tracer
+}
+
+interface Open {
+  readonly span: Tracer.Span
+  readonly close: (exit: Exit.Exit<unknown, unknown>) => void
+}
+
+const open = (fiber: Fiber.Fiber<unknown, unknown>, tracer: Tracer.Tracer, options: {
+  readonly name: string
+  readonly kind: Tracer.SpanKind
+  readonly parent: Tracer.AnySpan | undefined
+  readonly links: ReadonlyArray<Tracer.SpanLink>
+  readonly attributes: Readonly<Record<string, unknown>>
+}): Open => {
+  const clock = fiber.getRef(Clock.Clock)
+  const now = fiber.getRef(References.TracerTimingEnabled) ? () => clock.currentTimeNanosUnsafe() : () => 0n
+  const span = tracer.span({
+    name: options.name,
+    kind: options.kind,
+    parent: Option.fromUndefinedOr(options.parent),
+    root: options.parent === undefined,
+    links: [...fiber.getRef(References.TracerSpanLinks), ...options.links],
+    annotations: Context.empty(),
+    startTime: now(),
+    sampled: true
+  })
+  const shared = fiber.getRef(References.TracerSpanAnnotations)
+  for (const key in shared) span.attribute(key, shared[key])
+  for (const key in options.attributes) span.attribute(key, options.attributes[key])
+  return { span, close: (exit) => close(span, now(), exit) }
+}
+
+/** A dead letter that a middleware answered is an error of the span, though the chain did not fail. */
+const close = (span: Tracer.Span, at: bigint, exit: Exit.Exit<unknown, unknown>): void => {
+  const { error, status } = Ending.of(exit)
+  if (status !== "done") span.attribute("millrace.status", status)
+  if (status !== "failed") return span.end(at, exit)
+  span.attribute("error.type", tagOf(error))
+  span.end(at, exit._tag === "Failure" ? exit : Exit.fail(error))
+}
+
+const ambientOf = (fiber: Fiber.Fiber<unknown, unknown>): Tracer.AnySpan | undefined => {
+  const { span } = fiber.cache
+  return span === undefined || Context.get(span.annotations, Tracer.DisablePropagation) ? undefined : span
+}
+
+const linkTo = (span: Tracer.AnySpan | undefined): ReadonlyArray<Tracer.SpanLink> =>
+  span === undefined ? [] : [{ span, attributes: {} }]
+
+const inject = <M extends Envelope>(message: M, span: Tracer.AnySpan | undefined, baggage: Bag.Baggage): M => {
+  let out = message
+  if (span !== undefined && message.headers[TraceContext.names.parent] === undefined) {
+    out = out.withHeader(TraceContext.names.parent, TraceContext.parentOf(span))
+    const state = TraceContext.stateOf(span)
+    if (state !== undefined) out = out.withHeader(TraceContext.names.state, state)
+  }
+  if (baggage.size === 0 || message.headers[Bag.name] !== undefined) return out
+  const header = Bag.format(baggage)
+  return header === undefined ? out : out.withHeader(Bag.name, header)
+}
+
+/**
+ * Makes one span for each message, which is the parent of every span that the handler makes.
+ *
+ * Consumers and servers continue the trace of `traceparent` and `tracestate`, publishers and clients write theirs into the
+ * headers; headers that the message has already are kept, and then the span links to them. `baggage` becomes
+ * `Trace.Baggage` and is written to what is published inside. Malformed headers are ignored. The span ends with the exit of
+ * the chain: its error is the chain's, or the dead letter that a middleware answered; an interruption is no error.
+ *
+ * No span is made where the tracer is Effect's own, which shows spans to nobody, and none for a trace that its sender does
+ * not sample; its context flows on all the same. Nothing leaves or enters E and R.
+ *
+ * Sources: W3C Trace Context, W3C Baggage, OpenTelemetry semantic conventions for messaging spans (1.44).
+ *
+ * **Example** (spans to a collector)
+ *
+ * ```ts
+ * import { Effect, Layer, pipe } from "effect"
+ * import { FetchHttpClient } from "effect/http"
+ * import { Otlp } from "effect/observability"
+ * import { type Message, Trace } from "@millrace/core"
+ *
+ * const handler = pipe(
+ *   (message: Message<Uint8Array>) => Effect.succeed(message.payload.length),
+ *   Trace.middleware({ sample: 0.1 })
+ * )
+ * const Telemetry = Otlp.layerJson({ baseUrl: "http://localhost:4318", resource: { serviceName: "billing" } }).pipe(
+ *   Layer.provide(FetchHttpClient.layer)
+ * )
+ * ```
+ *
+ * @throws RangeError when `sample` is not from 0 to 1
+ * @category constructors
+ */
+export const middleware = (options: Options = {}) => {
+  const { relation = "parent", sample = 1 } = options
+  if (!(sample >= 0 && sample <= 1)) throw new RangeError(`Trace: sample must be from 0 to 1, got ${sample}`)
+
+  const describe = (fiber: Fiber.Fiber<unknown, unknown>, message: Envelope) => ({
+    name: (options.name ?? nameOf)(message),
+    attributes: {
+      ...attributesOf(message, options.system ?? Context.getOrUndefined(fiber.context, Broker)?.system),
+      ...placeOf(message),
+      ...options.attributes?.(message)
+    }
+  })
+  const spare = (fiber: Fiber.Fiber<unknown, unknown>): boolean =>
+    sample < 1 && fiber.getRef(Random.Random).nextDoubleUnsafe() >= sample
+
+  return Middleware.make()(
+    { name: "Trace", stage: "consume", shows: { relation, sample } },
+    (next) => {
+      const within = (message: Envelope, { close, span }: Open, inner: typeof next): Middleware.Returns =>
+        Eager.around(message, (message) => Eager.provide(Tracer.ParentSpan, span, inner, message), close)
+
+      const receive = (fiber: Fiber.Fiber<unknown, unknown>, message: Envelope): Middleware.Returns => {
+        const { headers } = message
+        const baggage = headers[Bag.name]
+        const inner: typeof next = baggage === undefined
+          ? next
+          : (message) => Eager.provide(Baggage, Bag.parse(baggage), next, message)
+        const remote = TraceContext.fromHeaders(headers)
+        const tracer = tracerOf(fiber)
+        if (tracer === undefined || remote?.sampled === false) {
+          return remote === undefined ? inner(message) : Eager.provide(Tracer.ParentSpan, remote, inner, message)
+        }
+        const parent = relation === "parent" ? remote : undefined
+        if (parent === undefined && spare(fiber)) {
+          const root = TraceContext.unsampledRoot(fiber.getRef(Random.Random))
+          return Eager.provide(Tracer.ParentSpan, root, inner, message)
+        }
+        const links = linkTo(relation === "link" ? remote : undefined)
+        return within(
+          message,
+          open(fiber, tracer, { ...describe(fiber, message), kind: message.kind, parent, links }),
+          inner
+        )
+      }
+
+      const send = (fiber: Fiber.Fiber<unknown, unknown>, message: Envelope): Middleware.Returns => {
+        const ambient = ambientOf(fiber)
+        const baggage = fiber.getRef(Baggage)
+        const tracer = tracerOf(fiber)
+        if (tracer === undefined || ambient?.sampled === false) return next(inject(message, ambient, baggage))
+        if (ambient === undefined && spare(fiber)) {
+          return next(inject(message, TraceContext.unsampledRoot(fiber.getRef(Random.Random)), baggage))
+        }
+        const given = TraceContext.fromHeaders(message.headers)
+        const opened = open(fiber, tracer, {
+          ...describe(fiber, message),
+          // the conventions: producer only where this span is the context that the message carries
+          kind: given === undefined ? message.kind : "client",
+          parent: ambient,
+          links: linkTo(given)
+        })
+        return within(inject(message, opened.span, baggage), opened, next)
+      }
+
+      const handle: Handler<Envelope, Middleware.Result, Middleware.Failure, Middleware.Services> = (message) => {
+        const fiber = Fiber.getCurrent()
+        if (fiber === undefined) return Effect.suspend(() => handle(message))
+        return message.kind === "consumer" || message.kind === "server" ? receive(fiber, message) : send(fiber, message)
+      }
+      return handle
+    }
+  )
+}
+
+/** Most links of a span: OpenTelemetry's limit unless it is set otherwise. */
+const maximumLinks = 128
+
+/**
+ * Runs an effect inside one span that links to the span of each message of a batch, since a span has one parent and a
+ * batch has many. Beyond 128 messages the span counts them and links to the first 128.
+ *
+ * Nothing leaves or enters E and R; without a tracer the effect runs as it is.
+ *
+ * **Example** (one write for many messages)
+ *
+ * ```ts
+ * import { Effect } from "effect"
+ * import { type Message, Trace } from "@millrace/core"
+ *
+ * const write = (messages: ReadonlyArray<Message<Uint8Array>>) =>
+ *   Effect.log(`writing ${messages.length} rows`).pipe(Trace.batch(messages, { name: "write orders" }))
+ * ```
+ *
+ * @category combinators
+ */
+export const batch =
+  (messages: ReadonlyArray<Envelope>, options: { readonly name?: string | undefined } = {}) =>
+  <A, E, R>(self: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
+    Effect.withFiber((fiber): Effect.Effect<A, E, R> => {
+      const tracer = tracerOf(fiber)
+      const first = messages[0]
+      if (tracer === undefined || first === undefined) return self
+      const links = messages.slice(0, maximumLinks).flatMap((message): ReadonlyArray<Tracer.SpanLink> => {
+        const span = TraceContext.fromHeaders(message.headers)
+        return span === undefined ? [] : [{ span, attributes: placeOf(message) }]
+      })
+      const attributes = { ...attributesOf(first, undefined), "messaging.batch.message_count": messages.length }
+      const make = Effect.sync(() =>
+        open(fiber, tracer, {
+          name: options.name ?? nameOf(first),
+          kind: first.kind,
+          parent: ambientOf(fiber),
+          links,
+          attributes
+        })
+      )
+      return Effect.acquireUseRelease(
+        make,
+        ({ span }) => Effect.withParentSpan(self, span),
+        ({ close }, exit) => Effect.sync(() => close(exit))
+      )
+    })

@@ -1,0 +1,105 @@
+/**
+ * The generic cell rate algorithm over a bounded number of keys: one number a key, the theoretical arrival time (ITU-T
+ * I.371). All arithmetic is on integers: a tick is the part of a millisecond in which both the interval between two
+ * messages and every millisecond are whole, so that no rate drifts and no wait is rounded twice.
+ */
+
+const initial = 1024
+
+/** How many used keys are looked at for one that may be forgotten, when a new key comes and there is no room. */
+const looks = 16
+
+const divisor = (a: number, b: number): number => b === 0 ? a : divisor(b, a % b)
+
+/** The state of all keys of one policy: about 100 bytes a key beside the key's own text. */
+export class Table {
+  readonly capacity: number
+  /** Ticks in a millisecond. */
+  private readonly scale: number
+  /** Ticks between two messages at the limit's rate. */
+  private readonly interval: number
+  /** Ticks that a full burst takes to be allowed again. */
+  private readonly span: number
+  /** The millisecond at which ticks are 0: ticks stay exact for 2^53 of them, 285 years at 1,000 a millisecond. */
+  private base: number
+  private last: number
+  private readonly slots = new Map<string, number>()
+  private readonly keys: Array<string> = []
+  private arrivals: Float64Array
+  private hand = 0
+  /** The arrival time of all keys for which there was no room. */
+  private crowd = 0
+
+  constructor(
+    policy: { readonly limit: number; readonly window: number; readonly burst: number },
+    capacity: number,
+    now: number
+  ) {
+    const common = divisor(policy.limit, policy.window)
+    this.scale = policy.limit / common
+    this.interval = policy.window / common
+    this.span = policy.burst * this.interval
+    this.base = now
+    this.last = now
+    this.capacity = capacity
+    this.arrivals = new Float64Array(Math.min(capacity, initial))
+  }
+
+  /** How many keys it holds. */
+  get size(): number {
+    return this.slots.size
+  }
+
+  /**
+   * The milliseconds that a message of `key` has to wait at `now`. Up to `within` of them the message is counted, and
+   * its turn is after that wait; beyond, nothing is changed.
+   */
+  take(key: string, now: number, within: number): number {
+    // a clock that was set back stands still for it: otherwise every key would wait for the past to come again
+    if (now < this.last) this.base -= this.last - now
+    this.last = now
+    const at = (now - this.base) * this.scale
+    const slot = this.slots.get(key) ?? this.claim(key, at)
+    const arrival = Math.max(at, slot < 0 ? this.crowd : this.arrivals[slot]!) + this.interval
+    const ahead = arrival - this.span - at
+    const wait = ahead <= 0 ? 0 : Math.ceil(ahead / this.scale)
+    if (wait > within) return wait
+    if (slot < 0) this.crowd = arrival
+    else this.arrivals[slot] = arrival
+    return wait
+  }
+
+  /** A slot for a new key; -1 where every slot looked at is in use, and the key shares one state with all such keys. */
+  private claim(key: string, at: number): number {
+    const slot = this.keys.length < this.capacity ? this.grow() : this.forget(at)
+    if (slot < 0) return slot
+    this.slots.set(key, slot)
+    this.keys[slot] = key
+    // the key may have been counted in the crowd: it starts from there, so moving gives it no second burst
+    this.arrivals[slot] = this.crowd
+    return slot
+  }
+
+  private grow(): number {
+    const slot = this.keys.length
+    if (slot === this.arrivals.length) {
+      const larger = new Float64Array(Math.min(this.capacity, slot * 2))
+      larger.set(this.arrivals)
+      this.arrivals = larger
+    }
+    return slot
+  }
+
+  /** A key whose arrival time has passed has its whole burst again: forgetting it changes no answer. */
+  private forget(at: number): number {
+    for (let i = 0; i < looks; i++) {
+      const slot = this.hand
+      this.hand = slot + 1 === this.keys.length ? 0 : slot + 1
+      if (this.arrivals[slot]! <= at) {
+        this.slots.delete(this.keys[slot]!)
+        return slot
+      }
+    }
+    return -1
+  }
+}

@@ -1,0 +1,84 @@
+/**
+ * The end of a chain: hooks run once, whatever happened, by whoever runs the chain.
+ */
+import { type Context, Effect, Exit, Fiber } from "effect"
+import type { Classified } from "../model/Failure.ts"
+import type { Envelope, Hook } from "../model/Message.ts"
+import type { Outcome } from "../model/Outcome.ts"
+import { guard, isDone } from "./Eager.ts"
+import type { Handler } from "./Handler.ts"
+
+const call = (hook: Hook, exit: Exit.Exit<unknown, unknown>, outcome: Outcome | undefined) => {
+  try {
+    return hook(exit, outcome) ?? Exit.void
+  } catch (defect) {
+    return Exit.die(defect)
+  }
+}
+
+/**
+ * Calls every hook, the last registered first, and completes when all that they returned has. The first failure is the
+ * answer; it stops no other hook.
+ *
+ * Where one hook suspends, its very effect is returned: messages that wait for one group commit can be told by identity.
+ */
+export const run = (
+  hooks: ReadonlyArray<Hook>,
+  exit: Exit.Exit<unknown, unknown>,
+  outcome: Outcome | undefined
+): Effect.Effect<void, Classified> => {
+  let result: Effect.Effect<void, Classified> = Exit.void
+  for (let i = hooks.length - 1; i >= 0; i--) {
+    const each = call(hooks[i]!, exit, outcome)
+    if (isDone(each) && each._tag === "Success") continue
+    // two failures at hand need no fiber: the first is the answer
+    if (isDone(result)) result = result._tag === "Success" ? each : isDone(each) ? result : both(result, each)
+    else result = both(result, each)
+  }
+  return result
+}
+
+const both = (
+  first: Effect.Effect<void, Classified>,
+  second: Effect.Effect<void, Classified>
+): Effect.Effect<void, Classified> =>
+  Effect.flatMap(
+    Effect.exit(first),
+    (exit) => exit._tag === "Success" ? second : Effect.andThen(Effect.exit(second), exit)
+  )
+
+/**
+ * Runs a whole chain and then its hooks, for sources without an engine: publishers, servers, clients. A failing hook fails
+ * a chain that had succeeded, with what `failed` makes of its error.
+ *
+ * What suspends goes on in a fiber of its own, so hooks also run when the caller is interrupted before it awaits.
+ */
+export const around = <
+  M extends Envelope & { readonly hooks: ReadonlyArray<Hook> | undefined },
+  A,
+  E,
+  R,
+  E2 = Classified
+>(
+  message: M,
+  chain: Handler<M, A, E, R>,
+  failed?: (error: Classified) => E2
+): Effect.Effect<A, E | E2, R> => {
+  const hooks = (exit: Exit.Exit<A, E>): Effect.Effect<void, E2> | undefined => {
+    if (message.hooks === undefined) return undefined
+    const result = run(message.hooks, exit, undefined)
+    // without `failed`, E2 is Classified
+    return failed === undefined ? result as Effect.Effect<void, E2> : Effect.mapErrorEager(result, failed)
+  }
+  const result = guard(chain)(message)
+  if (isDone(result)) {
+    const after = hooks(result)
+    return after === undefined ? result : Effect.flatMapEager(after, (): Effect.Effect<A, E> => result)
+  }
+  const whole = Effect.onExitPrimitive(result, hooks)
+  const current = Fiber.getCurrent()
+  if (current === undefined) return whole
+  // the services of R are those of the fiber that the caller runs on
+  const fiber = Effect.runForkWith(current.context as Context.Context<R>)(whole)
+  return fiber.pollUnsafe() ?? Effect.onInterrupt(Fiber.join(fiber), () => Fiber.interrupt(fiber))
+}

@@ -1,0 +1,77 @@
+/**
+ * What a pipeline says of itself: kept on the composed function, read when it is built, and free while messages flow.
+ */
+
+/** Where on a message's way a middleware stands. */
+export type Stage = "receive" | "parse" | "filter" | "consume" | "decode" | "handle" | "publish" | "after"
+
+/** An order that a middleware asks for; `because` completes the sentence of the refusal. */
+export type Rule =
+  | { readonly inside: string; readonly because: string }
+  | { readonly outside: string; readonly because: string }
+
+/** One middleware, or the handler, as a pipeline shows it. */
+export interface Description {
+  readonly name: string
+  readonly stage: Stage
+  /** Options worth showing; never a secret. */
+  readonly shows?: Readonly<Record<string, unknown>> | undefined
+  readonly order?: ReadonlyArray<Rule> | undefined
+}
+
+export const DescriptionId = "~millrace/Description"
+
+/** Carries descriptions, outermost first. */
+export interface Described {
+  readonly [DescriptionId]?: ReadonlyArray<Description>
+}
+
+/** A function of user code: whatever is inside it cannot be seen. */
+export const plain = (name: string): Description => ({ name: name || "anonymous", stage: "handle" })
+
+/** Marks `target` with descriptions, outermost first. */
+export const describe = <F extends (...args: never) => unknown>(
+  target: F,
+  descriptions: ReadonlyArray<Description>
+): F & Described => Object.defineProperty(target, DescriptionId, { value: descriptions })
+
+/** The descriptions of a handler or middleware, outermost first. A function without marks is one plain step. */
+export const of = (target: object): ReadonlyArray<Description> => {
+  // any function may carry the mark, and has a name
+  const marked = target as Described & { readonly name?: string }
+  return marked[DescriptionId] ?? [plain(marked.name ?? "")]
+}
+
+/** Whether a function was composed by this library, so that what is inside it is known. */
+export const isDescribed = (target: object): boolean => DescriptionId in target
+
+const show = (value: unknown): string =>
+  typeof value === "string" ? line(value) : Array.isArray(value) ? value.map(show).join(", ") : line(String(value))
+
+/** A name or a value may be anything; a drawing has one line for each step. */
+const line = (text: string): string => text.replaceAll(/\s+/g, " ")
+
+const options = (description: Description): string => {
+  const entries = Object.entries(description.shows ?? {}).filter(([, value]) => value !== undefined)
+  return entries.length === 0 ? "" : entries.map(([name, value]) => `${name}: ${show(value)}`).join(", ")
+}
+
+/** The pipeline as indented text, outermost first: the way of a message on its way in. */
+export const toText = (target: object): string =>
+  of(target).map((description, depth) => {
+    const shown = options(description)
+    return `${"  ".repeat(depth)}${line(description.name)}${shown === "" ? "" : ` (${shown})`}  [${description.stage}]`
+  }).join("\n")
+
+/** The pipeline as a Mermaid flow chart. */
+export const toMermaid = (target: object): string => {
+  // "#" begins Mermaid's own escapes, so it goes first
+  const escape = (text: string) =>
+    line(text).replaceAll("#", "#35;").replaceAll("\"", "#quot;").replaceAll("<", "#lt;").replaceAll(">", "#gt;")
+  const nodes = of(target).map((description, i) => {
+    const shown = options(description)
+    return `  n${i}["${escape(description.name)}${shown === "" ? "" : `<br/>${escape(shown)}`}"]:::${description.stage}`
+  })
+  const arrows = nodes.slice(1).map((_, i) => `  n${i} --> n${i + 1}`)
+  return ["flowchart TB", ...nodes, ...arrows].join("\n")
+}

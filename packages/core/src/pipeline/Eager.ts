@@ -1,0 +1,141 @@
+/**
+ * What a fast middleware needs beside Effect's own `*Eager` operators. Handlers are called on a fiber: what has finished
+ * when the call returns is an Exit, and costs no fiber step.
+ */
+import { Context, Effect, Exit, Fiber } from "effect"
+import type { Envelope } from "../model/Message.ts"
+import type { Handler } from "./Handler.ts"
+
+/** Whether an effect has already finished. */
+const ExitTypeId = "~effect/Exit"
+
+export const isDone = ((self: object) => ExitTypeId in self) as <A, E, R>(self: Effect.Effect<A, E, R>) => self is Exit.Exit<A, E>
+
+/** Turns a throw of user code at call time into a defect, so that it cannot skip what is outside. */
+export const guard = <M, A, E, R>(handler: Handler<M, A, E, R>): Handler<M, A, E, R> => (message) => {
+  try {
+    return handler(message)
+  } catch (defect) {
+    return Exit.die(defect)
+  }
+}
+
+/**
+ * Runs the rest of the chain, and `after` exactly once when it has ended, whatever happened.
+ *
+ * A finalizer that is only attached to the returned effect is lost when the fiber is interrupted between the call and the
+ * first step of that effect; the hook on the message is the net for that case.
+ */
+export const around = <M extends Envelope, A, E, R>(
+  message: M,
+  next: Handler<M, A, E, R>,
+  after: (exit: Exit.Exit<A, E>) => void
+): Effect.Effect<A, E, R> => {
+  const result = next(message)
+  if (isDone(result)) {
+    after(result)
+    return result
+  }
+  let pending = true
+  const once = (exit: Exit.Exit<A, E>): undefined => {
+    if (!pending) return
+    pending = false
+    after(exit)
+  }
+  message.after(() => once(Exit.interrupt()))
+  return Effect.onExitPrimitive(result, once)
+}
+
+/** Reads a service; at once when a fiber is running, as it always is inside an engine, a publisher or a server. */
+export const service = <I, S>(key: Context.Key<I, S>): Effect.Effect<S, never, I> => {
+  const fiber = Fiber.getCurrent()
+  // the fiber's context holds what R demands of it; Effect checks that where the handler is run
+  return fiber === undefined ? Effect.service(key) : Exit.succeed(Context.getUnsafe(fiber.context, key as Context.Key<never, S>))
+}
+
+/** Runs the rest of the chain with one service more. */
+export const provide = <I, S, M, A, E, R>(
+  key: Context.Key<I, S>,
+  value: S,
+  next: Handler<M, A, E, R>,
+  message: M
+): Effect.Effect<A, E, Exclude<R, I>> => {
+  const fiber = Fiber.getCurrent()
+  if (fiber === undefined) return Effect.provideService(Effect.suspend(() => next(message)), key, value)
+  const before = fiber.context
+  fiber.setContext(Context.add(before, key, value) as Context.Context<never>)
+  let result: Effect.Effect<A, E, R>
+  try {
+    result = next(message)
+  } finally {
+    fiber.setContext(before)
+  }
+  return isDone(result) ? result : Effect.provideService(result, key, value)
+}
+
+/** After so many calls in a row that suspended, running ahead is tried at one call in 64 only: it costs a fiber. */
+const patience = 16
+
+/**
+ * Runs user code at once, on a fiber of its own, and uses its Exit if it has finished: a generator that never suspends then
+ * costs no step of the middlewares outside it. Interrupting the chain interrupts that fiber.
+ *
+ * Code that keeps suspending is left to the fiber of the chain.
+ */
+export const run = <M, A, E, R>(handler: Handler<M, A, E, R>): Handler<M, A, E, R> => {
+  let suspended = 0
+  let calls = 0
+  return (message) => {
+    let effect: Effect.Effect<A, E, R>
+    try {
+      effect = handler(message)
+    } catch (defect) {
+      return Exit.die(defect)
+    }
+    if (isDone(effect)) return effect
+    if (suspended >= patience && (++calls & 63) !== 0) return effect
+    const current = Fiber.getCurrent()
+    if (current === undefined) return effect
+    const fiber = Effect.runForkWith(current.context as Context.Context<R>)(effect)
+    const exit = fiber.pollUnsafe()
+    if (exit !== undefined) {
+      suspended = 0
+      return exit
+    }
+    suspended++
+    // the chain may be interrupted before it takes its first step: then only the hook knows of the fiber
+    ;(message as Envelope).after(() => fiber.pollUnsafe() === undefined ? Fiber.interrupt(fiber) : undefined)
+    return Effect.onInterrupt(Fiber.join(fiber), () => Fiber.interrupt(fiber))
+  }
+}
+
+/**
+ * Runs a handler with the services of a context, beneath those of the fiber that calls it.
+ *
+ * The merged context is kept for as long as the calling fiber's is the same, as it is for all messages of an engine.
+ */
+export const provideContext = <M, A, E, R, R0>(
+  handler: Handler<M, A, E, R>,
+  context: Context.Context<R0>
+): Handler<M, A, E, Exclude<R, R0>> => {
+  let seen: Context.Context<never> | undefined
+  let merged: Context.Context<never> | undefined
+  return (message) => {
+    const fiber = Fiber.getCurrent()
+    if (fiber === undefined) return Effect.provideContext(Effect.suspend(() => handler(message)), context)
+    const before = fiber.context
+    if (seen !== before || merged === undefined) {
+      seen = before
+      merged = Context.merge(context, before) as Context.Context<never>
+    }
+    const own = merged
+    fiber.setContext(own)
+    let result: Effect.Effect<A, E, R>
+    try {
+      result = handler(message)
+    } finally {
+      fiber.setContext(before)
+    }
+    return isDone(result) ? result : Effect.provideContext(result, own as Context.Context<unknown> as Context.Context<R0>)
+  }
+}

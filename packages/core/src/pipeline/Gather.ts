@@ -1,0 +1,138 @@
+/**
+ * Group commit without a timer: what gathers while one group is written goes with the next, so a group is as small as the
+ * load is low and as large as the store is slow.
+ */
+import { Deferred, Effect, type Exit, type Scope } from "effect"
+
+/** Gathers items into groups and writes one group at a time. */
+export interface Gather<in T, out E> {
+  /**
+   * Puts an item into the group that gathers now, at the call: the item is written whether the answered effect is run or
+   * not, and in the order of the calls.
+   *
+   * The effect completes when the group is written, and fails as the write of that group does. All items of a group get the
+   * same effect object, so whoever waits for many items can wait once. Interrupting it gives up waiting, not the item.
+   *
+   * With `capacity` items unwritten, the effect is one of its own: run, it waits for room and then adds the item; an item
+   * whose effect is never run, or is interrupted before there is room, is not written. Beyond `capacity` the order of such
+   * items is not promised. After the scope has closed nothing is written, and the effect is an interruption, which releases a
+   * message that waits for it.
+   */
+  readonly add: (item: T) => Effect.Effect<void, E>
+  /** How many items are not written yet, without those that wait for room. */
+  readonly pending: () => number
+}
+
+/** Options of `make`. */
+export interface Options<T, E, R> {
+  /** Writes one group, all or nothing. Called with 1 to `maximum` items, never twice at the same time. */
+  readonly write: (items: ReadonlyArray<T>) => Effect.Effect<void, E, R>
+  /** The most items of one write; an integer from 1. Default 1024. */
+  readonly maximum?: number | undefined
+  /** The most items that wait to be written; beyond it callers wait before they add. An integer from 1. Default 65,536. */
+  readonly capacity?: number | undefined
+}
+
+class Group<T, E> {
+  readonly items: Array<T> = []
+  readonly done = Deferred.makeUnsafe<void, E>()
+  readonly effect = Deferred.await(this.done)
+}
+
+const counted = (option: string, value: number): number => {
+  if (!Number.isInteger(value) || value < 1) {
+    throw new RangeError(`Gather.make: ${option} must be an integer from 1, got ${value}`)
+  }
+  return value
+}
+
+/**
+ * Makes a gather that lives as long as the scope. Closing the scope writes what has gathered and waits for it, so the
+ * finalizer takes as long as `write` does.
+ *
+ * A write starts on the next turn of the scheduler, on a fiber of its own: the items of one chunk share a group, and a write
+ * that fails, dies or is interrupted ends the items of its group, no other. It is not tried again here.
+ *
+ * Back-pressure: `add` never blocks its caller; the caller's waiting is the back-pressure. `capacity` bounds what callers
+ * leave behind who stop waiting.
+ *
+ * **Example** (one commit for many rows)
+ *
+ * ```ts
+ * import { Effect } from "effect"
+ * import { Gather } from "@millrace/core"
+ *
+ * const program = Effect.gen(function*() {
+ *   const rows = yield* Gather.make({ write: (group: ReadonlyArray<string>) => Effect.log("commit", group.length) })
+ *   yield* Effect.forEach(["a", "b", "c"], rows.add, { concurrency: "unbounded" })
+ * }).pipe(Effect.scoped)
+ * ```
+ *
+ * @throws RangeError when an option is out of range
+ * @category constructors
+ */
+export const make = <T, E = never, R = never>(
+  options: Options<T, E, R>
+): Effect.Effect<Gather<T, E>, never, R | Scope.Scope> => {
+  const maximum = counted("maximum", options.maximum ?? 1024)
+  const capacity = counted("capacity", options.capacity ?? 65_536)
+  return Effect.gen(function*() {
+    const context = yield* Effect.context<R>()
+    const fork = Effect.runForkWith(context)
+    const groups: Array<Group<T, E>> = []
+    let unwritten = 0
+    let writing = false
+    let closed = false
+    let room: Deferred.Deferred<void> | undefined
+    const idle = Deferred.makeUnsafe<void>()
+
+    const begin = (): void => {
+      writing = true
+      let group: Group<T, E> | undefined
+      const write = Effect.suspend(() => {
+        group = groups.shift()!
+        return options.write(group.items)
+      })
+      // the turn in between also keeps a store that answers at once from nesting its writes
+      fork(Effect.andThen(Effect.yieldNow, write)).addObserver((exit) => end(group ?? groups.shift()!, exit))
+    }
+
+    const end = (group: Group<T, E>, exit: Exit.Exit<void, E>): void => {
+      unwritten -= group.items.length
+      if (groups.length > 0) begin()
+      else writing = false
+      // those who waited may add at once
+      Deferred.doneUnsafe(group.done, exit)
+      const waiting = room
+      room = undefined
+      if (waiting !== undefined) Deferred.doneUnsafe(waiting, Effect.void)
+      if (closed && !writing) Deferred.doneUnsafe(idle, Effect.void)
+    }
+
+    const addLater = (item: T): Effect.Effect<void, E> =>
+      Effect.suspend(() => {
+        if (closed || unwritten < capacity) return add(item)
+        room ??= Deferred.makeUnsafe<void>()
+        return Effect.andThen(Deferred.await(room), addLater(item))
+      })
+
+    const add = (item: T): Effect.Effect<void, E> => {
+      if (closed) return Effect.interrupt
+      if (unwritten >= capacity) return addLater(item)
+      let group = groups.at(-1)
+      if (group === undefined || group.items.length >= maximum) groups.push(group = new Group())
+      group.items.push(item)
+      unwritten += 1
+      if (!writing) begin()
+      return group.effect
+    }
+
+    yield* Effect.addFinalizer(() =>
+      Effect.suspend(() => {
+        closed = true
+        return writing ? Deferred.await(idle) : Effect.void
+      })
+    )
+    return { add, pending: () => unwritten }
+  })
+}

@@ -1,0 +1,101 @@
+/**
+ * The series of one channel in Effect's `Metric` registry, named by OpenTelemetry's semantic conventions for messaging
+ * metrics (1.44). Their values are made when an exporter reads them.
+ */
+import type { Metric } from "effect"
+import type { Histogram } from "../model/Histogram.ts"
+import type { Envelope } from "../model/Message.ts"
+import type { Attributes } from "./Conventions.ts"
+
+/** One series. */
+export type Series = Metric.Metric.Metadata<unknown, unknown>
+
+/** What tells the series of one channel from those of another. */
+export type Labels = Readonly<Record<string, string>>
+
+/** The labels of a channel: its attributes as text, or its route. */
+export const labelsOf = (message: Envelope, attributes: Attributes): Labels =>
+  message.kind === "server" || message.kind === "client"
+    ? { "http.route": message.channel }
+    : Object.fromEntries(Object.entries(attributes).map(([name, value]) => [name, String(value)]))
+
+const nothing = () => {}
+
+const series = (
+  type: Metric.Metric.Type,
+  id: string,
+  description: string,
+  attributes: Labels,
+  get: () => unknown
+): Series => ({ id, type, description, attributes, hooks: { get, update: nothing, modify: nothing } })
+
+const durations = {
+  consumer: "messaging.process.duration",
+  producer: "messaging.client.operation.duration",
+  server: "http.server.request.duration",
+  client: "http.client.request.duration"
+} as const
+
+/** What the conventions advise, in seconds. */
+const bounds = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10]
+const nanosInSecond = 1e9
+const boundsInNanos = bounds.map((bound) => bound * nanosInSecond)
+
+/** Durations in seconds, of what succeeded or of what failed with one type of error. */
+export const duration = (
+  kind: Envelope["kind"],
+  labels: Labels,
+  errorType: string | undefined,
+  nanos: Histogram
+): Series =>
+  series(
+    "Histogram",
+    durations[kind],
+    "Duration of handling, publishing or requesting one message.",
+    { ...labels, ...(errorType === undefined ? undefined : { "error.type": errorType }), unit: "s" },
+    (): Metric.HistogramState => ({
+      buckets: nanos.cumulative(boundsInNanos).map(([, count], i) => [bounds[i]!, count]),
+      count: nanos.count,
+      sum: nanos.sum / nanosInSecond,
+      min: nanos.count === 0 ? 0 : nanos.min / nanosInSecond,
+      max: nanos.max / nanosInSecond
+    })
+  )
+
+const totals = {
+  consumer: ["messaging.client.consumed.messages", "Messages that were delivered to the application."],
+  producer: ["messaging.client.sent.messages", "Messages that were attempted to be sent to the broker."]
+} as const
+
+/** What is counted of a channel. */
+export interface Counted {
+  readonly counts: Readonly<Record<string, number>>
+  readonly received: number
+  readonly started: number
+  readonly inFlight: number
+  readonly bytes: number
+}
+
+/** Totals, bytes and what is in flight. */
+export const counters = (kind: Envelope["kind"], labels: Labels, of: Counted): ReadonlyArray<Series> => {
+  const counter = (id: string, description: string, more: Labels, count: () => number) =>
+    series("Counter", id, description, { ...labels, ...more }, () => ({ count: count(), incremental: true }))
+  const messages = { unit: "{message}" }
+  const total = kind === "consumer" || kind === "producer" ? totals[kind] : undefined
+  return [
+    // where nothing counts at receive, a delivery is counted when its handling begins
+    ...total === undefined ? [] : [counter(total[0], total[1], messages, () => of.received || of.started)],
+    ...Object.keys(of.counts).map((status) =>
+      counter(
+        "millrace.messages",
+        "Messages by how they ended.",
+        { ...messages, "millrace.status": status },
+        () => of.counts[status]!
+      )
+    ),
+    counter("millrace.bytes", "Bytes of the bodies of messages.", { unit: "By" }, () => of.bytes),
+    series("Gauge", "millrace.in_flight", "Messages that are being handled.", { ...labels, ...messages }, () => ({
+      value: of.inFlight
+    }))
+  ]
+}

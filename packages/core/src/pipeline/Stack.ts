@@ -1,0 +1,89 @@
+/**
+ * A pipeline read from the outside in: a value that several handlers share, and that types the handler's parameter.
+ */
+import type { Effect } from "effect"
+import type { Delivery, Message, Raw } from "../model/Message.ts"
+import type { AroundMark, ChangeMark, Config, Handler, Refuse } from "./Handler.ts"
+
+/** The answer, errors and needs of a handler. */
+export interface Types {
+  readonly A: unknown
+  readonly E: unknown
+  readonly R: unknown
+}
+
+type Step<C extends Config, T extends Types> = {
+  readonly A: T["A"] | C["answers"]
+  readonly E: Exclude<T["E"], C["handles"]> | C["fails"]
+  readonly R: Exclude<T["R"], C["provides"]> | C["requires"]
+}
+
+/** The configs of a stack, outermost first, folded onto a handler's types, innermost first. */
+export type Fold<L extends ReadonlyArray<Config>, T extends Types> = L extends
+  readonly [...infer Rest extends ReadonlyArray<Config>, infer C extends Config] ? Fold<Rest, Step<C, T>> : T
+
+/** What a middleware asks of the handler inside it, beyond its message. */
+type Asks<C extends Config, T extends Types> = C extends { readonly needsError: infer Reason extends string }
+  ? [T["E"]] extends [never] ? Refuse<Reason> : unknown
+  : C extends { readonly takes: infer Payload }
+    ? [T["A"]] extends [Payload] ? unknown : { readonly "this answer cannot be published": Exclude<T["A"], Payload> }
+  : unknown
+
+type Check<L extends ReadonlyArray<Config>, T extends Types> = L extends
+  readonly [...infer Rest extends ReadonlyArray<Config>, infer C extends Config] ? Asks<C, T> & Check<Rest, Step<C, T>>
+  : unknown
+
+type Done<M0, T extends Types> = Handler<M0, T["A"], T["E"], T["R"]>
+
+/** Middlewares, outermost first: from messages of `Outer` to the messages of `Inner` that a handler will get. */
+export interface Stack<Outer, Inner, L extends ReadonlyArray<Config>> {
+  /** The same stack with one middleware more, inside all that it has. */
+  use<C extends Config>(middleware: AroundMark<Inner, C>): Stack<Outer, Inner, [...L, C]>
+  use<Next, C extends Config>(middleware: ChangeMark<Inner, Next, C>): Stack<Outer, Next, [...L, C]>
+  /** Wraps a handler; what it infers is what `pipe(handler, inner, …, outer)` infers. */
+  handle<A, E, R>(
+    handler: ((message: Inner) => Effect.Effect<A, E, R>) & Check<L, { A: A; E: E; R: R }>
+  ): Done<Outer, Fold<L, { A: A; E: E; R: R }>>
+}
+
+type Opaque = (next: unknown) => unknown
+
+class Builder {
+  readonly list: ReadonlyArray<Opaque>
+  constructor(list: ReadonlyArray<Opaque>) {
+    this.list = list
+  }
+  use(middleware: Opaque): Builder {
+    return new Builder([...this.list, middleware])
+  }
+  handle(handler: unknown): unknown {
+    return this.list.reduceRight((next, middleware) => middleware(next), handler)
+  }
+}
+
+/**
+ * An empty stack over messages of `M`; without a type, over a consumer's bytes.
+ *
+ * **Example** (one stack, two handlers)
+ *
+ * ```ts
+ * import { Effect } from "effect"
+ * import { Metrics, Stack } from "@millrace/core"
+ *
+ * const measured = Stack.start().use(Metrics.middleware())
+ * const first = measured.handle((message) => Effect.succeed(message.payload.length))
+ * const second = measured.handle((message) => Effect.succeed(message.channel))
+ * ```
+ *
+ * @category constructors
+ */
+export const start = <M = Message<Uint8Array>>(): Stack<M, M, []> =>
+  // the tuple of configs lives in types only
+  new Builder([]) as unknown as Stack<M, M, []>
+
+/**
+ * An empty stack that begins at receive: over deliveries as the broker made them.
+ *
+ * @category constructors
+ */
+export const receive = <A = unknown>(): Stack<Delivery<Raw<A>>, Delivery<Raw<A>>, []> => start<Delivery<Raw<A>>>()

@@ -1,0 +1,52 @@
+/**
+ * Schemas, compiled once to plain functions: the only place that knows Effect's unstable compiler.
+ *
+ * The compiler writes JavaScript with `new Function`. Where that is forbidden (a content security policy, edge runtimes) it
+ * leaves the schema interpreted: slower, with the same values and the same issues.
+ */
+import { type Effect, Schema, SchemaIssue, SchemaParser } from "effect"
+import * as SchemaJITCompiler from "effect/schema/SchemaJITCompiler"
+
+/** From what a codec read to a payload: an Exit, unless the schema itself suspends. */
+export const decoder = <P>(
+  schema: Schema.ConstraintCodec<P, unknown>
+): (value: unknown) => Effect.Effect<P, SchemaIssue.Issue> => {
+  const json = Schema.toCodecJson(schema)
+  SchemaJITCompiler.enable(json.ast)
+  return SchemaParser.decodeUnknownEffect(json)
+}
+
+/** From a payload to what a codec writes: an Exit, unless the schema itself suspends. */
+export const encoder = <P>(
+  schema: Schema.ConstraintCodec<P, unknown>
+): (payload: P) => Effect.Effect<unknown, SchemaIssue.Issue> => {
+  const flipped = Schema.flip(Schema.toCodecJson(schema))
+  SchemaJITCompiler.enable(flipped.ast)
+  return SchemaParser.decodeUnknownEffect(flipped)
+}
+
+/** The longest text of an issue, in characters: keys of the body can be part of a path. */
+export const maximumText = 512
+
+/** At most `length` characters of a text. */
+export const bounded = (text: string, length: number = maximumText): string =>
+  text.length > length ? `${text.slice(0, length - 1)}…` : text
+
+const step = (key: PropertyKey): string =>
+  typeof key === "number"
+    ? `[${key}]`
+    : /^[A-Za-z_$][\w$]*$/.test(String(key))
+    ? `.${String(key)}`
+    : `[${JSON.stringify(String(key))}]`
+
+/** Where an issue is (`lines[0].sku`, empty at the root) and what it says; values of the body are in neither. */
+export const explain = (issue: SchemaIssue.Issue): { readonly path: string; readonly message: string } => {
+  const first = standard(issue).issues[0]
+  const path = (first?.path ?? []).map((part) => step(typeof part === "object" ? part.key : part)).join("")
+  return {
+    path: bounded(path.startsWith(".") ? path.slice(1) : path, 256),
+    message: bounded(first?.message ?? "Invalid")
+  }
+}
+
+const standard = SchemaIssue.makeFormatterStandardSchemaV1()

@@ -1,0 +1,119 @@
+/**
+ * Messages in both directions: kafkajs's records as the core reads them, and the core's messages as kafkajs writes them.
+ */
+import { Headers, type Outgoing, type Reader } from "@millrace/core"
+import type { IHeaders, KafkaMessage, Message, PartitionerArgs } from "kafkajs"
+import { Partitioners } from "kafkajs"
+
+const encoder = new TextEncoder()
+
+/** Bytes or null where kafkajs has something else: it takes what an object inherits for an earlier header of that name. */
+const isValue = (value: unknown): value is Buffer | null => value === null || Buffer.isBuffer(value)
+
+const fieldsOf = (headers: IHeaders | undefined): Array<Headers.Field> => {
+  const fields: Array<Headers.Field> = []
+  for (const name in headers) {
+    // kafkajs's types do not know that it reads null values
+    const value: unknown = headers[name]
+    if (!Array.isArray(value)) {
+      if (isValue(value)) fields.push([name, value])
+      continue
+    }
+    for (const each of value) if (isValue(each)) fields.push([name, each])
+  }
+  return fields
+}
+
+/**
+ * How kafkajs's records are read: nothing is decoded before it is asked for.
+ *
+ * Fields keep repeated names, upper case, null and binary values, and the order within a name; kafkajs does not tell the
+ * order between different names.
+ */
+export const reader: Reader<KafkaMessage> = {
+  // equal bytes give equal text, also where they are not UTF-8: order by key needs no more
+  key: (record) => record.key === null ? undefined : record.key.toString(),
+  keyBytes: (record) => record.key ?? undefined,
+  headers: (record) => {
+    const { headers } = record
+    for (const _ in headers) return Headers.fromFields(fieldsOf(headers))
+    return Headers.empty
+  },
+  fields: (record) => fieldsOf(record.headers),
+  timestamp: (record) => {
+    const at = Number(record.timestamp)
+    // -1 is a record that was written without a time
+    return at >= 0 ? at : undefined
+  }
+}
+
+/** A view of the same memory: kafkajs writes Buffers as bytes, and any other array as its text. */
+const buffer = (bytes: Uint8Array): Buffer =>
+  Buffer.isBuffer(bytes) ? bytes : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+
+/**
+ * A header without a value. kafkajs 2.2.4 measures `value` before it looks whether it is null, which throws; it reads the
+ * property once to measure it, and again for all the rest.
+ */
+class NullHeader {
+  readonly key: string
+  private measured = false
+
+  constructor(key: string) {
+    this.key = key
+  }
+
+  get value(): string | null {
+    if (this.measured) return null
+    this.measured = true
+    return ""
+  }
+}
+
+/**
+ * Fields in the order given. kafkajs keeps headers in an object, where names come once and numbers first; of a list it asks
+ * `map` for the headers to write, and so gets all of them.
+ */
+const ordered = (fields: ReadonlyArray<Headers.Field>): IHeaders => {
+  const values: Array<Buffer> = []
+  Object.defineProperty(values, "map", {
+    value: () => fields.map(([key, value]) => value === null ? new NullHeader(key) : { key, value: buffer(value) })
+  })
+  return { fields: values }
+}
+
+const headersOf = (outgoing: Outgoing<Uint8Array>): IHeaders | undefined => {
+  const { headers, native } = outgoing
+  const fields = native?.fields
+  if (fields === undefined || fields.length === 0) {
+    for (const _ in headers) return headers
+    return undefined
+  }
+  const named = new Set(fields.map(([name]) => name.toLowerCase()))
+  const all = fields.slice()
+  for (const name in headers) if (!named.has(name)) all.push([name, encoder.encode(headers[name])])
+  return ordered(all)
+}
+
+/** A message as kafkajs writes it. */
+export const toRecord = (outgoing: Outgoing<Uint8Array>): Message => {
+  const { key, native } = outgoing
+  const headers = headersOf(outgoing)
+  const record: Message = {
+    key: native?.keyBytes === undefined ? key ?? null : buffer(native.keyBytes),
+    value: native?.tombstone === true ? null : buffer(outgoing.payload)
+  }
+  if (headers !== undefined) record.headers = headers
+  return record
+}
+
+/**
+ * Chooses partitions as Kafka's Java clients do (murmur2 of the key, in turn without one), once for each message.
+ *
+ * kafkajs asks again at each retry. A message that then went elsewhere would take the sequence number of one that the
+ * broker may have written already, and be dropped as its duplicate.
+ */
+export const partitioner = (): (args: PartitionerArgs) => number => {
+  const choose = Partitioners.DefaultPartitioner()
+  return (args) => args.message.partition = choose(args)
+}

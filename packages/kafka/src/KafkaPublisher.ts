@@ -1,0 +1,280 @@
+/**
+ * Publishing: one idempotent producer, one request at a time, and what is published meanwhile goes with the next.
+ *
+ * A batch is confirmed when every replica in sync has it (`acks=all`). What Kafka may take later is tried again for
+ * `producer.retryFor`; what it never will fails at once, and fails alone, though it went in one request with others.
+ */
+import { BrokerError, type Outgoing } from "@millrace/core"
+import { type Context, Deferred, Effect, Exit, Schedule, type Scope } from "effect"
+import type { Admin, Kafka, Message, Producer, TopicMessages } from "kafkajs"
+import type { Connection } from "./KafkaClient.ts"
+import * as KafkaClient from "./KafkaClient.ts"
+import * as KafkaError from "./KafkaError.ts"
+import { partitioner, toRecord } from "./KafkaMessage.ts"
+
+type Batch = ReadonlyArray<Outgoing<Uint8Array>>
+type Failed = BrokerError.BrokerError
+
+/** Publishes batches. */
+export interface Publisher {
+  readonly publish: (batch: Batch) => Effect.Effect<void, Failed>
+}
+
+// kafkajs groups the records of a request by partition in quadratic time
+const mostMessages = 1000
+// the batch of one partition must stay below the topic's max.message.bytes, 1 MiB by default
+const mostBytes = 512 * 1024
+// what Kafka reads of one request, by default; it drops the connection of a longer one
+const longest = 100 * 1024 * 1024 - 1024
+
+/** One call of `publish`. */
+interface Entry {
+  readonly batch: Batch
+  readonly resume: (exit: Exit.Exit<void, Failed>) => void
+}
+
+/** Messages by topic, in order of first use. */
+export const byTopic = (batch: Batch): Array<TopicMessages> => {
+  const topics = new Map<string, Array<Message>>()
+  for (const outgoing of batch) {
+    const messages = topics.get(outgoing.channel)
+    if (messages === undefined) topics.set(outgoing.channel, [toRecord(outgoing)])
+    else messages.push(toRecord(outgoing))
+  }
+  return Array.from(topics, ([topic, messages]) => ({ topic, messages }))
+}
+
+/** Refuses what kafkajs would send for ever. */
+const refuse = (connection: Connection, batch: Batch): Failed | undefined => {
+  for (const { channel, payload } of batch) {
+    if (channel === "") return KafkaError.invalid("publish", "A message names no topic.")
+    if (payload.length > longest) {
+      return BrokerError.make({
+        system: "kafka",
+        operation: "publish",
+        reason: "TooLarge",
+        message:
+          `A message for ${channel} has ${payload.length} bytes, and Kafka at ${connection.place.brokers} reads no request of more than 100 MiB: store the body elsewhere and publish its name.`
+      })
+    }
+  }
+  return undefined
+}
+
+const parts = (batch: Batch): Array<Batch> => {
+  const found: Array<Batch> = []
+  let from = 0
+  let bytes = 0
+  for (let i = 0; i < batch.length; i++) {
+    bytes += batch[i]!.payload.length + 64
+    if (i > from && (bytes > mostBytes || i - from >= mostMessages)) {
+      found.push(batch.slice(from, i))
+      from = i
+      bytes = batch[i]!.payload.length + 64
+    }
+  }
+  if (from === 0) return [batch]
+  found.push(batch.slice(from))
+  return found
+}
+
+/** The options of a producer that keeps trying for about as long as it may. */
+export const retrying = (connection: Connection) => ({
+  initialRetryTime: 100,
+  maxRetryTime: 1000,
+  multiplier: 2,
+  factor: 0.2,
+  retries: 4 + Math.ceil(connection.producer.retryFor / 1000)
+})
+
+class Line {
+  private readonly connection: Connection
+  private readonly kafka: Kafka
+  private readonly admin: Admin
+  private readonly fork: <A, E>(effect: Effect.Effect<A, E>) => unknown
+  private readonly queue: Array<Entry> = []
+  private readonly known = new Set<string>()
+  private producer: Producer | undefined
+  private busy = false
+  private closed: Deferred.Deferred<void> | undefined
+
+  constructor(connection: Connection, kafka: Kafka, admin: Admin, context: Context.Context<never>) {
+    this.connection = connection
+    this.kafka = kafka
+    this.admin = admin
+    this.fork = Effect.runForkWith(context)
+  }
+
+  publish(batch: Batch): Effect.Effect<void, Failed> {
+    if (batch.length === 0) return Exit.void
+    const refused = refuse(this.connection, batch)
+    if (refused !== undefined) return Exit.fail(refused)
+    return Effect.callback<void, Failed>((resume) => {
+      if (this.closed !== undefined) {
+        resume(
+          Exit.fail(KafkaError.invalid("publish", "The broker's layer is closed: publish while its scope is open."))
+        )
+        return
+      }
+      const entry: Entry = { batch, resume }
+      this.queue.push(entry)
+      if (!this.busy) this.begin()
+      // what is on its way cannot be called back
+      return Effect.sync(() => {
+        const at = this.queue.indexOf(entry)
+        if (at >= 0) this.queue.splice(at, 1)
+      })
+    })
+  }
+
+  /** Writes what has gathered, then lets go of the producer. */
+  get close(): Effect.Effect<void> {
+    return Effect.suspend(() => {
+      const idle = this.closed ??= Deferred.makeUnsafe<void>()
+      return this.busy ? Deferred.await(idle) : Effect.void
+    }).pipe(Effect.andThen(Effect.suspend(() => this.drop())))
+  }
+
+  private begin(): void {
+    this.busy = true
+    // the turn in between lets those that publish at once go together
+    this.fork(Effect.andThen(Effect.yieldNow, this.work))
+  }
+
+  private readonly work: Effect.Effect<void> = Effect.suspend(() => {
+    const group: Array<Entry> = []
+    let bytes = 0
+    let messages = 0
+    while (this.queue.length > 0 && messages < mostMessages && bytes < mostBytes) {
+      const entry = this.queue.shift()!
+      group.push(entry)
+      messages += entry.batch.length
+      for (const outgoing of entry.batch) bytes += outgoing.payload.length + 64
+    }
+    if (group.length === 0) {
+      this.busy = false
+      if (this.closed !== undefined) Deferred.doneUnsafe(this.closed, Exit.void)
+      return Effect.void
+    }
+    return Effect.andThen(this.settle(group), this.work)
+  })
+
+  /** `written` holds what Kafka has confirmed, when a group is tried again message by message. */
+  private settle(group: ReadonlyArray<Entry>, written: Set<Outgoing<Uint8Array>> = new Set()): Effect.Effect<void> {
+    const batch = group.flatMap((entry) => entry.batch).filter((outgoing) => !written.has(outgoing))
+    return Effect.flatMap(Effect.exit(this.write(batch, written)), (exit) => {
+      // one bad message must not fail those that went with it
+      const error = exit._tag === "Failure"
+        ? exit.cause.reasons.find((reason) => reason._tag === "Fail")?.error
+        : undefined
+      if (group.length > 1 && error !== undefined && !error.retriable) {
+        return Effect.forEach(group, (entry) => this.settle([entry], written), { discard: true })
+      }
+      for (const entry of group) entry.resume(exit)
+      return Effect.void
+    })
+  }
+
+  private write(batch: Batch, written: Set<Outgoing<Uint8Array>>): Effect.Effect<void, Failed> {
+    if (batch.length === 0) return Effect.void
+    return Effect.forEach(parts(batch), (part) => this.send(part, written), { discard: true })
+  }
+
+  /** Kafka measures what goes to one partition together; alone, each message is measured for itself. */
+  private send(batch: Batch, written: Set<Outgoing<Uint8Array>>): Effect.Effect<void, Failed> {
+    return this.sendOnce(batch).pipe(
+      Effect.andThen(Effect.sync(() => {
+        for (const outgoing of batch) written.add(outgoing)
+      })),
+      Effect.catch((error) => {
+        if (error.reason !== "TooLarge" || batch.length === 1) return Effect.fail(error)
+        const half = batch.length >> 1
+        return Effect.andThen(this.send(batch.slice(0, half), written), this.send(batch.slice(half), written))
+      })
+    )
+  }
+
+  private sendOnce(batch: Batch): Effect.Effect<void, Failed> {
+    const topicMessages = byTopic(batch)
+    const { compression } = this.connection.producer
+    const where = { channel: topicMessages.map(({ topic }) => topic).join(", ") }
+    return KafkaClient.attempt(this.connection, "publish", () => this.exist(topicMessages), where).pipe(
+      Effect.andThen(this.connected),
+      Effect.flatMap((producer) =>
+        KafkaClient.attempt(
+          this.connection,
+          "publish",
+          () => producer.sendBatch({ acks: -1, topicMessages, compression }),
+          where
+        )
+      ),
+      // It may have been written: kafkajs then gives its sequence number to the next, which Kafka would drop as a duplicate.
+      Effect.onError(() => this.drop()),
+      Effect.asVoid
+    )
+  }
+
+  /** kafkajs takes an unknown topic for one that is about to come, and tries for as long as it may. */
+  private async exist(topicMessages: ReadonlyArray<TopicMessages>): Promise<void> {
+    if (this.connection.missingTopics === "create") return
+    for (const { topic } of topicMessages) {
+      if (this.known.has(topic)) continue
+      try {
+        await this.admin.fetchTopicMetadata({ topics: [topic] })
+        this.known.add(topic)
+      } catch (error) {
+        // whatever else is wrong, the producer finds and tries again
+        const type = KafkaError.typeOf(error)
+        if (
+          type === "UNKNOWN_TOPIC_OR_PARTITION" || type === "INVALID_TOPIC_EXCEPTION" ||
+          type === "TOPIC_AUTHORIZATION_FAILED"
+        ) {
+          throw KafkaError.fromUnknown(error, "publish", { ...this.connection.place, channel: topic })
+        }
+      }
+    }
+  }
+
+  private readonly connected: Effect.Effect<Producer, Failed> = Effect.suspend(() => {
+    if (this.producer !== undefined) return Effect.succeed(this.producer)
+    const open = Effect.suspend(() => {
+      const producer = this.kafka.producer({
+        idempotent: true,
+        allowAutoTopicCreation: this.connection.missingTopics === "create",
+        createPartitioner: partitioner,
+        retry: retrying(this.connection)
+      })
+      return KafkaClient.attempt(this.connection, "connect", () => producer.connect()).pipe(
+        Effect.onError(() => KafkaClient.disconnect(producer)),
+        Effect.map(() => this.producer = producer)
+      )
+    })
+    return Effect.retry(open, {
+      while: (error) => error.retriable,
+      schedule: Schedule.spaced("1 second"),
+      times: Math.floor(this.connection.producer.retryFor / 1000)
+    })
+  })
+
+  private drop(): Effect.Effect<void> {
+    const { producer } = this
+    this.producer = undefined
+    this.known.clear()
+    if (producer === undefined) return Effect.void
+    return KafkaClient.disconnect(producer)
+  }
+}
+
+/**
+ * Makes a publisher that lives as long as the scope; closing it writes what has gathered.
+ *
+ * @category constructors
+ */
+export const make = (connection: Connection, admin: Admin): Effect.Effect<Publisher, never, Scope.Scope> =>
+  Effect.gen(function*() {
+    const log = yield* KafkaClient.logger(connection)
+    const context = yield* Effect.context<never>()
+    const line = new Line(connection, connection.client(log), admin, context)
+    yield* Effect.addFinalizer(() => line.close)
+    return { publish: (batch) => line.publish(batch) }
+  })

@@ -1,0 +1,6 @@
+/**
+ * Millrace on Apache Kafka, by kafkajs.
+ */
+export * as Kafka from "./Kafka.ts"
+export * as KafkaAdmin from "./KafkaAdmin.ts"
+export * as KafkaTransaction from "./KafkaTransaction.ts"

@@ -1,0 +1,4 @@
+/**
+ * Authentication for Millrace.
+ */
+export * as Jwt from "./Jwt.ts"

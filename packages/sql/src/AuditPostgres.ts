@@ -1,0 +1,285 @@
+/**
+ * The audit store in PostgreSQL, for many machines: one table that several programs write to, a group of rows at a time.
+ */
+import { PgClient, PgTypes } from "@effect/sql-pg"
+import { Audit, Gather } from "@millrace/core"
+import { Config, Duration, Effect, Layer, Random, Redacted, Result, Schedule } from "effect"
+import { Migrator, SqlClient, type SqlError } from "effect/sql"
+import { columns } from "./columns.ts"
+import * as Errors from "./postgres/errors.ts"
+import * as Rows from "./rows.ts"
+
+/** Options of `layerClient`. */
+export interface TableOptions {
+  /**
+   * The table, made where it is missing: small letters, digits and `_`, with a schema before a dot where it is in one, which
+   * has to be there. Default: `millrace_audit`.
+   */
+  readonly table?: string | undefined
+  /** The most rows of one statement; an integer from 1. Default: 1024. */
+  readonly maximumGroup?: number | undefined
+  /**
+   * How long a group is written again while the server is out of reach or busy, before its messages are tried again; from 0.
+   * Nothing is written twice. Default: 5 seconds.
+   */
+  readonly patience?: Duration.Input | undefined
+}
+
+/** Options of `layer`. */
+export interface Options extends TableOptions {
+  /** `postgres://user:password@host:port/database`, with `sslmode` and what else libpq reads there. */
+  readonly url: Redacted.Redacted<string>
+  /** The most connections; an integer from 1. Default: 4. */
+  readonly maximumConnections?: number | undefined
+  /** How long making a connection may take. Default: 5 seconds. */
+  readonly connectTimeout?: Duration.Input | undefined
+}
+
+/** What the layers do where an option is not given. */
+export const defaults: {
+  readonly table: string
+  readonly maximumGroup: number
+  readonly patience: Duration.Duration
+  readonly maximumConnections: number
+  readonly connectTimeout: Duration.Duration
+} = {
+  table: "millrace_audit",
+  maximumGroup: 1024,
+  patience: Duration.seconds(5),
+  maximumConnections: 4,
+  connectTimeout: Duration.seconds(5)
+}
+
+/** The type of each column: what it is sent as, and what it is stored as. */
+const types: { readonly [Column in typeof columns[number]]: readonly [sent: "text" | "float8", stored: string] } = {
+  kind: ["text", "text NOT NULL"],
+  channel: ["text", "text NOT NULL"],
+  partition: ["float8", "bigint"],
+  position: ["float8", "bigint"],
+  key: ["text", "text"],
+  body: ["text", "text"],
+  handler: ["text", "text"],
+  attempt: ["float8", "bigint"],
+  started_at: ["float8", "bigint NOT NULL"],
+  completed_at: ["float8", "bigint NOT NULL"],
+  duration: ["float8", "double precision NOT NULL"],
+  status: ["text", "text NOT NULL"],
+  error_tag: ["text", "text"],
+  error_message: ["text", "text"]
+}
+
+/**
+ * The steps of the schema, oldest first: one that was released is never changed, the next is added. The Migrator locks its
+ * table, so programs that start together wait for one another.
+ */
+const migrations = (table: string, name: string) => {
+  const run = (statement: string) => Effect.flatMap(SqlClient.SqlClient, (sql) => sql.unsafe(statement))
+  return Migrator.fromRecord({
+    "1_audit": Effect.gen(function*() {
+      // ids have one length and come from this program: bytes are the order of appending, which a locale's is not
+      yield* run(
+        `CREATE TABLE ${table} (id text COLLATE "C" PRIMARY KEY, ${
+          columns.map((column) => `${column} ${types[column][1]}`).join(", ")
+        })`
+      )
+      yield* run(`CREATE INDEX ${name}_time ON ${table} (completed_at, id)`)
+      yield* run(`CREATE INDEX ${name}_channel ON ${table} (channel, completed_at, id)`)
+      yield* run(`CREATE INDEX ${name}_handler ON ${table} (handler, completed_at, id)`)
+      yield* run(`CREATE INDEX ${name}_trouble ON ${table} (status, completed_at, id) WHERE status <> 'done'`)
+    })
+  })
+}
+
+// text of PostgreSQL holds every character but this
+const storable = (text: string): string => text.includes("\0") ? text.replaceAll("\0", "\ufffd") : text
+
+/** One array for each column, so the statement is the same for every size of group and stays prepared. */
+const insert = (table: string): string =>
+  `INSERT INTO ${table} (id, ${columns.join(", ")}) SELECT * FROM unnest($1::text[], ${
+    columns.map((column, i) => `$${i + 2}::${types[column][0]}[]`).join(", ")
+  }) ON CONFLICT (id) DO NOTHING`
+
+const parameters = (
+  ids: ReadonlyArray<string>,
+  entries: ReadonlyArray<Audit.Entry>
+): ReadonlyArray<PgTypes.Parameter> => {
+  const values: Array<Array<string | number | null>> = columns.map(() => [])
+  for (const entry of entries) {
+    Rows.values(entry).forEach((value, i) => values[i]!.push(typeof value === "string" ? storable(value) : value))
+  }
+  const array = (of: ReadonlyArray<string | number | null>, type: "text" | "float8") =>
+    // both types are built in
+    Result.getOrThrow(PgTypes.array(of, PgTypes.OID[type]))
+  return [array(ids, "text"), ...columns.map((column, i) => array(values[i]!, types[column][0]))]
+}
+
+const counted = (option: string, value: number): number => {
+  if (!Number.isInteger(value) || value < 1) {
+    throw new RangeError(`AuditPostgres: ${option} must be an integer from 1, got ${value}`)
+  }
+  return value
+}
+
+const again: ReadonlySet<Audit.Reason> = new Set(["Unreachable", "Lost", "Busy"])
+
+const make = (options: TableOptions, where: string) => {
+  const table = options.table ?? defaults.table
+  if (!/^([a-z_][a-z0-9_]{0,62}\.)?[a-z_][a-z0-9_]{0,49}$/.test(table)) {
+    throw new RangeError(
+      `AuditPostgres: table must be a name of at most 50 small letters, digits and _, got ${JSON.stringify(table)}`
+    )
+  }
+  const maximumGroup = counted("maximumGroup", options.maximumGroup ?? defaults.maximumGroup)
+  const patience = Duration.fromInputUnsafe(options.patience ?? defaults.patience)
+  if (!(Duration.toMillis(patience) >= 0)) {
+    throw new RangeError(`AuditPostgres: patience must be a duration from 0, got ${String(options.patience)}`)
+  }
+  const dialect: Rows.Dialect = { table, placeholder: (position) => `$${position}`, id: (id) => id }
+  const statement = insert(table)
+  // waits of 50 ms, doubling to 1 second
+  const retry = Schedule.exponential("50 millis").pipe(
+    Schedule.modifyDelay(({ duration }) => Effect.succeed(Duration.min(duration, Duration.seconds(1)))),
+    Schedule.upTo({ duration: patience })
+  )
+
+  return Effect.gen(function*() {
+    const sql = yield* SqlClient.SqlClient
+    yield* Migrator.make({})({ loader: migrations(table, table.split(".").at(-1)!), table: `${table}_versions` }).pipe(
+      Effect.mapError(Errors.told("open", where)),
+      Effect.retry({ while: (error) => error.reason === "Busy", times: 10, schedule: Schedule.spaced("50 millis") })
+    )
+    const ask = (operation: Audit.AuditError["operation"], text: string, values: ReadonlyArray<unknown>) =>
+      Effect.mapError(
+        sql.unsafe<{ readonly [column: string]: unknown }>(text, values).withoutTransform,
+        Errors.told(operation, where)
+      )
+    // ids are made here, so a group whose commit was never confirmed is written again and is there once
+    const random = Effect.map(Random.nextIntBetween(0, 36 ** 8 - 1), (number) => number.toString(36).padStart(8, "0"))
+    const writer = (yield* random) + (yield* random)
+    let appended = 0
+    const gather = yield* Gather.make<Audit.Entry, Audit.AuditError>({
+      maximum: maximumGroup,
+      write: (entries) =>
+        Effect.suspend(() => {
+          const ids = entries.map(() => `${writer}${(appended++).toString(36).padStart(10, "0")}`)
+          return ask("append", statement, parameters(ids, entries)).pipe(
+            Effect.retry({ while: (error) => again.has(error.reason), schedule: retry }),
+            Effect.asVoid
+          )
+        })
+    })
+    return Audit.Store.of({
+      append: gather.add,
+      query: (query) => Rows.query(dialect, query, (page) => ask("query", page.sql, page.values)),
+      count: (filter) => {
+        const { sql, values } = Rows.count(dialect, filter)
+        return Effect.map(ask("count", sql, values), (rows) => Number(rows[0]?.["n"]))
+      },
+      prune: ({ before }) =>
+        Rows.prune(
+          Rows.pruned,
+          Effect.map(
+            ask(
+              "prune",
+              `WITH gone AS (DELETE FROM ${table} WHERE id IN (SELECT id FROM ${table} WHERE completed_at < $1 `
+                + "ORDER BY completed_at, id LIMIT $2) RETURNING 1) SELECT count(*) AS n FROM gone",
+              [before, Rows.pruned]
+            ),
+            (rows) => Number(rows[0]?.["n"])
+          )
+        )
+    })
+  })
+}
+
+/**
+ * A store in the database of a `SqlClient` that the program has already; it has to be PostgreSQL's.
+ *
+ * As `layer`; provides `Audit.Store` and needs the `SqlClient`.
+ *
+ * @throws RangeError when an option is out of range
+ * @category layers
+ */
+export const layerClient = (
+  options: TableOptions = {}
+): Layer.Layer<Audit.Store, Audit.AuditError, SqlClient.SqlClient> =>
+  Layer.effect(Audit.Store, make(options, "PostgreSQL"))
+
+/** The address as it may be shown, or undefined where it is none; what Node says of such a one quotes its password. */
+const shown = (url: Redacted.Redacted<string>): string | undefined => {
+  const parsed = URL.parse(Redacted.value(url))
+  return parsed === null || !/^postgres(ql)?:$/.test(parsed.protocol)
+    ? undefined
+    : `PostgreSQL at ${parsed.host || "localhost"}${parsed.pathname}`
+}
+
+const noAddress = () =>
+  new Audit.AuditError({
+    operation: "open",
+    reason: "Invalid",
+    message:
+      "PostgreSQL's URL is postgres://user:password@host:port/database, with %-escapes for what else is in a part, and this is not"
+  })
+
+/**
+ * A store in a PostgreSQL database, with connections of its own.
+ *
+ * Provides `Audit.Store`; fails with an `AuditError` whose reason and message say why the database does not open: `Unreachable`,
+ * `Credentials`, `NotFound`, `Permission`, `Invalid` for an address that is none. The rows of one turn, or those that came during
+ * the last statement, are one statement and one commit. It is as durable as the server's `synchronous_commit` makes it.
+ *
+ * While the server is out of reach or busy, a group is tried again for `patience`, and then fails the rows of its group. Closing
+ * the layer writes what has gathered.
+ *
+ * **Example** (the address from a variable that may be shown to nobody)
+ *
+ * ```ts
+ * import { AuditPostgres } from "@millrace/sql"
+ * import { Redacted } from "effect"
+ *
+ * const store = AuditPostgres.layer({ url: Redacted.make("postgres://billing:secret@localhost:5432/audit") })
+ * ```
+ *
+ * @throws RangeError when an option is out of range
+ * @category layers
+ */
+export const layer = (options: Options): Layer.Layer<Audit.Store, Audit.AuditError> => {
+  const where = shown(options.url) ?? "PostgreSQL"
+  const store = make(options, where)
+  const client = PgClient.layer({
+    url: options.url,
+    maxConnections: counted("maximumConnections", options.maximumConnections ?? defaults.maximumConnections),
+    connectTimeout: options.connectTimeout ?? defaults.connectTimeout,
+    applicationName: "millrace-audit"
+  })
+  const failed = (error: Audit.AuditError | SqlError.SqlError) =>
+    error._tag === "SqlError" ? Errors.told("open", where)(error) : error
+  if (shown(options.url) === undefined) return Layer.effect(Audit.Store, Effect.suspend(noAddress))
+  return Layer.effect(Audit.Store, store).pipe(
+    Layer.provide(client),
+    Layer.catch((error) => Layer.effect(Audit.Store, Effect.fail(failed(error))))
+  )
+}
+
+const environment = (options: Partial<Options>): Config.Config<Options> =>
+  Config.all({
+    url: options.url === undefined ? Config.Redacted("AUDIT_POSTGRES_URL") : Config.succeed(options.url),
+    table: Config.withDefault(Config.NonEmptyString("AUDIT_POSTGRES_TABLE"), defaults.table),
+    maximumGroup: Config.withDefault(Config.Int("AUDIT_POSTGRES_MAXIMUM_GROUP"), defaults.maximumGroup),
+    patience: Config.withDefault(Config.Duration("AUDIT_POSTGRES_PATIENCE"), defaults.patience)
+  })
+
+/**
+ * As `layer`, with its options from the environment: `AUDIT_POSTGRES_URL` (needed), `AUDIT_POSTGRES_TABLE`,
+ * `AUDIT_POSTGRES_MAXIMUM_GROUP`, `AUDIT_POSTGRES_PATIENCE` (as `5 seconds`). What is given as `options` goes before the
+ * environment.
+ *
+ * Fails with a `ConfigError` that names the variable, with an `AuditError` of reason `Invalid` where a value is out of range,
+ * or as `layer` does.
+ *
+ * @category layers
+ */
+export const layerConfig = (
+  options: Partial<Options> = {}
+): Layer.Layer<Audit.Store, Audit.AuditError | Config.ConfigError> =>
+  Layer.unwrap(Effect.flatMap(environment(options), (found) => Rows.built(() => layer({ ...found, ...options }))))

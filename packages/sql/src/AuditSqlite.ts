@@ -1,0 +1,159 @@
+/**
+ * The audit store in a SQLite file, for one machine: durable, in a thread of its own, and committed in groups.
+ */
+import { Audit, Gather } from "@millrace/core"
+import { Config, Duration, Effect, Layer } from "effect"
+import * as Rows from "./rows.ts"
+import * as Batch from "./sqlite/batch.ts"
+import type { Failed } from "./sqlite/protocol.ts"
+import * as Thread from "./sqlite/Thread.ts"
+
+/** Options of `layer`. */
+export interface Options {
+  /** The file, made where it is missing; its folder has to be there. */
+  readonly filename: string
+  /**
+   * `full`: what was acknowledged survives the loss of power. `normal`: it survives the end of the process, and up to a
+   * second of it is lost with the machine. Default: `full`.
+   */
+  readonly synchronous?: "full" | "normal" | undefined
+  /** The most rows of one commit; an integer from 1. Default: 1024. */
+  readonly maximumGroup?: number | undefined
+  /** How long to wait for a lock that another process holds; from 0. Default: 5 seconds. */
+  readonly busyTimeout?: Duration.Input | undefined
+}
+
+/** What `layer` does where an option is not given. */
+export const defaults: {
+  readonly synchronous: "full"
+  readonly maximumGroup: number
+  readonly busyTimeout: Duration.Duration
+} = { synchronous: "full", maximumGroup: 1024, busyTimeout: Duration.seconds(5) }
+
+const dialect: Rows.Dialect = {
+  table: "audit",
+  placeholder: () => "?",
+  id: (id) => /^\d{1,15}$/.test(id) ? Number(id) : undefined
+}
+
+const advice: { readonly [Reason in Audit.Reason]?: string } = {
+  Permission: "give this process access to it and its folder",
+  NotFound: "make its folder, or give this process access to it",
+  ReadOnly: "let this process write to it and its folder",
+  Full: "free some space on its disk",
+  Busy: "another process holds it: let it end, or wait longer with busyTimeout",
+  Corrupt: "it is damaged or no SQLite file: name another, or restore it",
+  Lost: "it is opened again when the next row comes"
+}
+
+const told = (operation: Audit.AuditError["operation"], filename: string) => ({ message, reason }: Failed) =>
+  new Audit.AuditError({
+    operation,
+    reason,
+    message: `SQLite file ${filename}: ${message}${advice[reason] === undefined ? "" : `; ${advice[reason]}`}`
+  })
+
+/**
+ * A store in a SQLite file.
+ *
+ * Provides `Audit.Store`; fails with an `AuditError` whose reason is why the file does not open. The rows of one turn, or those
+ * that came during the last commit, are one commit, made in a thread, so the event loop neither waits for the disk nor runs SQL.
+ * WAL lets others read the file meanwhile, and several processes may write to one file, on one machine.
+ *
+ * A commit that fails (`Full`, `ReadOnly`, `Busy` …) fails the rows of its group and no others; a thread that ends fails them with
+ * `Lost` and is started again. Closing the layer commits what has gathered.
+ *
+ * Source: https://www.sqlite.org/wal.html and https://www.sqlite.org/pragma.html#pragma_synchronous
+ *
+ * **Example** (a trail of a month)
+ *
+ * ```ts
+ * import { Layer } from "effect"
+ * import { Audit } from "@millrace/core"
+ * import { AuditSqlite } from "@millrace/sql"
+ *
+ * const store = Audit.layerRetention({ keep: "30 days" }).pipe(
+ *   Layer.provideMerge(AuditSqlite.layer({ filename: "audit.db" }))
+ * )
+ * ```
+ *
+ * @throws RangeError when an option is out of range
+ * @category layers
+ */
+export const layer = (options: Options): Layer.Layer<Audit.Store, Audit.AuditError> => {
+  const { filename, maximumGroup = defaults.maximumGroup, synchronous = defaults.synchronous } = options
+  if (filename === "") throw new RangeError("AuditSqlite.layer: filename is needed, and it is empty")
+  if (!Number.isInteger(maximumGroup) || maximumGroup < 1) {
+    throw new RangeError(`AuditSqlite.layer: maximumGroup must be an integer from 1, got ${maximumGroup}`)
+  }
+  const busy = Duration.toMillis(Duration.fromInputUnsafe(options.busyTimeout ?? defaults.busyTimeout))
+  if (!(busy >= 0 && busy <= 0x7fff_ffff)) {
+    throw new RangeError(
+      `AuditSqlite.layer: busyTimeout must be a duration up to 24 days, got ${String(options.busyTimeout)}`
+    )
+  }
+  return Layer.effect(
+    Audit.Store,
+    Effect.gen(function*() {
+      const thread = yield* Effect.acquireRelease(
+        Effect.sync(() => Thread.make({ filename, synchronous, busy: Math.round(busy) })),
+        (thread) => thread.close
+      )
+      yield* Effect.mapError(thread.open, told("open", filename))
+      const ask = (operation: Audit.AuditError["operation"], asked: Parameters<Thread.Thread["ask"]>[0]) =>
+        Effect.mapError(thread.ask(asked), told(operation, filename))
+      const gather = yield* Gather.make<Audit.Entry, Audit.AuditError>({
+        maximum: maximumGroup,
+        write: (entries) =>
+          Effect.suspend(() => Effect.asVoid(ask("append", { operation: "append", batch: Batch.pack(entries) })))
+      })
+      return {
+        append: gather.add,
+        query: (query) =>
+          Rows.query(
+            dialect,
+            query,
+            (statement) => Effect.map(ask("query", { operation: "query", ...statement }), (reply) => reply.rows ?? [])
+          ),
+        count: (filter) =>
+          Effect.map(
+            ask("count", { operation: "count", ...Rows.count(dialect, filter) }),
+            (reply) => Number(reply.rows?.[0]?.["n"])
+          ),
+        prune: ({ before }) =>
+          Rows.prune(
+            Rows.pruned,
+            Effect.map(ask("prune", { operation: "prune", before, most: Rows.pruned }), (reply) => reply.changed ?? 0)
+          )
+      }
+    })
+  )
+}
+
+const environment = (options: Partial<Options>): Config.Config<Options> =>
+  Config.all({
+    filename: options.filename === undefined
+      ? Config.NonEmptyString("AUDIT_SQLITE_FILENAME")
+      : Config.succeed(options.filename),
+    synchronous: Config.withDefault(
+      Config.Literals(["full", "normal"], "AUDIT_SQLITE_SYNCHRONOUS"),
+      defaults.synchronous
+    ),
+    maximumGroup: Config.withDefault(Config.Int("AUDIT_SQLITE_MAXIMUM_GROUP"), defaults.maximumGroup),
+    busyTimeout: Config.withDefault(Config.Duration("AUDIT_SQLITE_BUSY_TIMEOUT"), defaults.busyTimeout)
+  })
+
+/**
+ * As `layer`, with its options from the environment: `AUDIT_SQLITE_FILENAME` (needed), `AUDIT_SQLITE_SYNCHRONOUS` (`full`,
+ * `normal`), `AUDIT_SQLITE_MAXIMUM_GROUP`, `AUDIT_SQLITE_BUSY_TIMEOUT` (as `5 seconds`). What is given as `options` goes before
+ * the environment.
+ *
+ * Fails with a `ConfigError` that names the variable, with an `AuditError` of reason `Invalid` where a value is out of range,
+ * or as `layer` does.
+ *
+ * @category layers
+ */
+export const layerConfig = (
+  options: Partial<Options> = {}
+): Layer.Layer<Audit.Store, Audit.AuditError | Config.ConfigError> =>
+  Layer.unwrap(Effect.flatMap(environment(options), (found) => Rows.built(() => layer({ ...found, ...options }))))

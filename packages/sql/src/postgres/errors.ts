@@ -1,0 +1,81 @@
+/**
+ * What PostgreSQL and its driver say, as reasons and sentences that say what to do.
+ */
+import { Audit } from "@millrace/core"
+import { Migrator, type SqlError } from "effect/sql"
+
+// https://www.postgresql.org/docs/current/errcodes-appendix.html
+const byState: { readonly [state: string]: Audit.Reason } = {
+  "28000": "Credentials",
+  "28P01": "Credentials",
+  "3D000": "NotFound",
+  "3F000": "NotFound",
+  "42501": "Permission",
+  "42P01": "NotFound",
+  "25006": "ReadOnly",
+  "53100": "Full",
+  "53300": "Busy",
+  "55P03": "Busy",
+  "57014": "Busy",
+  "40001": "Busy",
+  "40P01": "Busy",
+  "57P01": "Lost",
+  "57P02": "Lost",
+  "57P03": "Unreachable"
+}
+
+const byTag: { readonly [Tag in SqlError.SqlErrorReason["_tag"]]?: Audit.Reason } = {
+  ConnectionError: "Lost",
+  AuthenticationError: "Credentials",
+  AuthorizationError: "Permission",
+  DeadlockError: "Busy",
+  SerializationError: "Busy",
+  LockTimeoutError: "Busy",
+  StatementTimeoutError: "Busy"
+}
+
+const advice: { readonly [Reason in Audit.Reason]?: string } = {
+  Unreachable: "is it running there, and does a firewall let this program through?",
+  Credentials: "check the user, its password, and what pg_hba.conf allows it",
+  Permission: "grant the user what it needs on the schema and the table",
+  NotFound: "make the database and the schema first; the table is made here",
+  ReadOnly: "name the primary server, not a replica",
+  Full: "free some space on the server's disk",
+  Busy: "the server is at a limit or a lock: the same will go through later",
+  Lost: "a new connection is made with the next row"
+}
+
+const property = (value: unknown, name: string): unknown =>
+  typeof value === "object" && value !== null && name in value
+    ? (value as { readonly [name: string]: unknown })[name]
+    : undefined
+
+/** An audit error of a failed statement; `where` names the server without a password. */
+export const told =
+  (operation: Audit.AuditError["operation"], where: string) =>
+  (error: SqlError.SqlError | Migrator.MigrationError): Audit.AuditError => {
+    if (error instanceof Migrator.MigrationError) {
+      const inner = error.cause
+      if (property(inner, "_tag") === "SqlError") return told(operation, where)(inner as SqlError.SqlError)
+      return new Audit.AuditError({ operation, reason: "Unknown", message: `${where}: ${error.message}`, cause: error })
+    }
+    const { cause, message, operation: step } = error.reason
+    const state = property(cause, "code")
+    const known = typeof state === "string" ? byState[state] : undefined
+    // the driver refuses its own options like this: the cause repeats the message, and no server gave it a state
+    const isOption = step === "connect" && state === undefined &&
+      message === `PgConnection: ${String(property(cause, "message"))}`
+    const tagged = isOption
+      ? "Invalid"
+      : error.reason._tag === "ConnectionError" && step === "connect"
+      ? "Unreachable"
+      : byTag[error.reason._tag]
+    const reason = known ?? tagged ?? "Unknown"
+    const said = cause instanceof Error && cause.message !== "" ? cause.message : message
+    return new Audit.AuditError({
+      operation,
+      reason,
+      message: `${where}: ${said ?? error.reason._tag}${advice[reason] === undefined ? "" : `; ${advice[reason]}`}`,
+      cause: error
+    })
+  }

@@ -1,0 +1,93 @@
+/**
+ * The thread that owns the SQLite file, seen from the event loop: requests are effects, and a thread that ended is started
+ * again by the next of them.
+ */
+import type { Audit } from "@millrace/core"
+import { Deferred, Effect, Exit } from "effect"
+import { Worker } from "node:worker_threads"
+import type { Failed, Open, Reply, Request } from "./protocol.ts"
+
+/** Thread and file of one store. */
+export interface Thread {
+  /** Opens the file now, where it is not open. */
+  readonly open: Effect.Effect<void, Failed>
+  readonly ask: (request: Asked) => Effect.Effect<Reply, Failed>
+  /** Closes the file and ends the thread, after all that was asked before. */
+  readonly close: Effect.Effect<void>
+}
+
+type Asked = Request extends infer R ? R extends Request ? Omit<R, "id"> : never : never
+
+// the sources run as they are, and URLs are not rewritten when they are built
+const script = new URL(`./worker.${import.meta.url.endsWith(".ts") ? "ts" : "js"}`, import.meta.url)
+
+interface Live {
+  readonly worker: Worker
+  readonly waiting: Map<number, (exit: Exit.Exit<Reply, Failed>) => void>
+  readonly opened: Deferred.Deferred<Reply, Failed>
+}
+
+/** Makes a thread, which starts when it is first asked. */
+export const make = (options: Open): Thread => {
+  let live: Live | undefined
+  let last = 0
+
+  const end = (of: Live, message: string): void => {
+    if (live === of) live = undefined
+    const lost = Exit.fail<Failed>({ reason: "Lost" satisfies Audit.Reason, message })
+    Deferred.doneUnsafe(of.opened, lost)
+    for (const resume of of.waiting.values()) resume(lost)
+    of.waiting.clear()
+  }
+
+  const start = (): Live => {
+    const started: Live = {
+      worker: new Worker(script, { workerData: options, execArgv: ["--disable-warning=ExperimentalWarning"] }),
+      waiting: new Map(),
+      opened: Deferred.makeUnsafe()
+    }
+    started.waiting.set(0, (exit) => Deferred.doneUnsafe(started.opened, exit))
+    started.worker.on("message", (reply: Reply) => {
+      const resume = started.waiting.get(reply.id)
+      started.waiting.delete(reply.id)
+      // a thread whose file does not open answers that and ends
+      if (reply.id === 0 && reply.failed !== undefined && live === started) live = undefined
+      resume?.(reply.failed === undefined ? Exit.succeed(reply) : Exit.fail(reply.failed))
+    })
+    started.worker.on("error", (error) => end(started, String(error)))
+    started.worker.on("exit", (code) => end(started, `its thread ended with code ${code}`))
+    return started
+  }
+
+  const request = (on: Live, asked: Asked): Effect.Effect<Reply, Failed> =>
+    Effect.callback((resume) => {
+      const id = ++last
+      on.waiting.set(id, resume)
+      on.worker.postMessage({ ...asked, id }, asked.operation === "append" ? [asked.batch.numbers.buffer] : [])
+    })
+
+  const opened = Effect.suspend(() => {
+    const current = live ??= start()
+    return Effect.as(Deferred.await(current.opened), current)
+  })
+
+  return {
+    open: Effect.asVoid(opened),
+    ask: (asked) =>
+      Effect.suspend(() => {
+        // on its way at once where the file is open: what is asked in order is done in order
+        const current = live
+        return current !== undefined && !current.waiting.has(0)
+          ? request(current, asked)
+          : Effect.flatMap(opened, (ready) => request(ready, asked))
+      }),
+    close: Effect.suspend(() => {
+      const current = live
+      if (current === undefined) return Effect.void
+      const ended = Effect.callback<void>((resume) => {
+        current.worker.on("exit", () => resume(Effect.void))
+      })
+      return Effect.andThen(Effect.ignore(request(current, { operation: "close" })), ended)
+    })
+  }
+}

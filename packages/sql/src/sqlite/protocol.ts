@@ -1,0 +1,43 @@
+/**
+ * What the audit store and its thread say to each other. The thread loads this file without Effect, so it imports types only.
+ */
+import type { Audit } from "@millrace/core"
+import type { Value } from "../columns.ts"
+import type { Batch } from "./batch.ts"
+
+/** How the thread opens its file. */
+export interface Open {
+  readonly filename: string
+  readonly synchronous: "full" | "normal"
+  /** Milliseconds to wait for a lock that another process holds. */
+  readonly busy: number
+}
+
+/** A request, answered by the reply of its id. */
+export type Request =
+  | { readonly id: number; readonly operation: "append"; readonly batch: Batch }
+  | {
+    readonly id: number
+    readonly operation: "query" | "count"
+    readonly sql: string
+    readonly values: ReadonlyArray<Value>
+  }
+  | { readonly id: number; readonly operation: "prune"; readonly before: number; readonly most: number }
+  | { readonly id: number; readonly operation: "close" }
+
+/** A row as SQLite reads it. */
+export type Record = { readonly [column: string]: Value }
+
+/** What SQLite said; the thread sends this and no Error, which would lose `errcode` on its way. */
+export interface Failed {
+  readonly reason: Audit.Reason
+  readonly message: string
+}
+
+/** The answer to the request of this id; 0 answers the opening. `rows` are those of a query, `changed` those of a prune. */
+export interface Reply {
+  readonly id: number
+  readonly failed?: Failed | undefined
+  readonly rows?: ReadonlyArray<Record> | undefined
+  readonly changed?: number | undefined
+}

@@ -1,0 +1,162 @@
+/**
+ * What every broker promises, as one suite: scenarios that run unchanged on any driver, and prove what a driver says it lacks.
+ */
+import type { Driver } from "@millrace/core"
+import { Cause, Duration, Effect, Exit, References, Scope } from "effect"
+import { afterAll, beforeAll, describe, it } from "vitest"
+import { Bench, Broken, unique } from "./contract/Bench.ts"
+import { faults } from "./contract/Faults.ts"
+import { letters } from "./contract/Letters.ts"
+import { moving } from "./contract/Moving.ts"
+import { ordering } from "./contract/Ordering.ts"
+import { publishing } from "./contract/Publishing.ts"
+import {
+  type Failures,
+  type Feature,
+  type Fields,
+  lacks,
+  type Outage,
+  refusals,
+  type Scenario
+} from "./contract/Scenario.ts"
+import { settling } from "./contract/Settling.ts"
+
+export { Broken } from "./contract/Bench.ts"
+export type { Failures, Feature, Fields, Outage, Scenario } from "./contract/Scenario.ts"
+
+/** A broker under test. */
+export interface Subject extends Outage {
+  readonly driver: Driver.Driver
+}
+
+/** What the author of a broker declares beside its `Capabilities`. */
+export interface Options {
+  /** What becomes of a subscription, or a publish, to a channel that does not exist. */
+  readonly missing: "created" | "refused"
+  /**
+   * What header fields can hold beyond one text for each lower-case name; the rest must be refused. Default: all of
+   * `duplicate`, `binary`, `null` and `case`.
+   */
+  readonly fields?: ReadonlyArray<Fields> | undefined
+  /** The longest body in bytes. Default: what the driver's capabilities say; where neither does, any length must go through. */
+  readonly maximumBytes?: number | undefined
+  /** How long a scenario waits until something happens. Default: 30 seconds. */
+  readonly patience?: Duration.Input | undefined
+  /** How long a scenario waits for what must not happen. Default: 30 milliseconds. */
+  readonly quiet?: Duration.Input | undefined
+}
+
+/** What a scenario showed: that the promise holds, or that the driver lacks these features and says so. */
+export interface Verdict {
+  readonly scenario: string
+  readonly lacks: ReadonlyArray<Feature>
+}
+
+/** Every promise of the contract. Each runs on a channel and groups of its own. */
+export const scenarios: ReadonlyArray<Scenario> = [
+  ...publishing,
+  ...ordering,
+  ...moving,
+  ...settling,
+  ...letters,
+  ...faults
+]
+
+const millis = (option: string, value: Duration.Input | undefined, otherwise: number): number => {
+  const found = value === undefined ? otherwise : Duration.toMillis(Duration.fromInputUnsafe(value))
+  if (!(found > 0)) throw new RangeError(`BrokerContract: ${option} must be a duration above 0, got ${String(value)}`)
+  return found
+}
+
+/**
+ * Runs one scenario on a broker: the promise itself where the driver can keep it, else the proof of what it lacks.
+ *
+ * Fails with a `Broken` that says what was expected and what happened, or with the `BrokerError` that came unexpected. For
+ * programs without vitest; it runs on the clock of its program.
+ *
+ * @throws RangeError when an option is out of range
+ */
+export const run = (scenario: Scenario, subject: Subject, options: Options): Effect.Effect<Verdict, Failures> => {
+  const times = {
+    patience: millis("patience", options.patience, 30_000),
+    quiet: millis("quiet", options.quiet, 30)
+  }
+  const declared = {
+    missing: options.missing,
+    fields: options.fields ?? ["duplicate", "binary", "null", "case"],
+    maximumBytes: options.maximumBytes ?? subject.driver.capabilities.maximumBytes,
+    outage: subject
+  } as const
+  return Effect.scoped(Effect.gen(function*() {
+    const scope = yield* Effect.scope
+    const bench = new Bench(subject.driver, yield* unique(scenario.id), scope, times)
+    const lacking = lacks(scenario.needs, bench, declared)
+    if (lacking.length === 0) {
+      yield* scenario.run(bench, declared)
+      yield* bench.verify
+    } else {
+      for (const feature of lacking) {
+        const own = new Bench(subject.driver, yield* unique(`${scenario.id}.${feature.split(" ")[0]}`), scope, times)
+        yield* refusals[feature](own, declared)
+        yield* own.verify
+      }
+    }
+    return { scenario: scenario.id, lacks: lacking }
+  })).pipe(
+    // what the engine logs here was done to it on purpose
+    Effect.provideService(References.MinimumLogLevel, "None"),
+    Effect.catchDefect((defect) =>
+      Effect.fail(new Broken({ message: `${scenario.id} died: ${Cause.pretty(Cause.die(defect))}` }))
+    )
+  )
+}
+
+/**
+ * Registers the suite by vitest's `describe`: one test for each scenario, and one for each proof where the driver lacks what
+ * a scenario needs, named in the test's annotation. None is skipped.
+ *
+ * `make` is run once, before the first test; its scope closes after the last. Scenarios run side by side, those that take
+ * the broker down alone, after the others.
+ *
+ * **Example** (a driver of one's own)
+ *
+ * ```ts
+ * import { MemoryBroker } from "@millrace/core"
+ * import { BrokerContract } from "@millrace/testing"
+ * import { Effect } from "effect"
+ *
+ * export const register = () =>
+ *   BrokerContract.suite("memory", Effect.map(MemoryBroker.make(), (memory) => ({ ...memory, keeps: true })), {
+ *     missing: "created"
+ *   })
+ * ```
+ *
+ * @throws RangeError when an option is out of range
+ */
+export const suite = <E>(name: string, make: Effect.Effect<Subject, E, Scope.Scope>, options: Options): void => {
+  const patience = millis("patience", options.patience, 30_000)
+  describe(`Broker contract: ${name}`, () => {
+    const scope = Scope.makeUnsafe()
+    let made: Exit.Exit<Subject, E> | undefined
+    beforeAll(async () => {
+      made = await Effect.runPromiseExit(Scope.provide(make, scope))
+    }, 10 * patience)
+    afterAll(() => Effect.runPromise(Scope.close(scope, Exit.void)), 10 * patience)
+
+    const test =
+      (scenario: Scenario) => async (context: { readonly annotate: (message: string) => Promise<unknown> }) => {
+        if (made === undefined || made._tag === "Failure") {
+          throw new Error(`The broker could not be made: ${made === undefined ? "" : Cause.pretty(made.cause)}`)
+        }
+        const verdict = await Effect.runPromise(run(scenario, made.value, options))
+        if (verdict.lacks.length > 0) await context.annotate(`lacks ${verdict.lacks.join(", ")}, and proved it`)
+      }
+    const title = ({ id, rows, title }: Scenario) => `${rows.join(" ")} ${id}: ${title}`
+    for (const scenario of scenarios) {
+      if (!scenario.alone) it.concurrent(title(scenario), { timeout: 10 * patience }, test(scenario))
+    }
+    for (const scenario of scenarios) {
+      if (scenario.alone) it(title(scenario), { timeout: 10 * patience }, test(scenario))
+    }
+  })
+}

@@ -1,0 +1,277 @@
+/**
+ * Scenarios of a group in motion: pause and resume, members that join and leave, drain, health.
+ */
+import { Broker, type Delivery, Lanes } from "@millrace/core"
+import { Effect, Fiber, Latch, Random } from "effect"
+import { type Consumer, dawdle, ensure, missing, numbered, same, textOf } from "./Bench.ts"
+import { interleaved, keyOf, numberOf, Traffic } from "./Ordering.ts"
+import { type Scenario, scenario } from "./Scenario.ts"
+
+const pause: Scenario = scenario(
+  "pause",
+  "paused, a consumer starts nothing and keeps its partitions; resumed, it goes on where it was",
+  ["X4"],
+  (bench) =>
+    Effect.gen(function*() {
+      yield* bench.declare(2)
+      const consumer = yield* bench.reader()
+      const witness = yield* bench.reader({ group: `${bench.group}-witness` })
+      yield* bench.shared([consumer], 2)
+      yield* bench.sendAll(numbered(5, "before"))
+      yield* bench.has(consumer, numbered(5, "before"))
+      yield* consumer.running.pause
+      const paused = yield* consumer.health
+      const { opened } = bench.monitor
+      yield* same("state", paused.state, "paused")
+      yield* bench.sendAll(numbered(20, "during"))
+      yield* bench.has(witness, numbered(20, "during"))
+      yield* bench.quiet
+      yield* same("what began while it was paused", consumer.got.length, 5)
+      yield* same("partitions while it is paused", (yield* consumer.health).partitions, paused.partitions)
+      yield* consumer.running.resume
+      yield* bench.has(consumer, numbered(20, "during"))
+      yield* same("each once", consumer.got.length, 25)
+      yield* same("leases opened by pausing", bench.monitor.opened - opened, 0)
+      yield* same("state", (yield* consumer.health).state, "running")
+      // more than once, and with nothing to resume
+      yield* consumer.running.resume
+      yield* consumer.running.pause
+      yield* consumer.running.pause
+      yield* consumer.running.resume
+      yield* bench.sendAll(numbered(5, "after"))
+      yield* bench.has(consumer, numbered(5, "after"))
+    }),
+  { needs: ["groups"] }
+)
+
+/** What came more than once: at most what was in flight at each change of the group. */
+const extra = (all: ReadonlyArray<string>) => all.length - new Set(all).size
+
+const rebalance: Scenario = scenario(
+  "rebalance",
+  "members join and leave while messages flow: nothing is lost, keys keep their order, little comes twice",
+  ["X4", "X3"],
+  (bench) =>
+    Effect.gen(function*() {
+      yield* bench.declare(6)
+      const inFlight = 8
+      const traffic = new Traffic()
+      const handle = (delivery: Delivery) => traffic.through(delivery.key, numberOf(textOf(delivery.raw)), dawdle)
+      const all: Array<Consumer> = []
+      const join = Effect.map(
+        bench.consumer(handle, {
+          lanes: Lanes.key(4),
+          inFlight: { messages: inFlight },
+          grace: { revoke: "5 seconds", drain: "5 seconds" }
+        }),
+        (consumer) => {
+          all.push(consumer)
+          return consumer
+        }
+      )
+      const first = yield* join
+      const wanted = interleaved(20, 30)
+      const flow = yield* Effect.forkScoped(
+        Effect.forEach(
+          wanted,
+          (text) =>
+            Effect.andThen(
+              bench.send(text, { key: keyOf(text) }),
+              numberOf(text) % 3 === 0 ? Effect.sleep(1) : Effect.void
+            ),
+          { discard: true }
+        )
+      )
+      const done = () => all.flatMap((consumer) => consumer.done)
+      yield* bench.until("messages flow", () => first.done.length > 20)
+      const second = yield* join
+      yield* bench.until("the second works", () => second.got.length > 5, () => second.got.length)
+      const third = yield* join
+      yield* bench.shared([first, second, third], 6)
+      yield* first.stop
+      yield* bench.shared([second, third], 6)
+      yield* Fiber.join(flow)
+      yield* bench.until("all are done", () => new Set(done()).size === wanted.length, () => new Set(done()).size)
+      yield* traffic.verify
+      yield* same("what was done", [...new Set(done())].toSorted(), wanted.toSorted())
+      const twice = extra(all.flatMap((consumer) => consumer.texts))
+      yield* ensure(twice <= 3 * 3 * 2 * inFlight, () => `${twice} messages came twice, with ${inFlight} in flight`)
+    }),
+  { needs: ["groups", "partitions", "redelivery"] }
+)
+
+const handover: Scenario = scenario(
+  "rebalance-finish",
+  "a partition moves after what runs has finished: it is neither interrupted nor run a second time",
+  ["X4"],
+  (bench) =>
+    Effect.gen(function*() {
+      yield* bench.declare(2)
+      const gate = Latch.makeUnsafe(false)
+      let interrupted = 0
+      let beside = 0
+      const running = new Set<string>()
+      const handle = (delivery: Delivery) =>
+        Effect.suspend(() => {
+          const text = textOf(delivery.raw)
+          if (running.has(text)) beside++
+          running.add(text)
+          return Effect.onExit(gate.await, (exit) =>
+            Effect.sync(() => {
+              running.delete(text)
+              if (exit._tag === "Failure") interrupted++
+            }))
+        })
+      const first = yield* bench.consumer(handle, {
+        lanes: Lanes.unordered(100),
+        grace: { revoke: "20 seconds", drain: 0 }
+      })
+      yield* bench.shared([first], 2)
+      const wanted = numbered(16)
+      yield* bench.sendAll(wanted, (key) => ({ key }))
+      yield* bench.until("all run", () => running.size === wanted.length)
+      yield* same("partitions of what runs", new Set(first.got.map(({ delivery }) => delivery.partition)).size, 2)
+      const second = yield* Effect.forkScoped(bench.consumer(handle))
+      yield* bench.quiet
+      yield* gate.open
+      const other = yield* Fiber.join(second)
+      yield* bench.shared([first, other], 2)
+      yield* bench.until("all are done", () => first.done.length + other.done.length >= wanted.length)
+      yield* bench.sendAll(["end-0", "end-1", "end-2"], (key) => ({ key }))
+      yield* bench.until("the next are done", () => first.done.length + other.done.length >= wanted.length + 3)
+      yield* bench.quiet
+      yield* same("handlers that were interrupted", interrupted, 0)
+      yield* same("handlers that ran beside themselves", beside, 0)
+      yield* same("what the first had begun it finished", missing(first.done, wanted), [])
+      yield* same("each once", first.got.length + other.got.length, wanted.length + 3)
+    }),
+  { needs: ["groups", "partitions"] }
+)
+
+const leave: Scenario = scenario(
+  "leave",
+  "who leaves gives up its partitions, and the others take over what it had not done",
+  ["X4"],
+  (bench) =>
+    Effect.gen(function*() {
+      yield* bench.declare(4)
+      const first = yield* bench.consumer(() => Effect.never, { lanes: Lanes.unordered(100) })
+      const second = yield* bench.reader({ lanes: Lanes.unordered(100) })
+      yield* bench.shared([first, second], 4)
+      const wanted = numbered(40)
+      yield* bench.sendAll(wanted, (key) => ({ key }))
+      yield* bench.until("all arrived", () => first.got.length + second.got.length === wanted.length)
+      yield* first.stop
+      yield* bench.has(second, wanted)
+      yield* same("each once at the one who stays", second.texts.toSorted(), wanted.toSorted())
+      yield* same("state of the one who left", (yield* first.health).state, "stopped")
+    }),
+  { needs: ["groups", "redelivery"] }
+)
+
+const drain: Scenario = scenario(
+  "drain",
+  "a drain lets what runs finish up to its deadline, releases the rest, and starts nothing",
+  ["X4"],
+  (bench) =>
+    Effect.gen(function*() {
+      yield* bench.declare(1)
+      const draining: Array<boolean> = []
+      let interrupted = 0
+      const gate = Latch.makeUnsafe(false)
+      const consumer = yield* bench.consumer(({ raw }) => {
+        const text = textOf(raw)
+        const look = Effect.map(Effect.service(Broker.Draining), ({ isDraining }) => void draining.push(isDraining()))
+        return text === "quick"
+          ? Effect.andThen(gate.await, look)
+          : text === "stuck"
+          ? Effect.onInterrupt(Effect.never, () => Effect.sync(() => void interrupted++))
+          : Effect.void
+      }, { lanes: Lanes.key(2), grace: { drain: "300 millis" } })
+      yield* bench.sendAll(["quick", "stuck", "next", "last"], (key) => ({ key }))
+      yield* bench.has(consumer, ["quick", "stuck"])
+      const stopping = yield* Effect.forkScoped(consumer.running.drain)
+      yield* bench.untilSome(
+        "it drains",
+        Effect.map(consumer.health, ({ state }) => state === "draining" ? true : undefined)
+      )
+      yield* gate.open
+      yield* Fiber.join(stopping)
+      yield* bench.quiet
+      yield* same("what began", consumer.texts, ["quick", "stuck"])
+      yield* same("what finished", consumer.done, ["quick"])
+      yield* same("what was interrupted", interrupted, 1)
+      yield* same("what handlers were told", draining, [true])
+      const second = yield* bench.reader()
+      yield* bench.has(second, ["stuck", "next", "last"])
+      yield* same("what came back", second.texts, ["stuck", "next", "last"])
+    }),
+  { needs: ["redelivery", "order"] }
+)
+
+const stress: Scenario = scenario(
+  "start-stop",
+  "consumers that start and stop at once disturb neither the others nor what comes after",
+  ["X4"],
+  (bench) =>
+    Effect.gen(function*() {
+      yield* bench.declare(2)
+      yield* Effect.forEach(
+        numbered(6),
+        () =>
+          Effect.gen(function*() {
+            const consumer = yield* bench.reader()
+            yield* Effect.sleep(yield* Random.nextIntBetween(0, 5))
+            yield* consumer.stop
+          }),
+        { concurrency: "unbounded", discard: true }
+      )
+      const consumer = yield* bench.reader()
+      const wanted = numbered(50)
+      yield* bench.sendAll(wanted, (key) => ({ key }))
+      yield* bench.has(consumer, wanted)
+      yield* same("each once", consumer.texts.toSorted(), wanted.toSorted())
+    }),
+  { needs: ["groups"] }
+)
+
+const health: Scenario = scenario(
+  "health",
+  "health shows partitions, what is pending, what is done, and the oldest message that is stuck, by key",
+  ["X4"],
+  (bench) =>
+    Effect.gen(function*() {
+      yield* bench.declare(2)
+      const gate = Latch.makeUnsafe(false)
+      const consumer = yield* bench.consumer(({ raw }) => textOf(raw) === "stuck" ? gate.await : Effect.void, {
+        name: "watched",
+        lanes: Lanes.key(8)
+      })
+      yield* bench.shared([consumer], 2)
+      yield* bench.send("done", { key: "a" })
+      yield* bench.has(consumer, ["done"])
+      yield* bench.send("stuck", { key: "culprit" })
+      yield* bench.has(consumer, ["stuck"])
+      const busy = yield* consumer.health
+      yield* same(
+        "what it says of itself",
+        [busy.name, busy.channel, busy.group, busy.state, busy.restarts],
+        ["watched", bench.channel, bench.group, "running", 0]
+      )
+      const { position } = consumer.got[1]!.delivery
+      yield* same("oldest", [busy.oldest?.key, busy.oldest?.position], ["culprit", position])
+      yield* same("in numbers", [busy.pending, busy.pendingBytes, busy.running, busy.settled], [1, 5, 1, 1])
+      yield* ensure(
+        busy.lastPoll !== undefined && busy.oldest!.since >= busy.lastPoll - 60_000,
+        () => `the last sign of life is ${busy.lastPoll}`
+      )
+      yield* gate.open
+      const idle = yield* bench.untilSome(
+        "it is idle",
+        Effect.map(consumer.health, (each) => each.pending === 0 ? each : undefined)
+      )
+      yield* same("idle", [idle.pendingBytes, idle.running, idle.settled, idle.oldest], [0, 0, 2, undefined])
+    })
+)
+
+export const moving: ReadonlyArray<Scenario> = [pause, rebalance, handover, leave, drain, stress, health]

@@ -1,0 +1,303 @@
+/**
+ * Scenarios of order: what may run side by side and what may not, and how far the broker is told.
+ */
+import { Lanes, Outcome } from "@millrace/core"
+import type { Delivery } from "@millrace/core"
+import { Effect, Latch } from "effect"
+import { type Bench, type Broken, dawdle, ensure, type Handle, numbered, same, textOf, trouble } from "./Bench.ts"
+import { type Scenario, scenario } from "./Scenario.ts"
+
+/** Watches handlers of several consumers: who runs beside whom, and in which order each lane's messages come and are done. */
+export class Traffic {
+  /** The most handlers that ran at once. */
+  most = 0
+  readonly faults: Array<string> = []
+  private running = 0
+  private readonly busy = new Map<unknown, string>()
+  private readonly done = new Map<unknown, Set<number>>()
+
+  /** Runs a handler of message `n` of a lane, counted from 0. */
+  through(lane: unknown, n: number, effect: ReturnType<Handle>): ReturnType<Handle> {
+    return Effect.suspend(() => {
+      const done = this.done.get(lane) ?? new Set()
+      this.done.set(lane, done)
+      for (let before = 0; before < n; before++) {
+        if (!done.has(before)) this.faults.push(`${String(lane)}: ${n} began and ${before} had not been done`)
+      }
+      const other = this.busy.get(lane)
+      if (other !== undefined) this.faults.push(`${String(lane)}: ${n} began while ${other} ran`)
+      this.busy.set(lane, String(n))
+      this.most = Math.max(this.most, ++this.running)
+      return Effect.onExit(effect, (exit) =>
+        Effect.sync(() => {
+          this.running--
+          this.busy.delete(lane)
+          if (exit._tag === "Success" && exit.value !== "again") done.add(n)
+        }))
+    })
+  }
+
+  get verify(): Effect.Effect<void, Broken> {
+    return Effect.suspend(() => same("faults of order", this.faults, []))
+  }
+}
+
+/** The number at the end of a text: `key-7-12` is 12. */
+export const numberOf = (text: string): number => Number(text.slice(text.lastIndexOf("-") + 1))
+
+/** `each` messages of `keys` keys, taken in turn; a text begins with its key. */
+export const interleaved = (keys: number, each: number): ReadonlyArray<string> =>
+  Array.from({ length: keys * each }, (_, i) => `k${i % keys}-${Math.floor(i / keys)}`)
+
+/** The key in a text of `interleaved`. */
+export const keyOf = (text: string): string => text.slice(0, text.lastIndexOf("-"))
+
+/** Fails the first attempt of one message in seven. */
+const sometimes = (delivery: Delivery): ReturnType<Handle> =>
+  delivery.attempt === 1 && numberOf(textOf(delivery.raw)) % 7 === 3 ? Effect.fail(trouble("transient")) : dawdle
+
+const keyed: Scenario = scenario(
+  "order-key",
+  "messages of a key run one at a time and in order, those of others beside them, up to the limit",
+  ["X3", "T16"],
+  (bench) =>
+    Effect.gen(function*() {
+      yield* bench.declare(3)
+      const traffic = new Traffic()
+      const consumer = yield* bench.consumer((delivery) => {
+        const text = textOf(delivery.raw)
+        return traffic.through(delivery.key, numberOf(text), sometimes(delivery))
+      }, { lanes: Lanes.key(5) })
+      const wanted = interleaved(12, 20)
+      yield* bench.sendAll(wanted, (text) => ({ key: keyOf(text) }))
+      yield* bench.until("all are done", () => consumer.done.length >= wanted.length, () => consumer.done.length)
+      yield* traffic.verify
+      yield* same("each was done once", consumer.done.toSorted(), wanted.toSorted())
+      yield* ensure(traffic.most > 1 && traffic.most <= 5, () => `${traffic.most} handlers ran at once, of at most 5`)
+    }),
+  { needs: ["order"] }
+)
+
+const partitioned: Scenario = scenario(
+  "order-partition",
+  "messages of a partition run one at a time and in order, whatever suspends, and partitions beside each other",
+  ["X3"],
+  (bench) =>
+    Effect.gen(function*() {
+      yield* bench.declare(3)
+      const traffic = new Traffic()
+      const places = new Map<number, number>()
+      const consumer = yield* bench.consumer((delivery) => {
+        const n = places.get(delivery.position * 16 + delivery.partition) ?? perPartition(delivery)
+        places.set(delivery.position * 16 + delivery.partition, n)
+        return traffic.through(delivery.partition, n, sometimes(delivery))
+      }, { lanes: Lanes.partition })
+      const counts: Array<number> = []
+      const perPartition = ({ partition }: Delivery) => {
+        const n = counts[partition] ?? 0
+        counts[partition] = n + 1
+        return n
+      }
+      const wanted = interleaved(12, 20)
+      yield* bench.sendAll(wanted, (text) => ({ key: keyOf(text) }))
+      yield* bench.until("all are done", () => consumer.done.length >= wanted.length, () => consumer.done.length)
+      yield* traffic.verify
+      yield* same("each was done once", consumer.done.toSorted(), wanted.toSorted())
+      for (const key of new Set(wanted.map(keyOf))) {
+        const of = consumer.done.filter((text) => keyOf(text) === key)
+        yield* same(`the order of ${key}`, of, wanted.filter((text) => keyOf(text) === key))
+      }
+      if (bench.capabilities.ordering === "partition") {
+        yield* ensure(traffic.most > 1 && traffic.most <= 3, () => `${traffic.most} partitions ran at once, of 3`)
+      }
+    }),
+  { needs: ["order"] }
+)
+
+const limited: Scenario = scenario(
+  "order-unordered",
+  "without order as many run at once as the limit says, and no more",
+  ["X3", "T16"],
+  (bench) =>
+    Effect.gen(function*() {
+      yield* bench.declare(1)
+      const gate = Latch.makeUnsafe(false)
+      const consumer = yield* bench.consumer(() => gate.await, { lanes: Lanes.unordered(4) })
+      const wanted = numbered(12)
+      yield* bench.sendAll(wanted, { key: "one" })
+      yield* bench.until("four run", () => consumer.got.length === 4)
+      yield* bench.quiet
+      yield* same("running at once", [consumer.got.length, (yield* consumer.health).running], [4, 4])
+      yield* gate.open
+      yield* bench.until("all are done", () => consumer.done.length === wanted.length)
+    })
+)
+
+/**
+ * A, B, D and F are acknowledged, C never is, E fails; then the subscription ends. Where positions are committed, all from C
+ * on comes back; where each message is acknowledged, C and E do.
+ */
+const gap = (id: string, title: string, how: "drain" | "cut"): Scenario =>
+  scenario(
+    id,
+    title,
+    ["X3", "X5"],
+    (bench) =>
+      Effect.gen(function*() {
+        yield* bench.declare(1)
+        const letters = ["A", "B", "C", "D", "E", "F"]
+        let first = true
+        const stuck = (delivery: Delivery): ReturnType<Handle> => {
+          const text = textOf(delivery.raw)
+          return first && (text === "C" || text === "E") ? Effect.never : Effect.void
+        }
+        const consumer = yield* bench.consumer(stuck, {
+          name: "gap",
+          lanes: Lanes.unordered(10),
+          restart: { base: 100 }
+        })
+        yield* bench.sendAll(letters)
+        yield* bench.untilSome(
+          "all but C and E are settled",
+          Effect.map(consumer.health, ({ pending, settled }) => settled === 4 && pending === 2 ? true : undefined),
+          () => consumer.texts
+        )
+        const byPosition = bench.capabilities.settlement === "position"
+        yield* bench.until(
+          "the broker knows",
+          () => byPosition ? bench.monitor.committed.size === 1 : bench.monitor.settledAlone === 4
+        )
+        const seen = consumer.got.length
+        first = false
+        const back = byPosition ? ["C", "D", "E", "F"] : ["C", "E"]
+        if (how === "drain") yield* consumer.stop
+        else yield* bench.monitor.cut("gap")
+        const again = how === "drain" ? yield* bench.reader() : consumer
+        const came = () => how === "drain" ? again.texts : again.texts.slice(seen)
+        yield* bench.until("what was open came back", () => came().length >= back.length, came)
+        yield* bench.send("G")
+        yield* bench.until("the next comes after it", () => came().includes("G"), came)
+        yield* same("what came back", came(), [...back, "G"])
+      }),
+    { needs: ["redelivery", "order"] }
+  )
+
+const blocked: Scenario = scenario(
+  "order-unacknowledged",
+  "the second message of a lane waits for the first, however long",
+  ["X3"],
+  (bench) =>
+    Effect.gen(function*() {
+      yield* bench.declare(1)
+      const gate = Latch.makeUnsafe(false)
+      const consumer = yield* bench.consumer(({ raw }) => textOf(raw) === "slow" ? gate.await : Effect.void)
+      yield* bench.sendAll(["slow", "next"])
+      yield* bench.has(consumer, ["slow"])
+      yield* bench.quiet
+      yield* same("while the first runs", consumer.texts, ["slow"])
+      yield* gate.open
+      yield* bench.has(consumer, ["slow", "next"])
+      yield* bench.quiet
+      yield* same("each once", consumer.texts, ["slow", "next"])
+    }),
+  { needs: ["order"] }
+)
+
+/** The most that may be taken in: less than the limit before a batch, and a batch is no longer than the limit. */
+const held = (limit: number) => 2 * limit - 1
+
+const saturated: Scenario = scenario(
+  "saturation",
+  "what is taken in and not settled is bounded; paused, nothing new starts; resumed, all goes on",
+  ["X3", "X4"],
+  (bench: Bench) =>
+    Effect.gen(function*() {
+      yield* bench.declare(1)
+      const wanted = numbered(60)
+      let gate = Latch.makeUnsafe(false)
+      yield* bench.sendAll(wanted)
+      const consumer = yield* bench.consumer(() => gate.await, {
+        lanes: Lanes.unordered(100),
+        inFlight: { messages: 10 }
+      })
+      yield* bench.until("ten are taken in", () => consumer.got.length >= 10)
+      yield* bench.quiet
+      const { pending } = yield* consumer.health
+      yield* ensure(pending >= 10 && pending <= held(10), () => `${pending} messages are taken in, with a limit of 10`)
+      yield* consumer.running.pause
+      const before = gate
+      gate = Latch.makeUnsafe(true)
+      yield* before.open
+      const taken = consumer.got.length
+      yield* bench.until("what ran is done", () => consumer.done.length === taken)
+      yield* bench.quiet
+      yield* same("what began while it was paused", consumer.got.length - taken, 0)
+      yield* consumer.running.resume
+      yield* bench.until("all are done", () => consumer.done.length === wanted.length, () => consumer.done.length)
+      yield* same("each was done once", consumer.done.toSorted(), wanted.toSorted())
+    })
+)
+
+const bytes: Scenario = scenario(
+  "saturation-bytes",
+  "what is taken in is bounded by bytes too, and one message longer than the bound still goes through",
+  ["X3"],
+  (bench) =>
+    Effect.gen(function*() {
+      yield* bench.declare(1)
+      const gate = Latch.makeUnsafe(false)
+      const body = "x".repeat(20_000)
+      const consumer = yield* bench.consumer(() => gate.await, {
+        lanes: Lanes.unordered(100),
+        inFlight: { messages: 2, bytes: 10_000 }
+      })
+      for (const n of numbered(6)) yield* bench.send(`${body}-${n}`)
+      yield* bench.until("one is taken in", () => consumer.got.length >= 1)
+      yield* bench.quiet
+      const { pendingBytes } = yield* consumer.health
+      yield* ensure(pendingBytes <= 3 * 20_020, () => `${pendingBytes} bytes are taken in, with a limit of 10000`)
+      yield* gate.open
+      yield* bench.until("all are done", () => consumer.done.length === 6)
+    })
+)
+
+const outcomes: Scenario = scenario(
+  "redelivery",
+  "what asks to be tried again is, with the attempt counted, before the next of its lane",
+  ["X5", "F11"],
+  (bench) =>
+    Effect.gen(function*() {
+      yield* bench.declare(1)
+      const consumer = yield* bench.consumer(({ attempt, raw }) =>
+        Effect.succeed(textOf(raw) === "again" && attempt < 4 ? Outcome.Retry() : Outcome.Ack)
+      )
+      yield* bench.sendAll(["again", "next"])
+      yield* bench.has(consumer, ["again", "next"])
+      yield* same(
+        "attempts",
+        consumer.got.map(({ attempt, text }) => `${text} ${attempt}`),
+        ["again 1", "again 2", "again 3", "again 4", "next 1"]
+      )
+    }),
+  { needs: ["order"] }
+)
+
+export const ordering: ReadonlyArray<Scenario> = [
+  outcomes,
+  partitioned,
+  keyed,
+  limited,
+  blocked,
+  gap(
+    "gap-drain",
+    "no commit passes what is not settled: after a drain that comes back, and nothing before it",
+    "drain"
+  ),
+  gap(
+    "gap-cut",
+    "no commit passes what is not settled: after a lost connection that comes back, and nothing before it",
+    "cut"
+  ),
+  saturated,
+  bytes
+]

@@ -1,0 +1,185 @@
+/**
+ * What a scenario is, which features it may ask of a broker, and how a broker that lacks one must prove it.
+ */
+import type { BrokerError } from "@millrace/core"
+import { Lanes } from "@millrace/core"
+import { Effect, type Scope, Stream } from "effect"
+import { type Bench, type Broken, bytesOf, refusedWith, same } from "./Bench.ts"
+
+/** What header fields of a broker can hold beyond one text for each lower-case name. */
+export type Fields = "duplicate" | "binary" | "null" | "case"
+
+/** What a broker may lack. */
+export type Feature =
+  | "browse"
+  | "tombstones"
+  | "groups"
+  | "redelivery"
+  | "order"
+  | "partitions"
+  | "attempts"
+  | "limit"
+  | `${Fields} headers`
+
+/** How a broker is taken down, as a crash would, and brought back. */
+export interface Outage {
+  readonly stop: Effect.Effect<void, unknown>
+  readonly start: Effect.Effect<void, unknown>
+  /** Whether messages and positions are there afterwards. Default: the broker's `persistence`. */
+  readonly keeps?: boolean | undefined
+}
+
+/** What a scenario is told beside its bench: what the broker's author declared. */
+export interface Declared {
+  /** What becomes of a subscription to a channel that does not exist. */
+  readonly missing: "created" | "refused"
+  readonly fields: ReadonlyArray<Fields>
+  /** The longest body, or undefined where any length goes. */
+  readonly maximumBytes: number | undefined
+  readonly outage: Outage
+}
+
+/** What a scenario may fail with. */
+export type Failures = Broken | BrokerError.BrokerError
+
+/** What a scenario runs. */
+export type Body = (bench: Bench, declared: Declared) => Effect.Effect<void, Failures, Scope.Scope>
+
+/** One promise of the contract. */
+export interface Scenario {
+  readonly id: string
+  readonly title: string
+  /** The rows of the requirements that it proves. */
+  readonly rows: ReadonlyArray<string>
+  /** Features without which there is nothing to try; their lack is proved instead. */
+  readonly needs: ReadonlyArray<Feature>
+  /** Whether it takes the broker from others, and so runs alone. */
+  readonly alone: boolean
+  readonly run: Body
+}
+
+/** Makes a scenario. */
+export const scenario = (
+  id: string,
+  title: string,
+  rows: ReadonlyArray<string>,
+  run: Body,
+  options: { readonly needs?: ReadonlyArray<Feature>; readonly alone?: boolean } = {}
+): Scenario => ({ id, title, rows, run, needs: options.needs ?? [], alone: options.alone ?? false })
+
+/** Which of the features a broker lacks. */
+export const lacks = (needs: ReadonlyArray<Feature>, bench: Bench, declared: Declared): ReadonlyArray<Feature> => {
+  const { capabilities } = bench
+  const has = (feature: Feature): boolean => {
+    switch (feature) {
+      case "browse":
+      case "tombstones":
+      case "groups":
+      case "redelivery":
+      case "attempts":
+        return capabilities[feature]
+      case "order":
+        return capabilities.ordering !== "none"
+      case "partitions":
+        return capabilities.ordering === "partition"
+      case "limit":
+        return declared.maximumBytes !== undefined
+      case "duplicate headers":
+      case "binary headers":
+      case "null headers":
+      case "case headers":
+        // the name is made of the kind
+        return declared.fields.includes(feature.slice(0, -" headers".length) as Fields)
+    }
+  }
+  return needs.filter((feature) => !has(feature))
+}
+
+/** Fields that a broker of text headers cannot hold. */
+export const fieldsOf: Record<Fields, ReadonlyArray<readonly [string, Uint8Array | null]>> = {
+  duplicate: [["twice", bytesOf("first")], ["once", bytesOf("only")], ["twice", bytesOf("second")]],
+  binary: [["bytes", new Uint8Array([0, 255, 254, 128, 10, 13])]],
+  null: [["nothing", null]],
+  case: [["X-Upper", bytesOf("upper")], ["x-upper", bytesOf("lower")]]
+}
+
+const noFields = (kind: Fields): Body => (bench) =>
+  Effect.andThen(
+    bench.declare(1),
+    refusedWith(`a message with ${kind} headers`, bench.send("m", { fields: fieldsOf[kind] }), "Unsupported", "Invalid")
+  )
+
+const onePartition: Body = (bench) =>
+  refusedWith(
+    "declaring two partitions",
+    bench.broker.declare({ channel: bench.channel, partitions: 2 }),
+    "Unsupported",
+    "Invalid"
+  )
+
+/** All that is in a channel now. */
+export const browse = (bench: Bench, channel = bench.channel) => Stream.runCollect(bench.broker.browse(channel))
+
+/** How the lack of a feature shows: a typed refusal where something is asked for, and what happens where nothing can be. */
+export const refusals: Record<Feature, Body> = {
+  browse: (bench) =>
+    Effect.andThen(
+      bench.declare(1),
+      refusedWith("browsing", browse(bench), "Unsupported")
+    ),
+  tombstones: (bench) =>
+    Effect.andThen(
+      bench.declare(1),
+      refusedWith("publishing a null body", bench.send("", { key: "k", tombstone: true }), "Unsupported")
+    ),
+  groups: (bench) =>
+    Effect.gen(function*() {
+      yield* bench.declare(1)
+      yield* bench.reader()
+      yield* refusedWith("a second consumer of a group", bench.reader(), "Unsupported")
+    }),
+  order: (bench) =>
+    Effect.andThen(
+      bench.declare(1),
+      refusedWith("a subscription in the order of partitions", bench.reader({ lanes: Lanes.partition }), "Unsupported")
+    ),
+  partitions: onePartition,
+  // nothing to ask for: what was not acknowledged is gone
+  redelivery: (bench) =>
+    Effect.gen(function*() {
+      yield* bench.declare(1)
+      const first = yield* bench.consumer(() => Effect.never)
+      yield* bench.send("lost")
+      yield* bench.has(first, ["lost"])
+      yield* first.stop
+      const second = yield* bench.reader()
+      yield* bench.send("next")
+      yield* bench.has(second, ["next"])
+      yield* same("a broker without redelivery", second.texts, ["next"])
+    }),
+  // nothing to ask for: each delivery is the first
+  attempts: (bench) =>
+    Effect.gen(function*() {
+      yield* bench.declare(1)
+      const first = yield* bench.consumer(() => Effect.never)
+      yield* bench.send("again")
+      yield* bench.has(first, ["again"])
+      yield* first.stop
+      const second = yield* bench.reader()
+      yield* bench.has(second, ["again"])
+      yield* same("the attempt where deliveries are not counted", second.got.map(({ attempt }) => attempt), [1])
+    }),
+  // no limit was declared, so what is far beyond anybody's goes through
+  limit: (bench) =>
+    Effect.gen(function*() {
+      yield* bench.declare(1)
+      const consumer = yield* bench.consumer(() => Effect.void)
+      yield* bench.send(new Uint8Array(5 * 1024 * 1024).fill(7), { key: "k" })
+      yield* bench.until("5 MiB arrived", () => consumer.got.length === 1)
+      yield* same("length", consumer.got[0]!.delivery.raw.length, 5 * 1024 * 1024)
+    }),
+  "duplicate headers": noFields("duplicate"),
+  "binary headers": noFields("binary"),
+  "null headers": noFields("null"),
+  "case headers": noFields("case")
+}

@@ -1,0 +1,198 @@
+/**
+ * Between the processes of a world and their broker: calls that are slow, calls that fail, answers that get lost, and
+ * processes that are gone without a word.
+ */
+import { BrokerError, type Delivery, type Driver, type Message, type Outgoing } from "@millrace/core"
+import { Effect, Exit, Fiber, Scope } from "effect"
+import type { Process, World } from "./World.ts"
+
+/** How often calls to the broker go wrong; each a probability from 0 to 1. May be changed while the world runs. */
+export interface Faults {
+  /** A publish fails. Half of these were carried out all the same. Default: 0. */
+  publish?: number | undefined
+  /** A commit or a settlement fails. Half of these were carried out all the same. Default: 0. */
+  settle?: number | undefined
+  /** A call takes a while. Default: 0. */
+  slow?: number | undefined
+  /** The longest such while in milliseconds. Default: 20. */
+  longest?: number | undefined
+}
+
+/** Sees what goes over the network, at the moment it happens. */
+export interface Watch {
+  /** The engine was offered a batch; before it takes it. */
+  readonly offered?: ((process: Process, lease: Driver.Lease, batch: ReadonlyArray<Delivery>) => void) | undefined
+  /** The connection of a process has ended, by whomever. */
+  readonly severed?: ((process: Process) => void) | undefined
+  readonly opened?: ((process: Process, lease: Driver.Lease) => void) | undefined
+  /** A close begins; what it answers is called at its end. */
+  readonly closing?:
+    | ((process: Process, lease: Driver.Lease, how: "revoke" | "lost") => (() => void) | undefined)
+    | undefined
+  /** The engine commits or settles; what it answers is called at the end of the call. */
+  readonly settling?:
+    | ((
+      process: Process,
+      lease: Driver.Lease,
+      what: number | ReadonlyArray<Driver.Settled>
+    ) => ((exit: Exit.Exit<void, BrokerError.BrokerError>) => void) | undefined)
+    | undefined
+  /** The broker carried a publish out, whether the answer arrives or not. */
+  readonly published?: ((process: Process, batch: ReadonlyArray<Outgoing<Uint8Array>>) => void) | undefined
+}
+
+/** A broker behind a network. */
+export interface Network {
+  /** The broker as a process sees it. */
+  readonly connect: (process: Process, capabilities?: Partial<Driver.Capabilities>) => Driver.Driver
+  /** The broker has noticed that a process is gone: what it held goes to others. Its engine is not asked. */
+  readonly gone: (process: Process) => void
+  readonly faults: Faults
+}
+
+const failed = (system: string, operation: BrokerError.BrokerError["operation"]) =>
+  BrokerError.make({ system, operation, reason: "Lost", message: `The connection broke during ${operation}.` })
+
+interface Link {
+  readonly fiber: Fiber.Fiber<void, BrokerError.BrokerError>
+  readonly far: Scope.Closeable
+}
+
+/** Puts a network between a driver and the processes of a world. The driver itself runs in a process that never dies. */
+export const make = (world: World, driver: Driver.Driver, faults: Faults = {}, watch: Watch = {}): Network => {
+  const far = world.process("broker")
+  const links = new Map<Process, Set<Link>>()
+  const { system } = driver
+
+  /** A call of a process: at once, late, or with an answer that says the wrong thing. */
+  const call = (
+    operation: "publish" | "settle",
+    act: () => Effect.Effect<void, BrokerError.BrokerError>
+  ): Effect.Effect<void, BrokerError.BrokerError> => {
+    const fails = world.chance(faults[operation] ?? 0)
+    const carried = !fails || world.chance(0.5)
+    const wait = world.chance(faults.slow ?? 0) ? world.integer(1, faults.longest ?? 20) : 0
+    const acted = (): Effect.Effect<void, BrokerError.BrokerError> => {
+      const done = carried ? act() : Exit.void
+      return fails ? Effect.andThen(done, Effect.fail(failed(system, operation))) : done
+    }
+    if (wait === 0) return fails ? Effect.suspend(acted) : acted()
+    // the way there and the way back
+    const there = world.integer(0, wait)
+    return Effect.sleep(there).pipe(
+      Effect.andThen(Effect.suspend(() => Effect.exit(acted()))),
+      Effect.flatMap((exit) => Effect.andThen(Effect.sleep(wait - there), exit))
+    )
+  }
+
+  const leaseOf = (process: Process, lease: Driver.Lease): Driver.Lease => {
+    const { commit, settle } = lease
+    const told = (
+      what: number | ReadonlyArray<Driver.Settled>,
+      act: () => Effect.Effect<void, BrokerError.BrokerError>
+    ) => {
+      const end = watch.settling?.(process, near, what)
+      const called = call("settle", act)
+      if (end === undefined) return called
+      if (Exit.isExit(called)) {
+        end(called as Exit.Exit<void, BrokerError.BrokerError>)
+        return called
+      }
+      return Effect.onExitPrimitive(called, (exit) => {
+        end(exit)
+        return undefined
+      })
+    }
+    const near: Driver.Lease = {
+      ...lease,
+      commit: commit && ((position) => told(position, () => commit(position))),
+      settle: settle && ((batch) => told(batch, () => settle(batch)))
+    }
+    return near
+  }
+
+  const sinkOf = (process: Process, sink: Driver.Sink): Driver.Sink => {
+    const near = new Map<Driver.Lease, Driver.Lease>()
+    return {
+      ready: () => process.alive && sink.ready(),
+      polled: () => process.alive && sink.polled(),
+      open: (lease) => {
+        const own = leaseOf(process, lease)
+        near.set(lease, own)
+        if (!process.alive) return
+        watch.opened?.(process, own)
+        sink.open(own)
+      },
+      offer: (lease, batch) => {
+        const own = near.get(lease)!
+        if (!process.alive) return Effect.never
+        watch.offered?.(process, own, batch)
+        return sink.offer(own, batch)
+      },
+      settled: (lease) => sink.settled(near.get(lease)!),
+      close: (lease, how) =>
+        Effect.suspend(() => {
+          const own = near.get(lease)!
+          if (!process.alive) return Effect.void
+          const end = watch.closing?.(process, own, how)
+          // a process may die while its broker waits for it
+          const close = Effect.raceFirst(process.run(sink.close(own, how)), dead(process))
+          return Effect.andThen(close, Effect.sync(() => process.alive && end?.()))
+        })
+    }
+  }
+
+  const deaths = new Map<Process, Array<() => void>>()
+  const dead = (process: Process): Effect.Effect<void> =>
+    Effect.callback((resume) => {
+      if (!process.alive) return resume(Effect.void)
+      const all = deaths.get(process) ?? []
+      deaths.set(process, all)
+      all.push(() => resume(Effect.void))
+    })
+
+  const consume = (process: Process): Driver.Driver["consume"] => (options, sink) =>
+    Effect.uninterruptibleMask((restore) =>
+      Effect.gen(function*() {
+        const scope = yield* Scope.make()
+        const fiber = far.fork(Scope.provide(driver.consume(options, sinkOf(process, sink)), scope))
+        fiber.addObserver(() => watch.severed?.(process))
+        const link: Link = { fiber, far: scope }
+        const own = links.get(process) ?? new Set()
+        links.set(process, own.add(link))
+        yield* Effect.addFinalizer((exit) => {
+          own.delete(link)
+          return far.run(Scope.close(scope, exit))
+        })
+        return yield* restore(Fiber.join(fiber)).pipe(Effect.onInterrupt(() => Fiber.interrupt(fiber)))
+      })
+    )
+
+  const publish = (process: Process): Driver.Driver["publish"] => (batch) =>
+    call("publish", () => {
+      const done = driver.publish(batch)
+      if (!Exit.isExit(done)) return Effect.tap(done, () => Effect.sync(() => watch.published?.(process, batch)))
+      if (done._tag === "Success") watch.published?.(process, batch)
+      return done
+    })
+
+  return {
+    faults,
+    connect: (process, capabilities) => ({
+      ...driver,
+      capabilities: { ...driver.capabilities, ...capabilities },
+      consume: consume(process),
+      publish: publish(process)
+    }),
+    gone: (process) => {
+      for (const { fiber, far: scope } of links.get(process) ?? []) {
+        far.fork(Effect.andThen(Fiber.interrupt(fiber), Scope.close(scope, Exit.void)))
+      }
+      links.delete(process)
+      for (const die of deaths.get(process)?.splice(0) ?? []) die()
+    }
+  }
+}
+
+/** Where a message is, in words: `partition/position`. */
+export const place = (message: Message<unknown>): string => `${message.partition}/${message.position}`

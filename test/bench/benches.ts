@@ -1,0 +1,10 @@
+import type { Bench } from "./Bench.ts"
+import { broker } from "./broker.ts"
+import { dispatch } from "./dispatch.ts"
+import { fairness } from "./fairness.ts"
+import { keyed } from "./keyed.ts"
+import { memory } from "./memory.ts"
+import { wrappers } from "./wrappers.ts"
+
+/** Every benchmark, in the order of the goals. */
+export const benches: ReadonlyArray<Bench> = [dispatch, wrappers, broker, keyed, memory, fairness]

@@ -1,0 +1,123 @@
+import {
+  Audit,
+  Auth,
+  Channel,
+  DeadLetter,
+  Decode,
+  type Delivery,
+  type Envelope,
+  Filter,
+  Hooks,
+  Log,
+  MemoryBroker,
+  Message,
+  Metrics,
+  Middleware,
+  Outcome,
+  Outgoing,
+  Parse,
+  Publish,
+  RateLimit,
+  Retry,
+  Timeout,
+  Trace
+} from "@millrace/core"
+import { MiddlewareLaws } from "@millrace/testing"
+import { Effect, Exit, Schema, SchemaGetter } from "effect"
+import { assert } from "vitest"
+import { deliver } from "./support.ts"
+
+const Order = Schema.Struct({ id: Schema.String })
+const Orders = Channel.make("orders", { payload: Order })
+
+const message = (): Delivery => deliver({ key: "k", body: { id: "1" }, headers: { authorization: "Bearer good" } })
+
+const outgoing = (): Outgoing<Uint8Array> =>
+  new Outgoing("orders", new Uint8Array([1]), "k", { authorization: "Bearer good" })
+
+/** Both sides that a cross-cutting middleware stands on. */
+const everywhere = <R = never>(
+  name: string,
+  build: () => <M extends Envelope>(
+    next: (message: M) => Effect.Effect<unknown, MiddlewareLaws.LawError>
+  ) => (message: M) => Effect.Effect<unknown, unknown, R>,
+  options: Omit<MiddlewareLaws.Options<Delivery, R, unknown>, "message"> = {}
+) => {
+  MiddlewareLaws.suite<Delivery, Delivery, R>(`${name} of a consumer`, () => build(), { ...options, message })
+  MiddlewareLaws.suite<Outgoing<Uint8Array>, Outgoing<Uint8Array>, R>(`${name} of a publisher`, () => build(), {
+    ...options,
+    message: outgoing
+  })
+}
+
+const later = SchemaGetter.transformEffect((order: typeof Order.Type) => Effect.as(Effect.yieldNow, order))
+
+const deadLettered = (exit: Exit.Exit<unknown, unknown>) => {
+  assert(Exit.isSuccess(exit) && Outcome.isOutcome(exit.value))
+  assert.strictEqual(exit.value._tag, "DeadLetter")
+}
+
+everywhere("Pass", () => Middleware.make()({ name: "Pass", stage: "consume" }, (next) => next))
+
+everywhere("Retry", () => Retry.middleware(), { calls: "several" })
+everywhere("Retry of defects", () => Retry.middleware({ defects: "retry", while: { tags: ["Other"] } }), {
+  calls: "several"
+})
+everywhere("Retry.when", () => Retry.when<MiddlewareLaws.LawError>(() => true, { times: 2 }), { calls: "several" })
+everywhere("Timeout", () => Timeout.middleware())
+everywhere("Trace", () => Trace.middleware())
+everywhere("Metrics", () => Metrics.middleware(), { layer: Metrics.layer })
+everywhere("Log", () => Log.middleware())
+everywhere("Audit", () => Audit.middleware(), { layer: Audit.layerMemory() })
+everywhere("Auth", () => Auth.middleware(), { layer: Auth.layerMemory({ good: { subject: "ada" } }) })
+everywhere("RateLimit", () => RateLimit.middleware({ limit: 100 }), { layer: RateLimit.layerMemory() })
+everywhere(
+  "RateLimit that delays",
+  () => RateLimit.middleware({ limit: 1, onExceeded: "delay", maximumDelay: "1 day" }),
+  {
+    layer: RateLimit.layerMemory()
+  }
+)
+everywhere("Hooks", () =>
+  Hooks.middleware({
+    preSend: () => Effect.void,
+    postSend: () => Effect.void,
+    preExecute: () => Effect.yieldNow,
+    postExecute: () => Effect.void,
+    postSave: () => Effect.yieldNow,
+    onError: () => Effect.void
+  }))
+
+MiddlewareLaws.suite("Decode", () => Decode.middleware(Orders), { message })
+MiddlewareLaws.suite("Decode of a schema that suspends", () =>
+  Decode.middleware(Channel.make("orders", {
+    payload: Order.pipe(Schema.decode({ decode: later, encode: later }))
+  })), { message })
+MiddlewareLaws.suite(
+  "Parse",
+  () => Parse.middleware((delivery) => new Message(delivery, delivery.payload, null, null)),
+  {
+    message
+  }
+)
+MiddlewareLaws.suite("Filter", () => Filter.middleware((_: Delivery) => true), { message })
+MiddlewareLaws.suite(
+  "Filter that suspends",
+  () => Filter.middleware((_: Delivery) => Effect.as(Effect.yieldNow, true)),
+  {
+    message
+  }
+)
+MiddlewareLaws.suite("DeadLetter.tags of others", () => DeadLetter.tags("Other"), { message })
+MiddlewareLaws.suite("DeadLetter.tags", () => DeadLetter.tags("LawError"), { message, failure: deadLettered })
+MiddlewareLaws.suite("DeadLetter.classes", () => DeadLetter.classes("validation"), { message })
+MiddlewareLaws.suite("DeadLetter.when", () => DeadLetter.when((_: MiddlewareLaws.LawError): _ is never => true), {
+  message,
+  failure: deadLettered
+})
+MiddlewareLaws.suite("DeadLetter.afterAttempts", () => DeadLetter.afterAttempts(1), { message, failure: deadLettered })
+MiddlewareLaws.suite("Publish", () => Publish.middleware(Channel.unchecked("answers")), {
+  message,
+  layer: MemoryBroker.layer()
+})
+MiddlewareLaws.suite("Publish.reply", () => Publish.reply(), { message, layer: MemoryBroker.layer() })

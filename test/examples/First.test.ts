@@ -1,0 +1,32 @@
+import { assert, describe, it } from "vitest"
+import { collect, expectedOutput } from "../repo/fences.ts"
+import { read, run } from "../repo/workspace.ts"
+
+const file = "examples/00-first/main.ts"
+
+describe("the first program", () => {
+  it("T17 prints what it says that it prints", { timeout: 120_000 }, async () => {
+    const expected = expectedOutput(read(file))
+    const { code, output } = await run(process.execPath, [file])
+    assert.isAbove(expected.length, 2)
+    assert.strictEqual(output, `${expected.join("\n")}\n`)
+    assert.strictEqual(code, 0)
+  })
+
+  it("has at most 40 lines", () => {
+    assert.isAtMost(read(file).trimEnd().split("\n").length, 40)
+  })
+})
+
+describe("the README", () => {
+  it("shows the first program as it is", () => {
+    const shown = collect().fences.find((fence) => fence.file === "README.md")
+    assert.strictEqual(`${shown?.code}\n`, read(file))
+  })
+
+  it("names every middleware in its table", () => {
+    const named = [...read("README.md").matchAll(/^\| `(\w+)`/gm)].map(([, name]) => name)
+    const exported = [...read("packages/core/src/index.ts").matchAll(/^export \* as (\w+) from "\.\/middleware\//gm)]
+    assert.deepStrictEqual(named, exported.map(([, name]) => name).sort())
+  })
+})

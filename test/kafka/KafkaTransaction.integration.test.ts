@@ -1,0 +1,201 @@
+import { it } from "@effect/vitest"
+import { Broker } from "@millrace/core"
+import { Kafka, KafkaAdmin, KafkaTransaction } from "@millrace/kafka"
+import { Effect, Exit, Fiber, Layer, Scope, Stream } from "effect"
+import { expect } from "vitest"
+import { describeKafka } from "../services/describe.ts"
+import { contents, eventually, fresh, layerOf, optionsOf, outgoing, Recorder, textOf } from "./support.ts"
+
+describeKafka("Kafka transactions", (kafka) => {
+  const transactions = (transactionalId: string) => KafkaTransaction.layer({ ...optionsOf(kafka()), transactionalId })
+  const layers = () =>
+    Layer.mergeAll(layerOf(kafka()), KafkaAdmin.layer(optionsOf(kafka())), transactions(fresh("transactional")))
+
+  const made = Effect.gen(function*() {
+    const admin = yield* KafkaAdmin.KafkaAdmin
+    const [from, to, other] = [fresh("from"), fresh("to"), fresh("other")]
+    for (const channel of [from, to, other]) yield* admin.declare({ channel, partitions: 2 })
+    return { admin, from, to, other, group: fresh("group") }
+  })
+
+  const taken = (channel: string, group: string, count: number) =>
+    Effect.gen(function*() {
+      const driver = yield* Kafka.driver(optionsOf(kafka()))
+      const recorder = new Recorder()
+      const scope = yield* Scope.fork(yield* Effect.scope)
+      const fiber = yield* Effect.forkDetach(
+        Scope.provide(driver.consume({ channel, group, handler: "t", from: "earliest", batch: 100 }, recorder), scope)
+      )
+      yield* eventually(() => recorder.taken.length >= count)
+      yield* Fiber.interrupt(fiber)
+      yield* Scope.close(scope, Exit.void)
+      return recorder.taken
+    })
+
+  const texts = (channel: string) =>
+    Effect.map(contents(channel), (found) => found.map((delivery) => textOf(delivery.raw)).sort())
+
+  it.live("messages of several topics and the group's position are written together", () =>
+    Effect.gen(function*() {
+      const { admin, from, group, other, to } = yield* made
+      const broker = yield* Broker.Broker
+      const { publish } = yield* KafkaTransaction.KafkaTransaction
+      yield* broker.publishAll(["0", "1", "2"].map((text) => outgoing(from, text, { key: "same" })))
+      const after = yield* taken(from, group, 3)
+      yield* publish([outgoing(to, "a"), outgoing(other, "b"), outgoing(to, "c")], { after: after.slice(0, 2) })
+      expect(yield* texts(to)).toEqual(["a", "c"])
+      expect(yield* texts(other)).toEqual(["b"])
+      const lag = yield* admin.lag(group, from)
+      expect(lag.filter(({ high }) => high > 0)).toMatchObject([{ committed: 2, high: 3, lag: 1 }])
+      yield* publish([], { after })
+      expect((yield* admin.lag(group, from)).filter(({ high }) => high > 0)).toMatchObject([{ committed: 3, lag: 0 }])
+      yield* publish([])
+    }).pipe(Effect.scoped, Effect.provide(layers())), 60_000)
+
+  it.live(
+    "where one message is refused none is read, no position moves, and the next transaction works",
+    () =>
+      Effect.gen(function*() {
+        const { admin, from, group, to } = yield* made
+        const broker = yield* Broker.Broker
+        const { publish } = yield* KafkaTransaction.KafkaTransaction
+        const small = fresh("small")
+        yield* admin.declare({ channel: small, partitions: 1, settings: { "max.message.bytes": "1000" } })
+        yield* broker.publish(outgoing(from, "0"))
+        const after = yield* taken(from, group, 1)
+        const error = yield* Effect.flip(
+          publish([outgoing(to, "aborted"), outgoing(small, "x".repeat(5000))], { after })
+        )
+        expect(error).toMatchObject({ reason: "TooLarge", operation: "publish" })
+        yield* publish([outgoing(to, "committed")])
+        expect(yield* texts(to)).toEqual(["committed"])
+        expect((yield* admin.lag(group, from)).map(({ committed }) => committed)).toEqual([undefined, undefined])
+      }).pipe(Effect.scoped, Effect.provide(layers())),
+    60_000
+  )
+
+  it.live("callers at once take turns", () =>
+    Effect.gen(function*() {
+      const { to } = yield* made
+      const { publish } = yield* KafkaTransaction.KafkaTransaction
+      const all = Array.from({ length: 20 }, (_, i) => `t${String(i).padStart(2, "0")}`)
+      yield* Effect.forEach(all, (text) => publish([outgoing(to, text)]), { concurrency: "unbounded", discard: true })
+      expect(yield* texts(to)).toEqual(all)
+    }).pipe(Effect.provide(layers())), 60_000)
+
+  it.live("a second producer of the name fences off the first, which is told", () =>
+    Effect.gen(function*() {
+      const { to } = yield* made
+      const id = fresh("transactional")
+      const first = yield* Layer.build(transactions(id))
+      const publish = (text: string) =>
+        Effect.flatMap(KafkaTransaction.KafkaTransaction, ({ publish }) => publish([outgoing(to, text)]))
+      yield* publish("one").pipe(Effect.provide(first))
+      const second = yield* Layer.build(transactions(id))
+      yield* publish("two").pipe(Effect.provide(second))
+      const error = yield* Effect.flip(publish("three").pipe(Effect.provide(first)))
+      expect(error).toMatchObject({ reason: "Lost" })
+      expect(error.message).toContain("Another producer has taken over this transactional id")
+      expect(yield* texts(to)).toEqual(["one", "two"])
+    }).pipe(Effect.scoped, Effect.provide(layers())), 60_000)
+
+  it.live("an empty name is refused", () =>
+    Effect.gen(function*() {
+      const error = yield* Effect.flip(Effect.scoped(Layer.build(transactions(""))))
+      expect(error).toMatchObject({ reason: "Invalid" })
+    }))
+})
+
+describeKafka("browsing and looking after Kafka", (kafka) => {
+  it.live(
+    "browsing reads what is there and nothing more, consumes nothing and leaves nothing",
+    () =>
+      Effect.gen(function*() {
+        const broker = yield* Broker.Broker
+        const admin = yield* KafkaAdmin.KafkaAdmin
+        const channel = fresh("browse")
+        yield* broker.declare({ channel, partitions: 3 })
+        expect(yield* Stream.runCollect(broker.browse(channel))).toEqual([])
+        const all = Array.from({ length: 5000 }, (_, i) => outgoing(channel, `${i}`.padEnd(500), { key: String(i) }))
+        yield* broker.publishAll(all)
+        const before = yield* admin.groups
+        let first = true
+        const found = yield* Stream.runCollect(
+          broker.browse(channel).pipe(Stream.tap(() => {
+            if (!first) return Effect.void
+            first = false
+            return broker.publish(outgoing(channel, "later"))
+          }))
+        )
+        expect(found.length).toBe(5000)
+        for (let partition = 0; partition < 3; partition++) {
+          const positions = found.filter((each) => each.partition === partition).map(({ position }) => position)
+          expect(positions).toEqual(positions.map((_, index) => index))
+        }
+        const some = yield* Stream.runCollect(Stream.take(broker.browse(channel), 10))
+        expect(some.length).toBe(10)
+        const added = (yield* admin.groups).filter((group) => !before.includes(group))
+        expect(added.filter((group) => group.startsWith("millrace-browse"))).toEqual([])
+        const error = yield* Effect.flip(Stream.runDrain(broker.browse(fresh("missing"))))
+        expect(error).toMatchObject({ reason: "NotFound", operation: "browse" })
+      }).pipe(Effect.provide(Layer.merge(layerOf(kafka()), KafkaAdmin.layer(optionsOf(kafka()))))),
+    60_000
+  )
+
+  it.live(
+    "browsing ends where a topic ends in marks of transactions, and where offsets have gaps",
+    () =>
+      Effect.gen(function*() {
+        const broker = yield* Broker.Broker
+        const { publish } = yield* KafkaTransaction.KafkaTransaction
+        const channel = fresh("marks")
+        const small = fresh("small")
+        yield* broker.declare({ channel, partitions: 1 })
+        yield* broker.declare({ channel: small, partitions: 1, settings: { "max.message.bytes": "1000" } })
+        yield* publish([outgoing(channel, "a"), outgoing(channel, "b")])
+        yield* Effect.flip(publish([outgoing(channel, "aborted"), outgoing(small, "x".repeat(5000))]))
+        yield* publish([outgoing(channel, "c")])
+        const found = yield* contents(channel)
+        expect(found.map((delivery) => textOf(delivery.raw))).toEqual(["a", "b", "c"])
+        expect(found.at(-1)!.position).toBeGreaterThan(3)
+      }).pipe(
+        Effect.provide(Layer.merge(
+          layerOf(kafka()),
+          KafkaTransaction.layer({ ...optionsOf(kafka()), transactionalId: fresh("transactional") })
+        ))
+      ),
+    60_000
+  )
+
+  it.live("topics and groups are made, listed, moved and deleted", () =>
+    Effect.gen(function*() {
+      const broker = yield* Broker.Broker
+      const admin = yield* KafkaAdmin.KafkaAdmin
+      const channel = fresh("admin")
+      const group = fresh("group")
+      yield* admin.declare({ channel, partitions: 2, settings: { "retention.ms": "3600000" } })
+      expect(yield* admin.topics).toContain(channel)
+      yield* broker.publishAll(Array.from({ length: 10 }, (_, i) => outgoing(channel, String(i), { key: "same" })))
+      const positions = yield* admin.positions(channel)
+      expect(positions.map(({ partition }) => partition)).toEqual([0, 1])
+      expect(positions.map(({ high }) => high).sort()).toEqual([0, 10])
+      const at = positions.find(({ high }) => high === 10)!.partition
+      const committed = () => Effect.map(admin.lag(group, channel), (lag) => lag[at]!)
+      expect(yield* committed()).toEqual({ partition: at, committed: undefined, low: 0, high: 10, lag: 10 })
+      yield* admin.move(group, channel, [{ partition: at, position: 4 }])
+      expect(yield* committed()).toMatchObject({ committed: 4, lag: 6 })
+      yield* admin.move(group, channel, "latest")
+      expect(yield* committed()).toMatchObject({ lag: 0 })
+      yield* admin.move(group, channel, "earliest")
+      expect(yield* committed()).toMatchObject({ lag: 10 })
+      expect(yield* admin.describeGroup(group)).toEqual({ group, state: "Empty", members: [] })
+      expect(yield* admin.groups).toContain(group)
+      yield* admin.deleteGroup(group)
+      expect(yield* admin.groups).not.toContain(group)
+      yield* admin.deleteTopic(channel)
+      expect(yield* admin.topics).not.toContain(channel)
+      for (const again of [admin.deleteTopic(channel), admin.positions(channel), admin.lag(group, channel)]) {
+        expect(yield* Effect.flip(again)).toMatchObject({ reason: "NotFound" })
+      }
+    }).pipe(Effect.provide(Layer.merge(layerOf(kafka()), KafkaAdmin.layer(optionsOf(kafka()))))), 60_000)
+})

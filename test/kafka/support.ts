@@ -1,0 +1,147 @@
+import {
+  Broker,
+  type BrokerError,
+  type Delivery,
+  type Driver,
+  Headers,
+  type NativeParts,
+  Outgoing
+} from "@millrace/core"
+import { Kafka } from "@millrace/kafka"
+import type { Kafka as Servers } from "@millrace/testing/servers"
+import { Effect, type Exit, type Layer, Stream } from "effect"
+import { type Cluster, Kafka as KafkaJs, logLevel, PartitionAssigners } from "kafkajs"
+
+const encoder = new TextEncoder()
+const decoder = new TextDecoder()
+
+let count = 0
+
+/** A name that no other test uses. */
+export const fresh = (what: string): string => `${what}-${process.pid}-${Date.now()}-${++count}`
+
+/** Bytes of text. */
+export const bytes = (text: string): Uint8Array => encoder.encode(text)
+
+/** Text of bytes. */
+export const textOf = (body: Uint8Array): string => decoder.decode(body)
+
+/** A message ready to be published. */
+export const outgoing = (
+  channel: string,
+  body: string | Uint8Array,
+  options?: {
+    readonly key?: string
+    readonly headers?: { readonly [name: string]: string }
+    readonly native?: NativeParts
+  }
+): Outgoing<Uint8Array> =>
+  new Outgoing(
+    channel,
+    typeof body === "string" ? bytes(body) : body,
+    options?.key,
+    Headers.fromRecord(options?.headers ?? {}),
+    options?.native
+  )
+
+/** Quick to notice, for tests. */
+export const quick: Kafka.Options["consumer"] = {
+  heartbeatInterval: "250 millis",
+  sessionTimeout: "6 seconds",
+  maximumWait: "100 millis"
+}
+
+export const optionsOf = (server: Servers.KafkaServer, more?: Partial<Kafka.Options>): Kafka.Options => ({
+  brokers: server.brokers,
+  consumer: quick,
+  ...more
+})
+
+export const layerOf = (
+  server: Servers.KafkaServer,
+  more?: Partial<Kafka.Options>
+): Layer.Layer<Broker.Broker, BrokerError.BrokerError> => Kafka.layer(optionsOf(server, more))
+
+/** What is in a topic, as text, in order of partition and position. */
+export const contents = (channel: string) =>
+  Effect.flatMap(Broker.Broker, (broker) => Stream.runCollect(broker.browse(channel))).pipe(
+    Effect.map((found) => Array.from(found).sort((a, b) => a.partition - b.partition || a.position - b.position))
+  )
+
+/** Waits until it is so; a test that waits in vain ends by its own time limit. */
+export const eventually = (isSo: () => boolean): Effect.Effect<void> =>
+  Effect.suspend(() => isSo() ? Effect.void : Effect.andThen(Effect.sleep("20 millis"), eventually(isSo)))
+
+/** An engine of a few lines: takes everything, settles when it is told to. */
+export class Recorder implements Driver.Sink {
+  readonly taken: Array<Delivery> = []
+  readonly leases: Array<{ readonly lease: Driver.Lease; closed: "revoke" | "lost" | undefined }> = []
+  readies = 0
+  polls = 0
+  /** Where set, `offer` answers it. */
+  room: Effect.Effect<void> | undefined
+  /** Runs when a lease is revoked. */
+  onRevoke: (lease: Driver.Lease) => Effect.Effect<void> = () => Effect.void
+
+  ready = () => {
+    this.readies++
+  }
+  polled = () => {
+    this.polls++
+  }
+  open = (lease: Driver.Lease) => {
+    this.leases.push({ lease, closed: undefined })
+  }
+  offer = (_lease: Driver.Lease, batch: ReadonlyArray<Delivery>): Effect.Effect<void> => {
+    this.taken.push(...batch)
+    return this.room ?? (Effect.void as Exit.Exit<void>)
+  }
+  settled = () => Effect.void
+  close = (lease: Driver.Lease, how: "revoke" | "lost") =>
+    Effect.suspend(() => {
+      const found = this.leases.find((each) => each.lease === lease)
+      if (found === undefined || found.closed !== undefined) return Effect.void
+      return Effect.andThen(
+        how === "revoke" ? this.onRevoke(lease) : Effect.void,
+        Effect.sync(() => {
+          found.closed = how
+        })
+      )
+    })
+
+  /** The lease of a partition that is open now. */
+  lease(partition: number): Driver.Lease {
+    const found = this.leases.findLast((each) => each.lease.partition === partition && each.closed === undefined)
+    if (found === undefined) throw new Error(`No lease of partition ${partition} is open`)
+    return found.lease
+  }
+
+  get texts(): Array<string> {
+    return this.taken.map((delivery) => textOf(delivery.raw))
+  }
+}
+
+/** Takes every member out of a group behind its back, as a session that has run out does. */
+export const removeMembers = async (brokers: Array<string>, groupId: string): Promise<void> => {
+  const client = new KafkaJs({ brokers, logLevel: logLevel.NOTHING })
+  const admin = client.admin()
+  await admin.connect()
+  const { groups } = await admin.describeGroups([groupId])
+  await admin.disconnect()
+  let cluster: Cluster | undefined
+  const consumer = client.consumer({
+    groupId,
+    partitionAssigners: [(config) => {
+      cluster = config.cluster
+      return PartitionAssigners.roundRobin(config)
+    }]
+  })
+  await consumer.connect()
+  await cluster!.refreshMetadata()
+  // kafkajs's types leave out what its brokers can do beside what its users need
+  const coordinator = await cluster!.findGroupCoordinator({ groupId }) as unknown as {
+    leaveGroup(request: { readonly groupId: string; readonly memberId: string }): Promise<unknown>
+  }
+  for (const { memberId } of groups[0]!.members) await coordinator.leaveGroup({ groupId, memberId })
+  await consumer.disconnect()
+}

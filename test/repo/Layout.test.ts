@@ -1,0 +1,180 @@
+import { homedir, tmpdir } from "node:os"
+import { dirname, join } from "node:path"
+import { assert, describe, it } from "vitest"
+import { committable, importsOf, packages, read, readJson, resolve, root, sources } from "./workspace.ts"
+
+/** What each folder of core may import beside itself: one way, from the cargo to the motor. */
+const folders: Record<string, ReadonlyArray<string>> = {
+  model: [],
+  pipeline: ["model"],
+  broker: ["model", "pipeline"],
+  middleware: ["model", "pipeline", "broker"],
+  engine: ["model", "pipeline", "broker"],
+  memory: ["model", "pipeline", "broker", "engine"]
+}
+
+/** The folders of core whose names a driver may use: what a driver's author needs, and the engine it is handed to. */
+const forDrivers = new Set(["model", "broker", "engine"])
+const drivers = ["kafka"]
+
+const topLevel = new Set([
+  "package.json",
+  "tsconfig.json",
+  "packages",
+  "examples",
+  "test",
+  "pnpm-workspace.yaml",
+  "pnpm-lock.yaml",
+  "README.md",
+  "LICENSE",
+  "docs"
+])
+
+const folderOf = (file: string): string => file.split("/")[3] ?? ""
+
+/** Which folder of core each name of its entry comes from. */
+const namesOfCore = (): ReadonlyMap<string, string> =>
+  new Map(
+    [
+      ...read("packages/core/src/index.ts").matchAll(
+        /^export (?:type )?(?:\* as (\w+)|\{([^}]+)\}) from "\.\/(\w+)\//gm
+      )
+    ].flatMap(
+      ([, namespace, names, folder = ""]) =>
+        (namespace !== undefined
+          ? [namespace]
+          : (names ?? "").split(",").map((name) => name.trim().split(/\s+/).at(-1) ?? "")).map(
+            (name): [string, string] => [name, folder]
+          )
+    )
+  )
+
+describe("layout", () => {
+  it("imports in core point one way", () => {
+    const wrong = sources("packages/core/src/*/**/*.ts").flatMap((file) => {
+      const allowed = folders[folderOf(file)]
+      if (allowed === undefined) return [`${file}: the folder ${folderOf(file)} is not in this test's list`]
+      return importsOf(read(file))
+        .filter(({ specifier }) => specifier.startsWith("."))
+        .map(({ line, specifier }) => ({ line, target: resolve(file, specifier) }))
+        .filter(({ target }) => folderOf(target) !== folderOf(file) && !allowed.includes(folderOf(target)))
+        .map(({ line, target }) => `${file}:${line}: ${folderOf(file)} must not import ${target}`)
+    })
+    assert.deepStrictEqual(wrong, [])
+  })
+
+  it("core runs anywhere: it imports effect and nothing else", () => {
+    const wrong = sources("packages/core/src/**/*.ts").flatMap((file) =>
+      importsOf(read(file))
+        .filter(({ specifier }) => !/^(\.|effect$|effect\/)/.test(specifier))
+        .map(({ line, specifier }) => `${file}:${line}: ${specifier}`)
+    )
+    assert.deepStrictEqual(wrong, [])
+  })
+
+  it("packages reach each other by their public entries", () => {
+    const wrong = sources("{packages/*/src,test,examples}/**/*.ts").flatMap((file) => {
+      const home = file.split("/").slice(0, file.startsWith("packages/") ? 2 : 1).join("/")
+      return importsOf(read(file)).flatMap(({ line, specifier }) => {
+        if (home !== "test" && specifier.startsWith(".") && !resolve(file, specifier).startsWith(`${home}/`)) {
+          return [`${file}:${line}: ${specifier} leaves ${home}`]
+        }
+        const [, name, entry] = /^@millrace\/(\w+)(?:\/(.+))?$/.exec(specifier) ?? []
+        if (name === undefined || !packages.includes(name)) return []
+        const { exports } = readJson(`packages/${name}/package.json`)
+        return exports[entry === undefined ? "." : `./${entry}`] === undefined
+          ? [`${file}:${line}: ${specifier} is not exported`]
+          : []
+      })
+    })
+    assert.deepStrictEqual(wrong, [])
+  })
+
+  it("packages declare what they import", () => {
+    const wrong = packages.flatMap((name) => {
+      const { dependencies, peerDependencies } = readJson(`packages/${name}/package.json`)
+      const declared = new Set([...Object.keys(dependencies ?? {}), ...Object.keys(peerDependencies ?? {})])
+      return sources(`packages/${name}/src/**/*.ts`).flatMap((file) =>
+        importsOf(read(file))
+          .filter(({ specifier }) => !/^(\.|node:)/.test(specifier))
+          .filter(({ specifier }) =>
+            !declared.has(specifier.split("/").slice(0, specifier.startsWith("@") ? 2 : 1).join("/"))
+          )
+          .map(({ line, specifier }) => `${file}:${line}: ${specifier}`)
+      )
+    })
+    assert.deepStrictEqual(wrong, [])
+  })
+
+  it("drivers use of core only what its authors of drivers are given", () => {
+    const folder = namesOfCore()
+    const wrong = sources(`packages/{${drivers.join(",")},}/src/**/*.ts`).flatMap((file) =>
+      importsOf(read(file))
+        .filter(({ specifier }) => specifier === "@millrace/core")
+        .flatMap(({ line, clause }) =>
+          (/\{([\s\S]*)\}/.exec(clause)?.[1] ?? clause)
+            .split(",")
+            .map((part) => part.trim().replace(/^type\s+/, "").split(/\s+as\s+/)[0] ?? "")
+            .filter((name) => name !== "" && !forDrivers.has(folder.get(name) ?? ""))
+            .map((name) => `${file}:${line}: ${name} is of ${folder.get(name) ?? "no folder"}`)
+        )
+    )
+    assert.deepStrictEqual(wrong, [])
+  })
+
+  it("every package is built, checked and tested", () => {
+    const paths = (file: string): ReadonlyArray<string> =>
+      readJson(file).references.map(({ path }: { path: string }) => path)
+    assert.includeMembers([...paths("tsconfig.json")], [
+      ...packages.map((name) => `packages/${name}`),
+      "test",
+      "test/types"
+    ])
+    assert.includeMembers([...paths("test/tsconfig.json")], packages.map((name) => `../packages/${name}`))
+    for (const name of packages) {
+      const { devDependencies, name: published, publishConfig, exports } = readJson(`packages/${name}/package.json`)
+      const siblings = Object.keys(devDependencies ?? {}).flatMap((key) =>
+        key.startsWith("@millrace/") ? [`../${key.slice(10)}`] : []
+      )
+      assert.strictEqual(published, `@millrace/${name}`)
+      assert.deepStrictEqual(
+        [...paths(`packages/${name}/tsconfig.json`)].sort(),
+        siblings.sort(),
+        `references of ${name}`
+      )
+      assert.deepStrictEqual(Object.keys(publishConfig.exports), Object.keys(exports), `published exports of ${name}`)
+    }
+  })
+
+  it("the top level holds only what belongs there", () => {
+    const names = new Set(committable().map((file) => file.split("/")[0] ?? ""))
+    assert.deepStrictEqual([...names].filter((name) => !topLevel.has(name) && !name.startsWith(".")), [])
+  })
+
+  it("no file names a machine's folder or a registry's host", () => {
+    const folder = (path: string): ReadonlyArray<RegExp> =>
+      path === "/" || path === tmpdir() ? [] : [new RegExp(`(?<![\\w./-])${RegExp.escape(path)}(?![\\w-])`)]
+    const forbidden = [
+      ...[root, dirname(root), homedir()].flatMap(folder),
+      /(?<![\w.])\/(?:home|Users)\/\w+/,
+      /\b(?:registry|repo\d*|mirrors?|proxy|packages)\.[a-z0-9-]+\.(?:org|com|io|dev|net)\b/,
+      /\b(?:npm|maven)\.[a-z0-9-]+\.(?:com|io|net)\b/
+    ]
+    const wrong = committable().flatMap((file) => {
+      const text = read(file)
+      if (text.includes("\0")) return []
+      return text.split("\n").flatMap((line, index) => {
+        const found = forbidden.map((pattern) => pattern.exec(line)?.[0]).find((hit) => hit !== undefined)
+        return found === undefined ? [] : [`${file}:${index + 1}: ${found}`]
+      })
+    })
+    assert.deepStrictEqual(wrong, [])
+  })
+
+  it("an example has a number and a main file", () => {
+    const wrong = sources("examples/*/**/*.ts").map((file) => join("examples", file.split("/")[1] ?? ""))
+      .filter((folder, index, all) => all.indexOf(folder) === index)
+      .filter((folder) => !/^examples\/\d\d-[a-z-]+$/.test(folder) || sources(`${folder}/main.ts`).length === 0)
+    assert.deepStrictEqual(wrong, [])
+  })
+})

@@ -1,0 +1,116 @@
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { afterAll, assert, beforeAll, describe, it } from "vitest"
+import { packages, readJson, root, run } from "./workspace.ts"
+
+/** The README's first program. */
+const firstProgram = "examples/00-first/main.ts"
+
+const folder = mkdtempSync(join(tmpdir(), "millrace-pack-"))
+const tarballs = join(folder, "tarballs")
+const project = join(folder, "project")
+let installed = ""
+
+// A user's shell has none of what pnpm and vitest give to their scripts; what leads to the network stays.
+const own = /^(?:npm_(?!config_)|pnpm_|VITEST|NODE_(?:ENV|OPTIONS|PATH)$)/i
+const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !own.test(name)))
+const node = process.execPath
+
+const succeeds = async (
+  command: string,
+  args: ReadonlyArray<string>,
+  options?: Parameters<typeof run>[2]
+): Promise<string> => {
+  const { code, output } = await run(command, args, options)
+  assert.strictEqual(code, 0, `${command} ${args.join(" ")}\n${output}`)
+  return output
+}
+
+const tarballOf = (name: string): string => {
+  const found = readdirSync(tarballs).find((file) => file.startsWith(`millrace-${name}-`))
+  assert.isDefined(found, `no tarball of ${name}`)
+  return join(tarballs, found ?? "")
+}
+
+beforeAll(async () => {
+  mkdirSync(tarballs)
+  mkdirSync(project)
+  await succeeds("npx", ["-y", "pnpm@12", "build"])
+  await succeeds("npx", ["-y", "pnpm@12", "-r", "--filter", "./packages/*", "pack", "--pack-destination", tarballs])
+  const { version } = readJson("node_modules/effect/package.json")
+  writeFileSync(
+    join(project, "package.json"),
+    JSON.stringify({
+      private: true,
+      type: "module",
+      dependencies: {
+        effect: version,
+        ...Object.fromEntries(packages.map((name) => [`@millrace/${name}`, `file:${tarballOf(name)}`]))
+      }
+    })
+  )
+  installed = await succeeds("npm", ["install", "--no-audit", "--no-fund", "--prefer-offline"], { cwd: project, env })
+}, 120_000)
+
+afterAll(() => rmSync(folder, { recursive: true, force: true }))
+
+describe("the packed packages", () => {
+  it.each(packages)("%s pleases publint", async (name) => {
+    await succeeds("publint", ["run", tarballOf(name), "--strict"])
+  })
+
+  it("install beside one effect, the user's own", () => {
+    assert.notMatch(installed, /ERESOLVE|unmet|deprecated @millrace/i)
+    const found = readdirSync(join(project, "node_modules"), { recursive: true, encoding: "utf8" })
+      .filter((path) => /(?:^|\/)node_modules\/effect$|^effect$/.test(path))
+    assert.deepStrictEqual(found, ["effect"])
+  })
+
+  it("hold code and declarations, and nothing that belongs to the workspace", () => {
+    for (const name of packages) {
+      const home = join(project, "node_modules", "@millrace", name)
+      const files = readdirSync(home, { recursive: true, encoding: "utf8" })
+      assert.include(files, "dist/index.js")
+      assert.include(files, "dist/index.d.ts")
+      assert.deepStrictEqual(files.filter((file) => /tsbuildinfo|\.test\.|node_modules/.test(file)), [])
+    }
+  })
+
+  it.each(packages.filter((name) => name !== "testing"))("%s is imported by name", async (name) => {
+    const output = await succeeds(node, [
+      "-e",
+      `import("@millrace/${name}").then((names) => console.log(Object.keys(names).length))`
+    ], { cwd: project, env })
+    assert.isAbove(Number(output), 0)
+  })
+
+  it("type-check for a user, declarations included", async () => {
+    writeFileSync(
+      join(project, "all.ts"),
+      packages.map((name) => `export * as ${name} from "@millrace/${name}"\n`).join("")
+    )
+    writeFileSync(
+      join(project, "tsconfig.json"),
+      JSON.stringify({
+        files: ["all.ts"],
+        compilerOptions: {
+          strict: true,
+          exactOptionalPropertyTypes: true,
+          module: "nodenext",
+          target: "es2024",
+          noEmit: true,
+          types: [],
+          skipLibCheck: true
+        }
+      })
+    )
+    await succeeds("tsc", ["-p", project])
+  })
+
+  it("run the README's first program", async () => {
+    assert.isTrue(existsSync(join(root, firstProgram)), `${firstProgram} is missing`)
+    cpSync(join(root, firstProgram), join(project, "main.ts"))
+    await succeeds(node, ["main.ts"], { cwd: project, env })
+  })
+})

@@ -1,0 +1,476 @@
+import type { Delivery, Driver, MemoryBroker, Outcome, Outgoing } from "@millrace/core"
+import type { Simulation } from "@millrace/testing"
+import type { Exit } from "effect"
+import type { Consumer, Settings } from "./history.ts"
+import type { Rule } from "./rules.ts"
+
+/** One published message. */
+export interface Entry {
+  readonly partition: number
+  readonly position: number
+  readonly outgoing: Outgoing<Uint8Array>
+  readonly runs: Array<Run>
+  /** Dead letters that the broker has. */
+  letters: number
+}
+
+/** What a run has to wait for before it counts. */
+export interface Waits {
+  /** Which outcome it leads to where it fails; undefined where it does not. */
+  failed: Outcome.Outcome["_tag"] | "Throttled" | undefined
+  done: boolean
+}
+
+/** One run of the handler. */
+export interface Run {
+  readonly entry: Entry
+  readonly delivery: Delivery
+  readonly lease: LeaseBook
+  readonly consumer: Consumer
+  readonly hooks: Array<Waits>
+  /** Which outcome it was made to have. */
+  expected: Outcome.Outcome["_tag"]
+  /** The time that its retry names. */
+  after: number | undefined
+  selfInterrupt: boolean
+  hooksRun: number
+  ended: number | undefined
+  outcome: Outcome.Outcome | undefined
+}
+
+/** What was seen of one lease. */
+export interface LeaseBook {
+  readonly consumer: Consumer
+  readonly partition: number
+  closing: { readonly at: number; readonly how: "revoke" | "lost" } | undefined
+  closed: boolean
+  /** Its connection has ended, and its engine is about to hear of it. */
+  severed: boolean
+  calls: number
+  /** What was offered, by lane. */
+  readonly lanes: Map<unknown, Array<number>>
+  readonly concluded: Set<number>
+  /** Dead letters written under it. */
+  readonly buried: Set<number>
+  readonly running: Set<Run>
+  settled: number
+}
+
+/** Its engine may lose it without being asked, or is gone itself. */
+const isGone = (lease: LeaseBook): boolean => lease.closing?.how === "lost" || lease.severed || lease.consumer.killed
+
+/** Sums of fractions of milliseconds are not exact. */
+const epsilon = 0.01
+
+/** Milliseconds until an engine knows what it was asked: the longest time that a handler spends at once. */
+const lag = 10
+
+const idOf = (entry: Entry): string => `${entry.partition}/${entry.position}`
+
+/** What a run came to, once all that it waits for has ended; undefined before. */
+export const cameTo = (run: Run): Waits["failed"] => {
+  if (run.outcome === undefined || run.hooks.some((hook) => !hook.done)) return undefined
+  // the hook that was registered last speaks first
+  return run.hooks.findLast((hook) => hook.failed !== undefined)?.failed ??
+    (run.outcome._tag === "Retry" && run.outcome.after !== undefined ? "Throttled" : run.outcome._tag)
+}
+
+/** What was seen of a history, and what was wrong with it. */
+export class Book {
+  readonly entries: Array<Array<Entry>> = []
+  readonly leases = new Map<Driver.Lease, LeaseBook>()
+  private readonly of = new WeakMap<Delivery, LeaseBook>()
+  private readonly world: Simulation.World
+  private readonly settings: Settings
+  readonly seen = new Map<Rule, number>()
+  /** Whether the broker is there, and how often that has changed. */
+  isUp = true
+  private turns = 0
+
+  constructor(world: Simulation.World, settings: Settings) {
+    this.world = world
+    this.settings = settings
+  }
+
+  check(rule: Rule, holds: boolean, otherwise: () => string): void {
+    this.seen.set(rule, (this.seen.get(rule) ?? 0) + 1)
+    if (!holds) this.world.expect(false, () => `${rule}: ${otherwise()}`)
+  }
+
+  // ---- the source
+
+  up(isUp: boolean): void {
+    if (this.isUp === isUp) return
+    this.world.log(`the broker ${isUp ? "is up again" : "stops"}`)
+    this.isUp = isUp
+    this.turns++
+  }
+
+  publish(memory: MemoryBroker.MemoryBroker, outgoing: Outgoing<Uint8Array>): void {
+    const before = memory.ends(outgoing.channel)
+    memory.driver.publish([outgoing])
+    memory.ends(outgoing.channel).forEach((end, partition) => {
+      this.entries[partition] ??= []
+      if (end === (before[partition] ?? 0)) return
+      this.entries[partition].push({ partition, position: end - 1, outgoing, runs: [], letters: 0 })
+    })
+  }
+
+  get all(): ReadonlyArray<Entry> {
+    return this.entries.flat()
+  }
+
+  isDone(entry: Entry): boolean {
+    return entry.runs.some((run) => {
+      const what = cameTo(run)
+      return what === "Ack" || what === "Reject"
+    }) || (entry.letters > 0 && this.wasDecided(entry))
+  }
+
+  // ---- the network
+
+  opened(consumer: Consumer, lease: Driver.Lease): void {
+    this.world.log(() => `${consumer.name} is given partition ${lease.partition}`)
+    this.leases.set(lease, {
+      consumer,
+      partition: lease.partition,
+      closing: undefined,
+      closed: false,
+      severed: false,
+      calls: 0,
+      lanes: new Map(),
+      concluded: new Set(),
+      buried: new Set(),
+      running: new Set(),
+      settled: 0
+    })
+  }
+
+  offered(consumer: Consumer, lease: Driver.Lease, batch: ReadonlyArray<Delivery>): void {
+    const book = this.leases.get(lease)!
+    this.world.log(() =>
+      `${consumer.name} is offered ${batch.length} of partition ${lease.partition} from ${batch[0]!.position}`
+    )
+    for (const delivery of batch) {
+      this.of.set(delivery, book)
+      const lane = this.laneOf(delivery)
+      if (lane === undefined) continue
+      const positions = book.lanes.get(lane)
+      if (positions === undefined) book.lanes.set(lane, [delivery.position])
+      else positions.push(delivery.position)
+    }
+    this.check("lost", this.isUp, () => `${consumer.name} is given messages by a broker that is down`)
+    const health = consumer.health()
+    if (health === undefined) return
+    const { bytes, messages } = this.settings.inFlight
+    this.check(
+      "pressure",
+      health.pending < messages && health.pendingBytes < bytes,
+      () =>
+        `${consumer.name} asks for more with ${health.pending} of ${messages} messages and ${health.pendingBytes} of ${bytes} bytes`
+    )
+  }
+
+  settling(consumer: Consumer, lease: Driver.Lease, what: number | ReadonlyArray<Driver.Settled>) {
+    const book = this.leases.get(lease)!
+    this.world.log(() =>
+      `${consumer.name} ${
+        typeof what === "number"
+          ? `commits partition ${lease.partition} up to ${what}`
+          : `settles ${
+            what.map((each) => `${lease.partition}/${each.delivery.position} ${each.outcome._tag}`).join(", ")
+          }`
+      }`
+    )
+    this.check(
+      "lost",
+      !book.closed,
+      () => `${consumer.name} tells of partition ${lease.partition} after it has lost it`
+    )
+    this.check("lost", book.calls === 0, () => `two calls at once for partition ${lease.partition}`)
+    this.check("drain", !consumer.drained, () => `${consumer.name} tells the broker something after its drain`)
+    book.calls++
+    const own = this.entries[lease.partition]!
+    if (typeof what === "number") {
+      for (let position = 0; position < what; position++) {
+        const entry = own[position]!
+        this.check("4 durable", this.isDone(entry), () => `commit ${what} passes ${idOf(entry)}, which is not done`)
+        this.check("7 duplicates", entry.runs.length > 0, () => `commit ${what} passes ${idOf(entry)}, which never ran`)
+      }
+    } else for (const { delivery, outcome } of what) this.settledOne(book, own[delivery.position]!, outcome)
+    const { isUp, turns } = this
+    return (exit: Exit.Exit<void, unknown>): void => {
+      book.calls--
+      this.check("lost", exit._tag === "Failure" || isUp || turns !== this.turns, () =>
+        `${consumer.name} settles with a broker that is down`)
+      // an engine that is refused lets its connection go
+      if (exit._tag === "Failure") this.sever(consumer)
+    }
+  }
+
+  private settledOne(book: LeaseBook, entry: Entry, outcome: Outcome.Outcome): void {
+    const ran = (which: (what: Waits["failed"]) => boolean) => entry.runs.some((run) => which(cameTo(run)))
+    switch (outcome._tag) {
+      case "Ack":
+      case "Reject":
+        return this.check(
+          "4 durable",
+          ran((what) => what === outcome._tag),
+          () => `${idOf(entry)} is settled as ${outcome._tag}, and no run came to that`
+        )
+      case "DeadLetter":
+        if (this.settings.native) entry.letters++
+        return this.check(
+          "4 durable",
+          entry.letters > 0 && this.wasDecided(entry),
+          () => `${idOf(entry)} is settled as a dead letter that was not written, or not decided`
+        )
+      case "Retry":
+        return this.check(
+          "1 outcome",
+          this.settings.delay && ran((what) => what !== "Ack"),
+          () => `${idOf(entry)} is settled as a retry`
+        )
+      case "Release":
+        return this.check(
+          "3 release",
+          book.closing !== undefined || book.consumer.draining !== undefined,
+          () => `${idOf(entry)} is given back while its lease goes on`
+        )
+    }
+  }
+
+  closing(consumer: Consumer, lease: Driver.Lease, how: "revoke" | "lost"): () => void {
+    const book = this.leases.get(lease)!
+    const at = this.world.now()
+    this.world.log(() => `${consumer.name}: partition ${lease.partition} ends, ${how}`)
+    // a drain comes first and gives everything back
+    book.closing ??= { at, how }
+    if (how === "lost") book.closed = true
+    return () => {
+      book.closed = true
+      this.world.log(() => `${consumer.name}: partition ${lease.partition} is given back`)
+      if (how === "lost" || book.closing!.how === "lost") return
+      const { revoke } = this.settings.grace
+      if (book.severed) return
+      this.check(
+        "revoke",
+        book.running.size === 0,
+        () => `${Array.from(book.running, (run) => idOf(run.entry)).join(", ")} still runs when its lease is given back`
+      )
+      this.check(
+        "revoke",
+        this.world.now() - at <= revoke + this.settings.farewell,
+        () => `giving back partition ${lease.partition} took ${this.world.now() - at} ms, with ${revoke} ms of grace`
+      )
+      this.check("lost", book.calls === 0, () => `partition ${lease.partition} is given back while it is being told of`)
+    }
+  }
+
+  /** A dead letter that the broker took. */
+  letter(consumer: Consumer, outgoing: Outgoing<Uint8Array>): void {
+    const header = (name: string) => outgoing.headers[`dead-letter-${name}`]
+    const entry = this.entries[Number(header("partition"))]?.[Number(header("position"))]
+    if (entry === undefined) return this.check("5 letter", false, () => "a dead letter of a message that never was")
+    this.world.log(() => `the dead letter of ${idOf(entry)} is written: ${header("error-type")}`)
+    entry.letters++
+    this.check("5 letter", this.wasDecided(entry), () => `${idOf(entry)} has a dead letter that nobody decided`)
+    const failures = entry.runs.map(cameTo)
+    this.check(
+      "9 throttled",
+      !failures.every((what) => what === "Throttled"),
+      () => `${idOf(entry)} was only throttled, and has a dead letter`
+    )
+    const { headers, key, payload } = entry.outgoing
+    this.check(
+      "5 letter",
+      outgoing.key === key && payload.every((byte, i) => byte === outgoing.payload[i]),
+      () => `the dead letter of ${idOf(entry)} is not the message`
+    )
+    const passes = Number(headers["dead-letter-passes"] ?? 0) + 1
+    this.check(
+      "10 headers",
+      Object.keys(outgoing.headers).length <= 11 && header("passes") === String(passes) &&
+        header("error-message")!.length <= 1024,
+      () => `the dead letter of ${idOf(entry)} has headers ${Object.keys(outgoing.headers).join(", ")}`
+    )
+    for (const run of entry.runs) {
+      if (run.consumer !== consumer) continue
+      run.lease.concluded.add(entry.position)
+      run.lease.buried.add(entry.position)
+    }
+  }
+
+  /** Whether a run decided for the dead letters, or the message was held as long as it may be. */
+  private wasDecided(entry: Entry): boolean {
+    return entry.runs.some((run) => cameTo(run) === "DeadLetter") ||
+      entry.runs.some((run) => {
+        const held = this.heldBy(entry, run.lease)
+        const { age, attempts, span } = this.settings.hold
+        return held.failures >= attempts || held.age >= age || held.span >= span
+      })
+  }
+
+  /** What a message that keeps failing has cost under a lease; an upper bound of what the engine may count. */
+  private heldBy(entry: Entry, lease: LeaseBook) {
+    let failures = 0
+    let since: number | undefined
+    let excused = 0
+    for (const run of entry.runs) {
+      if (run.lease !== lease) continue
+      const what = cameTo(run)
+      if (what === "Retry" || what === "Release") {
+        failures++
+        since ??= run.ended
+      } else if (what === "Throttled" && since !== undefined) excused += run.after ?? 0
+    }
+    return {
+      failures,
+      age: since === undefined ? 0 : this.world.now() - since - excused,
+      span: failures === 0 ? 0 : lease.settled
+    }
+  }
+
+  /** The connection of a consumer has ended. */
+  severed(consumer: Consumer): void {
+    if (consumer.draining === undefined) this.sever(consumer)
+  }
+
+  private sever(consumer: Consumer): void {
+    for (const book of this.leases.values()) if (book.consumer === consumer) book.severed = true
+  }
+
+  // ---- the handler
+
+  laneOf(delivery: Delivery): unknown {
+    const { lanes } = this.settings
+    if (lanes._tag === "partition") return "partition"
+    if (lanes._tag === "unordered") return undefined
+    return delivery.key ?? (lanes.keyless === "partition" ? "partition" : undefined)
+  }
+
+  start(consumer: Consumer, delivery: Delivery): Run {
+    const lease = this.of.get(delivery)!
+    const entry = this.entries[delivery.partition]![delivery.position]!
+    const id = idOf(entry)
+    const now = this.world.now()
+    const { closing } = lease
+    this.check(
+      "lost",
+      closing === undefined || (!lease.closed && now - closing.at <= lag),
+      () => `${id} starts after its lease began to end`
+    )
+    const { draining } = consumer
+    this.check(
+      "drain",
+      draining === undefined || (!consumer.drained && now - draining <= lag),
+      () => `${id} starts after ${consumer.name} began to drain`
+    )
+    this.check("pause", !consumer.paused, () => `${id} starts while ${consumer.name} is paused`)
+    const { lanes } = this.settings
+    if (lanes._tag !== "partition") {
+      this.check(
+        "exclusive",
+        consumer.suspended.size < lanes.limit,
+        () => `${id} starts beside ${consumer.suspended.size} others, and the limit is ${lanes.limit}`
+      )
+    }
+    const lane = this.laneOf(delivery)
+    for (const book of this.leases.values()) {
+      if (book.partition !== lease.partition || (book !== lease && isGone(book))) continue
+      for (const other of book.running) {
+        this.check("exclusive", other.entry !== entry, () => `${id} starts while it runs`)
+        this.check(
+          "exclusive",
+          lane === undefined || this.laneOf(other.delivery) !== lane,
+          () => `${id} starts while ${idOf(other.entry)} of its lane runs`
+        )
+      }
+    }
+    for (const position of lane === undefined ? [] : lease.lanes.get(lane)!) {
+      if (position >= delivery.position) break
+      const done = lease.concluded.has(position) ||
+        (this.settings.native && this.wasDecided(this.entries[lease.partition]![position]!))
+      this.check("order", done, () => `${id} starts before ${lease.partition}/${position} is done`)
+    }
+    const held = this.heldBy(entry, lease)
+    this.check(
+      "8 hold",
+      held.failures < this.settings.hold.attempts,
+      () => `${id} starts after ${held.failures} failures`
+    )
+    const last = entry.runs.findLast((run) => run.lease === lease)
+    if (last !== undefined && !this.settings.delay) {
+      const what = cameTo(last)
+      this.check(
+        "5 letter",
+        what !== "DeadLetter" && !lease.buried.has(entry.position),
+        () => `${id} starts again after it was given up`
+      )
+      this.check(
+        "1 outcome",
+        what === "Retry" || what === "Release" || what === "Throttled",
+        () => `${id} starts again after it came to ${what}`
+      )
+      const wait = last.outcome?._tag === "Retry" && last.outcome.after !== undefined && last.hooks.every((hook) =>
+          !hook.failed
+        )
+        ? last.after ?? 0
+        : 0
+      this.check("8 hold", now - last.ended! >= wait - epsilon, () =>
+        `${id} starts ${now - last.ended!} ms after a retry in ${wait} ms`)
+    }
+    const run: Run = {
+      entry,
+      delivery,
+      lease,
+      consumer,
+      hooks: [],
+      expected: "Ack",
+      after: undefined,
+      selfInterrupt: false,
+      hooksRun: 0,
+      ended: undefined,
+      outcome: undefined
+    }
+    entry.runs.push(run)
+    lease.running.add(run)
+    return run
+  }
+
+  /** The end of a run, as its hooks are told of it. */
+  end(run: Run, exit: Exit.Exit<unknown, unknown>, outcome: Outcome.Outcome | undefined): void {
+    const id = idOf(run.entry)
+    this.check("hooks", ++run.hooksRun === 1, () => `a hook of ${id} runs again`)
+    if (outcome === undefined) return
+    run.ended = this.world.now()
+    run.outcome = outcome
+    run.lease.running.delete(run)
+    run.consumer.suspended.delete(run)
+    this.world.log(() => `${run.consumer.name}: ${id} came to ${outcome._tag}`)
+    const interrupted = exit._tag === "Failure" && exit.cause.reasons.some((reason) => reason._tag === "Interrupt") &&
+      !run.selfInterrupt
+    if (interrupted) this.interrupted(run)
+    this.check(
+      "2 once",
+      outcome._tag === run.expected || (interrupted && outcome._tag === "Release"),
+      () => `${id} came to ${outcome._tag}, not ${run.expected}`
+    )
+    // what waits to become durable keeps no lane shut
+    const what = cameTo(run) ?? outcome._tag
+    if (what !== "Ack" && what !== "Reject") return
+    run.lease.concluded.add(run.entry.position)
+    run.lease.settled++
+  }
+
+  private interrupted(run: Run): void {
+    const { closing } = run.lease
+    const { draining } = run.consumer
+    const { drain, revoke } = this.settings.grace
+    const now = this.world.now()
+    const allowed = isGone(run.lease) ||
+      (closing !== undefined && now - closing.at >= revoke - epsilon) ||
+      (draining !== undefined && now - draining >= drain - epsilon)
+    this.check("3 release", allowed, () => `${idOf(run.entry)} is interrupted before its time was over`)
+  }
+}

@@ -1,0 +1,27 @@
+/** What is checked in each history; the numbers are the settlement rules of the design. */
+export const rules = {
+  "1 outcome": "the broker is told of each message what its run came to, and nothing else",
+  "2 once": "the outcome of a run is what its exit says by table and entries",
+  "3 release": "who is interrupted gives the message back, and only a drain, a revoke or a lost lease interrupts",
+  "4 durable": "what is told to be done has been done, hooks and dead letter included; no commit passes a gap",
+  "5 letter":
+    "each dead letter was decided, is the message as it came, and the handler does not run again while it is written",
+  "6 settles": "every message is settled in the end, whatever failed on the way",
+  "7 duplicates": "a message is done by a run that ended well, never by its arrival",
+  "8 hold":
+    "a retry waits its time, holds its lane and ends within its bounds; nothing is published to the channel it came from",
+  "9 throttled": "what only carried retryAfter is never a dead letter",
+  "10 headers": "headers of dead letters do not grow from pass to pass",
+  order: "a message starts when all before it in its lane are done",
+  exclusive: "a lane runs one message at a time, a message runs once at a time, and all of them no more than the limit",
+  lost:
+    "nothing of a lease is started or settled once it was taken away or is given back; one call to the broker at a time",
+  revoke: "a lease is given back in time, and nothing of it runs then",
+  pressure: "nothing is taken in beyond the limits",
+  pause: "a paused subscription starts nothing",
+  drain: "a drain ends in time; nothing starts, runs or is told after it",
+  hooks: "hooks run once for each run",
+  health: "what is pending and running goes back to zero"
+} as const
+
+export type Rule = keyof typeof rules

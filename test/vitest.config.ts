@@ -1,0 +1,33 @@
+import { defineConfig } from "vitest/config"
+
+export default defineConfig({
+  test: {
+    reporters: ["default", "./reporter.ts"],
+    projects: [
+      {
+        extends: true,
+        test: { name: "unit", include: ["**/*.test.ts"], exclude: ["**/*.integration.test.ts", "**/node_modules/**"] }
+      },
+      {
+        extends: true,
+        test: {
+          name: "integration",
+          include: ["**/*.integration.test.ts"],
+          globalSetup: ["./services/setup.ts"],
+          testTimeout: 120_000,
+          hookTimeout: 120_000,
+          // After the rest: real servers want the machine for themselves.
+          sequence: { groupOrder: 1 }
+        }
+      },
+      {
+        extends: true,
+        test: {
+          name: "types",
+          include: [],
+          typecheck: { enabled: true, only: true, include: ["types/**/*.test-d.ts"], tsconfig: "types/tsconfig.json" }
+        }
+      }
+    ]
+  }
+})
