@@ -9,10 +9,30 @@ interface Declaration {
   readonly line: number
 }
 
+const passedOn = /^export (type )?\{([^}]*)\} from "([^"]+)"$/gm
+
+/** What `export { … } from` names, as it is declared where it comes from. */
+const chosen = (file: string, kind: string, names: string, specifier: string): ReadonlyArray<Declaration> => {
+  const from = resolve(file, specifier)
+  const declarations = declarationsOf(from)
+  return names.split(",").map((name) => `${kind}${name.trim()}`).filter((name) => name !== kind).map((name) => {
+    const [declared = "", , as = declared] = name.replace(/^(?:type )+/, "").split(" ")
+    const declaration = declarations.find((one) => one.name === declared)
+    if (declaration === undefined) throw new Error(`${file}: ${declared} is not declared in ${from}`)
+    return { ...declaration, name: as, value: declaration.value && !name.startsWith("type ") }
+  })
+}
+
 /** The exported declarations of a module: exact, because dprint fixes how one is written. A form that is not known throws. */
 const declarationsOf = (file: string): ReadonlyArray<Declaration> => {
-  const lines = read(file).split("\n")
-  const found = new Map<string, Declaration>()
+  const text = read(file)
+  const found = new Map(
+    [...text.matchAll(passedOn)]
+      .flatMap(([, kind = "", names = "", specifier = ""]) => chosen(file, kind, names, specifier))
+      .map((one) => [one.name, one])
+  )
+  // each line keeps its number
+  const lines = text.replace(passedOn, (statement) => statement.replace(/[^\n]/g, "")).split("\n")
   for (const [index, line] of lines.entries()) {
     if (!line.startsWith("export ")) continue
     const [, kind, name] =
@@ -42,20 +62,13 @@ interface Entry {
 /** What an entry file exports: `export * as Name from`, `export { a, b } from`, `export * from`, or its own declarations. */
 const entriesOf = (index: string): ReadonlyArray<Entry> => {
   const text = read(index)
-  const pattern = /^export (?:type )?(?:\* as (\w+)|\{([^}]*)\}|(\*)) from "([^"]+)"$/gm
-  const entries = [...text.matchAll(pattern)].map(([, namespace = "", names, , specifier = ""]): Entry => {
+  const pattern = /^export (type )?(?:\* as (\w+)|\{([^}]*)\}|(\*)) from "([^"]+)"$/gm
+  const entries = [...text.matchAll(pattern)].map(([, kind = "", namespace = "", names, , specifier = ""]): Entry => {
     const file = resolve(index, specifier)
-    if (names === undefined) return { namespace, file, declarations: declarationsOf(file) }
-    const wanted = names.split(",").map((name) => name.trim().replace(/^type /, "")).filter((name) => name !== "")
-    const declarations = declarationsOf(file)
     return {
       namespace,
       file,
-      declarations: wanted.map((name) => {
-        const declaration = declarations.find((one) => one.name === name)
-        if (declaration === undefined) throw new Error(`${index}: ${name} is not declared in ${file}`)
-        return declaration
-      })
+      declarations: names === undefined ? declarationsOf(file) : chosen(index, kind, names, specifier)
     }
   })
   const rest = text.replace(pattern, "")

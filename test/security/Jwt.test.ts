@@ -462,7 +462,8 @@ describe("the cache", () => {
 
   it("F8 what is used stays, what is not makes room, what has expired goes first; never more than the capacity", () => {
     const entry = (name: string, until = Infinity) => ({
-      token: name.padStart(20, "-"),
+      // the last letter finds nothing
+      token: `${name}.`.padStart(20, "-"),
       key: name,
       from: 0,
       until,

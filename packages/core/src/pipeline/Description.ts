@@ -19,6 +19,7 @@ export interface Description {
   readonly order?: ReadonlyArray<Rule> | undefined
 }
 
+/** Where a middleware carries its descriptions. */
 export const DescriptionId = "~millrace/Description"
 
 /** Carries descriptions, outermost first. */

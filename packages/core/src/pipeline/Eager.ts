@@ -6,10 +6,13 @@ import { Context, Effect, Exit, Fiber } from "effect"
 import type { Envelope } from "../model/Message.ts"
 import type { Handler } from "./Handler.ts"
 
-/** Whether an effect has already finished. */
+// what Effect marks an Exit with; `Exit.isExit` asks more, and this is asked several times for each message
 const ExitTypeId = "~effect/Exit"
 
-export const isDone = ((self: object) => ExitTypeId in self) as <A, E, R>(self: Effect.Effect<A, E, R>) => self is Exit.Exit<A, E>
+/** Whether an effect has already finished. */
+export const isDone = ((self: object) => ExitTypeId in self) as <A, E, R>(
+  self: Effect.Effect<A, E, R>
+) => self is Exit.Exit<A, E>
 
 /** Turns a throw of user code at call time into a defect, so that it cannot skip what is outside. */
 export const guard = <M, A, E, R>(handler: Handler<M, A, E, R>): Handler<M, A, E, R> => (message) => {
@@ -50,7 +53,9 @@ export const around = <M extends Envelope, A, E, R>(
 export const service = <I, S>(key: Context.Key<I, S>): Effect.Effect<S, never, I> => {
   const fiber = Fiber.getCurrent()
   // the fiber's context holds what R demands of it; Effect checks that where the handler is run
-  return fiber === undefined ? Effect.service(key) : Exit.succeed(Context.getUnsafe(fiber.context, key as Context.Key<never, S>))
+  return fiber === undefined
+    ? Effect.service(key)
+    : Exit.succeed(Context.getUnsafe(fiber.context, key as Context.Key<never, S>))
 }
 
 /** Runs the rest of the chain with one service more. */
@@ -102,8 +107,7 @@ export const run = <M, A, E, R>(handler: Handler<M, A, E, R>): Handler<M, A, E, 
       suspended = 0
       return exit
     }
-    suspended++
-    // the chain may be interrupted before it takes its first step: then only the hook knows of the fiber
+    suspended++ // the chain may be interrupted before it takes its first step: then only the hook knows of the fiber
     ;(message as Envelope).after(() => fiber.pollUnsafe() === undefined ? Fiber.interrupt(fiber) : undefined)
     return Effect.onInterrupt(Fiber.join(fiber), () => Fiber.interrupt(fiber))
   }
@@ -136,6 +140,8 @@ export const provideContext = <M, A, E, R, R0>(
     } finally {
       fiber.setContext(before)
     }
-    return isDone(result) ? result : Effect.provideContext(result, own as Context.Context<unknown> as Context.Context<R0>)
+    return isDone(result)
+      ? result
+      : Effect.provideContext(result, own as Context.Context<unknown> as Context.Context<R0>)
   }
 }

@@ -11,9 +11,7 @@ export class OrderError extends Error {
 
 const violation = (list: ReadonlyArray<Description>, at: number, rule: Rule): string | undefined => {
   const own = list[at]!.name
-  const other = list.findIndex((description) =>
-    description.name === ("inside" in rule ? rule.inside : rule.outside)
-  )
+  const other = list.findIndex((description) => description.name === ("inside" in rule ? rule.inside : rule.outside))
   if (other < 0) return undefined
   if ("inside" in rule) {
     return at < other ? `${own} must stand inside ${rule.inside}, not outside it: ${rule.because}` : undefined
@@ -24,9 +22,7 @@ const violation = (list: ReadonlyArray<Description>, at: number, rule: Rule): st
 /** Every broken rule of a pipeline, as sentences; those that hidden steps could break are not guessed at. */
 export const violations = (target: object): ReadonlyArray<string> => {
   const list = Descriptions.of(target)
-  return list.flatMap((description, at) =>
-    (description.order ?? []).flatMap((rule) => violation(list, at, rule) ?? [])
-  )
+  return list.flatMap((description, at) => (description.order ?? []).flatMap((rule) => violation(list, at, rule) ?? []))
 }
 
 /**

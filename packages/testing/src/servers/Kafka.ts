@@ -17,6 +17,7 @@ export interface KafkaServer extends RunningServer {
   readonly listeners: Readonly<Record<string, string>>
 }
 
+/** How a server is started; each may be left out. */
 export interface Options {
   /** Java's heap, as `-Xmx` spells it; default `256m`. */
   readonly heap?: string
@@ -30,6 +31,7 @@ export interface Options {
   readonly startTimeout?: Duration.Input
 }
 
+/** What is taken where an option is left out. */
 export const defaults = {
   heap: "256m",
   jvm: ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"],

@@ -16,6 +16,7 @@ export interface PostgresServer extends RunningServer {
   readonly url: Redacted.Redacted<string>
 }
 
+/** How a server is started; each may be left out. */
 export interface Options {
   /** The folder of `initdb` and `postgres`; default: where the PATH finds them, else the newest of Debian's. */
   readonly bin?: string
@@ -25,6 +26,7 @@ export interface Options {
   readonly startTimeout?: Duration.Input
 }
 
+/** What is taken where an option is left out. */
 export const defaults = { settings: {}, startTimeout: "30 seconds" } as const satisfies Options
 
 const name = "PostgreSQL"
