@@ -2,7 +2,7 @@
  * A benchmark: variants that do the same work, each in a process of its own, and goals that are ratios of one run.
  */
 import { spawn } from "node:child_process"
-import { availableParallelism, cpus } from "node:os"
+import { availableParallelism, cpus, loadavg } from "node:os"
 
 /** The figures of one run of a variant. `cpu` is CPU time of the whole process, all threads, in microseconds for each message. */
 export interface Measured {
@@ -25,16 +25,42 @@ export interface Goal {
   readonly measured: (of: (variant: string) => Measured) => number
 }
 
+/** What the variants of a benchmark share, e.g. a server: started before the first, and closed after the last. */
+export interface Shared {
+  /** Environment variables of the variants' processes. */
+  readonly environment: Readonly<Record<string, string>>
+  readonly close: () => Promise<void>
+}
+
 export interface Bench {
   readonly name: string
   readonly about: string
   readonly rounds: number
+  readonly share?: () => Promise<Shared>
   readonly variants: ReadonlyArray<Variant>
   readonly goals: ReadonlyArray<Goal>
 }
 
 /** A goal that is missed by more than this share fails the run. */
 const margin = 0.25
+
+/** Set in the processes of a trial: everything runs as it does when it is measured, with few messages. */
+const trial = process.env["MILLRACE_BENCH"] === "trial"
+
+/** So many messages; in a trial a hundredth of them. */
+export const scaled = (count: number): number => trial ? Math.ceil(count / 100) : count
+
+/** What it costs from here to the call of what it returns, for each of `count` messages. */
+export const stopwatch = (): (count: number) => Measured => {
+  globalThis.gc?.()
+  const cpu = process.cpuUsage()
+  const began = performance.now()
+  return (count) => {
+    const wall = performance.now() - began
+    const used = process.cpuUsage(cpu)
+    return { cpu: (used.user + used.system) / count, perSecond: count / wall * 1000 }
+  }
+}
 
 /**
  * Measures `run(count)`: warms up, then takes the CPU time of a run of about a second.
@@ -43,28 +69,32 @@ export const measure = async (
   run: (count: number) => unknown,
   options: { readonly least?: number; readonly most?: number } = {}
 ): Promise<Measured> => {
-  const { least = 2_000, most = 2_000_000 } = options
+  const least = scaled(options.least ?? 2_000)
+  const most = scaled(options.most ?? 2_000_000)
   await run(least)
   const before = performance.now()
   await run(least)
   const each = (performance.now() - before) / least
-  const count = Math.max(least, Math.min(most, Math.round(1000 / each)))
+  const count = trial ? least : Math.max(least, Math.min(most, Math.round(1000 / each)))
   await run(Math.ceil(count / 2))
-  globalThis.gc?.()
-  const cpu = process.cpuUsage()
-  const began = performance.now()
+  const stop = stopwatch()
   await run(count)
-  const wall = performance.now() - began
-  const used = process.cpuUsage(cpu)
-  return { cpu: (used.user + used.system) / count, perSecond: count / wall * 1000 }
+  return stop(count)
 }
 
 const median = (values: ReadonlyArray<number>): number => values.toSorted((a, b) => a - b)[(values.length - 1) >> 1]!
 
-const child = (bench: string, variant: string): Promise<Measured> =>
+const child = (
+  bench: string,
+  variant: string | undefined,
+  environment: Readonly<Record<string, string>>
+): Promise<Measured> =>
   new Promise((resolve, reject) => {
-    const flags = ["--expose-gc", "--no-warnings", new URL("variant.ts", import.meta.url).pathname, bench, variant]
-    const process_ = spawn(process.execPath, flags, { stdio: ["ignore", "pipe", "pipe"] })
+    const flags = ["--expose-gc", "--no-warnings", new URL("variant.ts", import.meta.url).pathname, bench]
+    const process_ = spawn(process.execPath, variant === undefined ? flags : [...flags, variant], {
+      stdio: ["ignore", "pipe", "pipe"],
+      env: { ...process.env, ...environment }
+    })
     let out = ""
     let err = ""
     process_.stdout.on("data", (chunk) => out += chunk)
@@ -72,74 +102,107 @@ const child = (bench: string, variant: string): Promise<Measured> =>
     process_.on("exit", (code) => {
       const line = out.trim().split("\n").at(-1) ?? ""
       if (code === 0 && line.startsWith("{")) resolve(JSON.parse(line) as Measured)
-      else reject(new Error(`${bench} / ${variant} ended with ${code}:\n${err || out}`))
+      else reject(new Error(`${bench} / ${variant ?? "all variants"} ended with ${code}:\n${err || out}`))
     })
+  })
+
+const withShared = async <A>(bench: Bench, run: (environment: Shared["environment"]) => Promise<A>): Promise<A> => {
+  const shared = await bench.share?.()
+  try {
+    return await run(shared?.environment ?? {})
+  } finally {
+    await shared?.close()
+  }
+}
+
+/** Runs every variant once with few messages, in one process, and judges nothing: fails where one does not work. */
+export const tryBench = (bench: Bench): Promise<void> =>
+  withShared(bench, async (environment) => {
+    await child(bench.name, undefined, { ...environment, MILLRACE_BENCH: "trial" })
+    console.log(`${bench.name}: ${bench.variants.length} variants work`)
   })
 
 const figure = (value: number): string =>
   value >= 1000 ? Math.round(value).toLocaleString("en-US") : value >= 10 ? value.toFixed(1) : value.toPrecision(3)
 
-/** Runs every variant `rounds` times in turn, prints medians and ratios, then one line for each goal; whether all are met. */
-export const runBench = async (bench: Bench, rounds: number): Promise<boolean> => {
-  console.log(`${bench.name}: ${bench.about}`)
-  console.log(
-    `${
-      cpus()[0]?.model ?? "unknown processor"
-    }, ${availableParallelism()} cores, Node ${process.version}, ${rounds} rounds\n`
-  )
+const spread = (values: ReadonlyArray<number>): string =>
+  values.length === 1 ? "" : `${figure(Math.min(...values))} to ${figure(Math.max(...values))}`
+
+/** The figures of each variant, round by round. */
+type Rounds = ReadonlyMap<string, ReadonlyArray<Measured>>
+
+const measureAll = async (bench: Bench, rounds: number, environment: Shared["environment"]): Promise<Rounds> => {
   const all = new Map<string, Array<Measured>>(bench.variants.map(({ name }) => [name, []]))
   for (let round = 0; round < rounds; round++) {
-    for (const { name } of bench.variants) {
+    // there and back again, so that none always follows the same one
+    for (const { name } of round % 2 === 0 ? bench.variants : bench.variants.toReversed()) {
       if (process.stdout.isTTY) process.stdout.write(`\x1b[2K\r  round ${round + 1} of ${rounds}: ${name}`)
-      all.get(name)!.push(await child(bench.name, name))
+      all.get(name)!.push(await child(bench.name, name, environment))
     }
   }
   if (process.stdout.isTTY) process.stdout.write("\x1b[2K\r")
-  const medians = new Map<string, Measured>()
-  for (const [name, runs] of all) {
-    const names = Object.keys(runs[0]!)
-    medians.set(
-      name,
-      Object.fromEntries(names.map((each) => [each, median(runs.map((run) => run[each]!))])) as unknown as Measured
-    )
-  }
-  const base = medians.get(bench.variants.find(({ whose }) => whose === "millrace")!.name)!
-  const others = Object.keys(base).filter((name) => name !== "cpu")
-  const width = Math.max(...bench.variants.map(({ name }) => name.length)) + 2
-  console.log(
-    [
-      "variant".padEnd(width),
-      "CPU us/message".padStart(15),
-      "ratio".padStart(8),
-      ...others.map((name) => name.padStart(14))
-    ].join("")
-  )
-  for (const { name } of bench.variants) {
-    const own = medians.get(name)!
-    console.log(
-      [
-        name.padEnd(width),
-        figure(own.cpu).padStart(15),
-        (own.cpu / base.cpu).toFixed(2).padStart(8),
-        ...others.map((other) => (own[other] === undefined ? "" : figure(own[other])).padStart(14))
-      ].join("")
-    )
-  }
-  console.log()
-  let good = true
-  for (const goal of bench.goals) {
-    const measured = goal.measured((name) => medians.get(name)!)
-    const met = goal.better === "higher" ? measured >= goal.target : measured <= goal.target
-    const tolerated = goal.better === "higher"
-      ? measured >= goal.target * (1 - margin)
-      : measured <= goal.target * (1 + margin)
-    if (!tolerated) good = false
-    const sign = goal.better === "higher" ? "at least" : "at most"
-    console.log(
-      `${goal.id}  ${goal.text}: ${sign} ${figure(goal.target)}, measured ${figure(measured)}, ${
-        met ? "met" : "missed"
-      }`
-    )
-  }
-  return good
+  return all
 }
+
+const table = (bench: Bench, all: Rounds): ReadonlyArray<ReadonlyArray<string>> => {
+  const base = median(all.get(bench.variants.find(({ whose }) => whose === "millrace")!.name)!.map(({ cpu }) => cpu))
+  const others = [...new Set([...all.values()].flatMap(([first]) => Object.keys(first!)))].filter((each) =>
+    each !== "cpu"
+  )
+  return [
+    ["variant", "CPU us/message", "from round to round", "ratio", ...others],
+    ...bench.variants.map(({ name }) => {
+      const runs = all.get(name)!
+      const cpu = runs.map((run) => run.cpu)
+      const own = others.map((other) =>
+        runs[0]![other] === undefined ? "" : figure(median(runs.map((run) => run[other]!)))
+      )
+      return [name, figure(median(cpu)), spread(cpu), base === 0 ? "" : (median(cpu) / base).toFixed(2), ...own]
+    })
+  ]
+}
+
+/** Each round's own figure, as its variants ran side by side; the median of the rounds is what counts. */
+const judge = (goal: Goal, all: Rounds, rounds: number) => {
+  const figures = Array.from({ length: rounds }, (_, round) => goal.measured((name) => all.get(name)![round]!))
+  const measured = median(figures)
+  const reached = (target: number) => goal.better === "higher" ? measured >= target : measured <= target
+  return {
+    tolerated: reached(goal.target * (goal.better === "higher" ? 1 - margin : 1 + margin)),
+    line: [
+      goal.id,
+      goal.text,
+      `${goal.better === "higher" ? "at least" : "at most"} ${figure(goal.target)}`,
+      `measured ${figure(measured)}`,
+      rounds === 1 ? "" : `(${spread(figures)})`,
+      reached(goal.target) ? "met" : "missed"
+    ]
+  }
+}
+
+const print = (rows: ReadonlyArray<ReadonlyArray<string>>, left: number): void => {
+  const widths = rows[0]!.map((_, i) => Math.max(...rows.map((row) => row[i]!.length)))
+  const cell = (text: string, i: number) => i < left ? text.padEnd(widths[i]!) : text.padStart(widths[i]!)
+  for (const row of rows) console.log(row.map(cell).join("  ").trimEnd())
+}
+
+/**
+ * Runs every variant `rounds` times in turn; prints medians and ratios, then one line for each goal. Answers whether all goals
+ * are met within the margin.
+ */
+export const runBench = (bench: Bench, rounds: number): Promise<boolean> =>
+  withShared(bench, async (environment) => {
+    const load = () => loadavg()[0]!.toFixed(1)
+    console.log(`${bench.name}: ${bench.about}`)
+    const machine = `${
+      cpus()[0]?.model ?? "unknown processor"
+    }, ${availableParallelism()} cores, Node ${process.version}`
+    const before = load()
+    const all = await measureAll(bench, rounds, environment)
+    console.log(`${machine}; ${rounds} rounds, load average ${before} before and ${load()} after\n`)
+    print(table(bench, all), 1)
+    console.log()
+    const judged = bench.goals.map((goal) => judge(goal, all, rounds))
+    print(judged.map(({ line }) => line), 6)
+    return judged.every(({ tolerated }) => tolerated)
+  })

@@ -5,7 +5,7 @@ import { mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { DatabaseSync } from "node:sqlite"
-import type { Bench, Measured } from "./Bench.ts"
+import { type Bench, type Measured, scaled, stopwatch } from "./Bench.ts"
 
 // as decoded bytes are: one piece
 const flat = (text: string): string => Buffer.from(text).toString()
@@ -75,39 +75,28 @@ const flow = (store: Audit.Store["Service"], chunk: number, chunks: number, inFl
 
 const ours = (options: Partial<AuditSqlite.Options> = {}): Promise<Measured> =>
   withStore(options, async (store) => {
-    await Effect.runPromise(flow(store, 256, 100, 4_096))
-    globalThis.gc?.()
-    const chunks = 600
-    const cpu = process.cpuUsage()
-    const thread = process.threadCpuUsage()
-    const began = performance.now()
-    await Effect.runPromise(flow(store, 256, chunks, 4_096))
-    const wall = performance.now() - began
-    const used = process.cpuUsage(cpu)
-    const own = process.threadCpuUsage(thread)
+    await Effect.runPromise(flow(store, 256, scaled(100), 4_096))
+    const chunks = scaled(600)
     const rows = chunks * 256
-    return {
-      cpu: (used.user + used.system) / rows,
-      loop: (own.user + own.system) / rows,
-      perSecond: rows / wall * 1000
-    }
+    const stop = stopwatch()
+    const thread = process.threadCpuUsage()
+    await Effect.runPromise(flow(store, 256, chunks, 4_096))
+    const own = process.threadCpuUsage(thread)
+    return { ...stop(rows), loop: (own.user + own.system) / rows }
   })
 
 /** One row at a time, each awaited: what a message waits when nothing else happens. */
 const alone = (): Promise<Measured> =>
   withStore({}, async (store) => {
-    const rows = 2_000
+    const rows = scaled(2_000)
     const one = (count: number) =>
       Effect.runPromise(
         Effect.forEach(Array.from({ length: count }, (_, i) => i), (i) => store.append(at(i)), { discard: true })
       )
-    await one(200)
-    const cpu = process.cpuUsage()
-    const began = performance.now()
+    await one(scaled(200))
+    const stop = stopwatch()
     await one(rows)
-    const wall = performance.now() - began
-    const used = process.cpuUsage(cpu)
-    return { cpu: (used.user + used.system) / rows, perSecond: rows / wall * 1000 }
+    return stop(rows)
   })
 
 /** The same schema, in the same file, by the thread that handles messages: a commit for each row. */
@@ -141,17 +130,14 @@ const commitEach = async (): Promise<Measured> => {
       )
     }
   }
-  run(200)
-  const rows = 3_000
-  const cpu = process.cpuUsage()
-  const began = performance.now()
+  run(scaled(200))
+  const rows = scaled(3_000)
+  const stop = stopwatch()
   run(rows)
-  const wall = performance.now() - began
-  const used = process.cpuUsage(cpu)
+  const measured = stop(rows)
   database.close()
   rmSync(place, { recursive: true })
-  const each = (used.user + used.system) / rows
-  return { cpu: each, loop: each, perSecond: rows / wall * 1000 }
+  return { ...measured, loop: measured.cpu }
 }
 
 /** P5: durable rows by group commit. */

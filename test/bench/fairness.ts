@@ -1,7 +1,7 @@
 import { Broker, Channel, Lanes, MemoryBroker, Outgoing, Subscription } from "@millrace/core"
 import { Effect } from "effect"
 import { monitorEventLoopDelay } from "node:perf_hooks"
-import type { Bench, Measured } from "./Bench.ts"
+import { type Bench, type Measured, scaled } from "./Bench.ts"
 
 const Orders = Channel.bytes("orders")
 const body = new Uint8Array(8)
@@ -13,7 +13,7 @@ const spin = (micros: number) => {
 
 /** Handlers that keep the processor busy for 50 us each, while other work of the program wants its turn. */
 const busy = async (): Promise<Measured> => {
-  const count = 40_000
+  const count = scaled(40_000)
   let left = count
   let finished = () => {}
   const all = new Promise<void>((resolve) => finished = resolve)
@@ -55,7 +55,7 @@ const busy = async (): Promise<Measured> => {
 
 /** One key whose handler never answers, and others that do: how long another key waits because of it. */
 const stuck = (withStuck: boolean) => async (): Promise<Measured> => {
-  const count = 50_000
+  const count = scaled(50_000)
   let left = count
   let finished = () => {}
   const all = new Promise<void>((resolve) => finished = resolve)

@@ -1,6 +1,6 @@
 import { Broker, Channel, Lanes, MemoryBroker, Outgoing, Subscription } from "@millrace/core"
 import { Effect } from "effect"
-import type { Bench, Measured } from "./Bench.ts"
+import { type Bench, type Measured, scaled, stopwatch } from "./Bench.ts"
 
 const Orders = Channel.bytes("orders")
 const keys = Array.from({ length: 1000 }, (_, i) => `key-${i}`)
@@ -55,14 +55,12 @@ const run = (delay: number, lanes: Lanes.Lanes, count: number) => async (): Prom
       )
     }
     const all = new Promise<void>((resolve) => finished = resolve)
-    const cpu = process.cpuUsage()
-    const began = performance.now()
+    const stop = stopwatch()
     yield* Effect.provideService(Subscription.run(subscription), Broker.Broker, memory.broker)
     yield* Effect.promise(() => all)
-    const wall = performance.now() - began
-    const used = process.cpuUsage(cpu)
+    const measured = stop(count)
     if (wrong > 0) throw new Error(`${wrong} messages out of order`)
-    return { cpu: (used.user + used.system) / count, perSecond: count / wall * 1000 }
+    return measured
   })))
 }
 
@@ -72,9 +70,9 @@ export const keyed: Bench = {
   about: "order kept for each of 1,000 keys while handlers wait for I/O",
   rounds: 3,
   variants: [
-    { name: "10 ms, by key", whose: "millrace", run: run(10, Lanes.key(1000), 400_000) },
-    { name: "1 ms, by key", whose: "millrace", run: run(1, Lanes.key(1000), 800_000) },
-    { name: "1 ms, one after another", whose: "peer", run: run(1, Lanes.partition, 8_000) }
+    { name: "10 ms, by key", whose: "millrace", run: run(10, Lanes.key(1000), scaled(400_000)) },
+    { name: "1 ms, by key", whose: "millrace", run: run(1, Lanes.key(1000), scaled(800_000)) },
+    { name: "1 ms, one after another", whose: "peer", run: run(1, Lanes.partition, scaled(8_000)) }
   ],
   goals: [
     {

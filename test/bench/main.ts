@@ -1,24 +1,43 @@
-// Lists the benchmarks, or runs one beside its peers: `pnpm bench [NAME … | all] [--rounds N]`.
+// Lists the benchmarks, or runs one beside its peers: `pnpm bench [NAME … | all] [--rounds N] [--trial]`.
 import { parseArgs } from "node:util"
-import { runBench } from "./Bench.ts"
+import { runBench, tryBench } from "./Bench.ts"
 import { benches } from "./benches.ts"
 
-const usage = `Usage: pnpm bench [NAME … | all] [--rounds N]
+const usage = `Usage: pnpm bench [NAME … | all] [--rounds N] [--trial]
 
 Without a name, lists the benchmarks. With one, runs its variants in turn, each in a process of its own, and prints for
 each the CPU time of a message and its ratio to ours; then one line for each goal. Exits with 1 when a goal is missed by
 more than 25 %.
+
+  --rounds N   how often each variant runs; an integer from 1. Medians are printed
+  --trial      runs every variant once with few messages and judges nothing: shows that they work
+  --help       this text
 `
 
-const { positionals, values } = parseArgs({
-  allowPositionals: true,
-  options: { rounds: { type: "string" }, help: { type: "boolean", short: "h" } }
-})
+const refuse = (message: string): never => {
+  console.error(message)
+  process.exit(2)
+}
 
+const read = () => {
+  try {
+    return parseArgs({
+      allowPositionals: true,
+      options: {
+        rounds: { type: "string" },
+        trial: { type: "boolean" },
+        help: { type: "boolean", short: "h" }
+      }
+    })
+  } catch (error) {
+    return refuse(`${error instanceof Error ? error.message : String(error)}\n\n${usage}`)
+  }
+}
+
+const { positionals, values } = read()
 const rounds = values.rounds === undefined ? undefined : Number(values.rounds)
 if (rounds !== undefined && !(Number.isInteger(rounds) && rounds >= 1)) {
-  console.error(`--rounds must be an integer from 1, got ${values.rounds}`)
-  process.exit(2)
+  refuse(`--rounds must be an integer from 1, got ${values.rounds}`)
 }
 if (values.help === true) {
   console.log(usage)
@@ -28,18 +47,22 @@ if (values.help === true) {
     console.log(`${name.padEnd(width)}${about}  [${[...new Set(goals.map(({ id }) => id))].join(", ")}]`)
   }
 } else {
-  const chosen = positionals.includes("all") ? benches : positionals.map((name) => {
-    const found = benches.find((bench) => bench.name === name)
-    if (found === undefined) {
-      console.error(`no benchmark is called ${name}; there are: ${benches.map((bench) => bench.name).join(", ")}`)
-      process.exit(2)
-    }
-    return found
-  })
+  const chosen = positionals.includes("all") ?
+    benches :
+    positionals.map((name) =>
+      benches.find((bench) => bench.name === name) ??
+        refuse(`no benchmark is called ${name}; there are: ${benches.map((bench) => bench.name).join(", ")}`)
+    )
   let good = true
   for (const bench of chosen) {
-    if (!await runBench(bench, rounds ?? bench.rounds)) good = false
-    console.log()
+    try {
+      if (values.trial === true) await tryBench(bench)
+      else if (!await runBench(bench, rounds ?? bench.rounds)) good = false
+    } catch (error) {
+      console.error(error instanceof Error ? error.message : error)
+      good = false
+    }
+    if (values.trial !== true) console.log()
   }
   process.exitCode = good ? 0 : 1
 }

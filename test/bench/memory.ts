@@ -10,10 +10,10 @@ import {
   Subscription
 } from "@millrace/core"
 import { Effect, Stream } from "effect"
-import type { Bench, Measured } from "./Bench.ts"
+import { type Bench, type Measured, scaled } from "./Bench.ts"
 
 const Orders = Channel.bytes("orders")
-const count = 1_000_000
+const count = scaled(1_000_000)
 // shared by all, so that only what the engine keeps is counted
 const body = new Uint8Array(64)
 const keys = Array.from({ length: 1000 }, (_, i) => `key-${i}`)
