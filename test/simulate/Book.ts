@@ -104,6 +104,8 @@ export class Book {
     this.world.log(`the broker ${isUp ? "is up again" : "stops"}`)
     this.isUp = isUp
     this.turns++
+    // each connection is cut; engines hear of it one after the other
+    if (!isUp) { for (const book of this.leases.values()) book.severed = true }
   }
 
   publish(memory: MemoryBroker.MemoryBroker, outgoing: Outgoing<Uint8Array>): void {

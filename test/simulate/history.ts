@@ -239,6 +239,12 @@ class Stage {
     consumer.paused = pause
   }
 
+  /** The broker stops or starts, at once, so that what the book says is true at each moment. */
+  up(isUp: boolean): void {
+    this.book.up(isUp)
+    Effect.runSync(isUp ? this.memory.start : this.memory.stop)
+  }
+
   /** Everything works from now on. */
   settle(): void {
     this.world.log("everything works from now on")
@@ -472,19 +478,16 @@ export const history = (subject: Subject) => (world: Simulation.World): Effect.E
       if (what === "publish") stage.publish(integer(1, 6))
       else if (what === "start" && alive.length < 3) stage.start()
       else if (what === "stop" && stage.book.isUp && chance(0.5)) {
-        stage.book.up(false)
-        yield* memory.stop
+        stage.up(false)
       } else if (what === "up" || what === "sleep") {
-        stage.book.up(true)
-        yield* memory.start
+        stage.up(true)
       } else if (one === undefined) continue
       else if (what === "drain") stage.drain(one)
       else if (what === "kill" && chance(0.5)) stage.kill(one)
       else if (what === "pause") stage.pause(one, true)
       else if (what === "resume") stage.pause(one, false)
     }
-    stage.book.up(true)
-    yield* memory.start
+    stage.up(true)
     stage.settle()
     if (chance(0.2)) { for (const one of stage.alive) stage.drain(one) }
     if (stage.alive.length === 0) stage.start()

@@ -57,7 +57,7 @@ const counted = (option: string, value: number): number => {
 class State {
   readonly logs = new Map<string, Log>()
   readonly groups = new Map<string, Map<string, Group>>()
-  readonly cuts = new Set<(error: BrokerError) => void>()
+  readonly connections = new Map<Member, Deferred.Deferred<never, BrokerError>>()
   running = true
   private readonly partitions: number
   private readonly retention: number
@@ -91,6 +91,13 @@ class State {
       groups.set(options.group, group)
     }
     return group
+  }
+
+  /** Cuts all connections before any of them hears of it: what one gives up must not go to the next. */
+  stop(): void {
+    this.running = false
+    for (const member of this.connections.keys()) member.cut = true
+    for (const cut of Array.from(this.connections.values())) Deferred.doneUnsafe(cut, Exit.fail(down("consume")))
   }
 
   /** Wakes who waits for what was appended to a channel. */
@@ -135,14 +142,10 @@ const consume = (state: State, options: ConsumeOptions, sink: Sink) =>
     const group = state.group(options)
     // before it joins: it may have to wait there for what others give back
     const cut = Deferred.makeUnsafe<never, BrokerError>()
-    const end = (error: BrokerError) => {
-      member.cut = true
-      Deferred.doneUnsafe(cut, Exit.fail(error))
-    }
     yield* Effect.acquireRelease(
-      Effect.andThen(Effect.sync(() => state.cuts.add(end)), group.join(member)),
+      Effect.andThen(Effect.sync(() => state.connections.set(member, cut)), group.join(member)),
       () => {
-        state.cuts.delete(end)
+        state.connections.delete(member)
         return group.leave(member)
       }
     )
@@ -263,10 +266,7 @@ export const make = (options: Options = {}): Effect.Effect<MemoryBroker> =>
     return {
       driver,
       broker: Engine.make(driver),
-      stop: Effect.sync(() => {
-        state.running = false
-        for (const cut of Array.from(state.cuts)) cut(down("consume"))
-      }),
+      stop: Effect.sync(() => state.stop()),
       start: Effect.sync(() => {
         state.running = true
       }),
