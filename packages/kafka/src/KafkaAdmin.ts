@@ -100,6 +100,26 @@ const inTurn = (admin: Admin): Admin => {
   }
 }
 
+// a new partition, or one whose leader has just died, has none for a moment
+const leaderless = new Set(["NOT_LEADER_FOR_PARTITION", "LEADER_NOT_AVAILABLE", "REPLICA_NOT_AVAILABLE"])
+
+/** The first and the next offset of each partition of a topic; waits up to 5 seconds for its leaders. */
+export const offsets = (
+  connection: Connection,
+  admin: Admin,
+  operation: Failed["operation"],
+  channel: string
+): Effect.Effect<Awaited<ReturnType<Admin["fetchTopicOffsets"]>>, Failed> => {
+  const isLeaderless = (error: Failed) => leaderless.has(KafkaError.typeOf(error.cause) ?? "")
+  return KafkaClient.attempt(connection, operation, () => admin.fetchTopicOffsets(channel), { channel }).pipe(
+    // kafkajs gives up at once, and asks again who leads only on its way to the groups
+    Effect.tapError((error) =>
+      isLeaderless(error) ? Effect.ignore(Effect.tryPromise(() => admin.listGroups())) : Effect.void
+    ),
+    Effect.retry({ while: isLeaderless, schedule: Schedule.spaced("50 millis"), times: 100 })
+  )
+}
+
 const conflict = (channel: string, differences: ReadonlyArray<string>): Failed =>
   BrokerError.make({
     system: "kafka",
@@ -206,9 +226,9 @@ const make = (connection: Connection, admin: Admin): KafkaAdmin["Service"] => {
   // kafkajs takes an unknown topic for one that is about to come
   const known = (channel: string) => call(() => admin.fetchTopicMetadata({ topics: [channel] }), { channel })
   const positions: KafkaAdmin["Service"]["positions"] = (channel) =>
-    Effect.andThen(known(channel), call(() => admin.fetchTopicOffsets(channel), { channel })).pipe(
-      Effect.map((offsets) =>
-        offsets.map(({ high, low, partition }) => ({ partition, low: Number(low), high: Number(high) })).sort((a, b) =>
+    Effect.andThen(known(channel), offsets(connection, admin, "declare", channel)).pipe(
+      Effect.map((found) =>
+        found.map(({ high, low, partition }) => ({ partition, low: Number(low), high: Number(high) })).sort((a, b) =>
           a.partition - b.partition
         )
       )

@@ -4,6 +4,7 @@
 import type { BrokerError, Delivery, Origin } from "@millrace/core"
 import { Cause, Clock, Effect, type Fiber, Queue, Random, type Scope, Stream } from "effect"
 import type { Admin } from "kafkajs"
+import * as KafkaAdmin from "./KafkaAdmin.ts"
 import type { Connection } from "./KafkaClient.ts"
 import * as KafkaClient from "./KafkaClient.ts"
 import { deliveriesOf } from "./KafkaConsumer.ts"
@@ -12,8 +13,9 @@ import * as KafkaError from "./KafkaError.ts"
 type Failed = BrokerError.BrokerError
 
 /**
- * What is in the topic when the stream starts, in order within each partition, and then its end. Messages that come later
- * are not waited for. Fails with `NotFound` where there is no such topic.
+ * What can be read of the topic when the stream starts, in order within each partition, and then its end. Messages that come
+ * later are not waited for, nor are those of a transaction that its partitions have not heard the end of: they do a little
+ * after it was committed. Fails with `NotFound` where there is no such topic.
  */
 export const browse = (connection: Connection, admin: Admin, channel: string): Stream.Stream<Delivery, Failed> =>
   // what is not read yet waits at the broker
@@ -29,7 +31,7 @@ const fill = (
     const where = { channel }
     // asked first: kafkajs takes an unknown topic for one that is about to come
     yield* KafkaClient.attempt(connection, "browse", () => admin.fetchTopicMetadata({ topics: [channel] }), where)
-    const offsets = yield* KafkaClient.attempt(connection, "browse", () => KafkaClient.offsets(admin, channel), where)
+    const offsets = yield* KafkaAdmin.offsets(connection, admin, "browse", channel)
     const ends = new Map(
       offsets.filter(({ high, low }) => Number(high) > Number(low)).map((
         { high, partition }

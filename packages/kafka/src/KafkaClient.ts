@@ -5,7 +5,6 @@
 import { type BrokerError } from "@millrace/core"
 import { Config, Context, Duration, Effect, Exit, LogLevel, Option, Redacted, References } from "effect"
 import {
-  type Admin,
   CompressionTypes,
   Kafka,
   type KafkaConfig,
@@ -406,19 +405,3 @@ export const config: Config.Config<Options> = Config.map(
     }
   })
 )
-
-// the last request of each client for offsets
-const asked = new WeakMap<Admin, Promise<unknown>>()
-
-/**
- * The first and the next offset of each partition of a topic.
- *
- * One topic at a time: kafkajs asks for the leaders of all topics that it was ever asked of, and an older answer that comes
- * late takes newer topics out of its books, under a call that looks for their leaders.
- */
-export const offsets = (admin: Admin, channel: string): ReturnType<Admin["fetchTopicOffsets"]> => {
-  const ask = () => admin.fetchTopicOffsets(channel)
-  const answer = (asked.get(admin) ?? Promise.resolve()).then(ask, ask)
-  asked.set(admin, answer)
-  return answer
-}
