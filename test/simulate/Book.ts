@@ -10,6 +10,8 @@ export interface Entry {
   readonly position: number
   readonly outgoing: Outgoing<Uint8Array>
   readonly runs: Array<Run>
+  /** How often it was offered. */
+  offers: number
   /** Dead letters that the broker has. */
   letters: number
 }
@@ -53,7 +55,8 @@ export interface LeaseBook {
   /** Dead letters written under it. */
   readonly buried: Set<number>
   readonly running: Set<Run>
-  settled: number
+  /** Messages that ran under it: no fewer than were settled. */
+  readonly ran: Set<Entry>
 }
 
 /** Its engine may lose it without being asked, or is gone itself. */
@@ -114,7 +117,7 @@ export class Book {
     memory.ends(outgoing.channel).forEach((end, partition) => {
       this.entries[partition] ??= []
       if (end === (before[partition] ?? 0)) return
-      this.entries[partition].push({ partition, position: end - 1, outgoing, runs: [], letters: 0 })
+      this.entries[partition].push({ partition, position: end - 1, outgoing, runs: [], offers: 0, letters: 0 })
     })
   }
 
@@ -144,7 +147,7 @@ export class Book {
       concluded: new Set(),
       buried: new Set(),
       running: new Set(),
-      settled: 0
+      ran: new Set()
     })
   }
 
@@ -155,6 +158,7 @@ export class Book {
     )
     for (const delivery of batch) {
       this.of.set(delivery, book)
+      this.entries[delivery.partition]![delivery.position]!.offers++
       const lane = this.laneOf(delivery)
       if (lane === undefined) continue
       const positions = book.lanes.get(lane)
@@ -309,7 +313,9 @@ export class Book {
       entry.runs.some((run) => {
         const held = this.heldBy(entry, run.lease)
         const { age, attempts, span } = this.settings.hold
-        return held.failures >= attempts || held.age >= age || held.span >= span
+        // a broker that delays counts what it delivers
+        const failures = this.settings.delay && held.failures > 0 ? entry.offers : held.failures
+        return failures >= attempts || held.age >= age || held.span >= span
       })
   }
 
@@ -329,7 +335,7 @@ export class Book {
     return {
       failures,
       age: since === undefined ? 0 : this.world.now() - since - excused,
-      span: failures === 0 ? 0 : lease.settled
+      span: failures === 0 ? 0 : lease.ran.size
     }
   }
 
@@ -437,6 +443,7 @@ export class Book {
     }
     entry.runs.push(run)
     lease.running.add(run)
+    lease.ran.add(entry)
     return run
   }
 
@@ -462,7 +469,6 @@ export class Book {
     const what = cameTo(run) ?? outcome._tag
     if (what !== "Ack" && what !== "Reject") return
     run.lease.concluded.add(run.entry.position)
-    run.lease.settled++
   }
 
   private interrupted(run: Run): void {

@@ -18,7 +18,7 @@ export interface Capabilities {
   readonly ordering: "partition" | "channel" | "none"
   /** Whether what was not acknowledged is delivered again. */
   readonly redelivery: boolean
-  /** Whether the broker delays a message by itself; else the engine holds it. */
+  /** Whether the broker delays a message by itself, and counts `attempts`; else the engine holds it. */
   readonly delay: boolean
   /** Whether the broker writes dead letters by itself; else the engine publishes them. */
   readonly deadLetter: boolean

@@ -42,7 +42,8 @@ export interface Options {
   /**
    * What a message that keeps failing may cost before it goes to the dead letters: attempts (default 10), the time since
    * its first attempt (default 10 minutes), and messages settled ahead of it whose commit it holds (default 100,000).
-   * Retries that name their own time (`retryAfter`) count in none of them.
+   * Retries that name their own time (`retryAfter`) count in none of them. Where the broker itself delays, nothing is held:
+   * its count of deliveries is that of the attempts.
    */
   readonly hold?: {
     readonly attempts?: number | undefined

@@ -66,6 +66,8 @@ export class Worker<R> {
   private readonly dispatcher: Scheduler.SchedulerDispatcher
   private waking = false
   private readonly limit: number
+  /** The broker holds what waits for its next attempt: nothing here counts its failures, and no lane waits for it. */
+  private readonly isDelayed: boolean
   private readonly intake: Array<Batch> = []
   private intakeHead = 0
   private offset = 0
@@ -85,6 +87,9 @@ export class Worker<R> {
   private readonly held = new Map<Delivery, Held>()
   private readonly keepers = new Map<Tenure, Fiber.Fiber<never, BrokerError>>()
   private readonly errors = new WeakMap<Delivery, unknown>()
+  // whose handler is being called; a lease may end in the middle of that call
+  private calling: Tenure | undefined
+  private isAwaited = false
   private readonly work = Latch.makeUnsafe(false)
   private readonly room = Latch.makeUnsafe(true)
 
@@ -95,6 +100,8 @@ export class Worker<R> {
     this.clock = Context.get(context, Clock.Clock)
     this.random = random
     this.dispatcher = Context.get(context, Scheduler.Scheduler).makeDispatcher()
+    const { attempts, delay } = doors.capabilities
+    this.isDelayed = delay && attempts && consumer.lanes._tag === "unordered"
     this.limit = consumer.lanes._tag === "partition" ? Number.POSITIVE_INFINITY : consumer.lanes.limit
   }
 
@@ -172,7 +179,7 @@ export class Worker<R> {
     return Effect.suspend(() => {
       const tenures = Array.from(this.tenures.values())
       const lost = Effect.forEach(tenures, (tenure) => this.lose(tenure), { discard: true })
-      return Effect.andThen(lost, Effect.timeoutOption(quiet(tenures), farewell)).pipe(Effect.asVoid)
+      return Effect.andThen(lost, Effect.timeoutOption(this.quiet(tenures), farewell)).pipe(Effect.asVoid)
     })
   }
 
@@ -203,8 +210,18 @@ export class Worker<R> {
     }
   }
 
+  /** Completes when no handler, durable effect or dead letter of them is awaited; the call that asks for it counts, too. */
+  private quiet(tenures: ReadonlyArray<Tenure>): Effect.Effect<void> {
+    const { calling } = this
+    if (calling !== undefined && !this.isAwaited && tenures.includes(calling)) {
+      this.isAwaited = true
+      calling.began()
+    }
+    return Effect.forEach(tenures, (tenure) => tenure.whenQuiet, { concurrency: "unbounded", discard: true })
+  }
+
   private finish(tenures: ReadonlyArray<Tenure>, limit: number): Effect.Effect<void> {
-    const all = quiet(tenures)
+    const all = this.quiet(tenures)
     return Effect.timeoutOption(all, limit).pipe(
       Effect.flatMap((ended) => {
         if (ended._tag === "Some") return Effect.void
@@ -286,7 +303,19 @@ export class Worker<R> {
 
   /** Runs a message as far as it goes; true when it is finished and its lane may go on. */
   private start(delivery: Delivery, batch: Batch, lane: Lane | undefined): boolean {
-    if (batch.tenure.stopped || this.draining) return false
+    const { tenure } = batch
+    if (tenure.stopped || this.draining) return false
+    this.calling = tenure
+    const isFinished = this.call(delivery, batch, lane)
+    this.calling = undefined
+    if (this.isAwaited) {
+      this.isAwaited = false
+      tenure.ended()
+    }
+    return isFinished
+  }
+
+  private call(delivery: Delivery, batch: Batch, lane: Lane | undefined): boolean {
     let effect: Effect.Effect<unknown, unknown, R>
     try {
       effect = this.consumer.handle(delivery)
@@ -312,6 +341,7 @@ export class Worker<R> {
     this.active++
     tenure.began()
     this.fibers.set(fiber, { delivery, since: this.clock.currentTimeMillisUnsafe() })
+    if (tenure.lost) fiber.interruptUnsafe()
     fiber.addObserver((exit) => {
       this.active--
       this.fibers.delete(fiber)
@@ -466,7 +496,8 @@ export class Worker<R> {
       if (held === undefined) {
         this.held.set(delivery, held = { since: now, settledBefore: tenure.settled, failures: 0, excused: undefined })
       }
-      held.failures++
+      // what comes back from a broker that delays is another delivery, and the broker has counted
+      held.failures = this.isDelayed ? delivery.attempts : held.failures + 1
       const { age, attempts, span } = this.consumer.hold
       const spent = held.failures >= attempts
         ? `${held.failures} attempts failed`
@@ -481,7 +512,7 @@ export class Worker<R> {
     } else if (held !== undefined) held.excused = { at: now, settled: tenure.settled }
     const after = own ?? this.backoff(held?.failures ?? 1)
     delivery.attempts++
-    if (this.doors.capabilities.delay && this.consumer.lanes._tag === "unordered") {
+    if (this.isDelayed) {
       this.done(delivery, batch, Outcome.Retry({ after }))
       return true
     }
@@ -723,10 +754,6 @@ export class Worker<R> {
 
 // which lease a dead letter is written for: interrupted with it
 const letterOf = new WeakMap<Fiber.Fiber<void, BrokerError>, Tenure>()
-
-/** Completes when no handler, durable effect or dead letter of them is awaited. */
-const quiet = (tenures: ReadonlyArray<Tenure>): Effect.Effect<void> =>
-  Effect.forEach(tenures, (tenure) => tenure.whenQuiet, { concurrency: "unbounded", discard: true })
 
 const tenureOf = (delivery: Delivery): Tenure => (delivery.slot as Batch).tenure
 

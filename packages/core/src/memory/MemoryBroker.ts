@@ -137,14 +137,17 @@ const capabilities = (options: Options): Capabilities => ({
 
 const consume = (state: State, options: ConsumeOptions, sink: Sink) =>
   Effect.gen(function*() {
-    if (!state.running) return yield* Effect.fail(down("consume"))
     const member = new Member(options, sink, yield* Effect.withFiber((fiber) => Effect.succeed(fiber.currentDispatcher)))
-    const group = state.group(options)
-    // before it joins: it may have to wait there for what others give back
     const cut = Deferred.makeUnsafe<never, BrokerError>()
-    yield* Effect.acquireRelease(
-      Effect.andThen(Effect.sync(() => state.connections.set(member, cut)), group.join(member)),
-      () => {
+    const group = yield* Effect.acquireRelease(
+      Effect.suspend(() => {
+        if (!state.running) return Effect.fail(down("consume"))
+        const group = state.group(options)
+        // before it joins: it may have to wait there for what others give back
+        state.connections.set(member, cut)
+        return Effect.as(group.join(member), group)
+      }),
+      (group) => {
         state.connections.delete(member)
         return group.leave(member)
       }
