@@ -6,13 +6,14 @@
  */
 import { type Broker, type BrokerError, type Driver, Engine } from "@millrace/core"
 import { type Config, Effect, Layer, type Scope } from "effect"
-import * as KafkaAdmin from "./KafkaAdmin.ts"
 import * as KafkaBrowse from "./KafkaBrowse.ts"
 import * as KafkaClient from "./KafkaClient.ts"
 import * as KafkaConsumer from "./KafkaConsumer.ts"
+import * as KafkaOptions from "./KafkaOptions.ts"
 import * as KafkaPublisher from "./KafkaPublisher.ts"
+import * as KafkaTopics from "./KafkaTopics.ts"
 
-export type { Options, Sasl, Tls } from "./KafkaClient.ts"
+export type { Options, Sasl, Tls } from "./KafkaOptions.ts"
 
 const capabilities: Driver.Capabilities = {
   settlement: "position",
@@ -37,18 +38,18 @@ const capabilities: Driver.Capabilities = {
  * @category constructors
  */
 export const driver = (
-  options: KafkaClient.Options
+  options: KafkaOptions.Options
 ): Effect.Effect<Driver.Driver, BrokerError.BrokerError, Scope.Scope> =>
   Effect.gen(function*() {
     const connection = yield* KafkaClient.make(options)
-    const admin = yield* KafkaAdmin.connect(connection)
+    const admin = yield* KafkaTopics.connect(connection)
     const publisher = yield* KafkaPublisher.make(connection, admin)
     return {
       system: "kafka",
       capabilities,
       consume: (consume, sink) => KafkaConsumer.consume(connection, admin, consume, sink),
       publish: publisher.publish,
-      declare: (declaration) => KafkaAdmin.declare(connection, admin, declaration),
+      declare: (declaration) => KafkaTopics.declare(connection, admin, declaration),
       browse: (channel) => KafkaBrowse.browse(connection, admin, channel)
     }
   })
@@ -75,7 +76,7 @@ export const driver = (
  *
  * @category layers
  */
-export const layer = (options: KafkaClient.Options): Layer.Layer<Broker.Broker, BrokerError.BrokerError> =>
+export const layer = (options: KafkaOptions.Options): Layer.Layer<Broker.Broker, BrokerError.BrokerError> =>
   Engine.layer(driver(options))
 
 /**
@@ -88,6 +89,6 @@ export const layer = (options: KafkaClient.Options): Layer.Layer<Broker.Broker, 
  * @category layers
  */
 export const layerConfig = (
-  options?: Partial<KafkaClient.Options>
+  options?: Partial<KafkaOptions.Options>
 ): Layer.Layer<Broker.Broker, BrokerError.BrokerError | Config.ConfigError> =>
-  Layer.unwrap(Effect.map(KafkaClient.config, (found) => layer({ ...found, ...options })))
+  Layer.unwrap(Effect.map(KafkaOptions.config, (found) => layer({ ...found, ...options })))

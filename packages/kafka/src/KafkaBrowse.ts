@@ -4,11 +4,11 @@
 import type { BrokerError, Delivery, Origin } from "@millrace/core"
 import { Cause, Clock, Effect, type Fiber, Queue, Random, type Scope, Stream } from "effect"
 import type { Admin } from "kafkajs"
-import * as KafkaAdmin from "./KafkaAdmin.ts"
-import type { Connection } from "./KafkaClient.ts"
 import * as KafkaClient from "./KafkaClient.ts"
 import { deliveriesOf } from "./KafkaConsumer.ts"
 import * as KafkaError from "./KafkaError.ts"
+import type { Connection } from "./KafkaOptions.ts"
+import * as KafkaTopics from "./KafkaTopics.ts"
 
 type Failed = BrokerError.BrokerError
 
@@ -31,7 +31,7 @@ const fill = (
     const where = { channel }
     // asked first: kafkajs takes an unknown topic for one that is about to come
     yield* KafkaClient.attempt(connection, "browse", () => admin.fetchTopicMetadata({ topics: [channel] }), where)
-    const offsets = yield* KafkaAdmin.offsets(connection, admin, "browse", channel)
+    const offsets = yield* KafkaTopics.offsets(connection, admin, "browse", channel)
     const ends = new Map(
       offsets.filter(({ high, low }) => Number(high) > Number(low)).map((
         { high, partition }

@@ -20,10 +20,10 @@ import {
   type PartitionAssigner,
   PartitionAssigners
 } from "kafkajs"
-import type { Connection } from "./KafkaClient.ts"
 import * as KafkaClient from "./KafkaClient.ts"
 import * as KafkaError from "./KafkaError.ts"
 import { reader } from "./KafkaMessage.ts"
+import type { Connection, Log } from "./KafkaOptions.ts"
 
 type Failed = BrokerError.BrokerError
 
@@ -112,7 +112,7 @@ class Member {
     return KafkaError.fromUnknown(error, "consume", { ...this.connection.place, ...this.where })
   }
 
-  open(log: KafkaClient.Log): Consumer {
+  open(log: Log): Consumer {
     const { heartbeatInterval, maximumWait, partitionBytes, read, rebalanceTimeout, sessionTimeout } =
       this.connection.consumer
     return this.consumer = this.connection.client(log).consumer({

@@ -7,10 +7,10 @@
 import { BrokerError, type Outgoing } from "@millrace/core"
 import { type Context, Deferred, Effect, Exit, Schedule, type Scope } from "effect"
 import type { Admin, Kafka, Message, Producer, TopicMessages } from "kafkajs"
-import type { Connection } from "./KafkaClient.ts"
 import * as KafkaClient from "./KafkaClient.ts"
 import * as KafkaError from "./KafkaError.ts"
 import { partitioner, toRecord } from "./KafkaMessage.ts"
+import type { Connection } from "./KafkaOptions.ts"
 
 type Batch = ReadonlyArray<Outgoing<Uint8Array>>
 type Failed = BrokerError.BrokerError

@@ -7,9 +7,9 @@
 import { BrokerError, type Delivery, type Outgoing } from "@millrace/core"
 import { Context, Effect, Exit, Layer, Semaphore } from "effect"
 import type { Producer, Transaction } from "kafkajs"
-import type { Connection, Options } from "./KafkaClient.ts"
 import * as KafkaClient from "./KafkaClient.ts"
 import { partitioner } from "./KafkaMessage.ts"
+import type { Connection, Options } from "./KafkaOptions.ts"
 import { byTopic, retrying } from "./KafkaPublisher.ts"
 
 type Failed = BrokerError.BrokerError

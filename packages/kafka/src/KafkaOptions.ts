@@ -1,0 +1,319 @@
+/**
+ * Options of every Kafka client, as a user gives them: checked once, with a sentence for each that cannot be right.
+ */
+import type { BrokerError } from "@millrace/core"
+import { Config, Duration, Effect, Exit, Option, Redacted } from "effect"
+import {
+  CompressionTypes,
+  Kafka,
+  type KafkaConfig,
+  type logCreator,
+  type logLevel,
+  type RetryOptions,
+  type SASLOptions
+} from "kafkajs"
+import type { ConnectionOptions } from "node:tls"
+import * as KafkaError from "./KafkaError.ts"
+
+/** How a client proves who it is. */
+export interface Sasl {
+  readonly mechanism: "plain" | "scram-sha-256" | "scram-sha-512"
+  readonly username: string
+  readonly password: string | Redacted.Redacted
+}
+
+/** Certificates in PEM; each is optional. */
+export interface Tls {
+  /** The authority that signed the broker's certificate. Default: those that Node trusts. */
+  readonly ca?: string | undefined
+  /** The client's own certificate, where the broker asks for one. */
+  readonly cert?: string | undefined
+  readonly key?: string | Redacted.Redacted | undefined
+  /** The name that the broker's certificate must hold. Default: the host connected to. */
+  readonly serverName?: string | undefined
+}
+
+/** Options of every Kafka client. */
+export interface Options {
+  /**
+   * `host:port`, several in an array or with commas between, or one URL:
+   * `kafka://user:password@host:port,host:port?mechanism=plain`, and `kafkas://…` for TLS.
+   */
+  readonly brokers: string | ReadonlyArray<string>
+  /** The name in the broker's logs and quotas. Default: `millrace`. */
+  readonly clientId?: string | undefined
+  /** Default: `off`, or as the URL says. */
+  readonly tls?: "off" | "on" | Tls | undefined
+  /** Default: none, or the URL's user with `mechanism` (default `plain`). */
+  readonly sasl?: Sasl | undefined
+  /** What becomes of a topic that does not exist: refused with `NotFound`, or made with the broker's defaults. Default: `refuse`. */
+  readonly missingTopics?: "refuse" | "create" | undefined
+  /** How long one attempt to connect may take. Default: 3 seconds; a start makes three. */
+  readonly connectTimeout?: Duration.Input | undefined
+  /** How long a request may go without an answer. Default: 30 seconds. */
+  readonly requestTimeout?: Duration.Input | undefined
+  /** Consuming. */
+  readonly consumer?: {
+    /** A member without a sign of life for so long is out of its group. Default: 30 seconds. */
+    readonly sessionTimeout?: Duration.Input | undefined
+    /** The time between two signs of life, a third of the session at most. Default: 3 seconds. */
+    readonly heartbeatInterval?: Duration.Input | undefined
+    /** How long the group waits for members that finish before partitions are divided anew. Default: 60 seconds. */
+    readonly rebalanceTimeout?: Duration.Input | undefined
+    /** How long the broker may wait for messages to come. Default: 500 ms. */
+    readonly maximumWait?: Duration.Input | undefined
+    /** The most bytes of one partition in one answer; an integer from 1. Default: 1 MiB. */
+    readonly partitionBytes?: number | undefined
+    /** Whether messages of transactions that are still open are read. Default: `committed`. */
+    readonly read?: "committed" | "uncommitted" | undefined
+  } | undefined
+  /** Publishing. */
+  readonly producer?: {
+    /** Default: `none`. */
+    readonly compression?: "none" | "gzip" | undefined
+    /** How long a publish is tried again before it fails, about. Default: 30 seconds. */
+    readonly retryFor?: Duration.Input | undefined
+  } | undefined
+}
+
+/** Options checked, times in milliseconds, and the clients that are made of them. */
+export interface Connection {
+  /** `host:port` each, with commas between. */
+  readonly place: KafkaError.Place
+  readonly missingTopics: "refuse" | "create"
+  readonly connectTimeout: number
+  readonly consumer: {
+    readonly sessionTimeout: number
+    readonly heartbeatInterval: number
+    readonly rebalanceTimeout: number
+    readonly maximumWait: number
+    readonly partitionBytes: number
+    readonly read: "committed" | "uncommitted"
+  }
+  readonly producer: { readonly compression: CompressionTypes; readonly retryFor: number }
+  /** A client of its own: consumers of one client share their positions, whatever they consume. */
+  readonly client: (log: Log) => Kafka
+}
+
+/** Where kafkajs's log goes, and how much of it. */
+export interface Log {
+  readonly logCreator: logCreator
+  readonly logLevel: logLevel
+}
+
+class Bad {
+  readonly message: string
+  constructor(message: string) {
+    this.message = message
+  }
+}
+
+const bad = (message: string): never => {
+  throw new Bad(message)
+}
+
+const millis = (option: string, value: Duration.Input | undefined, otherwise: number): number => {
+  if (value === undefined) return otherwise
+  const duration = Duration.fromInput(value)
+  const found = Option.isSome(duration) ? Duration.toMillis(duration.value) : Number.NaN
+  if (!(found >= 1 && found <= 2_147_483_647)) {
+    return bad(`${option} must be a duration from 1 ms to 24 days, got ${String(value)}`)
+  }
+  return Math.round(found)
+}
+
+const oneOf = <const T extends string>(
+  option: string,
+  value: T | undefined,
+  words: ReadonlyArray<T>,
+  otherwise: T
+): T => {
+  if (value === undefined) return otherwise
+  return words.includes(value)
+    ? value
+    : bad(`${option} must be ${words.map((word) => `"${word}"`).join(" or ")}, got ${String(value)}`)
+}
+
+const address = /^(\[[0-9a-fA-F:.]+\]|[^\s:/@,[\]]+):(\d{1,5})$/
+
+const addresses = (given: ReadonlyArray<string>): Array<string> => {
+  const list = given.map((each) => each.trim()).filter((each) => each !== "")
+  if (list.length === 0) return bad(`brokers is empty: give "host:port"`)
+  for (const each of list) {
+    const port = Number(address.exec(each)?.[2] ?? 0)
+    // the text may hold a password, where a URL was taken apart wrongly
+    if (port < 1 || port > 65_535) {
+      bad(`brokers must be "host:port" each, or one kafka:// URL; ${redactUrl(each)} is neither`)
+    }
+  }
+  return list
+}
+
+const redactUrl = (text: string): string =>
+  text.replace(/\/\/[^@\s]*@|^[^/@\s]*@/, (found) => found.startsWith("//") ? "//<redacted>@" : "<redacted>@")
+
+interface Parts {
+  readonly brokers: Array<string>
+  readonly tls: "off" | "on"
+  readonly sasl: Sasl | undefined
+}
+
+const mechanisms = ["plain", "scram-sha-256", "scram-sha-512"] as const
+
+const decoded = (what: string, value: string): string => {
+  try {
+    return decodeURIComponent(value)
+  } catch {
+    return bad(`the ${what} in the URL of brokers is not percent-encoded UTF-8`)
+  }
+}
+
+const taken = (brokers: Options["brokers"]): Parts => {
+  if (typeof brokers !== "string") return { brokers: addresses(brokers), tls: "off", sasl: undefined }
+  const url = /^(kafkas?):\/\/(?:([^@/]*)@)?([^/?#]*)\/?(?:\?([^#]*))?$/.exec(brokers.trim())
+  if (url === null) return { brokers: addresses(brokers.split(",")), tls: "off", sasl: undefined }
+  const [, scheme, user, hosts = "", query = ""] = url
+  const wanted = new URLSearchParams(query).get("mechanism") ?? "plain"
+  const mechanism = mechanisms.find((each) => each === wanted.toLowerCase())
+  if (mechanism === undefined) {
+    return bad(`mechanism in the URL of brokers must be one of ${mechanisms.join(", ")}, got ${wanted}`)
+  }
+  const colon = user?.indexOf(":") ?? -1
+  if (user !== undefined && user !== "" && colon < 0) {
+    bad("the URL of brokers names a user without a password: write user:password@")
+  }
+  return {
+    brokers: addresses(hosts.split(",")),
+    tls: scheme === "kafkas" ? "on" : "off",
+    sasl: user === undefined || user === "" ? undefined : {
+      mechanism,
+      username: decoded("user", user.slice(0, colon)),
+      password: Redacted.make(decoded("password", user.slice(colon + 1)))
+    }
+  }
+}
+
+const plain = (value: string | Redacted.Redacted): string => typeof value === "string" ? value : Redacted.value(value)
+
+const checkedSasl = (sasl: Sasl): SASLOptions => {
+  const mechanism = oneOf("sasl.mechanism", sasl.mechanism, mechanisms, "plain")
+  const password = plain(sasl.password)
+  if (sasl.username === "" || password === "") bad("sasl needs a username and a password, and one of them is empty")
+  return { mechanism, username: sasl.username, password }
+}
+
+const checkedTls = (tls: "off" | "on" | Tls): ConnectionOptions | boolean => {
+  if (typeof tls === "string") return oneOf("tls", tls, ["off", "on"], "off") === "on"
+  if ((tls.cert === undefined) !== (tls.key === undefined)) bad("tls needs both cert and key, or neither")
+  const options: ConnectionOptions = {}
+  if (tls.ca !== undefined) options.ca = tls.ca
+  if (tls.cert !== undefined) options.cert = tls.cert
+  if (tls.key !== undefined) options.key = plain(tls.key)
+  if (tls.serverName !== undefined) options.servername = tls.serverName
+  return options
+}
+
+const resolve = (options: Options): Connection => {
+  const parts = taken(options.brokers)
+  const sasl = options.sasl ?? parts.sasl
+  const auth = sasl === undefined ? undefined : checkedSasl(sasl)
+  const tls = checkedTls(options.tls ?? parts.tls)
+  const secrets = sasl === undefined ? [] : [plain(sasl.password), encodeURIComponent(plain(sasl.password))]
+  const connectTimeout = millis("connectTimeout", options.connectTimeout, 3000)
+  const sessionTimeout = millis("consumer.sessionTimeout", options.consumer?.sessionTimeout, 30_000)
+  const heartbeatInterval = millis(
+    "consumer.heartbeatInterval",
+    options.consumer?.heartbeatInterval,
+    Math.min(3000, Math.floor(sessionTimeout / 3))
+  )
+  if (heartbeatInterval * 3 > sessionTimeout) {
+    bad(
+      `consumer.heartbeatInterval must be a third of consumer.sessionTimeout (${sessionTimeout} ms) at most, got ${heartbeatInterval} ms`
+    )
+  }
+  const partitionBytes = options.consumer?.partitionBytes ?? 1_048_576
+  if (!Number.isInteger(partitionBytes) || partitionBytes < 1) {
+    bad(`consumer.partitionBytes must be an integer from 1, got ${partitionBytes}`)
+  }
+  const config: KafkaConfig = {
+    clientId: options.clientId ?? "millrace",
+    brokers: parts.brokers,
+    connectionTimeout: connectTimeout,
+    authenticationTimeout: connectTimeout,
+    requestTimeout: millis("requestTimeout", options.requestTimeout, 30_000),
+    retry: connecting,
+    ...(tls === false ? {} : { ssl: tls }),
+    ...(auth === undefined ? {} : { sasl: auth })
+  }
+  return {
+    place: {
+      brokers: parts.brokers.join(","),
+      user: sasl?.username,
+      speaks:
+        [tls === false ? undefined : "TLS", sasl && `SASL ${sasl.mechanism.toUpperCase()}`].filter((word) =>
+          word !== undefined
+        ).join(" and ") || "the plain protocol",
+      redact: (text) => secrets.reduce((rest, secret) => rest.replaceAll(secret, "<redacted>"), text)
+    },
+    missingTopics: oneOf("missingTopics", options.missingTopics, ["refuse", "create"], "refuse"),
+    connectTimeout,
+    consumer: {
+      sessionTimeout,
+      heartbeatInterval,
+      rebalanceTimeout: millis("consumer.rebalanceTimeout", options.consumer?.rebalanceTimeout, 60_000),
+      maximumWait: millis("consumer.maximumWait", options.consumer?.maximumWait, 500),
+      partitionBytes,
+      read: oneOf("consumer.read", options.consumer?.read, ["committed", "uncommitted"], "committed")
+    },
+    producer: {
+      compression: oneOf("producer.compression", options.producer?.compression, ["none", "gzip"], "none") === "gzip"
+        ? CompressionTypes.GZIP
+        : CompressionTypes.None,
+      retryFor: millis("producer.retryFor", options.producer?.retryFor, 30_000)
+    },
+    client: (log) => new Kafka({ ...config, ...log })
+  }
+}
+
+/** Three attempts within two seconds: a wrong address is known soon, and the engine tries again by its own schedule. */
+const connecting: RetryOptions = { initialRetryTime: 100, maxRetryTime: 1000, multiplier: 3, factor: 0.1, retries: 2 }
+
+/** Checks options; fails with a `BrokerError` of reason `Invalid` that names the option. */
+export const check = (options: Options): Effect.Effect<Connection, BrokerError.BrokerError> =>
+  Effect.suspend(() => {
+    try {
+      return Exit.succeed(resolve(options))
+    } catch (error) {
+      if (error instanceof Bad) return Exit.fail(KafkaError.invalid("connect", `Kafka: ${error.message}.`))
+      throw error
+    }
+  })
+
+const optional = (name: string) => Config.option(Config.String(name))
+
+/**
+ * Options from the environment: `KAFKA_BROKERS` (`host:port,…` or a URL), and where they are set `KAFKA_CLIENT_ID`, `KAFKA_TLS`
+ * (`on` or `off`), `KAFKA_SASL_MECHANISM`, `KAFKA_USERNAME`, `KAFKA_PASSWORD`, `KAFKA_MISSING_TOPICS` (`refuse` or `create`).
+ */
+export const config: Config.Config<Options> = Config.map(
+  Config.all({
+    brokers: Config.Redacted("KAFKA_BROKERS"),
+    clientId: optional("KAFKA_CLIENT_ID"),
+    tls: Config.option(Config.Literals(["off", "on"], "KAFKA_TLS")),
+    mechanism: Config.option(Config.Literals(mechanisms, "KAFKA_SASL_MECHANISM")),
+    username: optional("KAFKA_USERNAME"),
+    password: Config.option(Config.Redacted("KAFKA_PASSWORD")),
+    missingTopics: Config.option(Config.Literals(["refuse", "create"], "KAFKA_MISSING_TOPICS"))
+  }),
+  ({ brokers, clientId, mechanism, missingTopics, password, tls, username }): Options => ({
+    brokers: Redacted.value(brokers),
+    clientId: Option.getOrUndefined(clientId),
+    tls: Option.getOrUndefined(tls),
+    missingTopics: Option.getOrUndefined(missingTopics),
+    sasl: Option.isNone(username) && Option.isNone(password) ? undefined : {
+      mechanism: Option.getOrElse(mechanism, () => "plain" as const),
+      username: Option.getOrElse(username, () => ""),
+      password: Option.getOrElse(password, () => Redacted.make(""))
+    }
+  })
+)
