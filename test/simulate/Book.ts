@@ -65,8 +65,8 @@ const isGone = (lease: LeaseBook): boolean => lease.closing?.how === "lost" || l
 /** Sums of fractions of milliseconds are not exact. */
 const epsilon = 0.01
 
-/** Milliseconds until an engine knows what it was asked: the longest time that a handler spends at once. */
-const lag = 10
+/** Milliseconds until an engine knows what it was asked: some handlers, each for the longest time that one spends at once. */
+const lag = 30
 
 const idOf = (entry: Entry): string => `${entry.partition}/${entry.position}`
 

@@ -516,8 +516,8 @@ export const history = (subject: Subject) => (world: Simulation.World): Effect.E
       ),
       () => "something was published to the channel itself"
     )
-    // what was told last is heard, and then nobody has anything left
-    yield* Effect.sleep(100)
+    // what was told last is heard, what was interrupted long ago has ended, and then nobody has anything left
+    yield* Effect.sleep(1000)
     for (const one of stage.alive) if (one.running !== undefined) stage.rests(one)
     for (const one of stage.consumers) {
       if (one.killed) continue

@@ -134,9 +134,13 @@ export const make = (world: World, driver: Driver.Driver, faults: Faults = {}, w
         Effect.suspend(() => {
           const own = near.get(lease)!
           if (!process.alive) return Effect.void
-          const end = watch.closing?.(process, own, how)
+          let end: (() => void) | undefined
+          const told = Effect.suspend(() => {
+            end = watch.closing?.(process, own, how)
+            return sink.close(own, how)
+          })
           // a process may die while its broker waits for it
-          const close = Effect.raceFirst(process.run(sink.close(own, how)), dead(process))
+          const close = Effect.raceFirst(process.run(told), dead(process))
           return Effect.andThen(close, Effect.sync(() => process.alive && end?.()))
         })
     }
