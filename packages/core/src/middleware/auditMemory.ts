@@ -1,8 +1,8 @@
 /**
  * Audit rows in memory: the newest of a capacity.
  */
-import { Effect, Exit } from "effect"
-import type { cursorOf, Filter, readQuery, Row, Store } from "./Audit.ts"
+import { Effect, Exit, Layer } from "effect"
+import { cursorOf, type Filter, readQuery, type Row, Store } from "./auditStore.ts"
 
 const matches = (filter: Filter) => (row: Row): boolean =>
   (filter.from === undefined || row.completedAt >= filter.from)
@@ -15,8 +15,7 @@ const matches = (filter: Filter) => (row: Row): boolean =>
 const compare = (a: { completedAt: number; id: string }, b: { completedAt: number; id: string }): number =>
   a.completedAt - b.completedAt || (a.id < b.id ? -1 : a.id > b.id ? 1 : 0)
 
-/** A store; how a query is read and a row named is what all stores share. */
-export const make = (capacity: number, read: typeof readQuery, name: typeof cursorOf): Store["Service"] => {
+const make = (capacity: number): Store["Service"] => {
   let rows: Array<Row> = []
   let appended = 0
   const kept = (filter: Filter = {}): Array<Row> => rows.slice(-capacity).filter(matches(filter))
@@ -28,13 +27,13 @@ export const make = (capacity: number, read: typeof readQuery, name: typeof curs
       return Exit.void
     },
     query: (query) =>
-      Effect.map(read(query), ({ after, limit, order }) => {
+      Effect.map(readQuery(query), ({ after, limit, order }) => {
         const sign = order === "newest" ? -1 : 1
         const found = kept(query)
           .filter((row) => after === undefined || sign * compare(row, after) > 0)
           .sort((a, b) => sign * compare(a, b))
         const page = found.slice(0, limit)
-        return { rows: page, next: found.length > limit ? name(page.at(-1)!) : undefined }
+        return { rows: page, next: found.length > limit ? cursorOf(page.at(-1)!) : undefined }
       }),
     count: (filter) => Effect.sync(() => kept(filter).length),
     prune: ({ before }) =>
@@ -44,4 +43,24 @@ export const make = (capacity: number, read: typeof readQuery, name: typeof curs
         return all.length - rows.length
       })
   }
+}
+
+/** Options of `layerMemory`. */
+export interface MemoryOptions {
+  /** The most rows; beyond it the oldest goes. An integer from 1. Default: 10,000. */
+  readonly capacity?: number | undefined
+}
+
+/**
+ * A store in memory, for tests and trials: bounded, and gone with the process.
+ *
+ * @throws RangeError when `capacity` is not an integer from 1
+ * @category layers
+ */
+export const layerMemory = (options: MemoryOptions = {}): Layer.Layer<Store> => {
+  const capacity = options.capacity ?? 10_000
+  if (!Number.isInteger(capacity) || capacity < 1) {
+    throw new RangeError(`Audit.layerMemory: capacity must be an integer from 1, got ${capacity}`)
+  }
+  return Layer.sync(Store, () => make(capacity))
 }

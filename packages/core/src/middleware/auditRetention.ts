@@ -1,0 +1,48 @@
+/**
+ * Takes old rows out of an audit store.
+ */
+import { Clock, Duration, Effect, Layer, Schedule } from "effect"
+import { Store } from "./auditStore.ts"
+
+/** Options of `layerRetention`. */
+export interface RetentionOptions {
+  /** How long rows stay; above 0. */
+  readonly keep: Duration.Input
+  /** How often the older ones are removed; above 0. Default: 1 hour. */
+  readonly every?: Duration.Input | undefined
+}
+
+/**
+ * Removes old rows for as long as the layer lives, at once and then `every` so often. A round that fails is logged, and the
+ * next one makes up for it.
+ *
+ * **Example** (a month in a memory store)
+ *
+ * ```ts
+ * import { Layer } from "effect"
+ * import { Audit } from "@millrace/core"
+ *
+ * const store = Audit.layerRetention({ keep: "30 days" }).pipe(Layer.provideMerge(Audit.layerMemory()))
+ * ```
+ *
+ * @throws RangeError when a duration is not above 0
+ * @category layers
+ */
+export const layerRetention = (options: RetentionOptions): Layer.Layer<never, never, Store> => {
+  const millis = (option: string, input: Duration.Input): number => {
+    const found = Duration.toMillis(Duration.fromInputUnsafe(input))
+    if (!(found > 0)) {
+      throw new RangeError(`Audit.layerRetention: ${option} must be a duration above 0, got ${String(input)}`)
+    }
+    return found
+  }
+  const keep = millis("keep", options.keep)
+  const every = millis("every", options.every ?? "1 hour")
+  return Layer.effectDiscard(Effect.gen(function*() {
+    const store = yield* Store
+    const round = Effect.flatMap(Clock.currentTimeMillis, (now) => store.prune({ before: now - keep })).pipe(
+      Effect.catch((error) => Effect.logWarning(`Audit: old rows were not removed: ${error.message}`))
+    )
+    yield* Effect.forkScoped(Effect.repeat(round, Schedule.spaced(every)))
+  }))
+}
