@@ -126,9 +126,16 @@ class Source<R> {
         }
       )
     return Effect.onInterrupt(once(base), () =>
-      Effect.sync(() => {
-        this.worker.draining = true
-        this.state = "stopped"
+      Effect.suspend(() => {
+        if (this.state === "stopped") return Effect.void
+        // between two lives all that runs was interrupted before, and may take its time to end
+        this.state = "draining"
+        return Effect.andThen(
+          this.worker.drain(0),
+          Effect.sync(() => {
+            this.state = "stopped"
+          })
+        )
       }))
   }
 

@@ -254,7 +254,9 @@ export class Worker<R> {
     return Effect.suspend(() => {
       this.draining = true
       for (const timer of this.timers.keys()) timer.interruptUnsafe()
-      const tenures = Array.from(this.tenures.values())
+      // and what runs on under a lease that was lost
+      const running = Array.from(this.fibers.values(), ({ delivery }) => tenureOf(delivery))
+      const tenures = Array.from(new Set([...this.tenures.values(), ...running]))
       for (const tenure of tenures) tenure.stopped = true
       this.room.openUnsafe()
       return Effect.andThen(
