@@ -152,7 +152,7 @@ export const lock = (folder: string) =>
         database.exec("BEGIN EXCLUSIVE")
         return database
       },
-      catch: () => new InUse({ message: `${folder} is in use by another broker: only one has a folder at a time` })
+      catch: (cause) => new InUse({ message: `${folder} has another broker, or cannot be locked: ${String(cause)}` })
     }),
     (database) => Effect.sync(() => database.close())
   )

@@ -4,34 +4,12 @@
  * One broker uses a folder at a time. A channel has one partition, which one consumer of a group reads while the others
  * stand by, and is never shortened.
  */
-import {
-  type Broker,
-  BrokerError,
-  delivery,
-  type Driver,
-  Engine,
-  Headers,
-  type Origin,
-  type Outgoing,
-  type Reader
-} from "@millrace/core"
-import {
-  Cache,
-  Clock,
-  Data,
-  Deferred,
-  Duration,
-  Effect,
-  Exit,
-  FileSystem,
-  type Layer,
-  Option,
-  type PlatformError,
-  Scope,
-  Semaphore,
-  Stream
-} from "effect"
-import { type Damaged, type Entry, type InUse, lock, open, replace } from "./appendLog.ts"
+import { BrokerError, delivery, Engine, Headers } from "@millrace/core"
+import type { Broker, Driver, Origin, Outgoing, Reader } from "@millrace/core"
+import { Cache, Clock, Data, Deferred, Duration, Effect, Exit } from "effect"
+import { FileSystem, Option, Scope, Semaphore, Stream } from "effect"
+import type { Layer, PlatformError } from "effect"
+import { Damaged, type Entry, type InUse, lock, open, replace } from "./appendLog.ts"
 
 const system = "file"
 const maximumBytes = 64 * 1024 * 1024
@@ -116,43 +94,52 @@ export const make = Effect.fn(function*(folder: string) {
   yield* fs.makeDirectory(folder, { recursive: true })
   yield* lock(folder)
   const files = yield* Scope.fork(yield* Scope.Scope)
-  const logs = yield* Cache.makeWith(
-    (channel: string) => Scope.provide(open(fs, folder, `${encodeURIComponent(channel)}.log`), files),
-    { capacity: Infinity, timeToLive: (exit) => Exit.isSuccess(exit) ? Duration.infinity : Duration.zero }
-  )
+  const opened = Effect.fnUntraced(function*(channel: string) {
+    const scope = yield* Scope.fork(files)
+    const file = open(fs, folder, `${encodeURIComponent(channel)}.log`).pipe(Scope.provide(scope))
+    return yield* Effect.onError(file, (cause) => Scope.close(scope, Exit.failCause(cause)))
+  })
+  const logs = yield* Cache.makeWith(opened, {
+    capacity: Infinity,
+    timeToLive: (exit) => Exit.isSuccess(exit) ? Duration.infinity : Duration.zero
+  })
   const seats = new Map<string, Semaphore.Semaphore>()
   const saving = Semaphore.makeUnsafe(1)
   const closed = yield* Deferred.make<never, Closed>()
   const whileOpen = <A, E>(effect: Effect.Effect<A, E>) =>
     Effect.suspend((): Effect.Effect<A, E | Closed> => Deferred.isDoneUnsafe(closed) ? Deferred.await(closed) : effect)
-  /** One write of a position at a time; the last one is over before the folder is another's. */
+  const logOf = (channel: string) => whileOpen(Cache.get(logs, channel))
+  /** Positions are written one at a time, and each to its end: a rename cannot be called back. */
   const save = (effect: Effect.Effect<void, PlatformError.PlatformError>) =>
-    Semaphore.withPermit(saving, whileOpen(effect))
+    saving.withPermit(Effect.uninterruptible(whileOpen(effect)))
   // Scopes close backwards: nobody reads or writes any more when the files are closed and the lock is given up.
-  yield* Effect.addFinalizer(() =>
-    Effect.andThen(
-      Deferred.fail(closed, new Closed({ message: `${folder} was closed` })),
-      Semaphore.withPermit(saving, Effect.void)
-    )
-  )
+  yield* Effect.addFinalizer(() => {
+    const failed = Deferred.fail(closed, new Closed({ message: `${folder} was closed` }))
+    return Effect.andThen(failed, saving.withPermit(Effect.void))
+  })
 
   const consume: Driver.Driver["consume"] = ({ batch, channel, from, group, handler }, sink) =>
     Effect.gen(function*() {
-      const log = yield* whileOpen(Cache.get(logs, channel))
+      const log = yield* logOf(channel)
       const path = `${folder}/${encodeURIComponent(channel)}@${encodeURIComponent(group)}.position`
       // At once, since a group that begins at the latest message may come back before it has done one.
       const begin = replace(fs, path, `${from === "latest" ? log.count() : 0}`)
       yield* save(Effect.flatMap(fs.exists(path), (there) => there ? Effect.void : begin))
+      const position = Effect.flatMap(fs.readFileString(path), (text) =>
+        Number(text) <= log.count()
+          ? Effect.succeed(Number(text))
+          : Effect.fail(new Damaged({ message: `${path} says ${text}, and the channel has ${log.count()} messages` })))
+      yield* position
       sink.ready()
       const seat = seats.get(path) ?? Semaphore.makeUnsafe(1)
       seats.set(path, seat)
-      yield* Semaphore.takeScoped(seat, 1)
+      yield* seat.takeScoped(1)
       const origin = { system, channel, group, partition: 0, handler, holdLimit: Infinity }
       const lease: Driver.Lease = {
         partition: 0,
         commit: (position) => save(replace(fs, path, `${position}`)).pipe(failing("settle"))
       }
-      let next = Number(yield* fs.readFileString(path))
+      let next = yield* position
       sink.open(lease)
       while (true) {
         yield* log.until(next)
@@ -171,33 +158,28 @@ export const make = Effect.fn(function*(folder: string) {
     }
     const at = yield* Clock.currentTimeMillis
     const append = ([channel, batch]: readonly [string, ReadonlyArray<Outgoing<Uint8Array>>]) =>
-      Effect.flatMap(Cache.get(logs, channel), (log) => log.append(batch.map((message) => entryOf(message, at))))
+      Effect.flatMap(logOf(channel), (log) => log.append(batch.map((message) => entryOf(message, at))))
     const channels = Map.groupBy(messages, ({ channel }) => channel)
-    yield* whileOpen(Effect.forEach(channels, append, { concurrency: "unbounded", discard: true })).pipe(
-      failing("publish")
-    )
+    yield* Effect.forEach(channels, append, { concurrency: "unbounded", discard: true }).pipe(failing("publish"))
   })
 
   const declare: Driver.Driver["declare"] = ({ channel, partitions = 1, settings = {} }) =>
     partitions !== 1 || Object.keys(settings).length > 0
       ? refuse("declare", "Unsupported", `${channel}: a channel in a folder has one partition and no settings`)
-      : Effect.asVoid(whileOpen(Cache.get(logs, channel))).pipe(failing("declare"))
+      : Effect.asVoid(logOf(channel)).pipe(failing("declare"))
 
   const browse: Driver.Driver["browse"] = (channel) =>
-    Stream.unwrap(
-      Effect.map(whileOpen(Cache.get(logs, channel)).pipe(failing("browse")), (log) => {
-        const origin = { system, channel, group: "", partition: 0, handler: "", holdLimit: Infinity }
-        const end = log.count()
-        return Stream.paginate(
-          0,
-          Effect.fnUntraced(function*(next: number) {
-            if (next === end) return [[], Option.none<number>()] as const
-            const entries = yield* whileOpen(log.read(next, end - next)).pipe(failing("browse"))
-            return [deliver(origin, next, entries), Option.some(next + entries.length)] as const
-          })
-        )
-      })
-    )
+    Stream.unwrap(Effect.gen(function*() {
+      const log = yield* logOf(channel).pipe(failing("browse"))
+      const origin = { system, channel, group: "", partition: 0, handler: "", holdLimit: Infinity }
+      const end = log.count()
+      const read = Effect.fnUntraced(function*(next: number) {
+        const entries = next < end ? yield* whileOpen(log.read(next, end - next)) : []
+        const rest = entries.length === 0 ? Option.none() : Option.some(next + entries.length)
+        return [deliver(origin, next, entries), rest] as const
+      }, failing("browse"))
+      return Stream.paginate(0, read)
+    }))
 
   return { system, capabilities, consume, publish, declare, browse } satisfies Driver.Driver
 }, failing("connect"))
