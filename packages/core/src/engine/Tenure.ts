@@ -195,3 +195,6 @@ export class Tenure {
     return undefined
   }
 }
+
+/** The lease that a delivery came by. */
+export const tenureOf = (delivery: Delivery): Tenure => (delivery.slot as Batch).tenure

@@ -2,7 +2,7 @@
  * Runs the messages of one subscription: as far as they go on the engine's own fiber, and in a fiber of their own once they
  * suspend. What has finished waits here for its durable effects, its dead letter or its next attempt.
  */
-import { Cause, Clock, Context, Duration, Effect, Exit, type Fiber, Latch, Scheduler } from "effect"
+import { Cause, Clock, Context, Effect, Exit, type Fiber, Latch, Scheduler } from "effect"
 import type { Consumer } from "../broker/Broker.ts"
 import type { BrokerError } from "../broker/BrokerError.ts"
 import type { Capabilities, Lease, Sink } from "../broker/Driver.ts"
@@ -11,34 +11,16 @@ import type { Delivery, Outgoing } from "../model/Message.ts"
 import * as Outcome from "../model/Outcome.ts"
 import * as After from "../pipeline/After.ts"
 import { isDone } from "../pipeline/Eager.ts"
-import { type Batch, type Lane, Tenure } from "./Tenure.ts"
-
-/** Milliseconds of handlers after which other work of the event loop gets its turn. */
-const slice = 5
-
-/** Milliseconds for what was interrupted to end, and as many for the last call to the broker. */
-const farewell = 1000
-
-/** What a message that keeps failing has cost so far. */
-interface Held {
-  since: number
-  settledBefore: number
-  failures: number
-  /** Since when it waits a time that it named itself, which costs nothing. */
-  excused: { readonly at: number; readonly settled: number } | undefined
-}
+import { Durables, type Waiting } from "./Durables.ts"
+import * as Farewell from "./Farewell.ts"
+import { Letters } from "./Letters.ts"
+import { Patience } from "./Patience.ts"
+import { Slice } from "./Slice.ts"
+import { type Batch, type Lane, Tenure, tenureOf } from "./Tenure.ts"
 
 interface Running {
   readonly delivery: Delivery
   readonly since: number
-}
-
-/** Messages that wait for one durable effect. */
-interface Waiting {
-  readonly effect: Effect.Effect<void, Classified>
-  readonly lane: Lane | "late" | undefined
-  of: Array<{ readonly delivery: Delivery; readonly outcome: Outcome.Outcome }>
-  fiber: Fiber.Fiber<void, Classified> | undefined
 }
 
 /** What the worker needs of its broker. */
@@ -62,7 +44,6 @@ export class Worker<R> {
   private readonly doors: Doors
   private readonly context: Context.Context<R>
   private readonly clock: Clock.Clock
-  private readonly random: () => number
   private readonly dispatcher: Scheduler.SchedulerDispatcher
   private waking = false
   private readonly limit: number
@@ -71,22 +52,21 @@ export class Worker<R> {
   private readonly intake: Array<Batch> = []
   private intakeHead = 0
   private offset = 0
-  private began = 0
-  // how many messages go between two looks at the clock
-  private stride = 1
-  private left = 1
   private readonly ready: Array<Lane> = []
   private readonly loose: Array<Delivery> = []
   private readonly dirty: Array<Tenure> = []
   private readonly fibers = new Map<Fiber.Fiber<unknown, unknown>, Running>()
   private readonly timers = new Map<Fiber.Fiber<void>, Delivery>()
-  private readonly letters = new Set<Fiber.Fiber<void, BrokerError>>()
-  private readonly waits = new Set<Waiting>()
-  // those whose lanes went on, by what they wait for
-  private readonly durable = new Map<Effect.Effect<void, Classified>, Waiting>()
-  private readonly held = new Map<Delivery, Held>()
   private readonly keepers = new Map<Tenure, Fiber.Fiber<never, BrokerError>>()
-  private readonly errors = new WeakMap<Delivery, unknown>()
+  private readonly slice: Slice
+  private readonly patience: Patience
+  private readonly durables: Durables<R>
+  private readonly letters: Letters<R>
+  private readonly runs: Farewell.Runs = {
+    quiet: (tenures) => this.quiet(tenures),
+    interrupt: (tenure) => this.interrupt(tenure),
+    giveUp: (tenure) => this.giveUp(tenure)
+  }
   // whose handler is being called; a lease may end in the middle of that call
   private calling: Tenure | undefined
   private isAwaited = false
@@ -98,11 +78,18 @@ export class Worker<R> {
     this.doors = doors
     this.context = context
     this.clock = Context.get(context, Clock.Clock)
-    this.random = random
     this.dispatcher = Context.get(context, Scheduler.Scheduler).makeDispatcher()
     const { attempts, delay } = doors.capabilities
     this.isDelayed = delay && attempts && consumer.lanes._tag === "unordered"
     this.limit = consumer.lanes._tag === "partition" ? Number.POSITIVE_INFINITY : consumer.lanes.limit
+    this.slice = new Slice(this.clock)
+    this.patience = new Patience(consumer, this.isDelayed, random)
+    this.durables = new Durables(context, (waiting, exit) => this.awaited(waiting, exit))
+    this.letters = new Letters(context, {
+      consumer,
+      publish: doors.publish,
+      backoff: (failures) => this.patience.backoff(failures)
+    })
   }
 
   // ---- from the driver
@@ -158,7 +145,7 @@ export class Worker<R> {
     this.pending -= tenure.unsettled
     this.pendingBytes -= tenure.bytes
     for (const [timer, delivery] of this.timers) if (tenureOf(delivery) === tenure) timer.interruptUnsafe()
-    for (const delivery of this.held.keys()) if (tenureOf(delivery) === tenure) this.held.delete(delivery)
+    this.patience.forget(tenure)
     this.makeRoom()
     this.wake()
   }
@@ -179,7 +166,7 @@ export class Worker<R> {
     return Effect.suspend(() => {
       const tenures = Array.from(this.tenures.values())
       const lost = Effect.forEach(tenures, (tenure) => this.lose(tenure), { discard: true })
-      return Effect.andThen(lost, Effect.timeoutOption(this.quiet(tenures), farewell)).pipe(Effect.asVoid)
+      return Effect.andThen(lost, Effect.timeoutOption(this.quiet(tenures), Farewell.farewell)).pipe(Effect.asVoid)
     })
   }
 
@@ -188,7 +175,7 @@ export class Worker<R> {
     return Effect.suspend(() => {
       tenure.stopped = true
       for (const [timer, delivery] of this.timers) if (tenureOf(delivery) === tenure) timer.interruptUnsafe()
-      return this.finish([tenure], this.consumer.grace.revoke)
+      return Farewell.finish(this.runs, [tenure], this.consumer.grace.revoke)
     }).pipe(Effect.andThen(Effect.sync(() => this.forget(tenure))))
   }
 
@@ -196,18 +183,9 @@ export class Worker<R> {
     for (const [fiber, { delivery }] of this.fibers) if (tenureOf(delivery) === tenure) fiber.interruptUnsafe()
   }
 
-  /** Waits no longer for what should become durable, nor for dead letters. */
   private giveUp(tenure: Tenure): void {
-    for (const letter of this.letters) if (letterOf.get(letter) === tenure) letter.interruptUnsafe()
-    for (const waiting of this.waits) {
-      // others may wait for the same effect
-      const left = waiting.of.filter(({ delivery }) => tenureOf(delivery) !== tenure)
-      for (let i = left.length; i < waiting.of.length; i++) tenure.ended()
-      waiting.of = left
-      if (left.length > 0) continue
-      this.endWait(waiting)
-      waiting.fiber?.interruptUnsafe()
-    }
+    this.letters.giveUp(tenure)
+    this.durables.giveUp(tenure)
   }
 
   /** Completes when no handler, durable effect or dead letter of them is awaited; the call that asks for it counts, too. */
@@ -218,35 +196,6 @@ export class Worker<R> {
       calling.began()
     }
     return Effect.forEach(tenures, (tenure) => tenure.whenQuiet, { concurrency: "unbounded", discard: true })
-  }
-
-  private finish(tenures: ReadonlyArray<Tenure>, limit: number): Effect.Effect<void> {
-    const all = this.quiet(tenures)
-    return Effect.timeoutOption(all, limit).pipe(
-      Effect.flatMap((ended) => {
-        if (ended._tag === "Some") return Effect.void
-        for (const tenure of tenures) this.interrupt(tenure)
-        return Effect.map(Effect.timeoutOption(all, farewell), () => {
-          for (const tenure of tenures) this.giveUp(tenure)
-        })
-      }),
-      Effect.andThen(
-        Effect.forEach(tenures, (tenure) => this.last(tenure), { concurrency: "unbounded", discard: true })
-      )
-    )
-  }
-
-  /** The last words to the broker: what is left is given back, and the running call and the final one are awaited. */
-  private last(tenure: Tenure): Effect.Effect<void> {
-    return Effect.suspend(() => {
-      for (const delivery of tenure.open()) tenure.release(delivery, Outcome.Release)
-      // the call that runs may be followed by one that is not ours
-      const words = Effect.andThen(
-        tenure.whenStill,
-        Effect.suspend(() => Effect.andThen(tenure.tell(), tenure.whenStill))
-      )
-      return Effect.asVoid(Effect.timeoutOption(Effect.ignore(words), farewell))
-    })
   }
 
   /** Starts nothing any more, waits for what runs, interrupts the rest, and tells the broker the last of it. */
@@ -260,7 +209,7 @@ export class Worker<R> {
       for (const tenure of tenures) tenure.stopped = true
       this.room.openUnsafe()
       return Effect.andThen(
-        this.finish(tenures, limit),
+        Farewell.finish(this.runs, tenures, limit),
         Effect.sync(() => {
           for (const tenure of tenures) this.forget(tenure)
         })
@@ -273,8 +222,7 @@ export class Worker<R> {
       this.paused = true
       this.room.closeUnsafe()
       // a handler that pauses its own subscription is the last that starts: the slice is over
-      this.left = 1
-      this.began = Number.NEGATIVE_INFINITY
+      this.slice.end()
       return each(this.tenures.keys(), (lease) => lease.pause)
     })
   }
@@ -377,7 +325,7 @@ export class Worker<R> {
   ): boolean {
     const outcome = this.settle(exit)
     const { hooks } = delivery
-    if (exit._tag === "Failure" && outcome._tag === "Retry") this.errors.set(delivery, Cause.squash(exit.cause))
+    if (exit._tag === "Failure" && outcome._tag === "Retry") this.patience.note(delivery, Cause.squash(exit.cause))
     if (hooks === undefined) return this.apply(delivery, batch, outcome, lane)
     delivery.hooks = undefined
     const after = After.run(hooks, exit, outcome)
@@ -386,10 +334,10 @@ export class Worker<R> {
     }
     // an acknowledgement that waits to become durable keeps no lane shut: what fails to is handled again, late
     if (outcome._tag === "Ack" || outcome._tag === "Reject") {
-      this.await(after, delivery, batch, outcome, "late")
+      this.durables.add(after, delivery, outcome, "late")
       return true
     }
-    this.await(after, delivery, batch, outcome, this.laneFor(delivery, batch.tenure, lane))
+    this.durables.add(after, delivery, outcome, this.laneFor(delivery, batch.tenure, lane))
     return false
   }
 
@@ -402,40 +350,16 @@ export class Worker<R> {
     }
   }
 
-  /** Waits for a durable effect: once for all the messages that wait for the same one. */
-  private await(
-    effect: Effect.Effect<void, Classified>,
-    delivery: Delivery,
-    batch: Batch,
-    outcome: Outcome.Outcome,
-    lane: Lane | "late" | undefined
-  ): void {
-    batch.tenure.began()
-    const shared = lane === "late" ? this.durable.get(effect) : undefined
-    if (shared !== undefined) {
-      shared.of.push({ delivery, outcome })
-      return
+  /** What messages waited for has ended. */
+  private awaited({ lane, of }: Waiting, exit: Exit.Exit<void, Classified>): void {
+    const failure = exit._tag === "Failure" ? this.settle(exit) : undefined
+    for (const { delivery, outcome } of of) {
+      const batch = delivery.slot as Batch
+      if (this.apply(delivery, batch, failure ?? outcome, lane) && lane !== "late") this.proceed(lane)
+      this.touch(batch.tenure)
+      batch.tenure.ended()
     }
-    const waiting: Waiting = { effect, lane, of: [{ delivery, outcome }], fiber: undefined }
-    this.waits.add(waiting)
-    if (lane === "late") this.durable.set(effect, waiting)
-    waiting.fiber = Effect.runForkWith(this.context)(effect)
-    waiting.fiber.addObserver((exit) => {
-      this.endWait(waiting)
-      const failure = exit._tag === "Failure" ? this.settle(exit) : undefined
-      for (const one of waiting.of) {
-        const own = one.delivery.slot as Batch
-        if (this.apply(one.delivery, own, failure ?? one.outcome, lane) && lane !== "late") this.proceed(lane)
-        this.touch(own.tenure)
-        own.tenure.ended()
-      }
-      this.wake()
-    })
-  }
-
-  private endWait(waiting: Waiting): void {
-    this.waits.delete(waiting)
-    if (this.durable.get(waiting.effect) === waiting) this.durable.delete(waiting.effect)
+    this.wake()
   }
 
   /** Does what the outcome says; true when the lane may go on. */
@@ -464,7 +388,7 @@ export class Worker<R> {
   private done(delivery: Delivery, batch: Batch, outcome: Outcome.Outcome): void {
     const { tenure } = batch
     if (!tenure.settle(delivery, batch, outcome)) return
-    if (this.held.size > 0) this.held.delete(delivery)
+    this.patience.settled(delivery)
     this.settled++
     if (this.tenures.get(tenure.lease) !== tenure) return
     this.pending--
@@ -486,33 +410,8 @@ export class Worker<R> {
 
   private again(delivery: Delivery, batch: Batch, outcome: Outcome.Retry, lane: Lane | "late" | undefined): boolean {
     const { tenure } = batch
-    const now = this.clock.currentTimeMillisUnsafe()
-    const own = outcome.after === undefined ? undefined : Duration.toMillis(outcome.after)
-    let held = this.held.get(delivery)
-    if (held?.excused !== undefined) {
-      held.since += now - held.excused.at
-      held.settledBefore += tenure.settled - held.excused.settled
-      held.excused = undefined
-    }
-    if (own === undefined) {
-      if (held === undefined) {
-        this.held.set(delivery, held = { since: now, settledBefore: tenure.settled, failures: 0, excused: undefined })
-      }
-      // what comes back from a broker that delays is another delivery, and the broker has counted
-      held.failures = this.isDelayed ? delivery.attempts : held.failures + 1
-      const { age, attempts, span } = this.consumer.hold
-      const spent = held.failures >= attempts
-        ? `${held.failures} attempts failed`
-        : now - held.since >= age
-        ? `it failed for ${now - held.since} ms`
-        : tenure.settled - held.settledBefore >= span
-        ? `${tenure.settled - held.settledBefore} messages were settled ahead of it`
-        : undefined
-      if (spent !== undefined) {
-        return this.bury(delivery, batch, Outcome.DeadLetter(this.lastError(delivery, spent)), lane)
-      }
-    } else if (held !== undefined) held.excused = { at: now, settled: tenure.settled }
-    const after = own ?? this.backoff(held?.failures ?? 1)
+    const after = this.patience.ask(delivery, tenure, outcome, this.clock.currentTimeMillisUnsafe())
+    if (typeof after !== "number") return this.bury(delivery, batch, Outcome.DeadLetter(after.error), lane)
     delivery.attempts++
     if (this.isDelayed) {
       this.done(delivery, batch, Outcome.Retry({ after }))
@@ -545,17 +444,8 @@ export class Worker<R> {
     } else other.queue.splice(other.head, 0, delivery)
   }
 
-  private lastError(delivery: Delivery, spent: string): unknown {
-    return this.errors.get(delivery) ?? new Error(`Given up: ${spent}`)
-  }
-
-  private backoff(failures: number): number {
-    const { base, cap, factor, jitter } = this.consumer.backoff
-    const plain = Math.min(cap, base * factor ** (failures - 1))
-    return plain * (1 + jitter * (2 * this.random() - 1))
-  }
-
   /** Writes a dead letter; until the broker has it, the message stays unsettled and its lane shut, and it does not run again. */
+  /** Until the broker has its dead letter, the message stays unsettled and its lane shut, and it does not run again. */
   private bury(
     delivery: Delivery,
     batch: Batch,
@@ -567,20 +457,14 @@ export class Worker<R> {
       this.done(delivery, batch, outcome)
       return true
     }
-    const letter = this.consumer.deadLetter(delivery, outcome.error, this.clock.currentTimeMillisUnsafe())
-    const written = this.publish(letter)
-    if (isDone(written) && written._tag === "Success") {
+    const letter = this.letters.write(delivery, outcome.error, this.clock.currentTimeMillisUnsafe())
+    if (letter === undefined) {
       this.done(delivery, batch, outcome)
       return true
     }
     const own = this.laneFor(delivery, tenure, lane)
-    tenure.began()
-    const fiber = Effect.runForkWith(this.context)(this.insist(letter, written))
-    this.letters.add(fiber)
-    letterOf.set(fiber, tenure)
-    fiber.addObserver((exit) => {
-      this.letters.delete(fiber)
-      if (exit._tag === "Success") {
+    this.letters.insist(letter, (isWritten) => {
+      if (isWritten) {
         this.done(delivery, batch, outcome)
         this.proceed(own)
       }
@@ -589,32 +473,6 @@ export class Worker<R> {
       this.wake()
     })
     return false
-  }
-
-  private publish(letter: Outgoing<Uint8Array>): Effect.Effect<void, BrokerError> {
-    try {
-      return this.doors.publish([letter])
-    } catch (defect) {
-      return Exit.die(defect)
-    }
-  }
-
-  /** Writes until it is written, whatever went wrong; it ends otherwise only when it is interrupted. */
-  private insist(
-    letter: Outgoing<Uint8Array>,
-    written: Effect.Effect<void, BrokerError>
-  ): Effect.Effect<void, BrokerError> {
-    const attempt = (effect: Effect.Effect<void, BrokerError>, n: number): Effect.Effect<void, BrokerError> =>
-      Effect.catchCause(
-        effect,
-        (cause) =>
-          Effect.logError(`The dead letter of ${this.consumer.name} could not be written; its message waits`, cause)
-            .pipe(
-              Effect.andThen(Effect.sleep(this.backoff(n))),
-              Effect.andThen(Effect.suspend(() => attempt(this.publish(letter), n + 1)))
-            )
-      )
-    return attempt(written, 1)
   }
 
   // ---- the loop
@@ -639,7 +497,7 @@ export class Worker<R> {
       if (!this.start(delivery, delivery.slot as Batch, lane)) return
     }
     while (lane.head < queue.length) {
-      if (this.active >= this.limit || this.over()) {
+      if (this.active >= this.limit || this.slice.isOver()) {
         this.ready.push(lane)
         return
       }
@@ -651,18 +509,6 @@ export class Worker<R> {
       if (!this.start(delivery, delivery.slot as Batch, lane)) return
     }
     tenure.lanes.delete(lane.id)
-  }
-
-  /** Whether the slice is over: looks at the clock seldom where messages are quick. */
-  private over(): boolean {
-    if (--this.left > 0) return false
-    if (this.clock.currentTimeMillisUnsafe() - this.began >= slice) {
-      this.left = 1
-      return true
-    }
-    if (this.stride < 64) this.stride *= 2
-    this.left = this.stride
-    return false
   }
 
   private tellAll(): void {
@@ -684,9 +530,7 @@ export class Worker<R> {
   private turn(): Effect.Effect<void> {
     // before anything runs: a handler may make another one ready, or have messages offered, in the middle of its call
     this.work.closeUnsafe()
-    this.began = this.clock.currentTimeMillisUnsafe()
-    this.stride = 1
-    this.left = 1
+    this.slice.begin()
     const over = !this.paused && !this.draining && (this.runLoose() || this.runReady() || this.runIntake())
     this.tellAll()
     return over ? Effect.yieldNow : this.work.await
@@ -696,7 +540,7 @@ export class Worker<R> {
     while (this.loose.length > 0 && this.active < this.limit) {
       const delivery = this.loose.pop()!
       this.start(delivery, delivery.slot as Batch, undefined)
-      if (this.over()) return true
+      if (this.slice.isOver()) return true
     }
     return false
   }
@@ -704,7 +548,7 @@ export class Worker<R> {
   private runReady(): boolean {
     while (this.ready.length > 0 && this.active < this.limit) {
       this.follow(this.ready.shift()!)
-      if (this.over()) return true
+      if (this.slice.isOver()) return true
     }
     return false
   }
@@ -720,7 +564,7 @@ export class Worker<R> {
         const lane = lanes.size === 0 ? undefined : lanes.get(this.laneId(delivery))
         if (lane === undefined) this.start(delivery, batch, undefined)
         else lane.queue.push(delivery)
-        if (this.over()) return true
+        if (this.slice.isOver()) return true
       }
       if (this.offset === deliveries.length) {
         this.offset = 0
@@ -753,11 +597,6 @@ export class Worker<R> {
     }
   }
 }
-
-// which lease a dead letter is written for: interrupted with it
-const letterOf = new WeakMap<Fiber.Fiber<void, BrokerError>, Tenure>()
-
-const tenureOf = (delivery: Delivery): Tenure => (delivery.slot as Batch).tenure
 
 const each = (leases: Iterable<Lease>, pick: (lease: Lease) => Effect.Effect<void> | undefined): Effect.Effect<void> =>
   Effect.forEach(Array.from(leases), (lease) => pick(lease) ?? Effect.void, { discard: true })

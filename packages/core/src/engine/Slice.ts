@@ -1,0 +1,49 @@
+/**
+ * How long handlers may run before other work of the event loop gets its turn.
+ */
+import type { Clock } from "effect"
+
+/** Milliseconds of one slice. */
+const length = 5
+
+/** The most messages between two looks at the clock. */
+const longest = 64
+
+/** One slice after another; looks at the clock seldom while messages are quick, and after each that is not. */
+export class Slice {
+  private readonly clock: Clock.Clock
+  private began = 0
+  private looked = 0
+  // how many messages go between two looks
+  private stride = 1
+  private left = 1
+
+  constructor(clock: Clock.Clock) {
+    this.clock = clock
+  }
+
+  begin(): void {
+    this.began = this.looked = this.clock.currentTimeMillisUnsafe()
+    this.stride = this.left = 1
+  }
+
+  /** The next look says that it is over. */
+  end(): void {
+    this.began = Number.NEGATIVE_INFINITY
+    this.left = 1
+  }
+
+  /** Whether it is over; asked once after each message. */
+  isOver(): boolean {
+    return --this.left <= 0 && this.look()
+  }
+
+  private look(): boolean {
+    const now = this.clock.currentTimeMillisUnsafe()
+    if (now - this.began >= length) return true
+    this.stride = now === this.looked ? Math.min(longest, this.stride * 2) : 1
+    this.left = this.stride
+    this.looked = now
+    return false
+  }
+}
