@@ -1,82 +1,15 @@
 import type { Delivery, Driver, MemoryBroker, Outcome, Outgoing } from "@millrace/core"
 import type { Simulation } from "@millrace/testing"
 import type { Exit } from "effect"
-import type { Consumer, Settings } from "./history.ts"
+import { cameTo, type Consumer, type Entry, idOf, isGone, type LeaseBook, type Run, type Waits } from "./records.ts"
 import type { Rule } from "./rules.ts"
-
-/** One published message. */
-export interface Entry {
-  readonly partition: number
-  readonly position: number
-  readonly outgoing: Outgoing<Uint8Array>
-  readonly runs: Array<Run>
-  /** How often it was offered. */
-  offers: number
-  /** Dead letters that the broker has. */
-  letters: number
-}
-
-/** What a run has to wait for before it counts. */
-export interface Waits {
-  /** Which outcome it leads to where it fails; undefined where it does not. */
-  failed: Outcome.Outcome["_tag"] | "Throttled" | undefined
-  done: boolean
-}
-
-/** One run of the handler. */
-export interface Run {
-  readonly entry: Entry
-  readonly delivery: Delivery
-  readonly lease: LeaseBook
-  readonly consumer: Consumer
-  readonly hooks: Array<Waits>
-  /** Which outcome it was made to have. */
-  expected: Outcome.Outcome["_tag"]
-  /** The time that its retry names. */
-  after: number | undefined
-  selfInterrupt: boolean
-  hooksRun: number
-  ended: number | undefined
-  outcome: Outcome.Outcome | undefined
-}
-
-/** What was seen of one lease. */
-export interface LeaseBook {
-  readonly consumer: Consumer
-  readonly partition: number
-  closing: { readonly at: number; readonly how: "revoke" | "lost" } | undefined
-  closed: boolean
-  /** Its connection has ended, and its engine is about to hear of it. */
-  severed: boolean
-  calls: number
-  /** What was offered, by lane. */
-  readonly lanes: Map<unknown, Array<number>>
-  readonly concluded: Set<number>
-  /** Dead letters written under it. */
-  readonly buried: Set<number>
-  readonly running: Set<Run>
-  /** Messages that ran under it: no fewer than were settled. */
-  readonly ran: Set<Entry>
-}
-
-/** Its engine may lose it without being asked, or is gone itself. */
-const isGone = (lease: LeaseBook): boolean => lease.closing?.how === "lost" || lease.severed || lease.consumer.killed
+import type { Settings } from "./settings.ts"
 
 /** Sums of fractions of milliseconds are not exact. */
 const epsilon = 0.01
 
 /** Milliseconds until an engine knows what it was asked: some handlers, each for the longest time that one spends at once. */
 const lag = 30
-
-const idOf = (entry: Entry): string => `${entry.partition}/${entry.position}`
-
-/** What a run came to, once all that it waits for has ended; undefined before. */
-export const cameTo = (run: Run): Waits["failed"] => {
-  if (run.outcome === undefined || run.hooks.some((hook) => !hook.done)) return undefined
-  // the hook that was registered last speaks first
-  return run.hooks.findLast((hook) => hook.failed !== undefined)?.failed ??
-    (run.outcome._tag === "Retry" && run.outcome.after !== undefined ? "Throttled" : run.outcome._tag)
-}
 
 /** What was seen of a history, and what was wrong with it. */
 export class Book {
@@ -207,8 +140,11 @@ export class Book {
     const { isUp, turns } = this
     return (exit: Exit.Exit<void, unknown>): void => {
       book.calls--
-      this.check("lost", exit._tag === "Failure" || isUp || turns !== this.turns, () =>
-        `${consumer.name} settles with a broker that is down`)
+      this.check(
+        "lost",
+        exit._tag === "Failure" || isUp || turns !== this.turns,
+        () => `${consumer.name} settles with a broker that is down`
+      )
       // an engine that is refused lets its connection go
       if (exit._tag === "Failure") this.sever(consumer)
     }

@@ -1,0 +1,90 @@
+/**
+ * What a history leaves behind: messages, runs of the handler, leases.
+ */
+import type { Broker, Delivery, Outcome, Outgoing } from "@millrace/core"
+import type { Simulation } from "@millrace/testing"
+import type { Scope } from "effect"
+
+/** One published message. */
+export interface Entry {
+  readonly partition: number
+  readonly position: number
+  readonly outgoing: Outgoing<Uint8Array>
+  readonly runs: Array<Run>
+  /** How often it was offered. */
+  offers: number
+  /** Dead letters that the broker has. */
+  letters: number
+}
+
+/** What a run has to wait for before it counts. */
+export interface Waits {
+  /** Which outcome it leads to where it fails; undefined where it does not. */
+  failed: Outcome.Outcome["_tag"] | "Throttled" | undefined
+  done: boolean
+}
+
+/** One run of the handler. */
+export interface Run {
+  readonly entry: Entry
+  readonly delivery: Delivery
+  readonly lease: LeaseBook
+  readonly consumer: Consumer
+  readonly hooks: Array<Waits>
+  /** Which outcome it was made to have. */
+  expected: Outcome.Outcome["_tag"]
+  /** The time that its retry names. */
+  after: number | undefined
+  selfInterrupt: boolean
+  hooksRun: number
+  ended: number | undefined
+  outcome: Outcome.Outcome | undefined
+}
+
+/** What was seen of one lease. */
+export interface LeaseBook {
+  readonly consumer: Consumer
+  readonly partition: number
+  closing: { readonly at: number; readonly how: "revoke" | "lost" } | undefined
+  closed: boolean
+  /** Its connection has ended, and its engine is about to hear of it. */
+  severed: boolean
+  calls: number
+  /** What was offered, by lane. */
+  readonly lanes: Map<unknown, Array<number>>
+  readonly concluded: Set<number>
+  /** Dead letters written under it. */
+  readonly buried: Set<number>
+  readonly running: Set<Run>
+  /** Messages that ran under it: no fewer than were settled. */
+  readonly ran: Set<Entry>
+}
+
+/** Its engine may lose it without being asked, or is gone itself. */
+export const isGone = (lease: LeaseBook): boolean =>
+  lease.closing?.how === "lost" || lease.severed || lease.consumer.killed
+
+export const idOf = (entry: Entry): string => `${entry.partition}/${entry.position}`
+
+/** What a run came to, once all that it waits for has ended; undefined before. */
+export const cameTo = (run: Run): Waits["failed"] => {
+  if (run.outcome === undefined || run.hooks.some((hook) => !hook.done)) return undefined
+  // the hook that was registered last speaks first
+  return run.hooks.findLast((hook) => hook.failed !== undefined)?.failed ??
+    (run.outcome._tag === "Retry" && run.outcome.after !== undefined ? "Throttled" : run.outcome._tag)
+}
+
+/** One process with one subscription. */
+export interface Consumer {
+  readonly name: string
+  readonly process: Simulation.Process
+  readonly scope: Scope.Closeable
+  readonly suspended: Set<Run>
+  running: Broker.Running | undefined
+  paused: boolean
+  /** When its drain began. */
+  draining: number | undefined
+  drained: boolean
+  killed: boolean
+  readonly health: () => Broker.Health | undefined
+}
