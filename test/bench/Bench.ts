@@ -44,7 +44,7 @@ export interface Bench {
 /** A goal that is missed by more than this share fails the run. */
 const margin = 0.25
 
-/** Set in the processes of a trial: everything runs as it does when it is measured, with few messages. */
+/** Set for a trial: everything runs as it does when it is measured, with few messages. */
 const trial = process.env["MILLRACE_BENCH"] === "trial"
 
 /** So many messages; in a trial a hundredth of them. */
@@ -93,6 +93,7 @@ const child = (
     const flags = ["--expose-gc", "--no-warnings", new URL("variant.ts", import.meta.url).pathname, bench]
     const process_ = spawn(process.execPath, variant === undefined ? flags : [...flags, variant], {
       stdio: ["ignore", "pipe", "pipe"],
+      timeout: 300_000,
       env: { ...process.env, ...environment }
     })
     let out = ""
@@ -118,7 +119,7 @@ const withShared = async <A>(bench: Bench, run: (environment: Shared["environmen
 /** Runs every variant once with few messages, in one process, and judges nothing: fails where one does not work. */
 export const tryBench = (bench: Bench): Promise<void> =>
   withShared(bench, async (environment) => {
-    await child(bench.name, undefined, { ...environment, MILLRACE_BENCH: "trial" })
+    await child(bench.name, undefined, environment)
     console.log(`${bench.name}: ${bench.variants.length} variants work`)
   })
 

@@ -1,7 +1,5 @@
 // Lists the benchmarks, or runs one beside its peers: `pnpm bench [NAME … | all] [--rounds N] [--trial]`.
 import { parseArgs } from "node:util"
-import { runBench, tryBench } from "./Bench.ts"
-import { benches } from "./benches.ts"
 
 const usage = `Usage: pnpm bench [NAME … | all] [--rounds N] [--trial]
 
@@ -35,6 +33,10 @@ const read = () => {
 }
 
 const { positionals, values } = read()
+// read when the benchmarks are loaded, here and in the processes of their variants
+if (values.trial === true) process.env["MILLRACE_BENCH"] = "trial"
+const [{ runBench, tryBench }, { benches }] = await Promise.all([import("./Bench.ts"), import("./benches.ts")])
+
 const rounds = values.rounds === undefined ? undefined : Number(values.rounds)
 if (rounds !== undefined && !(Number.isInteger(rounds) && rounds >= 1)) {
   refuse(`--rounds must be an integer from 1, got ${values.rounds}`)

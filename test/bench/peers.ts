@@ -8,6 +8,7 @@ import { MessagePattern, Payload, Server } from "@nestjs/microservices"
 // @ts-expect-error it ships no types
 import compose from "koa-compose"
 import { type Middleware, ServiceBroker } from "moleculer"
+// oxlint-disable-next-line import/no-unassigned-import -- NestJS reads what it defines
 import "reflect-metadata"
 import { defer, isObservable, lastValueFrom, map, type Observable, of } from "rxjs"
 
@@ -101,6 +102,7 @@ export const nest = async (depth: number): Promise<Run> => {
   }))
   if (depth > 0) UseInterceptors(...interceptors as never[])(Orders.prototype, "handle", own)
   Controller()(Orders)
+  // oxlint-disable-next-line typescript/no-extraneous-class -- what NestJS calls a module
   class App {}
   Module({ controllers: [Orders] })(App)
   let found: ((work: Work, context: object) => Promise<unknown>) | undefined

@@ -31,7 +31,7 @@ class Customer extends Context.Service<Customer, { readonly subject: string }>()
 
 type Failed = Unauthorized | DecodeError | Work.Declined
 
-interface Row {
+type Row = {
   readonly position: number
   readonly key: string
   readonly body: string
@@ -57,7 +57,7 @@ const inMemory = (): Rows => {
       rows.push(row)
       if (rows.length > 20_000) rows = rows.slice(-10_000)
     },
-    all: () => rows.map((row) => ({ ...constant, ...row })),
+    all: () => rows.map((row) => Object.assign({}, constant, row)),
     close: () => {}
   }
 }
