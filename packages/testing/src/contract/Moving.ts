@@ -19,6 +19,8 @@ const pause: Scenario = scenario(
       yield* bench.shared([consumer], 2)
       yield* bench.sendAll(numbered(5, "before"))
       yield* bench.has(consumer, numbered(5, "before"))
+      // Its leases count too, and a source may be ready before it has one.
+      yield* bench.has(witness, numbered(5, "before"))
       yield* consumer.running.pause
       const paused = yield* consumer.health
       const { opened } = bench.monitor
