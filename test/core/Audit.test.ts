@@ -16,7 +16,7 @@ import {
   Subscription
 } from "@millrace/core"
 import { AuditStoreContract } from "@millrace/testing"
-import { Clock, Context, Data, Deferred, Effect, Exit, Fiber, Layer, Logger } from "effect"
+import { Clock, Context, Data, Deferred, Duration, Effect, Exit, Fiber, Layer, Logger } from "effect"
 import { TestClock } from "effect/testing"
 import * as fc from "fast-check"
 import { deliver } from "./support.ts"
@@ -186,37 +186,42 @@ describe("Audit", () => {
     Effect.gen(function*() {
       const exit = yield* settle(audited((_: Delivery) => Effect.void), deliver())
       assert.isTrue(Exit.isFailure(exit))
-      assert.deepStrictEqual(Settlement.ofExit(policy, exit), Outcome.Retry({ after: undefined }))
+      // a retry that names its time is never given up
+      assert.deepStrictEqual(Settlement.ofExit(policy, exit), Outcome.Retry({ after: Duration.seconds(5) }))
       const lenient = Audit.middleware({ onStoreError: "run" })
       assert.deepStrictEqual(yield* settle(lenient((_: Delivery) => Effect.void), deliver()), Exit.void)
     }).pipe(Effect.provide(broken(() => {}))))
 
-  it.effect("X9 where messages run without their rows, a group stays one effect and warns once", () =>
-    Effect.gen(function*() {
-      const logged: Array<unknown> = []
-      const gather = yield* Gather.make({
-        write: (_: ReadonlyArray<Audit.Entry>) =>
-          new Audit.AuditError({ operation: "append", reason: "Full", message: "no space is left" })
-      })
-      const store = Context.get(yield* Layer.build(Audit.layerMemory()), Audit.Store)
-      const handler = Audit.middleware({ onStoreError: "run" })((_: Delivery) => Effect.void)
-      const waits = yield* Effect.provideService(
-        Effect.sync(() =>
-          [1, 2].map((position) => {
-            const message = deliver({ position })
-            return After.run((void handler(message), message.hooks ?? []), Exit.void, Outcome.Ack)
-          })
-        ),
-        Audit.Store,
-        { ...store, append: gather.add }
-      )
-      assert.strictEqual(waits[0], waits[1])
-      yield* Effect.all(waits, { concurrency: "unbounded" }).pipe(
-        Effect.provide(Logger.layer([Logger.make(({ message }) => void logged.push(message))]))
-      )
-      assert.strictEqual(logged.length, 1)
-      assert.include(String(logged[0]), "no space is left")
-    }).pipe(Effect.scoped))
+  it.effect.each(["run", "retry"] as const)(
+    "X9 where rows fail, a group stays one effect and is told once: %s",
+    (onStoreError) =>
+      Effect.gen(function*() {
+        const logged: Array<unknown> = []
+        const gather = yield* Gather.make({
+          write: (_: ReadonlyArray<Audit.Entry>) =>
+            new Audit.AuditError({ operation: "append", reason: "Full", message: "no space is left" })
+        })
+        const store = Context.get(yield* Layer.build(Audit.layerMemory()), Audit.Store)
+        const handler = Audit.middleware({ onStoreError })((_: Delivery) => Effect.void)
+        const waits = yield* Effect.provideService(
+          Effect.sync(() =>
+            [1, 2].map((position) => {
+              const message = deliver({ position })
+              return After.run((void handler(message), message.hooks ?? []), Exit.void, Outcome.Ack)
+            })
+          ),
+          Audit.Store,
+          { ...store, append: gather.add }
+        )
+        assert.strictEqual(waits[0], waits[1])
+        const exits = yield* Effect.forEach(waits, Effect.exit, { concurrency: "unbounded" }).pipe(
+          Effect.provide(Logger.layer([Logger.make(({ message }) => void logged.push(message))]))
+        )
+        assert.deepStrictEqual(exits.map(Exit.isSuccess), [onStoreError === "run", onStoreError === "run"])
+        assert.strictEqual(logged.length, 1)
+        assert.include(String(logged[0]), "no space is left")
+      }).pipe(Effect.scoped)
+  )
 
   it.effect("F6 the first 500 characters of the body are kept, never half a character, or none", () =>
     Effect.gen(function*() {
@@ -344,6 +349,8 @@ describe("Redaction", () => {
     const redaction = Redaction.make()
     fc.assert(
       fc.property(fc.json({ maxDepth: 4 }), (text) => {
+        const letters = text.toLowerCase().replace(/[^\p{L}\p{N}]/gu, "")
+        fc.pre(![...Redaction.usual.containing, ...Redaction.usual.equal].some((name) => letters.includes(name)))
         assert.strictEqual(redaction.text(text), text)
       }),
       { numRuns: 500 }

@@ -38,9 +38,9 @@ export interface Options {
   /** What is replaced in the body and in error messages, beside the usual names of secrets. */
   readonly redact?: Redaction.Options | undefined
   /**
-   * What becomes of the message when its row cannot be stored. `retry`: it settles by the error's class, `dependency`, so it
-   * comes back and its handler runs again. `run`: it settles as if the row were there, and a warning is logged once for each
-   * group. Default: `retry`.
+   * What becomes of the message when its row cannot be stored; either is logged, once for each group. `retry`: it goes back to
+   * its source and its handler runs again 5 seconds later, until the row is stored. `run`: it settles as if the row were there.
+   * Default: `retry`.
    */
   readonly onStoreError?: "retry" | "run" | undefined
 }
@@ -59,20 +59,24 @@ const statuses: { readonly [Tag in Outcome["_tag"]]: Status } = {
   Release: "released"
 }
 
-/** Answers, for each group, one effect that fails no more. */
-const lenient = () => {
+/** Answers, for each group, one effect that says once what failed; where messages run without their rows, it fails no more. */
+const telling = (onStoreError: "retry" | "run") => {
   let strict: Effect.Effect<void, AuditError> | undefined
-  let answer: Effect.Effect<void> = Effect.void
-  return (append: Effect.Effect<void, AuditError>): Effect.Effect<void> => {
+  let answer: Effect.Effect<void, AuditError> = Effect.void
+  return (append: Effect.Effect<void, AuditError>): Effect.Effect<void, AuditError> => {
     if (append === strict) return answer
     if (Eager.isDone(append) && append._tag === "Success") return Exit.void
     let told = false
+    const tell = (error: AuditError) =>
+      Effect.suspend(() => {
+        if (told) return Effect.void
+        told = true
+        return onStoreError === "run"
+          ? Effect.logWarning(`Audit: rows were not stored, and their messages go on: ${error.message}`)
+          : Effect.logError(`Audit: rows were not stored, and their messages wait for it: ${error.message}`)
+      })
     strict = append
-    return answer = Effect.catch(append, (error) => {
-      if (told) return Effect.void
-      told = true
-      return Effect.logWarning(`Audit: rows were not stored, and their messages go on: ${error.message}`)
-    })
+    return answer = onStoreError === "run" ? Effect.catch(append, tell) : Effect.tapError(append, tell)
   }
 }
 
@@ -90,8 +94,8 @@ const lenient = () => {
  * The row holds the outcome of the chain. A hook of another middleware that fails after it sends the message back all the same,
  * and its next delivery adds a row with the next attempt.
  *
- * Errors: an `AuditError` of the store settles the message by its class, `dependency`: it is tried again, unless
- * `onStoreError` is `run`.
+ * Errors: an `AuditError` of the store sends the message back to its source, and its handler runs again 5 seconds later; that
+ * is logged, once for each group, and goes on until the row is stored, unless `onStoreError` is `run`.
  *
  * **Example** (an order's card is replaced, at most 200 characters are kept)
  *
@@ -150,7 +154,7 @@ export const middleware = (options: Options = {}): Around<Envelope, Make<{ requi
     shows: { body: body === "none" ? "none" : `${characters} characters`, onStoreError },
     order: [{ outside: "Retry", because: "inside it, every attempt would add a row with the final outcome" }]
   }, (next) => {
-    const forgive = onStoreError === "run" ? lenient() : undefined
+    const tell = telling(onStoreError)
     return (message): Middleware.Returns<never, Store> =>
       Effect.flatMapEager(Eager.service(Store), (store) =>
         Effect.flatMapEager(Eager.service(Clock.Clock), (clock) => {
@@ -158,8 +162,7 @@ export const middleware = (options: Options = {}): Around<Envelope, Make<{ requi
           const started = clock.monotonicTimeNanosUnsafe()
           message.after((exit, outcome) => {
             const duration = Math.max(0, Number(clock.monotonicTimeNanosUnsafe() - started) / 1e6)
-            const stored = store.append(entry(message, exit, outcome, startedAt, duration))
-            return forgive === undefined ? stored : forgive(stored)
+            return tell(store.append(entry(message, exit, outcome, startedAt, duration)))
           })
           return next(message)
         }))

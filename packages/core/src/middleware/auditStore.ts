@@ -1,7 +1,7 @@
 /**
  * What an audit store keeps, how it is asked, and how it fails.
  */
-import { Context, Data, type Effect, Exit } from "effect"
+import { Context, Data, Duration, type Effect, Exit } from "effect"
 import type { Envelope } from "../model/Message.ts"
 
 /**
@@ -96,7 +96,10 @@ export type Reason =
   | "Invalid"
   | "Unknown"
 
-/** The audit store failed; class `dependency`, so the message whose row it is comes back. */
+/**
+ * The audit store failed; class `dependency`, and `retryAfter` is 5 seconds: the message whose row it is comes back until the
+ * row is stored. It is never given up for it, since a dead letter would be an acknowledgement without a row.
+ */
 export class AuditError extends Data.TaggedError("AuditError")<{
   readonly operation: "open" | "append" | "query" | "count" | "prune"
   readonly reason: Reason
@@ -105,6 +108,7 @@ export class AuditError extends Data.TaggedError("AuditError")<{
   readonly cause?: unknown
 }> {
   readonly failure = "dependency" as const
+  readonly retryAfter = Duration.seconds(5)
 }
 
 /** Keeps audit rows. */
