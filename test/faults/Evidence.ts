@@ -2,10 +2,10 @@
  * The books of a run: what was published, what handlers wrote down, what the audit holds, what the group has committed; and
  * the rules that these four keep at every moment.
  */
-import { Broker, type BrokerError, Headers, Outgoing } from "@millrace/core"
+import { Broker, type BrokerError, DeadLetters, Headers, Outgoing } from "@millrace/core"
 import { KafkaAdmin } from "@millrace/kafka"
-import { Effect, Schedule } from "effect"
-import { existsSync, mkdtempSync, openSync, readSync } from "node:fs"
+import { Effect, Schedule, Stream } from "effect"
+import { existsSync, mkdirSync, mkdtempSync, openSync, readSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { DatabaseSync, type StatementSync } from "node:sqlite"
@@ -15,6 +15,8 @@ export interface Place {
   readonly group: string
   readonly partitions: number
   readonly keys: number
+  /** Whether something makes messages come again in the lease that has them, as a failed audit row does. */
+  readonly comesAgain?: boolean
 }
 
 /** What became of the messages that a life had handled and the group had not committed when it ended. */
@@ -30,7 +32,8 @@ const encoder = new TextEncoder()
 export class Evidence {
   readonly folder = mkdtempSync(join(tmpdir(), "millrace-faults-"))
   readonly witness = join(this.folder, "witness")
-  readonly audit = join(this.folder, "audit.db")
+  readonly auditFolder = join(this.folder, "audit")
+  readonly audit = join(this.auditFolder, "audit.db")
   /** What broke a rule, as sentences. */
   readonly broken: Array<string> = []
   /** Texts that Kafka has confirmed; of the others, it may hold some. */
@@ -57,6 +60,7 @@ export class Evidence {
 
   constructor(place: Place) {
     this.place = place
+    mkdirSync(this.auditFolder)
     const each = <A>(make: () => A): Array<A> => Array.from({ length: place.partitions }, make)
     this.lives = each(() => [])
     this.audited = each(() => [])
@@ -132,16 +136,21 @@ export class Evidence {
     }))
   )
 
-  /** What is missing at the end: of what was confirmed, of what Kafka holds, of what was handled. Look first. */
-  readonly missing: Effect.Effect<ReadonlyArray<string>, BrokerError.BrokerError, KafkaAdmin.KafkaAdmin> = Effect.map(
-    Effect.suspend(() => this.progress),
-    (progress) => [
+  /** What is amiss at the end: messages that no handler saw, positions that are not committed, dead letters. Look first. */
+  readonly amiss: Effect.Effect<
+    ReadonlyArray<string>,
+    BrokerError.BrokerError,
+    Broker.Broker | KafkaAdmin.KafkaAdmin
+  > = Effect.gen({ self: this }, function*() {
+    const letters = yield* Stream.runCollect(DeadLetters.list(DeadLetters.channelOf(this.place.channel)))
+    return [
       ...[...this.confirmed].filter((text) => !this.texts.has(text)).map((text) => `${text} was never handled`),
-      ...progress.filter(({ committed, high }) => committed !== high).map(({ committed, high, partition }) =>
-        `${partition} is committed up to ${committed} of ${high}`
-      )
+      ...(yield* this.progress).filter(({ committed, high }) => committed !== high).map(
+        ({ committed, high, partition }) => `${partition} is committed up to ${committed} of ${high}`
+      ),
+      ...letters.map(({ errorMessage, partition, position }) => `${partition}/${position} is dead: ${errorMessage}`)
     ]
-  )
+  })
 
   /** Every position that was handled is committed, so nothing of it comes again. Look first. */
   get uncommitted(): ReadonlyArray<string> {
@@ -193,7 +202,9 @@ export class Evidence {
 
     const tenure = `${life} ${lease} ${partition} ${key}`
     const last = this.last.get(tenure) ?? -1
-    if (n <= last) this.broken.push(`${line}: handled after ${last} of its key, in one lease`)
+    if (n <= last && this.place.comesAgain !== true) {
+      this.broken.push(`${line}: handled after ${last} of its key, in one lease`)
+    }
     this.last.set(tenure, n)
   }
 }

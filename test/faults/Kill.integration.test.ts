@@ -16,47 +16,53 @@ describeServer("A consumer that is killed", server, (kafka) => {
   it.live(
     "X3 X9 kill -9 fifty times over 200,000 messages: all handled, audited before they are committed, in order",
     () =>
-      run("kill", kafka(), { partitions, keys: 257 }, { inFlight, session: 1000, slowest: 4 }, (run) =>
-        Effect.gen(function*() {
-          const { evidence, say, start } = run
-          const most = { audited: 0, inFlight: 0 }
-          const sum = { audited: 0, inFlight: 0 }
-          for (let kill = 1; kill <= kills; kill++) {
-            const publishing = yield* Effect.forkChild(evidence.publish(messages / kills))
-            const life = yield* start
-            // one life in five ends while it starts, joins its group or has just begun
-            if ((yield* Random.nextIntBetween(0, 5)) > 0) {
-              const before = evidence.runs
-              while (evidence.runs === before) {
-                expect(life.isRunning(), life.printed()).toBe(true)
-                yield* Effect.sleep("5 millis")
+      run(
+        "kill",
+        kafka(),
+        { partitions, keys: 257 },
+        { inFlight, session: 1000, slowest: 4, lanes: "key" },
+        (run) =>
+          Effect.gen(function*() {
+            const { evidence, say, start } = run
+            const most = { audited: 0, inFlight: 0 }
+            const sum = { audited: 0, inFlight: 0 }
+            for (let kill = 1; kill <= kills; kill++) {
+              const publishing = yield* Effect.forkChild(evidence.publish(messages / kills))
+              const life = yield* start
+              // one life in five ends while it starts, joins its group or has just begun
+              if ((yield* Random.nextIntBetween(0, 5)) > 0) {
+                const before = evidence.runs
+                while (evidence.runs === before) {
+                  expect(life.isRunning(), life.printed()).toBe(true)
+                  yield* Effect.sleep("5 millis")
+                }
+                yield* Effect.sleep(yield* Random.nextIntBetween(0, 400))
+              } else yield* Effect.sleep(yield* Random.nextIntBetween(0, 2500))
+              yield* life.kill
+              yield* Fiber.join(publishing)
+              yield* evidence.look
+              const left = evidence.left(life.life)
+              expect(left.inFlight).toBeLessThanOrEqual(mostInFlight)
+              for (const what of ["audited", "inFlight"] as const) {
+                sum[what] += left[what]
+                most[what] = Math.max(most[what], left[what])
               }
-              yield* Effect.sleep(yield* Random.nextIntBetween(0, 400))
-            } else yield* Effect.sleep(yield* Random.nextIntBetween(0, 2500))
-            yield* life.kill
-            yield* Fiber.join(publishing)
-            yield* evidence.look
-            const left = evidence.left(life.life)
-            expect(left.inFlight).toBeLessThanOrEqual(mostInFlight)
-            for (const what of ["audited", "inFlight"] as const) {
-              sum[what] += left[what]
-              most[what] = Math.max(most[what], left[what])
+              if (kill % 10 === 0) {
+                yield* say(`${kill} kills, ${evidence.handled} handled, ${evidence.repeated} of them again`)
+              }
             }
-            if (kill % 10 === 0) {
-              yield* say(`${kill} kills, ${evidence.handled} handled, ${evidence.repeated} of them again`)
-            }
-          }
-          const rest = yield* start
-          yield* reconcile(run, rest)
-          expect(evidence.confirmed.size).toBe(messages)
-          expect(evidence.handled).toBe(messages + evidence.repeated)
-          // a message comes again only where its life left it, and lives leave no more than they may have in flight
-          expect(evidence.repeated).toBeLessThanOrEqual(sum.audited + sum.inFlight)
-          expect(evidence.repeated).toBeLessThanOrEqual(kills * mostInFlight)
-          yield* say(
-            `left by a kill: at most ${most.inFlight} in flight (${sum.inFlight} in all), ${most.audited} settled and not committed (${sum.audited} in all)`
-          )
-        })),
+            const rest = yield* start
+            yield* reconcile(run, rest)
+            expect(evidence.confirmed.size).toBe(messages)
+            expect(evidence.handled).toBe(messages + evidence.repeated)
+            // a message comes again only where its life left it, and lives leave no more than they may have in flight
+            expect(evidence.repeated).toBeLessThanOrEqual(sum.audited + sum.inFlight)
+            expect(evidence.repeated).toBeLessThanOrEqual(kills * mostInFlight)
+            yield* say(
+              `left by a kill: at most ${most.inFlight} in flight (${sum.inFlight} in all), ${most.audited} settled and not committed (${sum.audited} in all)`
+            )
+          })
+      ),
     300_000
   )
 })

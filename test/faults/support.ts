@@ -1,4 +1,4 @@
-import { Broker, type BrokerError } from "@millrace/core"
+import { Broker, type BrokerError, DeadLetters } from "@millrace/core"
 import { Kafka, KafkaAdmin } from "@millrace/kafka"
 import { Kafka as Servers } from "@millrace/testing/servers"
 import { Console, Effect, Layer, Random, type Scope } from "effect"
@@ -27,13 +27,14 @@ export const run = <A, E>(
   name: string,
   kafka: Servers.KafkaServer,
   place: Omit<Place, "channel" | "group">,
-  how: Pick<Life, "inFlight" | "session" | "slowest">,
+  how: Pick<Life, "inFlight" | "session" | "slowest" | "lanes">,
   body: (run: Run) => Effect.Effect<A, E, Broker.Broker | KafkaAdmin.KafkaAdmin | Scope.Scope>
 ): Effect.Effect<A, E | BrokerError.BrokerError> =>
   Effect.gen(function*() {
     const names = { channel: fresh(name), group: fresh("group") }
     const broker = yield* Broker.Broker
     yield* broker.declare({ channel: names.channel, partitions: place.partitions })
+    yield* broker.declare({ channel: DeadLetters.channelOf(names.channel), partitions: 1 })
     const evidence = yield* Effect.acquireRelease(
       Effect.sync(() => new Evidence({ ...place, ...names })),
       ({ folder }) => Effect.sync(() => rmSync(folder, { recursive: true, force: true }))
@@ -59,7 +60,7 @@ export const reconcile = Effect.fnUntraced(function*({ evidence, say }: Run, ...
   for (const life of lives) expect(yield* life.terminate, life.printed()).toBe(0)
   yield* evidence.look
   expect(evidence.broken.slice(0, 20)).toEqual([])
-  expect((yield* evidence.missing).slice(0, 20)).toEqual([])
+  expect((yield* evidence.amiss).slice(0, 20)).toEqual([])
   yield* say(
     `reconciled: ${evidence.confirmed.size} confirmed, ${evidence.handled} handled, of which ${evidence.repeated} again, ${evidence.rows} audit rows`
   )
