@@ -2,7 +2,7 @@ import type { Delivery, Driver, MemoryBroker, Outcome, Outgoing } from "@millrac
 import type { Simulation } from "@millrace/testing"
 import type { Exit } from "effect"
 import { cameTo, type Consumer, type Entry, idOf, isGone, type LeaseBook, type Run, type Waits } from "./records.ts"
-import type { Rule } from "./rules.ts"
+import type { Event, Rule } from "./rules.ts"
 import type { Settings } from "./settings.ts"
 
 /** Sums of fractions of milliseconds are not exact. */
@@ -11,6 +11,10 @@ const epsilon = 0.01
 /** Milliseconds until an engine knows what it was asked: some handlers, each for the longest time that one spends at once. */
 const lag = 30
 
+const count = <Key>(counts: Map<Key, number>, key: Key): void => {
+  counts.set(key, (counts.get(key) ?? 0) + 1)
+}
+
 /** What was seen of a history, and what was wrong with it. */
 export class Book {
   readonly entries: Array<Array<Entry>> = []
@@ -18,7 +22,8 @@ export class Book {
   private readonly of = new WeakMap<Delivery, LeaseBook>()
   private readonly world: Simulation.World
   private readonly settings: Settings
-  readonly seen = new Map<Rule, number>()
+  readonly checked = new Map<Rule, number>()
+  readonly happened = new Map<Event, number>()
   /** Whether the broker is there, and how often that has changed. */
   isUp = true
   private turns = 0
@@ -29,8 +34,12 @@ export class Book {
   }
 
   check(rule: Rule, holds: boolean, otherwise: () => string): void {
-    this.seen.set(rule, (this.seen.get(rule) ?? 0) + 1)
+    count(this.checked, rule)
     if (!holds) this.world.expect(false, () => `${rule}: ${otherwise()}`)
+  }
+
+  note(event: Event): void {
+    count(this.happened, event)
   }
 
   // ---- the source
@@ -41,7 +50,9 @@ export class Book {
     this.isUp = isUp
     this.turns++
     // each connection is cut; engines hear of it one after the other
-    if (!isUp) { for (const book of this.leases.values()) book.severed = true }
+    if (isUp) return
+    this.note("outage")
+    for (const book of this.leases.values()) book.severed = true
   }
 
   publish(memory: MemoryBroker.MemoryBroker, outgoing: Outgoing<Uint8Array>): void {
@@ -146,7 +157,9 @@ export class Book {
         () => `${consumer.name} settles with a broker that is down`
       )
       // an engine that is refused lets its connection go
-      if (exit._tag === "Failure") this.sever(consumer)
+      if (exit._tag === "Success") return
+      this.note("refused settlement")
+      this.sever(consumer)
     }
   }
 
@@ -161,13 +174,17 @@ export class Book {
           () => `${idOf(entry)} is settled as ${outcome._tag}, and no run came to that`
         )
       case "DeadLetter":
-        if (this.settings.native) entry.letters++
+        if (this.settings.native) {
+          this.note("native dead letter")
+          entry.letters++
+        }
         return this.check(
           "4 durable",
           entry.letters > 0 && this.wasDecided(entry),
           () => `${idOf(entry)} is settled as a dead letter that was not written, or not decided`
         )
       case "Retry":
+        this.note("delay of the broker")
         return this.check(
           "1 outcome",
           this.settings.delay && ran((what) => what !== "Ack"),
@@ -189,6 +206,8 @@ export class Book {
     // a drain comes first and gives everything back
     book.closing ??= { at, how }
     if (how === "lost") book.closed = true
+    this.note(how)
+    if (book.running.size > 0) this.note(`${how} while a handler runs`)
     return () => {
       book.closed = true
       this.world.log(() => `${consumer.name}: partition ${lease.partition} is given back`)
@@ -215,9 +234,10 @@ export class Book {
     const entry = this.entries[Number(header("partition"))]?.[Number(header("position"))]
     if (entry === undefined) return this.check("5 letter", false, () => "a dead letter of a message that never was")
     this.world.log(() => `the dead letter of ${idOf(entry)} is written: ${header("error-type")}`)
-    entry.letters++
+    if (entry.letters++ > 0) this.note("letter without an answer")
     this.check("5 letter", this.wasDecided(entry), () => `${idOf(entry)} has a dead letter that nobody decided`)
     const failures = entry.runs.map(cameTo)
+    if (!failures.includes("DeadLetter")) this.note("given up")
     this.check(
       "9 throttled",
       !failures.every((what) => what === "Throttled"),
@@ -337,6 +357,7 @@ export class Book {
         (this.settings.native && this.wasDecided(this.entries[lease.partition]![position]!))
       this.check("order", done, () => `${id} starts before ${lease.partition}/${position} is done`)
     }
+    if (entry.runs.some((run) => run.lease !== lease)) this.note("redelivery")
     const held = this.heldBy(entry, lease)
     this.check(
       "8 hold",
@@ -346,6 +367,11 @@ export class Book {
     const last = entry.runs.findLast((run) => run.lease === lease)
     if (last !== undefined && !this.settings.delay) {
       const what = cameTo(last)
+      if (what === "Throttled") this.note("throttled")
+      if (last.hooks.some(({ failed }) => failed !== undefined)) {
+        this.note("failing hook")
+        if (last.outcome?._tag === "Ack" || last.outcome?._tag === "Reject") this.note("late failure")
+      }
       this.check(
         "5 letter",
         what !== "DeadLetter" && !lease.buried.has(entry.position),
@@ -408,6 +434,7 @@ export class Book {
   }
 
   private interrupted(run: Run): void {
+    this.note("interruption")
     const { closing } = run.lease
     const { draining } = run.consumer
     const { drain, revoke } = this.settings.grace

@@ -113,7 +113,10 @@ export class Stage {
     const { world } = this
     const { draining } = consumer
     const since = consumer.draining ??= world.now()
-    if (draining === undefined) world.log(`${consumer.name} drains`)
+    if (draining === undefined) {
+      this.book.note("drain")
+      world.log(`${consumer.name} drains`)
+    }
     const { running } = consumer
     const drain = running === undefined || world.chance(0.5) ? Scope.close(consumer.scope, Exit.void) : running.drain
     return consumer.process.fork(Effect.andThen(
@@ -156,6 +159,7 @@ export class Stage {
   }
 
   kill(consumer: Consumer): void {
+    this.book.note("crash")
     this.world.log(`${consumer.name} is killed`)
     consumer.killed = true
     consumer.process.kill()
@@ -165,6 +169,7 @@ export class Stage {
   pause(consumer: Consumer, pause: boolean): void {
     const { running } = consumer
     if (running === undefined) return
+    if (pause) this.book.note("pause")
     this.world.log(`${consumer.name} is ${pause ? "paused" : "resumed"}`)
     // at once, so that what the book says is true at each moment
     Effect.runSync(pause ? running.pause : running.resume)
@@ -221,8 +226,13 @@ export class Stage {
     })
     if (this.stormy ? chance(0.4) : chance(0.1)) this.hook(run, delivery, gather)
     if (this.stormy && chance(0.1)) this.hook(run, delivery, gather)
-    // another handler goes on in the middle of this call
+    // others go on in the middle of this call: a handler that waited, who joins the group, who ends
     if (chance(0.5)) this.gate.openUnsafe()
+    if (this.stormy && chance(0.01) && this.alive.length < 3) this.start()
+    if (this.stormy && chance(0.003)) {
+      this.book.note("drain by a handler")
+      this.drain(consumer)
+    }
     if (this.stormy && chance(0.05)) this.world.spend(integer(1, 10))
     if (this.stormy && chance(0.01) && consumer.running !== undefined) this.pause(consumer, true)
     const end = ending(this.world, this.subject, run, this.stormy)

@@ -25,3 +25,28 @@ export const rules = {
 } as const
 
 export type Rule = keyof typeof rules
+
+/** What befalls a subscription; each must happen often, or the rules above prove little. */
+export const events = {
+  crash: "a process is gone without a word",
+  outage: "the broker stops, and all connections are cut",
+  drain: "a consumer ends in good order",
+  "drain by a handler": "and it is a handler of its own that ends it",
+  pause: "a consumer is paused, at times by its own handler",
+  revoke: "a lease is taken away in good order",
+  "revoke while a handler runs": "and what runs has its grace",
+  lost: "a lease is lost, and nothing of it may be settled",
+  "lost while a handler runs": "and what runs is interrupted",
+  interruption: "a handler is interrupted",
+  "refused settlement": "the broker does not take a commit or a settlement",
+  "failing hook": "what must last fails after the handler ended",
+  "late failure": "what must last fails after an acknowledgement, and later ones of its lane went on",
+  "letter without an answer": "a dead letter is written, its answer is lost, and it is written again",
+  "given up": "a message was held for as long as it may be, and becomes a dead letter",
+  throttled: "a retry names its own time",
+  redelivery: "a message comes again after its lease ended",
+  "delay of the broker": "the broker holds what waits for its next attempt",
+  "native dead letter": "the broker writes a dead letter by itself"
+} as const
+
+export type Event = keyof typeof events

@@ -1,0 +1,49 @@
+/**
+ * Histories in a row, and what they have covered.
+ */
+import { Simulation } from "@millrace/testing"
+import { Effect } from "effect"
+import { history } from "./history.ts"
+import { events, rules } from "./rules.ts"
+import type { Subject } from "./settings.ts"
+
+/** How often each rule was checked and each event happened, over many histories. */
+export class Coverage {
+  private readonly rules = new Map<string, number>(Object.keys(rules).map((name) => [name, 0]))
+  private readonly events = new Map<string, number>(Object.keys(events).map((name) => [name, 0]))
+
+  add(checked: ReadonlyMap<string, number>, happened: ReadonlyMap<string, number>): void {
+    for (const [name, times] of checked) this.rules.set(name, this.rules.get(name)! + times)
+    for (const [name, times] of happened) this.events.set(name, this.events.get(name)! + times)
+  }
+
+  /** What was seen less often than it must be: a rule that nothing puts to the test proves nothing. */
+  rare(least: number): ReadonlyArray<string> {
+    return [...this.rules, ...this.events].filter(([, times]) => times < least).map(([name, times]) =>
+      `${name}: ${times}`
+    )
+  }
+
+  print(): string {
+    const table = (title: string, counts: ReadonlyMap<string, number>) => [
+      title,
+      ...Array.from(counts, ([name, times]) => `  ${name.padEnd(30)}${times.toLocaleString("en").padStart(12)}`)
+    ]
+    return [...table("checked", this.rules), ...table("happened", this.events)].join("\n")
+  }
+}
+
+/** How a seed is run again by hand. */
+export const command = (seed: number, plant?: string): string =>
+  `npx -y pnpm@12 simulate --seed ${seed}${plant === undefined ? "" : ` --plant ${plant}`}`
+
+/** Runs histories of the engine until one does not hold. */
+export const survey = (
+  subject: Subject,
+  options: { readonly from: number; readonly seeds: number; readonly plant?: string | undefined },
+  coverage = new Coverage()
+): Effect.Effect<Simulation.Checked, Simulation.Failed> =>
+  Simulation.check(
+    (world) => Effect.map(history(subject)(world), ({ checked, happened }) => coverage.add(checked, happened)),
+    { from: options.from, seeds: options.seeds, replay: (seed) => command(seed, options.plant) }
+  )
