@@ -27,7 +27,7 @@ export interface Options {
   readonly claim?: Duration.Input | undefined
   /**
    * How many messages of a partition stay after every group has done them, for groups that come later and for browsing.
-   * Default: 10,000. What a group has not done is never dropped.
+   * Default: 1,000. What a group has not done is never dropped.
    */
   readonly retention?: number | undefined
   /** The longest body in bytes. Default: none. */
@@ -54,6 +54,9 @@ const counted = (option: string, value: number): number => {
   return value
 }
 
+// how many records more than the retention are dropped at once; what is kept is copied then
+const step = 1024
+
 class State {
   readonly logs = new Map<string, Log>()
   readonly groups = new Map<string, Map<string, Group>>()
@@ -65,7 +68,7 @@ class State {
 
   constructor(options: Options, now: () => number) {
     this.partitions = counted("partitions", options.partitions ?? 4)
-    this.retention = counted("retention", options.retention ?? 10_000)
+    this.retention = counted("retention", options.retention ?? 1000)
     this.rules = {
       settlement: options.settlement ?? "position",
       claim: options.claim === undefined
@@ -110,7 +113,7 @@ class State {
 
   private trim(channel: string, p: number): void {
     const partition = this.logs.get(channel)!.partitions[p]!
-    if (partition.records.length < this.retention * 2) return
+    if (partition.records.length < this.retention + step) return
     let low = partition.end - this.retention
     for (const group of this.groups.get(channel)!.values()) low = Math.min(low, group.done[p]!)
     partition.trim(low)

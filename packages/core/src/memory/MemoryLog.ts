@@ -36,9 +36,6 @@ export const reader: Reader<Record> = {
   timestamp: ({ time }) => time.millis
 }
 
-/** Records below this many are never moved to free memory. */
-const chunk = 4096
-
 /** One partition: an append-only list of which a prefix may be dropped. */
 export class Partition {
   /** The position of `records[0]`. */
@@ -51,9 +48,9 @@ export class Partition {
   at(position: number): Record {
     return this.records[position - this.base]!
   }
-  /** Drops records below `position`, in large steps. */
+  /** Drops records below `position`. */
   trim(position: number): void {
-    if (position - this.base < chunk) return
+    if (position <= this.base) return
     this.records = this.records.slice(position - this.base)
     this.base = position
   }
