@@ -444,7 +444,6 @@ export class Worker<R> {
     } else other.queue.splice(other.head, 0, delivery)
   }
 
-  /** Writes a dead letter; until the broker has it, the message stays unsettled and its lane shut, and it does not run again. */
   /** Until the broker has its dead letter, the message stays unsettled and its lane shut, and it does not run again. */
   private bury(
     delivery: Delivery,
