@@ -57,6 +57,8 @@ export class Evidence {
   // the sequence number of a key that was handled last: of all, and of one lease
   private readonly highest = new Map<string, number>()
   private readonly last = new Map<string, number>()
+  // what is suspended, by lease and key
+  private readonly running = new Map<string, number>()
 
   constructor(place: Place) {
     this.place = place
@@ -102,6 +104,16 @@ export class Evidence {
       }
     }
   )
+
+  /** Keeps others from writing to the audit until the answer is called. */
+  lock(): () => void {
+    const database = new DatabaseSync(this.audit, { timeout: 5000 })
+    database.exec("BEGIN IMMEDIATE")
+    return () => {
+      database.exec("ROLLBACK")
+      database.close()
+    }
+  }
 
   /** What a life that has ended leaves to the next one. Look first. */
   left(life: number): Left {
@@ -185,6 +197,11 @@ export class Evidence {
   }
 
   private take(line: string): void {
+    if (line.startsWith("end ")) {
+      const [life = "", lease = "", partition = "", , key = ""] = line.slice(4).split(" ")
+      this.running.delete(`${life} ${lease} ${partition} ${key}`)
+      return
+    }
     const [life = "", lease = "", where = "", at = "", key = "", number = ""] = line.split(" ")
     const [partition, position, n] = [Number(where), Number(at), Number(number)]
     const text = `${key} ${number}`
@@ -201,6 +218,9 @@ export class Evidence {
     this.texts.add(text)
 
     const tenure = `${life} ${lease} ${partition} ${key}`
+    const running = this.running.get(tenure)
+    if (running !== undefined) this.broken.push(`${line}: handled while ${running} of its key was not over`)
+    if (position % 8 === 0) this.running.set(tenure, n)
     const last = this.last.get(tenure) ?? -1
     if (n <= last && this.place.comesAgain !== true) {
       this.broken.push(`${line}: handled after ${last} of its key, in one lease`)

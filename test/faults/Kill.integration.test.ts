@@ -11,6 +11,8 @@ const mostInFlight = inFlight + partitions * 512
 
 const kills = 50
 const messages = 200_000
+// so that there is always something to do when a life ends
+const ahead = messages / 5
 
 describeServer("A consumer that is killed", server, (kafka) => {
   it.live(
@@ -26,8 +28,9 @@ describeServer("A consumer that is killed", server, (kafka) => {
             const { evidence, say, start } = run
             const most = { audited: 0, inFlight: 0 }
             const sum = { audited: 0, inFlight: 0 }
+            yield* evidence.publish(ahead)
             for (let kill = 1; kill <= kills; kill++) {
-              const publishing = yield* Effect.forkChild(evidence.publish(messages / kills))
+              const publishing = yield* Effect.forkChild(evidence.publish((messages - ahead) / kills))
               const life = yield* start
               // one life in five ends while it starts, joins its group or has just begun
               if ((yield* Random.nextIntBetween(0, 5)) > 0) {
