@@ -5,10 +5,8 @@
  */
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
 import * as NodeServices from "@effect/platform-node/NodeServices"
-import { Console, Effect, Layer, Option, Schema } from "effect"
+import { Console, Effect, FileSystem, Layer, Option } from "effect"
 import { CliConfig, CliError, Command, Flag, GlobalFlag } from "effect/cli"
-import { mkdtempSync } from "node:fs"
-import { tmpdir } from "node:os"
 import { join } from "node:path"
 import * as Layers from "./layers.ts"
 import { run } from "./run.ts"
@@ -16,44 +14,61 @@ import { bold, count } from "./terminal.ts"
 
 const flags = {
   broker: Flag.Literals("broker", ["memory", "kafka"]).pipe(
-    Flag.withDescription("Where the orders travel; memory where it is not given"),
+    Flag.withDescription("Where the orders travel (default: memory)"),
     Flag.withDefault("memory")
   ),
   brokers: Flag.String("brokers").pipe(
-    Flag.withDescription("A Kafka that runs already, as host:port; without it one is started for the run"),
+    Flag.withDescription(
+      "With --broker kafka: one that runs already, as host:port (default: one is started for the run)"
+    ),
     Flag.optional
   ),
   audit: Flag.String("audit").pipe(
-    Flag.withDescription("A SQLite file for the audit, or postgres://user:password@host:port/database"),
+    Flag.withDescription(
+      "A SQLite file to keep the audit in, or postgres://user:password@host:port/database (default: a file for the run)"
+    ),
     Flag.optional
   ),
   orders: Flag.Int("orders").pipe(
-    Flag.withSchema(Schema.Int.check(Schema.isBetween({ minimum: 100, maximum: 1_000_000 }))),
-    Flag.withDescription("How many orders are published, from 100; 20000 where it is not given"),
+    Flag.filter((n) => n >= 100 && n <= 1_000_000, (n) => `an integer from 100 to 1000000, and ${n} is none`),
+    Flag.withDescription("How many orders are published, from 100 to 1000000 (default: 20000)"),
     Flag.withDefault(20_000)
   ),
   seed: Flag.Int("seed").pipe(
-    Flag.withDescription("What the orders are made of; 1 where it is not given"),
+    Flag.withDescription("What the orders are made of: the same seed, the same orders (default: 1)"),
     Flag.withDefault(1)
   )
 }
 
-const newFile = () => join(mkdtempSync(join(tmpdir(), "millrace-")), "audit.db")
+/** A file that is gone with the run. */
+const fileOfTheRun = Effect.flatMap(
+  FileSystem.FileSystem,
+  (files) => files.makeTempDirectoryScoped({ prefix: "millrace-" })
+)
+  .pipe(Effect.map((folder) => join(folder, "audit.db")))
 
-const start = Command.make("start", flags, ({ broker, orders, seed, ...places }) => {
-  const audit = Option.getOrElse(places.audit, newFile)
-  const brokers = Option.getOrUndefined(places.brokers)
-  return Console.log(bold(`${count(orders)} orders by ${broker}, audited in ${audit.replace(/\/\/.*@/, "//…@")}`))
-    .pipe(
-      Effect.andThen(run({ orders, seed })),
-      Effect.provide(Layers.layer({ audit, broker, brokers })),
-      // every error of the parts is a sentence that says what to do
-      Effect.mapError((error) =>
-        error._tag === "NotReconciled" ? error : new CliError.UserError({ cause: error, userMessage: error.message })
-      ),
-      Effect.onInterrupt(() => Console.log("\nStopped: what was running is finished, the rest stays with the broker"))
-    )
-}).pipe(
+const refuse = (message: string) => Effect.fail(new CliError.UserError({ cause: message, userMessage: message }))
+
+const start = Command.make(
+  "start",
+  flags,
+  Effect.fnUntraced(function*({ broker, orders, seed, ...places }) {
+    const brokers = Option.getOrUndefined(places.brokers)
+    if (brokers !== undefined && broker !== "kafka") return yield* refuse("--brokers needs --broker kafka beside it")
+    const audit = Option.isSome(places.audit) ? places.audit.value : yield* fileOfTheRun
+    const where = Option.isSome(places.audit) ? audit.replace(/\/\/.*@/, "//…@") : "a SQLite file for the run"
+    return yield* Console.log(bold(`${count(orders)} orders by ${broker}, audited in ${where}`))
+      .pipe(
+        Effect.andThen(run({ orders, seed })),
+        Effect.provide(Layers.layer({ audit, broker, brokers })),
+        // every error of the parts is a sentence that says what to do
+        Effect.mapError((error) =>
+          error._tag === "NotReconciled" ? error : new CliError.UserError({ cause: error, userMessage: error.message })
+        ),
+        Effect.onInterrupt(() => Console.log("\nStopped: what was running is finished, the rest stays with the broker"))
+      )
+  }, Effect.scoped)
+).pipe(
   Command.withDescription("Sends orders, good and bad, through eight middlewares, and accounts for each of them"),
   Command.withExamples([
     { command: "start --broker kafka", description: "The same pipeline on a real Kafka" },

@@ -49,7 +49,8 @@ describe("orders", { timeout: 120_000 }, () => {
   })
 
   it.each([
-    [["--orders", "3"], "between 100 and 1000000"],
+    [["--orders", "3"], "an integer from 100 to 1000000"],
+    [["--brokers", "localhost:1"], "--brokers needs --broker kafka"],
     [["--broker", "pigeon"], "memory"],
     [["--broker", "kafka", "--brokers", "nowhere"], "nowhere"],
     [["--audit", "/no/such/folder/audit.db"], "make its folder"]
