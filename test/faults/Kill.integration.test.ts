@@ -39,8 +39,15 @@ describeServer("A consumer that is killed", server, (kafka) => {
                   expect(life.isRunning(), life.printed()).toBe(true)
                   yield* Effect.sleep("5 millis")
                 }
-                yield* Effect.sleep(yield* Random.nextIntBetween(0, 400))
-              } else yield* Effect.sleep(yield* Random.nextIntBetween(0, 2500))
+                yield* Effect.sleep(yield* Random.nextIntBetween(0, 200))
+                // one in two ends while its audit waits for the file: whatever ran ahead of the rows shows
+                if (yield* Random.nextBoolean) {
+                  const unlock = evidence.lock()
+                  yield* Effect.sleep(yield* Random.nextIntBetween(0, 50))
+                  yield* life.kill
+                  unlock()
+                }
+              } else yield* Effect.sleep(yield* Random.nextIntBetween(0, 2000))
               yield* life.kill
               yield* Fiber.join(publishing)
               yield* evidence.look
@@ -58,9 +65,8 @@ describeServer("A consumer that is killed", server, (kafka) => {
             yield* reconcile(run, rest)
             expect(evidence.confirmed.size).toBe(messages)
             expect(evidence.handled).toBe(messages + evidence.repeated)
-            // a message comes again only where its life left it, and lives leave no more than they may have in flight
+            // each that came again had been left by a kill
             expect(evidence.repeated).toBeLessThanOrEqual(sum.audited + sum.inFlight)
-            expect(evidence.repeated).toBeLessThanOrEqual(kills * mostInFlight)
             yield* say(
               `left by a kill: at most ${most.inFlight} in flight (${sum.inFlight} in all), ${most.audited} settled and not committed (${sum.audited} in all)`
             )
