@@ -37,12 +37,15 @@ const entryOf = ({ headers, key, native, payload }: Outgoing<Uint8Array>, at: nu
 
 const headOf = ({ head }: Entry): Head => JSON.parse(Buffer.from(head).toString())
 
+const keyOf = (entry: Entry) => {
+  const { key } = headOf(entry)
+  return key === null ? undefined : Buffer.from(key, "base64")
+}
+
 const reader: Reader<Entry> = {
-  key: (entry) => Headers.textOf(reader.keyBytes(entry) ?? null),
-  keyBytes: (entry) => {
-    const { key } = headOf(entry)
-    return key === null ? undefined : Buffer.from(key, "base64")
-  },
+  // A text for any bytes, since messages without one have no lane.
+  key: (entry) => keyOf(entry)?.toString(),
+  keyBytes: (entry) => keyOf(entry),
   headers: (entry) => Headers.fromFields(reader.fields(entry)),
   fields: (entry) =>
     headOf(entry).fields.map(([name, value]) => [name, value === null ? null : Buffer.from(value, "base64")]),

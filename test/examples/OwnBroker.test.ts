@@ -53,7 +53,9 @@ const crashing = Effect.gen(function*() {
   return { driver, stop: Effect.andThen(Effect.suspend(() => life.close), tear), start }
 })
 
-BrokerContract.suite("files", files(crashing), { missing: "created" })
+describe("X5 X3 X4 F13 F3 T16 X9 the own broker keeps the contract", () => {
+  BrokerContract.suite("files", files(crashing), { missing: "created" })
+})
 
 describe("the own broker", () => {
   it.live(

@@ -14,7 +14,7 @@ export interface Capabilities {
    * (Redis Streams, RabbitMQ, JetStream); `none`, never: at most once (Pub/Sub, core NATS, MQTT QoS 0).
    */
   readonly settlement: "position" | "message" | "none"
-  /** Within what order is kept. */
+  /** Within what order is kept; `channel` means that a channel has one partition. */
   readonly ordering: "partition" | "channel" | "none"
   /** Whether what was not acknowledged is delivered again. */
   readonly redelivery: boolean
@@ -24,7 +24,7 @@ export interface Capabilities {
   readonly deadLetter: boolean
   /** Whether the broker counts deliveries, so that the attempt survives a restart. */
   readonly attempts: boolean
-  /** Whether consumers of one group share a channel. */
+  /** Whether consumers of one group share a channel, if only by one that reads while the others stand by. */
   readonly groups: boolean
   /** Whether messages outlive the broker's process. */
   readonly persistence: boolean
@@ -33,7 +33,7 @@ export interface Capabilities {
   /** Whether a message can have a null body. */
   readonly tombstones: boolean
   readonly transactions: boolean
-  /** The longest body in bytes, or undefined where the broker sets it. */
+  /** The longest body in bytes, or undefined where the broker sets it. The driver's `publish` refuses longer ones. */
   readonly maximumBytes?: number | undefined
 }
 
@@ -51,8 +51,12 @@ export interface Settled {
  * call at a time for each lease; what gathers meanwhile goes with the next.
  */
 export interface Lease {
+  /** The partition of its deliveries' origin; 0 where a channel has only one. */
   readonly partition: number
-  /** Everything below `position` is done. */
+  /**
+   * Everything below `position` is done: one more than the position of the last such message, so positions may have gaps.
+   * It grows from call to call. When it fails, the engine ends this `consume` and starts another.
+   */
   readonly commit?: ((position: number) => Effect.Effect<void, BrokerError>) | undefined
   /** These messages are done, each as its outcome says. */
   readonly settle?: ((batch: ReadonlyArray<Settled>) => Effect.Effect<void, BrokerError>) | undefined
@@ -67,10 +71,14 @@ export interface Lease {
 
 /** The engine, as a driver sees it. */
 export interface Sink {
-  /** The source is ready: joined, subscribed or open. */
+  /**
+   * The source is ready: joined, subscribed or open, with or without a lease. What fails before keeps the subscription from
+   * starting; what fails after starts the source again.
+   */
   readonly ready: () => void
-  /** The source answered a poll, with or without messages: its sign of life. */
+  /** The source answered a poll, with or without messages: its sign of life. A source that is not polled: messages came. */
   readonly polled: () => void
+  /** Begins a lease; messages come under it from the first that its group has not done. */
   readonly open: (lease: Lease) => void
   /** Takes a batch, in order of position; completes when there is room for the next one (an Exit when there is room now). */
   readonly offer: (lease: Lease, batch: ReadonlyArray<Delivery>) => Effect.Effect<void>
@@ -89,9 +97,9 @@ export interface ConsumeOptions {
   readonly group: string
   /** The subscription's name. */
   readonly handler: string
-  /** Where a group begins that has no position yet. */
+  /** Where a group begins that has no position yet. The broker keeps that place, also while nothing is committed. */
   readonly from: "earliest" | "latest"
-  /** The most messages that one batch should have. */
+  /** The most messages that one batch may have. How many bytes is the driver's choice: a batch is taken in whole. */
   readonly batch: number
 }
 
@@ -116,13 +124,22 @@ export interface Driver {
    */
   readonly consume: (options: ConsumeOptions, sink: Sink) => Effect.Effect<void, BrokerError, Scope.Scope>
   /**
-   * Completes when the broker has confirmed every message of the batch.
+   * Completes when the broker has confirmed every message of the batch. Of a batch that fails any part may have been written.
+   *
+   * Nothing is checked before: a body that is too long fails with `TooLarge`, and with `Unsupported` what the capabilities
+   * say that the broker cannot hold.
    *
    * It is called on a fiber, at the moment it is to happen, and may do its work at once and answer an Exit.
    */
   readonly publish: (batch: ReadonlyArray<Outgoing<Uint8Array>>) => Effect.Effect<void, BrokerError>
-  /** Creates the channel, or fails with `Conflict` where it exists and differs. */
+  /**
+   * Creates the channel, or fails with `Conflict` where it exists and differs, and with `Unsupported` or `Invalid` where this
+   * broker can have no such channel.
+   */
   readonly declare: (declaration: Declaration) => Effect.Effect<void, BrokerError>
-  /** What is in the channel now, oldest first; nothing is consumed. Fails with `Unsupported` where the broker cannot. */
+  /**
+   * What is in the channel now, oldest first; nothing is consumed. Group and handler of its deliveries' origin are empty.
+   * Fails with `Unsupported` where the broker cannot.
+   */
   readonly browse: (channel: string) => Stream.Stream<Delivery, BrokerError>
 }
