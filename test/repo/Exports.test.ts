@@ -15,11 +15,13 @@ const passedOn = /^export (type )?\{([^}]*)\} from "([^"]+)"$/gm
 const chosen = (file: string, kind: string, names: string, specifier: string): ReadonlyArray<Declaration> => {
   const from = resolve(file, specifier)
   const declarations = declarationsOf(from)
-  return names.split(",").map((name) => `${kind}${name.trim()}`).filter((name) => name !== kind).map((name) => {
-    const [declared = "", , as = declared] = name.replace(/^(?:type )+/, "").split(" ")
+  return names.split(",").filter((name) => name.trim() !== "").map((name): Declaration => {
+    const words = `${kind}${name.trim()}`
+    const [declared = "", , as = declared] = words.replace(/^(?:type )+/, "").split(" ")
     const declaration = declarations.find((one) => one.name === declared)
     if (declaration === undefined) throw new Error(`${file}: ${declared} is not declared in ${from}`)
-    return { ...declaration, name: as, value: declaration.value && !name.startsWith("type ") }
+    const { documented, line, value } = declaration
+    return { name: as, value: value && !words.startsWith("type "), documented, line }
   })
 }
 
@@ -35,6 +37,13 @@ const declarationsOf = (file: string): ReadonlyArray<Declaration> => {
   const lines = text.replace(passedOn, (statement) => statement.replace(/[^\n]/g, "")).split("\n")
   for (const [index, line] of lines.entries()) {
     if (!line.startsWith("export ")) continue
+    const [, declared, as] = /^export \{ (\w+) as (\w+) \}$/.exec(line) ?? []
+    if (declared !== undefined && as !== undefined) {
+      const at = lines.findIndex((line) => line.startsWith(`class ${declared} `))
+      if (at < 0) throw new Error(`${file}:${index + 1}: no class ${declared}`)
+      found.set(as, { name: as, value: true, documented: lines[at - 1]?.trim().endsWith("*/") === true, line: at + 1 })
+      continue
+    }
     const [, kind, name] =
       /^export (?:declare |abstract |async )*(const|let|function\*?|class|interface|type) ([\w$]+)/.exec(line) ?? []
     if (kind === undefined || name === undefined) {

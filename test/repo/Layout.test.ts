@@ -122,6 +122,19 @@ describe("layout", () => {
     assert.deepStrictEqual(wrong, [])
   })
 
+  it("a service is declared by a name that says its module, since that is what the compiler prints", () => {
+    const wrong = sources("packages/{core,kafka,security,sql}/src/**/*.ts").flatMap((file) =>
+      [
+        ...read(file).matchAll(
+          /^(?:export )?class (\w+) extends Context\.Service<[\s\S]*?>\(\)\(\s*"@millrace\/\w+(?:\/\w+)*?\/(\w+)\/\w+"/gm
+        )
+      ]
+        .filter(([, name = "", module = ""]) => !name.startsWith(module))
+        .map(([, name, module]) => `${file}: ${name} is of ${module}`)
+    )
+    assert.deepStrictEqual(wrong, [])
+  })
+
   it("every package is built, checked and tested", () => {
     const paths = (file: string): ReadonlyArray<string> =>
       readJson(file).references.map(({ path }: { path: string }) => path)

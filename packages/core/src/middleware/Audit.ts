@@ -9,13 +9,14 @@ import * as Redaction from "../model/Redaction.ts"
 import * as Eager from "../pipeline/Eager.ts"
 import type { Around, Make } from "../pipeline/Handler.ts"
 import * as Middleware from "../pipeline/Middleware.ts"
-import { type AuditError, type Entry, type Status, Store } from "./auditStore.ts"
+import { type AuditError, AuditStore, type Entry, type Status } from "./auditStore.ts"
 import * as Text from "./auditText.ts"
 
 export { layerMemory, type MemoryOptions } from "./auditMemory.ts"
 export { layerRetention, type RetentionOptions } from "./auditRetention.ts"
 export {
   AuditError,
+  AuditStore as Store,
   cursorOf,
   type Entry,
   type Filter,
@@ -24,8 +25,7 @@ export {
   readQuery,
   type Reason,
   type Row,
-  type Status,
-  Store
+  type Status
 } from "./auditStore.ts"
 
 /** Options of `middleware`. */
@@ -112,7 +112,7 @@ const telling = (onStoreError: "retry" | "run") => {
  * @throws RangeError when `body.characters` is not an integer from 1
  * @category constructors
  */
-export const middleware = (options: Options = {}): Around<Envelope, Make<{ requires: Store }>> => {
+export const middleware = (options: Options = {}): Around<Envelope, Make<{ requires: AuditStore }>> => {
   const body = options.body ?? defaults.body
   const characters = body === "none" ? 0 : body.characters
   if (body !== "none" && (!Number.isInteger(characters) || characters < 1)) {
@@ -155,16 +155,19 @@ export const middleware = (options: Options = {}): Around<Envelope, Make<{ requi
     order: [{ outside: "Retry", because: "inside it, every attempt would add a row with the final outcome" }]
   }, (next) => {
     const tell = telling(onStoreError)
-    return (message): Middleware.Returns<never, Store> =>
-      Effect.flatMapEager(Eager.service(Store), (store) =>
-        Effect.flatMapEager(Eager.service(Clock.Clock), (clock) => {
-          const startedAt = clock.currentTimeMillisUnsafe()
-          const started = clock.monotonicTimeNanosUnsafe()
-          message.after((exit, outcome) => {
-            const duration = Math.max(0, Number(clock.monotonicTimeNanosUnsafe() - started) / 1e6)
-            return tell(store.append(entry(message, exit, outcome, startedAt, duration)))
+    return (message): Middleware.Returns<never, AuditStore> =>
+      Effect.flatMapEager(
+        Eager.service(AuditStore),
+        (store) =>
+          Effect.flatMapEager(Eager.service(Clock.Clock), (clock) => {
+            const startedAt = clock.currentTimeMillisUnsafe()
+            const started = clock.monotonicTimeNanosUnsafe()
+            message.after((exit, outcome) => {
+              const duration = Math.max(0, Number(clock.monotonicTimeNanosUnsafe() - started) / 1e6)
+              return tell(store.append(entry(message, exit, outcome, startedAt, duration)))
+            })
+            return next(message)
           })
-          return next(message)
-        }))
+      )
   })
 }

@@ -94,19 +94,21 @@ export class AuthUnavailable extends Data.TaggedError("AuthUnavailable")<{
 }
 
 /** Who sent the message: a service that the handler inside `middleware` may use. */
-export class Principal extends Context.Service<Principal, {
+class AuthPrincipal extends Context.Service<AuthPrincipal, {
   readonly subject: string
   readonly issuer: string | undefined
   readonly scopes: ReadonlyArray<string>
   /** What else the credential says; of a token, all its claims. */
   readonly claims: { readonly [name: string]: unknown }
 }>()("@millrace/core/Auth/Principal") {}
+export { AuthPrincipal as Principal }
 
 /** Tells whose a credential is. */
-export class Verifier extends Context.Service<Verifier, {
+class AuthVerifier extends Context.Service<AuthVerifier, {
   /** Answers as an Exit, at once, where nothing has to be fetched or computed. Never puts the credential into an error. */
-  readonly verify: (credential: string) => Effect.Effect<Principal["Service"], Unauthorized | AuthUnavailable>
+  readonly verify: (credential: string) => Effect.Effect<AuthPrincipal["Service"], Unauthorized | AuthUnavailable>
 }>()("@millrace/core/Auth/Verifier") {}
+export { AuthVerifier as Verifier }
 
 const reader = (options: Options): (message: Envelope) => string | undefined => {
   const header = (options.header ?? defaults.header).toLowerCase()
@@ -124,7 +126,7 @@ const reader = (options: Options): (message: Envelope) => string | undefined => 
   }
 }
 
-const forbidden = (scopes: ReadonlyArray<string>, principal: Principal["Service"]): Forbidden | undefined => {
+const forbidden = (scopes: ReadonlyArray<string>, principal: AuthPrincipal["Service"]): Forbidden | undefined => {
   for (let i = 0; i < scopes.length; i++) {
     if (!principal.scopes.includes(scopes[i]!)) {
       return new Forbidden({
@@ -142,9 +144,9 @@ type Refusal = Unauthorized | AuthUnavailable
 export interface Build {
   (options: Options & { readonly scopes: Scopes }): Around<
     Envelope,
-    Make<{ provides: Principal; requires: Verifier; fails: Refusal | Forbidden }>
+    Make<{ provides: AuthPrincipal; requires: AuthVerifier; fails: Refusal | Forbidden }>
   >
-  (options?: Options): Around<Envelope, Make<{ provides: Principal; requires: Verifier; fails: Refusal }>>
+  (options?: Options): Around<Envelope, Make<{ provides: AuthPrincipal; requires: AuthVerifier; fails: Refusal }>>
 }
 
 /**
@@ -175,7 +177,7 @@ export interface Build {
 export const middleware: Build = ((options: Options & { readonly scopes?: Scopes } = {}) => {
   const credentialOf = reader(options)
   const scopes = options.scopes ?? []
-  return Middleware.make<{ provides: Principal }>()({
+  return Middleware.make<{ provides: AuthPrincipal }>()({
     name: "Auth",
     stage: "consume",
     shows: {
@@ -190,15 +192,15 @@ export const middleware: Build = ((options: Options & { readonly scopes?: Scopes
   }, (next) => {
     const pass = (
       message: Envelope,
-      principal: Principal["Service"]
+      principal: AuthPrincipal["Service"]
     ): Middleware.Returns<Forbidden> => {
       const refused = forbidden(scopes, principal)
-      return refused === undefined ? Eager.provide(Principal, principal, next, message) : Exit.fail(refused)
+      return refused === undefined ? Eager.provide(AuthPrincipal, principal, next, message) : Exit.fail(refused)
     }
-    return (message): Middleware.Returns<Refusal | Forbidden, Verifier> => {
+    return (message): Middleware.Returns<Refusal | Forbidden, AuthVerifier> => {
       const credential = credentialOf(message)
       if (credential === undefined) return Exit.fail(new Unauthorized({ reason: "missing" }))
-      return Effect.flatMapEager(Eager.service(Verifier), (verifier) => {
+      return Effect.flatMapEager(Eager.service(AuthVerifier), (verifier) => {
         const verified = verifier.verify(credential)
         // no closure for the one that is known already
         return Eager.isDone(verified) && verified._tag === "Success"
@@ -235,7 +237,7 @@ export const middleware: Build = ((options: Options & { readonly scopes?: Scopes
  */
 export const scopes = (
   ...scopes: Scopes
-): Around<Envelope, Make<{ requires: Principal; fails: Forbidden }>> =>
+): Around<Envelope, Make<{ requires: AuthPrincipal; fails: Forbidden }>> =>
   Middleware.make()(
     {
       name: "Scopes",
@@ -244,7 +246,7 @@ export const scopes = (
       order: [{ inside: "Auth", because: "there is no principal to ask before the message is authenticated" }]
     },
     (next) => (message) =>
-      Effect.flatMapEager(Eager.service(Principal), (principal): Middleware.Returns<Forbidden> => {
+      Effect.flatMapEager(Eager.service(AuthPrincipal), (principal): Middleware.Returns<Forbidden> => {
         const refused = forbidden(scopes, principal)
         return refused === undefined ? next(message) : Exit.fail(refused)
       })
@@ -264,7 +266,7 @@ export interface Known {
  *
  * @category layers
  */
-export const layerMemory = (credentials: { readonly [credential: string]: Known }): Layer.Layer<Verifier> => {
+export const layerMemory = (credentials: { readonly [credential: string]: Known }): Layer.Layer<AuthVerifier> => {
   const known = new Map(
     Object.entries(credentials).map(([credential, each]) => [
       credential,
@@ -276,7 +278,7 @@ export const layerMemory = (credentials: { readonly [credential: string]: Known 
       })
     ])
   )
-  return Layer.succeed(Verifier, {
+  return Layer.succeed(AuthVerifier, {
     verify: (credential) => known.get(credential) ?? Exit.fail(new Unauthorized({ reason: "refused" }))
   })
 }

@@ -22,12 +22,13 @@ const sizeOf = (message: Envelope): number => {
 }
 
 /** The records of all channels. */
-export class Registry extends Context.Service<Registry, {
+class MetricsRegistry extends Context.Service<MetricsRegistry, {
   /** The record of a message's channel, made when it is first asked for; `system` where the message does not say it. */
   readonly recorder: (message: Envelope, system: string | undefined) => Recorder
   /** What has happened so far, in the order in which channels were first seen. */
   readonly snapshot: Effect.Effect<ReadonlyArray<ChannelStatistics>>
 }>()("@millrace/core/Metrics/Registry") {}
+export { MetricsRegistry as Registry }
 
 /** Options of `make`. */
 export interface RegistryOptions {
@@ -44,7 +45,7 @@ export interface RegistryOptions {
  * @throws RangeError when `tags` is not an integer from 1
  * @category constructors
  */
-export const make = (options: RegistryOptions = {}): Effect.Effect<Registry["Service"], never, Scope.Scope> => {
+export const make = (options: RegistryOptions = {}): Effect.Effect<MetricsRegistry["Service"], never, Scope.Scope> => {
   const { tags = 20 } = options
   if (!Number.isInteger(tags) || tags < 1) throw new RangeError(`Metrics: tags must be an integer from 1, got ${tags}`)
   return Effect.gen(function*() {
@@ -61,7 +62,7 @@ export const make = (options: RegistryOptions = {}): Effect.Effect<Registry["Ser
       shown.set(key, metadata)
       series.set(key, metadata)
     }
-    return Registry.of({
+    return MetricsRegistry.of({
       recorder: (message, system) => {
         const id = `${message.kind} ${groupOf(message) ?? ""} ${message.channel}`
         const known = recorders.get(id)
@@ -86,11 +87,11 @@ export const make = (options: RegistryOptions = {}): Effect.Effect<Registry["Ser
  *
  * @category layers
  */
-export const layer: Layer.Layer<Registry> = Layer.effect(Registry, make())
+export const layer: Layer.Layer<MetricsRegistry> = Layer.effect(MetricsRegistry, make())
 
 /** What has happened so far, on every channel that a message was seen of. */
-export const snapshot: Effect.Effect<ReadonlyArray<ChannelStatistics>, never, Registry> = Effect.flatMap(
-  Registry,
+export const snapshot: Effect.Effect<ReadonlyArray<ChannelStatistics>, never, MetricsRegistry> = Effect.flatMap(
+  MetricsRegistry,
   (registry) => registry.snapshot
 )
 
@@ -98,7 +99,7 @@ export const snapshot: Effect.Effect<ReadonlyArray<ChannelStatistics>, never, Re
 class Finder {
   clock: Clock.Clock | undefined
   #context: Context.Context<never> | undefined
-  #registry: Registry["Service"] | undefined
+  #registry: MetricsRegistry["Service"] | undefined
   #last: Recorder | undefined
 
   find(fiber: Fiber.Fiber<unknown, unknown>, message: Envelope): Recorder {
@@ -106,7 +107,7 @@ class Finder {
       this.#context = fiber.context
       this.clock = fiber.getRef(Clock.Clock)
       // the middleware's R demands it
-      const registry = Context.getUnsafe(fiber.context as Context.Context<Registry>, Registry)
+      const registry = Context.getUnsafe(fiber.context as Context.Context<MetricsRegistry>, MetricsRegistry)
       if (registry !== this.#registry) this.#last = undefined
       this.#registry = registry
     }
@@ -164,7 +165,7 @@ export const middleware = (options: Options = {}) => {
     (next) => {
       const finder = new Finder()
       let untilTimed = 1
-      const handle = (message: Envelope): Middleware.Returns<never, Registry> => {
+      const handle = (message: Envelope): Middleware.Returns<never, MetricsRegistry> => {
         const fiber = Fiber.getCurrent()
         if (fiber === undefined) return Effect.suspend(() => handle(message))
         const recorder = finder.find(fiber, message)
@@ -199,7 +200,7 @@ export const received = () =>
     },
     (next) => {
       const finder = new Finder()
-      const handle = (message: Envelope): Middleware.Returns<never, Registry> => {
+      const handle = (message: Envelope): Middleware.Returns<never, MetricsRegistry> => {
         const fiber = Fiber.getCurrent()
         if (fiber === undefined) return Effect.suspend(() => handle(message))
         finder.find(fiber, message).received += 1

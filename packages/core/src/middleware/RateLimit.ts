@@ -95,7 +95,7 @@ export interface Policy {
 }
 
 /** Counts. */
-export class Store extends Context.Service<Store, {
+class RateLimitStore extends Context.Service<RateLimitStore, {
   /**
    * The whole milliseconds that a message of `key` has to wait for its turn. Where that is at most `within`, the message is
    * counted and its turn kept; where it is more, nothing was counted, and a call made once the difference has passed is
@@ -103,6 +103,7 @@ export class Store extends Context.Service<Store, {
    */
   readonly take: (policy: Policy, key: string, within: number) => Effect.Effect<number, RateLimitUnavailable>
 }>()("@millrace/core/RateLimit/Store") {}
+export { RateLimitStore as Store }
 
 const count = (option: string, value: number): number => {
   if (Number.isSafeInteger(value) && value >= 1) return value
@@ -122,7 +123,7 @@ const words = {
   consumer: (message: Message<unknown>) => message.delivery.origin.group
 }
 
-type Needs = { requires: Store; fails: RateLimited | RateLimitUnavailable }
+type Needs = { requires: RateLimitStore; fails: RateLimited | RateLimitUnavailable }
 
 /** The forms of `middleware`: what it limits by says which messages it reads. */
 export interface Build {
@@ -201,10 +202,10 @@ export const middleware: Build = ((options: Options | ConsumerOptions | KeyedOpt
             retryAfter: Duration.millis(Math.ceil(wait - within))
           })
         )
-    return (message): Middleware.Returns<RateLimited | RateLimitUnavailable, Store> => {
+    return (message): Middleware.Returns<RateLimited | RateLimitUnavailable, RateLimitStore> => {
       const key = keyOf(message)
       const within = delays ? withinOf(message) : 0
-      return Effect.flatMapEager(Eager.service(Store), (store) => {
+      return Effect.flatMapEager(Eager.service(RateLimitStore), (store) => {
         const taken = store.take(policy, key, within)
         if (Eager.isDone(taken) && taken._tag === "Success" && taken.value === 0) return next(message)
         return Effect.flatMapEager(taken, (wait) => wait === 0 ? next(message) : late(message, key, wait, within))
@@ -230,10 +231,10 @@ export interface MemoryOptions {
  * @throws RangeError when `capacity` is out of range
  * @category layers
  */
-export const layerMemory = (options: MemoryOptions = {}): Layer.Layer<Store> => {
+export const layerMemory = (options: MemoryOptions = {}): Layer.Layer<RateLimitStore> => {
   const capacity = count("capacity", options.capacity ?? 100_000)
   return Layer.effect(
-    Store,
+    RateLimitStore,
     Effect.map(Clock.Clock, (clock) => {
       const tables = new Map<string, Table>()
       return {

@@ -2,7 +2,7 @@
  * Audit rows in memory: the newest of a capacity.
  */
 import { Effect, Exit, Layer } from "effect"
-import { cursorOf, type Filter, readQuery, type Row, Store } from "./auditStore.ts"
+import { AuditStore, cursorOf, type Filter, readQuery, type Row } from "./auditStore.ts"
 
 const matches = (filter: Filter) => (row: Row): boolean =>
   (filter.from === undefined || row.completedAt >= filter.from)
@@ -15,7 +15,7 @@ const matches = (filter: Filter) => (row: Row): boolean =>
 const compare = (a: { completedAt: number; id: string }, b: { completedAt: number; id: string }): number =>
   a.completedAt - b.completedAt || (a.id < b.id ? -1 : a.id > b.id ? 1 : 0)
 
-const make = (capacity: number): Store["Service"] => {
+const make = (capacity: number): AuditStore["Service"] => {
   let rows: Array<Row> = []
   let appended = 0
   const kept = (filter: Filter = {}): Array<Row> => rows.slice(-capacity).filter(matches(filter))
@@ -57,10 +57,10 @@ export interface MemoryOptions {
  * @throws RangeError when `capacity` is not an integer from 1
  * @category layers
  */
-export const layerMemory = (options: MemoryOptions = {}): Layer.Layer<Store> => {
+export const layerMemory = (options: MemoryOptions = {}): Layer.Layer<AuditStore> => {
   const capacity = options.capacity ?? 10_000
   if (!Number.isInteger(capacity) || capacity < 1) {
     throw new RangeError(`Audit.layerMemory: capacity must be an integer from 1, got ${capacity}`)
   }
-  return Layer.sync(Store, () => make(capacity))
+  return Layer.sync(AuditStore, () => make(capacity))
 }

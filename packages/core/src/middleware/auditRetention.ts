@@ -2,7 +2,7 @@
  * Takes old rows out of an audit store.
  */
 import { Clock, Duration, Effect, Layer, Schedule } from "effect"
-import { Store } from "./auditStore.ts"
+import { AuditStore } from "./auditStore.ts"
 
 /** Options of `layerRetention`. */
 export interface RetentionOptions {
@@ -28,7 +28,7 @@ export interface RetentionOptions {
  * @throws RangeError when a duration is not above 0
  * @category layers
  */
-export const layerRetention = (options: RetentionOptions): Layer.Layer<never, never, Store> => {
+export const layerRetention = (options: RetentionOptions): Layer.Layer<never, never, AuditStore> => {
   const millis = (option: string, input: Duration.Input): number => {
     const found = Duration.toMillis(Duration.fromInputUnsafe(input))
     if (!(found > 0)) {
@@ -39,7 +39,7 @@ export const layerRetention = (options: RetentionOptions): Layer.Layer<never, ne
   const keep = millis("keep", options.keep)
   const every = millis("every", options.every ?? "1 hour")
   return Layer.effectDiscard(Effect.gen(function*() {
-    const store = yield* Store
+    const store = yield* AuditStore
     const round = Effect.flatMap(Clock.currentTimeMillis, (now) => store.prune({ before: now - keep })).pipe(
       Effect.catch((error) => Effect.logWarning(`Audit: old rows were not removed: ${error.message}`))
     )

@@ -112,7 +112,7 @@ export class AuditError extends Data.TaggedError("AuditError")<{
 }
 
 /** Keeps audit rows. */
-export class Store extends Context.Service<Store, {
+export class AuditStore extends Context.Service<AuditStore, {
   /**
    * Completes when the row is as durable as the store makes it. Rows that are written together get the same effect object.
    * The row is on its way from the call on, whether the effect is run or not.
