@@ -5,10 +5,10 @@
  * stand by, and is never shortened.
  */
 import { BrokerError, delivery, Engine, Headers } from "@millrace/core"
-import type { Broker, Driver, Origin, Outgoing, Reader } from "@millrace/core"
+import type { Driver, Origin, Outgoing, Reader } from "@millrace/core"
 import { Cache, Clock, Data, Deferred, Duration, Effect, Exit } from "effect"
 import { FileSystem, Option, Scope, Semaphore, Stream } from "effect"
-import type { Layer, PlatformError } from "effect"
+import type { PlatformError } from "effect"
 import { Damaged, type Entry, type InUse, lock, open, replace } from "./appendLog.ts"
 
 const system = "file"
@@ -188,5 +188,4 @@ export const make = Effect.fn(function*(folder: string) {
 }, failing("connect"))
 
 /** A broker in a folder. */
-export const layer = (folder: string): Layer.Layer<Broker.Broker, BrokerError.BrokerError, FileSystem.FileSystem> =>
-  Engine.layer(make(folder))
+export const layer = (folder: string) => Engine.layer(make(folder))
