@@ -39,7 +39,10 @@ export class Evidence {
   /** Texts that Kafka has confirmed; of the others, it may hold some. */
   readonly confirmed = new Set<string>()
   handled = 0
+  /** Runs of messages that had been handled before. */
   repeated = 0
+  /** Those whose last run was another life's. */
+  inherited = 0
   rows = 0
 
   private readonly place: Place
@@ -135,6 +138,11 @@ export class Evidence {
     return this.handled
   }
 
+  /** Confirmed messages that no handler has seen, where nothing but those was published. */
+  get unhandled(): number {
+    return this.confirmed.size - this.texts.size
+  }
+
   private get progress() {
     const { channel, group } = this.place
     return Effect.flatMap(KafkaAdmin.KafkaAdmin, (admin) => admin.lag(group, channel))
@@ -209,7 +217,9 @@ export class Evidence {
     if (position < this.committed[partition]!) {
       this.broken.push(`${line}: handled again after ${this.committed[partition]} was committed`)
     }
-    if (this.lives[partition]![position] !== undefined) this.repeated++
+    const before = this.lives[partition]![position]
+    if (before !== undefined) this.repeated++
+    if (before !== undefined && before !== Number(life)) this.inherited++
     this.lives[partition]![position] = Number(life)
 
     const highest = this.highest.get(key) ?? -1

@@ -16,14 +16,14 @@ describeServer("Consumers that come and go", server, (kafka) => {
         "members",
         kafka(),
         { partitions: 6, keys: 257 },
-        { inFlight: 1024, session: 3000, slowest: 4, lanes: "key" },
+        { inFlight: 1024, session: 3000, slowest: 40, lanes: "key" },
         (run) =>
           Effect.gen(function*() {
             const { evidence, say, start } = run
             let publishing = true
             const producer = yield* Effect.forkChild(Effect.gen(function*() {
               while (publishing) {
-                yield* evidence.publish(100)
+                yield* evidence.publish(300)
                 yield* Effect.sleep("100 millis")
               }
             }))
