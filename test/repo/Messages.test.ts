@@ -45,6 +45,135 @@ const mistakes: ReadonlyArray<Mistake> = [
       "error TS2379: Argument of type 'Effect<void, never, AuthPrincipal>' is not assignable to parameter of type 'Effect<void, never, never>' with 'exactOptionalPropertyTypes: true'. Consider adding 'undefined' to the types of the target's properties.",
       "  Type 'AuthPrincipal' is not assignable to type 'never'."
     ]
+  },
+  {
+    title: "a middleware that reads the payload outside Decode",
+    code:
+      `Stack.start().use(Filter.middleware((message: Message<Order>) => message.payload.id !== "")).use(Decode.middleware(Orders))`,
+    says: [
+      "error TS2769: No overload matches this call.",
+      "  The last overload gave the following error.",
+      "    Property '[refused]' is missing in type 'Fixed<Message<{ readonly id: string; }>, Make<{ requires: never; answers: Ack; }>>' but required in type 'Refuse<\"This middleware reads a decoded payload, and here the message is still bytes: put it inside Decode.\">'."
+    ]
+  },
+  {
+    title: "a middleware of consumed messages in a stack that publishes",
+    code: `Stack.start<Outgoing<Order>>().use(DeadLetter.tags("EncodeError"))`,
+    says: [
+      "error TS2769: No overload matches this call.",
+      "  The last overload gave the following error.",
+      "    Argument of type 'Takes<{ readonly _tag: \"EncodeError\"; }>' is not assignable to parameter of type 'Refuse<\"This middleware reads messages that are consumed, and these are published: it belongs into a subscription.\">'.",
+      "      Property '[refused]' is missing in type 'Around<Message<unknown>, Make<{ handles: { readonly _tag: \"EncodeError\"; }; answers: Answer; }>>' but required in type 'Refuse<\"This middleware reads messages that are consumed, and these are published: it belongs into a subscription.\">'."
+    ]
+  },
+  {
+    title: "a middleware that reads the errors in a stack",
+    code: `Stack.start().use(Retry.when(() => true))`,
+    says: [
+      "error TS2769: No overload matches this call.",
+      "  The last overload gave the following error.",
+      "    Argument of type '<M extends Envelope, A, R2>(next: Handler<M, A, unknown, R2>) => Handler<M, A, unknown, R2>' is not assignable to parameter of type 'Refuse<\"A stack takes middlewares. One that reads the errors of the handler goes into pipe, where they are known.\">'."
+    ]
+  },
+  {
+    title: "a payload that is decoded twice",
+    code: `Stack.start().use(Decode.middleware(Orders)).use(Decode.middleware(Orders))`,
+    says: [
+      "error TS2769: No overload matches this call.",
+      "  The last overload gave the following error.",
+      "    Property '[refused]' is missing in type 'Change<Message<Raw<{ readonly id: string; }>>, Message<{ readonly id: string; }>, Make<{ fails: DecodeError; answers: never; }>>' but required in type 'Refuse<\"This middleware reads the bytes of a message, and here they are decoded: put it outside Decode.\">'."
+    ]
+  },
+  {
+    title: "a handler that reads the payload, and no Decode outside it",
+    code: `Stack.start().handle((message: Message<Order>) => Effect.succeed(message.payload.id))`,
+    says: [
+      "error TS2769: No overload matches this call.",
+      "  The last overload gave the following error.",
+      "    Argument of type '(message: Message<Order>) => Effect.Effect<string, never, never>' is not assignable to parameter of type 'Refuse<\"This handler reads a decoded payload, and here the message is still bytes: put it inside Decode.\">'."
+    ]
+  },
+  {
+    title: "a handler of bytes inside Decode",
+    code:
+      `Stack.start().use(Decode.middleware(Orders)).handle((message: Message<Uint8Array>) => Effect.succeed(message.payload.length))`,
+    says: [
+      "error TS2769: No overload matches this call.",
+      "  The last overload gave the following error.",
+      "    Argument of type '(message: Message<Uint8Array>) => Effect.Effect<number, never, never>' is not assignable to parameter of type 'Refuse<\"This handler reads the bytes of a message, and here they are decoded: put it outside Decode.\">'."
+    ]
+  },
+  {
+    title: "a handler that is no Effect",
+    code: `Stack.start().handle((message) => message.channel)`,
+    says: [
+      "error TS2769: No overload matches this call.",
+      "  The last overload gave the following error.",
+      "    Argument of type '(message: Message<Uint8Array<ArrayBufferLike>>) => string' is not assignable to parameter of type 'Refuse<\"A handler is a function from a message to an Effect.\">'."
+    ]
+  },
+  {
+    title: "Retry around a handler that cannot fail",
+    code: `Stack.start().use(Retry.middleware()).handle((message) => Effect.succeed(message.channel))`,
+    says: [
+      "error TS2769: No overload matches this call.",
+      "  The last overload gave the following error.",
+      "    Argument of type '(message: Message<Uint8Array<ArrayBufferLike>>) => Effect<string, never, never>' is not assignable to parameter of type 'Refuse<\"Retry: this handler cannot fail, so there is nothing to retry. Put Retry outside what fails and inside DeadLetter.\">'."
+    ]
+  },
+  {
+    title: "a handler that reads the payload in a pipe, and the middleware stands outside Decode",
+    code: `pipe(
+  (message: Message<Order>) => Effect.succeed(message.payload.id),
+  Decode.middleware(Orders),
+  Filter.middleware((message: Message<Order>) => message.payload.id !== "")
+)`,
+    says: [
+      "error TS2345: Argument of type 'Fixed<Message<{ readonly id: string; }>, Make<{ requires: never; answers: Ack; }>>' is not assignable to parameter of type '(b: Handler<Message<Raw<{ readonly id: string; }>>, string, DecodeError, never>) => Handler<Message<{ readonly id: string; }>, Answer<Make<{ requires: never; answers: Ack; }>, string>, DecodeError, never>'.",
+      "  Types of parameters 'next' and 'b' are incompatible.",
+      "    Type 'Handler<Message<Raw<{ readonly id: string; }>>, string, DecodeError, never>' is not assignable to type 'Handler<Message<{ readonly id: string; }>, string, DecodeError, never>'.",
+      "      Type 'Message<{ readonly id: string; }>' is not assignable to type 'Message<Raw<{ readonly id: string; }>>'.",
+      "        Type '{ readonly id: string; }' is missing the following properties from type 'Raw<{ readonly id: string; }>': BYTES_PER_ELEMENT, buffer, byteLength, byteOffset, and 32 more."
+    ]
+  },
+  {
+    title: "a subscription of a handler that reads the payload, and no Decode",
+    code: `Subscription.make(Orders, { group: "g" }, (message: Message<Order>) => Effect.succeed(message.payload.id))`,
+    says: [
+      "error TS2345: Argument of type '(message: Message<Order>) => Effect.Effect<string, never, never>' is not assignable to parameter of type 'Handler<Delivery<Raw<{ readonly id: string; }>>, string, never, never>'.",
+      "  Types of parameters 'message' and 'message' are incompatible.",
+      "    Type 'Delivery<Raw<{ readonly id: string; }>>' is not assignable to type 'Message<{ readonly id: string; }>'.",
+      "      Types of property 'payload' are incompatible.",
+      "        Property 'id' is missing in type 'Raw<{ readonly id: string; }>' but required in type '{ readonly id: string; }'."
+    ]
+  },
+  {
+    title: "an error without a class and without an entry",
+    code:
+      `Subscription.make(Orders, { group: "g" }, (_: Message<Uint8Array>) => Effect.fail({ _tag: "SoldOut" } as const))`,
+    says: [
+      "error TS2345: Argument of type '{ group: string; }' is not assignable to parameter of type 'Options & { readonly settle: { readonly SoldOut: Entry<{ readonly _tag: \"SoldOut\"; }>; }; }'.",
+      "  Property 'settle' is missing in type '{ group: string; }' but required in type '{ readonly settle: { readonly SoldOut: Entry<{ readonly _tag: \"SoldOut\"; }>; }; }'."
+    ]
+  },
+  {
+    title: "a consumer's middleware on a publisher",
+    code: `Publisher.make(Orders, DeadLetter.tags("EncodeError"))`,
+    says: [
+      "error TS2769: No overload matches this call.",
+      "  The last overload gave the following error.",
+      "    Argument of type 'Takes<{ readonly _tag: \"EncodeError\"; }>' is not assignable to parameter of type 'Refuse<\"This middleware reads messages that are consumed, and these are published: it belongs into a subscription.\">'.",
+      "      Property '[refused]' is missing in type 'Around<Message<unknown>, Make<{ handles: { readonly _tag: \"EncodeError\"; }; answers: Answer; }>>' but required in type 'Refuse<\"This middleware reads messages that are consumed, and these are published: it belongs into a subscription.\">'."
+    ]
+  },
+  {
+    title: "a consumer's stack on a publisher",
+    code: `Publisher.make(Orders, Stack.start().use(Audit.middleware()))`,
+    says: [
+      "error TS2769: No overload matches this call.",
+      "  The last overload gave the following error.",
+      "    Property '[refused]' is missing in type 'Stack<Message<Uint8Array<ArrayBufferLike>>, Message<Uint8Array<ArrayBufferLike>>, [Make<{ requires: AuditStore; }>]>' but required in type 'Refuse<\"This stack reads messages that are consumed, and these are published: it belongs into a subscription.\">'."
+    ]
   }
 ]
 

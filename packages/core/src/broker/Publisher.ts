@@ -10,7 +10,8 @@ import * as After from "../pipeline/After.ts"
 import { bounded, encoder as compile, explain } from "../pipeline/compile.ts"
 import * as Description from "../pipeline/Description.ts"
 import * as Eager from "../pipeline/Eager.ts"
-import type { Config, Handler } from "../pipeline/Handler.ts"
+import type { Config, Handler, Refuse } from "../pipeline/Handler.ts"
+import type { Misplaced, Reads, Said } from "../pipeline/Misplaced.ts"
 import * as Order from "../pipeline/Order.ts"
 import type { Fold, Stack } from "../pipeline/Stack.ts"
 import { Broker } from "./Broker.ts"
@@ -115,6 +116,13 @@ export type ThroughStack<P, L extends ReadonlyArray<Config>> = Stack<Outgoing<P>
 
 /** What a publish through a stack fails with and needs. */
 export type Folded<L extends ReadonlyArray<Config>> = Fold<L, { A: void; E: EncodeError | BrokerError; R: Broker }>
+
+type ReadsOf<T> = T extends { readonly handle: (handler: never) => Handler<infer Outer, unknown> } ? Outer : Reads<T>
+
+/** Why nothing can be published through it. */
+type Unfit<T, P> = [ReadsOf<T>] extends [never]
+  ? Refuse<"This is no publish middleware, no stack of them, and no function of the innermost handler of this channel.">
+  : Misplaced<T extends (next: never) => unknown ? "This middleware" : "This stack", ReadsOf<T>, Outgoing<P>>
 
 /** Publish middlewares in either form, as those who compose them see it. */
 export type AnyThrough<P, E, R> = Through<P, E, R> | {
@@ -254,11 +262,13 @@ export const make: {
     channel: Channel<P>,
     through: ThroughStack<P, L>
   ): Publisher<P, Folded<L>["E"] | BrokerError, Folded<L>["R"] | Broker>
+  <P, T>(channel: Channel<P>, through: Said<T, Unfit<T, P>>): Publisher<P, BrokerError, Broker>
 } = <P, E, R>(
   channel: Channel<P>,
-  through?: AnyThrough<P, E, R> | undefined
+  // nothing is of the type that says why it is refused
+  through?: AnyThrough<P, E, R> | Refuse<string> | undefined
 ): Publisher<P, E | BrokerError, R | Broker> => {
-  const send = sender(channel, through)
+  const send = sender(channel, through as AnyThrough<P, E, R> | undefined)
   const encode = encodes(channel)
   return {
     channel: channel.name,

@@ -4,6 +4,7 @@
 import type { Effect } from "effect"
 import type { Delivery, Message, Raw } from "../model/Message.ts"
 import type { AroundMark, ChangeMark, Config, Handler, Refuse } from "./Handler.ts"
+import type { Misplaced, Reads, Said } from "./Misplaced.ts"
 
 /** The answer, errors and needs of a handler. */
 export interface Types {
@@ -33,6 +34,18 @@ type Check<L extends ReadonlyArray<Config>, T extends Types> = L extends
   readonly [...infer Rest extends ReadonlyArray<Config>, infer C extends Config] ? Asks<C, T> & Check<Rest, Step<C, T>>
   : unknown
 
+/** Why no form of `use` takes it. */
+type NoMiddleware<M, At> = [Reads<M>] extends [never]
+  ? Refuse<"A stack takes middlewares. One that reads the errors of the handler goes into pipe, where they are known.">
+  : Misplaced<"This middleware", Reads<M>, At>
+
+type Asked<Asks> = unknown extends Asks ? Refuse<"A handler is a function from a message to an Effect."> : Asks
+
+/** Why `handle` does not take it. */
+type NoHandler<H, At, L extends ReadonlyArray<Config>> = H extends Handler<infer In, infer A, infer E, infer R>
+  ? [At] extends [In] ? Asked<Check<L, { A: A; E: E; R: R }>> : Misplaced<"This handler", In, At>
+  : Asked<unknown>
+
 type Done<M0, T extends Types> = Handler<M0, T["A"], T["E"], T["R"]>
 
 /** Middlewares, outermost first: from messages of `Outer` to the messages of `Inner` that a handler will get. */
@@ -40,10 +53,13 @@ export interface Stack<Outer, Inner, L extends ReadonlyArray<Config>> {
   /** The same stack with one middleware more, inside all that it has. */
   use<C extends Config>(middleware: AroundMark<Inner, C>): Stack<Outer, Inner, [...L, C]>
   use<Next, C extends Config>(middleware: ChangeMark<Inner, Next, C>): Stack<Outer, Next, [...L, C]>
+  // last, since the compiler shows the last form that does not fit: what fits no other is told why
+  use<M>(middleware: Said<M, NoMiddleware<M, Inner>>): Stack<Outer, Inner, L>
   /** Wraps a handler; what it infers is what `pipe(handler, inner, …, outer)` infers. */
   handle<A, E, R>(
     handler: ((message: Inner) => Effect.Effect<A, E, R>) & Check<L, { A: A; E: E; R: R }>
   ): Done<Outer, Fold<L, { A: A; E: E; R: R }>>
+  handle<H>(handler: Said<H, NoHandler<H, Inner, L>>): Handler<Outer, unknown>
 }
 
 type Opaque = (next: unknown) => unknown

@@ -1,0 +1,39 @@
+/**
+ * Why a middleware or a handler cannot stand where it was put: a sentence that the compiler prints.
+ */
+import type { Delivery, Message, Outgoing } from "../model/Message.ts"
+import type { AroundMark, ChangeMark, Refuse } from "./Handler.ts"
+
+/** Infers `T` from an argument, and is `Reason` then: the compiler prints the sentence alone, as the type it wants. */
+export type Said<T, Reason> = [T] extends [never] ? T : Reason
+
+/** What a middleware reads of a message; `never` of what is none. */
+export type Reads<M> = M extends AroundMark<infer In, infer _> ? In
+  : M extends { readonly "~change": Pick<ChangeMark<infer In, unknown, never>["~change"], "outer"> } ? In
+  : never
+
+type Bytes = Message<Uint8Array>
+
+type AtBytes<Who extends string, In> = In extends Bytes
+  ? Refuse<`${Who} reads the bytes of another channel than the one whose messages come here.`>
+  : Refuse<`${Who} reads a decoded payload, and here the message is still bytes: put it inside Decode.`>
+
+type AtPayload<Who extends string, In> = In extends Bytes
+  ? Refuse<`${Who} reads the bytes of a message, and here they are decoded: put it outside Decode.`>
+  : Refuse<`${Who} reads another payload than the one that was decoded.`>
+
+type Consumed<Who extends string, In, At> = In extends Outgoing<unknown>
+  ? Refuse<`${Who} reads messages that are published, and these are consumed: it belongs into a publisher.`>
+  : In extends Delivery
+    ? Refuse<`${Who} reads the delivery as the broker made it, and here it is a message: put it outside Parse.`>
+  : At extends Bytes ? AtBytes<Who, In>
+  : AtPayload<Who, In>
+
+type Published<Who extends string, In> = In extends Message<unknown>
+  ? Refuse<`${Who} reads messages that are consumed, and these are published: it belongs into a subscription.`>
+  : Refuse<`${Who} reads another payload than the one that is published.`>
+
+/** Why what reads messages of `In` cannot take those of `At`. */
+export type Misplaced<Who extends string, In, At> = At extends Outgoing<unknown> ? Published<Who, In>
+  : At extends Message<unknown> ? Consumed<Who, In, At>
+  : Refuse<`${Who} reads other messages than those that come here.`>
