@@ -61,7 +61,15 @@ export class Book {
     memory.ends(outgoing.channel).forEach((end, partition) => {
       this.entries[partition] ??= []
       if (end === (before[partition] ?? 0)) return
-      this.entries[partition].push({ partition, position: end - 1, outgoing, runs: [], offers: 0, letters: 0 })
+      this.entries[partition].push({
+        partition,
+        position: end - 1,
+        outgoing,
+        isStubborn: this.world.chance(0.1),
+        runs: [],
+        offers: 0,
+        letters: 0
+      })
     })
   }
 
@@ -275,22 +283,31 @@ export class Book {
       })
   }
 
-  /** What a message that keeps failing has cost under a lease; an upper bound of what the engine may count. */
+  /** What a message that keeps failing has cost under a lease: at most what is answered, and an age that is `sure`. */
   private heldBy(entry: Entry, lease: LeaseBook) {
     let failures = 0
     let since: number | undefined
+    // the latest time at which its engine can have seen the first failure
+    let seen = Number.POSITIVE_INFINITY
+    let sure = 0
     let excused = 0
     for (const run of entry.runs) {
       if (run.lease !== lease) continue
       const what = cameTo(run)
       if (what === "Retry" || what === "Release") {
         failures++
-        since ??= run.ended
-      } else if (what === "Throttled" && since !== undefined) excused += run.after ?? 0
+        if (since === undefined) seen = Math.max(run.ended!, ...run.hooks.map(({ done }) => done!)) + lag
+        since ??= run.ended!
+        sure = run.ended! - seen
+      } else if (what === "Throttled" && since !== undefined) {
+        excused += run.after ?? 0
+        seen = Number.POSITIVE_INFINITY
+      }
     }
     return {
       failures,
       age: since === undefined ? 0 : this.world.now() - since - excused,
+      sure,
       span: failures === 0 ? 0 : lease.ran.size
     }
   }
@@ -364,6 +381,9 @@ export class Book {
       held.failures < this.settings.hold.attempts,
       () => `${id} starts after ${held.failures} failures`
     )
+    if (!this.settings.delay) {
+      this.check("8 hold", held.sure < this.settings.hold.age, () => `${id} starts after ${held.sure} ms of failures`)
+    }
     const last = entry.runs.findLast((run) => run.lease === lease)
     if (last !== undefined && !this.settings.delay) {
       const what = cameTo(last)

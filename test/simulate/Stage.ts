@@ -262,14 +262,14 @@ export class Stage {
   private hook(run: Run, delivery: Core.Delivery, gather: Core.Gather.Gather<Item, Trouble>): void {
     const { world } = this
     const { chance, integer } = world
-    const waits: Waits = { done: false, failed: undefined }
+    const waits: Waits = { done: undefined, failed: undefined }
     run.hooks.push(waits)
     delivery.after(() => {
       if (chance(0.5)) return gather.add({ run, waits })
       const { exit, failed } = this.stormy && chance(0.4) ? trouble(world) : { exit: Exit.void, failed: undefined }
       const end = () => {
         waits.failed = failed
-        waits.done = true
+        waits.done = world.now()
         world.log(() => `a hook of ${run.entry.partition}/${run.entry.position} ends, ${failed ?? "well"}`)
         return exit
       }
@@ -295,7 +295,7 @@ export class Stage {
       Effect.suspend(() => {
         for (const { run, waits } of items) {
           waits.failed = failed
-          waits.done = true
+          waits.done = this.world.now()
           this.world.log(() => `${run.entry.partition}/${run.entry.position} is written, ${failed ?? "well"}`)
         }
         return exit

@@ -39,6 +39,7 @@ export const ending = (
     return () => Exit.fail(error)
   }
   const message = chance(0.1) ? "x".repeat(5000) : "no"
+  if (isStormy && run.entry.isStubborn) return fails(new Trouble({ failure: "transient", message }), "Retry")
   if (!isStormy || chance(0.55)) return () => Exit.succeed(1)
   switch (
     pick([

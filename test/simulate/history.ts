@@ -26,13 +26,19 @@ export const history = (subject: Subject) => (world: Simulation.World): Effect.E
     stage.publish(settings.messages)
     for (let i = integer(1, 2); i > 0; i--) stage.start()
     for (let i = integer(2, 14); i > 0; i--) {
-      yield* Effect.sleep(integer(0, 40))
+      // what comes at once, or nearly so, meets in the middle
+      yield* Effect.sleep(chance(0.25) ? integer(0, 1) : integer(0, 40))
       const { alive } = stage
       const one = alive.length === 0 ? undefined : pick(alive)
-      const what = pick(["publish", "start", "drain", "kill", "pause", "resume", "stop", "up", "sleep"])
+      const what = pick(["publish", "start", "rush", "drain", "kill", "pause", "resume", "stop", "up", "sleep"])
       if (what === "publish") stage.publish(integer(1, 6))
       else if (what === "start" && alive.length < 3) stage.start()
-      else if (what === "stop" && stage.book.isUp && chance(0.5)) {
+      else if (what === "rush" && stage.book.isUp && alive.length < 3) {
+        // who joins waits for what others give back when the broker goes
+        stage.start()
+        yield* Effect.sleep(integer(0, 3))
+        stage.up(false)
+      } else if (what === "stop" && stage.book.isUp && chance(0.5)) {
         stage.up(false)
       } else if (what === "up" || what === "sleep") {
         stage.up(true)

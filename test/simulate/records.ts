@@ -10,6 +10,8 @@ export interface Entry {
   readonly partition: number
   readonly position: number
   readonly outgoing: Outgoing<Uint8Array>
+  /** It fails again and again, as long as the storm lasts. */
+  readonly isStubborn: boolean
   readonly runs: Array<Run>
   /** How often it was offered. */
   offers: number
@@ -21,7 +23,8 @@ export interface Entry {
 export interface Waits {
   /** Which outcome it leads to where it fails; undefined where it does not. */
   failed: Outcome.Outcome["_tag"] | "Throttled" | undefined
-  done: boolean
+  /** When it ended. */
+  done: number | undefined
 }
 
 /** One run of the handler. */
@@ -68,7 +71,7 @@ export const idOf = (entry: Entry): string => `${entry.partition}/${entry.positi
 
 /** What a run came to, once all that it waits for has ended; undefined before. */
 export const cameTo = (run: Run): Waits["failed"] => {
-  if (run.outcome === undefined || run.hooks.some((hook) => !hook.done)) return undefined
+  if (run.outcome === undefined || run.hooks.some((hook) => hook.done === undefined)) return undefined
   // the hook that was registered last speaks first
   return run.hooks.findLast((hook) => hook.failed !== undefined)?.failed ??
     (run.outcome._tag === "Retry" && run.outcome.after !== undefined ? "Throttled" : run.outcome._tag)

@@ -43,7 +43,7 @@ export const setUp = (world: Simulation.World, subject: Subject): Settings => {
     inFlight: { messages: pick([1, 2, 5, 20, 1000]), bytes: pick([1, 40, 100_000]) },
     hold: {
       attempts: pick([1, 2, 3, 6, 1000]),
-      age: pick([50, 500, 1_000_000]),
+      age: pick([20, 500, 1_000_000]),
       span: pick([2, 10, 1_000_000])
     },
     grace: { revoke: pick([0, 20, 200]), drain: pick([0, 20, 200]) },

@@ -74,9 +74,12 @@ export const make = (world: World, driver: Driver.Driver, faults: Faults = {}, w
     const wait = world.chance(faults.slow ?? 0) ? world.integer(1, faults.longest ?? 20) : 0
     const acted = (): Effect.Effect<void, BrokerError.BrokerError> => {
       const done = carried ? act() : Exit.void
-      return fails ? Effect.andThen(done, Effect.fail(failed(system, operation))) : done
+      if (!fails) return done
+      const lost = Exit.fail(failed(system, operation))
+      return Exit.isExit(done) ? lost : Effect.andThen(done, lost)
     }
-    if (wait === 0) return fails ? Effect.suspend(acted) : acted()
+    // some drivers know at once that a call fails
+    if (wait === 0) return fails && world.chance(0.5) ? Effect.suspend(acted) : acted()
     // the way there and the way back
     const there = world.integer(0, wait)
     return Effect.sleep(there).pipe(
@@ -164,10 +167,10 @@ export const make = (world: World, driver: Driver.Driver, faults: Faults = {}, w
         const link: Link = { fiber, far: scope }
         const own = links.get(process) ?? new Set()
         links.set(process, own.add(link))
-        yield* Effect.addFinalizer((exit) => {
-          own.delete(link)
-          return far.run(Scope.close(scope, exit))
-        })
+        yield* Effect.addFinalizer((exit) =>
+          // whoever dies before it is closed still has it
+          Effect.andThen(far.run(Scope.close(scope, exit)), Effect.sync(() => own.delete(link)))
+        )
         return yield* restore(Fiber.join(fiber)).pipe(Effect.onInterrupt(() => Fiber.interrupt(fiber)))
       })
     )
