@@ -22,15 +22,11 @@ interface Head {
 
 const base64 = (bytes: Uint8Array) => Buffer.from(bytes).toString("base64")
 
-const entryOf = ({ headers, key, native, payload }: Outgoing<Uint8Array>, at: number): Entry => {
-  const fields = native?.fields ?? []
-  const replaced = new Set(fields.map(([name]) => name.toLowerCase()))
-  const text = Headers.toFields(headers).filter(([name]) => !replaced.has(name))
-  const keyBytes = native?.keyBytes ?? (key === undefined ? undefined : Buffer.from(key))
+const entryOf = ({ fields, keyBytes, native, payload }: Outgoing<Uint8Array>, at: number): Entry => {
   const head: Head = {
     at,
     key: keyBytes === undefined ? null : base64(keyBytes),
-    fields: [...fields, ...text].map(([name, value]) => [name, value === null ? null : base64(value)])
+    fields: fields.map(([name, value]) => [name, value === null ? null : base64(value)])
   }
   return { head: Buffer.from(JSON.stringify(head)), body: native?.tombstone === true ? null : payload }
 }

@@ -274,6 +274,12 @@ const wrongs: ReadonlyArray<Wrong> = [
     make: publishing(({ channel, headers, payload }) => new Outgoing(channel, payload, undefined, headers))
   },
   {
+    fault: "ignores keys that are no text",
+    found: "order-key-binary",
+    says: /began/,
+    make: publishing(({ channel, headers, key, payload }) => new Outgoing(channel, payload, key, headers))
+  },
+  {
     fault: "confirms before it has the message",
     found: "publish-confirm",
     says: /right after publishing/,

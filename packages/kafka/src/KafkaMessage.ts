@@ -5,8 +5,6 @@ import { Headers, type Outgoing, type Reader } from "@millrace/core"
 import type { IHeaders, KafkaMessage, Message, PartitionerArgs } from "kafkajs"
 import { Partitioners } from "kafkajs"
 
-const encoder = new TextEncoder()
-
 /** Bytes or null where kafkajs has something else: it takes what an object inherits for an earlier header of that name. */
 const isValue = (value: unknown): value is Buffer | null => value === null || Buffer.isBuffer(value)
 
@@ -84,15 +82,9 @@ const ordered = (fields: ReadonlyArray<Headers.Field>): IHeaders => {
 
 const headersOf = (outgoing: Outgoing<Uint8Array>): IHeaders | undefined => {
   const { headers, native } = outgoing
-  const fields = native?.fields
-  if (fields === undefined || fields.length === 0) {
-    for (const _ in headers) return headers
-    return undefined
-  }
-  const named = new Set(fields.map(([name]) => name.toLowerCase()))
-  const all = fields.slice()
-  for (const name in headers) if (!named.has(name)) all.push([name, encoder.encode(headers[name])])
-  return ordered(all)
+  if (native?.fields !== undefined && native.fields.length > 0) return ordered(outgoing.fields)
+  for (const _ in headers) return headers
+  return undefined
 }
 
 /** A message as kafkajs writes it. */

@@ -89,8 +89,14 @@ class State {
     if (groups === undefined) this.groups.set(options.channel, groups = new Map())
     let group = groups.get(options.group)
     if (group === undefined) {
-      group = new Group(options.group, options.channel, this.log(options.channel), this.rules, options.from, (p) =>
-        this.trim(options.channel, p))
+      group = new Group(
+        options.group,
+        options.channel,
+        this.log(options.channel),
+        this.rules,
+        options.from,
+        (p) => this.trim(options.channel, p)
+      )
       groups.set(options.group, group)
     }
     return group
@@ -140,7 +146,11 @@ const capabilities = (options: Options): Capabilities => ({
 
 const consume = (state: State, options: ConsumeOptions, sink: Sink) =>
   Effect.gen(function*() {
-    const member = new Member(options, sink, yield* Effect.withFiber((fiber) => Effect.succeed(fiber.currentDispatcher)))
+    const member = new Member(
+      options,
+      sink,
+      yield* Effect.withFiber((fiber) => Effect.succeed(fiber.currentDispatcher))
+    )
     const cut = Deferred.makeUnsafe<never, BrokerError>()
     const group = yield* Effect.acquireRelease(
       Effect.suspend(() => {
@@ -178,37 +188,38 @@ const consume = (state: State, options: ConsumeOptions, sink: Sink) =>
     return yield* Effect.raceFirst(read, Deferred.await(cut))
   })
 
-const publish = (state: State, options: Options, clock: Clock.Clock) =>
-(batch: ReadonlyArray<Outgoing<Uint8Array>>): Exit.Exit<void, BrokerError> => {
-  if (!state.running) return Exit.fail(down("publish"))
-  const { maximumBytes } = options
-  if (maximumBytes !== undefined) {
-    for (const { channel, payload } of batch) {
-      if (payload.length > maximumBytes) {
-        return Exit.fail(failure({
-          system: "memory",
-          operation: "publish",
-          reason: "TooLarge",
-          message: `A message of ${payload.length} bytes for ${channel} is longer than maximumBytes, ${maximumBytes}.`
-        }))
+const publish =
+  (state: State, options: Options, clock: Clock.Clock) =>
+  (batch: ReadonlyArray<Outgoing<Uint8Array>>): Exit.Exit<void, BrokerError> => {
+    if (!state.running) return Exit.fail(down("publish"))
+    const { maximumBytes } = options
+    if (maximumBytes !== undefined) {
+      for (const { channel, payload } of batch) {
+        if (payload.length > maximumBytes) {
+          return Exit.fail(failure({
+            system: "memory",
+            operation: "publish",
+            reason: "TooLarge",
+            message: `A message of ${payload.length} bytes for ${channel} is longer than maximumBytes, ${maximumBytes}.`
+          }))
+        }
       }
     }
-  }
-  const time = { millis: clock.currentTimeMillisUnsafe() }
-  let channel: string | undefined
-  let log: Log | undefined
-  for (let i = 0; i < batch.length; i++) {
-    const outgoing = batch[i]!
-    if (outgoing.channel !== channel || log === undefined) {
-      state.announce(channel, log)
-      channel = outgoing.channel
-      log = state.log(channel)
+    const time = { millis: clock.currentTimeMillisUnsafe() }
+    let channel: string | undefined
+    let log: Log | undefined
+    for (let i = 0; i < batch.length; i++) {
+      const outgoing = batch[i]!
+      if (outgoing.channel !== channel || log === undefined) {
+        state.announce(channel, log)
+        channel = outgoing.channel
+        log = state.log(channel)
+      }
+      log.append(outgoing, time)
     }
-    log.append(outgoing, time)
+    state.announce(channel, log)
+    return Exit.void
   }
-  state.announce(channel, log)
-  return Exit.void
-}
 
 const declare = (state: State) => (declaration: Declaration): Effect.Effect<void, BrokerError> =>
   Effect.suspend(() => {
@@ -227,7 +238,8 @@ const declare = (state: State) => (declaration: Declaration): Effect.Effect<void
       system: "memory",
       operation: "declare",
       reason: "Conflict",
-      message: `${channel} has ${log.partitions.length} partitions, not ${partitions}: declare it before it is first used.`
+      message:
+        `${channel} has ${log.partitions.length} partitions, not ${partitions}: declare it before it is first used.`
     }))
   })
 
@@ -236,7 +248,14 @@ const browse = (state: State) => (channel: string): Stream.Stream<Delivery, Brok
     state.running
       ? Stream.fromIterable(
         (state.logs.get(channel)?.partitions ?? []).flatMap((partition, p) => {
-          const origin = { system: "memory", channel, group: "", partition: p, handler: "", holdLimit: Number.POSITIVE_INFINITY }
+          const origin = {
+            system: "memory",
+            channel,
+            group: "",
+            partition: p,
+            handler: "",
+            holdLimit: Number.POSITIVE_INFINITY
+          }
           return partition.records.map((record, i) =>
             delivery(
               origin,

@@ -300,4 +300,11 @@ export class Group {
 }
 
 const make = (origin: Origin, record: ReturnType<Log["partitions"][number]["at"]>, position: number, attempt: number) =>
-  delivery(origin, reader, record, position, record.outgoing.native?.tombstone === true ? null : record.outgoing.payload, attempt)
+  delivery(
+    origin,
+    reader,
+    record,
+    position,
+    record.outgoing.native?.tombstone === true ? null : record.outgoing.payload,
+    attempt
+  )

@@ -16,23 +16,19 @@ export interface Record {
   readonly time: Time
 }
 
-const encoder = new TextEncoder()
+const decoder = new TextDecoder()
 
-const fieldsOf = (outgoing: Outgoing<Uint8Array>): ReadonlyArray<Headers.Field> => {
-  const native = outgoing.native?.fields
-  const text = Headers.toFields(outgoing.headers)
-  if (native === undefined) return text
-  const named = new Set(native.map(([name]) => name.toLowerCase()))
-  return native.concat(text.filter(([name]) => !named.has(name)))
-}
+// equal bytes give equal text, also where they are not UTF-8: order by key needs no more
+const keyOf = ({ key, native }: Outgoing<Uint8Array>): string | undefined =>
+  native?.keyBytes === undefined ? key : decoder.decode(native.keyBytes)
 
 /** Reads a record as any broker's would be read. */
 export const reader: Reader<Record> = {
-  key: ({ outgoing }) => outgoing.key ?? (outgoing.native?.keyBytes && Headers.textOf(outgoing.native.keyBytes)),
-  keyBytes: ({ outgoing }) =>
-    outgoing.native?.keyBytes ?? (outgoing.key === undefined ? undefined : encoder.encode(outgoing.key)),
-  headers: ({ outgoing }) => outgoing.native?.fields === undefined ? outgoing.headers : Headers.fromFields(fieldsOf(outgoing)),
-  fields: ({ outgoing }) => fieldsOf(outgoing),
+  key: ({ outgoing }) => keyOf(outgoing),
+  keyBytes: ({ outgoing }) => outgoing.keyBytes,
+  headers: ({ outgoing }) =>
+    outgoing.native?.fields === undefined ? outgoing.headers : Headers.fromFields(outgoing.fields),
+  fields: ({ outgoing }) => outgoing.fields,
   timestamp: ({ time }) => time.millis
 }
 
@@ -76,7 +72,8 @@ export class Log {
   }
   append(outgoing: Outgoing<Uint8Array>, time: Time): void {
     const count = this.partitions.length
-    const p = outgoing.key === undefined ? this.turn++ % count : hash(outgoing.key) % count
+    const key = keyOf(outgoing)
+    const p = key === undefined ? this.turn++ % count : hash(key) % count
     this.partitions[p]!.records.push({ outgoing, time })
     this.fresh[p] = 1
   }

@@ -74,8 +74,8 @@ export class Message<out P> implements Envelope {
   declare readonly delivery: Delivery
   declare readonly payload: P
   // null until decoded, or until a parser or a middleware replaced it
-  protected declare _key: string | undefined | null
-  protected declare _headers: Headers.Headers | null
+  declare protected _key: string | undefined | null
+  declare protected _headers: Headers.Headers | null
 
   constructor(
     delivery: Delivery | undefined,
@@ -208,6 +208,8 @@ export const delivery = <Native>(
 
 const nothing = new Uint8Array(0)
 
+const encoder = new TextEncoder()
+
 interface Books {
   hooks: Array<Hook> | undefined
 }
@@ -218,10 +220,10 @@ export class Outgoing<out P> implements Envelope {
   declare readonly payload: P
   declare readonly key: string | undefined
   declare readonly headers: Headers.Headers
-  /** What text cannot hold, for a copy that loses nothing: key bytes, and native fields that replace `headers` of the same name. */
+  /** What text cannot hold, for a copy that loses nothing: key bytes that replace `key`, and native fields that replace `headers` of the same name. */
   declare readonly native: NativeParts | undefined
   // shared by the copies of one publish; a message that is not being published has none
-  protected declare books: Books | undefined
+  declare protected books: Books | undefined
 
   constructor(
     channel: string,
@@ -244,6 +246,18 @@ export class Outgoing<out P> implements Envelope {
   }
   get hooks(): ReadonlyArray<Hook> | undefined {
     return this.books?.hooks
+  }
+  /** The key as a broker of bytes keeps it. */
+  get keyBytes(): Uint8Array | undefined {
+    return this.native?.keyBytes ?? (this.key === undefined ? undefined : encoder.encode(this.key))
+  }
+  /** The headers as a broker of bytes keeps them: native fields, then the text headers whose names none of them has. */
+  get fields(): ReadonlyArray<Headers.Field> {
+    const native = this.native?.fields
+    const text = Headers.toFields(this.headers)
+    if (native === undefined || native.length === 0) return text
+    const named = new Set(native.map(([name]) => name.toLowerCase()))
+    return native.concat(text.filter(([name]) => !named.has(name)))
   }
   withHeader(name: string, value: string): this {
     // no subclass adds a field, so a plain copy is a full one

@@ -78,6 +78,28 @@ const keyed: Scenario = scenario(
   { needs: ["order"] }
 )
 
+const binary: Scenario = scenario(
+  "order-key-binary",
+  "keys that are no text keep their order, too",
+  ["X3", "F13"],
+  (bench) =>
+    Effect.gen(function*() {
+      yield* bench.declare(3)
+      const traffic = new Traffic()
+      const consumer = yield* bench.consumer((delivery) => {
+        const text = textOf(delivery.raw)
+        return traffic.through(keyOf(text), numberOf(text), sometimes(delivery))
+      }, { lanes: Lanes.key(5) })
+      const wanted = interleaved(4, 10)
+      const keys = [...new Set(wanted.map(keyOf))]
+      // none of them is UTF-8
+      yield* bench.sendAll(wanted, (text) => ({ keyBytes: Uint8Array.from([255, keys.indexOf(keyOf(text)), 192]) }))
+      yield* bench.until("all are done", () => consumer.done.length >= wanted.length, () => consumer.done.length)
+      yield* traffic.verify
+    }),
+  { needs: ["order", "binary headers"] }
+)
+
 const partitioned: Scenario = scenario(
   "order-partition",
   "messages of a partition run one at a time and in order, whatever suspends, and partitions beside each other",
@@ -286,6 +308,7 @@ export const ordering: ReadonlyArray<Scenario> = [
   outcomes,
   partitioned,
   keyed,
+  binary,
   limited,
   blocked,
   gap(
