@@ -34,17 +34,17 @@ describeServer("Consumers that come and go", server, (kafka) => {
               if (code !== 0) yield* Console.log(life.printed())
               expect(code).toBe(0)
             })
-            let lives = yield* Effect.replicateEffect(start, members)
+            const lives = yield* Effect.replicateEffect(start, members)
             const began = performance.now()
             for (let round = 1; performance.now() - began < time; round++) {
               yield* Effect.sleep(yield* Random.nextIntBetween(500, 3000))
               const one = lives[yield* Random.nextIntBetween(0, lives.length)]
               if (one === undefined || (lives.length < members && (yield* Random.nextBoolean))) {
-                lives = [...lives, yield* start]
+                lives.push(yield* start)
                 counts.joined++
               } else {
                 expect(one.isRunning(), one.printed()).toBe(true)
-                lives = lives.filter((life) => life !== one)
+                lives.splice(lives.indexOf(one), 1)
                 if (yield* Random.nextBoolean) {
                   counts.left++
                   leaving.push(yield* Effect.forkChild(leave(one)))
@@ -61,7 +61,7 @@ describeServer("Consumers that come and go", server, (kafka) => {
             publishing = false
             yield* Fiber.join(producer)
             yield* Effect.forEach(leaving, Fiber.join)
-            if (lives.length === 0) lives = [yield* start]
+            if (lives.length === 0) lives.push(yield* start)
             yield* reconcile(run, ...lives)
             yield* say(`${counts.joined} joined, ${counts.left} left, ${counts.killed} were killed`)
           })
