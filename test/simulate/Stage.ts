@@ -118,7 +118,9 @@ export class Stage {
       world.log(`${consumer.name} drains`)
     }
     const { running } = consumer
-    const drain = running === undefined || world.chance(0.5) ? Scope.close(consumer.scope, Exit.void) : running.drain
+    // a scope that closes already makes nobody wait
+    const closes = running === undefined || (draining === undefined && world.chance(0.5))
+    const drain = closes ? Scope.close(consumer.scope, Exit.void) : running.drain
     return consumer.process.fork(Effect.andThen(
       drain,
       Effect.sync(() => {
