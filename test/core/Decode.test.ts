@@ -134,7 +134,7 @@ describe("Decode", () => {
   it.effect("F9 a null body is refused, acknowledged or passed on, by choice", () =>
     Effect.gen(function*() {
       seen.length = 0
-      const tombstone = () => deliver({ tombstone: true })
+      const tombstone = () => deliver({ body: null })
       const refused = errorOf(yield* runChain(pipe(keep, Decode.middleware(Orders)), tombstone()))
       assert.strictEqual(refused.failure, "validation")
       assert.include(refused.message, "null")

@@ -23,7 +23,7 @@ import {
   Trace
 } from "@millrace/core"
 import { MiddlewareLaws } from "@millrace/testing"
-import { Effect, Exit, Schema, SchemaGetter } from "effect"
+import { Cause, Effect, Exit, Schema, SchemaGetter } from "effect"
 import { assert } from "vitest"
 import { deliver } from "./support.ts"
 
@@ -58,6 +58,23 @@ const deadLettered = (exit: Exit.Exit<unknown, unknown>) => {
 }
 
 everywhere("Pass", () => Middleware.make()({ name: "Pass", stage: "consume" }, (next) => next))
+
+// what every hook may count on: a consumed message's is told what the broker will be told, any other's nothing
+everywhere(
+  "a hook that reads the outcome",
+  () =>
+    Middleware.make()({ name: "Reads", stage: "consume" }, (next) => (message) => {
+      message.after((exit, outcome) => {
+        if (message.kind === "producer") assert.isUndefined(outcome)
+        else {assert.strictEqual(
+            outcome?._tag,
+            exit._tag === "Success" ? "Ack" : Cause.hasInterruptsOnly(exit.cause) ? "Release" : "DeadLetter"
+          )}
+        return undefined
+      })
+      return next(message)
+    })
+)
 
 everywhere("Retry", () => Retry.middleware(), { calls: "several" })
 everywhere("Retry of defects", () => Retry.middleware({ defects: "retry", while: { tags: ["Other"] } }), {

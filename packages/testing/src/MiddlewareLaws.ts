@@ -3,20 +3,16 @@
  * interruption on the way out, and must leave no trace of one message for the next.
  */
 import { assert, describe, it } from "@effect/vitest"
-import { After, type Envelope, type Handler, type Hook, Outcome } from "@millrace/core"
+import type { Envelope, Handler } from "@millrace/core"
 import { Cause, Context, Data, Effect, Exit, Fiber, Layer, Logger } from "effect"
 import { TestClock } from "effect/testing"
+import * as Deliveries from "./Deliveries.ts"
 
 /** The error that the handler inside fails with: it carries no class. */
 export class LawError extends Data.TaggedError("LawError")<{}> {}
 
-/** A message that can say which hooks were registered on it: a `Delivery`, an `Outgoing`. */
-export interface Carrier extends Envelope {
-  readonly hooks?: ReadonlyArray<Hook> | undefined
-}
-
 /** Options of `suite`. */
-export interface Options<Outer extends Carrier, R, A> {
+export interface Options<Outer extends Deliveries.Carrier, R, A> {
   /** A new message each time, one that the middleware lets in. */
   readonly message: () => Outer
   /** The services that the middleware needs; built anew for each run. */
@@ -62,26 +58,17 @@ const reasonOf = (exit: Exit.Exit<unknown, unknown>): Cause.Reason<unknown> => {
  * **Example** (a middleware of one's own)
  *
  * ```ts no-run
- * import { delivery, Headers, Middleware } from "@millrace/core"
- * import { MiddlewareLaws } from "@millrace/testing"
- *
- * const origin = { system: "memory", channel: "c", group: "g", partition: 0, handler: "h", holdLimit: Infinity }
- * const reader = {
- *   key: () => undefined,
- *   keyBytes: () => undefined,
- *   headers: () => Headers.empty,
- *   fields: () => [],
- *   timestamp: () => undefined
- * }
+ * import { Middleware } from "@millrace/core"
+ * import { Deliveries, MiddlewareLaws } from "@millrace/testing"
  *
  * MiddlewareLaws.suite(
  *   "Pass",
  *   () => Middleware.make()({ name: "Pass", stage: "consume" }, (next) => next),
- *   { message: () => delivery(origin, reader, {}, 0, new Uint8Array(0), 1) }
+ *   { message: () => Deliveries.make() }
  * )
  * ```
  */
-export const suite = <Outer extends Carrier, Inner extends Envelope, R = never, A = unknown>(
+export const suite = <Outer extends Deliveries.Carrier, Inner extends Envelope, R = never, A = unknown>(
   name: string,
   build: () => (next: Inside<Inner, A>) => Handler<Outer, unknown, unknown, R>,
   options: Options<Outer, R, A>
@@ -94,16 +81,12 @@ export const suite = <Outer extends Carrier, Inner extends Envelope, R = never, 
   /** Runs one message through a chain and its hooks, as a source does, while the clock jumps ahead. */
   const run = (handler: Handler<Outer, unknown, unknown, R>, message: Outer) =>
     Effect.gen(function*() {
-      const chain = Effect.exit(Effect.suspend(() => handler(message)))
-      const fiber = yield* Effect.forkChild(chain, { startImmediately: true })
+      const fiber = yield* Effect.forkChild(Deliveries.run(handler, message), { startImmediately: true })
+      // first the chain's time, then that of its hooks
       yield* TestClock.adjust("1 day")
-      const exit = yield* Fiber.join(fiber)
-      const outcome = Exit.isSuccess(exit) && Outcome.isOutcome(exit.value) ? exit.value : undefined
-      const hooks = yield* Effect.forkChild(Effect.exit(After.run(message.hooks ?? [], exit, outcome)), {
-        startImmediately: true
-      })
       yield* TestClock.adjust("1 day")
-      assert.deepStrictEqual(yield* Fiber.join(hooks), Exit.void, "a hook failed")
+      const { exit, hooks } = yield* Fiber.join(fiber)
+      assert.deepStrictEqual(hooks, Exit.void, "a hook failed")
       return exit
     })
 
@@ -221,7 +204,7 @@ export const suite = <Outer extends Carrier, Inner extends Envelope, R = never, 
         assert.strictEqual(ended, 0)
         yield* Fiber.interrupt(fiber)
         assert.strictEqual(ended, 1)
-        yield* After.run(message.hooks ?? [], Exit.interrupt(), undefined)
+        yield* Deliveries.end(message, Exit.interrupt())
         assert.strictEqual(ended, 1)
       }))
 
@@ -241,7 +224,7 @@ export const suite = <Outer extends Carrier, Inner extends Envelope, R = never, 
           return Effect.void
         })
         yield* TestClock.adjust(0)
-        yield* After.run(message.hooks ?? [], Exit.interrupt(), undefined)
+        yield* Deliveries.end(message, Exit.interrupt())
         assert.strictEqual(ended, started)
       }))
 

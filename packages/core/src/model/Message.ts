@@ -10,6 +10,10 @@ import type { Outcome } from "./Outcome.ts"
  * Runs once when the whole chain has ended, whatever happened: in reverse order of registration, before the message is
  * settled. What it returns is awaited first, so a message is acknowledged only after it is durable; its failure settles
  * the message as an error of the chain would.
+ *
+ * `outcome` is always given for a consumed message, as the broker will be told it if no hook fails, and undefined for any
+ * other. What a message waits for here keeps its lane shut only if it is not acknowledged: the next message of the key may
+ * run first, so what that one must see is done in the chain and not by a hook.
  */
 export interface Hook {
   (exit: Exit.Exit<unknown, unknown>, outcome: Outcome | undefined): Effect.Effect<void, Classified> | undefined

@@ -1,0 +1,239 @@
+/**
+ * Messages without a broker: made of their parts, run through a pipeline, and brought to their outcome as the engine does.
+ */
+import {
+  After,
+  type Delivery,
+  delivery,
+  type Envelope,
+  type Failure,
+  type Handler,
+  Headers,
+  type Hook,
+  Message,
+  type Origin,
+  Outcome,
+  type Reader,
+  Settlement,
+  type Subscription
+} from "@millrace/core"
+import { Effect, Exit } from "effect"
+
+/** The parts of a delivery; each has a default. */
+export interface Options {
+  /** Default: `orders`. */
+  readonly channel?: string | undefined
+  /** Default: none. */
+  readonly key?: string | undefined
+  /** Names in any case. Default: none. */
+  readonly headers?: { readonly [name: string]: string } | undefined
+  /** Bytes as they are, null as a null body, anything else as its JSON. Default: an empty object. */
+  readonly body?: unknown
+  /** From 1. Default: 1, the first delivery. */
+  readonly attempt?: number | undefined
+  /** Default: 0. */
+  readonly partition?: number | undefined
+  /** Default: 0. */
+  readonly position?: number | undefined
+  /** Unix time in milliseconds, or undefined where the broker does not say. Default: 0. */
+  readonly timestamp?: number | undefined
+  /** The consumer group. Default: `billing`. */
+  readonly group?: string | undefined
+  /** The subscription's name. Default: `placeOrder`. */
+  readonly handler?: string | undefined
+  /** The broker, as OpenTelemetry names it. Default: `memory`. */
+  readonly system?: string | undefined
+  /** Milliseconds that a message may stay in one attempt. Default: Infinity. */
+  readonly holdLimit?: number | undefined
+}
+
+interface Native {
+  readonly key: string | undefined
+  readonly headers: Headers.Headers
+  readonly timestamp: number | undefined
+}
+
+const reader: Reader<Native> = {
+  key: (native) => native.key,
+  keyBytes: (native) => native.key === undefined ? undefined : new TextEncoder().encode(native.key),
+  headers: (native) => native.headers,
+  fields: (native) => Headers.toFields(native.headers),
+  timestamp: (native) => native.timestamp
+}
+
+const bytesOf = (body: unknown): Uint8Array | null =>
+  body === null || body instanceof Uint8Array ? body : new TextEncoder().encode(JSON.stringify(body))
+
+/**
+ * Makes a delivery, as a driver would of its client's record.
+ *
+ * **Example** (an order at its second attempt)
+ *
+ * ```ts
+ * import { Deliveries } from "@millrace/testing"
+ *
+ * const delivery = Deliveries.make({ channel: "orders", key: "ada", headers: { Tenant: "7" }, body: { id: "1" }, attempt: 2 })
+ *
+ * console.log(delivery.key, delivery.headers["tenant"], delivery.attempt, new TextDecoder().decode(delivery.raw))
+ * // => ada 7 2 {"id":"1"}
+ * ```
+ *
+ * @category constructors
+ */
+export const make = (options: Options = {}): Delivery => {
+  const origin: Origin = {
+    system: options.system ?? "memory",
+    channel: options.channel ?? "orders",
+    group: options.group ?? "billing",
+    partition: options.partition ?? 0,
+    handler: options.handler ?? "placeOrder",
+    holdLimit: options.holdLimit ?? Infinity
+  }
+  const native: Native = {
+    key: options.key,
+    headers: Headers.fromRecord(options.headers ?? {}),
+    timestamp: "timestamp" in options ? options.timestamp : 0
+  }
+  const { attempt = 1, body = {}, position = 0 } = options
+  return delivery(origin, reader, native, position, bytesOf(body), attempt)
+}
+
+/** A message that can say which hooks were registered on it: a `Delivery`, an `Outgoing`. */
+export interface Carrier extends Envelope {
+  readonly hooks?: ReadonlyArray<Hook> | undefined
+}
+
+/** How a message ended. */
+export interface Ended<out A, out E, out O = Outcome.Outcome> {
+  /** What the chain answered or failed with, before the hooks ran. */
+  readonly exit: Exit.Exit<A, E>
+  /** A success, or the first failure of a hook. */
+  readonly hooks: Exit.Exit<void, Failure.Classified>
+  /** What the broker is told of a consumed message, hooks included; undefined for any other. */
+  readonly outcome: O
+}
+
+/** The outcome of a message of `M`. */
+export type OutcomeOf<M> = M extends Message<unknown> ? Outcome.Outcome : undefined
+
+type Settle = (exit: Exit.Exit<unknown, unknown>) => Outcome.Outcome
+
+const byClass: Settle = (exit) => Settlement.ofExit({ entries: {}, table: Settlement.table }, exit)
+
+/** Entries of a subscription are code of its user, and may throw. */
+const safely = (settle: Settle): Settle => (exit) => {
+  try {
+    return settle(exit)
+  } catch (defect) {
+    return Outcome.DeadLetter(defect)
+  }
+}
+
+const takeHooks = (message: Carrier): ReadonlyArray<Hook> => {
+  if (!(message instanceof Message)) return message.hooks ?? []
+  const { delivery } = message
+  const hooks = delivery.hooks ?? []
+  // the next attempt begins without them
+  delivery.hooks = undefined
+  return hooks
+}
+
+const ended = <A, E>(
+  message: Carrier,
+  exit: Exit.Exit<A, E>,
+  settle: Settle
+): Effect.Effect<Ended<A, E, Outcome.Outcome | undefined>> =>
+  Effect.suspend(() => {
+    const outcome = message instanceof Message ? settle(exit) : undefined
+    return Effect.map(
+      Effect.exit(After.run(takeHooks(message), exit, outcome)),
+      (hooks) => ({ exit, hooks, outcome: outcome !== undefined && Exit.isFailure(hooks) ? settle(hooks) : outcome })
+    )
+  })
+
+const through = <M extends Carrier, A, E, R>(handler: Handler<M, A, E, R>, message: M, settle: Settle) =>
+  // whoever interrupts it waits for the hooks, as for those of an engine
+  Effect.uninterruptibleMask((restore) =>
+    Effect.flatMap(
+      Effect.exit(restore(Effect.suspend(() => handler(message)))),
+      (exit) => ended(message, exit, settle)
+    )
+  )
+
+/**
+ * Ends a message whose chain has ended by `exit`: runs its hooks, a consumed message's with its outcome.
+ *
+ * Errors are settled by their class alone, as `Settlement.table` says; one that carries none is a dead letter.
+ */
+export const end = <M extends Carrier, A, E>(
+  message: M,
+  exit: Exit.Exit<A, E>
+): Effect.Effect<Ended<A, E, OutcomeOf<M>>> =>
+  // a consumed message has an outcome, and no other has
+  ended(message, exit, byClass) as Effect.Effect<Ended<A, E, OutcomeOf<M>>>
+
+/**
+ * Runs a handler, with all the middlewares around it, on one message, and then the hooks that they registered: of a delivery
+ * as the engine does, of an outgoing message as a publisher does. It fails with nothing.
+ *
+ * Errors are settled by their class alone, as `Settlement.table` says; one that carries none is a dead letter. What a
+ * subscription adds is part of `settle`.
+ *
+ * **Example** (what becomes of a body that is no order)
+ *
+ * ```ts
+ * import { Effect, pipe, Schema } from "effect"
+ * import { Channel, Decode, type Message } from "@millrace/core"
+ * import { Deliveries } from "@millrace/testing"
+ *
+ * const Order = Schema.Struct({ id: Schema.String })
+ * const Orders = Channel.make("orders", { payload: Order })
+ * const handler = pipe(
+ *   (message: Message<typeof Order.Type>) => Effect.succeed(message.payload.id),
+ *   Decode.middleware(Orders)
+ * )
+ *
+ * const good = await Effect.runPromise(Deliveries.run(handler, Deliveries.make({ body: { id: "1" } })))
+ * const bad = await Effect.runPromise(Deliveries.run(handler, Deliveries.make({ body: { id: 1 } })))
+ *
+ * console.log(good.exit._tag, good.outcome._tag) // => Success Ack
+ * console.log(bad.exit._tag, bad.outcome._tag) // => Failure DeadLetter
+ * ```
+ */
+export const run = <M extends Carrier, A, E, R>(
+  handler: Handler<M, A, E, R>,
+  message: M
+): Effect.Effect<Ended<A, E, OutcomeOf<M>>, never, R> =>
+  // as in `end`
+  through(handler, message, byClass) as Effect.Effect<Ended<A, E, OutcomeOf<M>>, never, R>
+
+/**
+ * Runs the handler of a subscription on a delivery, and answers what the broker would be told: its entries, its table and its
+ * hooks say so. What bounds the attempts of a message (`hold`) is the engine's, and no part of it.
+ *
+ * **Example** (an error that has an entry)
+ *
+ * ```ts
+ * import { Data, Effect } from "effect"
+ * import { Channel, Outcome, Subscription } from "@millrace/core"
+ * import { Deliveries } from "@millrace/testing"
+ *
+ * class SoldOut extends Data.TaggedError("SoldOut")<{}> {}
+ *
+ * const orders = Subscription.make(
+ *   Channel.bytes("orders"),
+ *   { group: "shop", name: "placeOrder", settle: { SoldOut: Outcome.Reject("sold out") } },
+ *   () => Effect.fail(new SoldOut())
+ * )
+ *
+ * console.log((await Effect.runPromise(Deliveries.settle(orders, Deliveries.make())))._tag) // => Reject
+ * ```
+ */
+export const settle = <R>(
+  subscription: Subscription.Subscription<R>,
+  delivery: Delivery
+): Effect.Effect<Outcome.Outcome, never, R> => {
+  const { handle, settle } = subscription.consumer
+  // a delivery is consumed, so it has an outcome
+  return Effect.map(through(handle, delivery, safely(settle)), ({ outcome }) => outcome as Outcome.Outcome)
+}
