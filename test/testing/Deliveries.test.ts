@@ -1,5 +1,14 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Channel, Decode, type Delivery, MemoryBroker, type Message, Middleware, Outcome, Outgoing } from "@millrace/core"
+import {
+  Channel,
+  Decode,
+  type Delivery,
+  MemoryBroker,
+  type Message,
+  Middleware,
+  Outcome,
+  Outgoing
+} from "@millrace/core"
 import { type Envelope, type Handler, Publisher, Stack, Subscription } from "@millrace/core"
 import { Deliveries } from "@millrace/testing"
 import { Data, Duration, Effect, Exit, Fiber, Schedule, Schema } from "effect"

@@ -2,7 +2,7 @@
  * Deliveries without a broker, contract suites for brokers and stores, laws for middlewares, a deterministic simulation kit.
  */
 export * as AuditStoreContract from "./AuditStoreContract.ts"
+export * as BrokerContract from "./BrokerContract.ts"
 export * as Deliveries from "./Deliveries.ts"
 export * as MiddlewareLaws from "./MiddlewareLaws.ts"
-export * as BrokerContract from "./BrokerContract.ts"
 export * as Simulation from "./Simulation.ts"
