@@ -257,7 +257,7 @@ const build = (input: Case, way: Way) => {
   const chain = input.steps.reduceRight<Any>((next, step, i) => middlewareOf(step, i, input, way, log)(next), handler)
   const once = Middleware.make<{ message: Message<unknown> }>()(
     { name: "Once", stage: "receive" },
-    (next) => (message): Effect.Effect<Middleware.Result | Outcome.Ack, Middleware.Failure, Middleware.Services> => {
+    (next) => (message): Middleware.Returns<never, never, Outcome.Ack> => {
       if (message.attempt > 1) return Exit.succeed(Outcome.Ack)
       // registered first, so it runs last
       message.after((exit, outcome) => void log.push(`end ${show(exit)} -> ${outcome?._tag}`))

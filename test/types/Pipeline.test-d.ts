@@ -7,6 +7,7 @@ import {
   Channel,
   DeadLetter,
   Decode,
+  Eager,
   type Handler,
   type Message,
   Middleware,
@@ -70,6 +71,21 @@ describe("X2 services and errors in the types of a pipeline", () => {
     const piped = pipe(place, login())
     expectTypeOf(piped).toEqualTypeOf<
       Handler<Message<Order>, number, OutOfStock | Refused | Unauthorized, Stock | Users>
+    >()
+  })
+
+  it("X2 a middleware's own answer enters A, also where a body spells out what it returns", () => {
+    const known = () =>
+      Middleware.make()(
+        { name: "Known", stage: "consume" },
+        (next) => (message) =>
+          Effect.flatMapEager(Eager.service(Users), (users): Middleware.Returns<Unauthorized, User, Outcome.Reject> => {
+            if (message.key === undefined) return Effect.succeed(Outcome.Reject())
+            return users.find(message.key) === undefined ? Effect.fail(new Unauthorized()) : next(message)
+          })
+      )
+    expectTypeOf(pipe(cannotFail, known())).toEqualTypeOf<
+      Handler<Message<Order>, number | Outcome.Reject, Unauthorized, User | Users>
     >()
   })
 

@@ -42,9 +42,7 @@ const wrap =
           : Outcome.DeadLetter(error)
       )
     }
-    return (
-      message: Message<unknown>
-    ): Effect.Effect<Middleware.Result | Answer, Middleware.Failure, Middleware.Services> => {
+    return (message: Message<unknown>): Middleware.Returns<never, never, Answer> => {
       const result = next(message)
       return Eager.isDone(result)
         ? result._tag === "Success" ? result : decide(message, result.cause)

@@ -141,10 +141,7 @@ export const middleware = <P, const T extends Tombstone = "refuse">(
       stage: "decode",
       shows: { channel: name, content: content._tag, tombstone: tombstone === "refuse" ? undefined : tombstone }
     },
-    (next) =>
-    (
-      message
-    ): Effect.Effect<Middleware.Result | Outcome.Ack, Middleware.Failure | DecodeError, Middleware.Services> => {
+    (next) => (message): Middleware.Returns<DecodeError, never, Outcome.Ack> => {
       if (message.delivery.tombstone) {
         return tombstone === "refuse"
           ? unexpected()

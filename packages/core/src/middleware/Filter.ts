@@ -50,7 +50,7 @@ export const middleware = <M extends Envelope, R = never, O extends Outcome.Outc
   return Middleware.make<{ message: M }>()(
     { name: "Filter", stage: "filter", shows: { onFiltered: onFiltered._tag } },
     (next) => {
-      type Answer = Effect.Effect<Middleware.Result | O, Middleware.Failure, Middleware.Services | R>
+      type Answer = Middleware.Returns<never, R, O>
       const settle = (message: M, passes: boolean): Answer => passes ? next(message) : filtered
       return (message): Answer => {
         const answer = predicate(message)

@@ -5,7 +5,28 @@
 /** Where on a message's way a middleware stands. */
 export type Stage = "receive" | "parse" | "filter" | "consume" | "decode" | "handle" | "publish" | "after"
 
-/** An order that a middleware asks for; `because` completes the sentence of the refusal. */
+/**
+ * An order that a middleware asks for. `inside: "Auth"` says: this middleware must stand inside Auth. `outside: "Auth"` says:
+ * this middleware must stand outside Auth. Where the pipeline has no Auth, nothing is asked. `because` ends the sentence of
+ * the refusal.
+ *
+ * **Example** (this middleware must stand inside Auth, and does not)
+ *
+ * ```ts
+ * import { Effect, pipe } from "effect"
+ * import { Auth, type Envelope, Middleware, Order } from "@millrace/core"
+ *
+ * const greet = Middleware.make()(
+ *   { name: "Greet", stage: "consume", order: [{ inside: "Auth", because: "it greets the principal" }] },
+ *   (next) => next
+ * )
+ * const handler = (_message: Envelope) => Effect.void
+ *
+ * console.log(Order.violations(pipe(handler, greet, Auth.middleware())).length) // => 0
+ * console.log(Order.violations(pipe(handler, Auth.middleware(), greet))[0])
+ * // => Greet must stand inside Auth, not outside it: it greets the principal
+ * ```
+ */
 export type Rule =
   | { readonly inside: string; readonly because: string }
   | { readonly outside: string; readonly because: string }

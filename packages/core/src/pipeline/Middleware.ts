@@ -52,10 +52,10 @@ export interface Next<in M, D = {}>
 {}
 
 /**
- * What the body of a middleware returns, where a callback has to say so: the handler's answer, errors and needs, and the
- * middleware's own `E` and `R`.
+ * What the body of a middleware returns, where a callback has to say so: the handler's answer, errors and needs, and beside
+ * them the middleware's own errors `E`, needs `R` and answer `A`.
  */
-export type Returns<E = never, R = never> = Effect.Effect<Result, Failure | E, Services | R>
+export type Returns<E = never, R = never, A = never> = Effect.Effect<Result | A, Failure | E, Services | R>
 
 type Anything = Effect.Effect<unknown, unknown, unknown>
 
@@ -96,6 +96,22 @@ const compose = (description: Description, build: (next: Opaque) => Opaque) => {
  *     seen.total += 1
  *     return next(message)
  *   })
+ * ```
+ *
+ * **Example** (one that needs a service, and answers in the handler's place)
+ *
+ * ```ts
+ * import { Context, Effect, Exit, pipe } from "effect"
+ * import { Eager, type Envelope, Middleware, Outcome } from "@millrace/core"
+ *
+ * class Blocked extends Context.Service<Blocked, ReadonlySet<string>>()("Blocked") {}
+ *
+ * const block = Middleware.make()({ name: "Block", stage: "filter" }, (next) => (message) =>
+ *   Effect.flatMapEager(Eager.service(Blocked), (blocked): Middleware.Returns<never, never, Outcome.Reject> =>
+ *     blocked.has(message.key ?? "") ? Exit.succeed(Outcome.Reject("blocked")) : next(message)))
+ *
+ * // its type: Handler<Envelope, string | Outcome.Reject, never, Blocked>
+ * const handler = pipe((message: Envelope) => Effect.succeed(message.channel), block)
  * ```
  *
  * @category constructors
