@@ -213,7 +213,6 @@ export class Book {
     this.world.log(() => `${consumer.name}: partition ${lease.partition} ends, ${how}`)
     // a drain comes first and gives everything back
     book.closing ??= { at, how }
-    if (how === "lost") book.closed = true
     this.note(how)
     if (book.running.size > 0) this.note(`${how} while a handler runs`)
     return () => {

@@ -127,10 +127,10 @@ export const plants: ReadonlyArray<Plant> = [
   ),
   plant(
     "room-stays-shut",
-    "takes nothing in after a pause",
+    "takes nothing more in once it had no room",
     worker,
-    "      this.paused = false\n      this.makeRoom()\n",
-    "      this.paused = false\n"
+    "    this.pendingBytes -= delivery.payload.length\n    this.makeRoom()\n",
+    "    this.pendingBytes -= delivery.payload.length\n"
   ),
   plant(
     "start-while-paused",
@@ -197,7 +197,7 @@ export const plants: ReadonlyArray<Plant> = [
   ),
   plant(
     "cut-one-by-one",
-    "the broker gives a partition to a consumer that it is about to cut (found by seed 86 of the first kit)",
+    "the broker gives a partition to a consumer that it is about to cut (once found by seed 86)",
     "memory/MemoryBroker.ts",
     "for (const member of this.connections.keys()) member.cut = true",
     "for (const [member, cut] of Array.from(this.connections)) { member.cut = true; Deferred.doneUnsafe(cut, Exit.fail(down(\"consume\"))) }"
