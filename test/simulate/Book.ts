@@ -1,6 +1,6 @@
 import type { Delivery, Driver, MemoryBroker, Outcome, Outgoing } from "@millrace/core"
 import type { Simulation } from "@millrace/testing"
-import type { Exit } from "effect"
+import { Effect, type Exit } from "effect"
 import { cameTo, type Consumer, type Entry, idOf, isGone, type LeaseBook, type Run, type Waits } from "./records.ts"
 import type { Event, Rule } from "./rules.ts"
 import type { Settings } from "./settings.ts"
@@ -57,7 +57,7 @@ export class Book {
 
   publish(memory: MemoryBroker.MemoryBroker, outgoing: Outgoing<Uint8Array>): void {
     const before = memory.ends(outgoing.channel)
-    memory.driver.publish([outgoing])
+    Effect.runSync(memory.driver.publish([outgoing]))
     memory.ends(outgoing.channel).forEach((end, partition) => {
       this.entries[partition] ??= []
       if (end === (before[partition] ?? 0)) return

@@ -3,7 +3,7 @@
  */
 import type * as Core from "@millrace/core"
 import { Simulation } from "@millrace/testing"
-import { Cause, Deferred, Effect, Exit, Fiber, Latch, Scope } from "effect"
+import { Cause, Deferred, Effect, Exit, type Fiber, Latch, Scope } from "effect"
 import { Book } from "./Book.ts"
 import { ending, type Mishap, type Trouble, trouble } from "./endings.ts"
 import type { Consumer, Run, Waits } from "./records.ts"

@@ -1,4 +1,4 @@
-import { Simulation } from "@millrace/testing"
+import type { Simulation } from "@millrace/testing"
 import { Effect, Fiber } from "effect"
 import type { Book } from "./Book.ts"
 import { cameTo } from "./records.ts"
