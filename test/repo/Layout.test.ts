@@ -135,6 +135,22 @@ describe("layout", () => {
     assert.deepStrictEqual(wrong, [])
   })
 
+  it("the README's table has a row for each middleware, in order", () => {
+    const [, table = ""] = /^## Middlewares$([\s\S]*?)^## /m.exec(read("README.md")) ?? []
+    const rows = [...table.matchAll(/^\| `(\w+)`/gm)].map(([, name = ""]) => name)
+    const modules = [...read("packages/core/src/index.ts").matchAll(/^export \* as (\w+) from "\.\/middleware\//gm)]
+    assert.deepStrictEqual(rows, modules.map(([, name = ""]) => name).sort())
+  })
+
+  it("a middleware's file is exported under its name, unless it begins in lower case", () => {
+    const index = read("packages/core/src/index.ts")
+    const missing = sources("packages/core/src/middleware/[A-Z]*.ts").map((file) =>
+      file.split("/").at(-1)!.replace(/\.ts$/, "")
+    )
+      .filter((name) => !index.includes(`export * as ${name} from "./middleware/${name}.ts"`))
+    assert.deepStrictEqual(missing, [])
+  })
+
   it("every package is built, checked and tested", () => {
     const paths = (file: string): ReadonlyArray<string> =>
       readJson(file).references.map(({ path }: { path: string }) => path)

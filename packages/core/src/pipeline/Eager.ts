@@ -1,6 +1,9 @@
 /**
  * What a fast middleware needs beside Effect's own `*Eager` operators. Handlers are called on a fiber: what has finished
  * when the call returns is an Exit, and costs no fiber step.
+ *
+ * So these functions act when they are called, and what they answer may have happened: call them for each message, and never
+ * keep or run an answer twice.
  */
 import { Context, Effect, Exit, Fiber } from "effect"
 import type { Envelope } from "../model/Message.ts"
@@ -26,6 +29,8 @@ export const guard = <M, A, E, R>(handler: Handler<M, A, E, R>): Handler<M, A, E
 /**
  * Runs the rest of the chain, and `after` exactly once when it has ended, whatever happened.
  *
+ * It runs now, so the answer may be a value already: call it for each message, never keep it in a const.
+ *
  * A finalizer that is only attached to the returned effect is lost when the fiber is interrupted between the call and the
  * first step of that effect; the hook on the message is the net for that case.
  */
@@ -49,7 +54,29 @@ export const around = <M extends Envelope, A, E, R>(
   return Effect.onExitPrimitive(result, once)
 }
 
-/** Reads a service; at once when a fiber is running, as it always is inside an engine, a publisher or a server. */
+/**
+ * Reads a service; at once when a fiber is running, as it always is inside an engine, a publisher or a server.
+ *
+ * The answer may be a value already: call it for each message, never keep it in a const.
+ *
+ * **Example** (the answer is the service that the fiber had at the call)
+ *
+ * ```ts
+ * import { Context, Effect } from "effect"
+ * import { Eager } from "@millrace/core"
+ *
+ * class Tenant extends Context.Service<Tenant, string>()("Tenant") {}
+ *
+ * const program = Effect.gen(function*() {
+ *   const kept = Eager.service(Tenant)
+ *   const later = Effect.suspend(() => Eager.service(Tenant))
+ *   console.log(yield* Effect.provideService(kept, Tenant, "b")) // => a
+ *   console.log(yield* Effect.provideService(later, Tenant, "b")) // => b
+ * })
+ *
+ * await Effect.runPromise(Effect.provideService(program, Tenant, "a"))
+ * ```
+ */
 export const service = <I, S>(key: Context.Key<I, S>): Effect.Effect<S, never, I> => {
   const fiber = Fiber.getCurrent()
   // the fiber's context holds what R demands of it; Effect checks that where the handler is run
@@ -58,7 +85,10 @@ export const service = <I, S>(key: Context.Key<I, S>): Effect.Effect<S, never, I
     : Exit.succeed(Context.getUnsafe(fiber.context, key as Context.Key<never, S>))
 }
 
-/** Runs the rest of the chain with one service more. */
+/**
+ * Runs the rest of the chain with one service more: now, so the answer may be a value already. Call it for each message,
+ * never keep it in a const.
+ */
 export const provide = <I, S, M, A, E, R>(
   key: Context.Key<I, S>,
   value: S,
