@@ -17,7 +17,7 @@ describeServer("A Kafka that is killed", server, (kafka) => {
         { inFlight: 1024, session: 2000, slowest: 4, lanes: "key" },
         (run) =>
           Effect.gen(function*() {
-            const { evidence, say, start } = run
+            const { check, evidence, say, start } = run
             let publishing = true
             let refused = 0
             const producer = yield* Effect.forkChild(Effect.gen(function*() {
@@ -48,7 +48,7 @@ describeServer("A Kafka that is killed", server, (kafka) => {
               yield* say(`${kill} kills, ${evidence.confirmed.size} confirmed, ${evidence.runs} handled`)
             }
             yield* underWay
-            yield* evidence.look
+            yield* check
             publishing = false
             yield* Fiber.join(producer)
             yield* reconcile(run, life)

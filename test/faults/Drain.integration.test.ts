@@ -15,7 +15,7 @@ describeServer("A consumer that is told to end", server, (kafka) => {
       const how = { inFlight: 1024, session: 6000, slowest: 4, lanes: "partition" } as const
       return run("drain", kafka(), { partitions: 4, keys: 257 }, how, (run) =>
         Effect.gen(function*() {
-          const { evidence, say, start } = run
+          const { check, evidence, say, start } = run
           yield* evidence.publish(messages)
           for (let drain = 1; drain <= drains; drain++) {
             const life = yield* start
@@ -26,7 +26,7 @@ describeServer("A consumer that is told to end", server, (kafka) => {
             }
             yield* Effect.sleep(yield* Random.nextIntBetween(0, 400))
             expect(yield* life.terminate, life.printed()).toBe(0)
-            yield* evidence.look
+            yield* check
             expect(evidence.uncommitted).toEqual([])
           }
           expect(evidence.handled).toBeLessThan(messages)

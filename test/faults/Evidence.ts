@@ -151,7 +151,7 @@ export class Evidence {
   /** Waits until the group has committed all there is. */
   readonly untilDone: Effect.Effect<void, BrokerError.BrokerError, KafkaAdmin.KafkaAdmin> = Effect.suspend(() =>
     Effect.asVoid(Effect.repeat(this.progress, {
-      until: (progress) => progress.every(({ lag }) => lag === 0),
+      until: (progress) => progress.every(({ lag }) => lag <= 0),
       schedule: Schedule.spaced("100 millis")
     }))
   )

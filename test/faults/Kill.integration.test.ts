@@ -25,7 +25,7 @@ describeServer("A consumer that is killed", server, (kafka) => {
         { inFlight, session: 1000, slowest: 4, lanes: "key" },
         (run) =>
           Effect.gen(function*() {
-            const { evidence, say, start } = run
+            const { check, evidence, say, start } = run
             const most = { audited: 0, inFlight: 0 }
             const sum = { audited: 0, inFlight: 0 }
             yield* evidence.publish(ahead)
@@ -49,7 +49,7 @@ describeServer("A consumer that is killed", server, (kafka) => {
               } else yield* Effect.sleep(yield* Random.nextIntBetween(0, 2000))
               yield* life.kill
               yield* Fiber.join(publishing)
-              yield* evidence.look
+              yield* check
               const left = evidence.left(life.life)
               expect(left.inFlight).toBeLessThanOrEqual(mostInFlight)
               for (const what of ["audited", "inFlight"] as const) {

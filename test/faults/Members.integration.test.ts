@@ -19,7 +19,7 @@ describeServer("Consumers that come and go", server, (kafka) => {
         { inFlight: 1024, session: 3000, slowest: 40, lanes: "key" },
         (run) =>
           Effect.gen(function*() {
-            const { evidence, say, start } = run
+            const { check, evidence, say, start } = run
             let publishing = true
             const producer = yield* Effect.forkChild(Effect.gen(function*() {
               while (publishing) {
@@ -53,7 +53,7 @@ describeServer("Consumers that come and go", server, (kafka) => {
                   yield* one.kill
                 }
               }
-              yield* evidence.look
+              yield* check
               if (round % 10 === 0) {
                 yield* say(`${JSON.stringify(counts)}, ${evidence.handled} of ${evidence.confirmed.size} handled`)
               }

@@ -15,6 +15,8 @@ export const server = Servers.own({ properties: { "group.min.session.timeout.ms"
 /** One run of a test: a channel of its own, its evidence, and lives of its consumer. */
 export interface Run {
   readonly evidence: Evidence
+  /** Looks at the evidence; it has to keep all rules so far. */
+  readonly check: Effect.Effect<void, BrokerError.BrokerError, KafkaAdmin.KafkaAdmin>
   readonly start: Effect.Effect<Lives.Process, never, Scope.Scope>
   readonly say: (text: string) => Effect.Effect<void>
 }
@@ -47,7 +49,8 @@ export const run = <A, E>(
     const began = performance.now()
     const say = (text: string) => Console.log(`${name}, ${((performance.now() - began) / 1000).toFixed(0)} s: ${text}`)
     yield* say(`MILLRACE_SEED=${seed}`)
-    return yield* body({ evidence, start, say })
+    const check = Effect.map(evidence.look, () => expect(evidence.broken.slice(0, 20)).toEqual([]))
+    return yield* body({ evidence, check, start, say })
   }).pipe(
     Effect.scoped,
     Effect.provide(Layer.merge(Kafka.layer({ brokers: kafka.brokers }), KafkaAdmin.layer({ brokers: kafka.brokers }))),
@@ -55,13 +58,14 @@ export const run = <A, E>(
   )
 
 /** Lets a life finish all there is and ends it; then nothing is missing, and no rule was broken on the way. */
-export const reconcile = Effect.fnUntraced(function*({ evidence, say }: Run, ...lives: ReadonlyArray<Lives.Process>) {
-  yield* evidence.untilDone
-  for (const life of lives) expect(yield* life.terminate, life.printed()).toBe(0)
-  yield* evidence.look
-  expect(evidence.broken.slice(0, 20)).toEqual([])
-  expect((yield* evidence.amiss).slice(0, 20)).toEqual([])
-  yield* say(
-    `reconciled: ${evidence.confirmed.size} confirmed, ${evidence.handled} handled, of which ${evidence.repeated} again, ${evidence.rows} audit rows`
-  )
-})
+export const reconcile = Effect.fnUntraced(
+  function*({ check, evidence, say }: Run, ...lives: ReadonlyArray<Lives.Process>) {
+    yield* evidence.untilDone
+    for (const life of lives) expect(yield* life.terminate, life.printed()).toBe(0)
+    yield* check
+    expect((yield* evidence.amiss).slice(0, 20)).toEqual([])
+    yield* say(
+      `reconciled: ${evidence.confirmed.size} confirmed, ${evidence.handled} handled, of which ${evidence.repeated} again, ${evidence.rows} audit rows`
+    )
+  }
+)
