@@ -173,9 +173,10 @@ export class Stage {
     if (running === undefined) return
     if (pause) this.book.note("pause")
     this.world.log(`${consumer.name} is ${pause ? "paused" : "resumed"}`)
-    // at once, so that what the book says is true at each moment
+    // at once, so that what the book says is true at each moment; messages may start in the middle of a resume
+    if (!pause) consumer.paused = false
     Effect.runSync(pause ? running.pause : running.resume)
-    consumer.paused = pause
+    if (pause) consumer.paused = true
   }
 
   /** The broker stops or starts, at once, so that what the book says is true at each moment. */

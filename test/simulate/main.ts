@@ -4,11 +4,10 @@ import { Simulation } from "@millrace/testing"
 import { Effect } from "effect"
 import { parseArgs } from "node:util"
 import { grow } from "./greenhouse.ts"
-import { history } from "./history.ts"
 import { plants } from "./plants.ts"
 import { events, rules } from "./rules.ts"
 import type { Subject } from "./settings.ts"
-import { command, Coverage, survey } from "./survey.ts"
+import { command, Coverage, program, survey } from "./survey.ts"
 
 const usage = `Usage: pnpm simulate [--seed N | [--from N] [--seeds N]] [--plant NAME]
 
@@ -75,7 +74,7 @@ const subjectOf = (name: string): Promise<Subject> => {
 
 /** One history, told line by line. */
 const replay = (subject: Subject, seed: number): boolean => {
-  const told = Simulation.run(seed, history(subject), { record: true })
+  const told = Simulation.run(seed, program(subject, new Coverage()), { record: true })
   for (const line of told.log) console.log(line)
   const size = `${told.steps.toLocaleString("en")} steps, ${
     Math.round(told.milliseconds).toLocaleString("en")

@@ -37,13 +37,20 @@ export class Coverage {
 export const command = (seed: number, plant?: string): string =>
   `npx -y pnpm@12 simulate --seed ${seed}${plant === undefined ? "" : ` --plant ${plant}`}`
 
+/**
+ * What runs in each world. A replay must run the very same: one step more, and the seed is another history.
+ */
+export const program = (subject: Subject, coverage: Coverage) => (world: Simulation.World): Effect.Effect<void> =>
+  Effect.map(history(subject)(world), ({ checked, happened }) => coverage.add(checked, happened))
+
 /** Runs histories of the engine until one does not hold. */
 export const survey = (
   subject: Subject,
   options: { readonly from: number; readonly seeds: number; readonly plant?: string | undefined },
   coverage = new Coverage()
 ): Effect.Effect<Simulation.Checked, Simulation.Failed> =>
-  Simulation.check(
-    (world) => Effect.map(history(subject)(world), ({ checked, happened }) => coverage.add(checked, happened)),
-    { from: options.from, seeds: options.seeds, replay: (seed) => command(seed, options.plant) }
-  )
+  Simulation.check(program(subject, coverage), {
+    from: options.from,
+    seeds: options.seeds,
+    replay: (seed) => command(seed, options.plant)
+  })

@@ -27,6 +27,11 @@ export class Slice {
     this.stride = this.left = 1
   }
 
+  /** Whether it lasts still; asked seldom. */
+  isOpen(): boolean {
+    return this.clock.currentTimeMillisUnsafe() - this.began < length
+  }
+
   /** The next look says that it is over. */
   end(): void {
     this.began = Number.NEGATIVE_INFINITY

@@ -70,6 +70,9 @@ export class Worker<R> {
   // whose handler is being called; a lease may end in the middle of that call
   private calling: Tenure | undefined
   private isAwaited = false
+  // the loop waits for work; what wakes it now goes on in the slice that has begun
+  private isIdle = false
+  private isSameSlice = false
   private readonly work = Latch.makeUnsafe(false)
   private readonly room = Latch.makeUnsafe(true)
 
@@ -116,7 +119,7 @@ export class Worker<R> {
     this.intake.push(tenure.take(deliveries))
     this.pending += deliveries.length
     this.pendingBytes += tenure.bytes - before
-    this.wake()
+    this.wakeNow()
     const { bytes, messages } = this.consumer.inFlight
     if (!this.paused && this.pending < messages && this.pendingBytes < bytes) return Exit.void
     this.room.closeUnsafe()
@@ -486,6 +489,13 @@ export class Worker<R> {
     }, 0)
   }
 
+  /** On the spot while the slice lasts, so that what is quick is done before more is taken in; later else. */
+  private wakeNow(): void {
+    if (!this.isIdle || this.paused || !this.slice.isOpen()) return this.wake()
+    this.isSameSlice = true
+    this.work.openUnsafe()
+  }
+
   /** Goes on with a lane until a message of it is not finished, nothing is left of it, or the slice is over. */
   private follow(lane: Lane): void {
     const { queue, tenure } = lane
@@ -529,10 +539,14 @@ export class Worker<R> {
   private turn(): Effect.Effect<void> {
     // before anything runs: a handler may make another one ready, or have messages offered, in the middle of its call
     this.work.closeUnsafe()
-    this.slice.begin()
+    this.isIdle = false
+    if (!this.isSameSlice) this.slice.begin()
+    this.isSameSlice = false
     const over = !this.paused && !this.draining && (this.runLoose() || this.runReady() || this.runIntake())
     this.tellAll()
-    return over ? Effect.yieldNow : this.work.await
+    if (over) return Effect.yieldNow
+    this.isIdle = true
+    return this.work.await
   }
 
   private runLoose(): boolean {
