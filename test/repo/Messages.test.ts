@@ -7,7 +7,7 @@ import { root, run } from "./workspace.ts"
 const folder = join(root, "test", ".cache", "messages")
 
 const head = `import {
-  Audit, Auth, Channel, DeadLetter, Decode, Filter, type Message, Metrics, type Outgoing, Publisher, RateLimit, Retry, Stack, Subscription
+  Audit, Auth, Channel, DeadLetter, Decode, Filter, type Message, Metrics, type Outgoing, Publish, Publisher, RateLimit, Retry, Stack, Subscription
 } from "@millrace/core"
 import { Effect, pipe, Schema } from "effect"
 const Order = Schema.Struct({ id: Schema.String })
@@ -163,6 +163,16 @@ const mistakes: ReadonlyArray<Mistake> = [
       "error TS2769: No overload matches this call.",
       "  The last overload gave the following error.",
       "    Argument of type 'Takes<{ readonly _tag: \"EncodeError\"; }>' is not assignable to parameter of type 'Refuse<\"This middleware reads messages that are consumed, and these are published: it belongs into a subscription.\">'.",
+      "      Property '[refused]' is missing in type 'Around<Message<unknown>, Make<{ handles: { readonly _tag: \"EncodeError\"; }; answers: Answer; }>>' but required in type 'Refuse<\"This middleware reads messages that are consumed, and these are published: it belongs into a subscription.\">'."
+    ]
+  },
+  {
+    title: "a consumer's middleware through which an answer is to be published",
+    code: `Publish.middleware(Orders, { through: DeadLetter.tags("EncodeError") })`,
+    says: [
+      "error TS2769: No overload matches this call.",
+      "  The last overload gave the following error.",
+      "    Type 'Takes<{ readonly _tag: \"EncodeError\"; }>' is not assignable to type 'Refuse<\"This middleware reads messages that are consumed, and these are published: it belongs into a subscription.\">'.",
       "      Property '[refused]' is missing in type 'Around<Message<unknown>, Make<{ handles: { readonly _tag: \"EncodeError\"; }; answers: Answer; }>>' but required in type 'Refuse<\"This middleware reads messages that are consumed, and these are published: it belongs into a subscription.\">'."
     ]
   },

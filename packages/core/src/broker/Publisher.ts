@@ -11,7 +11,7 @@ import { bounded, encoder as compile, explain } from "../pipeline/compile.ts"
 import * as Description from "../pipeline/Description.ts"
 import * as Eager from "../pipeline/Eager.ts"
 import type { Config, Handler, Refuse } from "../pipeline/Handler.ts"
-import type { Misplaced, Reads, Said } from "../pipeline/Misplaced.ts"
+import type { NoPublisher, Said } from "../pipeline/Misplaced.ts"
 import * as Order from "../pipeline/Order.ts"
 import type { Fold, Stack } from "../pipeline/Stack.ts"
 import { Broker } from "./Broker.ts"
@@ -116,13 +116,6 @@ export type ThroughStack<P, L extends ReadonlyArray<Config>> = Stack<Outgoing<P>
 
 /** What a publish through a stack fails with and needs. */
 export type Folded<L extends ReadonlyArray<Config>> = Fold<L, { A: void; E: EncodeError | BrokerError; R: Broker }>
-
-type ReadsOf<T> = T extends { readonly handle: (handler: never) => Handler<infer Outer, unknown> } ? Outer : Reads<T>
-
-/** Why nothing can be published through it. */
-type Unfit<T, P> = [ReadsOf<T>] extends [never]
-  ? Refuse<"This is no publish middleware, no stack of them, and no function of the innermost handler of this channel.">
-  : Misplaced<T extends (next: never) => unknown ? "This middleware" : "This stack", ReadsOf<T>, Outgoing<P>>
 
 /** Publish middlewares in either form, as those who compose them see it. */
 export type AnyThrough<P, E, R> = Through<P, E, R> | {
@@ -262,7 +255,7 @@ export const make: {
     channel: Channel<P>,
     through: ThroughStack<P, L>
   ): Publisher<P, Folded<L>["E"] | BrokerError, Folded<L>["R"] | Broker>
-  <P, T>(channel: Channel<P>, through: Said<T, Unfit<T, P>>): Publisher<P, BrokerError, Broker>
+  <P, T>(channel: Channel<P>, through: Said<T, NoPublisher<T, P>>): Publisher<P, BrokerError, Broker>
 } = <P, E, R>(
   channel: Channel<P>,
   // nothing is of the type that says why it is refused

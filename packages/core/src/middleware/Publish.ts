@@ -11,8 +11,9 @@ import * as Headers from "../model/Headers.ts"
 import { type Message, Outgoing } from "../model/Message.ts"
 import * as Outcome from "../model/Outcome.ts"
 import * as Description from "../pipeline/Description.ts"
-import type { Config, Make, OnAnswer } from "../pipeline/Handler.ts"
+import type { Config, Make, OnAnswer, Refuse } from "../pipeline/Handler.ts"
 import * as Middleware from "../pipeline/Middleware.ts"
+import type { NoPublisher, Said } from "../pipeline/Misplaced.ts"
 
 /** Names of the headers that link a message to the one that caused it. */
 export const names = {
@@ -129,11 +130,16 @@ export const middleware: {
     channel: Channel.Channel<P>,
     options: Through<P, Publisher.ThroughStack<P, L>>
   ): Publishes<P, Publisher.Folded<L>["E"] | BrokerError, Publisher.Folded<L>["R"] | Broker>
+  <P, T>(
+    channel: Channel.Channel<P>,
+    options: Through<P, Said<T, NoPublisher<T, P>>>
+  ): Publishes<P, BrokerError, Broker>
 } = <P, E, R>(
   channel: Channel.Channel<P>,
-  options: Options<P> & { readonly through?: Publisher.AnyThrough<P, E, R> } = {}
+  // nothing is of the type that says why it is refused
+  options: Options<P> & { readonly through?: Publisher.AnyThrough<P, E, R> | Refuse<string> } = {}
 ): Publishes<P, E | BrokerError, R | Broker> => {
-  const send = Publisher.sender(channel, options.through)
+  const send = Publisher.sender(channel, options.through as Publisher.AnyThrough<P, E, R> | undefined)
   const built: unknown = wrap(
     { shows: { channel: channel.name, through: steps(send) } },
     send,

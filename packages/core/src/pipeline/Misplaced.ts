@@ -2,7 +2,7 @@
  * Why a middleware or a handler cannot stand where it was put: a sentence that the compiler prints.
  */
 import type { Delivery, Message, Outgoing } from "../model/Message.ts"
-import type { AroundMark, ChangeMark, Refuse } from "./Handler.ts"
+import type { AroundMark, ChangeMark, Handler, Refuse } from "./Handler.ts"
 
 /** Infers `T` from an argument, and is `Reason` then: the compiler prints the sentence alone, as the type it wants. */
 export type Said<T, Reason> = [T] extends [never] ? T : Reason
@@ -37,3 +37,10 @@ type Published<Who extends string, In> = In extends Message<unknown>
 export type Misplaced<Who extends string, In, At> = At extends Outgoing<unknown> ? Published<Who, In>
   : At extends Message<unknown> ? Consumed<Who, In, At>
   : Refuse<`${Who} reads other messages than those that come here.`>
+
+type ReadsOf<T> = T extends { readonly handle: (handler: never) => Handler<infer Outer, unknown> } ? Outer : Reads<T>
+
+/** Why no payload of `P` can be published through it. */
+export type NoPublisher<T, P> = [ReadsOf<T>] extends [never]
+  ? Refuse<"This is no publish middleware, no stack of them, and no function of the innermost handler of this channel.">
+  : Misplaced<T extends (next: never) => unknown ? "This middleware" : "This stack", ReadsOf<T>, Outgoing<P>>
