@@ -140,11 +140,31 @@ const mistakes: ReadonlyArray<Mistake> = [
     title: "a subscription of a handler that reads the payload, and no Decode",
     code: `Subscription.make(Orders, { group: "g" }, (message: Message<Order>) => Effect.succeed(message.payload.id))`,
     says: [
-      "error TS2345: Argument of type '(message: Message<Order>) => Effect.Effect<string, never, never>' is not assignable to parameter of type 'Handler<Delivery<Raw<{ readonly id: string; }>>, string, never, never>'.",
-      "  Types of parameters 'message' and 'message' are incompatible.",
-      "    Type 'Delivery<Raw<{ readonly id: string; }>>' is not assignable to type 'Message<{ readonly id: string; }>'.",
-      "      Types of property 'payload' are incompatible.",
-      "        Property 'id' is missing in type 'Raw<{ readonly id: string; }>' but required in type '{ readonly id: string; }'."
+      "error TS2769: No overload matches this call.",
+      "  The last overload gave the following error.",
+      "    Argument of type '(message: Message<Order>) => Effect.Effect<string, never, never>' is not assignable to parameter of type 'Refuse<\"This handler reads a decoded payload, and here the message is still bytes: put it inside Decode.\">'."
+    ]
+  },
+  {
+    title: "a subscription of one channel to a handler of another",
+    code: `Subscription.make(Channel.make("others", { payload: Schema.Int }), { group: "g" }, pipe(
+  (message: Message<Order>) => Effect.succeed(message.payload.id),
+  Decode.middleware(Orders)
+))`,
+    says: [
+      "error TS2769: No overload matches this call.",
+      "  The last overload gave the following error.",
+      "    Argument of type 'Handler<Message<Raw<{ readonly id: string; }>>, string, DecodeError, never>' is not assignable to parameter of type 'Refuse<\"This handler reads the bytes of another channel than the one whose messages come here.\">'."
+    ]
+  },
+  {
+    title: "an error without a tag, in a subscription",
+    code: `Subscription.make(Orders, { group: "g" }, (_: Message<Uint8Array>) => Effect.fail("sold out"))`,
+    says: [
+      "error TS2769: No overload matches this call.",
+      "  The last overload gave the following error.",
+      "    Argument of type '{ group: string; }' is not assignable to parameter of type 'Options & { readonly settle?: {} | undefined; } & { readonly \"an error without _tag and without `failure` cannot be settled\": string; }'.",
+      "      Property '\"an error without _tag and without `failure` cannot be settled\"' is missing in type '{ group: string; }' but required in type '{ readonly \"an error without _tag and without `failure` cannot be settled\": string; }'."
     ]
   },
   {
@@ -152,8 +172,10 @@ const mistakes: ReadonlyArray<Mistake> = [
     code:
       `Subscription.make(Orders, { group: "g" }, (_: Message<Uint8Array>) => Effect.fail({ _tag: "SoldOut" } as const))`,
     says: [
-      "error TS2345: Argument of type '{ group: string; }' is not assignable to parameter of type 'Options & { readonly settle: { readonly SoldOut: Entry<{ readonly _tag: \"SoldOut\"; }>; }; }'.",
-      "  Property 'settle' is missing in type '{ group: string; }' but required in type '{ readonly settle: { readonly SoldOut: Entry<{ readonly _tag: \"SoldOut\"; }>; }; }'."
+      "error TS2769: No overload matches this call.",
+      "  The last overload gave the following error.",
+      "    Argument of type '{ group: string; }' is not assignable to parameter of type 'Options & { readonly settle: { readonly SoldOut: Entry<{ readonly _tag: \"SoldOut\"; }>; }; }'.",
+      "      Property 'settle' is missing in type '{ group: string; }' but required in type '{ readonly settle: { readonly SoldOut: Entry<{ readonly _tag: \"SoldOut\"; }>; }; }'."
     ]
   },
   {

@@ -46,8 +46,8 @@ export type Entries<E> = Flat<
   & { readonly [Tag in TagOf<Exclude<E, Open<E>>>]?: Entry<ByTag<E, Tag>> }
 >
 
-/** `settle` is asked for where an error needs it. */
-export type Settle<E> = [Open<E>] extends [never] ? { readonly settle?: Entries<E> | undefined }
+/** `settle` is asked for where an error needs an entry; one without a tag could have none, and is refused by `Named`. */
+export type Settle<E> = [TagOf<Open<E>>] extends [never] ? { readonly settle?: Entries<E> | undefined }
   : { readonly settle: Entries<E> }
 
 type Untagged<E> = E extends { readonly _tag: string } ? never : E

@@ -8,6 +8,7 @@ import type { Outcome } from "../model/Outcome.ts"
 import * as Description from "../pipeline/Description.ts"
 import * as Eager from "../pipeline/Eager.ts"
 import type { Handler } from "../pipeline/Handler.ts"
+import type { NoHandler, Said } from "../pipeline/Misplaced.ts"
 import * as Order from "../pipeline/Order.ts"
 import { Broker, type Consumer, type Running } from "./Broker.ts"
 import type { BrokerError } from "./BrokerError.ts"
@@ -44,6 +45,9 @@ export interface Options {
    * its first attempt (default 10 minutes), and messages settled ahead of it whose commit it holds (default 100,000).
    * Retries that name their own time (`retryAfter`) count in none of them. Where the broker itself delays, nothing is held:
    * its count of deliveries is that of the attempts.
+   *
+   * `span` bounds what comes again after a crash, too: while so many messages of a partition are settled beyond one that is
+   * not, be it failing or slow, nothing more of that partition is taken in.
    */
   readonly hold?: {
     readonly attempts?: number | undefined
@@ -96,6 +100,22 @@ const between = (option: string, value: number | undefined, low: number, high: n
   return value
 }
 
+type ErrorsOf<H> = H extends Handler<never, unknown, infer E, unknown> ? E : never
+
+/** The forms of `make`: the second takes nothing, and says why the first does not take a handler. */
+export interface Build {
+  <P, A, E = never, R = never>(
+    channel: Channel<P>,
+    options: Options & Settlement.Settle<E> & Settlement.Named<E>,
+    handler: Handler<Delivery<Raw<P>>, A, E, R>
+  ): Subscription<R>
+  <P, H>(
+    channel: Channel<P>,
+    options: Options & Settlement.Settle<ErrorsOf<H>> & Settlement.Named<ErrorsOf<H>>,
+    handler: Said<H, NoHandler<H, Delivery<Raw<P>>>>
+  ): Subscription<never>
+}
+
 /**
  * Binds a pipeline to a channel.
  *
@@ -106,16 +126,16 @@ const between = (option: string, value: number | undefined, low: number, high: n
  * @throws RangeError when an option is out of range, OrderError when the middlewares stand in a wrong order
  * @category constructors
  */
-export const make = <P, A, E = never, R = never>(
+export const make: Build = (<P, A, E, R>(
   channel: Channel<P>,
-  options: Options & Settlement.Settle<E> & Settlement.Named<E>,
+  options: Options & { readonly settle?: Settlement.Policy["entries"] | undefined },
   handler: Handler<Delivery<Raw<P>>, A, E, R>
 ): Subscription<R> => {
   Order.check(handler)
   const steps = Description.of(handler)
   const policy: Settlement.Policy = {
     // entries are typed by the errors of this handler, and found by the tag of one of them
-    entries: (options.settle ?? {}) as Settlement.Policy["entries"],
+    entries: options.settle ?? {},
     table: { ...Settlement.table, ...options.table }
   }
   const deadLetters = options.deadLetters ?? DeadLetters.channelOf(channel.name)
@@ -163,7 +183,8 @@ export const make = <P, A, E = never, R = never>(
       }
     }
   }
-}
+  // nothing is of the type that the second form asks for
+}) as unknown as Build
 
 /**
  * Starts a subscription; completes when its source is ready, and stops it by a drain when the scope closes.

@@ -44,3 +44,10 @@ type ReadsOf<T> = T extends { readonly handle: (handler: never) => Handler<infer
 export type NoPublisher<T, P> = [ReadsOf<T>] extends [never]
   ? Refuse<"This is no publish middleware, no stack of them, and no function of the innermost handler of this channel.">
   : Misplaced<T extends (next: never) => unknown ? "This middleware" : "This stack", ReadsOf<T>, Outgoing<P>>
+
+type Foreign<H, At> = H extends Handler<infer In, unknown, unknown, unknown> ? [At] extends [In] ? never : In : never
+
+/** Why messages of `At` cannot be handled by it. */
+export type NoHandler<H, At> = [Foreign<H, At>] extends [never]
+  ? Refuse<"A handler is a function from a message to an Effect.">
+  : Misplaced<"This handler", Foreign<H, At>, At>

@@ -4,7 +4,7 @@
 import type { Effect } from "effect"
 import type { Delivery, Message, Raw } from "../model/Message.ts"
 import type { AroundMark, ChangeMark, Config, Handler, Refuse } from "./Handler.ts"
-import type { Misplaced, Reads, Said } from "./Misplaced.ts"
+import type { Misplaced, NoHandler, Reads, Said } from "./Misplaced.ts"
 
 /** The answer, errors and needs of a handler. */
 export interface Types {
@@ -39,12 +39,13 @@ type NoMiddleware<M, At> = [Reads<M>] extends [never]
   ? Refuse<"A stack takes middlewares. One that reads the errors of the handler goes into pipe, where they are known.">
   : Misplaced<"This middleware", Reads<M>, At>
 
-type Asked<Asks> = unknown extends Asks ? Refuse<"A handler is a function from a message to an Effect."> : Asks
+type AskedOf<H, L extends ReadonlyArray<Config>> = H extends Handler<never, infer A, infer E, infer R>
+  ? Check<L, { A: A; E: E; R: R }>
+  : unknown
 
-/** Why `handle` does not take it. */
-type NoHandler<H, At, L extends ReadonlyArray<Config>> = H extends Handler<infer In, infer A, infer E, infer R>
-  ? [At] extends [In] ? Asked<Check<L, { A: A; E: E; R: R }>> : Misplaced<"This handler", In, At>
-  : Asked<unknown>
+/** Why `handle` does not take it: what it reads, or what a middleware asks of it. */
+type NoInnermost<H, At, Asked> = H extends (message: At) => unknown ? unknown extends Asked ? NoHandler<H, At> : Asked
+  : NoHandler<H, At>
 
 type Done<M0, T extends Types> = Handler<M0, T["A"], T["E"], T["R"]>
 
@@ -59,7 +60,7 @@ export interface Stack<Outer, Inner, L extends ReadonlyArray<Config>> {
   handle<A, E, R>(
     handler: ((message: Inner) => Effect.Effect<A, E, R>) & Check<L, { A: A; E: E; R: R }>
   ): Done<Outer, Fold<L, { A: A; E: E; R: R }>>
-  handle<H>(handler: Said<H, NoHandler<H, Inner, L>>): Handler<Outer, unknown>
+  handle<H>(handler: Said<H, NoInnermost<H, Inner, AskedOf<H, L>>>): Handler<Outer, unknown>
 }
 
 type Opaque = (next: unknown) => unknown
