@@ -127,6 +127,25 @@ export class Book {
       () =>
         `${consumer.name} asks for more with ${health.pending} of ${messages} messages and ${health.pendingBytes} of ${bytes} bytes`
     )
+    if (this.settings.settlement === "message") return
+    const { span } = this.settings.hold
+    const ahead = this.ahead(book)
+    // what was taken in when it was asked for may be settled since
+    this.check(
+      "pressure",
+      ahead < span + 2 * messages,
+      () => `${consumer.name} asks for more with ${ahead} of ${span} messages settled beyond one that is not`
+    )
+  }
+
+  /** How many are settled under a lease beyond its first that is not. */
+  private ahead(lease: LeaseBook): number {
+    const isSettled = ({ position, runs }: Entry) =>
+      lease.buried.has(position) ||
+      runs.some((run) => run.lease === lease && /^(?:Ack|Reject)$/.test(cameTo(run) ?? ""))
+    const taken = [...lease.ran].toSorted((a, b) => a.position - b.position)
+    const first = taken.findIndex((entry) => !isSettled(entry))
+    return first < 0 ? 0 : taken.slice(first).filter(isSettled).length
   }
 
   settling(consumer: Consumer, lease: Driver.Lease, what: number | ReadonlyArray<Driver.Settled>) {

@@ -150,8 +150,15 @@ export const plants: ReadonlyArray<Plant> = [
     "bytes-unlimited",
     "takes in more bytes than it may have in flight",
     worker,
-    "this.pending < messages && this.pendingBytes < bytes) return Exit.void",
-    "this.pending < messages) return Exit.void"
+    "this.pending < messages && this.pendingBytes < bytes) return slack",
+    "this.pending < messages) return slack"
+  ),
+  plant(
+    "span-unlimited",
+    "takes in ever more while one message is not settled",
+    "engine/Tenure.ts",
+    "if (this.ahead >= this.span) this.slack.closeUnsafe()",
+    ""
   ),
   plant(
     "letter-dropped",

@@ -10,6 +10,8 @@ export * as Lanes from "./broker/Lanes.ts"
 export * as Publisher from "./broker/Publisher.ts"
 export * as Settlement from "./broker/Settlement.ts"
 export * as Subscription from "./broker/Subscription.ts"
+export * as Engine from "./engine/Engine.ts"
+export * as MemoryBroker from "./memory/MemoryBroker.ts"
 export * as Audit from "./middleware/Audit.ts"
 export * as Auth from "./middleware/Auth.ts"
 export * as DeadLetter from "./middleware/DeadLetter.ts"
@@ -24,14 +26,23 @@ export * as RateLimit from "./middleware/RateLimit.ts"
 export * as Retry from "./middleware/Retry.ts"
 export * as Timeout from "./middleware/Timeout.ts"
 export * as Trace from "./middleware/Trace.ts"
-export * as Engine from "./engine/Engine.ts"
-export * as MemoryBroker from "./memory/MemoryBroker.ts"
 export * as Baggage from "./model/Baggage.ts"
 export * as Channel from "./model/Channel.ts"
 export * as Failure from "./model/Failure.ts"
 export * as Headers from "./model/Headers.ts"
 export * as Histogram from "./model/Histogram.ts"
-export { Delivery, delivery, type Envelope, type Hook, Message, type NativeParts, type Origin, Outgoing, type Raw, type Reader } from "./model/Message.ts"
+export {
+  Delivery,
+  delivery,
+  type Envelope,
+  type Hook,
+  Message,
+  type NativeParts,
+  type Origin,
+  Outgoing,
+  type Raw,
+  type Reader
+} from "./model/Message.ts"
 export * as Outcome from "./model/Outcome.ts"
 export * as Redaction from "./model/Redaction.ts"
 export * as TraceContext from "./model/TraceContext.ts"

@@ -21,7 +21,8 @@ export interface Entry {
  */
 const markOf = (token: string): number => {
   const end = token.length
-  return (token.charCodeAt(end - 2) & 63) | (token.charCodeAt(end - 3) & 63) << 6 | (token.charCodeAt(end - 4) & 63) << 12 |
+  return (token.charCodeAt(end - 2) & 63) | (token.charCodeAt(end - 3) & 63) << 6 |
+    (token.charCodeAt(end - 4) & 63) << 12 |
     (token.charCodeAt(end - 5) & 63) << 18 | (token.charCodeAt(end - 6) & 63) << 24
 }
 

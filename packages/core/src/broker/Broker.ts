@@ -51,7 +51,12 @@ export interface Health {
   readonly restarts: number
   readonly lastError: unknown
   /** The oldest suspended message: a stuck lane shows here. */
-  readonly oldest: { readonly key: string | undefined; readonly partition: number; readonly position: number; readonly since: number } | undefined
+  readonly oldest: {
+    readonly key: string | undefined
+    readonly partition: number
+    readonly position: number
+    readonly since: number
+  } | undefined
 }
 
 /** A subscription that runs. */
@@ -130,7 +135,8 @@ export const wrap = <C extends Config>(
         ...broker,
         publish: publishOne,
         publishAll: (messages) => Effect.forEach(messages, publishOne, { concurrency: "unbounded", discard: true }),
-        consume: (consumer) => broker.consume({ ...consumer, handle: Eager.provideContext(apply(consumer.handle), context) })
+        consume: (consumer) =>
+          broker.consume({ ...consumer, handle: Eager.provideContext(apply(consumer.handle), context) })
       })
     })
   )

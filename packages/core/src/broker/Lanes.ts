@@ -25,7 +25,9 @@ export interface Unordered {
 export type Lanes = Partition | Key | Unordered
 
 const counted = (name: string, limit: number): number => {
-  if (!Number.isInteger(limit) || limit < 1) throw new RangeError(`Lanes.${name}: limit must be an integer from 1, got ${limit}`)
+  if (!Number.isInteger(limit) || limit < 1) {
+    throw new RangeError(`Lanes.${name}: limit must be an integer from 1, got ${limit}`)
+  }
   return limit
 }
 

@@ -46,16 +46,24 @@ export class Tenure {
   dirty = false
   private readonly batches: Array<Batch> = []
   private head = 0
+  // messages taken in, and of them those of the prefix that is settled
+  private taken = 0
+  private passed = 0
   private position = -1
   private told = -1
   private outcomes: Array<Settled> = []
   private telling = false
   private readonly quiet = Latch.makeUnsafe(true)
   private readonly clear = Latch.makeUnsafe(true)
+  private readonly slack = Latch.makeUnsafe(true)
   private readonly still = Latch.makeUnsafe(true)
 
-  constructor(lease: Lease) {
+  private readonly span: number
+
+  /** `span`: the most messages settled beyond one that is not, where the broker settles by position. */
+  constructor(lease: Lease, span: number) {
     this.lease = lease
+    this.span = lease.commit === undefined ? Number.POSITIVE_INFINITY : span
   }
 
   take(deliveries: ReadonlyArray<Delivery>): Batch {
@@ -67,6 +75,7 @@ export class Tenure {
       this.bytes += delivery.payload.length
     }
     this.unsettled += deliveries.length
+    this.taken += deliveries.length
     this.clear.closeUnsafe()
     this.batches.push(batch)
     return batch
@@ -120,6 +129,19 @@ export class Tenure {
     return this.clear.isOpen() ? Exit.void : this.clear.await
   }
 
+  /** Completes when there are few enough messages settled whose commit an earlier one holds: all of them come again after a crash. */
+  get whenSlack(): Effect.Effect<void> {
+    if (this.span !== Number.POSITIVE_INFINITY) {
+      this.advance()
+      if (this.ahead >= this.span) this.slack.closeUnsafe()
+    }
+    return this.slack.isOpen() ? Exit.void : this.slack.await
+  }
+
+  private get ahead(): number {
+    return this.taken - this.passed - this.unsettled
+  }
+
   /** Completes when no call to the broker is under way. */
   get whenStill(): Effect.Effect<void> {
     return this.still.isOpen() ? Exit.void : this.still.await
@@ -131,6 +153,7 @@ export class Tenure {
     this.lost = true
     this.lanes.clear()
     this.clear.openUnsafe()
+    this.slack.openUnsafe()
   }
 
   /** The lowest position all below which is settled. */
@@ -140,10 +163,13 @@ export class Tenure {
       const { deliveries, flags } = batch
       if (batch.done === deliveries.length) {
         this.position = deliveries[deliveries.length - 1]!.at + 1
+        this.passed += deliveries.length - batch.prefix
         this.head++
         continue
       }
+      const { prefix } = batch
       while (flags[batch.prefix] === 1) this.position = deliveries[batch.prefix++]!.at + 1
+      this.passed += batch.prefix - prefix
       break
     }
     if (this.head > 64) {
@@ -176,6 +202,7 @@ export class Tenure {
 
   private next(): Effect.Effect<void, BrokerError> | undefined {
     this.advance()
+    if (this.ahead <= this.span / 2 && !this.slack.isOpen()) this.slack.openUnsafe()
     if (this.lease.commit !== undefined) {
       const position = this.position
       if (position <= this.told) return undefined

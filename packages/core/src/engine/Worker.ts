@@ -98,7 +98,7 @@ export class Worker<R> {
   // ---- from the driver
 
   open(lease: Lease): void {
-    const tenure = new Tenure(lease)
+    const tenure = new Tenure(lease, this.consumer.hold.span)
     this.tenures.set(lease, tenure)
     const { claim, extend } = lease
     if (extend === undefined || claim === undefined) return
@@ -120,10 +120,11 @@ export class Worker<R> {
     this.pending += deliveries.length
     this.pendingBytes += tenure.bytes - before
     this.wakeNow()
+    const slack = tenure.whenSlack
     const { bytes, messages } = this.consumer.inFlight
-    if (!this.paused && this.pending < messages && this.pendingBytes < bytes) return Exit.void
+    if (!this.paused && this.pending < messages && this.pendingBytes < bytes) return slack
     this.room.closeUnsafe()
-    return this.room.await
+    return Effect.flatMapEager(slack, () => this.room.await)
   }
 
   clear(lease: Lease): Effect.Effect<void> {
