@@ -18,6 +18,7 @@ import { Otlp, PrometheusMetrics } from "effect/observability"
 import { TestClock } from "effect/testing"
 import * as fc from "fast-check"
 import { createServer } from "node:http"
+import { expectTypeOf } from "vitest"
 import { deliver, runChain } from "./support.ts"
 
 class Broken extends Data.TaggedError("Broken")<{}> {
@@ -307,10 +308,7 @@ describe("Metrics", () => {
 
   it("F7 the registry is asked for by the types", () => {
     const handler = Metrics.middleware()((_: Delivery) => Effect.void)
-    const needs: Effect.Effect<void, never, Metrics.Registry> = handler(deliver())
-    // @ts-expect-error without its registry it does not run
-    const bare: Effect.Effect<void> = needs
-    assert.isDefined(bare)
+    expectTypeOf(handler(deliver())).toEqualTypeOf<Effect.Effect<void, never, Metrics.Registry>>()
   })
 })
 

@@ -143,7 +143,7 @@ describe("Publisher", () => {
             yield* Fiber.join(fiber)
             assert.deepStrictEqual(yield* ids, payloads.map(({ id }) => id))
             assert.deepStrictEqual(calls, { publish: 0, publishAll: amounts.length === 0 ? 0 : 1 })
-          }).pipe(Effect.provide(layer), Effect.provide(TestClock.layer()))
+          }).pipe(Effect.provide([layer, TestClock.layer()]))
         )
       })
     ))

@@ -1,3 +1,4 @@
+import * as NodeSdk from "@effect/opentelemetry/NodeSdk"
 import { assert, describe, it } from "@effect/vitest"
 import {
   After,
@@ -12,6 +13,8 @@ import {
   Trace,
   TraceContext
 } from "@millrace/core"
+import { SpanStatusCode } from "@opentelemetry/api"
+import { type ReadableSpan, SimpleSpanProcessor, type SpanExporter } from "@opentelemetry/sdk-trace-base"
 import {
   Cause,
   Context,
@@ -385,6 +388,47 @@ describe("Trace", () => {
     assert.deepInclude(spans[1].attributes, { key: "messaging.kafka.offset", value: { intValue: 1 } })
     assert.deepInclude(spans[1].attributes, { key: "error.type", value: { stringValue: "Broken" } })
   })
+})
+
+describe("@effect/opentelemetry", () => {
+  it.effect("F5 spans go to the OpenTelemetry SDK, as children of the remote span", () =>
+    Effect.gen(function*() {
+      const kept: Array<ReadableSpan> = []
+      const exporter: SpanExporter = {
+        export: (spans, done) => {
+          kept.push(...spans)
+          done({ code: 0 })
+        },
+        shutdown: () => Promise.resolve()
+      }
+      const Sdk = NodeSdk.layer(() => ({
+        resource: { serviceName: "billing" },
+        spanProcessor: new SimpleSpanProcessor(exporter)
+      }))
+      const handler = pipe(
+        (message: Delivery) => message.position === 0 ? Effect.void : Effect.fail(new Broken()),
+        Trace.middleware()
+      )
+      for (const position of [0, 1]) {
+        const headers = { traceparent: sampled }
+        yield* Effect.provide(runChain(handler, deliver({ system: "kafka", headers, position })), Sdk)
+      }
+      assert.deepStrictEqual(
+        kept.map((span) => [
+          span.name,
+          span.spanContext().traceId,
+          span.parentSpanContext?.spanId,
+          span.attributes["messaging.kafka.offset"],
+          span.attributes["error.type"],
+          span.resource.attributes["service.name"],
+          span.status.code
+        ]),
+        [
+          ["process orders", traceId, spanId, 0, undefined, "billing", SpanStatusCode.OK],
+          ["process orders", traceId, spanId, 1, "Broken", "billing", SpanStatusCode.ERROR]
+        ]
+      )
+    }))
 })
 
 describe("TraceContext", () => {

@@ -159,8 +159,10 @@ describe("X2 Filter", () => {
   it("F1 a predicate may need services, and may not fail", () => {
     const blocked = pipe(any, Filter.middleware((message) => Effect.map(Stock, (stock) => stock.has(message.channel))))
     expectTypeOf(blocked).toEqualTypeOf<Handler<Envelope, string | Outcome.Ack, never, Stock>>()
+    const failing = (): Effect.Effect<boolean, "no"> => Effect.fail("no")
     // @ts-expect-error a filter is never an error
-    pipe(any, Filter.middleware(() => Effect.fail("no")))
+    // @effect-diagnostics-next-line missingEffectError:off
+    pipe(any, Filter.middleware(failing))
   })
 })
 

@@ -282,9 +282,9 @@ describe("F17 Publish and Publisher", () => {
     const publisher = Publisher.make(Orders)
     expectTypeOf(publisher.publish({ id: "1", amount: 1 })).toEqualTypeOf<Effect.Effect<void, Failing, Broker.Broker>>()
     // @ts-expect-error amount is a number
-    publisher.publish({ id: "1", amount: "1" })
+    void publisher.publish({ id: "1", amount: "1" })
     // @ts-expect-error a list of orders
-    publisher.publishAll([{ id: "1" }])
+    void publisher.publishAll([{ id: "1" }])
   })
 
   it("F17 a reply is typed by its channel, or is anything", () => {
@@ -312,8 +312,10 @@ describe("X2 a subscription takes what its pipeline leaves", () => {
   })
 
   it("X2 an error without a tag is refused", () => {
+    // @effect-diagnostics-next-line globalErrorInEffectFailure:off
+    const failing = (_: Message<Uint8Array>): Effect.Effect<void, Error> => Effect.fail(new Error("x"))
     // @ts-expect-error Error has neither _tag nor failure
-    Subscription.make(Orders, { group: "g" }, (_: Message<Uint8Array>) => Effect.fail(new Error("x")))
+    Subscription.make(Orders, { group: "g" }, failing)
   })
 
   it("F13 what DeadLetter takes needs no entry", () => {

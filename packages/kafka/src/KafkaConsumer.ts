@@ -353,5 +353,5 @@ export const consume = (
     )
     // the sign of life goes on while the engine drains, until the group is left
     yield* Effect.forkScoped(member.beat)
-    yield* member.read
+    return yield* member.read
   })

@@ -105,7 +105,7 @@ export const suite = <Outer extends Deliveries.Carrier, Inner extends Envelope, 
     })
 
   const law = (title: string, effect: () => Effect.Effect<unknown, unknown, R>) =>
-    it.effect(title, () => effect().pipe(Effect.provide(layer), Effect.provide(Logger.layer([]))))
+    it.effect(title, () => Effect.provide(effect(), Layer.merge(layer, Logger.layer([]))))
 
   describe(`${name}: laws of a middleware`, () => {
     for (const [when, ends] of ways) {
