@@ -19,14 +19,15 @@ export class NotReconciled extends Data.TaggedError("NotReconciled") {
   override readonly [Runtime.errorReported] = false
 }
 
-/** The clients of the shop. Some of what they send is no order at all, so here it goes out as bytes. */
-const clients = Publisher.make(Channel.bytes(Orders.name), Trace.middleware({ sample: 0.05 }))
-
-const publish = (plan: ReadonlyArray<Planned>) =>
-  Effect.forEach(plan, ({ body, headers, key }) => clients.publish(body, { headers, key }), {
+/** The clients of the shop. Some of what they send is no order at all, so here it goes out as bytes; a thousand are traced. */
+const publish = (plan: ReadonlyArray<Planned>) => {
+  const sample = Math.min(1, 1000 / plan.length)
+  const clients = Publisher.make(Channel.bytes(Orders.name), Trace.middleware({ sample }))
+  return Effect.forEach(plan, ({ body, headers, key }) => clients.publish(body, { headers, key }), {
     concurrency: 4096,
     discard: true
   })
+}
 
 const prepare = Effect.gen(function*() {
   const broker = yield* Broker.Broker

@@ -32,8 +32,8 @@ export const plants: ReadonlyArray<Plant> = [
     "commit-past-gap",
     "commits a whole batch when one message of it is settled",
     tenure,
-    "if (batch.done === deliveries.length) {",
-    "if (batch.done > 0) {"
+    "if (batch.done < deliveries.length) {",
+    "if (batch.done === 0) {"
   ),
   plant(
     "two-calls-at-once",

@@ -7,16 +7,28 @@ import type { Lease, Settled } from "../broker/Driver.ts"
 import type { Delivery } from "../model/Message.ts"
 import type { Outcome } from "../model/Outcome.ts"
 import { isDone } from "../pipeline/Eager.ts"
+import { Fifo } from "./Fifo.ts"
 
-/** What was offered at once. A delivery's `slot` is its batch and its `index` its place there. */
-export interface Batch {
+/**
+ * What was offered at once. A delivery's `slot` is its batch and its `index` its place there.
+ *
+ * A class, for V8 may take the objects of a literal for long-lived ones, and then all messages of a batch that is done stay
+ * until the next full collection.
+ */
+export class Batch {
   readonly tenure: Tenure
   readonly deliveries: ReadonlyArray<Delivery>
   /** 1 where the delivery is settled. */
   readonly flags: Uint8Array
-  done: number
+  done = 0
   /** Everything before it is settled. */
-  prefix: number
+  prefix = 0
+
+  constructor(tenure: Tenure, deliveries: ReadonlyArray<Delivery>) {
+    this.tenure = tenure
+    this.deliveries = deliveries
+    this.flags = new Uint8Array(deliveries.length)
+  }
 }
 
 /** Messages that must not run at once: one at a time, in order. It exists only while one of them is suspended or waits. */
@@ -25,8 +37,7 @@ export interface Lane {
   readonly id: unknown
   /** What runs again before the queue goes on. */
   again: Delivery | undefined
-  readonly queue: Array<Delivery>
-  head: number
+  readonly queue: Fifo<Delivery>
 }
 
 /** The book of one lease. */
@@ -44,8 +55,7 @@ export class Tenure {
   settled = 0
   bytes = 0
   dirty = false
-  private readonly batches: Array<Batch> = []
-  private head = 0
+  private readonly batches = new Fifo<Batch>()
   // messages taken in, and of them those of the prefix that is settled
   private taken = 0
   private passed = 0
@@ -67,7 +77,7 @@ export class Tenure {
   }
 
   take(deliveries: ReadonlyArray<Delivery>): Batch {
-    const batch: Batch = { tenure: this, deliveries, flags: new Uint8Array(deliveries.length), done: 0, prefix: 0 }
+    const batch = new Batch(this, deliveries)
     for (let i = 0; i < deliveries.length; i++) {
       const delivery = deliveries[i]!
       delivery.slot = batch
@@ -104,8 +114,7 @@ export class Tenure {
 
   /** What is not settled, in order of position. */
   *open(): Generator<Delivery> {
-    for (let i = this.head; i < this.batches.length; i++) {
-      const { deliveries, flags } = this.batches[i]!
+    for (const { deliveries, flags } of this.batches) {
       for (let k = 0; k < deliveries.length; k++) if (flags[k] === 0) yield deliveries[k]!
     }
   }
@@ -158,23 +167,16 @@ export class Tenure {
 
   /** The lowest position all below which is settled. */
   private advance(): void {
-    while (this.head < this.batches.length) {
-      const batch = this.batches[this.head]!
-      const { deliveries, flags } = batch
-      if (batch.done === deliveries.length) {
-        this.position = deliveries[deliveries.length - 1]!.at + 1
-        this.passed += deliveries.length - batch.prefix
-        this.head++
-        continue
+    for (let batch = this.batches.peek(); batch !== undefined; batch = this.batches.peek()) {
+      const { deliveries, flags, prefix } = batch
+      if (batch.done < deliveries.length) {
+        while (flags[batch.prefix] === 1) this.position = deliveries[batch.prefix++]!.at + 1
+        this.passed += batch.prefix - prefix
+        return
       }
-      const { prefix } = batch
-      while (flags[batch.prefix] === 1) this.position = deliveries[batch.prefix++]!.at + 1
-      this.passed += batch.prefix - prefix
-      break
-    }
-    if (this.head > 64) {
-      this.batches.splice(0, this.head)
-      this.head = 0
+      this.position = deliveries[deliveries.length - 1]!.at + 1
+      this.passed += deliveries.length - prefix
+      this.batches.shift()
     }
   }
 

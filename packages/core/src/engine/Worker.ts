@@ -13,6 +13,7 @@ import * as After from "../pipeline/After.ts"
 import { isDone } from "../pipeline/Eager.ts"
 import { Durables, type Waiting } from "./Durables.ts"
 import * as Farewell from "./Farewell.ts"
+import { Fifo } from "./Fifo.ts"
 import { Letters } from "./Letters.ts"
 import { Patience } from "./Patience.ts"
 import { Slice } from "./Slice.ts"
@@ -49,10 +50,9 @@ export class Worker<R> {
   private readonly limit: number
   /** The broker holds what waits for its next attempt: nothing here counts its failures, and no lane waits for it. */
   private readonly isDelayed: boolean
-  private readonly intake: Array<Batch> = []
-  private intakeHead = 0
+  private readonly intake = new Fifo<Batch>()
   private offset = 0
-  private readonly ready: Array<Lane> = []
+  private readonly ready = new Fifo<Lane>()
   private readonly loose: Array<Delivery> = []
   private readonly dirty: Array<Tenure> = []
   private readonly fibers = new Map<Fiber.Fiber<unknown, unknown>, Running>()
@@ -312,7 +312,7 @@ export class Worker<R> {
     if (lane !== undefined) return lane
     const id = this.laneId(delivery)
     if (id === undefined) return undefined
-    const own: Lane = { tenure, id, again: undefined, queue: [], head: 0 }
+    const own: Lane = { tenure, id, again: undefined, queue: new Fifo() }
     tenure.lanes.set(id, own)
     return own
   }
@@ -445,7 +445,7 @@ export class Worker<R> {
       const own = lane ?? this.laneFor(delivery, tenure, undefined)!
       own.again = delivery
       this.ready.push(own)
-    } else other.queue.splice(other.head, 0, delivery)
+    } else other.queue.unshift(delivery)
   }
 
   /** Until the broker has its dead letter, the message stays unsettled and its lane shut, and it does not run again. */
@@ -506,16 +506,12 @@ export class Worker<R> {
       lane.again = undefined
       if (!this.start(delivery, delivery.slot as Batch, lane)) return
     }
-    while (lane.head < queue.length) {
+    while (queue.length > 0) {
       if (this.active >= this.limit || this.slice.isOver()) {
         this.ready.push(lane)
         return
       }
-      const delivery = queue[lane.head++]!
-      if (lane.head > 256) {
-        queue.splice(0, lane.head)
-        lane.head = 0
-      }
+      const delivery = queue.shift()!
       if (!this.start(delivery, delivery.slot as Batch, lane)) return
     }
     tenure.lanes.delete(lane.id)
@@ -568,8 +564,11 @@ export class Worker<R> {
   }
 
   private runIntake(): boolean {
-    while (this.intakeHead < this.intake.length && this.active < this.limit) {
-      const batch = this.intake[this.intakeHead]!
+    for (
+      let batch = this.intake.peek();
+      batch !== undefined && this.active < this.limit;
+      batch = this.intake.peek()
+    ) {
       const { deliveries, tenure } = batch
       const { lanes } = tenure
       if (tenure.stopped) this.offset = deliveries.length
@@ -582,12 +581,8 @@ export class Worker<R> {
       }
       if (this.offset === deliveries.length) {
         this.offset = 0
-        this.intakeHead++
+        this.intake.shift()
       }
-    }
-    if (this.intakeHead > 32) {
-      this.intake.splice(0, this.intakeHead)
-      this.intakeHead = 0
     }
     return false
   }

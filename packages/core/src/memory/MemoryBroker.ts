@@ -7,9 +7,9 @@ import { Broker } from "../broker/Broker.ts"
 import { type BrokerError, make as failure } from "../broker/BrokerError.ts"
 import type { Capabilities, ConsumeOptions, Declaration, Driver, Sink } from "../broker/Driver.ts"
 import * as Engine from "../engine/Engine.ts"
-import { type Delivery, delivery, type Outgoing } from "../model/Message.ts"
+import { type Delivery, type Outgoing } from "../model/Message.ts"
 import { Group, Member, type Rules } from "./MemoryGroup.ts"
-import { Log, reader } from "./MemoryLog.ts"
+import { Log, Publication } from "./MemoryLog.ts"
 
 /** Options of a memory broker. */
 export interface Options {
@@ -54,8 +54,8 @@ const counted = (option: string, value: number): number => {
   return value
 }
 
-// how many records more than the retention are dropped at once; what is kept is copied then
-const step = 1024
+// how many messages more than the retention are dropped at once
+const step = 64
 
 class State {
   readonly logs = new Map<string, Log>()
@@ -119,7 +119,7 @@ class State {
 
   private trim(channel: string, p: number): void {
     const partition = this.logs.get(channel)!.partitions[p]!
-    if (partition.records.length < this.retention + step) return
+    if (partition.end - partition.base < this.retention + step) return
     let low = partition.end - this.retention
     for (const group of this.groups.get(channel)!.values()) low = Math.min(low, group.done[p]!)
     partition.trim(low)
@@ -205,7 +205,7 @@ const publish =
         }
       }
     }
-    const time = { millis: clock.currentTimeMillisUnsafe() }
+    const publication = new Publication(clock.currentTimeMillisUnsafe())
     let channel: string | undefined
     let log: Log | undefined
     for (let i = 0; i < batch.length; i++) {
@@ -215,7 +215,7 @@ const publish =
         channel = outgoing.channel
         log = state.log(channel)
       }
-      log.append(outgoing, time)
+      log.append(outgoing, publication)
     }
     state.announce(channel, log)
     return Exit.void
@@ -256,15 +256,9 @@ const browse = (state: State) => (channel: string): Stream.Stream<Delivery, Brok
             handler: "",
             holdLimit: Number.POSITIVE_INFINITY
           }
-          return partition.records.map((record, i) =>
-            delivery(
-              origin,
-              reader,
-              record,
-              partition.base + i,
-              record.outgoing.native?.tombstone === true ? null : record.outgoing.payload,
-              1
-            )
+          return Array.from(
+            { length: partition.end - partition.base },
+            (_, i) => partition.deliver(origin, partition.base + i, 1)
           )
         })
       )

@@ -4,8 +4,8 @@
 import { Effect, Latch, type Scheduler, Semaphore } from "effect"
 import { type BrokerError, make as failure } from "../broker/BrokerError.ts"
 import type { ConsumeOptions, Lease, Settled, Sink } from "../broker/Driver.ts"
-import { type Delivery, delivery, type Origin } from "../model/Message.ts"
-import { type Log, reader } from "./MemoryLog.ts"
+import type { Delivery, Origin } from "../model/Message.ts"
+import type { Log } from "./MemoryLog.ts"
 
 /** One consumer of a group. */
 export class Member {
@@ -63,6 +63,17 @@ export interface Rules {
   readonly claim: number
   /** Unix time in milliseconds. */
   readonly now: () => number
+}
+
+/** The next messages of a lease; a class for the reason of the engine's `Batch`. */
+class Found {
+  readonly lease: Lease
+  readonly batch: ReadonlyArray<Delivery>
+
+  constructor(lease: Lease, batch: ReadonlyArray<Delivery>) {
+    this.lease = lease
+    this.batch = batch
+  }
 }
 
 /** A consumer group. */
@@ -261,14 +272,14 @@ export class Group {
   }
 
   /** The next batch for a member, of its partitions in turn; undefined where there is none. */
-  next(member: Member): { readonly lease: Lease; readonly batch: ReadonlyArray<Delivery> } | undefined {
+  next(member: Member): Found | undefined {
     const owned = Array.from(member.leases.entries())
     for (let i = 0; i < owned.length; i++) {
       const [partition, own] = owned[(member.turn + i) % owned.length]!
       const batch = this.read(partition, own, member.options.batch)
       if (batch.length > 0) {
         member.turn = (member.turn + i + 1) % owned.length
-        return { lease: own.lease, batch }
+        return new Found(own.lease, batch)
       }
     }
     return undefined
@@ -278,33 +289,23 @@ export class Group {
     const { partitions } = this.log
     const records = partitions[partition]!
     const own = this.progress[partition]!
-    const batch: Array<Delivery> = []
     const until = this.rules.now() + this.rules.claim
     if (this.rules.claim !== Number.POSITIVE_INFINITY) this.giveBack(own, this.rules.now())
     if (own.back.length > 0) {
-      for (const { attempt, position } of own.back.splice(0, most)) {
+      return own.back.splice(0, most).map(({ attempt, position }) => {
         own.out.set(position, { attempt, until })
-        batch.push(make(owned.origin, records.at(position), position, attempt))
-      }
-      return batch
+        return records.deliver(owned.origin, position, attempt)
+      })
     }
-    const to = Math.min(owned.next + most, records.end)
-    for (let position = owned.next; position < to; position++) {
-      batch.push(make(owned.origin, records.at(position), position, 1))
-      if (this.rules.settlement === "message") own.out.set(position, { attempt: 1, until })
+    const from = owned.next
+    const to = Math.min(from + most, records.end)
+    const batch: Array<Delivery> = []
+    for (let position = from; position < to; position++) batch.push(records.deliver(owned.origin, position, 1))
+    if (this.rules.settlement === "message") {
+      for (let position = from; position < to; position++) own.out.set(position, { attempt: 1, until })
     }
     owned.next = to
     if (this.rules.settlement === "message") own.position = to
     return batch
   }
 }
-
-const make = (origin: Origin, record: ReturnType<Log["partitions"][number]["at"]>, position: number, attempt: number) =>
-  delivery(
-    origin,
-    reader,
-    record,
-    position,
-    record.outgoing.native?.tombstone === true ? null : record.outgoing.payload,
-    attempt
-  )

@@ -1,20 +1,8 @@
 /**
- * What the memory broker keeps: partitions of records, and, for each group, what it has done of them.
+ * What the memory broker keeps: partitions of published messages.
  */
 import * as Headers from "../model/Headers.ts"
-import type { Outgoing, Reader } from "../model/Message.ts"
-
-/** The time of a publish, shared by its messages. */
-export interface Time {
-  /** Unix time in milliseconds. */
-  readonly millis: number
-}
-
-/** A published message and its time. */
-export interface Record {
-  readonly outgoing: Outgoing<Uint8Array>
-  readonly time: Time
-}
+import { type Delivery, delivery, type Origin, type Outgoing, type Reader } from "../model/Message.ts"
 
 const decoder = new TextDecoder()
 
@@ -22,33 +10,86 @@ const decoder = new TextDecoder()
 const keyOf = ({ key, native }: Outgoing<Uint8Array>): string | undefined =>
   native?.keyBytes === undefined ? key : decoder.decode(native.keyBytes)
 
-/** Reads a record as any broker's would be read. */
-export const reader: Reader<Record> = {
-  key: ({ outgoing }) => keyOf(outgoing),
-  keyBytes: ({ outgoing }) => outgoing.keyBytes,
-  headers: ({ outgoing }) =>
-    outgoing.native?.fields === undefined ? outgoing.headers : Headers.fromFields(outgoing.fields),
-  fields: ({ outgoing }) => outgoing.fields,
-  timestamp: ({ time }) => time.millis
+/** One publish, shared by its messages: it knows when they were published, and reads them as any broker's would be read. */
+export class Publication implements Reader<Outgoing<Uint8Array>> {
+  private readonly millis: number
+
+  /** `millis`: Unix time in milliseconds. */
+  constructor(millis: number) {
+    this.millis = millis
+  }
+
+  key(outgoing: Outgoing<Uint8Array>): string | undefined {
+    return keyOf(outgoing)
+  }
+  keyBytes(outgoing: Outgoing<Uint8Array>): Uint8Array | undefined {
+    return outgoing.keyBytes
+  }
+  headers(outgoing: Outgoing<Uint8Array>): Headers.Headers {
+    return outgoing.native?.fields === undefined ? outgoing.headers : Headers.fromFields(outgoing.fields)
+  }
+  fields(outgoing: Outgoing<Uint8Array>): ReadonlyArray<Headers.Field> {
+    return outgoing.fields
+  }
+  timestamp(): number {
+    return this.millis
+  }
 }
 
-/** One partition: an append-only list of which a prefix may be dropped. */
-export class Partition {
-  /** The position of `records[0]`. */
-  base = 0
-  records: Array<Record> = []
+const smallest = 64
 
-  get end(): number {
-    return this.base + this.records.length
+/**
+ * One partition: a list that grows at its end and is shortened at its beginning.
+ *
+ * A ring, written in place. An array that is replaced is soon an old one, and what it points to lives until the next full
+ * collection; so would an object around each message.
+ */
+export class Partition {
+  /** The first position that is kept. */
+  base = 0
+  /** The position of the next message. */
+  end = 0
+  private messages: Array<Outgoing<Uint8Array> | undefined> = new Array(smallest).fill(undefined)
+  private publications: Array<Publication | undefined> = new Array(smallest).fill(undefined)
+
+  append(outgoing: Outgoing<Uint8Array>, publication: Publication): void {
+    if (this.end - this.base === this.messages.length) this.resize(this.messages.length * 2)
+    const at = this.end++ & (this.messages.length - 1)
+    this.messages[at] = outgoing
+    this.publications[at] = publication
   }
-  at(position: number): Record {
-    return this.records[position - this.base]!
+
+  /** The message at a position that is kept. */
+  deliver(origin: Origin, position: number, attempt: number): Delivery {
+    const at = position & (this.messages.length - 1)
+    const outgoing = this.messages[at]!
+    const body = outgoing.native?.tombstone === true ? null : outgoing.payload
+    return delivery(origin, this.publications[at]!, outgoing, position, body, attempt)
   }
-  /** Drops records below `position`. */
+
+  /** Drops what is below `position`. */
   trim(position: number): void {
-    if (position <= this.base) return
-    this.records = this.records.slice(position - this.base)
-    this.base = position
+    const mask = this.messages.length - 1
+    while (this.base < position) {
+      const at = this.base++ & mask
+      this.messages[at] = undefined
+      this.publications[at] = undefined
+    }
+    // a backlog that is gone gives its places back
+    if (mask >= smallest && this.end - this.base < mask / 8) this.resize((mask + 1) / 4)
+  }
+
+  /** `length` is a power of two. */
+  private resize(length: number): void {
+    const { messages, publications } = this
+    this.messages = new Array(length).fill(undefined)
+    this.publications = new Array(length).fill(undefined)
+    for (let position = this.base; position < this.end; position++) {
+      const from = position & (messages.length - 1)
+      const to = position & (length - 1)
+      this.messages[to] = messages[from]
+      this.publications[to] = publications[from]
+    }
   }
 }
 
@@ -70,11 +111,11 @@ export class Log {
     this.partitions = Array.from({ length: partitions }, () => new Partition())
     this.fresh = new Uint8Array(partitions)
   }
-  append(outgoing: Outgoing<Uint8Array>, time: Time): void {
+  append(outgoing: Outgoing<Uint8Array>, publication: Publication): void {
     const count = this.partitions.length
     const key = keyOf(outgoing)
     const p = key === undefined ? this.turn++ % count : hash(key) % count
-    this.partitions[p]!.records.push({ outgoing, time })
+    this.partitions[p]!.append(outgoing, publication)
     this.fresh[p] = 1
   }
 }

@@ -1,0 +1,53 @@
+/**
+ * A queue that lets go of what it gave out: old arrays that still point to it would keep whole batches alive until the next
+ * full collection.
+ */
+
+/** How many free places at the front are put up with. */
+const slack = 32
+
+/** First in, first out; both ends in constant time, on average. */
+export class Fifo<A> {
+  private items: Array<A | undefined> = []
+  private head = 0
+
+  get length(): number {
+    return this.items.length - this.head
+  }
+
+  push(item: A): void {
+    this.items.push(item)
+  }
+
+  /** Puts one before all others. */
+  unshift(item: A): void {
+    if (this.head > 0) this.items[--this.head] = item
+    else this.items.unshift(item)
+  }
+
+  /** The first; undefined where there is none. */
+  peek(): A | undefined {
+    return this.items[this.head]
+  }
+
+  shift(): A | undefined {
+    const { head, items } = this
+    if (head === items.length) return undefined
+    const item = items[head]
+    items[head] = undefined
+    this.head++
+    if (this.head === items.length) {
+      items.length = 0
+      this.head = 0
+    } else if (this.head > slack && this.head * 2 > items.length) {
+      items.splice(0, this.head)
+      this.head = 0
+    }
+    return item
+  }
+
+  *[Symbol.iterator](): Generator<A> {
+    // what was given out is behind the head
+    for (let i = this.head; i < this.items.length; i++) yield this.items[i] as A
+  }
+}
