@@ -4,7 +4,7 @@
 import type { Clock } from "effect"
 
 /** Milliseconds of one slice. */
-const length = 5
+const length = 4
 
 /** The most messages between two looks at the clock. */
 const longest = 64
