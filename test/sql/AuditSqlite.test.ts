@@ -4,7 +4,16 @@ import { AuditSqlite } from "@millrace/sql"
 import { AuditStoreContract } from "@millrace/testing"
 import { Cause, ConfigProvider, Effect, Exit, Fiber, type Layer } from "effect"
 import { execFileSync } from "node:child_process"
-import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs"
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readlinkSync,
+  rmSync,
+  writeFileSync
+} from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { DatabaseSync } from "node:sqlite"
@@ -26,6 +35,20 @@ AuditStoreContract.suite(
 )
 
 const entry = AuditStoreContract.entry
+
+/** Files below a folder that this process has open, where the system tells. */
+const heldBelow = (place: string): ReadonlyArray<string> => {
+  const table = "/proc/self/fd"
+  if (!existsSync(table)) return []
+  return readdirSync(table).flatMap((descriptor) => {
+    try {
+      return [readlinkSync(join(table, descriptor))]
+    } catch {
+      // the one that read the table
+      return []
+    }
+  }).filter((target) => target.startsWith(place))
+}
 
 const openError = (layer: Layer.Layer<Audit.Store, Audit.AuditError>) =>
   Effect.flip(Effect.scoped(Effect.provide(Effect.asVoid(Audit.Store), layer)))
@@ -169,7 +192,7 @@ describe("AuditSqlite", () => {
         const disk = join(folder, "disk")
         mkdirSync(disk)
         execFileSync("mount", ["-t", "tmpfs", "-o", "size=1m", "none", disk])
-        yield* Effect.addFinalizer(() => Effect.sync(() => execFileSync("umount", [disk])))
+        yield* Effect.addFinalizer(() => Effect.sync(() => execFileSync("umount", ["-l", disk])))
         yield* Effect.gen(function*() {
           const store = yield* Audit.Store
           yield* store.append(entry())
@@ -237,12 +260,14 @@ describe("AuditSqlite", () => {
       if (isRoot) {
         // root may write any file, but not on a disk that takes no writes
         execFileSync("mount", ["-t", "tmpfs", "none", place])
-        yield* Effect.addFinalizer(() => Effect.sync(() => execFileSync("umount", [place])))
+        yield* Effect.addFinalizer(() => Effect.sync(() => execFileSync("umount", ["-l", place])))
       }
       yield* Effect.scoped(Effect.provide(Effect.asVoid(Audit.Store), AuditSqlite.layer({ filename })))
       if (isRoot) execFileSync("mount", ["-o", "remount,ro", place])
       else chmodSync(filename, 0o444)
       const error = yield* openError(AuditSqlite.layer({ filename }))
+      // a build that failed has let go of the file
+      assert.deepStrictEqual(heldBelow(place), [])
       assert.strictEqual(error.reason, "ReadOnly")
       assert.include(error.message, "let this process write")
     }).pipe(Effect.scoped))

@@ -31,6 +31,8 @@ interface Live {
 export const make = (options: Open): Thread => {
   let live: Live | undefined
   let last = 0
+  // those that may still have the file open, the one that did not open it included
+  const threads = new Set<Live>()
 
   const end = (of: Live, message: string): void => {
     if (live === of) live = undefined
@@ -46,6 +48,7 @@ export const make = (options: Open): Thread => {
       waiting: new Map(),
       opened: Deferred.makeUnsafe()
     }
+    threads.add(started)
     started.waiting.set(0, (exit) => Deferred.doneUnsafe(started.opened, exit))
     started.worker.on("message", (reply: Reply) => {
       const resume = started.waiting.get(reply.id)
@@ -55,7 +58,10 @@ export const make = (options: Open): Thread => {
       resume?.(reply.failed === undefined ? Exit.succeed(reply) : Exit.fail(reply.failed))
     })
     started.worker.on("error", (error) => end(started, String(error)))
-    started.worker.on("exit", (code) => end(started, `its thread ended with code ${code}`))
+    started.worker.on("exit", (code) => {
+      threads.delete(started)
+      end(started, `its thread ended with code ${code}`)
+    })
     return started
   }
 
@@ -71,6 +77,12 @@ export const make = (options: Open): Thread => {
     return Effect.as(Deferred.await(current.opened), current)
   })
 
+  const ended = (of: Live): Effect.Effect<void> =>
+    Effect.callback((resume) => {
+      if (threads.has(of)) of.worker.on("exit", () => resume(Effect.void))
+      else resume(Effect.void)
+    })
+
   return {
     open: Effect.asVoid(opened),
     ask: (asked) =>
@@ -81,13 +93,11 @@ export const make = (options: Open): Thread => {
           ? request(current, asked)
           : Effect.flatMap(opened, (ready) => request(ready, asked))
       }),
-    close: Effect.suspend(() => {
-      const current = live
-      if (current === undefined) return Effect.void
-      const ended = Effect.callback<void>((resume) => {
-        current.worker.on("exit", () => resume(Effect.void))
-      })
-      return Effect.andThen(Effect.ignore(request(current, { operation: "close" })), ended)
-    })
+    close: Effect.suspend(() =>
+      Effect.andThen(
+        live === undefined ? Effect.void : Effect.ignore(request(live, { operation: "close" })),
+        Effect.forEach(threads, ended, { discard: true })
+      )
+    )
   }
 }
