@@ -60,8 +60,8 @@ export const plants: ReadonlyArray<Plant> = [
     "start-after-revoke",
     "starts messages of a lease that is being revoked",
     worker,
-    "      tenure.stopped = true\n      for (const [timer",
-    "      for (const [timer"
+    "      tenure.stopped = true\n      this.cancel(tenure)",
+    "      this.cancel(tenure)"
   ),
   plant(
     "grace-ignored",

@@ -11,7 +11,7 @@
  * keeps no other partition from being read.
  */
 import { BrokerError, type Delivery, delivery, type Driver, type Origin } from "@millrace/core"
-import { Cause, Effect, Exit, type Fiber, type Scope } from "effect"
+import { Effect, Exit, Fiber, type Scope } from "effect"
 import {
   type Admin,
   type Consumer,
@@ -244,20 +244,13 @@ class Member {
     )
     const fresh = partitions.filter((partition) => !known.has(partition))
     if (fresh.length === 0) return
-    const ends = await this.answer(KafkaTopics.offsets(this.connection, this.admin, "consume", channel))
+    const ends = await Effect.runPromise(
+      Fiber.join(this.fork(KafkaTopics.offsets(this.connection, this.admin, "consume", channel)))
+    )
     const positions = ends.filter(({ partition }) => fresh.includes(partition))
       .map(({ high, partition }) => ({ topic: channel, partition, offset: high }))
     for (const position of positions) this.consumer?.seek(position)
     await this.consumer?.commitOffsets(positions)
-  }
-
-  /** What an effect answers, to the promises that kafkajs waits for. */
-  private answer<A>(effect: Effect.Effect<A, Failed>): Promise<A> {
-    return new Promise((resolve, reject) => {
-      this.fork(effect).addObserver((exit) =>
-        Exit.isSuccess(exit) ? resolve(exit.value) : reject(Cause.squash(exit.cause))
-      )
-    })
   }
 
   /** Before a join: closes the leases of the generation that ends. */

@@ -8,7 +8,7 @@ const slack = 32
 
 /** First in, first out; both ends in constant time, on average. */
 export class Fifo<A> {
-  private items: Array<A | undefined> = []
+  private readonly items: Array<A | undefined> = []
   private head = 0
 
   get length(): number {

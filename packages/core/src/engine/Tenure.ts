@@ -56,8 +56,7 @@ export class Tenure {
   bytes = 0
   dirty = false
   private readonly batches = new Fifo<Batch>()
-  // messages taken in, and of them those of the prefix that is settled
-  private taken = 0
+  // of those settled, the ones before the first that is not
   private passed = 0
   private position = -1
   private told = -1
@@ -67,7 +66,6 @@ export class Tenure {
   private readonly clear = Latch.makeUnsafe(true)
   private readonly slack = Latch.makeUnsafe(true)
   private readonly still = Latch.makeUnsafe(true)
-
   private readonly span: number
 
   /** `span`: the most messages settled beyond one that is not, where the broker settles by position. */
@@ -85,7 +83,6 @@ export class Tenure {
       this.bytes += delivery.payload.length
     }
     this.unsettled += deliveries.length
-    this.taken += deliveries.length
     this.clear.closeUnsafe()
     this.batches.push(batch)
     return batch
@@ -148,7 +145,7 @@ export class Tenure {
   }
 
   private get ahead(): number {
-    return this.taken - this.passed - this.unsettled
+    return this.settled - this.passed
   }
 
   /** Completes when no call to the broker is under way. */

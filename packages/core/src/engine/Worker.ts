@@ -32,7 +32,7 @@ export interface Doors {
   readonly failed: (error: unknown) => void
 }
 
-export class Worker<R> {
+export class Worker<R> implements Farewell.Runs {
   readonly tenures = new Map<Lease, Tenure>()
   pending = 0
   pendingBytes = 0
@@ -62,11 +62,6 @@ export class Worker<R> {
   private readonly patience: Patience
   private readonly durables: Durables<R>
   private readonly letters: Letters<R>
-  private readonly runs: Farewell.Runs = {
-    quiet: (tenures) => this.quiet(tenures),
-    interrupt: (tenure) => this.interrupt(tenure),
-    giveUp: (tenure) => this.giveUp(tenure)
-  }
   // whose handler is being called; a lease may end in the middle of that call
   private calling: Tenure | undefined
   private isAwaited = false
@@ -148,7 +143,7 @@ export class Worker<R> {
     this.keepers.delete(tenure)
     this.pending -= tenure.unsettled
     this.pendingBytes -= tenure.bytes
-    for (const [timer, delivery] of this.timers) if (tenureOf(delivery) === tenure) timer.interruptUnsafe()
+    this.cancel(tenure)
     this.patience.forget(tenure)
     this.makeRoom()
     this.wake()
@@ -178,22 +173,27 @@ export class Worker<R> {
   private revoke(tenure: Tenure): Effect.Effect<void> {
     return Effect.suspend(() => {
       tenure.stopped = true
-      for (const [timer, delivery] of this.timers) if (tenureOf(delivery) === tenure) timer.interruptUnsafe()
-      return Farewell.finish(this.runs, [tenure], this.consumer.grace.revoke)
+      this.cancel(tenure)
+      return Farewell.finish(this, [tenure], this.consumer.grace.revoke)
     }).pipe(Effect.andThen(Effect.sync(() => this.forget(tenure))))
   }
 
-  private interrupt(tenure: Tenure): void {
+  /** Attempts that wait for their time are not made. */
+  private cancel(tenure: Tenure): void {
+    for (const [timer, delivery] of this.timers) if (tenureOf(delivery) === tenure) timer.interruptUnsafe()
+  }
+
+  interrupt(tenure: Tenure): void {
     for (const [fiber, { delivery }] of this.fibers) if (tenureOf(delivery) === tenure) fiber.interruptUnsafe()
   }
 
-  private giveUp(tenure: Tenure): void {
+  giveUp(tenure: Tenure): void {
     this.letters.giveUp(tenure)
     this.durables.giveUp(tenure)
   }
 
   /** Completes when no handler, durable effect or dead letter of them is awaited; the call that asks for it counts, too. */
-  private quiet(tenures: ReadonlyArray<Tenure>): Effect.Effect<void> {
+  quiet(tenures: ReadonlyArray<Tenure>): Effect.Effect<void> {
     const { calling } = this
     if (calling !== undefined && !this.isAwaited && tenures.includes(calling)) {
       this.isAwaited = true
@@ -213,7 +213,7 @@ export class Worker<R> {
       for (const tenure of tenures) tenure.stopped = true
       this.room.openUnsafe()
       return Effect.andThen(
-        Farewell.finish(this.runs, tenures, limit),
+        Farewell.finish(this, tenures, limit),
         Effect.sync(() => {
           for (const tenure of tenures) this.forget(tenure)
         })
@@ -398,7 +398,7 @@ export class Worker<R> {
     this.pending--
     this.pendingBytes -= delivery.payload.length
     this.makeRoom()
-    if (!tenure.dirty) this.touch(tenure)
+    this.touch(tenure)
   }
 
   private makeRoom(): void {

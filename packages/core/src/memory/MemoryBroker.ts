@@ -121,7 +121,7 @@ class State {
     const partition = this.logs.get(channel)!.partitions[p]!
     if (partition.end - partition.base < this.retention + step) return
     let low = partition.end - this.retention
-    for (const group of this.groups.get(channel)!.values()) low = Math.min(low, group.done[p]!)
+    for (const group of this.groups.get(channel)!.values()) low = Math.min(low, group.doneOf(p))
     partition.trim(low)
   }
 }

@@ -110,12 +110,16 @@ export class Group {
 
   /** For each partition, the position below which everything is done. */
   get done(): ReadonlyArray<number> {
-    return this.progress.map((own) => {
-      let low = own.position
-      for (const position of own.out.keys()) low = Math.min(low, position)
-      for (const { position } of own.back) low = Math.min(low, position)
-      return low
-    })
+    return this.progress.map((_, partition) => this.doneOf(partition))
+  }
+
+  /** The position below which everything of a partition is done. */
+  doneOf(partition: number): number {
+    const own = this.progress[partition]!
+    let low = own.position
+    for (const position of own.out.keys()) low = Math.min(low, position)
+    for (const { position } of own.back) low = Math.min(low, position)
+    return low
   }
 
   /** Wakes the owners of the partitions that have news. */

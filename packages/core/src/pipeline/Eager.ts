@@ -137,8 +137,10 @@ export const run = <M, A, E, R>(handler: Handler<M, A, E, R>): Handler<M, A, E, 
       suspended = 0
       return exit
     }
-    suspended++ // the chain may be interrupted before it takes its first step: then only the hook knows of the fiber
-    ;(message as Envelope).after(() => fiber.pollUnsafe() === undefined ? Fiber.interrupt(fiber) : undefined)
+    suspended++
+    // the chain may be interrupted before it takes its first step: then only the hook knows of the fiber
+    const envelope = message as Envelope
+    envelope.after(() => fiber.pollUnsafe() === undefined ? Fiber.interrupt(fiber) : undefined)
     return Effect.onInterrupt(Fiber.join(fiber), () => Fiber.interrupt(fiber))
   }
 }
