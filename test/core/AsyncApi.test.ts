@@ -1,4 +1,4 @@
-import { AsyncApi, Auth, Channel, Decode, Lanes, Subscription } from "@millrace/core"
+import { AsyncApi, Auth, Channel, Decode, Lanes, type Message, Request, Subscription } from "@millrace/core"
 import { assert, describe, it } from "@effect/vitest"
 import specs from "@asyncapi/specs"
 import { Ajv } from "ajv"
@@ -39,6 +39,40 @@ describe("AsyncApi", () => {
   it("X7 the document is valid AsyncAPI 3", () => {
     assert.isTrue(validate(document), JSON.stringify(validate.errors?.slice(0, 3)))
     assert.isFalse(validate({ ...document, operations: { x: { action: "receive" } } }))
+  })
+
+  it("F20 addresses with parameters and answers of requests are valid AsyncAPI 3", () => {
+    const Regional = Channel.make("prices.{region}.{+rest}", { payload: Order })
+    const Prices = Channel.make("prices", { payload: Order })
+    const Price = Request.make(Prices, { reply: Tree })
+    const answering = pipe(
+      (_: Message<typeof Order.Type>) => Effect.succeed({ name: "root", children: [] }),
+      Decode.middleware(Prices),
+      Request.answer(Price)
+    )
+    const routing = AsyncApi.document({
+      title: "Routing",
+      version: "1.0.0",
+      subscriptions: [
+        Subscription.make(
+          Regional,
+          { group: "g", name: "all", deadLetters: "failed" },
+          pipe(() => Effect.void, Decode.middleware(Regional))
+        ),
+        Subscription.make(Prices, { group: "g", name: "price" }, answering)
+      ]
+    })
+    assert.isTrue(validate(routing), JSON.stringify(validate.errors?.slice(0, 3)))
+    assert.containSubset(routing.channels["prices._region_.__rest_"], {
+      parameters: { region: { description: "One segment." }, rest: { description: "All that is left of the name." } }
+    })
+    assert.containSubset(routing.operations["price"], {
+      reply: {
+        address: { location: "$message.header#/reply-to" },
+        channel: { $ref: "#/channels/prices.answers" }
+      }
+    })
+    assert.include(JSON.stringify(routing.channels["prices.answers"]), "prices.answers.Tree")
   })
 
   it("X7 channels carry their schema, operations their pipeline, and equal names stay apart", () => {

@@ -1,5 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import {
+  Audit,
   Broker,
   Channel,
   DeadLetters,
@@ -73,12 +74,12 @@ const run = <A, E>(program: Effect.Effect<A, E, Broker.Broker>) =>
 const Orders = Channel.bytes("orders")
 
 /** A subscription that refuses every message, and what it saw. */
-const refusing = (error: () => Refused, name = "orders") =>
+const refusing = (error: () => Refused, name = "orders", deadLetters?: string) =>
   Effect.gen(function*() {
     const seen: Array<Delivery> = []
     const channel = Channel.bytes(name)
     yield* Subscription.run(
-      Subscription.make(channel, { group: "billing", name: "placeOrder", lanes: Lanes.partition }, (
+      Subscription.make(channel, { group: "billing", name: "placeOrder", lanes: Lanes.partition, deadLetters }, (
         delivery: Delivery
       ) => {
         seen.push(delivery)
@@ -240,4 +241,48 @@ describe("DeadLetters", () => {
       assert.strictEqual(repaired!.key, "k")
       assert.deepStrictEqual(added(repaired!), ["dead-letter-passes", "dead-letter-replayed"])
     }).pipe(Effect.provide(MemoryBroker.layer({ partitions: 1 })), Effect.scoped))
+
+  it.effect("F13 all that fit a filter are replayed, in order and once, each with its audit row", () =>
+    Effect.gen(function*() {
+      yield* refusing(() => refused, "orders")
+      yield* refusing(() => refused, "others", "orders.dead-letters")
+      const texts = Array.from({ length: 6 }, (_, i) => new Uint8Array([i]))
+      for (const [i, text] of texts.entries()) {
+        yield* publish(new Outgoing(i % 2 === 0 ? "orders" : "others", text, "k", Headers.empty))
+        yield* TestClock.adjust("1 minute")
+      }
+      const all = yield* letters("orders.dead-letters")
+      assert.strictEqual(all.length, 6)
+      const listed = (filter: DeadLetters.Filter) =>
+        Effect.map(
+          Stream.runCollect(DeadLetters.list("orders.dead-letters", { filter })),
+          (found) => found.map(({ delivery }) => delivery.raw[0])
+        )
+      assert.deepStrictEqual(yield* listed({ channel: "others" }), [1, 3, 5])
+      assert.deepStrictEqual(yield* listed({ errorType: "Refused", from: all[2]!.at, to: all[4]!.at }), [2, 3])
+      assert.deepStrictEqual(yield* listed({ errorType: "Other" }), [])
+      assert.deepStrictEqual(yield* listed({ group: all[0]!.group, handler: all[0]!.handler, channel: "orders" }), [
+        0,
+        2,
+        4
+      ])
+      const replayed = yield* DeadLetters.replayAll("orders.dead-letters", {
+        filter: { channel: "orders", passes: 1 },
+        through: Audit.middleware()
+      })
+      assert.deepStrictEqual(replayed.map(({ letter }) => letter.delivery.raw[0]), [0, 2, 4])
+      yield* TestClock.adjust("1 minute")
+      // all three came back, and are not new
+      assert.deepStrictEqual(yield* listed({ channel: "orders" }), [0, 2, 4, 0, 2, 4])
+      assert.deepStrictEqual(yield* listed({ channel: "orders", passes: 1 }), [0, 2, 4])
+      const store = yield* Audit.Store
+      const { rows } = yield* store.query({ order: "oldest" })
+      assert.deepStrictEqual(
+        rows.map(({ channel, kind, key, status }) => [channel, kind, key, status]),
+        Array.from({ length: 3 }, () => ["orders", "producer", "k", "done"])
+      )
+    }).pipe(
+      Effect.provide(Layer.merge(MemoryBroker.layer({ partitions: 1 }), Audit.layerMemory())),
+      Effect.scoped
+    ))
 })

@@ -1,12 +1,16 @@
 import {
   Audit,
   Auth,
+  Bulkhead,
   Channel,
+  CircuitBreaker,
   DeadLetter,
   Decode,
   type Delivery,
   type Envelope,
+  Fallback,
   Filter,
+  Hedge,
   Hooks,
   Log,
   MemoryBroker,
@@ -18,6 +22,7 @@ import {
   Parse,
   Publish,
   RateLimit,
+  Request,
   Retry,
   Timeout,
   Trace
@@ -95,6 +100,17 @@ everywhere(
     layer: RateLimit.layerMemory()
   }
 )
+everywhere("CircuitBreaker", () => CircuitBreaker.middleware({ name: "it" }), { layer: CircuitBreaker.layer() })
+everywhere(
+  "CircuitBreaker at a rate",
+  () => CircuitBreaker.middleware({ name: "it", by: "channel", trip: CircuitBreaker.rate() }),
+  { layer: CircuitBreaker.layer() }
+)
+everywhere("Bulkhead", () => Bulkhead.middleware({ name: "it" }), { layer: Bulkhead.layer })
+everywhere("Bulkhead with a queue", () => Bulkhead.middleware({ name: "it", limit: 1, queue: 100 }), {
+  layer: Bulkhead.layer
+})
+everywhere("Hedge", () => Hedge.middleware({ idempotent: true }), { layer: Hedge.layer })
 everywhere("Hooks", () =>
   Hooks.middleware({
     preSend: () => Effect.void,
@@ -125,6 +141,12 @@ MiddlewareLaws.suite(
     message
   }
 )
+MiddlewareLaws.suite("Fallback.classes of others", () => Fallback.classes(["auth"], () => Effect.void), { message })
+MiddlewareLaws.suite(
+  "Fallback.tags",
+  () => Fallback.tags(["LawError"], () => Effect.succeed("instead")),
+  { message, failure: (exit) => assert.deepStrictEqual(exit, Exit.succeed("instead")) }
+)
 MiddlewareLaws.suite("DeadLetter.tags of others", () => DeadLetter.tags("Other"), { message })
 MiddlewareLaws.suite("DeadLetter.tags", () => DeadLetter.tags("LawError"), { message, failure: deadLettered })
 MiddlewareLaws.suite("DeadLetter.classes", () => DeadLetter.classes("validation"), { message })
@@ -138,3 +160,14 @@ MiddlewareLaws.suite("Publish", () => Publish.middleware(Channel.unchecked("answ
   layer: MemoryBroker.layer()
 })
 MiddlewareLaws.suite("Publish.reply", () => Publish.reply(), { message, layer: MemoryBroker.layer() })
+MiddlewareLaws.suite(
+  "Publish.route",
+  () => Publish.route({ answers: Channel.unchecked("answers") }, (answer) => answer === 0 ? undefined : "answers"),
+  { message, layer: MemoryBroker.layer() }
+)
+const Asked = Request.make(Channel.unchecked("orders"), { reply: Schema.Unknown })
+MiddlewareLaws.suite("Request.answer", () => Request.answer(Asked), { message, layer: MemoryBroker.layer() })
+MiddlewareLaws.suite("Request.answer to someone", () => Request.answer(Asked), {
+  message: () => deliver({ headers: { "reply-to": "replies" } }),
+  layer: MemoryBroker.layer()
+})

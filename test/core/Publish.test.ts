@@ -338,7 +338,7 @@ describe("Publish", () => {
 describe("Publish.reply", () => {
   const handle = (_: Message<unknown>): Effect.Effect<{ readonly sum: number }> => Effect.succeed({ sum: 3 })
 
-  it.effect("F17 a reply goes to the channel of the reply-to header with the request's correlation id", () =>
+  it.effect("F17, B7 a reply goes to the channel of the reply-to header with the request's correlation id", () =>
     Effect.gen(function*() {
       const chain = pipe(handle, Publish.reply())
       yield* runChain(chain, deliver({ headers: { "reply-to": "answers", "correlation-id": "c", "message-id": "m" } }))
@@ -350,7 +350,7 @@ describe("Publish.reply", () => {
       assert.strictEqual(second!.headers["correlation-id"], "m")
     }).pipe(Effect.provide(memory)))
 
-  it.effect("F17 without the header it goes to the declared channel, else nowhere", () =>
+  it.effect("F17, B7 without the header it goes to the declared channel, else nowhere", () =>
     Effect.gen(function*() {
       const Sums = Channel.make("sums", { payload: Schema.Struct({ sum: Schema.Finite }) })
       assert.deepStrictEqual(yield* runChain(pipe(handle, Publish.reply()), deliver()), Exit.succeed({ sum: 3 }))
@@ -376,7 +376,7 @@ describe("Publish.reply", () => {
       assert.strictEqual(new TextDecoder().decode(reply!.raw), "null")
     }).pipe(Effect.provide(memory)))
 
-  it.effect("F17 replies keep the order of their requests", () =>
+  it.effect("F17, B7 replies keep the order of their requests", () =>
     Effect.gen(function*() {
       const chain = pipe((message: Message<unknown>) => Effect.succeed(message.position), Publish.reply())
       for (let position = 0; position < 50; position++) {

@@ -1,6 +1,6 @@
 import { type Delivery, Eager, type Envelope, type Message, Outgoing, RateLimit, Settlement } from "@millrace/core"
 import { assert, describe, it } from "@effect/vitest"
-import { Clock, Duration, Effect, Exit, Fiber, Layer, pipe } from "effect"
+import { Cause, Clock, Duration, Effect, Exit, Fiber, Layer, pipe } from "effect"
 import * as fc from "fast-check"
 import { TestClock } from "effect/testing"
 import { Table } from "../../packages/core/src/middleware/gcra.ts"
@@ -203,6 +203,15 @@ describe("the counts of many keys", () => {
 
 const pass = (_message: Envelope) => Exit.succeed("passed")
 const passed = (exit: Exit.Exit<unknown, unknown>) => exit._tag === "Success"
+
+/** What a refusal says: key, limit, window, time to come back, and the policies that it is over. */
+const told = (exit: Exit.Exit<unknown, unknown>) => {
+  const error = Exit.isFailure(exit) ? Cause.squash(exit.cause) : exit
+  assert.instanceOf(error, RateLimit.RateLimited)
+  const { key, limit, retryAfter, violated, window } = error
+  return [key, limit, Duration.toMillis(window), Duration.toMillis(retryAfter), violated]
+}
+
 const memory = Effect.provide(RateLimit.layerMemory())
 
 /** Which of the messages pass, one after the other at one instant. */
@@ -218,17 +227,7 @@ describe("RateLimit", () => {
       const exits = yield* Effect.replicateEffect(Effect.suspend(() => runChain(handler, deliver())), 101)
       assert.strictEqual(exits.filter(passed).length, 100)
       const refused = exits[100]!
-      assert.deepStrictEqual<unknown>(
-        refused,
-        Exit.fail(
-          new RateLimit.RateLimited({
-            key: "orders",
-            limit: 100,
-            window: Duration.seconds(1),
-            retryAfter: Duration.millis(10)
-          })
-        )
-      )
+      assert.deepStrictEqual(told(refused), ["orders", 100, 1000, 10, ["channel"]])
       const outcome = Settlement.ofExit({ entries: {}, table: Settlement.table }, refused)
       assert.isTrue(outcome._tag === "Retry" && Duration.toMillis(outcome.after ?? 0) === 10)
       yield* TestClock.adjust("9 millis")
@@ -324,12 +323,8 @@ describe("RateLimit", () => {
       const run = Effect.suspend(() => runChain(handler, deliver()))
       assert.isTrue(passed(yield* run))
       const waiting = yield* Effect.forkChild(run, { startImmediately: true })
-      const retryAfter = Duration.millis(500)
-      const refused = Exit.fail(
-        new RateLimit.RateLimited({ key: "orders", limit: 1, window: Duration.seconds(1), retryAfter })
-      )
-      assert.deepStrictEqual<unknown>(yield* run, refused)
-      assert.deepStrictEqual<unknown>(yield* run, refused)
+      assert.deepStrictEqual(told(yield* run), ["orders", 1, 1000, 500, ["channel"]])
+      assert.deepStrictEqual(told(yield* run), ["orders", 1, 1000, 500, ["channel"]])
       yield* TestClock.adjust("500 millis")
       const next = yield* Effect.forkChild(run, { startImmediately: true })
       yield* TestClock.adjust("500 millis")
@@ -371,11 +366,15 @@ describe("RateLimit", () => {
     Effect.gen(function*() {
       const handler = RateLimit.middleware()(pass)
       const down = new RateLimit.RateLimitUnavailable({ message: "down" })
-      const failing = Layer.succeed(RateLimit.Store, { take: () => Effect.fail(down) })
+      const lease = { renew: () => Effect.fail(down), release: () => Effect.fail(down) }
+      const failing = Layer.succeed(RateLimit.Store, { ...lease, take: () => Effect.fail(down) })
       const exit = yield* runChain(handler, deliver()).pipe(Effect.provide(failing))
       assert.deepStrictEqual<unknown>(exit, Exit.fail(down))
       assert.strictEqual(Settlement.ofExit({ entries: {}, table: Settlement.table }, exit)._tag, "Retry")
-      const late = Layer.succeed(RateLimit.Store, { take: () => Effect.as(Effect.yieldNow, 0) })
+      const late = Layer.succeed(RateLimit.Store, {
+        ...lease,
+        take: () => Effect.as(Effect.yieldNow, { isAdmitted: true, wait: 0, verdicts: [], at: 0, lease: 0 })
+      })
       assert.isTrue(passed(yield* runChain(handler, deliver()).pipe(Effect.provide(late))))
     }))
 

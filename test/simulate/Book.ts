@@ -1,6 +1,6 @@
 import type { Delivery, Driver, MemoryBroker, Outcome, Outgoing } from "@millrace/core"
 import type { Simulation } from "@millrace/testing"
-import { Effect, type Exit } from "effect"
+import { Duration, Effect, type Exit } from "effect"
 import { cameTo, type Consumer, type Entry, idOf, isGone, type LeaseBook, type Run, type Waits } from "./records.ts"
 import type { Event, Rule } from "./rules.ts"
 import type { Settings } from "./settings.ts"
@@ -68,7 +68,8 @@ export class Book {
         isStubborn: this.world.chance(0.1),
         runs: [],
         offers: 0,
-        letters: 0
+        letters: 0,
+        until: 0
       })
     })
   }
@@ -176,6 +177,7 @@ export class Book {
       }
     } else for (const { delivery, outcome } of what) this.settledOne(book, own[delivery.position]!, outcome)
     const { isUp, turns } = this
+    const at = this.world.now()
     return (exit: Exit.Exit<void, unknown>): void => {
       book.calls--
       this.check(
@@ -184,10 +186,21 @@ export class Book {
         () => `${consumer.name} settles with a broker that is down`
       )
       // an engine that is refused lets its connection go
-      if (exit._tag === "Success") return
+      if (exit._tag === "Success") {
+        if (typeof what !== "number") {
+          for (const each of what) this.delayed(own[each.delivery.position]!, each.outcome, at)
+        }
+        return
+      }
       this.note("refused settlement")
       this.sever(consumer)
     }
+  }
+
+  private delayed(entry: Entry, outcome: Outcome.Outcome, at: number): void {
+    if (outcome._tag !== "Retry" || outcome.after === undefined) return
+    this.note("delay of the broker")
+    entry.until = at + Duration.toMillis(outcome.after)
   }
 
   private settledOne(book: LeaseBook, entry: Entry, outcome: Outcome.Outcome): void {
@@ -211,7 +224,6 @@ export class Book {
           () => `${idOf(entry)} is settled as a dead letter that was not written, or not decided`
         )
       case "Retry":
-        this.note("delay of the broker")
         return this.check(
           "1 outcome",
           this.settings.delay && ran((what) => what !== "Ack"),
@@ -292,13 +304,16 @@ export class Book {
   /** Whether a run decided for the dead letters, or the message was held as long as it may be. */
   private wasDecided(entry: Entry): boolean {
     return entry.runs.some((run) => cameTo(run) === "DeadLetter") ||
-      entry.runs.some((run) => {
-        const held = this.heldBy(entry, run.lease)
-        const { age, attempts, span } = this.settings.hold
-        // a broker that delays counts what it delivers
-        const failures = this.settings.delay && held.failures > 0 ? entry.offers : held.failures
-        return failures >= attempts || held.age >= age || held.span >= span
-      })
+      entry.runs.some((run) => this.hasCost(entry, run.lease, 0))
+  }
+
+  /** Whether a message has been held as long as it may be, with so many failures more than are written down. */
+  private hasCost(entry: Entry, lease: LeaseBook, more: number): boolean {
+    const held = this.heldBy(entry, lease)
+    const { age, attempts, span } = this.settings.hold
+    // a broker that delays counts what it delivers
+    const failures = this.settings.delay && held.failures + more > 0 ? entry.offers : held.failures + more
+    return failures >= attempts || held.age >= age || held.span >= span
   }
 
   /** What a message that keeps failing has cost under a lease: at most what is answered, and an age that is `sure`. */
@@ -402,6 +417,12 @@ export class Book {
     if (!this.settings.delay) {
       this.check("8 hold", held.sure < this.settings.hold.age, () => `${id} starts after ${held.sure} ms of failures`)
     }
+    this.check(
+      "8 hold",
+      now >= entry.until - epsilon,
+      () => `${id} starts ${entry.until - now} ms before its broker's delay is over`
+    )
+    entry.until = 0
     const last = entry.runs.findLast((run) => run.lease === lease)
     if (last !== undefined && !this.settings.delay) {
       const what = cameTo(last)
@@ -460,9 +481,13 @@ export class Book {
     const interrupted = exit._tag === "Failure" && exit.cause.reasons.some((reason) => reason._tag === "Interrupt") &&
       !run.selfInterrupt
     if (interrupted) this.interrupted(run)
+    // hooks hear of a retry that will not be made as of the dead letter that it is
+    const isGivenUp = outcome._tag === "DeadLetter" && run.expected === "Retry"
+    if (isGivenUp) this.note("given up")
     this.check(
       "2 once",
-      outcome._tag === run.expected || (interrupted && outcome._tag === "Release"),
+      outcome._tag === run.expected || (interrupted && outcome._tag === "Release") ||
+        (isGivenUp && this.hasCost(run.entry, run.lease, 1)),
       () => `${id} came to ${outcome._tag}, not ${run.expected}`
     )
     // what waits to become durable keeps no lane shut

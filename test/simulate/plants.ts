@@ -86,7 +86,7 @@ export const plants: ReadonlyArray<Plant> = [
         find: "if (tenure.stopped || this.draining) return false\n    this.calling",
         replace: "this.calling"
       },
-      { file: worker, find: "!this.paused && !this.draining && (", replace: "!this.paused && (" },
+      { file: worker, find: "!this.paused && !this.draining &&", replace: "!this.paused &&" },
       { file: worker, find: "if (tenure.stopped) this.offset = deliveries.length", replace: "" }
     ]
   },
@@ -136,8 +136,8 @@ export const plants: ReadonlyArray<Plant> = [
     "start-while-paused",
     "starts messages while it is paused",
     worker,
-    "!this.paused && !this.draining && (",
-    "!this.draining && ("
+    "!this.paused && !this.draining &&",
+    "!this.draining &&"
   ),
   plant(
     "bytes-leak",
@@ -210,10 +210,77 @@ export const plants: ReadonlyArray<Plant> = [
     "for (const [member, cut] of Array.from(this.connections)) { member.cut = true; Deferred.doneUnsafe(cut, Exit.fail(down(\"consume\"))) }"
   ),
   plant(
+    "delay-ignored",
+    "the broker delivers at once what it is to delay",
+    "memory/MemoryGroup.ts",
+    "Math.min(most, later < 0 ? back.length : later)",
+    "Math.min(most, back.length)"
+  ),
+  plant(
     "never-redelivered",
     "the broker forgets what a consumer had when it went",
     "memory/MemoryGroup.ts",
     "    this.giveBack(own, Number.POSITIVE_INFINITY)\n",
     ""
+  )
+]
+
+/** Bugs of delayed retries, for the histories that have them. */
+export const detours: ReadonlyArray<Plant> = [
+  plant(
+    "retry-too-early",
+    "runs a message from a retry channel before its time",
+    "engine/Dues.ts",
+    "due - now < epsilon",
+    "due - now < 5"
+  ),
+  plant(
+    "retry-not-written",
+    "settles a message whose retry the broker refused",
+    "engine/Letters.ts",
+    "return isDone(written) && written._tag === \"Success\" ? undefined",
+    "return isDone(written) ? undefined"
+  ),
+  plant(
+    "round-for-ever",
+    "counts no failure of a message that leaves its place",
+    "engine/Detour.ts",
+    "this.send(delivery, found, failures + 1, failures + 1, now, now + delay)",
+    "this.send(delivery, found, failures + 1, failures, now, now + delay)"
+  ),
+  plant(
+    "passing-on-counts",
+    "counts a message that was only passed on as tried",
+    "engine/Detour.ts",
+    "isDue(found.due, at) ? delivery.attempts : delivery.attempts - 1",
+    "isDue(found.due, at) ? delivery.attempts : delivery.attempts"
+  ),
+  plant(
+    "letter-of-the-retry-channel",
+    "writes dead letters that name the retry channel",
+    "engine/Detour.ts",
+    "consumer.deadLetter(Retries.read(waiting, this.group)?.original ?? waiting, error, at)",
+    "consumer.deadLetter(waiting, error, at)"
+  ),
+  plant(
+    "retry-without-key",
+    "loses the key on the way to a retry channel",
+    "broker/Retries.ts",
+    "original.raw, original.key, added, {\n    keyBytes: original.keyBytes,",
+    "original.raw, undefined, added, {"
+  ),
+  plant(
+    "headers-grow",
+    "shows handlers the headers of the retry channel",
+    "broker/Retries.ts",
+    "return native.fields.filter(([name]) => !own.has(name.toLowerCase()))",
+    "return native.fields"
+  ),
+  plant(
+    "hooks-forgotten",
+    "runs no hook of a message that comes back",
+    "engine/Detour.ts",
+    "original.hooks = waiting.hooks = []",
+    "original.hooks = []"
   )
 ]

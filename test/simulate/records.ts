@@ -17,6 +17,8 @@ export interface Entry {
   offers: number
   /** Dead letters that the broker has. */
   letters: number
+  /** Before which time its broker, which delays it, must not deliver it. */
+  until: number
 }
 
 /** What a run has to wait for before it counts. */

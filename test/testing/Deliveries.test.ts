@@ -151,7 +151,7 @@ describe("Deliveries", () => {
   const subscription = (seen: Array<string>, handle: Handler<Message<typeof Order.Type>, unknown, SoldOut | Slow>) =>
     Subscription.make(
       Orders,
-      { group: "g", settle: { SoldOut: Outcome.Reject() }, hold: { attempts: 1 } },
+      { group: "g", settle: { SoldOut: Outcome.Reject() }, hold: { attempts: 2 } },
       Stack.start<Message<Uint8Array>>().use(told(seen)).use(Decode.middleware(Orders)).handle(handle)
     )
 

@@ -5,6 +5,7 @@ import type { Driver } from "@millrace/core"
 import { Cause, Duration, Effect, Exit, References, Scope } from "effect"
 import { afterAll, beforeAll, describe, it } from "vitest"
 import { Bench, Broken, unique } from "./contract/Bench.ts"
+import { delaying } from "./contract/Delaying.ts"
 import { faults } from "./contract/Faults.ts"
 import { letters } from "./contract/Letters.ts"
 import { moving } from "./contract/Moving.ts"
@@ -35,7 +36,7 @@ export interface Options {
   readonly missing: "created" | "refused"
   /**
    * What header fields can hold beyond one text for each lower-case name; the rest must be refused. Default: all of
-   * `duplicate`, `binary`, `null` and `case`.
+   * `duplicate`, `binary`, `null`, `case` and `control`.
    */
   readonly fields?: ReadonlyArray<Fields> | undefined
   /** The longest body in bytes. Default: what the driver's capabilities say; where neither does, any length must go through. */
@@ -52,12 +53,20 @@ export interface Verdict {
   readonly lacks: ReadonlyArray<Feature>
 }
 
+/** What a suite has shown so far: complete when its last test is over. */
+export interface Shown {
+  readonly capabilities: Driver.Capabilities | undefined
+  /** By the id of the scenario; what failed is not among them. */
+  readonly verdicts: ReadonlyMap<string, Verdict>
+}
+
 /** Every promise of the contract. Each runs on a channel and groups of its own. */
 export const scenarios: ReadonlyArray<Scenario> = [
   ...publishing,
   ...ordering,
   ...moving,
   ...settling,
+  ...delaying,
   ...letters,
   ...faults
 ]
@@ -83,7 +92,7 @@ export const run = (scenario: Scenario, subject: Subject, options: Options): Eff
   }
   const declared = {
     missing: options.missing,
-    fields: options.fields ?? ["duplicate", "binary", "null", "case"],
+    fields: options.fields ?? ["duplicate", "binary", "null", "case", "control"],
     maximumBytes: options.maximumBytes ?? subject.driver.capabilities.maximumBytes,
     outage: subject
   } as const
@@ -115,6 +124,8 @@ export const run = (scenario: Scenario, subject: Subject, options: Options): Eff
  * Registers the suite by vitest's `describe`: one test for each scenario, and one for each proof where the driver lacks what
  * a scenario needs, named in the test's annotation. None is skipped.
  *
+ * Answers what the suite shows, test by test, e.g. for a table of brokers.
+ *
  * `make` is run once, before the first test; its scope closes after the last. Scenarios run side by side, those that take
  * the broker down alone, after the others.
  *
@@ -133,7 +144,15 @@ export const run = (scenario: Scenario, subject: Subject, options: Options): Eff
  *
  * @throws RangeError when an option is out of range
  */
-export const suite = <E>(name: string, make: Effect.Effect<Subject, E, Scope.Scope>, options: Options): void => {
+export const suite = <E>(
+  name: string,
+  make: Effect.Effect<Subject, E, Scope.Scope>,
+  options: Options
+): Shown => {
+  const shown: { capabilities: Driver.Capabilities | undefined; readonly verdicts: Map<string, Verdict> } = {
+    capabilities: undefined,
+    verdicts: new Map()
+  }
   const patience = millis("patience", options.patience, 30_000)
   describe(`Broker contract: ${name}`, () => {
     const scope = Scope.makeUnsafe()
@@ -149,6 +168,8 @@ export const suite = <E>(name: string, make: Effect.Effect<Subject, E, Scope.Sco
           throw new Error(`The broker could not be made: ${made === undefined ? "" : Cause.pretty(made.cause)}`)
         }
         const verdict = await Effect.runPromise(run(scenario, made.value, options))
+        shown.capabilities = made.value.driver.capabilities
+        shown.verdicts.set(scenario.id, verdict)
         if (verdict.lacks.length > 0) await context.annotate(`lacks ${verdict.lacks.join(", ")}, and proved it`)
       }
     const title = ({ id, rows, title }: Scenario) => `${rows.join(" ")} ${id}: ${title}`
@@ -159,4 +180,5 @@ export const suite = <E>(name: string, make: Effect.Effect<Subject, E, Scope.Sco
       if (scenario.alone) it(title(scenario), { timeout: 10 * patience }, test(scenario))
     }
   })
+  return shown
 }

@@ -2,6 +2,7 @@
  * What a program consumes, as an AsyncAPI 3 document: made of the subscriptions themselves, so it cannot differ from them.
  */
 import { Schema } from "effect"
+import type { Pattern } from "../model/Address.ts"
 import type { Content } from "../model/Channel.ts"
 import * as Description from "../pipeline/Description.ts"
 import type { Subscription } from "./Subscription.ts"
@@ -52,9 +53,20 @@ const messageOf = (
   return { contentType, payload: { schemaFormat, schema: moved(document.schema, prefix) } }
 }
 
+const reaches = { segment: "One segment.", rest: "All that is left of the name." }
+
+const parametersOf = (pattern: Pattern | undefined): { readonly parameters?: Json } =>
+  pattern === undefined ? {} : {
+    parameters: Object.fromEntries(
+      pattern.parts.flatMap((part) =>
+        typeof part === "string" ? [] : [[part.name, { description: reaches[part.reach] }]]
+      )
+    )
+  }
+
 /**
  * Documents subscriptions: one channel for each that is read, with the schema of its payload, and one `receive` operation for
- * each subscription, described by its pipeline.
+ * each subscription, described by its pipeline, with its answers where it is one of requests.
  *
  * Source: AsyncAPI 3.0.0; payloads are JSON Schema 2020-12 as Schema writes them.
  *
@@ -76,7 +88,7 @@ const messageOf = (
 export const document = (options: {
   readonly title: string
   readonly version: string
-  readonly subscriptions: ReadonlyArray<Subscription<unknown>>
+  readonly subscriptions: ReadonlyArray<Subscription<unknown, unknown>>
 }): Document => {
   const channels: Record<string, Json> = {}
   const operations: Record<string, Json> = {}
@@ -85,13 +97,22 @@ export const document = (options: {
     const id = idOf(subscription.channel)
     channels[id] ??= {
       address: subscription.channel,
+      ...parametersOf(subscription.consumer.pattern),
       messages: { message: messageOf(subscription.content, id, schemas) }
     }
     let operation = idOf(subscription.name)
     // two subscriptions of one name differ by their channel
     if (operations[operation] !== undefined) operation = `${operation}.${id}`
+    const replies = Description.ways(Description.of(subscription)).flat().find((step) => step.replies !== undefined)
+    const answers = `${id}.answers`
+    if (replies?.replies !== undefined) {
+      channels[answers] ??= { address: null, messages: { message: messageOf(replies.replies, answers, schemas) } }
+    }
     operations[operation] = {
       action: "receive",
+      ...(replies === undefined ? undefined : {
+        reply: { address: { location: "$message.header#/reply-to" }, channel: { $ref: `#/channels/${answers}` } }
+      }),
       channel: { $ref: `#/channels/${id}` },
       title: subscription.name,
       summary: `Consumer group ${subscription.consumer.group}`,

@@ -2,6 +2,8 @@
  * The door between subscriptions and a broker: a service that a Layer provides, so that a test swaps it.
  */
 import { Context, Effect, type Exit, Layer, type Scope, type Stream } from "effect"
+import type { Pattern } from "../model/Address.ts"
+import type { Channel } from "../model/Channel.ts"
 import * as Failure from "../model/Failure.ts"
 import type { Delivery, Envelope, Outgoing } from "../model/Message.ts"
 import type { Outcome } from "../model/Outcome.ts"
@@ -9,12 +11,16 @@ import * as After from "../pipeline/After.ts"
 import * as Eager from "../pipeline/Eager.ts"
 import type { Around, Config, Handler } from "../pipeline/Handler.ts"
 import { BrokerError, type BrokerError as Failed } from "./BrokerError.ts"
-import type { Capabilities, Declaration } from "./Driver.ts"
+import type { Capabilities, Declaration, Lag } from "./Driver.ts"
+import type { Intake, Pause } from "./Intake.ts"
 import type { Lanes } from "./Lanes.ts"
+import type { Retries } from "./Retries.ts"
 
 /** A subscription as the engine runs it: types gone, options resolved, times in milliseconds. */
 export interface Consumer<R> {
+  /** The name of a channel, or the address of `pattern`. */
   readonly channel: string
+  readonly pattern: Pattern | undefined
   readonly group: string
   readonly name: string
   readonly from: "earliest" | "latest"
@@ -24,6 +30,7 @@ export interface Consumer<R> {
   /** The dead letter of a message, ready to be published. */
   readonly deadLetter: (delivery: Delivery, error: unknown, at: number) => Outgoing<Uint8Array>
   readonly inFlight: { readonly messages: number; readonly bytes: number }
+  readonly retries: Retries
   /** How a retry without a time of its own waits: `base * factor ** (attempt - 1)`, at most `cap`, ± `jitter` of it. */
   readonly backoff: { readonly base: number; readonly factor: number; readonly cap: number; readonly jitter: number }
   /** What a message that keeps failing may cost before it goes to the dead letters. */
@@ -32,6 +39,34 @@ export interface Consumer<R> {
   readonly grace: { readonly revoke: number; readonly drain: number }
   readonly restart: { readonly base: number; readonly cap: number }
 }
+
+/** A partition in the hands of a subscription. */
+export interface LeaseHealth {
+  readonly channel: string
+  readonly partition: number
+  /** Messages taken in and not settled. */
+  readonly pending: number
+  /** Where the broker settles by position: the one below which it has been told that all is done. */
+  readonly position: number | undefined
+}
+
+/** A message that keeps its lane busy. */
+export interface LaneHealth {
+  readonly channel: string
+  readonly partition: number
+  readonly position: number
+  readonly key: string | undefined
+  readonly attempt: number
+  /** Whether its handler runs, or it waits for its next attempt. */
+  readonly state: "running" | "waiting"
+  /** Unix time in milliseconds since which it does. */
+  readonly since: number
+  /** Messages that wait for it. */
+  readonly behind: number
+}
+
+/** The most lanes that health shows. */
+export const shownLanes = 100
 
 /** How a running subscription is. */
 export interface Health {
@@ -42,6 +77,9 @@ export interface Health {
   /** Unix time in milliseconds of the last sign of life of the source. */
   readonly lastPoll: number | undefined
   readonly partitions: ReadonlyArray<number>
+  readonly leases: ReadonlyArray<LeaseHealth>
+  /** The busy lanes, the oldest of each state first: those that run, then those that wait; at most `shownLanes`. */
+  readonly lanes: ReadonlyArray<LaneHealth>
   /** Messages taken in and not settled. */
   readonly pending: number
   readonly pendingBytes: number
@@ -57,19 +95,39 @@ export interface Health {
     readonly position: number
     readonly since: number
   } | undefined
+  /** Who pauses the intake; empty where nobody does. */
+  readonly pauses: ReadonlyArray<Pause>
+  /** The retry channels that it reads beside its own; empty unless the engine delays its retries. */
+  readonly retries: ReadonlyArray<RetryHealth>
+}
+
+/** How the reader of a subscription's retry channel is. */
+export interface RetryHealth {
+  readonly channel: string
+  /** Milliseconds that a message waits in it. */
+  readonly delay: number
+  readonly state: Health["state"]
+  /** Messages taken in and not settled: most of them wait for their time. */
+  readonly pending: number
+  readonly lastError: unknown
 }
 
 /** A subscription that runs. */
 export interface Running {
   /** Stops taking messages, without leaving the group. */
   readonly pause: Effect.Effect<void>
+  /** Takes `pause` back; who else pauses it still does. */
   readonly resume: Effect.Effect<void>
+  /** Who else may pause it. */
+  readonly intake: Intake
   /**
    * Stops intake, lets what runs finish up to the drain limit, interrupts and releases the rest, awaits the last commit and
    * leaves the group. Closing the scope does the same.
    */
   readonly drain: Effect.Effect<void>
   readonly health: Effect.Effect<Health>
+  /** How far its group is behind, for each partition, as the broker counts it; `Unsupported` where it does not. */
+  readonly lag: Effect.Effect<ReadonlyArray<Lag>, Failed>
 }
 
 /** Whether the program is draining, for handlers that would rather stop early. */
@@ -92,6 +150,10 @@ export class Broker extends Context.Service<Broker, {
   readonly consume: <R>(consumer: Consumer<R>) => Effect.Effect<Running, Failed, R | Scope.Scope>
   readonly declare: (declaration: Declaration) => Effect.Effect<void, Failed>
   readonly browse: (channel: string) => Stream.Stream<Delivery, Failed>
+  /** Asks the broker for one answer: its health, now. */
+  readonly check: Effect.Effect<void, Failed>
+  /** How far a group is behind, for each partition; `Unsupported` where the broker does not count. */
+  readonly lag: (channel: string, group: string) => Effect.Effect<ReadonlyArray<Lag>, Failed>
 }>()("@millrace/core/Broker") {}
 
 type NoServices<C extends Config> = [C["provides"]] extends [never] ? unknown
@@ -140,3 +202,69 @@ export const wrap = <C extends Config>(
       })
     })
   )
+
+declare const broker: unique symbol
+
+/** One of several brokers of a program, as a type: what needs it, needs its layer. */
+export interface Named<in out Name extends string> {
+  readonly [broker]: (_: Name) => Name
+}
+
+/** The service of a broker: `Broker`, one of `named`, or a service class of the program's own. */
+export type Key<On> = Context.Key<On, Broker["Service"]>
+
+/** The broker that a channel is on, as what publishing to it needs. */
+export type Of<On> = [On] extends [never] ? Broker : On
+
+/** The service of the broker that a channel is on. */
+export const keyOf = <On>(channel: { readonly broker: Context.Key<On, unknown> | undefined }): Key<Of<On>> =>
+  // `on` alone sets it, and takes nothing but a broker's service
+  (channel.broker ?? Broker) as Key<Of<On>>
+
+/**
+ * Another broker of the program, beside `Broker`: the same name is the same service.
+ *
+ * **Example** (orders come from one broker, and what was done goes to another)
+ *
+ * ```ts
+ * import { Effect, Layer, pipe, Schema } from "effect"
+ * import { Broker, Channel, Decode, MemoryBroker, type Message, Publish, Subscription } from "@millrace/core"
+ *
+ * const Order = Schema.Struct({ id: Schema.String })
+ * const Orders = Channel.make("orders", { payload: Order })
+ *
+ * const Archive = Broker.named("archive")
+ * const Done = Broker.on(Archive, Channel.make("done", { payload: Order }))
+ *
+ * const handler = pipe(
+ *   (message: Message<typeof Order.Type>) => Effect.succeed(message.payload),
+ *   Publish.middleware(Done),
+ *   Decode.middleware(Orders)
+ * )
+ * // needs Broker and Named<"archive">
+ * const orders = Subscription.layer(Subscription.make(Orders, { group: "shop" }, handler))
+ * const program = Layer.provide(orders, [MemoryBroker.layer(), Broker.layerAs(Archive, MemoryBroker.layer())])
+ * ```
+ *
+ * @category constructors
+ */
+export const named = <const Name extends string>(name: Name): Context.Service<Named<Name>, Broker["Service"]> =>
+  Context.Service<Named<Name>, Broker["Service"]>(`@millrace/core/Broker/named/${name}`)
+
+/**
+ * The channel on another broker: what publishes to it, subscribes to it or requests by it needs that one.
+ *
+ * Dead letters of a subscription are written to the broker that it reads.
+ */
+export const on = <On, P, Name extends string>(
+  key: Key<On>,
+  channel: Channel<P, Name, unknown>
+): Channel<P, Name, On> => ({ ...channel, broker: key })
+
+/**
+ * Any broker's layer as that of another service; middlewares of the broker (`wrap`) go into the layer.
+ *
+ * @category layers
+ */
+export const layerAs = <On, E, R>(key: Key<On>, layer: Layer.Layer<Broker, E, R>): Layer.Layer<On, E, R> =>
+  Layer.provide(Layer.effect(key, Broker), Layer.fresh(layer))

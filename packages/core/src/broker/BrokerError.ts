@@ -50,7 +50,7 @@ const classOf: Record<Reason, FailureClass> = {
 export class BrokerError extends Data.TaggedError("BrokerError")<{
   /** OpenTelemetry's `messaging.system`. */
   readonly system: string
-  readonly operation: "connect" | "consume" | "publish" | "settle" | "declare" | "browse"
+  readonly operation: "connect" | "consume" | "publish" | "settle" | "declare" | "browse" | "check" | "lag"
   readonly reason: Reason
   /** What happened and what to do, with secrets redacted. */
   readonly message: string

@@ -5,8 +5,13 @@ import { Cause, Data, Effect, Stream } from "effect"
 import { tagOf } from "../model/Failure.ts"
 import * as Headers from "../model/Headers.ts"
 import { type Delivery, Outgoing } from "../model/Message.ts"
-import { Broker } from "./Broker.ts"
+import * as After from "../pipeline/After.ts"
+import * as Description from "../pipeline/Description.ts"
+import type { Handler } from "../pipeline/Handler.ts"
+import * as Order from "../pipeline/Order.ts"
+import { Broker, type Key } from "./Broker.ts"
 import type { BrokerError } from "./BrokerError.ts"
+import { hookFailed, type Through } from "./Publisher.ts"
 
 /** Names of the headers that a dead letter adds; each value is text. */
 export const names = {
@@ -138,14 +143,52 @@ const read = (delivery: Delivery): DeadLetter | undefined => {
   }
 }
 
+/** Where dead letters are. */
+export interface Options<On> {
+  /** Default: `Broker`. */
+  readonly broker?: Key<On> | undefined
+}
+
+/** Which dead letters; all conditions hold together. */
+export interface Filter {
+  /** The channel that the message was first read from. */
+  readonly channel?: string | undefined
+  readonly group?: string | undefined
+  readonly handler?: string | undefined
+  readonly errorType?: string | undefined
+  /** Given up at this Unix time in milliseconds or later. */
+  readonly from?: number | undefined
+  /** Given up before this Unix time in milliseconds. */
+  readonly to?: number | undefined
+  /** How often it had been given up, at most; 1 is what was never replayed. */
+  readonly passes?: number | undefined
+}
+
+const fits = (filter: Filter | undefined) => (letter: DeadLetter): boolean =>
+  filter === undefined || (
+    letter.channel === (filter.channel ?? letter.channel) && letter.group === (filter.group ?? letter.group) &&
+    letter.handler === (filter.handler ?? letter.handler) &&
+    letter.errorType === (filter.errorType ?? letter.errorType) &&
+    letter.at >= (filter.from ?? -Infinity) && letter.at < (filter.to ?? Infinity) &&
+    letter.passes <= (filter.passes ?? Infinity)
+  )
+
+const keyIn = <On>(options: Options<On> | undefined): Key<On> =>
+  // without the option On is the default's type
+  options?.broker ?? (Broker as unknown as Key<On>)
+
 /**
- * The dead letters that are in a channel now, oldest first; nothing is consumed. What is no dead letter is passed over.
+ * The dead letters that are in a channel now and fit, oldest first; nothing is consumed. What is no dead letter is passed over.
  *
- * Fails with a `BrokerError` of reason `Unsupported` where the broker cannot be browsed. Needs the `Broker`.
+ * Fails with a `BrokerError` of reason `Unsupported` where the broker cannot be browsed. Needs the `Broker`, or the one given.
  */
-export const list = (channel: string): Stream.Stream<DeadLetter, BrokerError, Broker> =>
-  Stream.unwrap(Effect.map(Broker, (broker) => broker.browse(channel))).pipe(
-    Stream.flatMap((delivery) => Stream.fromIterable([read(delivery)].filter((letter) => letter !== undefined)))
+export const list = <On = Broker>(
+  channel: string,
+  options?: Options<On> & { readonly filter?: Filter | undefined }
+): Stream.Stream<DeadLetter, BrokerError, On> =>
+  Stream.unwrap(Effect.map(keyIn(options), (broker) => broker.browse(channel))).pipe(
+    Stream.flatMap((delivery) => Stream.fromIterable([read(delivery)].filter((letter) => letter !== undefined))),
+    Stream.filter(fits(options?.filter))
   )
 
 /** A dead letter that was published again. */
@@ -154,29 +197,78 @@ export class Replayed extends Data.Class<{
   readonly channel: string
 }> {}
 
+/** How dead letters are published again. */
+export interface ReplayOptions<On, E, R> extends Options<On> {
+  /** Another channel than the one that the message came from. */
+  readonly to?: string | undefined
+  /** Publish middlewares, e.g. `Audit.middleware()`: a replay is a publish like any other. Default: none. */
+  readonly through?: Through<Uint8Array, E, R, On> | undefined
+}
+
+const replaying = <On, E, R>(options: ReplayOptions<On, E, R> | undefined) => {
+  const key = keyIn(options)
+  const innermost = Description.describe(
+    (outgoing: Outgoing<Uint8Array>) => Effect.flatMap(key, (broker) => broker.publish(outgoing)),
+    [{ name: "Broker", stage: "publish" }]
+  )
+  // without middlewares E and R are those of the innermost handler
+  const chain = (options?.through?.(innermost) ?? innermost) as Handler<Outgoing<Uint8Array>, unknown, E, R>
+  Order.check(chain)
+  return (letter: DeadLetter): Effect.Effect<Replayed, E | BrokerError, R | On> =>
+    Effect.suspend(() => {
+      const channel = options?.to ?? letter.channel
+      const headers: Record<string, string> = Object.create(null)
+      headers[names.passes] = String(letter.passes)
+      headers[replayed] = "true"
+      const outgoing = new Outgoing(channel, letter.delivery.raw, letter.delivery.key, headers, {
+        keyBytes: letter.delivery.keyBytes,
+        fields: original(letter.delivery),
+        tombstone: letter.delivery.tombstone
+      })
+      return Effect.as(After.around(outgoing.fresh(), chain, hookFailed), new Replayed({ letter, channel }))
+    })
+}
+
 /**
  * Publishes a dead letter to the channel that it came from, with its original bytes, key and headers; completes when the
- * broker has confirmed it. `passes` goes with it, so a message that comes back is known.
+ * broker has confirmed it. `passes` goes with it, so a message that comes back is known. The letter stays where it is.
  *
- * Needs the `Broker`; fails with its `BrokerError`, and then nothing has changed.
+ * Needs the `Broker`, or the one given; fails with its `BrokerError`, and then nothing has changed. What `through` needs and
+ * fails with comes beside it.
+ *
+ * @throws OrderError when the publish middlewares stand in a wrong order
  */
-export const replay = (
+export const replay = <On = Broker, E = never, R = never>(
   letter: DeadLetter,
-  options?: { readonly to?: string | undefined }
-): Effect.Effect<Replayed, BrokerError, Broker> => {
-  const channel = options?.to ?? letter.channel
-  const headers: Record<string, string> = Object.create(null)
-  headers[names.passes] = String(letter.passes)
-  headers[replayed] = "true"
-  return Effect.flatMap(Broker, (broker) =>
-    Effect.as(
-      broker.publish(
-        new Outgoing(channel, letter.delivery.raw, letter.delivery.key, headers, {
-          keyBytes: letter.delivery.keyBytes,
-          fields: original(letter.delivery),
-          tombstone: letter.delivery.tombstone
-        })
-      ),
-      new Replayed({ letter, channel })
-    ))
+  options?: ReplayOptions<On, E, R>
+): Effect.Effect<Replayed, E | BrokerError, R | On> => replaying(options)(letter)
+
+/**
+ * Replays all dead letters of a channel that fit, oldest first, and answers which. What comes back meanwhile is not replayed
+ * again.
+ *
+ * Fails as `list` and `replay` do: then those before the one that failed have been published.
+ *
+ * **Example** (all that one bug has caused, and an audit row for each)
+ *
+ * ```ts
+ * import { Effect, Layer } from "effect"
+ * import { Audit, DeadLetters, MemoryBroker } from "@millrace/core"
+ *
+ * const program = DeadLetters.replayAll("orders.dead-letters", {
+ *   filter: { errorType: "PaymentFailed", passes: 1 },
+ *   through: Audit.middleware()
+ * })
+ * const layer = Layer.merge(MemoryBroker.layer(), Audit.layerMemory())
+ * console.log((await Effect.runPromise(Effect.provide(program, layer))).length) // => 0
+ * ```
+ *
+ * @throws OrderError when the publish middlewares stand in a wrong order
+ */
+export const replayAll = <On = Broker, E = never, R = never>(
+  channel: string,
+  options?: ReplayOptions<On, E, R> & { readonly filter?: Filter | undefined }
+): Effect.Effect<ReadonlyArray<Replayed>, E | BrokerError, R | On> => {
+  const one = replaying(options)
+  return Effect.flatMap(Stream.runCollect(list(channel, options)), (letters) => Effect.forEach(letters, one))
 }

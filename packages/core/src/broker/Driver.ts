@@ -3,6 +3,7 @@
  * engine, which does all the rest (order, retries, positions, back-pressure, dead letters, drain).
  */
 import type { Effect, Scope, Stream } from "effect"
+import type { Pattern } from "../model/Address.ts"
 import type { Delivery, Outgoing } from "../model/Message.ts"
 import type { Outcome } from "../model/Outcome.ts"
 import type { BrokerError } from "./BrokerError.ts"
@@ -26,6 +27,12 @@ export interface Capabilities {
   readonly attempts: boolean
   /** Whether consumers of one group share a channel, if only by one that reads while the others stand by. */
   readonly groups: boolean
+  /** Whether several groups each get all messages of a channel; else a second group is refused. */
+  readonly fanOut: boolean
+  /** Whether messages stay in the channel when they are done. */
+  readonly retention: boolean
+  /** Whether a group that begins `earliest` gets what was published before it began; else it begins with what comes. */
+  readonly replay: boolean
   /** Whether messages outlive the broker's process. */
   readonly persistence: boolean
   /** Whether what is in a channel can be read without consuming it. */
@@ -33,6 +40,10 @@ export interface Capabilities {
   /** Whether a message can have a null body. */
   readonly tombstones: boolean
   readonly transactions: boolean
+  /** Whether one subscription can read all channels whose names fit a pattern, those made later too. */
+  readonly patterns: boolean
+  /** Whether the broker counts how far a group is behind. */
+  readonly lag: boolean
   /** The longest body in bytes, or undefined where the broker sets it. The driver's `publish` refuses longer ones. */
   readonly maximumBytes?: number | undefined
 }
@@ -51,6 +62,8 @@ export interface Settled {
  * call at a time for each lease; what gathers meanwhile goes with the next.
  */
 export interface Lease {
+  /** The channel of its deliveries, where the subscription reads a pattern and each channel has leases of its own. */
+  readonly channel?: string | undefined
   /** The partition of its deliveries' origin; 0 where a channel has only one. */
   readonly partition: number
   /**
@@ -93,14 +106,24 @@ export interface Sink {
 
 /** What to consume. */
 export interface ConsumeOptions {
+  /** The name of a channel, or the address of `pattern`. */
   readonly channel: string
+  /** The channels to read, where the address has parameters. The origin of each delivery names its own channel. */
+  readonly pattern: Pattern | undefined
   readonly group: string
   /** The subscription's name. */
   readonly handler: string
   /** Where a group begins that has no position yet. The broker keeps that place, also while nothing is committed. */
   readonly from: "earliest" | "latest"
-  /** The most messages that one batch may have. How many bytes is the driver's choice: a batch is taken in whole. */
+  /**
+   * Whether order matters to the subscription (lanes by partition or key). Where consumers of a group would else share the
+   * messages of a partition, one of them reads and the others stand by.
+   */
+  readonly ordered: boolean
+  /** The most messages that one batch may have. */
   readonly batch: number
+  /** The most bytes that a batch of several messages should have: a batch is taken in whole. */
+  readonly bytes: number
 }
 
 /** What a channel should be like. */
@@ -110,6 +133,13 @@ export interface Declaration {
   readonly partitions?: number | undefined
   /** Settings in the broker's own words. */
   readonly settings?: Readonly<Record<string, string>> | undefined
+}
+
+/** How far a group is behind, in one partition. */
+export interface Lag {
+  readonly partition: number
+  /** Messages that the group has not settled, as the broker counts them. */
+  readonly messages: number
 }
 
 /** A broker, as its author implements it. */
@@ -142,4 +172,11 @@ export interface Driver {
    * Fails with `Unsupported` where the broker cannot.
    */
   readonly browse: (channel: string) => Stream.Stream<Delivery, BrokerError>
+  /** Asks the broker for one answer, and fails as it would fail a publish: its health, now. */
+  readonly check: Effect.Effect<void, BrokerError>
+  /**
+   * How far a group is behind, for each partition, as the broker knows it. Empty where the channel has no such group; fails
+   * with `Unsupported` where the broker does not count.
+   */
+  readonly lag: (channel: string, group: string) => Effect.Effect<ReadonlyArray<Lag>, BrokerError>
 }

@@ -2,6 +2,7 @@
  * Publishing: a value of a channel's type goes through the publish middlewares, is encoded, and is confirmed by the broker.
  */
 import { Context, Data, Deferred, Effect, Exit, Fiber, SchemaIssue } from "effect"
+import * as Address from "../model/Address.ts"
 import type { Channel } from "../model/Channel.ts"
 import { type Classified, tagOf } from "../model/Failure.ts"
 import * as Headers from "../model/Headers.ts"
@@ -14,10 +15,10 @@ import type { Config, Handler, Refuse } from "../pipeline/Handler.ts"
 import type { NoPublisher, Said } from "../pipeline/Misplaced.ts"
 import * as Order from "../pipeline/Order.ts"
 import type { Fold, Stack } from "../pipeline/Stack.ts"
-import { Broker } from "./Broker.ts"
+import { type Broker, keyOf, type Of } from "./Broker.ts"
 import { BrokerError } from "./BrokerError.ts"
 
-/** A payload that its channel's schema or codec does not take; nothing was published. */
+/** A payload, or a parameter of the address, that its channel does not take; nothing was published. */
 export class EncodeError extends Data.TaggedError("EncodeError")<{
   readonly channel: string
   readonly message: string
@@ -33,8 +34,20 @@ export interface Options {
   readonly headers?: { readonly [name: string]: string } | undefined
 }
 
+/** Which of the channels of an address; nothing where it has no parameters. */
+export type At<Name extends string> = [Name] extends [never] ? {} : {
+  /** The values of the address's parameters. */
+  readonly parameters: Address.Parameters<Name>
+}
+
+/** What stands beside a payload: options, which a channel with parameters needs. */
+export type Beside<Name extends string, Own = Options> = [Name] extends [never] ? [options?: Own | undefined]
+  : [options: Own & At<Name>]
+
 /** Encodes by a channel, compiled once; an Exit, unless the schema itself suspends. */
-export const encoder = <P>(channel: Channel<P>): (payload: P) => Effect.Effect<Uint8Array, EncodeError> => {
+export const encoder = <P>(
+  channel: Channel<P, string, unknown>
+): (payload: P) => Effect.Effect<Uint8Array, EncodeError> => {
   const { content, name } = channel
   const refused = (cause: unknown): EncodeError => {
     const found = SchemaIssue.isIssue(cause)
@@ -57,14 +70,40 @@ export const encoder = <P>(channel: Channel<P>): (payload: P) => Effect.Effect<U
   return (payload) => Effect.flatMapEager(Effect.mapErrorEager(encode(payload), refused), write)
 }
 
-/** A message of a channel, before it is encoded. */
-export const message = <P>(channel: Channel<P>, payload: P, options?: Options): Outgoing<P> =>
+/**
+ * A message of a channel, before it is encoded.
+ *
+ * @throws EncodeError when a parameter does not fit the channel's address
+ */
+export const message = <P>(
+  channel: Channel<P, string, unknown>,
+  payload: P,
+  options?: Options & { readonly parameters?: Address.Parameters<string> | undefined }
+): Outgoing<P> =>
   new Outgoing(
-    channel.name,
+    channel.pattern === undefined ? channel.name : nameOf(channel.name, channel.pattern, options?.parameters),
     payload,
     options?.key ?? channel.key?.(payload),
     options?.headers === undefined ? Headers.empty : Headers.fromRecord(options.headers)
   )
+
+/** The channel that an address with these values is. */
+const nameOf = (name: string, pattern: Address.Pattern, parameters: Address.Parameters<string> | undefined): string => {
+  try {
+    return Address.fill(pattern, parameters ?? {})
+  } catch (cause) {
+    throw new EncodeError({ channel: name, cause, message: cause instanceof Error ? cause.message : String(cause) })
+  }
+}
+
+/** An error that `message` throws is one of the effect. */
+export const attempt = <A, E, R>(effect: () => Effect.Effect<A, E, R>): Effect.Effect<A, E | EncodeError, R> => {
+  try {
+    return effect()
+  } catch (error) {
+    return error instanceof EncodeError ? Exit.fail(error) : Exit.die(error)
+  }
+}
 
 /** Where the messages of a `publishAll` gather while their chains wait for the one confirmation. */
 interface Batch {
@@ -76,7 +115,7 @@ interface Batch {
 const Batch = Context.Reference<Batch | undefined>("@millrace/core/Publisher/Batch", { defaultValue: () => undefined })
 
 const encodes = <P>(
-  channel: Channel<P>
+  channel: Channel<P, string, unknown>
 ): (outgoing: Outgoing<P>) => Effect.Effect<Outgoing<Uint8Array>, EncodeError> => {
   const encode = encoder(channel)
   const contentType = channel.content._tag === "bytes" ? undefined : channel.content.codec.contentType
@@ -90,56 +129,63 @@ const encodes = <P>(
 }
 
 /** What a publish chain ends in: encoding, and the broker. */
-export type Innermost<P> = Handler<Outgoing<P>, void, EncodeError | BrokerError, Broker>
+export type Innermost<P, B = Broker> = Handler<Outgoing<P>, void, EncodeError | BrokerError, B>
 
 /** The innermost publish handler of a channel: encodes, names the content type, and hands to the broker. */
-export const handler = <P>(channel: Channel<P>): Innermost<P> => {
+export const handler = <P, On = never>(channel: Channel<P, string, On>): Innermost<P, Of<On>> => {
   const encode = encodes(channel)
+  const key = keyOf(channel)
   return (outgoing) =>
     Effect.flatMapEager(
       encode(outgoing),
       (encoded) =>
         Effect.flatMapEager(Eager.service(Batch), (batch) =>
           (batch?.channel === channel ? batch.add(encoded) : undefined) ??
-            Effect.flatMapEager(Eager.service(Broker), (broker) =>
+            Effect.flatMapEager(Eager.service(key), (broker) =>
               broker.publish(encoded)))
     )
 }
 
 /** Publish middlewares: a function of the innermost handler, e.g. a middleware, or `(next) => pipe(next, inner, outer)`. */
-export interface Through<P, E, R> {
-  (next: Innermost<P>): Handler<Outgoing<P>, unknown, E, R>
+export interface Through<P, E, R, B = Broker> {
+  (next: Innermost<P, B>): Handler<Outgoing<P>, unknown, E, R>
 }
 
 /** Publish middlewares as a stack. */
 export type ThroughStack<P, L extends ReadonlyArray<Config>> = Stack<Outgoing<P>, Outgoing<P>, L>
 
 /** What a publish through a stack fails with and needs. */
-export type Folded<L extends ReadonlyArray<Config>> = Fold<L, { A: void; E: EncodeError | BrokerError; R: Broker }>
+export type Folded<L extends ReadonlyArray<Config>, B = Broker> = Fold<
+  L,
+  { A: void; E: EncodeError | BrokerError; R: B }
+>
 
 /** Publish middlewares in either form, as those who compose them see it. */
-export type AnyThrough<P, E, R> = Through<P, E, R> | {
+export type AnyThrough<P, E, R, B = Broker> = Through<P, E, R, B> | {
   readonly handle: (next: never) => Handler<Outgoing<P>, unknown, unknown, unknown>
 }
 
-/** Publishes values of a channel's type. */
-export interface Publisher<in P, out E, out R> extends Description.Described {
+/** Publishes values of a channel's type, to one channel or, by an address, to the one that `Name` are given for. */
+export interface Publisher<in P, out E, out R, in Name extends string = never> extends Description.Described {
   readonly channel: string
   /**
    * Publishes one message each time it is run; completes when the broker has confirmed it and the hooks of the publish
    * middlewares have run.
    */
-  publish(payload: P, options?: Options): Effect.Effect<void, E, R>
+  publish(payload: P, ...options: Beside<Name>): Effect.Effect<void, E, R>
   /**
    * Publishes messages in order, as one batch; completes when all are confirmed. A message that fails before it reaches the
    * broker fails the whole, and none is published. Headers of `options` go on every message.
    */
-  publishAll(payloads: ReadonlyArray<P>, options?: Pick<Options, "headers">): Effect.Effect<void, E, R>
+  publishAll(
+    payloads: ReadonlyArray<P>,
+    ...options: Beside<Name, Pick<Options, "headers">>
+  ): Effect.Effect<void, E, R>
 }
 
-const composed = <P, E, R>(
-  channel: Channel<P>,
-  through: AnyThrough<P, E, R> | undefined
+const composed = <P, E, R, On>(
+  channel: Channel<P, string, On>,
+  through: AnyThrough<P, E, R, Of<On>> | undefined
 ): Handler<Outgoing<P>, unknown, E, R> => {
   const innermost = Description.describe(handler(channel), [{
     name: "Broker",
@@ -157,7 +203,8 @@ const composed = <P, E, R>(
   return chain
 }
 
-const hookFailed = (error: Classified): BrokerError =>
+/** The error of a publish whose hook has failed. */
+export const hookFailed = (error: Classified): BrokerError =>
   new BrokerError({
     system: "millrace",
     operation: "publish",
@@ -174,9 +221,9 @@ const hookFailed = (error: Classified): BrokerError =>
  *
  * @throws OrderError when the middlewares stand in a wrong order
  */
-export const sender = <P, E = EncodeError | BrokerError, R = Broker>(
-  channel: Channel<P>,
-  through?: AnyThrough<P, E, R> | undefined
+export const sender = <P, On = never, E = EncodeError | BrokerError, R = Of<On>>(
+  channel: Channel<P, string, On>,
+  through?: AnyThrough<P, E, R, Of<On>> | undefined
 ): ((outgoing: Outgoing<P>) => Effect.Effect<void, E | BrokerError, R>) & Description.Described => {
   const chain = composed(channel, through)
   return Description.describe(
@@ -186,13 +233,13 @@ export const sender = <P, E = EncodeError | BrokerError, R = Broker>(
 }
 
 /** Sends messages side by side, each started when the one before it has been handed over, and hands all over at once. */
-const sendAll = <P, E, R>(
-  channel: Channel<P>,
+const sendAll = <P, On, E, R>(
+  channel: Channel<P, string, On>,
   send: (outgoing: Outgoing<P>) => Effect.Effect<void, E, R>,
   messages: ReadonlyArray<Outgoing<P>>
-): Effect.Effect<void, E | BrokerError, R | Broker> =>
+): Effect.Effect<void, E | BrokerError, R | Of<On>> =>
   Effect.scoped(Effect.gen(function*() {
-    const broker = yield* Broker
+    const broker = yield* keyOf(channel)
     const confirmed = Deferred.makeUnsafe<void, BrokerError>()
     const batch: Array<Outgoing<Uint8Array>> = []
     let open = true
@@ -249,35 +296,44 @@ const sendAll = <P, E, R>(
  * @category constructors
  */
 export const make: {
-  <P>(channel: Channel<P>): Publisher<P, EncodeError | BrokerError, Broker>
-  <P, E, R>(channel: Channel<P>, through: Through<P, E, R>): Publisher<P, E | BrokerError, R | Broker>
-  <P, L extends ReadonlyArray<Config>>(
-    channel: Channel<P>,
+  <P, Name extends string, On>(
+    channel: Channel<P, Name, On>
+  ): Publisher<P, EncodeError | BrokerError, Of<On>, Name>
+  <P, Name extends string, On, E, R>(
+    channel: Channel<P, Name, On>,
+    through: Through<P, E, R, Of<On>>
+  ): Publisher<P, E | Failing<Name>, R | Of<On>, Name>
+  <P, Name extends string, On, L extends ReadonlyArray<Config>>(
+    channel: Channel<P, Name, On>,
     through: ThroughStack<P, L>
-  ): Publisher<P, Folded<L>["E"] | BrokerError, Folded<L>["R"] | Broker>
-  <P, T>(channel: Channel<P>, through: Said<T, NoPublisher<T, P>>): Publisher<P, BrokerError, Broker>
-} = <P, E, R>(
-  channel: Channel<P>,
+  ): Publisher<P, Folded<L, Of<On>>["E"] | Failing<Name>, Folded<L, Of<On>>["R"] | Of<On>, Name>
+  <P, Name extends string, On, T>(
+    channel: Channel<P, Name, On>,
+    through: Said<T, NoPublisher<T, P>>
+  ): Publisher<P, BrokerError, Of<On>, Name>
+} = <P, Name extends string, On, E, R>(
+  channel: Channel<P, Name, On>,
   // nothing is of the type that says why it is refused
-  through?: AnyThrough<P, E, R> | Refuse<string> | undefined
-): Publisher<P, E | BrokerError, R | Broker> => {
-  const send = sender(channel, through as AnyThrough<P, E, R> | undefined)
+  through?: AnyThrough<P, E, R, Of<On>> | Refuse<string> | undefined
+): Publisher<P, E | BrokerError | EncodeError, R | Of<On>, Name> => {
+  const send = sender(channel, through as AnyThrough<P, E, R, Of<On>> | undefined)
   const encode = encodes(channel)
+  const key = keyOf(channel)
   return {
     channel: channel.name,
     [Description.DescriptionId]: Description.of(send),
-    publish: (payload, options) => Effect.suspend(() => send(message(channel, payload, options))),
-    publishAll: (payloads, options) =>
-      Effect.suspend(() => {
-        const messages = payloads.map((payload) => message(channel, payload, options))
-        if (through !== undefined) return sendAll(channel, send, messages)
-        // without middlewares the innermost handler's errors and needs are the whole of E and R
-        return Effect.flatMap(Effect.forEach(messages, encode), (batch) =>
-          Effect.flatMap(Broker, (broker) => broker.publishAll(batch))) as Effect.Effect<
-            void,
-            E | BrokerError,
-            R | Broker
-          >
-      })
+    publish: (payload, ...[options]) => Effect.suspend(() => attempt(() => send(message(channel, payload, options)))),
+    publishAll: (payloads, ...[options]) =>
+      Effect.suspend(() =>
+        attempt((): Effect.Effect<void, E | BrokerError | EncodeError, R | Of<On>> => {
+          const messages = payloads.map((payload) => message(channel, payload, options))
+          if (through !== undefined) return sendAll(channel, send, messages)
+          return Effect.flatMap(Effect.forEach(messages, encode), (batch) =>
+            Effect.flatMap(key, (broker) => broker.publishAll(batch)))
+        })
+      )
   }
 }
+
+/** What a publish fails with beside its middlewares: where the address has parameters, they may not fit. */
+type Failing<Name extends string> = BrokerError | ([Name] extends [never] ? never : EncodeError)

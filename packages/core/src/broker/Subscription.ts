@@ -2,6 +2,7 @@
  * A subscription is a value: a channel, a pipeline that ends in a handler, and how its messages are run and settled.
  */
 import { Duration, Effect, type Exit, Layer, type Scope } from "effect"
+import * as Address from "../model/Address.ts"
 import type { Channel, Content } from "../model/Channel.ts"
 import type { Delivery, Raw } from "../model/Message.ts"
 import type { Outcome } from "../model/Outcome.ts"
@@ -10,10 +11,11 @@ import * as Eager from "../pipeline/Eager.ts"
 import type { Handler } from "../pipeline/Handler.ts"
 import type { NoHandler, Said } from "../pipeline/Misplaced.ts"
 import * as Order from "../pipeline/Order.ts"
-import { Broker, type Consumer, type Running } from "./Broker.ts"
+import { type Broker, type Consumer, type Key, keyOf, type Of, type Running } from "./Broker.ts"
 import type { BrokerError } from "./BrokerError.ts"
 import * as DeadLetters from "./DeadLetters.ts"
 import * as Lanes from "./Lanes.ts"
+import * as Retries from "./Retries.ts"
 import * as Settlement from "./Settlement.ts"
 
 /** How a subscription runs; every option but the group has a default. */
@@ -30,8 +32,10 @@ export interface Options {
   readonly table?: Partial<Settlement.Table> | undefined
   /** Most messages and bytes taken in and not settled; beyond, the source waits. Default: 4,096 and 64 MiB. */
   readonly inFlight?: { readonly messages?: number | undefined; readonly bytes?: number | undefined } | undefined
+  /** Where a message that failed waits for its next attempt. Default: `Retries.held`, in its place. */
+  readonly retries?: Retries.Retries | undefined
   /**
-   * The wait before a delayed retry that names no time: `base * factor ** (attempt - 1)`, at most `cap`, ± `jitter` (0 to
+   * The wait before a retry that names no time: `base * factor ** (attempt - 1)`, at most `cap`, ± `jitter` (0 to
    * 1) of it. Default: from 1 second by 2 up to 1 minute, ± 0.1.
    */
   readonly backoff?: {
@@ -64,17 +68,22 @@ export interface Options {
     readonly base?: Duration.Input | undefined
     readonly cap?: Duration.Input | undefined
   } | undefined
-  /** The channel of dead letters. Default: `NAME.dead-letters`. */
-  readonly deadLetters?: string | undefined
+  /**
+   * The channel of dead letters, or the rule that names it by the channel that a message was read from. Default:
+   * `NAME.dead-letters`. A subscription by a pattern must not match it.
+   */
+  readonly deadLetters?: string | ((channel: string) => string) | undefined
 }
 
-/** A subscription that needs the services `R`. */
-export interface Subscription<out R> extends Description.Described {
+/** A subscription that needs the services `R`, to the broker `On`. */
+export interface Subscription<out R, out On = Broker> extends Description.Described {
   readonly name: string
   readonly channel: string
   /** What the channel's payloads are checked with, for documents of the program. */
   readonly content: Content<never>
   readonly consumer: Consumer<R>
+  /** The service of the broker that it reads. */
+  readonly broker: Key<On>
 }
 
 const count = (option: string, value: number | undefined, otherwise: number): number => {
@@ -100,17 +109,69 @@ const between = (option: string, value: number | undefined, low: number, high: n
   return value
 }
 
+/** A reader of a pattern must not read its own retry channels: they would come back at once. */
+const retriesOf = (retries: Retries.Retries, pattern: Address.Pattern | undefined): Retries.Retries => {
+  if (retries._tag === "held" || pattern === undefined) return retries
+  const { prefix } = retries
+  if (prefix !== undefined && pattern.match(Retries.channelOf(prefix, 1)) === undefined) return retries
+  throw new RangeError(
+    `Subscription: retries of ${pattern.address} must have a prefix that the pattern does not match, got ${prefix}`
+  )
+}
+
 type ErrorsOf<H> = H extends Handler<never, unknown, infer E, unknown> ? E : never
+
+/** Names the channel of a dead letter. A reader of a pattern must not read it, or the message would never end. */
+const lettersOf = (
+  rule: string | ((channel: string) => string),
+  pattern: Address.Pattern | undefined
+): (channel: string) => string => {
+  const name = typeof rule === "string" ? () => rule : rule
+  if (pattern === undefined) return name
+  const values = pattern.parts.flatMap((part) => typeof part === "string" ? [] : [[part.name, "x"]])
+  const sample = name(Address.fill(pattern, Object.fromEntries(values)))
+  if (pattern.match(sample) === undefined) return name
+  throw new RangeError(
+    `Subscription: deadLetters of ${pattern.address} must be a channel that the pattern does not match, got ${sample}`
+  )
+}
+
+/** A handler of many messages gets them from lanes that run side by side, and in time. */
+const checkBatch = (steps: ReadonlyArray<Description.Description>, consumer: Consumer<never>): void => {
+  for (const { batch } of Description.ways(steps).flat()) {
+    if (batch === undefined) continue
+    const { grace, inFlight, lanes } = consumer
+    const refuse = (text: string) => {
+      throw new RangeError(`Subscription: ${text}`)
+    }
+    if (lanes._tag === "partition") {
+      refuse(
+        `lanes must run messages side by side where a handler takes ${batch.size} together: Lanes.partition runs one of a partition at a time, so use Lanes.unordered or Lanes.key`
+      )
+    } else if (lanes.limit < batch.size) {
+      refuse(`the limit of lanes must be from ${batch.size}, the size of its handler's batch, got ${lanes.limit}`)
+    }
+    if (inFlight.messages < batch.size) {
+      refuse(
+        `inFlight.messages must be from ${batch.size}, the size of its handler's batch, got ${inFlight.messages}`
+      )
+    }
+    const shortest = Math.min(grace.revoke, grace.drain)
+    if (batch.wait >= shortest) {
+      refuse(`grace must be longer than its handler's batch waits, ${batch.wait} ms, got ${shortest} ms`)
+    }
+  }
+}
 
 /** The forms of `make`: the second takes nothing, and says why the first does not take a handler. */
 export interface Build {
-  <P, A, E = never, R = never>(
-    channel: Channel<P>,
+  <P, On, A, E = never, R = never>(
+    channel: Channel<P, string, On>,
     options: Options & Settlement.Settle<E> & Settlement.Named<E>,
     handler: Handler<Delivery<Raw<P>>, A, E, R>
-  ): Subscription<R>
+  ): Subscription<R, Of<On>>
   <P, H>(
-    channel: Channel<P>,
+    channel: Channel<P, string, unknown>,
     options: Options & Settlement.Settle<ErrorsOf<H>> & Settlement.Named<ErrorsOf<H>>,
     handler: Said<H, NoHandler<H, Delivery<Raw<P>>>>
   ): Subscription<never>
@@ -126,11 +187,11 @@ export interface Build {
  * @throws RangeError when an option is out of range, OrderError when the middlewares stand in a wrong order
  * @category constructors
  */
-export const make: Build = (<P, A, E, R>(
-  channel: Channel<P>,
+export const make: Build = (<P, On, A, E, R>(
+  channel: Channel<P, string, On>,
   options: Options & { readonly settle?: Settlement.Policy["entries"] | undefined },
   handler: Handler<Delivery<Raw<P>>, A, E, R>
-): Subscription<R> => {
+): Subscription<R, Of<On>> => {
   Order.check(handler)
   const steps = Description.of(handler)
   const policy: Settlement.Policy = {
@@ -138,10 +199,11 @@ export const make: Build = (<P, A, E, R>(
     entries: options.settle ?? {},
     table: { ...Settlement.table, ...options.table }
   }
-  const deadLetters = options.deadLetters ?? DeadLetters.channelOf(channel.name)
   const name = options.name ?? steps.at(-1)!.name
+  const { pattern } = channel
+  const letters = lettersOf(options.deadLetters ?? DeadLetters.channelOf, pattern)
   const run = Description.isDescribed(handler) ? handler : Eager.run(handler)
-  return {
+  const subscription: Subscription<R, Of<On>> = {
     // a handler of Effect.fn has no name of its own
     [Description.DescriptionId]: [...steps.slice(0, -1), { ...steps.at(-1)!, name }],
     name,
@@ -150,14 +212,17 @@ export const make: Build = (<P, A, E, R>(
     content: channel.content as Content<never>,
     consumer: {
       channel: channel.name,
+      pattern: channel.pattern,
       group: options.group,
       name,
       from: options.from ?? "earliest",
       lanes: options.lanes ?? Lanes.partition,
+      retries: retriesOf(options.retries ?? Retries.held, pattern),
       // the driver's bytes are those of this channel
       handle: run as Handler<Delivery, A, E, R>,
       settle: (exit: Exit.Exit<unknown, unknown>): Outcome => Settlement.ofExit(policy, exit),
-      deadLetter: (delivery, error, at) => DeadLetters.toOutgoing({ delivery, error, at, channel: deadLetters }),
+      deadLetter: (delivery, error, at) =>
+        DeadLetters.toOutgoing({ delivery, error, at, channel: letters(delivery.channel) }),
       inFlight: {
         messages: count("inFlight.messages", options.inFlight?.messages, 4096),
         bytes: count("inFlight.bytes", options.inFlight?.bytes, 64 * 1024 * 1024)
@@ -181,24 +246,29 @@ export const make: Build = (<P, A, E, R>(
         base: millis("restart.base", options.restart?.base, 100),
         cap: millis("restart.cap", options.restart?.cap, 30_000)
       }
-    }
+    },
+    broker: keyOf(channel)
   }
+  checkBatch(steps, subscription.consumer as Consumer<never>)
+  return subscription
   // nothing is of the type that the second form asks for
 }) as unknown as Build
 
 /**
  * Starts a subscription; completes when its source is ready, and stops it by a drain when the scope closes.
  *
- * Needs the `Broker` and what the handler needs; fails with the `BrokerError` that kept the source from starting.
+ * Needs its broker and what the handler needs; fails with the `BrokerError` that kept the source from starting.
  */
-export const run = <R>(subscription: Subscription<R>): Effect.Effect<Running, BrokerError, Broker | R | Scope.Scope> =>
-  Effect.flatMap(Broker, (broker) => broker.consume(subscription.consumer))
+export const run = <R, On>(
+  subscription: Subscription<R, On>
+): Effect.Effect<Running, BrokerError, On | R | Scope.Scope> =>
+  Effect.flatMap(subscription.broker, (broker) => broker.consume(subscription.consumer))
 
 /**
  * A subscription as a layer: it runs for as long as the layer lives.
  *
  * @category layers
  */
-export const layer = <R>(
-  subscription: Subscription<R>
-): Layer.Layer<never, BrokerError, Broker | Exclude<R, Scope.Scope>> => Layer.effectDiscard(run(subscription))
+export const layer = <R, On>(
+  subscription: Subscription<R, On>
+): Layer.Layer<never, BrokerError, On | Exclude<R, Scope.Scope>> => Layer.effectDiscard(run(subscription))

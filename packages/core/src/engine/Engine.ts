@@ -2,10 +2,13 @@
  * The motor, one for every broker: turns a `Driver` into a `Broker`.
  */
 import { Cause, Clock, Context, Deferred, Effect, Exit, Fiber, Layer, Random, Scope } from "effect"
-import { Broker, type Consumer, Draining, type Health, type Running } from "../broker/Broker.ts"
+import { Broker, type Consumer, Draining, type Health, type Running, shownLanes } from "../broker/Broker.ts"
 import { type BrokerError, make as failure } from "../broker/BrokerError.ts"
 import type { Driver } from "../broker/Driver.ts"
-import { Worker } from "./Worker.ts"
+import { Intake } from "../broker/Intake.ts"
+import { Detour, isNative } from "./Detour.ts"
+import { Gate } from "./Gate.ts"
+import { type Level, Worker } from "./Worker.ts"
 
 /** The most messages that a driver is asked for at once. */
 const longest = 512
@@ -18,6 +21,16 @@ const refuse = (driver: Driver, consumer: Consumer<never>): BrokerError | undefi
   if (consumer.lanes._tag === "partition" && capabilities.ordering === "none") {
     return unsupported(
       `${driver.system} keeps no order, so subscription ${consumer.name} cannot run by Lanes.partition: use Lanes.unordered.`
+    )
+  }
+  if (consumer.pattern !== undefined && !capabilities.patterns) {
+    return unsupported(
+      `${driver.system} reads no patterns, so subscription ${consumer.name} cannot read ${consumer.channel}: subscribe to each channel by its name.`
+    )
+  }
+  if (consumer.retries._tag === "delayed" && capabilities.settlement === "none") {
+    return unsupported(
+      `${driver.system} acknowledges nothing, so subscription ${consumer.name} cannot delay its retries: use Retries.held.`
     )
   }
   return undefined
@@ -34,7 +47,13 @@ class Source<R> {
   private readonly clock: Clock.Clock
   readonly worker: Worker<R>
 
-  constructor(driver: Driver, consumer: Consumer<R>, context: Context.Context<R>, random: () => number) {
+  constructor(
+    driver: Driver,
+    consumer: Consumer<R>,
+    context: Context.Context<R>,
+    random: () => number,
+    way?: Level | undefined
+  ) {
     this.driver = driver
     this.consumer = consumer
     this.clock = Context.get(context, Clock.Clock)
@@ -50,7 +69,8 @@ class Source<R> {
         }
       },
       context,
-      random
+      random,
+      way
     )
   }
 
@@ -69,12 +89,19 @@ class Source<R> {
             this.lastPoll = this.clock.currentTimeMillisUnsafe()
           }
         })
-        const { channel, from, group, inFlight, name } = this.consumer
-        // a longer batch would be taken in whole, beyond what may be in flight
-        const batch = Math.min(longest, inFlight.messages)
-        this.fiber = yield* Effect.forkChild(restore(
-          Scope.provide(this.driver.consume({ channel, group, handler: name, from, batch }, sink), scope)
-        ))
+        const { channel, from, group, inFlight, lanes, name, pattern } = this.consumer
+        const options = {
+          channel,
+          pattern,
+          group,
+          handler: name,
+          from,
+          ordered: lanes._tag !== "unordered",
+          // a longer batch would be taken in whole, beyond what may be in flight
+          batch: Math.min(longest, inFlight.messages),
+          bytes: inFlight.bytes
+        }
+        this.fiber = yield* Effect.forkChild(restore(Scope.provide(this.driver.consume(options, sink), scope)))
         const exit = yield* restore(Fiber.await(this.fiber)).pipe(
           Effect.onInterrupt(() => this.stop(scope))
         )
@@ -139,7 +166,15 @@ class Source<R> {
       }))
   }
 
-  health(): Health {
+  /** Stops and starts the intake, at once. */
+  turn(isOpen: boolean): void {
+    if (isOpen && this.state === "paused") this.state = "running"
+    if (!isOpen && this.state === "running") this.state = "paused"
+    if (isOpen) this.worker.resume()
+    else this.worker.pause()
+  }
+
+  health(): Omit<Health, "pauses" | "retries"> {
     const { worker } = this
     const oldest = worker.oldest()
     return {
@@ -149,6 +184,13 @@ class Source<R> {
       state: this.state,
       lastPoll: this.lastPoll,
       partitions: Array.from(worker.tenures.keys(), (lease) => lease.partition).sort((a, b) => a - b),
+      leases: Array.from(worker.tenures.values(), ({ committed, lease, unsettled }) => ({
+        channel: lease.channel ?? this.consumer.channel,
+        partition: lease.partition,
+        pending: unsettled,
+        position: committed
+      })),
+      lanes: worker.busiest(shownLanes),
       pending: worker.pending,
       pendingBytes: worker.pendingBytes,
       running: worker.active,
@@ -174,42 +216,75 @@ const consume = <R>(
     if (refused !== undefined) return yield* Effect.fail(refused)
     const random = yield* Random.Random
     const own = yield* Effect.context<R>()
-    // the worker exists only after its context, so the answer goes through a cell
-    const cell: { source: Source<R> | undefined } = { source: undefined }
-    const context = Context.add(own, Draining, { isDraining: () => cell.source?.worker.draining ?? false })
-    const source = new Source(driver, consumer, context, () => random.nextDoubleUnsafe())
-    cell.source = source
+    const sources: Array<Source<R>> = []
+    const gate = new Gate(own, (isOpen) => {
+      for (const source of sources) source.turn(isOpen)
+    })
+    const context = Context.add(own, Intake, gate).pipe(
+      Context.add(Draining, { isDraining: () => sources.some(({ worker }) => worker.draining) })
+    )
+    const add = (read: Consumer<R>, way?: Level) => {
+      const source = new Source(driver, read, context, () => random.nextDoubleUnsafe(), way)
+      sources.push(source)
+      return source
+    }
+    const detour = consumer.retries._tag === "held" || isNative(driver.capabilities, consumer)
+      ? undefined
+      : new Detour(consumer, consumer.retries, Context.get(own, Clock.Clock))
+    const source = add(consumer, detour && { detour, level: 0 })
+    const waits = detour === undefined ? [] : detour.channels.map((channel, i) => {
+      const level = i + 1
+      return { channel, delay: detour.delays[i]!, source: add(detour.consumer(consumer, level), { detour, level }) }
+    })
+    yield* Effect.forEach(waits, ({ channel }) => driver.declare({ channel }), { discard: true })
+    // those who read what a message leaves behind begin before any does
+    const runs = yield* Effect.forEach(sources.toReversed(), (each) => start(each, context))
+    yield* Effect.forEach(runs, ({ started }) => Deferred.await(started), { discard: true })
+    const drain = Effect.suspend(() => {
+      gate.end()
+      for (const { worker } of sources) worker.draining = true
+      return Effect.forEach(runs, (each) => each.drain, { concurrency: "unbounded", discard: true })
+    })
+    return {
+      pause: Effect.sync(() => gate.pause(gate, "Running.pause")),
+      resume: Effect.sync(() => gate.resume(gate)),
+      intake: gate,
+      drain,
+      health: Effect.sync(() => ({
+        ...source.health(),
+        pauses: gate.pauses(),
+        retries: waits.map(({ channel, delay, source: { lastError, state, worker: { pending } } }) => ({
+          channel,
+          delay,
+          state,
+          pending,
+          lastError
+        }))
+      })),
+      lag: driver.lag(consumer.channel, consumer.group)
+    }
+  })
+
+/** Starts a source; it drains when the scope closes. */
+const start = <R>(
+  source: Source<R>,
+  context: Context.Context<R>
+): Effect.Effect<
+  { readonly started: Deferred.Deferred<void, BrokerError>; readonly drain: Effect.Effect<void> },
+  never,
+  Scope.Scope
+> =>
+  Effect.gen(function*() {
     const started = yield* Deferred.make<void, BrokerError>()
-    const stopped = yield* Deferred.make<void>()
-    const scope = yield* Effect.scope
     const lives = yield* Effect.forkDetach(Effect.provideContext(source.run(started), context))
     const loop = yield* Effect.forkDetach(Effect.provideContext(source.worker.loop, context))
     const drain = Effect.suspend(() => {
       // at once, so that nothing starts while the source hears of it
       source.worker.draining = true
-      return Effect.andThen(Fiber.interrupt(lives), Fiber.interrupt(loop)).pipe(
-        Effect.andThen(Deferred.done(stopped, Exit.void)),
-        Effect.asVoid
-      )
+      return Effect.asVoid(Effect.andThen(Fiber.interrupt(lives), Fiber.interrupt(loop)))
     })
-    yield* Scope.addFinalizer(scope, drain)
-    yield* Deferred.await(started)
-    return {
-      pause: Effect.andThen(
-        source.worker.pause(),
-        Effect.sync(() => {
-          if (source.state === "running") source.state = "paused"
-        })
-      ),
-      resume: Effect.andThen(
-        source.worker.resume(),
-        Effect.sync(() => {
-          if (source.state === "paused") source.state = "running"
-        })
-      ),
-      drain,
-      health: Effect.sync(() => source.health())
-    }
+    yield* Effect.addFinalizer(() => drain)
+    return { started, drain }
   })
 
 /**
@@ -225,7 +300,9 @@ export const make = (driver: Driver): Broker["Service"] =>
     publishAll: (messages) => messages.length === 0 ? Exit.void : driver.publish(messages),
     consume: (consumer) => consume(driver, consumer),
     declare: driver.declare,
-    browse: driver.browse
+    browse: driver.browse,
+    check: driver.check,
+    lag: driver.lag
   })
 
 /**

@@ -1,5 +1,5 @@
 /**
- * Writes dead letters, for as long as it takes.
+ * Writes what a message leaves behind, its dead letter or its delayed retry, for as long as it takes.
  */
 import { type Context, Effect, Exit, type Fiber } from "effect"
 import type { Consumer } from "../broker/Broker.ts"
@@ -12,21 +12,25 @@ type Publish = (batch: ReadonlyArray<Outgoing<Uint8Array>>) => Effect.Effect<voi
 
 /** What a writer needs beside its fibers' context. */
 export interface Options<R> {
-  readonly consumer: Pick<Consumer<R>, "deadLetter" | "name">
+  readonly consumer: Pick<Consumer<R>, "name">
   readonly publish: Publish
   /** Milliseconds to wait after so many failures. */
   readonly backoff: (failures: number) => number
 }
 
-/** A dead letter that the broker does not have yet. */
+/** What is written. */
+export type Kind = "dead letter" | "delayed retry"
+
+/** A letter that the broker does not have yet. */
 export interface Letter {
+  readonly kind: Kind
   readonly delivery: Delivery
   readonly outgoing: Outgoing<Uint8Array>
   /** The first attempt, which is under way or has failed. */
   readonly written: Effect.Effect<void, BrokerError>
 }
 
-/** The dead letters that are being written. */
+/** The letters that are being written. */
 export class Letters<R> {
   private readonly context: Context.Context<R>
   private readonly options: Options<R>
@@ -38,17 +42,16 @@ export class Letters<R> {
   }
 
   /** Writes one; undefined where the broker had it at once. */
-  write(delivery: Delivery, error: unknown, now: number): Letter | undefined {
-    const outgoing = this.options.consumer.deadLetter(delivery, error, now)
+  write(kind: Kind, delivery: Delivery, outgoing: Outgoing<Uint8Array>): Letter | undefined {
     const written = this.publish(outgoing)
-    return isDone(written) && written._tag === "Success" ? undefined : { delivery, outgoing, written }
+    return isDone(written) && written._tag === "Success" ? undefined : { kind, delivery, outgoing, written }
   }
 
   /** Goes on until the broker has it. Its lease is busy until `ended` has heard whether it was written or given up. */
-  insist({ delivery, outgoing, written }: Letter, ended: (isWritten: boolean) => void): void {
-    const tenure = tenureOf(delivery)
+  insist(letter: Letter, ended: (isWritten: boolean) => void): void {
+    const tenure = tenureOf(letter.delivery)
     tenure.began()
-    const fiber = Effect.runForkWith(this.context)(this.attempt(outgoing, written, 1))
+    const fiber = Effect.runForkWith(this.context)(this.attempt(letter, letter.written, 1))
     this.open.set(fiber, tenure)
     fiber.addObserver((exit) => {
       this.open.delete(fiber)
@@ -71,7 +74,7 @@ export class Letters<R> {
 
   /** Writes until it is written, whatever went wrong; it ends otherwise only when it is interrupted. */
   private attempt(
-    letter: Outgoing<Uint8Array>,
+    letter: Letter,
     written: Effect.Effect<void, BrokerError>,
     failures: number
   ): Effect.Effect<void, BrokerError> {
@@ -79,9 +82,9 @@ export class Letters<R> {
     return Effect.catchCause(
       written,
       (cause) =>
-        Effect.logError(`The dead letter of ${consumer.name} could not be written; its message waits`, cause).pipe(
+        Effect.logError(`The ${letter.kind} of ${consumer.name} could not be written; its message waits`, cause).pipe(
           Effect.andThen(Effect.sleep(backoff(failures))),
-          Effect.andThen(Effect.suspend(() => this.attempt(letter, this.publish(letter), failures + 1)))
+          Effect.andThen(Effect.suspend(() => this.attempt(letter, this.publish(letter.outgoing), failures + 1)))
         )
     )
   }

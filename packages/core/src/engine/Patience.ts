@@ -20,15 +20,21 @@ interface Held {
 export class Patience {
   private readonly hold: Consumer<never>["hold"]
   private readonly schedule: Consumer<never>["backoff"]
+  private readonly retries: Consumer<never>["retries"]
   /** The broker counts attempts and delivers each anew: its count holds. */
   private readonly isCounted: boolean
   private readonly random: () => number
   private readonly held = new Map<Delivery, Held>()
   private readonly errors = new WeakMap<Delivery, unknown>()
 
-  constructor(consumer: Pick<Consumer<never>, "hold" | "backoff">, isCounted: boolean, random: () => number) {
+  constructor(
+    consumer: Pick<Consumer<never>, "hold" | "backoff" | "retries">,
+    isCounted: boolean,
+    random: () => number
+  ) {
     this.hold = consumer.hold
     this.schedule = consumer.backoff
+    this.retries = consumer.retries
     this.isCounted = isCounted
     this.random = random
   }
@@ -55,13 +61,48 @@ export class Patience {
       this.held.set(delivery, held = { since: now, settledBefore: tenure.settled, failures: 0, excused: undefined })
     }
     held.failures = this.isCounted ? delivery.attempts : held.failures + 1
+    if (this.retries._tag === "delayed") {
+      return this.retries.delays[held.failures - 1] ??
+        { error: this.reason(delivery, `${held.failures} attempts failed`) }
+    }
     const spent = this.spent(held, tenure, now)
-    return spent === undefined
-      ? this.backoff(held.failures)
-      : { error: this.errors.get(delivery) ?? new Error(`Given up: ${spent}`) }
+    return spent === undefined ? this.backoff(held.failures) : { error: this.reason(delivery, spent) }
   }
 
-  private spent(held: Held, tenure: Tenure, now: number): string | undefined {
+  /** Why there will be no next attempt, without counting this one: what `ask` is going to answer then. */
+  foresee(
+    delivery: Delivery,
+    tenure: Tenure,
+    outcome: Retry,
+    now: number
+  ): { readonly error: unknown } | undefined {
+    if (outcome.after !== undefined) return undefined
+    const held = this.held.get(delivery)
+    const failures = this.isCounted ? delivery.attempts : (held?.failures ?? 0) + 1
+    if (this.retries._tag === "delayed") {
+      return failures <= this.retries.delays.length
+        ? undefined
+        : { error: this.reason(delivery, `${failures} attempts failed`) }
+    }
+    const { at, settled } = held?.excused ?? { at: now, settled: tenure.settled }
+    const spent = this.spent(
+      {
+        failures,
+        since: held === undefined ? now : held.since + (now - at),
+        settledBefore: held === undefined ? tenure.settled : held.settledBefore + (tenure.settled - settled)
+      },
+      tenure,
+      now
+    )
+    return spent === undefined ? undefined : { error: this.reason(delivery, spent) }
+  }
+
+  /** Why a message is given up: what it failed with, if that is known. */
+  reason(delivery: Delivery, spent: string): unknown {
+    return this.errors.get(delivery) ?? new Error(`Given up: ${spent}`)
+  }
+
+  private spent(held: Omit<Held, "excused">, tenure: Tenure, now: number): string | undefined {
     const { age, attempts, span } = this.hold
     if (held.failures >= attempts) return `${held.failures} attempts failed`
     if (now - held.since >= age) return `it failed for ${now - held.since} ms`

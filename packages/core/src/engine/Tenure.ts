@@ -125,6 +125,11 @@ export class Tenure {
     if (--this.busy === 0) this.quiet.openUnsafe()
   }
 
+  /** Where the broker settles by position: the one below which it has been told that all is done. */
+  get committed(): number | undefined {
+    return this.told < 0 ? undefined : this.told
+  }
+
   /** Completes when no handler, durable effect or dead letter of it is awaited. */
   get whenQuiet(): Effect.Effect<void> {
     return this.quiet.await

@@ -3,7 +3,7 @@
  * suspend. What has finished waits here for its durable effects, its dead letter or its next attempt.
  */
 import { Cause, Clock, Context, Effect, Exit, type Fiber, Latch, Scheduler } from "effect"
-import type { Consumer } from "../broker/Broker.ts"
+import type { Consumer, LaneHealth } from "../broker/Broker.ts"
 import type { BrokerError } from "../broker/BrokerError.ts"
 import type { Capabilities, Lease, Sink } from "../broker/Driver.ts"
 import type { Classified } from "../model/Failure.ts"
@@ -11,10 +11,12 @@ import type { Delivery, Outgoing } from "../model/Message.ts"
 import * as Outcome from "../model/Outcome.ts"
 import * as After from "../pipeline/After.ts"
 import { isDone } from "../pipeline/Eager.ts"
+import { type Detour, isNative } from "./Detour.ts"
+import { Dues, isDue } from "./Dues.ts"
 import { Durables, type Waiting } from "./Durables.ts"
 import * as Farewell from "./Farewell.ts"
 import { Fifo } from "./Fifo.ts"
-import { Letters } from "./Letters.ts"
+import { type Kind, Letters } from "./Letters.ts"
 import { Patience } from "./Patience.ts"
 import { Slice } from "./Slice.ts"
 import { type Batch, type Lane, Tenure, tenureOf } from "./Tenure.ts"
@@ -30,6 +32,12 @@ export interface Doors {
   readonly publish: (batch: ReadonlyArray<Outgoing<Uint8Array>>) => Effect.Effect<void, BrokerError>
   /** A broker that refuses to be told: its source is started again. */
   readonly failed: (error: unknown) => void
+}
+
+/** How the engine delays retries, and which of its channels this is: 0 is the subscription's own. */
+export interface Level {
+  readonly detour: Detour
+  readonly level: number
 }
 
 export class Worker<R> implements Farewell.Runs {
@@ -50,13 +58,18 @@ export class Worker<R> implements Farewell.Runs {
   private readonly limit: number
   /** The broker holds what waits for its next attempt: nothing here counts its failures, and no lane waits for it. */
   private readonly isDelayed: boolean
+  /** How retries leave their lane where the broker does not delay; undefined where they wait in it. */
+  private readonly way: Level | undefined
+  /** Of a retry channel: what was taken in and has to wait. */
+  private readonly dues = new Dues()
+  private alarm: { readonly at: number; readonly timer: Fiber.Fiber<void> } | undefined
   private readonly intake = new Fifo<Batch>()
   private offset = 0
   private readonly ready = new Fifo<Lane>()
-  private readonly loose: Array<Delivery> = []
+  private readonly loose = new Fifo<Delivery>()
   private readonly dirty: Array<Tenure> = []
   private readonly fibers = new Map<Fiber.Fiber<unknown, unknown>, Running>()
-  private readonly timers = new Map<Fiber.Fiber<void>, Delivery>()
+  private readonly timers = new Map<Fiber.Fiber<void>, Running>()
   private readonly keepers = new Map<Tenure, Fiber.Fiber<never, BrokerError>>()
   private readonly slice: Slice
   private readonly patience: Patience
@@ -71,14 +84,20 @@ export class Worker<R> implements Farewell.Runs {
   private readonly work = Latch.makeUnsafe(false)
   private readonly room = Latch.makeUnsafe(true)
 
-  constructor(consumer: Consumer<R>, doors: Doors, context: Context.Context<R>, random: () => number) {
+  constructor(
+    consumer: Consumer<R>,
+    doors: Doors,
+    context: Context.Context<R>,
+    random: () => number,
+    way?: Level | undefined
+  ) {
     this.consumer = consumer
     this.doors = doors
     this.context = context
     this.clock = Context.get(context, Clock.Clock)
     this.dispatcher = Context.get(context, Scheduler.Scheduler).makeDispatcher()
-    const { attempts, delay } = doors.capabilities
-    this.isDelayed = delay && attempts && consumer.lanes._tag === "unordered"
+    this.isDelayed = isNative(doors.capabilities, consumer)
+    this.way = way
     this.limit = consumer.lanes._tag === "partition" ? Number.POSITIVE_INFINITY : consumer.lanes.limit
     this.slice = new Slice(this.clock)
     this.patience = new Patience(consumer, this.isDelayed, random)
@@ -144,6 +163,7 @@ export class Worker<R> implements Farewell.Runs {
     this.pending -= tenure.unsettled
     this.pendingBytes -= tenure.bytes
     this.cancel(tenure)
+    if (this.dues.length > 0) this.dues.drop((delivery) => tenureOf(delivery) === tenure)
     this.patience.forget(tenure)
     this.makeRoom()
     this.wake()
@@ -180,7 +200,7 @@ export class Worker<R> implements Farewell.Runs {
 
   /** Attempts that wait for their time are not made. */
   private cancel(tenure: Tenure): void {
-    for (const [timer, delivery] of this.timers) if (tenureOf(delivery) === tenure) timer.interruptUnsafe()
+    for (const [timer, { delivery }] of this.timers) if (tenureOf(delivery) === tenure) timer.interruptUnsafe()
   }
 
   interrupt(tenure: Tenure): void {
@@ -207,6 +227,7 @@ export class Worker<R> implements Farewell.Runs {
     return Effect.suspend(() => {
       this.draining = true
       for (const timer of this.timers.keys()) timer.interruptUnsafe()
+      this.alarm?.timer.interruptUnsafe()
       // and what runs on under a lease that was lost
       const running = Array.from(this.fibers.values(), ({ delivery }) => tenureOf(delivery))
       const tenures = Array.from(new Set([...this.tenures.values(), ...running]))
@@ -221,29 +242,63 @@ export class Worker<R> implements Farewell.Runs {
     })
   }
 
-  pause(): Effect.Effect<void> {
-    return Effect.suspend(() => {
-      this.paused = true
-      this.room.closeUnsafe()
-      // a handler that pauses its own subscription is the last that starts: the slice is over
-      this.slice.end()
-      return each(this.tenures.keys(), (lease) => lease.pause)
-    })
+  pause(): void {
+    this.paused = true
+    this.room.closeUnsafe()
+    // a handler that pauses its own subscription is the last that starts: the slice is over
+    this.slice.end()
+    this.turnLeases()
   }
 
-  resume(): Effect.Effect<void> {
-    return Effect.suspend(() => {
-      this.paused = false
-      this.makeRoom()
-      this.wake()
-      return each(this.tenures.keys(), (lease) => lease.resume)
-    })
+  resume(): void {
+    this.paused = false
+    this.makeRoom()
+    this.wake()
+    this.turnLeases()
+  }
+
+  /** As the intake is by the time it runs, not as it was when it was asked for. */
+  private turnLeases(): void {
+    const turns = Array.from(this.tenures.keys()).filter(({ pause, resume }) => pause ?? resume)
+    if (turns.length === 0) return
+    Effect.runForkWith(this.context)(
+      Effect.forEach(turns, (lease) => (this.paused ? lease.pause : lease.resume) ?? Effect.void, { discard: true })
+    )
   }
 
   oldest(): Running | undefined {
     // in order of insertion, so the first is the oldest
     for (const running of this.fibers.values()) return running
     return undefined
+  }
+
+  /** What keeps lanes busy, the oldest of each state first, and how much waits behind it. */
+  busiest(most: number): ReadonlyArray<LaneHealth> {
+    const shown: Array<LaneHealth> = []
+    const show = (running: Running, state: LaneHealth["state"]) => {
+      const { delivery, since } = running
+      const id = this.laneId(delivery)
+      const lane = id === undefined ? undefined : tenureOf(delivery).lanes.get(id)
+      shown.push({
+        channel: delivery.channel,
+        partition: delivery.partition,
+        position: delivery.position,
+        key: delivery.key,
+        attempt: delivery.attempt,
+        state,
+        since,
+        behind: lane?.queue.length ?? 0
+      })
+    }
+    for (const running of this.fibers.values()) {
+      if (shown.length === most) return shown
+      show(running, "running")
+    }
+    for (const waiting of this.timers.values()) {
+      if (shown.length === most) return shown
+      show(waiting, "waiting")
+    }
+    return shown
   }
 
   // ---- one message
@@ -327,11 +382,12 @@ export class Worker<R> implements Farewell.Runs {
     exit: Exit.Exit<unknown, unknown>,
     lane: Lane | undefined
   ): boolean {
-    const outcome = this.settle(exit)
+    const asked = this.settle(exit)
     const { hooks } = delivery
-    if (exit._tag === "Failure" && outcome._tag === "Retry") this.patience.note(delivery, Cause.squash(exit.cause))
-    if (hooks === undefined) return this.apply(delivery, batch, outcome, lane)
+    if (exit._tag === "Failure" && asked._tag === "Retry") this.patience.note(delivery, Cause.squash(exit.cause))
+    if (hooks === undefined) return this.apply(delivery, batch, asked, lane)
     delivery.hooks = undefined
+    const outcome = this.foresee(delivery, batch.tenure, asked)
     const after = After.run(hooks, exit, outcome)
     if (isDone(after)) {
       return this.apply(delivery, batch, after._tag === "Success" ? outcome : this.settle(after), lane)
@@ -343,6 +399,22 @@ export class Worker<R> implements Farewell.Runs {
     }
     this.durables.add(after, delivery, outcome, this.laneFor(delivery, batch.tenure, lane))
     return false
+  }
+
+  /** Hooks hear what the broker will be told: a retry that will not be made is a dead letter. */
+  private foresee(delivery: Delivery, tenure: Tenure, outcome: Outcome.Outcome): Outcome.Outcome {
+    if (outcome._tag !== "Retry") return outcome
+    const now = this.clock.currentTimeMillisUnsafe()
+    if (this.way === undefined) {
+      const given = this.patience.foresee(delivery, tenure, outcome, now)
+      return given === undefined ? outcome : Outcome.DeadLetter(given.error)
+    }
+    const { detour, level } = this.way
+    return detour.next(delivery, level, outcome, now) === undefined ? this.noneLeft(delivery, detour) : outcome
+  }
+
+  private noneLeft(delivery: Delivery, { delays }: Detour): Outcome.DeadLetter {
+    return Outcome.DeadLetter(this.patience.reason(delivery, `${delays.length + 1} attempts failed`))
   }
 
   /** What an exit means; entries of a subscription are code of its user, and may throw. */
@@ -413,18 +485,36 @@ export class Worker<R> implements Farewell.Runs {
   }
 
   private again(delivery: Delivery, batch: Batch, outcome: Outcome.Retry, lane: Lane | "late" | undefined): boolean {
-    const { tenure } = batch
-    const after = this.patience.ask(delivery, tenure, outcome, this.clock.currentTimeMillisUnsafe())
+    if (this.way !== undefined) return this.detour(this.way, delivery, batch, outcome, lane)
+    const after = this.patience.ask(delivery, batch.tenure, outcome, this.clock.currentTimeMillisUnsafe())
     if (typeof after !== "number") return this.bury(delivery, batch, Outcome.DeadLetter(after.error), lane)
+    if (!this.isDelayed) return this.hold(delivery, batch.tenure, after, lane)
     delivery.attempts++
-    if (this.isDelayed) {
-      this.done(delivery, batch, Outcome.Retry({ after }))
-      return true
-    }
+    this.done(delivery, batch, Outcome.Retry({ after }))
+    return true
+  }
+
+  /** Out of its lane, by a retry channel; a short time that it names itself it waits in it. */
+  private detour(
+    { detour, level }: Level,
+    delivery: Delivery,
+    batch: Batch,
+    outcome: Outcome.Retry,
+    lane: Lane | "late" | undefined
+  ): boolean {
+    const next = detour.next(delivery, level, outcome, this.clock.currentTimeMillisUnsafe())
+    if (typeof next === "number") return this.hold(delivery, batch.tenure, next, lane)
+    if (next !== undefined) return this.leave("delayed retry", delivery, batch, next, Outcome.Ack, lane)
+    return this.bury(delivery, batch, this.noneLeft(delivery, detour), lane)
+  }
+
+  /** In its lane, which waits with it. */
+  private hold(delivery: Delivery, tenure: Tenure, after: number, lane: Lane | "late" | undefined): boolean {
+    delivery.attempts++
     const wait = this.laneFor(delivery, tenure, lane)
     if (tenure.stopped || this.draining) return false
     const timer = Effect.runForkWith(this.context)(Effect.sleep(after))
-    this.timers.set(timer, delivery)
+    this.timers.set(timer, { delivery, since: this.clock.currentTimeMillisUnsafe() })
     timer.addObserver((exit) => {
       this.timers.delete(timer)
       if (exit._tag === "Failure") return
@@ -448,19 +538,33 @@ export class Worker<R> implements Farewell.Runs {
     } else other.queue.unshift(delivery)
   }
 
-  /** Until the broker has its dead letter, the message stays unsettled and its lane shut, and it does not run again. */
   private bury(
     delivery: Delivery,
     batch: Batch,
     outcome: Outcome.DeadLetter,
     lane: Lane | "late" | undefined
   ): boolean {
-    const { tenure } = batch
-    if (this.doors.capabilities.deadLetter) {
+    // what a broker writes by itself names the channel it was read from, which must be the subscription's own
+    const isOwn = this.way === undefined || this.way.level === 0
+    if (this.doors.capabilities.deadLetter && isOwn) {
       this.done(delivery, batch, outcome)
       return true
     }
-    const letter = this.letters.write(delivery, outcome.error, this.clock.currentTimeMillisUnsafe())
+    const letter = this.consumer.deadLetter(delivery, outcome.error, this.clock.currentTimeMillisUnsafe())
+    return this.leave("dead letter", delivery, batch, letter, isOwn ? outcome : Outcome.Ack, lane)
+  }
+
+  /** Until the broker has what it leaves behind, the message stays unsettled and its lane shut, and it does not run again. */
+  private leave(
+    kind: Kind,
+    delivery: Delivery,
+    batch: Batch,
+    outgoing: Outgoing<Uint8Array>,
+    outcome: Outcome.Outcome,
+    lane: Lane | "late" | undefined
+  ): boolean {
+    const { tenure } = batch
+    const letter = this.letters.write(kind, delivery, outgoing)
     if (letter === undefined) {
       this.done(delivery, batch, outcome)
       return true
@@ -539,7 +643,8 @@ export class Worker<R> implements Farewell.Runs {
     this.isIdle = false
     if (!this.isSameSlice) this.slice.begin()
     this.isSameSlice = false
-    const over = !this.paused && !this.draining && (this.runLoose() || this.runReady() || this.runIntake())
+    const over = !this.paused && !this.draining &&
+      (this.runLoose() || this.runReady() || this.runDues() || this.runIntake())
     this.tellAll()
     if (over) return Effect.yieldNow
     this.isIdle = true
@@ -548,7 +653,7 @@ export class Worker<R> implements Farewell.Runs {
 
   private runLoose(): boolean {
     while (this.loose.length > 0 && this.active < this.limit) {
-      const delivery = this.loose.pop()!
+      const delivery = this.loose.shift()!
       this.start(delivery, delivery.slot as Batch, undefined)
       if (this.slice.isOver()) return true
     }
@@ -570,13 +675,10 @@ export class Worker<R> implements Farewell.Runs {
       batch = this.intake.peek()
     ) {
       const { deliveries, tenure } = batch
-      const { lanes } = tenure
       if (tenure.stopped) this.offset = deliveries.length
       while (this.offset < deliveries.length && this.active < this.limit) {
         const delivery = deliveries[this.offset++]!
-        const lane = lanes.size === 0 ? undefined : lanes.get(this.laneId(delivery))
-        if (lane === undefined) this.start(delivery, batch, undefined)
-        else lane.queue.push(delivery)
+        if (!this.waits(delivery)) this.enter(delivery, batch)
         if (this.slice.isOver()) return true
       }
       if (this.offset === deliveries.length) {
@@ -585,6 +687,51 @@ export class Worker<R> implements Farewell.Runs {
       }
     }
     return false
+  }
+
+  /** Runs a message, or puts it into its lane where one is open. */
+  private enter(delivery: Delivery, batch: Batch): void {
+    const { lanes } = batch.tenure
+    const lane = lanes.size === 0 ? undefined : lanes.get(this.laneId(delivery))
+    if (lane === undefined) this.start(delivery, batch, undefined)
+    else lane.queue.push(delivery)
+  }
+
+  /** Of a retry channel: keeps a message whose time has not come. */
+  private waits(delivery: Delivery): boolean {
+    const { way } = this
+    if (way === undefined || way.level === 0) return false
+    const due = way.detour.due(delivery, way.level)
+    if (isDue(due, this.clock.currentTimeMillisUnsafe())) return false
+    this.dues.push(delivery, due)
+    this.wakeAt(this.dues.next)
+    return true
+  }
+
+  private runDues(): boolean {
+    if (this.dues.length === 0) return false
+    while (this.active < this.limit) {
+      const delivery = this.dues.shift(this.clock.currentTimeMillisUnsafe())
+      if (delivery === undefined) {
+        this.wakeAt(this.dues.next)
+        return false
+      }
+      this.enter(delivery, delivery.slot as Batch)
+      if (this.slice.isOver()) return true
+    }
+    return false
+  }
+
+  private wakeAt(at: number): void {
+    if (at === Number.POSITIVE_INFINITY || (this.alarm !== undefined && this.alarm.at <= at)) return
+    this.alarm?.timer.interruptUnsafe()
+    const wait = Math.max(0, at - this.clock.currentTimeMillisUnsafe())
+    const alarm = { at, timer: Effect.runForkWith(this.context)(Effect.sleep(wait)) }
+    this.alarm = alarm
+    alarm.timer.addObserver((exit) => {
+      if (this.alarm === alarm) this.alarm = undefined
+      if (exit._tag === "Success") this.wake()
+    })
   }
 
   /** Runs until interrupted. */
@@ -606,6 +753,3 @@ export class Worker<R> implements Farewell.Runs {
     }
   }
 }
-
-const each = (leases: Iterable<Lease>, pick: (lease: Lease) => Effect.Effect<void> | undefined): Effect.Effect<void> =>
-  Effect.forEach(Array.from(leases), (lease) => pick(lease) ?? Effect.void, { discard: true })

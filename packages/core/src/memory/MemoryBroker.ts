@@ -2,11 +2,12 @@
  * A full broker in memory: partitions, groups, rebalancing, redelivery, positions that outlive a subscription, tombstones,
  * native headers. It runs on the clock of its program, so a test runs it in virtual time.
  */
-import { type Clock, Deferred, Duration, Effect, Exit, Layer, Stream } from "effect"
+import { type Clock, Deferred, Duration, Effect, Exit, Latch, Layer, type Scope, Stream } from "effect"
 import { Broker } from "../broker/Broker.ts"
 import { type BrokerError, make as failure } from "../broker/BrokerError.ts"
-import type { Capabilities, ConsumeOptions, Declaration, Driver, Sink } from "../broker/Driver.ts"
+import type { Capabilities, ConsumeOptions, Declaration, Driver, Lag, Sink } from "../broker/Driver.ts"
 import * as Engine from "../engine/Engine.ts"
+import type { Pattern } from "../model/Address.ts"
 import { type Delivery, type Outgoing } from "../model/Message.ts"
 import { Group, Member, type Rules } from "./MemoryGroup.ts"
 import { Log, Publication } from "./MemoryLog.ts"
@@ -16,8 +17,8 @@ export interface Options {
   /** Partitions of a channel that was not declared. Default: 4. */
   readonly partitions?: number | undefined
   /**
-   * How messages are acknowledged: everything below a position, as Kafka does, or each alone, as queues do. Default:
-   * `position`.
+   * How messages are acknowledged: everything below a position, as Kafka does, or each alone, as queues do; these delay
+   * retries by themselves, too. Default: `position`.
    */
   readonly settlement?: "position" | "message" | undefined
   /**
@@ -61,6 +62,8 @@ class State {
   readonly logs = new Map<string, Log>()
   readonly groups = new Map<string, Map<string, Group>>()
   readonly connections = new Map<Member, Deferred.Deferred<never, BrokerError>>()
+  /** Who is told of new channels. */
+  readonly watchers = new Set<(channel: string) => void>()
   running = true
   private readonly partitions: number
   private readonly retention: number
@@ -80,7 +83,10 @@ class State {
 
   log(channel: string, partitions = this.partitions): Log {
     let log = this.logs.get(channel)
-    if (log === undefined) this.logs.set(channel, log = new Log(partitions))
+    if (log === undefined) {
+      this.logs.set(channel, log = new Log(partitions))
+      for (const watch of this.watchers) watch(channel)
+    }
     return log
   }
 
@@ -100,6 +106,10 @@ class State {
       groups.set(options.group, group)
     }
     return group
+  }
+
+  lag(channel: string, group: string): ReadonlyArray<Lag> {
+    return this.groups.get(channel)?.get(group)?.lag ?? []
   }
 
   /** Cuts all connections before any of them hears of it: what one gives up must not go to the next. */
@@ -133,14 +143,19 @@ const capabilities = (options: Options): Capabilities => ({
   settlement: options.settlement ?? "position",
   ordering: "partition",
   redelivery: true,
-  delay: false,
+  delay: options.settlement === "message",
   deadLetter: false,
   attempts: options.settlement === "message",
   groups: true,
+  fanOut: true,
+  retention: true,
+  replay: true,
   persistence: false,
   browse: true,
   tombstones: true,
   transactions: false,
+  patterns: true,
+  lag: true,
   maximumBytes: options.maximumBytes
 })
 
@@ -179,13 +194,56 @@ const consume = (state: State, options: ConsumeOptions, sink: Sink) =>
           return sink.offer(found.lease, found.batch)
         }
         member.news.closeUnsafe()
-        // a claim may end while nothing is published
-        return state.rules.claim === Number.POSITIVE_INFINITY
+        // a claim or a delay may end while nothing is published
+        const { claim, now } = state.rules
+        const wait = Math.min(claim, group.wakes(member) - now())
+        return wait === Number.POSITIVE_INFINITY
           ? member.news.await
-          : Effect.asVoid(Effect.timeoutOption(member.news.await, state.rules.claim))
+          : Effect.asVoid(Effect.timeoutOption(member.news.await, Math.max(0, wait)))
       }
     })
     return yield* Effect.raceFirst(read, Deferred.await(cut))
+  })
+
+/** One reader for each channel that fits, those made later too: these are read from their beginning. */
+const consumeAll = (state: State, pattern: Pattern, options: ConsumeOptions, sink: Sink) =>
+  Effect.gen(function*() {
+    const fits = (channel: string) => pattern.match(channel) !== undefined
+    const waiting = Array.from(state.logs.keys()).filter(fits)
+    const news = Latch.makeUnsafe(false)
+    const watch = (channel: string) => {
+      if (!fits(channel)) return
+      waiting.push(channel)
+      news.openUnsafe()
+    }
+    yield* Effect.acquireRelease(
+      Effect.sync(() => state.watchers.add(watch)),
+      () => Effect.sync(() => state.watchers.delete(watch))
+    )
+    const failed = Deferred.makeUnsafe<never, BrokerError>()
+    const one = { ...sink, ready: () => {} }
+    let from = options.from
+    const read: Effect.Effect<never, BrokerError, Scope.Scope> = Effect.forever(Effect.suspend(() => {
+      news.closeUnsafe()
+      const start = Effect.forEach(waiting.splice(0), (channel) =>
+        consume(state, { ...options, channel, from }, one).pipe(
+          Effect.onError((cause) =>
+            Deferred.failCause(failed, cause)
+          ),
+          Effect.forkChild({ startImmediately: true })
+        ), { discard: true })
+      return Effect.andThen(
+        start,
+        Effect.suspend(() => {
+          if (from === options.from) {
+            sink.ready()
+          }
+          from = "earliest"
+          return news.await
+        })
+      )
+    }))
+    return yield* Effect.raceFirst(read, Deferred.await(failed))
   })
 
 const publish =
@@ -277,10 +335,16 @@ export const make = (options: Options = {}): Effect.Effect<MemoryBroker> =>
     const driver: Driver = {
       system: "memory",
       capabilities: capabilities(options),
-      consume: (consumer, sink) => consume(state, consumer, sink),
+      consume: (consumer, sink) =>
+        consumer.pattern === undefined
+          ? consume(state, consumer, sink)
+          : consumeAll(state, consumer.pattern, consumer, sink),
       publish: publish(state, options, clock),
       declare: declare(state),
-      browse: browse(state)
+      browse: browse(state),
+      check: Effect.suspend(() => state.running ? Effect.void : Effect.fail(down("check"))),
+      lag: (channel, group) =>
+        Effect.suspend(() => state.running ? Effect.succeed(state.lag(channel, group)) : Effect.fail(down("lag")))
     }
     return {
       driver,

@@ -1,9 +1,9 @@
 /**
  * A consumer group of the memory broker: its members, who owns which partition, and what the group has done.
  */
-import { Effect, Latch, type Scheduler, Semaphore } from "effect"
+import { Duration, Effect, Latch, type Scheduler, Semaphore } from "effect"
 import { type BrokerError, make as failure } from "../broker/BrokerError.ts"
-import type { ConsumeOptions, Lease, Settled, Sink } from "../broker/Driver.ts"
+import type { ConsumeOptions, Lag, Lease, Settled, Sink } from "../broker/Driver.ts"
 import type { Delivery, Origin } from "../model/Message.ts"
 import type { Log } from "./MemoryLog.ts"
 
@@ -45,14 +45,22 @@ export interface Owned {
   next: number
 }
 
+/** What is to be delivered again: at once, or when its time has come. */
+interface Back {
+  readonly position: number
+  readonly attempt: number
+  /** Unix time in milliseconds; 0 for at once. */
+  readonly due: number
+}
+
 /** What a group has done of one partition. */
 interface Progress {
   /** By position: everything below is done. By message: everything below was delivered. */
   position: number
   /** By message only: delivered and not settled, with the number of deliveries and the time at which the claim ends. */
   readonly out: Map<number, { readonly attempt: number; until: number }>
-  /** By message only: to be delivered again. */
-  back: Array<{ readonly position: number; readonly attempt: number }>
+  /** By message only: to be delivered again, the earliest first. */
+  readonly back: Array<Back>
   owner: Lease | undefined
 }
 
@@ -75,6 +83,8 @@ class Found {
     this.batch = batch
   }
 }
+
+const byTime = (a: Back, b: Back): number => a.due - b.due || a.position - b.position
 
 /** A consumer group. */
 export class Group {
@@ -111,6 +121,14 @@ export class Group {
   /** For each partition, the position below which everything is done. */
   get done(): ReadonlyArray<number> {
     return this.progress.map((_, partition) => this.doneOf(partition))
+  }
+
+  /** For each partition, how many messages are not done. */
+  get lag(): ReadonlyArray<Lag> {
+    return this.progress.map(({ back, out, position }, partition) => ({
+      partition,
+      messages: this.log.partitions[partition]!.end - position + out.size + back.length
+    }))
   }
 
   /** The position below which everything of a partition is done. */
@@ -202,9 +220,9 @@ export class Group {
     for (const [position, { attempt, until }] of own.out) {
       if (until > now) continue
       own.out.delete(position)
-      own.back.push({ position, attempt: attempt + 1 })
+      own.back.push({ position, attempt: attempt + 1, due: 0 })
     }
-    if (own.back.length > before) own.back.sort((a, b) => a.position - b.position)
+    if (own.back.length > before) own.back.sort(byTime)
   }
 
   private give(member: Member, partition: number): void {
@@ -218,6 +236,7 @@ export class Group {
       })
     const lease: Lease = this.rules.settlement === "position"
       ? {
+        channel: this.channel,
         partition,
         commit: (position) => {
           const error = lost(lease)
@@ -228,6 +247,7 @@ export class Group {
         }
       }
       : {
+        channel: this.channel,
         partition,
         claim: this.rules.claim === Number.POSITIVE_INFINITY ? undefined : this.rules.claim,
         extend: (batch) => {
@@ -270,9 +290,20 @@ export class Group {
     const out = own.out.get(settled.position)
     if (out === undefined) return
     own.out.delete(settled.position)
-    if (outcome._tag === "Retry" || outcome._tag === "Release") {
-      own.back.push({ position: settled.position, attempt: out.attempt + 1 })
+    if (outcome._tag !== "Retry" && outcome._tag !== "Release") return
+    const wait = outcome._tag === "Retry" && outcome.after !== undefined ? Duration.toMillis(outcome.after) : 0
+    const due = wait === 0 ? 0 : this.rules.now() + wait
+    own.back.push({ position: settled.position, attempt: out.attempt + 1, due })
+    own.back.sort(byTime)
+  }
+
+  /** When a member has to look again, though nothing is published: Unix time in milliseconds, or Infinity. */
+  wakes(member: Member): number {
+    let next = Number.POSITIVE_INFINITY
+    for (const partition of member.leases.keys()) {
+      next = Math.min(next, this.progress[partition]!.back[0]?.due ?? Number.POSITIVE_INFINITY)
     }
+    return next
   }
 
   /** The next batch for a member, of its partitions in turn; undefined where there is none. */
@@ -289,14 +320,23 @@ export class Group {
     return undefined
   }
 
+  /** How many may be delivered again now. */
+  private dueOf({ back }: Progress, most: number): number {
+    if (back.length === 0) return 0
+    const now = this.rules.now()
+    const later = back.findIndex(({ due }) => due > now)
+    return Math.min(most, later < 0 ? back.length : later)
+  }
+
   private read(partition: number, owned: Owned, most: number): ReadonlyArray<Delivery> {
     const { partitions } = this.log
     const records = partitions[partition]!
     const own = this.progress[partition]!
     const until = this.rules.now() + this.rules.claim
     if (this.rules.claim !== Number.POSITIVE_INFINITY) this.giveBack(own, this.rules.now())
-    if (own.back.length > 0) {
-      return own.back.splice(0, most).map(({ attempt, position }) => {
+    const due = this.dueOf(own, most)
+    if (due > 0) {
+      return own.back.splice(0, due).map(({ attempt, position }) => {
         own.out.set(position, { attempt, until })
         return records.deliver(owned.origin, position, attempt)
       })

@@ -72,7 +72,7 @@ const refused = (channel: string, issue: SchemaIssue.Issue): DecodeError => {
   })
 }
 
-const reader = <P>(channel: Channel<P>): (bytes: Uint8Array) => Effect.Effect<P, DecodeError> => {
+const reader = <P>(channel: Channel<P, string, unknown>): (bytes: Uint8Array) => Effect.Effect<P, DecodeError> => {
   const { content, name } = channel
   // a channel of bytes has P = Uint8Array, an unchecked one P = unknown, by construction
   if (content._tag === "bytes") return (bytes) => Exit.succeed(bytes as P)
@@ -117,7 +117,7 @@ const reader = <P>(channel: Channel<P>): (bytes: Uint8Array) => Effect.Effect<P,
  * @category constructors
  */
 export const middleware = <P, const T extends Tombstone = "refuse">(
-  channel: Channel<P>,
+  channel: Channel<P, string, unknown>,
   options: Options<T> = {}
 ): Change<Message<Raw<P>>, Message<Payload<P, T>>, Make<{ fails: DecodeError; answers: Answers<T> }>> => {
   const { content, name } = channel

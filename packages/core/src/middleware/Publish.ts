@@ -2,29 +2,20 @@
  * Publishing what a handler answers, inside the chain: a publish that fails is a failure that `Retry` and `DeadLetter` see,
  * and the message is not acknowledged before its answer is confirmed.
  */
-import { Effect, Exit } from "effect"
-import type { Broker } from "../broker/Broker.ts"
+import { Exit } from "effect"
+import type { Of } from "../broker/Broker.ts"
 import type { BrokerError } from "../broker/BrokerError.ts"
 import * as Publisher from "../broker/Publisher.ts"
+import type * as Address from "../model/Address.ts"
 import * as Channel from "../model/Channel.ts"
 import * as Headers from "../model/Headers.ts"
 import { type Message, Outgoing } from "../model/Message.ts"
-import * as Outcome from "../model/Outcome.ts"
-import * as Description from "../pipeline/Description.ts"
+import type * as Outcome from "../model/Outcome.ts"
 import type { Config, Make, OnAnswer, Refuse } from "../pipeline/Handler.ts"
-import * as Middleware from "../pipeline/Middleware.ts"
 import type { NoPublisher, Said } from "../pipeline/Misplaced.ts"
+import { headersOf, names, publishing, steps, wrap } from "./publishing.ts"
 
-/** Names of the headers that link a message to the one that caused it. */
-export const names = {
-  /** One id for all messages of one request or process; copied. */
-  correlation: "correlation-id",
-  /** The message that caused this one: its `message-id`, else `CHANNEL/PARTITION/POSITION`. */
-  causation: "causation-id",
-  message: "message-id",
-  /** The channel that an answer is wanted on. */
-  replyTo: "reply-to"
-} as const
+export { names } from "./publishing.ts"
 
 /** Options of `middleware`. */
 export interface Options<P> {
@@ -37,6 +28,12 @@ export interface Options<P> {
     | undefined
 }
 
+/** Which of the channels of an address an answer goes to; nothing where it has no parameters. */
+export type At<P, Name extends string> = [Name] extends [never] ? unknown : {
+  /** The values of the address's parameters. */
+  readonly parameters: (answer: P, message: Message<unknown>) => Address.Parameters<Name>
+}
+
 /** Options with publish middlewares. */
 export interface Through<P, T> extends Options<P> {
   /** Publish middlewares: a middleware, a stack over `Outgoing<P>`, or a function of the innermost handler. */
@@ -44,45 +41,6 @@ export interface Through<P, T> extends Options<P> {
 }
 
 type Failing = Publisher.EncodeError | BrokerError
-
-const order: Description.Description["order"] = [
-  { inside: "Retry", because: "outside it, a publish that fails is not tried again" },
-  { inside: "DeadLetter", because: "outside it, a message whose answer cannot be published is not dead-lettered" }
-]
-
-const headersOf = <P>(options: Options<P>, answer: P, message: Message<unknown>, correlation: string | undefined) => {
-  const headers: Record<string, string> = Object.create(null)
-  if (correlation !== undefined) headers[names.correlation] = correlation
-  headers[names.causation] = message.headers[names.message] ??
-    `${message.channel}/${message.partition}/${message.position}`
-  const own = typeof options.headers === "function" ? options.headers(answer, message) : options.headers
-  for (const name in own) headers[name.toLowerCase()] = own[name]!
-  return headers
-}
-
-type Build<P> = (answer: P, message: Message<unknown>) => Outgoing<P> | undefined
-
-const wrap = <P, E, R>(
-  description: Pick<Description.Description, "shows">,
-  send: (outgoing: Outgoing<P>) => Effect.Effect<void, E, R>,
-  build: Build<P>
-) =>
-  Middleware.make<{ message: Message<unknown> }>()(
-    { name: "Publish", stage: "publish", shows: description.shows, order },
-    (next) => (message) =>
-      Effect.flatMapEager(next(message), (answer): Middleware.Returns<E, R> => {
-        // the mark stands for the handler's answer, which the type of `middleware` demands
-        const value = answer as P | Outcome.Outcome
-        if (Outcome.isOutcome(value)) return Exit.succeed(answer)
-        const outgoing = build(value, message)
-        return outgoing === undefined ? Exit.succeed(answer) : Effect.mapEager(send(outgoing), () => answer)
-      })
-  )
-
-const steps = (target: Description.Described): ReadonlyArray<string> | undefined => {
-  const found = Description.of(target).slice(0, -1).map((description) => description.name)
-  return found.length === 0 ? undefined : found
-}
 
 /** What a handler inside may answer: a payload, `undefined` for none, or an outcome. */
 export type Answered<P> = P | Outcome.Outcome | undefined
@@ -121,36 +79,102 @@ type Publishes<P, E, R> = OnAnswer<Message<unknown>, Answered<P>, Make<{ require
  * @category constructors
  */
 export const middleware: {
-  <P>(channel: Channel.Channel<P>, options?: Options<P>): Publishes<P, Failing, Broker>
-  <P, E, R>(
-    channel: Channel.Channel<P>,
-    options: Through<P, Publisher.Through<P, E, R>>
-  ): Publishes<P, E | BrokerError, R | Broker>
-  <P, L extends ReadonlyArray<Config>>(
-    channel: Channel.Channel<P>,
-    options: Through<P, Publisher.ThroughStack<P, L>>
-  ): Publishes<P, Publisher.Folded<L>["E"] | BrokerError, Publisher.Folded<L>["R"] | Broker>
-  <P, T>(
-    channel: Channel.Channel<P>,
-    options: Through<P, Said<T, NoPublisher<T, P>>>
-  ): Publishes<P, BrokerError, Broker>
-} = <P, E, R>(
-  channel: Channel.Channel<P>,
+  <P, On>(channel: Channel.Channel<P, never, On>, options?: Options<P>): Publishes<P, Failing, Of<On>>
+  <P, Name extends string, On>(
+    channel: Channel.Channel<P, Name, On>,
+    options: Options<P> & At<P, Name>
+  ): Publishes<P, Failing, Of<On>>
+  <P, Name extends string, On, E, R>(
+    channel: Channel.Channel<P, Name, On>,
+    options: Through<P, Publisher.Through<P, E, R, Of<On>>> & At<P, Name>
+  ): Publishes<P, E | Failed<Name>, R | Of<On>>
+  <P, Name extends string, On, L extends ReadonlyArray<Config>>(
+    channel: Channel.Channel<P, Name, On>,
+    options: Through<P, Publisher.ThroughStack<P, L>> & At<P, Name>
+  ): Publishes<P, Publisher.Folded<L, Of<On>>["E"] | Failed<Name>, Publisher.Folded<L, Of<On>>["R"] | Of<On>>
+  <P, Name extends string, On, T>(
+    channel: Channel.Channel<P, Name, On>,
+    options: Through<P, Said<T, NoPublisher<T, P>>> & At<P, Name>
+  ): Publishes<P, BrokerError, Of<On>>
+} = <P, On, E, R>(
+  channel: Channel.Channel<P, string, On>,
   // nothing is of the type that says why it is refused
-  options: Options<P> & { readonly through?: Publisher.AnyThrough<P, E, R> | Refuse<string> } = {}
-): Publishes<P, E | BrokerError, R | Broker> => {
-  const send = Publisher.sender(channel, options.through as Publisher.AnyThrough<P, E, R> | undefined)
+  options: Options<P> & Partial<At<P, string>> & {
+    readonly through?: Publisher.AnyThrough<P, E, R, Of<On>> | Refuse<string>
+  } = {}
+): Publishes<P, E | BrokerError, R | Of<On>> => {
+  const send = Publisher.sender(channel, options.through as Publisher.AnyThrough<P, E, R, Of<On>> | undefined)
   const built: unknown = wrap(
     { shows: { channel: channel.name, through: steps(send) } },
     send,
     (answer, message) =>
       answer === undefined ? undefined : Publisher.message(channel, answer, {
         key: options.key?.(answer, message),
-        headers: headersOf(options, answer, message, message.headers[names.correlation])
+        headers: headersOf(options, answer, message, message.headers[names.correlation]),
+        parameters: options.parameters?.(answer, message)
       })
   )
   // that the answer is a payload is asked for by the type, and not known to the marks
-  return built as Publishes<P, E | BrokerError, R | Broker>
+  return built as Publishes<P, E | BrokerError, R | Of<On>>
+}
+
+/** What publishing fails with beside its middlewares: where the address has parameters, they may not fit. */
+type Failed<Name extends string> = BrokerError | ([Name] extends [never] ? never : Publisher.EncodeError)
+
+/** Channels by name; that they are, and take the same payload, is asked for beside it. */
+type Named = { readonly [name: string]: { readonly name: string } }
+
+type PayloadOf<C> = C extends Channel.Channel<infer P, never, unknown> ? P : never
+
+type BrokerOf<C> = C extends Channel.Channel<infer _, never, infer On> ? Of<On> : never
+
+/**
+ * Publishes the handler's answer to one of several channels, which a function of the answer and the message chooses by name;
+ * undefined is none of them.
+ *
+ * Every channel takes the answer, each on the broker that it is on. In all else as `middleware`.
+ *
+ * **Example** (large orders go elsewhere)
+ *
+ * ```ts
+ * import { Effect, pipe, Schema } from "effect"
+ * import { Channel, Decode, type Message, Publish } from "@millrace/core"
+ *
+ * const Order = Schema.Struct({ id: Schema.String, amount: Schema.Finite })
+ * const Orders = Channel.make("orders", { payload: Order })
+ * const Large = Channel.make("orders.large", { payload: Order })
+ * const Small = Channel.make("orders.small", { payload: Order })
+ *
+ * const handler = pipe(
+ *   (message: Message<typeof Order.Type>) => Effect.succeed(message.payload),
+ *   Publish.route({ Large, Small }, (order) => order.amount > 100 ? "Large" : "Small"),
+ *   Decode.middleware(Orders)
+ * )
+ * ```
+ *
+ * @category constructors
+ */
+export const route = <C extends Named>(
+  channels: C & { readonly [Name in keyof C]: Channel.Channel<PayloadOf<C[keyof C]>, never, unknown> },
+  choose: (answer: PayloadOf<C[keyof C]>, message: Message<unknown>) => keyof C | undefined,
+  options: Options<PayloadOf<C[keyof C]>> = {}
+): Publishes<PayloadOf<C[keyof C]>, Failing, BrokerOf<C[keyof C]>> => {
+  type P = PayloadOf<C[keyof C]>
+  const list = Object.entries<Channel.Channel<P, never, unknown>>(channels)
+  const ways = new Map(list.map(([name, channel]) => [name, { channel, send: Publisher.sender(channel) }]))
+  const shows = Object.fromEntries(list.map(([name, channel]) => [name, channel.name]))
+  const built: unknown = publishing({ shows }, (answer: P | undefined, message) => {
+    const name = answer === undefined ? undefined : choose(answer, message)?.toString()
+    if (name === undefined || answer === undefined) return undefined
+    const way = ways.get(name)
+    if (way === undefined) return Exit.die(new RangeError(`Publish.route: there is no channel ${name}`))
+    return way.send(Publisher.message(way.channel, answer, {
+      key: options.key?.(answer, message),
+      headers: headersOf(options, answer, message, message.headers[names.correlation])
+    }))
+  })
+  // as in `middleware`
+  return built as Publishes<P, Failing, BrokerOf<C[keyof C]>>
 }
 
 const anything = Channel.unchecked("reply-to")
@@ -161,6 +185,8 @@ const anything = Channel.unchecked("reply-to")
  *
  * The reply's `correlation-id` is the request's, else the request's `message-id`. It is encoded by the channel; without one as
  * JSON, `undefined` as null. Outcomes are not published. In all else as `middleware`.
+ *
+ * A handler that fails replies nothing; `Request.answer` replies that, too.
  *
  * Whoever can publish a request names the channel of its reply: give `allow` where requests come from outside.
  *
@@ -180,18 +206,22 @@ const anything = Channel.unchecked("reply-to")
  * @category constructors
  */
 export const reply: {
-  <P, E, R>(options: ReplyThrough<P, Publisher.Through<P, E, R>>): Publishes<P, E | BrokerError, R | Broker>
-  <P, L extends ReadonlyArray<Config>>(
-    options: ReplyThrough<P, Publisher.ThroughStack<P, L>>
-  ): Publishes<P, Publisher.Folded<L>["E"] | BrokerError, Publisher.Folded<L>["R"] | Broker>
-  <P>(options: ReplyOptions<P> & { readonly channel: Channel.Channel<P> }): Publishes<P, Failing, Broker>
-  (options?: ReplyOptions<unknown>): Publishes<unknown, Failing, Broker>
-} = <P, E, R>(
-  options: ReplyOptions<P> & { readonly through?: Publisher.AnyThrough<P, E, R> } = {}
-): Publishes<P, E | BrokerError, R | Broker> => {
+  <P, On, E, R>(
+    options: ReplyThrough<P, Publisher.Through<P, E, R, Of<On>>, On>
+  ): Publishes<P, E | BrokerError, R | Of<On>>
+  <P, On, L extends ReadonlyArray<Config>>(
+    options: ReplyThrough<P, Publisher.ThroughStack<P, L>, On>
+  ): Publishes<P, Publisher.Folded<L, Of<On>>["E"] | BrokerError, Publisher.Folded<L, Of<On>>["R"] | Of<On>>
+  <P, On>(
+    options: ReplyOptions<P, On> & { readonly channel: Channel.Channel<P, never, On> }
+  ): Publishes<P, Failing, Of<On>>
+  (options?: ReplyOptions<unknown>): Publishes<unknown, Failing, Of<never>>
+} = <P, On, E, R>(
+  options: ReplyOptions<P, On> & { readonly through?: Publisher.AnyThrough<P, E, R, Of<On>> } = {}
+): Publishes<P, E | BrokerError, R | Of<On>> => {
   const { allow, channel } = options
   // without a channel, P is unknown
-  const codec = channel ?? anything as unknown as Channel.Channel<P>
+  const codec = channel ?? anything as unknown as Channel.Channel<P, never, On>
   const send = Publisher.sender(codec, options.through)
   const shows = { to: names.replyTo, channel: channel?.name, through: steps(send) }
   const built: unknown = wrap({ shows }, send, (answer, message) => {
@@ -208,19 +238,19 @@ export const reply: {
     )
   })
   // as in `middleware`
-  return built as Publishes<P, E | BrokerError, R | Broker>
+  return built as Publishes<P, E | BrokerError, R | Of<On>>
 }
 
 /** Options of `reply`. */
-export interface ReplyOptions<P> extends Options<P> {
-  /** Types and encodes the answer, and is where it goes without a `reply-to` header. */
-  readonly channel?: Channel.Channel<P> | undefined
+export interface ReplyOptions<P, On = never> extends Options<P> {
+  /** Types and encodes the answer, says by which broker, and is where it goes without a `reply-to` header. */
+  readonly channel?: Channel.Channel<P, never, On> | undefined
   /** Which channels a `reply-to` header may name; any other is taken as missing. Default: every one. */
   readonly allow?: ((channel: string) => boolean) | undefined
 }
 
 /** Options of `reply` with publish middlewares. */
-export interface ReplyThrough<P, T> extends ReplyOptions<P> {
+export interface ReplyThrough<P, T, On = never> extends ReplyOptions<P, On> {
   /** As in `middleware`. */
   readonly through: T
 }

@@ -1,55 +1,49 @@
 /**
  * Rate limits: how many messages of a channel, a consumer, a key or anything else may pass in a time.
  */
-import { Clock, Context, Data, Duration, Effect, Exit, Layer } from "effect"
+import { Data, Duration, Effect, Exit, Metric } from "effect"
 import { type Envelope, Message } from "../model/Message.ts"
 import * as Eager from "../pipeline/Eager.ts"
 import type { Around, Fixed, Make } from "../pipeline/Handler.ts"
 import * as Middleware from "../pipeline/Middleware.ts"
-import { Table } from "./gcra.ts"
+import {
+  type AnyOptions,
+  chargesOf,
+  type ConsumerOptions,
+  type Handling,
+  type KeyedOptions,
+  type Options,
+  type PoliciesOptions,
+  rulesOf,
+  textOf
+} from "./rateLimitOptions.ts"
+import { type Charge, type Decision, millis, type Policy } from "./rateLimitPolicy.ts"
+import { refusalOf } from "./rateLimitState.ts"
+import { RateLimitStore, type RateLimitUnavailable } from "./rateLimitStore.ts"
 
-/** How much may pass, and what becomes of the rest. */
-export interface Limits {
-  /** Messages in each `window`; an integer from 1. Default: 100. */
-  readonly limit?: number | undefined
-  /** Whole milliseconds from 1. Default: 1 second. */
-  readonly window?: Duration.Input | undefined
-  /** How many may come at the same instant after a pause; an integer from 1. Default: as many as `limit`. */
-  readonly burst?: number | undefined
-  /**
-   * `refuse`: fails with `RateLimited`. `delay`: waits in place for its turn, in the order of arrival, where that comes
-   * within `maximumDelay`, and is refused otherwise. Default: `refuse`.
-   */
-  readonly onExceeded?: "delay" | "refuse" | undefined
-  /**
-   * The longest wait in place, from 0; for a consumer at most half of what its broker allows an attempt to take, so that
-   * the handler has the other half. Default: 1 second.
-   */
-  readonly maximumDelay?: Duration.Input | undefined
-}
-
-/** Options of `middleware` that work on any message. */
-export interface Options extends Limits {
-  /** Messages of one `channel`, or of one `key` of a channel, share a limit. Default: `channel`. */
-  readonly by?: "channel" | "key" | undefined
-  /** Limits of the same name and the same numbers share their counts in one store. Default: what `by` says. */
-  readonly name?: string | undefined
-}
-
-/** Options of `middleware` for consumers. */
-export interface ConsumerOptions extends Limits {
-  /** All messages of one consumer group share a limit, whatever their channel. */
-  readonly by: "consumer"
-  readonly name?: string | undefined
-}
-
-/** Options of `middleware` with a key of one's own. */
-export interface KeyedOptions<in M> extends Limits {
-  /** Messages for which it answers the same share a limit. */
-  readonly by: (message: M) => string
-  /** Limits of the same name and the same numbers share their counts in one store. */
-  readonly name: string
-}
+export { denying, type DenyOptions } from "./rateLimitDeny.ts"
+export { layerMemory, type MemoryOptions } from "./rateLimitMemory.ts"
+export {
+  type ConsumerOptions,
+  type Cost,
+  type Handling,
+  type KeyedOptions,
+  type Limits,
+  type Options,
+  type PoliciesOptions,
+  type PolicyOptions
+} from "./rateLimitOptions.ts"
+export {
+  type Algorithm,
+  type Charge,
+  type Decision,
+  type Policy,
+  policy,
+  type PolicyNumbers,
+  type Verdict
+} from "./rateLimitPolicy.ts"
+export { decide, type Decided, release, renew, resetOf, type State, ticks } from "./rateLimitState.ts"
+export { RateLimitStore as Store, RateLimitUnavailable } from "./rateLimitStore.ts"
 
 /** What `middleware` does where an option is not given; `burst` is then `limit`, and `by` is `channel`. */
 export const defaults: {
@@ -61,67 +55,33 @@ export const defaults: {
 
 /** The message came too early; class `throttled`, so it goes back to its source for as long as `retryAfter` says. */
 export class RateLimited extends Data.TaggedError("RateLimited")<{
+  /** Of the policy that lets the message wait longest. */
   readonly key: string
   readonly limit: number
   readonly window: Duration.Duration
   /** Exact at the time of the answer: the message would pass then, and not a millisecond earlier. */
   readonly retryAfter: Duration.Duration
+  /** The names of the policies that it is over. */
+  readonly violated: ReadonlyArray<string>
+  /** All policies that were asked, and what the store said of each, in the same order. */
+  readonly policies: ReadonlyArray<Policy>
+  readonly decision: Decision
 }> {
   readonly failure = "throttled" as const
   override get message(): string {
-    return `More than ${this.limit} in ${Duration.format(this.window)}: come back in ${
+    return `More than ${this.limit} in ${Duration.format(this.window)} (${this.violated.join(", ")}): come back in ${
       Duration.format(this.retryAfter)
     }`
   }
 }
 
-/** The store of a rate limit cannot be asked; class `dependency`, so the message is tried again. */
-export class RateLimitUnavailable extends Data.TaggedError("RateLimitUnavailable")<{
-  readonly message: string
-  readonly retryAfter?: Duration.Duration | undefined
-  readonly cause?: unknown
-}> {
-  readonly failure = "dependency" as const
-}
+/** Messages that passed uncounted because the store could not be asked, by the attribute `limit`, the names of the policies. */
+export const unavailable = Metric.counter("millrace.rate_limit.unavailable", {
+  description: "Messages that passed uncounted because the store of their rate limit could not be asked",
+  incremental: true
+})
 
-/** A limit as a store sees it. */
-export interface Policy {
-  /** The name and the numbers: what differs here is counted apart. */
-  readonly id: string
-  readonly limit: number
-  /** Milliseconds. */
-  readonly window: number
-  readonly burst: number
-}
-
-/** Counts. */
-class RateLimitStore extends Context.Service<RateLimitStore, {
-  /**
-   * The whole milliseconds that a message of `key` has to wait for its turn. Where that is at most `within`, the message is
-   * counted and its turn kept; where it is more, nothing was counted, and a call made once the difference has passed is
-   * counted, if no other comes before it. Answers as an Exit where nothing has to be fetched.
-   */
-  readonly take: (policy: Policy, key: string, within: number) => Effect.Effect<number, RateLimitUnavailable>
-}>()("@millrace/core/RateLimit/Store") {}
-export { RateLimitStore as Store }
-
-const count = (option: string, value: number): number => {
-  if (Number.isSafeInteger(value) && value >= 1) return value
-  throw new RangeError(`RateLimit: ${option} must be an integer from 1, got ${value}`)
-}
-
-const millis = (option: string, value: Duration.Input, from: number): number => {
-  const found = Duration.toMillis(Duration.fromInputUnsafe(value))
-  if (Number.isSafeInteger(found) && found >= from) return found
-  throw new RangeError(`RateLimit: ${option} must be whole milliseconds from ${from}, got ${String(value)}`)
-}
-
-const words = {
-  channel: (message: Envelope) => message.channel,
-  // the same key in two channels is two things
-  key: (message: Envelope) => message.key === undefined ? message.channel : `${message.channel}\n${message.key}`,
-  consumer: (message: Message<unknown>) => message.delivery.origin.group
-}
+type Restore = <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
 
 type Needs = { requires: RateLimitStore; fails: RateLimited | RateLimitUnavailable }
 
@@ -130,20 +90,39 @@ export interface Build {
   (options?: Options): Around<Envelope, Make<Needs>>
   (options: ConsumerOptions): Around<Message<unknown>, Make<Needs>>
   <M extends Envelope>(options: KeyedOptions<M>): Fixed<M, Make<Needs>>
+  <M extends Envelope>(options: PoliciesOptions<M>): Fixed<M, Make<Needs>>
+}
+
+const refusal = (charges: ReadonlyArray<Charge>, decision: Decision, within: number): RateLimited => {
+  const waits = decision.verdicts.map(({ wait }, i) => refusalOf(charges[i]!.policy, wait, within))
+  const longest = charges[waits.indexOf(Math.max(...waits))]!
+  return new RateLimited({
+    key: longest.key,
+    limit: longest.policy.limit,
+    window: Duration.millis(longest.policy.window),
+    retryAfter: Duration.millis(Math.ceil(decision.wait)),
+    violated: charges.filter((_, i) => waits[i]! > 0).map(({ policy }) => policy.name),
+    policies: charges.map(({ policy }) => policy),
+    decision
+  })
 }
 
 /**
- * Lets at most `limit` messages pass in each `window`, by channel, key, consumer or a function of the message.
+ * Lets at most `limit` messages pass in each `window`, by channel, key, consumer or a function of the message; or by several such
+ * policies, which are decided as one.
  *
  * Types: any message in, the same message on (by `consumer` only a consumer's, by a function the one it reads); `Store`
  * enters R, `RateLimited` and `RateLimitUnavailable` enter E.
  *
- * Over any time t at most `burst + t * limit / window` pass: there is no window edge at which twice the rate gets through. A
+ * By `gcra`, over any time t at most `burst + t * limit / window` pass: there is no window edge at which twice the rate gets
+ * through. What the other algorithms promise is in docs/rate-limit.md. A place of `concurrency` is given back when the handler
+ * has ended, whatever happened, and kept by a sign of life every third of its window. A
  * delay keeps the turn of the message and waits in its lane, which is the back-pressure; interrupting it spends the turn.
  * Waits are rounded up to a millisecond, which is then part of t.
  *
  * Errors: `RateLimited` (class `throttled`) goes back to the source for exactly `retryAfter`; `RateLimitUnavailable` (class
  * `dependency`) goes back by the back-off of the subscription.
+ * A `cost` out of range is a defect.
  *
  * Source: the generic cell rate algorithm, ITU-T I.371; a leaky bucket as a meter.
  *
@@ -165,89 +144,121 @@ export interface Build {
  * )
  * ```
  *
+ * **Example** (two limits, by what a message weighs: refused by one, it is counted by none)
+ *
+ * ```ts
+ * import { Effect, pipe } from "effect"
+ * import { type Message, RateLimit } from "@millrace/core"
+ *
+ * const handler = pipe(
+ *   (message: Message<Uint8Array>) => Effect.succeed(message.payload.length),
+ *   RateLimit.middleware({
+ *     policies: [
+ *       { name: "calls", by: "key", limit: 100, window: "1 minute", algorithm: "slidingCounter" },
+ *       {
+ *         name: "kilobytes",
+ *         limit: 10_000,
+ *         cost: (message: Message<Uint8Array>) => Math.min(10_000, Math.ceil(message.payload.length / 1000))
+ *       }
+ *     ]
+ *   })
+ * )
+ * ```
+ *
  * @throws RangeError when an option is out of range
  * @category constructors
  */
-export const middleware: Build = ((options: Options | ConsumerOptions | KeyedOptions<Envelope> = {}) => {
-  const limit = count("limit", options.limit ?? defaults.limit)
-  const burst = count("burst", options.burst ?? limit)
-  const window = millis("window", options.window ?? defaults.window, 1)
+export const middleware: Build = ((
+  options: AnyOptions & Handling | PoliciesOptions<Envelope> = {}
+) => {
+  const rules = rulesOf("policies" in options ? options.policies : [options])
+  const [only] = rules
   const maximumDelay = millis("maximumDelay", options.maximumDelay ?? defaults.maximumDelay, 0)
-  const by = options.by ?? "channel"
-  const name = options.name ?? by
-  const policy: Policy = { id: `${String(name)}:${limit}/${window}/${burst}`, limit, window, burst }
-  // `by` says which messages the middleware is for, and Build types it so
-  const keyOf = (typeof by === "function" ? by : words[by]) as (message: Envelope) => string
+  const charge = chargesOf(rules)
   const delays = (options.onExceeded ?? defaults.onExceeded) === "delay" && maximumDelay > 0
   const withinOf = (message: Envelope): number =>
     message instanceof Message ? Math.min(maximumDelay, message.delivery.origin.holdLimit / 2) : maximumDelay
+  const onExceeded = delays ? `delay up to ${Duration.format(Duration.millis(maximumDelay))}` : "refuse"
+  const leases = rules.flatMap(({ policy }) => policy.algorithm === "concurrency" ? [policy.window] : [])
+  const beats = Math.min(...leases) / 3
+  const passes = options.unavailable === "pass"
+    ? Metric.update(Metric.withAttributes(unavailable, { limit: rules.map(({ policy }) => policy.name).join(",") }), 1)
+    : undefined
   return Middleware.make()({
     name: "RateLimit",
     stage: "consume",
-    shows: {
-      by: typeof by === "function" ? options.name : by,
-      limit: `${limit} in ${Duration.format(Duration.millis(window))}`,
-      burst: burst === limit ? undefined : burst,
-      onExceeded: delays ? `delay up to ${Duration.format(Duration.millis(maximumDelay))}` : "refuse"
-    }
+    shows: only !== undefined && !("policies" in options)
+      ? {
+        by: only.by,
+        limit: textOf(only.policy),
+        burst: only.policy.burst === only.policy.limit ? undefined : only.policy.burst,
+        algorithm: only.policy.algorithm === "gcra" ? undefined : only.policy.algorithm,
+        onExceeded
+      }
+      : { policies: rules.map(({ policy }) => `${policy.name}: ${textOf(policy)}`).join(", "), onExceeded }
   }, (next) => {
-    const late = (message: Envelope, key: string, wait: number, within: number): Middleware.Returns<RateLimited> =>
-      wait <= within
-        ? Effect.andThen(Effect.sleep(wait), Effect.suspend(() => next(message)))
-        : Exit.fail(
-          new RateLimited({
-            key,
-            limit,
-            window: Duration.millis(window),
-            retryAfter: Duration.millis(Math.ceil(wait - within))
-          })
-        )
+    /** Runs the rest while it holds places, and gives them back. */
+    const holding = (
+      message: Envelope,
+      store: RateLimitStore["Service"],
+      charges: ReadonlyArray<Charge>,
+      { lease, wait }: Decision
+    ): Middleware.Returns => {
+      // a place that cannot be given back ends by itself
+      const release = Effect.suspend(() => Effect.ignore(store.release(charges, lease)))
+      const later = Effect.suspend(() => next(message))
+      const result: Middleware.Returns = wait === 0
+        ? Eager.guard(next)(message)
+        : Effect.andThen(Effect.sleep(wait), later)
+      if (Eager.isDone(result)) {
+        return Effect.flatMapEager(store.release(charges, lease).pipe(Effect.catchEager(() => Exit.void)), () => result)
+      }
+      let isPending = true
+      // the chain may be interrupted before its first step: then only the hook knows of the places
+      message.after(() => isPending ? release : undefined)
+      const beat: Effect.Effect<never> = Effect.forever(
+        Effect.andThen(Effect.sleep(beats), Effect.suspend(() => Effect.ignore(store.renew(charges, lease))))
+      )
+      return Effect.uninterruptibleMask((restore) =>
+        Effect.flatMap(Effect.exit(restore(Effect.raceFirst(result, beat))), (exit): Middleware.Returns => {
+          isPending = false
+          return Effect.andThen(release, exit)
+        })
+      )
+    }
+
+    const go = (
+      message: Envelope,
+      store: RateLimitStore["Service"],
+      charges: ReadonlyArray<Charge>,
+      decision: Decision,
+      within: number
+    ): Middleware.Returns<RateLimited> => {
+      if (!decision.isAdmitted) return Exit.fail(refusal(charges, decision, within))
+      if (decision.lease !== 0) return holding(message, store, charges, decision)
+      return decision.wait === 0
+        ? next(message)
+        : Effect.andThen(Effect.sleep(decision.wait), Effect.suspend(() => next(message)))
+    }
+
     return (message): Middleware.Returns<RateLimited | RateLimitUnavailable, RateLimitStore> => {
-      const key = keyOf(message)
+      const charges = charge(message)
       const within = delays ? withinOf(message) : 0
       return Effect.flatMapEager(Eager.service(RateLimitStore), (store) => {
-        const taken = store.take(policy, key, within)
-        if (Eager.isDone(taken) && taken._tag === "Success" && taken.value === 0) return next(message)
-        return Effect.flatMapEager(taken, (wait) => wait === 0 ? next(message) : late(message, key, wait, within))
+        const taken = store.take(charges, within)
+        if (Eager.isDone(taken) && taken._tag === "Success") return go(message, store, charges, taken.value, within)
+        const answered = (restore: Restore) =>
+          Effect.matchEffect(taken, {
+            onSuccess: (decision): Middleware.Returns<RateLimited> =>
+              restore(go(message, store, charges, decision, within)),
+            onFailure: (error): Middleware.Returns<RateLimitUnavailable> =>
+              passes === undefined
+                ? Exit.fail(error)
+                : restore(Effect.andThen(passes, Effect.suspend(() => next(message))))
+          })
+        // whoever is told of a place gives it back
+        return leases.length > 0 ? Effect.uninterruptibleMask(answered) : answered((effect) => effect)
       })
     }
   })
 }) as Build
-
-/** How much a memory store keeps. */
-export interface MemoryOptions {
-  /** The most keys of each policy; an integer from 1. Default: 100,000. */
-  readonly capacity?: number | undefined
-}
-
-/**
- * A store in the memory of this process: exact, answered at once, and bounded.
- *
- * A key takes about 100 bytes beside its own text. At `capacity`, a key that has its whole burst again makes room for a new
- * one, which changes no answer. Where 16 keys looked at are all in use, the new key shares one count with all others that
- * found no room: such keys get less than the limit, never more. After a restart every key starts with its whole burst; each
- * of several processes counts for itself.
- *
- * @throws RangeError when `capacity` is out of range
- * @category layers
- */
-export const layerMemory = (options: MemoryOptions = {}): Layer.Layer<RateLimitStore> => {
-  const capacity = count("capacity", options.capacity ?? 100_000)
-  return Layer.effect(
-    RateLimitStore,
-    Effect.map(Clock.Clock, (clock) => {
-      const tables = new Map<string, Table>()
-      return {
-        take: (policy, key, within) => {
-          const now = clock.currentTimeMillisUnsafe()
-          let table = tables.get(policy.id)
-          if (table === undefined) tables.set(policy.id, table = new Table(policy, capacity, now))
-          const wait = table.take(key, now, within)
-          return wait === 0 ? atOnce : Exit.succeed(wait)
-        }
-      }
-    })
-  )
-}
-
-const atOnce = Exit.succeed(0)

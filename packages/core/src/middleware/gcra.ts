@@ -29,6 +29,10 @@ export class Table {
   private hand = 0
   /** The arrival time of all keys for which there was no room. */
   private crowd = 0
+  private readonly burst: number
+  /** What the last call left of its key, and the milliseconds until all is there again. */
+  remaining = 0
+  reset = 0
 
   constructor(
     policy: { readonly limit: number; readonly window: number; readonly burst: number },
@@ -38,6 +42,7 @@ export class Table {
     const common = divisor(policy.limit, policy.window)
     this.scale = policy.limit / common
     this.interval = policy.window / common
+    this.burst = policy.burst
     this.span = policy.burst * this.interval
     this.base = now
     this.last = now
@@ -54,19 +59,58 @@ export class Table {
    * The milliseconds that a message of `key` has to wait at `now`. Up to `within` of them the message is counted, and
    * its turn is after that wait; beyond, nothing is changed.
    */
-  take(key: string, now: number, within: number): number {
+  take(key: string, now: number, within: number, cost = 1): number {
+    const at = this.at(now)
+    const slot = this.slots.get(key) ?? this.claim(key, at)
+    const before = Math.max(at, slot < 0 ? this.crowd : this.arrivals[slot]!)
+    const arrival = before + cost * this.interval
+    const ahead = arrival - this.span - at
+    const wait = ahead <= 0 ? 0 : cost > this.burst ? Infinity : Math.ceil(ahead / this.scale)
+    if (wait > within) {
+      this.left(before - at)
+      return wait
+    }
+    if (slot < 0) this.crowd = arrival
+    else this.arrivals[slot] = arrival
+    this.left(arrival - at)
+    return wait
+  }
+
+  /** The milliseconds that a message of `key` has to wait, which is not counted. */
+  ask(key: string, now: number, cost: number): number {
+    const at = this.at(now)
+    const ahead = Math.max(at, this.arrival(key)) - at
+    this.left(ahead)
+    const over = ahead + cost * this.interval - this.span
+    return over <= 0 ? 0 : cost > this.burst ? Infinity : Math.ceil(over / this.scale)
+  }
+
+  /** Counts a message whose turn is `wait` milliseconds away because another policy says so. */
+  spend(key: string, now: number, cost: number, wait: number): void {
+    const at = this.at(now)
+    const slot = this.slots.get(key) ?? this.claim(key, at)
+    const before = Math.max(at + wait * this.scale, slot < 0 ? this.crowd : this.arrivals[slot]!)
+    const arrival = before + cost * this.interval
+    if (slot < 0) this.crowd = arrival
+    else this.arrivals[slot] = arrival
+    this.left(arrival - at)
+  }
+
+  private at(now: number): number {
     // a clock that was set back stands still for it: otherwise every key would wait for the past to come again
     if (now < this.last) this.base -= this.last - now
     this.last = now
-    const at = (now - this.base) * this.scale
-    const slot = this.slots.get(key) ?? this.claim(key, at)
-    const arrival = Math.max(at, slot < 0 ? this.crowd : this.arrivals[slot]!) + this.interval
-    const ahead = arrival - this.span - at
-    const wait = ahead <= 0 ? 0 : Math.ceil(ahead / this.scale)
-    if (wait > within) return wait
-    if (slot < 0) this.crowd = arrival
-    else this.arrivals[slot] = arrival
-    return wait
+    return (now - this.base) * this.scale
+  }
+
+  private left(ahead: number): void {
+    this.remaining = Math.max(0, Math.floor((this.span - ahead) / this.interval))
+    this.reset = Math.ceil(ahead / this.scale)
+  }
+
+  private arrival(key: string): number {
+    const slot = this.slots.get(key)
+    return slot === undefined ? this.crowd : this.arrivals[slot]!
   }
 
   /** A slot for a new key; -1 where every slot looked at is in use, and the key shares one state with all such keys. */

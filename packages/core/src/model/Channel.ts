@@ -2,7 +2,8 @@
  * A channel is one value that types both ends: what is published to it, what a subscription decodes, and, later, its
  * documentation.
  */
-import type { Schema } from "effect"
+import type { Context, Schema } from "effect"
+import * as Address from "./Address.ts"
 import type { Raw } from "./Message.ts"
 
 /** Turns values into bytes and back. Either way may throw; whoever calls it settles that as a poison message. */
@@ -33,14 +34,23 @@ export type Content<P> =
   | { readonly _tag: "unchecked"; readonly codec: Codec }
   | { readonly _tag: "bytes" }
 
-/** A named channel whose payloads are `P`. */
-export interface Channel<in out P> {
+/**
+ * A named channel whose payloads are `P`; `Name` are the parameters of its address, `On` is the broker that it is on, and
+ * never is the program's own.
+ */
+export interface Channel<in out P, out Name extends string = never, out On = never> {
   readonly name: string
+  /** The address, where it has parameters: the channel then stands for every one whose name fits. */
+  readonly pattern: Address.Pattern | undefined
   readonly content: Content<P>
   /** The key of a payload: what is equal here is handled in order. */
   readonly key: ((payload: P) => string | undefined) | undefined
+  /** The service of the broker that it is on; undefined is the program's `Broker`. Set by `Broker.on`. */
+  readonly broker: Context.Key<On, unknown> | undefined
   /** Types only: the bytes of this channel. */
   readonly "~raw"?: Raw<P>
+  /** Types only: the parameters of its address. */
+  readonly "~parameters"?: { readonly names: Name }
 }
 
 /** Options of a channel with a schema. */
@@ -52,8 +62,20 @@ export interface Options<P> {
   readonly codec?: Codec | undefined
 }
 
+const named = <P, Text extends string>(
+  name: Text,
+  content: Content<P>,
+  key?: ((payload: P) => string | undefined) | undefined
+): Channel<P, Address.Names<Text>> => {
+  if (name === "") throw new RangeError("Channel: a name is needed, and it is empty")
+  return { name, pattern: Address.pattern(name), content, key, broker: undefined }
+}
+
 /**
  * A channel whose payloads are checked by a schema when they are published and when they are received.
+ *
+ * A name may have parameters, `{name}` for one segment and `{+name}` for the rest: a subscription then reads every channel that
+ * fits, and whoever publishes says which one it is.
  *
  * **Example** (orders, in order for each customer)
  *
@@ -63,40 +85,109 @@ export interface Options<P> {
  *
  * const Order = Schema.Struct({ id: Schema.String, customer: Schema.String, amount: Schema.Number })
  * const Orders = Channel.make("orders", { payload: Order, key: (order) => order.customer })
+ * const Created = Channel.make("orders.{region}.created", { payload: Order })
  * ```
  *
- * @throws RangeError when the name is empty
+ * @throws RangeError when the name is empty, AddressError when it is no address
  * @category constructors
  */
-export const make = <P>(name: string, options: Options<P>): Channel<P> => ({
-  name: named(name),
-  content: { _tag: "schema", schema: options.payload, codec: options.codec ?? json },
-  key: options.key
-})
+export const make = <P, const Text extends string>(
+  name: Text,
+  options: Options<P>
+): Channel<P, Address.Names<Text>> =>
+  named(name, { _tag: "schema", schema: options.payload, codec: options.codec ?? json }, options.key)
 
 /**
  * A channel without a schema, whose payloads are what the codec reads: JSON of any shape by default.
  *
+ * @throws RangeError when the name is empty, AddressError when it is no address
  * @category constructors
  */
-export const unchecked = (name: string, codec: Codec = json): Channel<unknown> => ({
-  name: named(name),
-  content: { _tag: "unchecked", codec },
-  key: undefined
-})
+export const unchecked = <const Text extends string>(
+  name: Text,
+  codec: Codec = json
+): Channel<unknown, Address.Names<Text>> => named(name, { _tag: "unchecked", codec })
 
 /**
  * A channel without a schema, whose payloads are bytes as they are.
  *
+ * @throws RangeError when the name is empty, AddressError when it is no address
  * @category constructors
  */
-export const bytes = (name: string): Channel<Uint8Array> => ({
-  name: named(name),
-  content: { _tag: "bytes" },
-  key: undefined
+export const bytes = <const Text extends string>(name: Text): Channel<Uint8Array, Address.Names<Text>> =>
+  named(name, { _tag: "bytes" })
+
+/** The same channel under another name. */
+const renamed = <P, Name extends string, On, Other extends string>(
+  channel: Channel<P, Name, On>,
+  name: string
+): Channel<P, Other, On> => ({
+  name,
+  pattern: Address.pattern(name),
+  content: channel.content,
+  key: channel.key,
+  broker: channel.broker
 })
 
-const named = (name: string): string => {
-  if (name === "") throw new RangeError("Channel: a name is needed, and it is empty")
-  return name
+/**
+ * The one channel that an address with these values is.
+ *
+ * **Example** (orders of one region)
+ *
+ * ```ts
+ * import { Schema } from "effect"
+ * import { Channel } from "@millrace/core"
+ *
+ * const Created = Channel.make("orders.{region}.created", { payload: Schema.String })
+ * console.log(Channel.at(Created, { region: "eu" }).name) // => orders.eu.created
+ * ```
+ *
+ * @throws AddressError when a value does not fit its parameter
+ */
+export const at = <P, Name extends string, On>(
+  channel: Channel<P, Name, On>,
+  parameters: Address.Parameters<Name>
+): Channel<P, never, On> =>
+  channel.pattern === undefined
+    // without parameters Name is never
+    ? channel as Channel<P, never, On>
+    : renamed(channel, Address.fill(channel.pattern, parameters))
+
+/**
+ * The channel with something before its name.
+ *
+ * @throws AddressError when the two are no address
+ */
+export const prefixed = <P, Name extends string, On>(
+  prefix: string,
+  channel: Channel<P, Name, On>
+): Channel<P, Name, On> => prefix === "" ? channel : renamed(channel, prefix + channel.name)
+
+/**
+ * What the name of a message's channel says: the values of the parameters of the channel that it was subscribed by.
+ *
+ * **Example** (the region of an order)
+ *
+ * ```ts
+ * import { Effect, Schema } from "effect"
+ * import { Channel, type Message } from "@millrace/core"
+ *
+ * const Created = Channel.make("orders.{region}.created", { payload: Schema.String })
+ * const handler = (message: Message<string>) => Effect.log(Channel.parameters(Created, message).region)
+ * ```
+ *
+ * @throws RangeError when the message is of no such channel
+ */
+export const parameters = <P, Name extends string, On>(
+  channel: Channel<P, Name, On>,
+  message: { readonly channel: string }
+): Address.Parameters<Name> => {
+  const values = channel.pattern === undefined ? {} : channel.pattern.match(message.channel)
+  if (values === undefined) {
+    throw new RangeError(
+      `Channel: ${message.channel} does not fit ${channel.name}; behind a prefix, read by Channel.prefixed`
+    )
+  }
+  // the pattern was made of the literal that Name was read from
+  return values as Address.Parameters<Name>
 }

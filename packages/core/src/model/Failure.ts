@@ -47,6 +47,15 @@ export const classes: ReadonlyArray<FailureClass> = [
   "defect"
 ]
 
+/** The classes that never go away by themselves: what failed so is not tried again. */
+export const lasting: ReadonlySet<FailureClass> = new Set<FailureClass>([
+  "permanent",
+  "poison",
+  "auth",
+  "validation",
+  "defect"
+])
+
 /** An error that says of which class it is, and, where that applies, when the message may come back. */
 export interface Classified {
   readonly failure: FailureClass

@@ -2,6 +2,8 @@
  * What a pipeline says of itself: kept on the composed function, read when it is built, and free while messages flow.
  */
 
+import type { Content } from "../model/Channel.ts"
+
 /** Where on a message's way a middleware stands. */
 export type Stage = "receive" | "parse" | "filter" | "consume" | "decode" | "handle" | "publish" | "after"
 
@@ -38,6 +40,12 @@ export interface Description {
   /** Options worth showing; never a secret. */
   readonly shows?: Readonly<Record<string, unknown>> | undefined
   readonly order?: ReadonlyArray<Rule> | undefined
+  /** Of a step where ways part: the pipelines of which one is taken, by name, each outermost first. It is the last step. */
+  readonly routes?: Readonly<Record<string, ReadonlyArray<Description>>> | undefined
+  /** Of a step that answers whoever asks: what the answer is, for documents. */
+  readonly replies?: Content<never> | undefined
+  /** Of a handler that takes messages together: how many, and how many milliseconds it waits for them. */
+  readonly batch?: { readonly size: number; readonly wait: number } | undefined
 }
 
 /** Where a middleware carries its descriptions. */
@@ -78,22 +86,53 @@ const options = (description: Description): string => {
   return entries.length === 0 ? "" : entries.map(([name, value]) => `${name}: ${show(value)}`).join(", ")
 }
 
-/** The pipeline as indented text, outermost first: the way of a message on its way in. */
-export const toText = (target: object): string =>
-  of(target).map((description, depth) => {
+/** Every way through a pipeline, each a list of steps, outermost first. */
+export const ways = (list: ReadonlyArray<Description>): ReadonlyArray<ReadonlyArray<Description>> => {
+  const routes = list.at(-1)?.routes
+  return routes === undefined ? [list] : Object.values(routes).flatMap((route) => ways([...list, ...route]))
+}
+
+const write = (list: ReadonlyArray<Description>, depth: number, lines: Array<string>): void => {
+  for (const [i, description] of list.entries()) {
+    const at = depth + i
     const shown = options(description)
-    return `${"  ".repeat(depth)}${line(description.name)}${shown === "" ? "" : ` (${shown})`}  [${description.stage}]`
-  }).join("\n")
+    lines.push(
+      `${"  ".repeat(at)}${line(description.name)}${shown === "" ? "" : ` (${shown})`}  [${description.stage}]`
+    )
+    for (const [name, route] of Object.entries(description.routes ?? {})) {
+      lines.push(`${"  ".repeat(at + 1)}${line(name)}:`)
+      write(route, at + 2, lines)
+    }
+  }
+}
+
+/** The pipeline as indented text, outermost first: the way of a message on its way in. */
+export const toText = (target: object): string => {
+  const lines: Array<string> = []
+  write(of(target), 0, lines)
+  return lines.join("\n")
+}
 
 /** The pipeline as a Mermaid flow chart. */
 export const toMermaid = (target: object): string => {
   // "#" begins Mermaid's own escapes, so it goes first
   const escape = (text: string) =>
     line(text).replaceAll("#", "#35;").replaceAll("\"", "#quot;").replaceAll("<", "#lt;").replaceAll(">", "#gt;")
-  const nodes = of(target).map((description, i) => {
-    const shown = options(description)
-    return `  n${i}["${escape(description.name)}${shown === "" ? "" : `<br/>${escape(shown)}`}"]:::${description.stage}`
-  })
-  const arrows = nodes.slice(1).map((_, i) => `  n${i} --> n${i + 1}`)
+  const nodes: Array<string> = []
+  const arrows: Array<string> = []
+  const draw = (list: ReadonlyArray<Description>, from: number | undefined, by: string | undefined): void => {
+    for (const description of list) {
+      const own = nodes.length
+      const shown = options(description)
+      nodes.push(
+        `  n${own}["${escape(description.name)}${shown === "" ? "" : `<br/>${escape(shown)}`}"]:::${description.stage}`
+      )
+      if (from !== undefined) arrows.push(`  n${from} -->${by === undefined ? "" : `|"${escape(by)}"|`} n${own}`)
+      from = own
+      by = undefined
+      for (const [name, route] of Object.entries(description.routes ?? {})) draw(route, own, name)
+    }
+  }
+  draw(of(target), undefined, undefined)
   return ["flowchart TB", ...nodes, ...arrows].join("\n")
 }

@@ -21,8 +21,11 @@ const violation = (list: ReadonlyArray<Description>, at: number, rule: Rule): st
 
 /** Every broken rule of a pipeline, as sentences; those that hidden steps could break are not guessed at. */
 export const violations = (target: object): ReadonlyArray<string> => {
-  const list = Descriptions.of(target)
-  return list.flatMap((description, at) => (description.order ?? []).flatMap((rule) => violation(list, at, rule) ?? []))
+  const found = Descriptions.ways(Descriptions.of(target)).flatMap((list) =>
+    list.flatMap((description, at) => (description.order ?? []).flatMap((rule) => violation(list, at, rule) ?? []))
+  )
+  // what stands before a parting is on every way
+  return Array.from(new Set(found))
 }
 
 /**

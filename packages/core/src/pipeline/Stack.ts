@@ -30,7 +30,8 @@ type Asks<C extends Config, T extends Types> = C extends { readonly needsError: 
     ? [T["A"]] extends [Payload] ? unknown : { readonly "this answer cannot be published": Exclude<T["A"], Payload> }
   : unknown
 
-type Check<L extends ReadonlyArray<Config>, T extends Types> = L extends
+/** What the middlewares of a stack ask of the handler inside. */
+export type Check<L extends ReadonlyArray<Config>, T extends Types> = L extends
   readonly [...infer Rest extends ReadonlyArray<Config>, infer C extends Config] ? Asks<C, T> & Check<Rest, Step<C, T>>
   : unknown
 

@@ -12,6 +12,7 @@ import {
   Engine,
   type Failure,
   type Headers,
+  Lanes,
   Outgoing,
   Subscription
 } from "@millrace/core"
@@ -256,6 +257,8 @@ export class Bench {
         name,
         backoff: { base: 10, cap: 100, jitter: 0 },
         restart: { base: 10, cap: 500 },
+        // where the broker keeps no order, the next best: one at a time
+        lanes: this.capabilities.ordering === "none" ? Lanes.unordered(1) : Lanes.partition,
         // a scenario that leaves a handler suspended behind does not wait for it
         grace: { revoke: "5 seconds", drain: 0 },
         ...rest
@@ -318,6 +321,13 @@ export class Bench {
       }),
       () => saw
     )
+  }
+
+  /** Fails unless both are the same, in order where the broker keeps one. */
+  sequence(what: string, actual: ReadonlyArray<string>, expected: ReadonlyArray<string>): Effect.Effect<void, Broken> {
+    return this.capabilities.ordering === "none"
+      ? same(what, actual.toSorted(), expected.toSorted())
+      : same(what, actual, expected)
   }
 
   /** What must be so at the end of every scenario: both sides kept to the protocol of leases. */

@@ -3,7 +3,7 @@
  */
 import { type BrokerError, Lanes, Outcome } from "@millrace/core"
 import { Effect, Fiber } from "effect"
-import { Broken, dawdle, ensure, missing, numbered, same, textOf } from "./Bench.ts"
+import { Broken, dawdle, ensure, missing, numbered, refusedWith, same, textOf } from "./Bench.ts"
 import { lost } from "./Monitor.ts"
 import { type Scenario, scenario } from "./Scenario.ts"
 import { interleaved, keyOf } from "./Ordering.ts"
@@ -126,12 +126,18 @@ const outage: Scenario = scenario(
         }
       }))
       yield* bench.until("messages flow", () => texts().length > 20)
+      yield* bench.broker.check
       down = true
       yield* outage.stop.pipe(fails("stopped"))
       yield* bench.until("a publish was refused", () => refused > 0)
+      yield* refusedWith("asking a broker that is down for its health", bench.broker.check, "Unreachable", "Lost")
       yield* outage.start.pipe(fails("started"))
       down = false
       const before = confirmed.length
+      yield* bench.untilSome(
+        "it is healthy again",
+        Effect.catch(Effect.as(bench.broker.check, true), () => Effect.undefined)
+      )
       yield* bench.until("publishing works again", () => confirmed.length > before + 20, () => confirmed.length)
       ended = true
       yield* Fiber.join(flow)

@@ -26,17 +26,11 @@ const whole: Scenario = scenario(
   (bench, declared) =>
     Effect.gen(function*() {
       yield* bench.declare(1)
-      const kinds: ReadonlyArray<Fields> = ["duplicate", "binary", "null", "case"]
+      const kinds: ReadonlyArray<Fields> = ["duplicate", "binary", "null", "case", "control"]
       const fields = kinds.filter((kind) => lacks([`${kind} headers`], bench, declared).length === 0).flatMap((kind) =>
         fieldsOf[kind]
       )
       const letters = yield* bench.letters()
-      yield* bench.send("before", { key: "k" })
-      yield* bench.send(body, {
-        headers: { "x-id": "7", empty: "" },
-        ...fields.length === 0 ? {} : { fields },
-        ...declared.fields.includes("binary") ? { keyBytes } : { key: "k" }
-      })
       const consumer = yield* bench.consumer(({ attempt, raw }) =>
         textOf(raw) === "before"
           ? Effect.void
@@ -44,6 +38,12 @@ const whole: Scenario = scenario(
           ? Effect.succeed(Outcome.Retry())
           : Effect.fail(trouble("permanent")), {
         name: "giver"
+      })
+      yield* bench.send("before", { key: "k" })
+      yield* bench.send(body, {
+        headers: { "x-id": "7", empty: "" },
+        ...fields.length === 0 ? {} : { fields },
+        ...declared.fields.includes("binary") ? { keyBytes } : { key: "k" }
       })
       yield* bench.until("the dead letter is there", () => letters.got.length === 1)
       const original = consumer.got[1]!.delivery
@@ -114,7 +114,9 @@ const listed: Scenario = scenario(
       yield* same("passes", third.passes, 3)
       yield* same("headers of all", names(third.delivery), names(first.delivery))
       yield* same("dead letters in all", (yield* list(bench)).length, 3)
-      yield* same("messages in the channel", (yield* browse(bench)).length, 3)
+      if (bench.capabilities.retention) {
+        yield* same("messages in the channel", (yield* browse(bench)).length, 3)
+      }
     }),
   { needs: ["browse"] }
 )
@@ -137,12 +139,12 @@ const once: Scenario = scenario(
       yield* bench.has(consumer, ["good-0", "good-1"])
       yield* bench.has(letters, ["bad-0", "bad-1"])
       yield* bench.quiet
-      yield* same("dead letters", letters.texts, ["bad-0", "bad-1"])
+      yield* bench.sequence("dead letters", letters.texts, ["bad-0", "bad-1"])
       yield* same("attempts", letters.got.map(({ delivery }) => delivery.headers[DeadLetters.names.attempts]), [
         "3",
         "3"
       ])
-      yield* same("handled", consumer.texts, [
+      yield* bench.sequence("handled", consumer.texts, [
         "bad-0",
         "bad-0",
         "bad-0",
@@ -152,8 +154,7 @@ const once: Scenario = scenario(
         "bad-1",
         "good-1"
       ])
-    }),
-  { needs: ["order"] }
+    })
 )
 
 const poison: Scenario = scenario(

@@ -35,6 +35,8 @@ export class Monitor {
   readonly faults: Faults = { publish: () => undefined, settle: () => undefined }
   /** Leases opened so far. */
   opened = 0
+  /** How long the last lease with claims lets a message be handled, in milliseconds. */
+  claim: number | undefined
   /** Messages that the driver has offered so far. */
   offered = 0
   /** Each partition of a group, and the position below which the broker took everything for done. */
@@ -59,7 +61,9 @@ export class Monitor {
         return inner.publish(batch)
       },
       declare: inner.declare,
-      browse: inner.browse
+      browse: inner.browse,
+      check: inner.check,
+      lag: inner.lag
     }
   }
 
@@ -106,7 +110,7 @@ export class Monitor {
     const of = (lease: Driver.Lease): Held => {
       const found = all.get(lease)
       if (found !== undefined) return found
-      const home = `${options.channel} ${options.group} ${lease.partition}`
+      const home = `${lease.channel ?? options.channel} ${options.group} ${lease.partition}`
       this.broken(home, "a lease was used that had never been opened")
       return { lease, home, last: -1, state: "closed" }
     }
@@ -114,7 +118,7 @@ export class Monitor {
       ready: sink.ready,
       polled: sink.polled,
       open: (lease) => {
-        const home = `${options.channel} ${options.group} ${lease.partition}`
+        const home = `${lease.channel ?? options.channel} ${options.group} ${lease.partition}`
         const held: Held = { lease: this.lease(lease, home, () => held), home, last: -1, state: "open" }
         const before = this.owners.get(home)
         if (lease.commit !== undefined && before?.state === "open") {
@@ -123,6 +127,7 @@ export class Monitor {
         this.owners.set(home, held)
         all.set(lease, held)
         this.opened++
+        this.claim = lease.claim
         sink.open(held.lease)
       },
       offer: (lease, batch) => {

@@ -2,12 +2,12 @@
  * What a scenario is, which features it may ask of a broker, and how a broker that lacks one must prove it.
  */
 import type { BrokerError } from "@millrace/core"
-import { Lanes } from "@millrace/core"
-import { Effect, type Scope, Stream } from "effect"
+import { Lanes, Outcome } from "@millrace/core"
+import { Effect, Exit, type Scope, Stream } from "effect"
 import { type Bench, type Broken, bytesOf, refusedWith, same } from "./Bench.ts"
 
 /** What header fields of a broker can hold beyond one text for each lower-case name. */
-export type Fields = "duplicate" | "binary" | "null" | "case"
+export type Fields = "duplicate" | "binary" | "null" | "case" | "control"
 
 /** What a broker may lack. */
 export type Feature =
@@ -18,6 +18,11 @@ export type Feature =
   | "order"
   | "partitions"
   | "attempts"
+  | "delay"
+  | "replay"
+  | "fanOut"
+  | "patterns"
+  | "lag"
   | "limit"
   | `${Fields} headers`
 
@@ -77,6 +82,11 @@ export const lacks = (needs: ReadonlyArray<Feature>, bench: Bench, declared: Dec
       case "groups":
       case "redelivery":
       case "attempts":
+      case "delay":
+      case "replay":
+      case "fanOut":
+      case "patterns":
+      case "lag":
         return capabilities[feature]
       case "order":
         return capabilities.ordering !== "none"
@@ -87,6 +97,7 @@ export const lacks = (needs: ReadonlyArray<Feature>, bench: Bench, declared: Dec
       case "duplicate headers":
       case "binary headers":
       case "null headers":
+      case "control headers":
       case "case headers":
         // the name is made of the kind
         return declared.fields.includes(feature.slice(0, -" headers".length) as Fields)
@@ -100,7 +111,8 @@ export const fieldsOf: Record<Fields, ReadonlyArray<readonly [string, Uint8Array
   duplicate: [["twice", bytesOf("first")], ["once", bytesOf("only")], ["twice", bytesOf("second")]],
   binary: [["bytes", new Uint8Array([0, 255, 254, 128, 10, 13])]],
   null: [["nothing", null]],
-  case: [["X-Upper", bytesOf("upper")], ["x-upper", bytesOf("lower")]]
+  case: [["X-Upper", bytesOf("upper")], ["x-upper", bytesOf("lower")]],
+  control: [["control", bytesOf("a\tb\u007f\u0001")]]
 }
 
 const noFields = (kind: Fields): Body => (bench) =>
@@ -119,6 +131,19 @@ const onePartition: Body = (bench) =>
 
 /** All that is in a channel now. */
 export const browse = (bench: Bench, channel = bench.channel) => Stream.runCollect(bench.broker.browse(channel))
+
+/** Each delivery is the first. */
+const attemptOne = (bench: Bench) =>
+  Effect.gen(function*() {
+    yield* bench.declare(1)
+    const first = yield* bench.consumer(() => Effect.never)
+    yield* bench.send("again")
+    yield* bench.has(first, ["again"])
+    yield* first.stop
+    const second = yield* bench.reader()
+    yield* bench.has(second, ["again"])
+    yield* same("the attempt where deliveries are not counted", second.got.map(({ attempt }) => attempt), [1])
+  })
 
 /** How the lack of a feature shows: a typed refusal where something is asked for, and what happens where nothing can be. */
 export const refusals: Record<Feature, Body> = {
@@ -158,17 +183,45 @@ export const refusals: Record<Feature, Body> = {
       yield* same("a broker without redelivery", second.texts, ["next"])
     }),
   // nothing to ask for: each delivery is the first
-  attempts: (bench) =>
+  attempts: (bench, declared) =>
+    bench.capabilities.redelivery ? attemptOne(bench) : refusals.redelivery(bench, declared),
+  // nothing to ask for: the engine holds what waits, so a restart begins its count anew
+  delay: (bench) =>
     Effect.gen(function*() {
       yield* bench.declare(1)
-      const first = yield* bench.consumer(() => Effect.never)
-      yield* bench.send("again")
-      yield* bench.has(first, ["again"])
-      yield* first.stop
-      const second = yield* bench.reader()
-      yield* bench.has(second, ["again"])
-      yield* same("the attempt where deliveries are not counted", second.got.map(({ attempt }) => attempt), [1])
+      const first = yield* bench.consumer(() => Effect.succeed(Outcome.Retry({ after: "1 minute" })), {
+        lanes: Lanes.unordered(2)
+      })
+      yield* bench.send("waits")
+      yield* bench.has(first, ["waits"])
+      yield* bench.quiet
+      yield* same("what waits here", (yield* first.health).pending, 1)
     }),
+  // nothing to ask for: it begins with what comes, and a broker may refuse what nobody is there for
+  replay: (bench) =>
+    Effect.gen(function*() {
+      yield* bench.declare(1)
+      const before = yield* Effect.exit(bench.send("before"))
+      if (Exit.isFailure(before)) yield* refusedWith("a message that nobody is there for", before, "Unreachable")
+      const consumer = yield* bench.reader({ from: "earliest" })
+      yield* bench.send("after")
+      yield* bench.has(consumer, ["after"])
+      yield* bench.quiet
+      yield* same("a broker without replay", consumer.texts, ["after"])
+    }),
+  fanOut: (bench) =>
+    Effect.gen(function*() {
+      yield* bench.declare(1)
+      yield* bench.reader()
+      yield* refusedWith("a second group", bench.reader({ group: `${bench.group}-second` }), "Unsupported", "Conflict")
+    }),
+  patterns: (bench) =>
+    refusedWith("a subscription to a pattern", bench.reader({ channel: `${bench.channel}.{part}` }), "Unsupported"),
+  lag: (bench) =>
+    Effect.andThen(
+      bench.declare(1),
+      refusedWith("asking how far a group is behind", bench.broker.lag(bench.channel, bench.group), "Unsupported")
+    ),
   // no limit was declared, so what is far beyond anybody's goes through
   limit: (bench) =>
     Effect.gen(function*() {
@@ -181,5 +234,6 @@ export const refusals: Record<Feature, Body> = {
   "duplicate headers": noFields("duplicate"),
   "binary headers": noFields("binary"),
   "null headers": noFields("null"),
-  "case headers": noFields("case")
+  "case headers": noFields("case"),
+  "control headers": noFields("control")
 }

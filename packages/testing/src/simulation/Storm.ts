@@ -176,7 +176,9 @@ class Weather<E, E2> {
   private isSettled(): boolean {
     return this.groups.size > 0 && Array.from(this.groups.values()).every(({ channel, group }) => {
       const ends = this.memory.ends(channel)
-      return this.memory.positions(channel, group).every((position, partition) => position === ends[partition])
+      const positions = this.memory.positions(channel, group)
+      // a group whose first member found the broker down has none yet
+      return positions.length === ends.length && positions.every((position, partition) => position === ends[partition])
     })
   }
 

@@ -1,0 +1,204 @@
+/**
+ * Where a message that failed waits for its next attempt: what that keeps in order, and what it holds up meanwhile.
+ */
+import { Duration } from "effect"
+import * as Headers from "../model/Headers.ts"
+import { type Delivery, delivery, type Origin, Outgoing, type Reader } from "../model/Message.ts"
+
+/** It waits in its place: order is kept, and what stands behind it in its lane waits too. */
+export interface Held {
+  readonly _tag: "held"
+}
+
+/** It leaves its place: what stands behind it goes on, and it comes back later, out of order. */
+export interface Delayed {
+  readonly _tag: "delayed"
+  /** Milliseconds before each retry, the shortest first; as many retries as there are delays. */
+  readonly delays: readonly [number, ...ReadonlyArray<number>]
+  /** What the names of the retry channels begin with; undefined for `CHANNEL.GROUP`. */
+  readonly prefix: string | undefined
+}
+
+/** How a subscription retries. */
+export type Retries = Held | Delayed
+
+/** Options of `delayed`. */
+export interface Options {
+  /** What the names of the retry channels begin with: `PREFIX.retry-1` … Default: `CHANNEL.GROUP`. */
+  readonly prefix?: string | undefined
+}
+
+/**
+ * A message that failed waits in its place, by the `backoff` of its subscription: what stands behind it in its lane waits too,
+ * and the wait is bounded by `hold`. Where the broker delays by itself and lanes are unordered, it waits there.
+ */
+export const held: Held = { _tag: "held" }
+
+/**
+ * A message that failed waits elsewhere, and its lane goes on: order is lost for it, and a later message of its key may run
+ * before it or at the same time.
+ *
+ * The n-th retry comes after the n-th delay, no earlier; when the last has failed, the message goes to the dead letters.
+ * `backoff`, `hold.attempts` and `hold.age` do not apply. An error with a `retryAfter` spends no retry: up to the first delay
+ * the message waits in its place, beyond that it leaves it.
+ *
+ * - Where the broker delays by itself and counts its deliveries, it does: the message is settled as a retry, with any lanes,
+ *   and joins its lane again when it is delivered. Every delivery counts.
+ * - Elsewhere the engine does, through one channel for each delay: `PREFIX.retry-1`, `PREFIX.retry-2` … It is published there
+ *   with where it came from, its attempt and its time in headers, confirmed before it is settled in its own channel, and
+ *   held by a reader of that channel until its time has come. Handler and middlewares see its own channel, partition, position,
+ *   key, headers and timestamp. The channels are declared when the subscription starts.
+ *
+ * Delays count on the clocks of the processes that write and read. Keep the number of delays when you change them, or what
+ * waits in a channel that nobody reads any more stays there.
+ *
+ * Default: after 10 seconds, 1 minute and 10 minutes.
+ *
+ * **Example** (three retries within a quarter of an hour)
+ *
+ * ```ts
+ * import { Retries } from "@millrace/core"
+ *
+ * const retries = Retries.delayed(["5 seconds", "1 minute", "10 minutes"])
+ * console.log(retries.delays) // => [ 5000, 60000, 600000 ]
+ * ```
+ *
+ * @throws RangeError when there is no delay, one is below a millisecond, or they do not grow
+ * @category constructors
+ */
+export const delayed = (
+  delays: ReadonlyArray<Duration.Input> = ["10 seconds", "1 minute", "10 minutes"],
+  options: Options = {}
+): Delayed => {
+  const [first, ...rest] = delays.map((each) => {
+    const millis = Duration.toMillis(Duration.fromInputUnsafe(each))
+    if (millis >= 1 && Number.isFinite(millis)) return millis
+    throw new RangeError(`Retries: delays must be durations from 1 millisecond, got ${String(each)}`)
+  })
+  if (first === undefined) throw new RangeError("Retries: delays must be at least one, got none")
+  rest.reduce((before, each) => {
+    if (each >= before) return each
+    throw new RangeError(`Retries: delays must not become shorter, got ${each} ms after ${before} ms`)
+  }, first)
+  if (options.prefix === "") throw new RangeError("Retries: prefix must be a name, got an empty text")
+  return { _tag: "delayed", delays: [first, ...rest], prefix: options.prefix }
+}
+
+/** The channel of the n-th delay, from 1. */
+export const channelOf = (prefix: string, level: number): string => `${prefix}.retry-${level}`
+
+/** Names of the headers that a message carries in a retry channel; each value is text. */
+export const names = {
+  channel: "delayed-retry-channel",
+  partition: "delayed-retry-partition",
+  position: "delayed-retry-position",
+  timestamp: "delayed-retry-timestamp",
+  attempts: "delayed-retry-attempts",
+  failures: "delayed-retry-failures",
+  at: "delayed-retry-at",
+  due: "delayed-retry-due"
+} as const
+
+const own: ReadonlySet<string> = new Set(Object.values(names))
+
+/** How far a message has come that waits for its next attempt. */
+export interface Progress {
+  /** How often its handler ran. */
+  readonly attempts: number
+  /** How many retries it has spent. */
+  readonly failures: number
+  /** Unix time in milliseconds at which it was put where it waits. */
+  readonly at: number
+  /** Unix time in milliseconds of its next attempt. */
+  readonly due: number
+}
+
+/** A message on its way to a retry channel: its bytes, key and native headers unchanged, and the headers of `names`. */
+export const toOutgoing = (original: Delivery, channel: string, progress: Progress): Outgoing<Uint8Array> => {
+  const added: Record<string, string> = Object.create(null)
+  added[names.channel] = original.channel
+  added[names.partition] = String(original.partition)
+  added[names.position] = String(original.position)
+  if (original.timestamp !== undefined) added[names.timestamp] = String(original.timestamp)
+  added[names.attempts] = String(progress.attempts)
+  added[names.failures] = String(progress.failures)
+  added[names.at] = String(progress.at)
+  added[names.due] = String(progress.due)
+  return new Outgoing(channel, original.raw, original.key, added, {
+    keyBytes: original.keyBytes,
+    fields: original.fields,
+    tombstone: original.tombstone
+  })
+}
+
+/** Reads a message from a retry channel as it was in its own. */
+class AsItWas implements Reader<Delivery> {
+  private readonly published: number | undefined
+
+  constructor(published: number | undefined) {
+    this.published = published
+  }
+
+  key(native: Delivery): string | undefined {
+    return native.ownKey
+  }
+  keyBytes(native: Delivery): Uint8Array | undefined {
+    return native.keyBytes
+  }
+  headers(native: Delivery): Headers.Headers {
+    return Headers.fromFields(this.fields(native))
+  }
+  fields(native: Delivery): ReadonlyArray<Headers.Field> {
+    return native.fields.filter(([name]) => !own.has(name.toLowerCase()))
+  }
+  timestamp(): number | undefined {
+    return this.published
+  }
+}
+
+/** A message that waits in a retry channel, read back. */
+export interface Waiting extends Progress {
+  /** The message as it was in its own channel, at its next attempt. */
+  readonly original: Delivery
+}
+
+const integer = (text: string | undefined): number | undefined => {
+  const value = text === undefined ? Number.NaN : Number(text)
+  return Number.isSafeInteger(value) ? value : undefined
+}
+
+const millis = (text: string | undefined): number | undefined => {
+  const value = text === undefined ? Number.NaN : Number(text)
+  return Number.isFinite(value) ? value : undefined
+}
+
+/** Reads a message of a retry channel; undefined where it is none, i.e. somebody else has published it there. */
+export const read = (waiting: Delivery, group: string): Waiting | undefined => {
+  const { headers, origin } = waiting
+  const channel = headers[names.channel]
+  const partition = integer(headers[names.partition])
+  const position = integer(headers[names.position])
+  const attempts = integer(headers[names.attempts])
+  const failures = integer(headers[names.failures])
+  const at = millis(headers[names.at])
+  const due = millis(headers[names.due])
+  if (
+    channel === undefined || partition === undefined || position === undefined || attempts === undefined ||
+    failures === undefined || at === undefined || due === undefined
+  ) return undefined
+  const from: Origin = { ...origin, channel, group, partition }
+  return {
+    attempts,
+    failures,
+    at,
+    due,
+    original: delivery(
+      from,
+      new AsItWas(millis(headers[names.timestamp])),
+      waiting,
+      position,
+      waiting.tombstone ? null : waiting.raw,
+      attempts + waiting.attempts
+    )
+  }
+}

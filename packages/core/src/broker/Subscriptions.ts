@@ -1,0 +1,171 @@
+/**
+ * Subscriptions that begin and end while a program runs, by name.
+ */
+import { Context, Deferred, Effect, Exit, Layer, Scope } from "effect"
+import type { Health, Running } from "./Broker.ts"
+import * as BrokerError from "./BrokerError.ts"
+import * as Subscription from "./Subscription.ts"
+
+/** What a program does with its subscriptions while it runs. */
+class SubscriptionsRegistry extends Context.Service<SubscriptionsRegistry, {
+  /**
+   * Starts a subscription; completes when its source is ready, and goes on until `stop` or until the layer's scope closes.
+   *
+   * Fails with the `BrokerError` that kept the source from starting, and then its name is free; with one of reason
+   * `Conflict`, and nothing has changed, while a subscription of the same name runs or drains; with one of reason `Lost` when
+   * the layer's scope closes. Interrupting it stops what has begun. Handlers get the services of the caller.
+   */
+  readonly start: <R, On>(
+    subscription: Subscription.Subscription<R, On>
+  ) => Effect.Effect<Running, BrokerError.BrokerError, On | Exclude<R, Scope.Scope>>
+  /**
+   * Drains a subscription and waits for it: what runs may finish, up to its limit. Answers whether there was one of this name.
+   * Of one that is starting, the start is waited for first. Interrupting it gives up waiting, not the drain.
+   */
+  readonly stop: (name: string) => Effect.Effect<boolean>
+  /** The health of one, or undefined where none of this name runs; while it starts there is none yet. */
+  readonly health: (name: string) => Effect.Effect<Health | undefined>
+  /** The health of all that have started, in the order in which they were begun. */
+  readonly list: Effect.Effect<ReadonlyArray<Health>>
+}>()("@millrace/core/Subscriptions/Registry") {}
+
+export { SubscriptionsRegistry as Registry }
+
+interface Entry {
+  readonly scope: Scope.Closeable
+  /** Whether it has started; then it may be stopped. */
+  readonly started: Deferred.Deferred<void>
+  running: Running | undefined
+  /** How its drain ends, once it has begun. */
+  stopping: Deferred.Deferred<void> | undefined
+}
+
+const taken = (system: string, name: string): BrokerError.BrokerError =>
+  BrokerError.make({
+    system,
+    operation: "consume",
+    reason: "Conflict",
+    message: `A subscription of the name ${name} runs already: stop it first, or give this one another name.`
+  })
+
+const over = (system: string): BrokerError.BrokerError =>
+  BrokerError.make({
+    system,
+    operation: "consume",
+    reason: "Lost",
+    message: "The program's subscriptions are being stopped, and none starts any more."
+  })
+
+const make = Effect.gen(function*() {
+  const scope = yield* Effect.scope
+  // all are drained side by side
+  const all = yield* Scope.fork(scope, "parallel")
+  const entries = new Map<string, Entry>()
+  // before they are drained: what is starting then would wait for a source that never comes
+  const closing = Deferred.makeUnsafe<void>()
+  yield* Effect.addFinalizer(() => Deferred.succeed(closing, undefined))
+
+  const end = (name: string, entry: Entry): Effect.Effect<void> =>
+    Effect.suspend(() => {
+      if (entry.stopping !== undefined) return Deferred.await(entry.stopping)
+      const stopping = entry.stopping = Deferred.makeUnsafe<void>()
+      const drained = Scope.close(entry.scope, Exit.void).pipe(
+        Effect.ensuring(Effect.sync(() => {
+          entries.delete(name)
+          Deferred.doneUnsafe(stopping, Exit.void)
+        }))
+      )
+      // it goes on when nobody waits for it any more
+      return Effect.andThen(Effect.forkDetach(drained), Deferred.await(stopping))
+    })
+
+  return SubscriptionsRegistry.of({
+    start: (subscription) =>
+      Effect.uninterruptibleMask((restore) =>
+        Effect.gen(function*() {
+          const { name } = subscription
+          const broker = yield* subscription.broker
+          if (entries.has(name)) return yield* Effect.fail(taken(broker.system, name))
+          const refused = Effect.flatMap(Deferred.await(closing), () => Effect.fail(over(broker.system)))
+          if (Deferred.isDoneUnsafe(closing)) return yield* refused
+          const entry: Entry = {
+            scope: Scope.forkUnsafe(all),
+            started: Deferred.makeUnsafe(),
+            running: undefined,
+            stopping: undefined
+          }
+          entries.set(name, entry)
+          const exit = yield* Effect.exit(
+            restore(
+              Effect.raceFirst(
+                Effect.provideService(Subscription.run(subscription), Scope.Scope, entry.scope),
+                refused
+              )
+            )
+          )
+          if (exit._tag === "Success") entry.running = exit.value
+          else yield* end(name, entry)
+          Deferred.doneUnsafe(entry.started, Exit.void)
+          return yield* exit
+        })
+      ),
+    stop: (name) =>
+      Effect.suspend(() => {
+        const entry = entries.get(name)
+        if (entry === undefined) return Effect.succeed(false)
+        return Deferred.await(entry.started).pipe(Effect.andThen(end(name, entry)), Effect.as(true))
+      }),
+    health: (name) =>
+      Effect.suspend(() => {
+        const running = entries.get(name)?.running
+        return running === undefined ? Effect.undefined : running.health
+      }),
+    list: Effect.suspend(() =>
+      Effect.forEach(
+        Array.from(entries.values()).flatMap(({ running }) => running ?? []),
+        (running) => running.health
+      )
+    )
+  })
+})
+
+/**
+ * Subscriptions that run from the beginning, e.g. those of a router, and those that are started later. When its scope closes,
+ * all are drained side by side: put their brokers beneath it, so that they outlive the drain.
+ *
+ * Fails with the `BrokerError` of one that cannot start.
+ *
+ * **Example** (one more, while the program runs)
+ *
+ * ```ts
+ * import { Effect, Layer } from "effect"
+ * import { Channel, MemoryBroker, type Message, Subscription, Subscriptions } from "@millrace/core"
+ *
+ * const of = (tenant: string) =>
+ *   Subscription.make(
+ *     Channel.bytes(`${tenant}.orders`),
+ *     { group: "billing", name: tenant },
+ *     (message: Message<Uint8Array>) => Effect.log(message.raw.length)
+ *   )
+ *
+ * const program = Effect.gen(function*() {
+ *   const subscriptions = yield* Subscriptions.Registry
+ *   yield* subscriptions.start(of("acme"))
+ *   const all = yield* subscriptions.list
+ *   console.log(all.map(({ name, state }) => `${name} is ${state}`)) // => [ 'acme is running' ]
+ *   console.log(yield* subscriptions.stop("acme")) // => true
+ * })
+ *
+ * await Effect.runPromise(Effect.provide(program, Layer.provideMerge(Subscriptions.layer(), MemoryBroker.layer())))
+ * ```
+ *
+ * @category layers
+ */
+export const layer = <R = never, On = never>(
+  subscriptions: ReadonlyArray<Subscription.Subscription<R, On>> = []
+): Layer.Layer<SubscriptionsRegistry, BrokerError.BrokerError, On | Exclude<R, Scope.Scope>> =>
+  Layer.effect(
+    SubscriptionsRegistry,
+    Effect.tap(make, (registry) =>
+      Effect.forEach(subscriptions, registry.start, { concurrency: "unbounded", discard: true }))
+  )

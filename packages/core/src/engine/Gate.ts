@@ -1,0 +1,58 @@
+/**
+ * The intake of a subscription: shut while anybody pauses it.
+ */
+import { Clock, Context, Effect, type Fiber } from "effect"
+import type { Intake, Pause } from "../broker/Intake.ts"
+
+interface Entry extends Pause {
+  readonly timer: Fiber.Fiber<void> | undefined
+}
+
+/** Who pauses, and what that does. */
+export class Gate implements Intake {
+  private readonly owners = new Map<object, Entry>()
+  private readonly context: Context.Context<never>
+  private readonly clock: Clock.Clock
+  private readonly turn: (isOpen: boolean) => void
+  private isEnded = false
+
+  /** `turn` is told when it opens and when it shuts, at once. */
+  constructor(context: Context.Context<never>, turn: (isOpen: boolean) => void) {
+    this.context = context
+    this.clock = Context.get(context, Clock.Clock)
+    this.turn = turn
+  }
+
+  pause(owner: object, by: string, milliseconds?: number): void {
+    if (this.isEnded) return
+    this.owners.get(owner)?.timer?.interruptUnsafe()
+    const timer = milliseconds === undefined
+      ? undefined
+      : Effect.runForkWith(this.context)(Effect.sleep(milliseconds))
+    const until = milliseconds === undefined ? undefined : this.clock.currentTimeMillisUnsafe() + milliseconds
+    const wasOpen = this.owners.size === 0
+    this.owners.set(owner, { by, until, timer })
+    if (wasOpen) this.turn(false)
+    timer?.addObserver((exit) => {
+      if (exit._tag === "Success" && this.owners.get(owner)?.timer === timer) this.resume(owner)
+    })
+  }
+
+  resume(owner: object): void {
+    const entry = this.owners.get(owner)
+    if (entry === undefined) return
+    this.owners.delete(owner)
+    entry.timer?.interruptUnsafe()
+    if (this.owners.size === 0) this.turn(true)
+  }
+
+  pauses(): ReadonlyArray<Pause> {
+    return Array.from(this.owners.values(), ({ by, until }) => ({ by, until }))
+  }
+
+  /** Its subscription drains: nobody waits for it any more. */
+  end(): void {
+    this.isEnded = true
+    for (const { timer } of this.owners.values()) timer?.interruptUnsafe()
+  }
+}

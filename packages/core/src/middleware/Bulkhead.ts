@@ -1,0 +1,149 @@
+/**
+ * How many messages may be inside something at once, and how many may wait for it.
+ */
+import { Context, Data, Duration, Effect, Exit, Layer } from "effect"
+import type { Envelope } from "../model/Message.ts"
+import * as Eager from "../pipeline/Eager.ts"
+import type { Around, Make } from "../pipeline/Handler.ts"
+import * as Middleware from "../pipeline/Middleware.ts"
+import { Compartment } from "./compartment.ts"
+
+/** Options of `middleware`. */
+export interface Options {
+  /** What is protected. Bulkheads of the same name, `limit` and `queue` share their places, whatever they stand around. */
+  readonly name: string
+  /** The most messages inside at once; an integer from 1. Default: 10. */
+  readonly limit?: number | undefined
+  /** The most messages that wait for a place, in the order in which they came; an integer from 0. Default: 0. */
+  readonly queue?: number | undefined
+  /** When a message that is refused may come back; above 0. Default: 1 second. */
+  readonly retryAfter?: Duration.Input | undefined
+}
+
+/** What `middleware` does where an option is not given. */
+export const defaults: { readonly limit: number; readonly queue: number; readonly retryAfter: Duration.Duration } = {
+  limit: 10,
+  queue: 0,
+  retryAfter: Duration.seconds(1)
+}
+
+/** No place was free and the queue was full; class `throttled`, so the message goes back to its source for `retryAfter`. */
+export class BulkheadFull extends Data.TaggedError("BulkheadFull")<{
+  readonly bulkhead: string
+  readonly retryAfter: Duration.Duration
+}> {
+  readonly failure = "throttled" as const
+  override get message(): string {
+    return `Bulkhead ${this.bulkhead} is full: come back in ${Duration.format(this.retryAfter)}`
+  }
+}
+
+/** How the places of a bulkhead are taken. */
+export interface Occupancy {
+  readonly name: string
+  readonly limit: number
+  readonly running: number
+  readonly waiting: number
+  /** How many messages it has refused. */
+  readonly refused: number
+}
+
+/** The bulkheads of this process. */
+class BulkheadCompartments extends Context.Service<BulkheadCompartments, {
+  readonly of: (name: string, limit: number, queue: number) => Compartment
+  readonly snapshot: Effect.Effect<ReadonlyArray<Occupancy>>
+}>()("@millrace/core/Bulkhead/Compartments") {}
+export { BulkheadCompartments as Compartments }
+
+/**
+ * Bulkheads in the memory of this process; there are as many as the program has names.
+ *
+ * @category layers
+ */
+export const layer: Layer.Layer<BulkheadCompartments> = Layer.sync(BulkheadCompartments, () => {
+  const all = new Map<string, Compartment>()
+  return {
+    of: (name, limit, queue) => {
+      const id = `${name}:${limit}/${queue}`
+      const known = all.get(id)
+      if (known !== undefined) return known
+      const made = new Compartment(name, limit, queue)
+      all.set(id, made)
+      return made
+    },
+    snapshot: Effect.sync(() =>
+      Array.from(
+        all.values(),
+        ({ limit, name, refused, running, waiting }) => ({ name, limit, running, waiting, refused })
+      )
+    )
+  }
+})
+
+const count = (option: string, value: number, from: number): number => {
+  if (Number.isSafeInteger(value) && value >= from) return value
+  throw new RangeError(`Bulkhead: ${option} must be an integer from ${from}, got ${value}`)
+}
+
+/**
+ * Lets at most `limit` messages be inside at once, keeps `queue` more waiting, and refuses the rest.
+ *
+ * Types: any message in, the same message on; `Compartments` enters R, `BulkheadFull` enters E.
+ *
+ * What waits keeps its lane, which is the back-pressure; interrupting it gives its turn to the next. A place is given back
+ * when what is inside has ended, whatever happened, interruption included.
+ *
+ * Errors: `BulkheadFull` (class `throttled`) goes back to the source for `retryAfter`, and spends no retry.
+ *
+ * **Example** (four calls of a slow service at once, from all subscriptions together)
+ *
+ * ```ts
+ * import { Effect, pipe } from "effect"
+ * import { Bulkhead, type Message } from "@millrace/core"
+ *
+ * const handler = pipe(
+ *   (message: Message<Uint8Array>) => Effect.as(Effect.sleep("1 second"), message.payload.length),
+ *   Bulkhead.middleware({ name: "geocoder", limit: 4, queue: 100 })
+ * )
+ * ```
+ *
+ * @throws RangeError when an option is out of range
+ * @category constructors
+ */
+export const middleware = (
+  options: Options
+): Around<Envelope, Make<{ requires: BulkheadCompartments; fails: BulkheadFull }>> => {
+  const { name } = options
+  if (name === "") throw new RangeError("Bulkhead: name must say what is protected, got an empty text")
+  const limit = count("limit", options.limit ?? defaults.limit, 1)
+  const queue = count("queue", options.queue ?? defaults.queue, 0)
+  const retryAfter = options.retryAfter === undefined
+    ? defaults.retryAfter
+    : Duration.fromInputUnsafe(options.retryAfter)
+  if (!(Duration.toMillis(retryAfter) > 0)) {
+    throw new RangeError(`Bulkhead: retryAfter must be a duration above 0, got ${String(options.retryAfter)}`)
+  }
+  const full = () => new BulkheadFull({ bulkhead: name, retryAfter })
+  return Middleware.make()({ name: "Bulkhead", stage: "consume", shows: { name, limit, queue } }, (next) => {
+    // found once, as long as it is asked for in the same compartments
+    let seen: BulkheadCompartments["Service"] | undefined
+    let own: Compartment | undefined
+    const find = (all: BulkheadCompartments["Service"]): Compartment => {
+      if (seen === all && own !== undefined) return own
+      seen = all
+      return own = all.of(name, limit, queue)
+    }
+    const pass = (compartment: Compartment, message: Envelope): Middleware.Returns<BulkheadFull> => {
+      if (compartment.take()) return Eager.around(message, next, () => compartment.free())
+      if (queue > 0) return compartment.wait(() => next(message), full)
+      compartment.refused++
+      return Exit.fail(full())
+    }
+    return (message): Middleware.Returns<BulkheadFull, BulkheadCompartments> => {
+      const found = Eager.service(BulkheadCompartments)
+      return Eager.isDone(found) && found._tag === "Success"
+        ? pass(find(found.value), message)
+        : Effect.flatMap(found, (all) => pass(find(all), message))
+    }
+  })
+}

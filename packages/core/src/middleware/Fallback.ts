@@ -1,0 +1,143 @@
+/**
+ * Another answer where the right one cannot be had.
+ */
+import { Cause, Effect, type Exit, Metric } from "effect"
+import { classes as allClasses, classOf, type FailureClass, tagOf } from "../model/Failure.ts"
+import type { Envelope } from "../model/Message.ts"
+import type { Description } from "../pipeline/Description.ts"
+import * as Eager from "../pipeline/Eager.ts"
+import type { Handler } from "../pipeline/Handler.ts"
+import * as Middleware from "../pipeline/Middleware.ts"
+
+/** The header that tells the handler of a fallback why it was called: the tag of the error. */
+export const header = "millrace-fallback"
+
+/** How many answers were degraded, by `messaging.destination.name` and `error.type`. */
+export const degraded = Metric.counter("millrace.fallbacks", {
+  description: "Messages answered by a fallback.",
+  incremental: true
+})
+
+type Opaque = Handler<Envelope, unknown, unknown, unknown>
+
+/** The first error of a cause that is taken; an interruption and a defect are not. */
+const taken = (
+  cause: Cause.Cause<unknown>,
+  takes: (error: unknown) => boolean
+): { readonly error: unknown } | undefined => {
+  const reason = Cause.hasInterrupts(cause) ? undefined : cause.reasons.find(Cause.isFailReason)
+  return reason !== undefined && takes(reason.error) ? reason : undefined
+}
+
+const build = (
+  shows: Description["shows"],
+  takes: (error: unknown) => boolean,
+  fallback: (message: Envelope, error: unknown) => Effect.Effect<unknown, unknown, unknown>
+) => {
+  const instead = (message: Envelope, cause: Cause.Cause<unknown>): Effect.Effect<unknown, unknown, unknown> => {
+    const found = taken(cause, takes)
+    if (found === undefined) return Effect.failCause(cause)
+    const tag = tagOf(found.error)
+    const told = Metric.update(
+      Metric.withAttributes(degraded, { "messaging.destination.name": message.channel, "error.type": tag }),
+      1
+    )
+    return Effect.andThen(
+      Effect.andThen(told, Effect.annotateCurrentSpan("millrace.fallback", tag)),
+      Effect.suspend(() => fallback(message.withHeader(header, tag), found.error))
+    )
+  }
+  const wrap = (next: Opaque): Opaque => (message) => {
+    const result = next(message)
+    return Eager.isDone(result)
+      ? result._tag === "Success" ? result : instead(message, (result as Exit.Failure<unknown, unknown>).cause)
+      : Effect.catchCause(result, (cause) => instead(message, cause))
+  }
+  // the types of the handler and of its fallback are those of the forms below
+  const made: unknown = Middleware.make()(
+    { name: "Fallback", stage: "consume", shows },
+    wrap as never
+  )
+  return made as never
+}
+
+/**
+ * Answers by another handler where this one fails with an error of one of these tags, which then leave `E`.
+ *
+ * In: any message. The fallback gets the same message with the tag of the error in the header `millrace-fallback`, and the
+ * error; its answers, errors and needs join those of the handler. Everything else passes: other errors, defects, interruptions.
+ *
+ * That an answer is degraded is never hidden: it is counted as `millrace.fallbacks` by channel and error, the span carries
+ * `millrace.fallback`, and the fallback's own publishes may pass its header on.
+ *
+ * Stands outside `Retry`, `CircuitBreaker` and `Bulkhead`, whose refusals it can answer.
+ *
+ * **Example** (the price of yesterday)
+ *
+ * ```ts
+ * import { Data, Effect, pipe } from "effect"
+ * import { Fallback, type Message } from "@millrace/core"
+ *
+ * class Unreachable extends Data.TaggedError("Unreachable")<{ readonly host: string }> {}
+ *
+ * const price = pipe(
+ *   (_: Message<Uint8Array>): Effect.Effect<number, Unreachable> => Effect.fail(new Unreachable({ host: "prices" })),
+ *   Fallback.tags(["Unreachable"], (_message, error) => Effect.succeed(error.host.length))
+ * )
+ * ```
+ *
+ * @throws RangeError when no tag is given
+ * @category constructors
+ */
+export const tags = <M extends Envelope, E, const T extends ReadonlyArray<TagOf<E>>, A2, E2 = never, R2 = never>(
+  tags: T,
+  fallback: (message: M, error: Extract<E, { readonly _tag: T[number] }>) => Effect.Effect<A2, E2, R2>
+): <A, R>(
+  next: Handler<M, A, E, R>
+) => Handler<M, A | A2, Exclude<E, { readonly _tag: T[number] }> | E2, R | R2> => {
+  if (tags.length === 0) throw new RangeError("Fallback: tags must be at least one, got none")
+  const set = new Set<string>(tags)
+  return build({ tags }, (error) => set.has(tagOf(error)), fallback as never)
+}
+
+/** The tags of errors. */
+export type TagOf<E> = E extends { readonly _tag: infer Tag extends string } ? Tag : never
+
+/**
+ * As `tags`, for errors of some classes, whatever their tags.
+ *
+ * **Example** (nothing, where the dependency is down, its circuit is open or it takes too long)
+ *
+ * ```ts
+ * import { Data, Effect, pipe } from "effect"
+ * import { Fallback, type Message, Timeout } from "@millrace/core"
+ *
+ * class Down extends Data.TaggedError("Down")<{}> {
+ *   readonly failure = "dependency"
+ * }
+ *
+ * const suggestions = pipe(
+ *   (_: Message<Uint8Array>): Effect.Effect<ReadonlyArray<string>, Down> => Effect.fail(new Down()),
+ *   Timeout.middleware({ after: "1 second" }),
+ *   Fallback.classes(["dependency", "timeout"], () => Effect.succeed([]))
+ * )
+ * ```
+ *
+ * @throws RangeError when no class is given, or one that does not exist
+ * @category constructors
+ */
+export const classes = <M extends Envelope, E, const C extends ReadonlyArray<FailureClass>, A2, E2 = never, R2 = never>(
+  classes: C,
+  fallback: (message: M, error: Extract<E, { readonly failure: C[number] }>) => Effect.Effect<A2, E2, R2>
+): <A, R>(
+  next: Handler<M, A, E, R>
+) => Handler<M, A | A2, Exclude<E, { readonly failure: C[number] }> | E2, R | R2> => {
+  if (classes.length === 0) throw new RangeError("Fallback: classes must be at least one, got none")
+  const set = new Set<FailureClass | undefined>(classes)
+  for (const each of classes) {
+    if (!allClasses.includes(each)) {
+      throw new RangeError(`Fallback: classes must be of ${allClasses.join(", ")}, got ${String(each)}`)
+    }
+  }
+  return build({ classes }, (error) => set.has(classOf(error)), fallback as never)
+}

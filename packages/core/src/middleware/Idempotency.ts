@@ -1,0 +1,293 @@
+/**
+ * Idempotency: a request that comes twice under one key runs once, and the second gets what the first answered.
+ *
+ * A key is claimed before the handler runs, under a lease that a heartbeat keeps alive, and completed with the answer when it
+ * has succeeded. Each claim has a token of its own, so an owner whose lease has ended can no longer complete it.
+ */
+import { Duration, Effect, Exit, type Schema } from "effect"
+import type { Envelope } from "../model/Message.ts"
+import * as Outcome from "../model/Outcome.ts"
+import * as Eager from "../pipeline/Eager.ts"
+import type { Make, OnAnswer } from "../pipeline/Handler.ts"
+import * as Middleware from "../pipeline/Middleware.ts"
+import { type IdempotencyError, IdempotencyLost, IdempotencyRefused, IdempotencyRunning } from "./idempotencyErrors.ts"
+import { codecOf, fingerprintOf, keyOf, placeOf, silent } from "./idempotencyRequest.ts"
+import { type Claim, IdempotencyStore, type Request } from "./idempotencyStore.ts"
+
+export { type IdempotencyError, IdempotencyLost, IdempotencyRefused, IdempotencyRunning } from "./idempotencyErrors.ts"
+export { grouped, type GroupOptions, Operation } from "./idempotencyGroups.ts"
+export { layerMemory, type MemoryOptions } from "./idempotencyMemory.ts"
+export { type Claim, IdempotencyStore as Store, IdempotencyUnavailable, type Request } from "./idempotencyStore.ts"
+
+/** Options of `middleware`. */
+export interface Options<in M extends Envelope = Envelope> {
+  /**
+   * The key of a request, of 1 to 255 characters. Default: the header `idempotency-key`, quoted or not; on messages, where
+   * that is missing, `message-id`.
+   */
+  readonly key?: ((message: M) => string | undefined) | undefined
+  /**
+   * Whose key it is, beside the channel and, of a consumer, its group: the same key of another caller is another request.
+   * Default: nobody's, so give it wherever callers do not share their keys.
+   */
+  readonly caller?: ((message: M) => string) | undefined
+  /**
+   * What the request says, to tell a key that is used again for something else; undefined where that is not asked. Default:
+   * of a message of bytes a hash of its body and its length; of anything else nothing.
+   */
+  readonly fingerprint?: ((message: M) => string | undefined) | undefined
+  /** What becomes of a request without a key: refused, or run as if it could not come twice. Default: `refuse`. */
+  readonly missing?: "refuse" | "run" | undefined
+  /**
+   * What becomes of a request whose key is being handled: it fails with `IdempotencyRunning`, or waits for the answer up to
+   * `maximumWait` before it does. Default: `refuse`.
+   */
+  readonly running?: "refuse" | "wait" | undefined
+  /** Default: 10 seconds. */
+  readonly maximumWait?: Duration.Input | undefined
+  /** What becomes of a request while the store cannot be asked: it fails, or runs all the same. Default: `refuse`. */
+  readonly unavailable?: "refuse" | "run" | undefined
+  /** How long a claim holds when its owner gives no sign of life; from 100 ms. Three signs fit into it. Default: 30 seconds. */
+  readonly lease?: Duration.Input | undefined
+  /** How long an answer is kept; from 1 ms. Default: 24 hours. */
+  readonly keep?: Duration.Input | undefined
+}
+
+/** Options of `middleware` around a handler that answers. */
+export interface AnswerOptions<in M extends Envelope, in out A> extends Options<M> {
+  /** How the answer is kept: as JSON, checked by this schema. */
+  readonly answer: Schema.ConstraintCodec<A, unknown>
+}
+
+/** What `middleware` does where an option is not given. */
+export const defaults: {
+  readonly maximumWait: Duration.Duration
+  readonly lease: Duration.Duration
+  readonly keep: Duration.Duration
+} = { maximumWait: Duration.seconds(10), lease: Duration.seconds(30), keep: Duration.hours(24) }
+
+const longestKey = 255
+
+const millis = (option: string, value: Duration.Input | undefined, otherwise: Duration.Duration, from: number) => {
+  const found = Duration.toMillis(value === undefined ? otherwise : Duration.fromInputUnsafe(value))
+  if (Number.isFinite(found) && found >= from) return found
+  throw new RangeError(`Idempotency: ${option} must be a duration from ${from} ms, got ${String(value)}`)
+}
+
+/** What says that a message is done; the rest goes back or to the dead letters, and may come again under its key. */
+const isDone = (answer: unknown): boolean =>
+  !Outcome.isOutcome(answer) || answer._tag === "Ack" || answer._tag === "Reject"
+
+/** Rolls a transaction back whose answer says that the message is not done. */
+class Unfinished {
+  readonly answer: Middleware.Result
+  constructor(answer: Middleware.Result) {
+    this.answer = answer
+  }
+}
+
+type Needs<A> = Make<{ requires: IdempotencyStore; fails: IdempotencyError; answers: A }>
+
+type Idempotent<M, A> = OnAnswer<M, A | Outcome.Outcome, Needs<A>>
+
+const unclaimed = { _tag: "Unclaimed" } as const
+
+/** How soon after its first look a waiting request looks again, and how long it lets it be at most; milliseconds. */
+const looks = { first: 10, last: 500 }
+
+/** The forms of `middleware`. */
+export interface Build {
+  <M extends Envelope, A>(options: AnswerOptions<M, A>): Idempotent<M, A>
+  <M extends Envelope = Envelope>(options?: Options<M>): Idempotent<M, void>
+}
+
+/**
+ * Runs a request once for each key, and answers a request that comes again with what the first answered.
+ *
+ * Types: any message in, the same message on, around a handler that answers nothing, or what `answer` describes; `Store` enters R,
+ * `IdempotencyError` enters E. Outcomes pass, and only `Ack` and `Reject` count as done: a duplicate of either answers nothing,
+ * and its message is acknowledged without running.
+ *
+ * What fails, is interrupted or is to be tried again gives its key back, so a `Retry` stands on either side. The answer is kept
+ * before it is passed on; when keeping it fails, the request fails, and runs again once its lease has ended. So effects
+ * happen at least once, and twice only if the process dies, or the store is lost, between an effect and its completion: what
+ * must happen once writes in one transaction with its completion (a store with `transaction`, as `IdempotencyPostgres` can be),
+ * or checks the key itself.
+ *
+ * Errors: `IdempotencyRefused` (class `validation`) goes to the dead letters, `IdempotencyRunning` and `IdempotencyLost` (class
+ * `conflict`) and `IdempotencyUnavailable` (class `dependency`) go back to the source.
+ *
+ * Source: the Idempotency-Key draft of the IETF (draft-ietf-httpapi-idempotency-key-header-07); fencing tokens by M. Kleppmann,
+ * How to do distributed locking, 2016.
+ *
+ * **Example** (one payment for each key of each customer)
+ *
+ * ```ts
+ * import { Effect, pipe, Schema } from "effect"
+ * import { Idempotency, type Message } from "@millrace/core"
+ *
+ * const Payment = Schema.Struct({ id: Schema.String })
+ *
+ * const handler = pipe(
+ *   (message: Message<{ readonly customer: string }>) => Effect.succeed({ id: `payment of ${message.payload.customer}` }),
+ *   Idempotency.middleware({
+ *     answer: Payment,
+ *     caller: (message: Message<{ readonly customer: string }>) => message.payload.customer
+ *   })
+ * )
+ * ```
+ *
+ * @throws RangeError when an option is out of range
+ * @category constructors
+ */
+export const middleware: Build = (<M extends Envelope>(options: Options<M> & { readonly answer?: unknown } = {}) => {
+  const lease = millis("lease", options.lease, defaults.lease, 100)
+  const keep = millis("keep", options.keep, defaults.keep, 1)
+  const wait = options.running === "wait" ? millis("maximumWait", options.maximumWait, defaults.maximumWait, 0) : 0
+  const { caller, fingerprint = fingerprintOf, key = keyOf, missing, unavailable } = options
+  const codec = options.answer === undefined
+    ? silent
+    // one of the two forms of `middleware` gave it
+    : codecOf(options.answer as Schema.ConstraintCodec<unknown, unknown>)
+
+  return Middleware.make<{ message: M }>()({
+    name: "Idempotency",
+    stage: "consume",
+    shows: {
+      keep: Duration.format(Duration.millis(keep)),
+      lease: Duration.format(Duration.millis(lease)),
+      running: wait > 0 ? `wait up to ${Duration.format(Duration.millis(wait))}` : "refuse"
+    },
+    order: [{ inside: "Auth", because: "whoever is refused must not take a key" }]
+  }, (next) => {
+    /** Runs the handler under a claim. */
+    const owned = (message: M, store: IdempotencyStore["Service"], id: string, token: number): Returns => {
+      const { channel } = message
+      const lost = () => Exit.fail(new IdempotencyLost({ channel }))
+      const release = Effect.suspend(() => Effect.ignore(store.release(id, token)))
+
+      const complete = (answer: Middleware.Result): Middleware.Returns<IdempotencyError> =>
+        isDone(answer)
+          ? Effect.flatMapEager(
+            codec.write(answer),
+            (bytes) =>
+              Effect.flatMapEager(
+                store.complete(id, token, bytes, keep),
+                (isKept): Middleware.Returns<IdempotencyError> => isKept ? Exit.succeed(answer) : lost()
+              )
+          )
+          : Effect.as(release, answer)
+
+      let isCompleting = false
+
+      /** Never completes; fails when the claim is not this handler's any more, or nobody knows whether it is. */
+      const beat = (unheard: number): Effect.Effect<never, IdempotencyLost> =>
+        Effect.flatMap(
+          Effect.sleep(lease / 3),
+          () =>
+            Effect.matchEffect(Effect.suspend(() => store.extend(id, token, lease)), {
+              // an answer that is kept while its claim is extended ends the claim, and nothing is lost
+              onSuccess: (isHeld): Effect.Effect<never, IdempotencyLost> => isHeld || isCompleting ? beat(0) : lost(),
+              onFailure: () => unheard === 2 ? lost() : beat(unheard + 1)
+            })
+        )
+
+      /** The handler and the keeping of its answer, or neither. */
+      const together = (within: NonNullable<IdempotencyStore["Service"]["transaction"]>): Returns => {
+        const handled = Effect.suspend(() => next(message))
+        const kept = Effect.flatMap(handled, (answer): Middleware.Returns<IdempotencyError | Unfinished> => {
+          if (!isDone(answer)) return Exit.fail(new Unfinished(answer))
+          isCompleting = true
+          return complete(answer)
+        })
+        return Effect.catch(
+          within(kept),
+          (error): Returns => error instanceof Unfinished ? Effect.as(release, error.answer) : Exit.fail(error)
+        )
+      }
+
+      const { transaction } = store
+      const result = transaction === undefined ? next(message) : together(transaction)
+      if (Eager.isDone(result)) {
+        return result._tag === "Success" ? complete(result.value) : Effect.andThen(release, result)
+      }
+      let pending = true
+      // the chain may be interrupted before its first step: then only the hook knows of the claim
+      message.after(() => pending ? release : undefined)
+      return Effect.uninterruptibleMask((restore) =>
+        Effect.flatMap(Effect.exit(restore(Effect.raceFirst(result, beat(0)))), (exit): Returns => {
+          pending = false
+          if (exit._tag === "Failure") return Effect.andThen(release, exit)
+          return transaction === undefined ? restore(complete(exit.value)) : exit
+        })
+      )
+    }
+
+    const decide = (
+      message: M,
+      store: IdempotencyStore["Service"],
+      request: Request,
+      claim: Claim | typeof unclaimed,
+      waited: number,
+      step: number
+    ): Returns => {
+      switch (claim._tag) {
+        case "Unclaimed":
+          return next(message)
+        case "Claimed":
+          return owned(message, store, request.key, claim.token)
+        case "Completed":
+          // the answer of a handler like this one
+          return codec.read(claim.result) as Returns
+        case "Reused":
+          return Exit.fail(new IdempotencyRefused({ channel: message.channel, reason: "reused" }))
+        case "Running": {
+          if (waited >= wait) {
+            return Exit.fail(
+              new IdempotencyRunning({ channel: message.channel, retryAfter: Duration.millis(Math.ceil(claim.left)) })
+            )
+          }
+          // a store that counts whole milliseconds may say that none is left, and mean a part of one
+          const pause = Math.min(step, wait - waited, Math.max(1, claim.left))
+          return Effect.flatMap(
+            Effect.sleep(pause),
+            () => ask(message, store, request, waited + pause, Math.min(step * 2, looks.last))
+          )
+        }
+      }
+    }
+
+    const ask = (
+      message: M,
+      store: IdempotencyStore["Service"],
+      request: Request,
+      waited: number,
+      step: number
+    ): Returns => {
+      const claim = store.claim(request)
+      const safe = unavailable === "run" ? Effect.catchEager(claim, () => Exit.succeed(unclaimed)) : claim
+      return Effect.flatMapEager(safe, (found) => decide(message, store, request, found, waited, step))
+    }
+
+    return (message): Returns => {
+      const own = key(message)
+      if (own === undefined && missing === "run") return next(message)
+      if (own === undefined || own === "" || own.length > longestKey) {
+        const reason = own === undefined ? "missing" : "invalid"
+        return Exit.fail(new IdempotencyRefused({ channel: message.channel, reason }))
+      }
+      const request: Request = {
+        key: `${placeOf(message)}\n${caller?.(message) ?? ""}\n${own}`,
+        fingerprint: fingerprint(message) ?? "",
+        lease
+      }
+      return Effect.flatMapEager(
+        Eager.service(IdempotencyStore),
+        (store) => ask(message, store, request, 0, looks.first)
+      )
+    }
+  })
+  // what is answered is the type of `answer`, which the marks do not know
+}) as unknown as Build
+
+type Returns = Middleware.Returns<IdempotencyError, IdempotencyStore>

@@ -1,0 +1,78 @@
+/**
+ * What all ways of publishing an answer share.
+ */
+import { Effect, Exit } from "effect"
+import * as Publisher from "../broker/Publisher.ts"
+import type { Message, Outgoing } from "../model/Message.ts"
+import * as Outcome from "../model/Outcome.ts"
+import * as Description from "../pipeline/Description.ts"
+import * as Middleware from "../pipeline/Middleware.ts"
+import type { Options } from "./Publish.ts"
+
+/** Names of the headers that link a message to the one that caused it. */
+export const names = {
+  /** One id for all messages of one request or process; copied. */
+  correlation: "correlation-id",
+  /** The message that caused this one: its `message-id`, else `CHANNEL/PARTITION/POSITION`. */
+  causation: "causation-id",
+  message: "message-id",
+  /** The channel that an answer is wanted on. */
+  replyTo: "reply-to"
+} as const
+
+const order: Description.Description["order"] = [
+  { inside: "Retry", because: "outside it, a publish that fails is not tried again" },
+  { inside: "DeadLetter", because: "outside it, a message whose answer cannot be published is not dead-lettered" }
+]
+
+/** The headers of a published answer: its links, and over them its own. */
+export const headersOf = <P>(
+  options: Options<P>,
+  answer: P,
+  message: Message<unknown>,
+  correlation: string | undefined
+) => {
+  const headers: Record<string, string> = Object.create(null)
+  if (correlation !== undefined) headers[names.correlation] = correlation
+  headers[names.causation] = message.headers[names.message] ??
+    `${message.channel}/${message.partition}/${message.position}`
+  const own = typeof options.headers === "function" ? options.headers(answer, message) : options.headers
+  for (const name in own) headers[name.toLowerCase()] = own[name]!
+  return headers
+}
+
+type Build<P> = (answer: P, message: Message<unknown>) => Outgoing<P> | undefined
+
+/** Publishes an answer as the message that it is built into. */
+export const wrap = <P, E, R>(
+  description: Pick<Description.Description, "shows">,
+  send: (outgoing: Outgoing<P>) => Effect.Effect<void, E, R>,
+  build: Build<P>
+) =>
+  publishing(description, (answer: P, message): Effect.Effect<void, E, R> | undefined => {
+    const outgoing = build(answer, message)
+    return outgoing === undefined ? undefined : send(outgoing)
+  })
+
+/** Publishes an answer that is no outcome, however that is done. */
+export const publishing = <P, E, R>(
+  description: Pick<Description.Description, "shows">,
+  send: (answer: P, message: Message<unknown>) => Effect.Effect<void, E, R> | undefined
+) =>
+  Middleware.make<{ message: Message<unknown> }>()(
+    { name: "Publish", stage: "publish", shows: description.shows, order },
+    (next) => (message) =>
+      Effect.flatMapEager(next(message), (answer): Middleware.Returns<E | Publisher.EncodeError, R> => {
+        // the mark stands for the handler's answer, which the type of `middleware` demands
+        const value = answer as P | Outcome.Outcome
+        if (Outcome.isOutcome(value)) return Exit.succeed(answer)
+        const sent = Publisher.attempt(() => send(value, message) ?? Exit.void)
+        return Effect.mapEager(sent, () => answer)
+      })
+  )
+
+/** The publish middlewares of a sender, by name. */
+export const steps = (target: Description.Described): ReadonlyArray<string> | undefined => {
+  const found = Description.of(target).slice(0, -1).map((description) => description.name)
+  return found.length === 0 ? undefined : found
+}

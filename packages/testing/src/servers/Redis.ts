@@ -1,0 +1,197 @@
+import { Context, type Duration, Effect, Layer, Redacted, type Scope } from "effect"
+import { execFileSync } from "node:child_process"
+import { writeFileSync } from "node:fs"
+import { join } from "node:path"
+import { findTool, type Probe } from "./process.ts"
+import { borrowed, own as ownServer, type Server as RunningServer, ServerFailed, ServerUnavailable } from "./Server.ts"
+
+/** A Redis server; `url` is what clients take. */
+export interface RedisServer extends RunningServer {
+  readonly host: string
+  readonly port: number
+  /** `redis://host:port`, with `user:password@` where there is a password. */
+  readonly url: Redacted.Redacted<string>
+  /** `host:port` of the TLS listener, where one was asked for. */
+  readonly tlsAddress: string | undefined
+}
+
+/** How a server is started; each may be left out. */
+export interface Options {
+  /** The folder of `redis-server`; default: the PATH. */
+  readonly bin?: string
+  /** The password of the user `default`; default none. */
+  readonly password?: string
+  /** Users beside it, by name, each with its password and its rules as `ACL SETUSER` takes them; default none. */
+  readonly users?: Readonly<Record<string, { readonly password: string; readonly rules: ReadonlyArray<string> }>>
+  /** A second listener that speaks TLS, by the files of its certificates; `clients` says whether they need one, too. */
+  readonly tls?: {
+    readonly certFile: string
+    readonly keyFile: string
+    readonly caFile: string
+    readonly clients: "required" | "optional"
+  }
+  /** Settings of the server, as in redis.conf; default none. */
+  readonly settings?: Readonly<Record<string, string>>
+  /** How long it may take until it answers; default 10 seconds. */
+  readonly startTimeout?: Duration.Input
+}
+
+/** What is taken where an option is left out. */
+export const defaults = { users: {}, settings: {}, startTimeout: "10 seconds" } as const satisfies Options
+
+const name = "Redis"
+
+// An inline command. Who must prove who it is first hears -NOAUTH, which is an answer too; -LOADING is none.
+const hello = Buffer.from("PING\r\n")
+const probe = (host: string, port: number): Probe => ({
+  host,
+  port,
+  hello,
+  isAnswer: (reply) => /^(\+PONG|-NOAUTH)/.test(reply.toString("latin1"))
+})
+
+const quoted = (value: string): string => `"${value.replace(/["\\]/g, "\\$&")}"`
+
+/** The file holds passwords, which a command line would show to every user of the machine. */
+const settingsOf = (folder: string, ports: ReadonlyArray<number>, options: Options): string => {
+  const { password, settings, tls, users = {} } = options
+  const [port = 0, tlsPort = 0] = ports
+  const lines = Object.entries({
+    bind: "127.0.0.1",
+    port: `${port}`,
+    dir: quoted(folder),
+    save: `""`,
+    // what was confirmed survives the end of the process, however it ends
+    appendonly: "yes",
+    appendfsync: "always",
+    ...settings
+  }).map(([key, value]) => `${key} ${value}`)
+  if (tls !== undefined) {
+    lines.push(
+      `tls-port ${tlsPort}`,
+      `tls-cert-file ${quoted(tls.certFile)}`,
+      `tls-key-file ${quoted(tls.keyFile)}`,
+      `tls-ca-cert-file ${quoted(tls.caFile)}`,
+      `tls-auth-clients ${tls.clients === "required" ? "yes" : "optional"}`
+    )
+  }
+  if (password !== undefined) lines.push(`requirepass ${quoted(password)}`)
+  for (const [user, { password, rules }] of Object.entries(users)) {
+    lines.push(`user ${user} on ${quoted(`>${password}`)} ${rules.join(" ")}`)
+  }
+  return `${lines.join("\n")}\n`
+}
+
+const address = (host: string, port: number, user: string, password: string | undefined) => ({
+  host,
+  port,
+  url: Redacted.make(
+    password === undefined
+      ? `redis://${host}:${port}`
+      : `redis://${encodeURIComponent(user)}:${encodeURIComponent(password)}@${host}:${port}`
+  )
+})
+
+/**
+ * Starts a Redis of its own on free ports, with its data in a temporary folder and an append-only file that keeps what was
+ * confirmed; closing the scope kills it and removes the data.
+ *
+ * Fails with `ServerUnavailable` if `redis-server` is missing, and with `ServerFailed` if it does not answer in time.
+ */
+export const own = (
+  options: Options = {}
+): Effect.Effect<RedisServer, ServerUnavailable | ServerFailed, Scope.Scope> =>
+  Effect.gen(function*() {
+    const command = findTool("redis-server", options.bin === undefined ? [] : [options.bin])
+    if (command === undefined) {
+      return yield* new ServerUnavailable({
+        server: name,
+        tool: "redis-server",
+        message:
+          `${name} needs redis-server: install it (on Debian: apt-get install redis-server), or set MILLRACE_REDIS=redis://user:password@host:port to use a running one.`
+      })
+    }
+    const version = yield* Effect.try({
+      try: () => /v=([\d.]+)/.exec(execFileSync(command, ["--version"], { encoding: "utf8" }))?.[1] ?? "",
+      catch: (cause) => new ServerFailed({ server: name, logs: "", message: `${name} does not run: ${String(cause)}` })
+    })
+    let ports: ReadonlyArray<number> = []
+    const server = yield* ownServer({
+      name: `${name} ${version}`,
+      ports: 2,
+      startTimeout: options.startTimeout ?? defaults.startTimeout,
+      prepare: () => Effect.void,
+      program: (folder, free) => {
+        ports = free
+        const file = join(folder, "redis.conf")
+        writeFileSync(file, settingsOf(folder, free, options), { mode: 0o600 })
+        return { command, args: [file], stopSignal: "SIGTERM", probe: probe("127.0.0.1", free[0] ?? 0) }
+      }
+    })
+    return {
+      ...server,
+      ...address("127.0.0.1", ports[0] ?? 0, "default", options.password),
+      tlsAddress: options.tls === undefined ? undefined : `localhost:${ports[1]}`
+    }
+  })
+
+/**
+ * A Redis that runs already, by its `redis://user:password@host:port`; it is asked once if it answers. Stopping, killing and
+ * restarting it fail with `ServerNotOwned`, whose message ends with `whose`.
+ */
+export const existing = (
+  url: Redacted.Redacted<string>,
+  whose = "it was started by somebody else; use Redis.own for one that may be stopped."
+): Effect.Effect<RedisServer, ServerFailed> =>
+  Effect.suspend(() => {
+    const parsed = URL.parse(Redacted.value(url))
+    if (parsed === null || parsed.protocol !== "redis:" || parsed.hostname === "") {
+      return Effect.fail(
+        new ServerFailed({
+          server: name,
+          logs: "",
+          message: "Redis's address is redis://user:password@host:port, and this is not."
+        })
+      )
+    }
+    const port = Number(parsed.port || 6379)
+    return Effect.map(borrowed(name, probe(parsed.hostname, port), whose), (server) => ({
+      ...server,
+      host: parsed.hostname,
+      port,
+      url,
+      tlsAddress: undefined
+    }))
+  })
+
+/**
+ * The Redis that the environment variable `MILLRACE_REDIS=redis://user:password@host:port` names, and an own copy (see
+ * {@link own}) where it is not set. The options are those of the own copy.
+ *
+ * @example
+ * ```ts
+ * import { Redis } from "@millrace/testing/servers"
+ * import { Effect } from "effect"
+ *
+ * const program = Effect.scoped(Effect.gen(function*() {
+ *   const redis = yield* Redis.make()
+ *   yield* Effect.log(redis.address)
+ * }))
+ * ```
+ */
+export const make = (
+  options: Options = {}
+): Effect.Effect<RedisServer, ServerUnavailable | ServerFailed, Scope.Scope> =>
+  Effect.suspend(() => {
+    const url = process.env["MILLRACE_REDIS"]
+    return url
+      ? existing(Redacted.make(url), "MILLRACE_REDIS names it, so it is not ours to start or stop.")
+      : own(options)
+  })
+
+/** The Redis of a test, as a service. */
+export class Server extends Context.Service<Server, RedisServer>()("@millrace/testing/servers/Redis/Server") {}
+
+/** {@link make} as a layer: the server lives as long as the layer. */
+export const layer = (options: Options = {}): Layer.Layer<Server, ServerUnavailable | ServerFailed> =>
+  Layer.effect(Server, make(options))
