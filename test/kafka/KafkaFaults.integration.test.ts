@@ -1,87 +1,12 @@
 import { it } from "@effect/vitest"
 import { Broker, Channel, type Message, Subscription } from "@millrace/core"
-import { Kafka, KafkaAdmin } from "@millrace/kafka"
+import { type Kafka, KafkaAdmin } from "@millrace/kafka"
 import { Kafka as Servers } from "@millrace/testing/servers"
-import { ConfigProvider, Effect, Exit, Layer, Logger, Redacted, References } from "effect"
-import { execFile } from "node:child_process"
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
+import { ConfigProvider, Effect, Exit, Fiber, Layer, Stream } from "effect"
 import { createServer, type Server, type Socket } from "node:net"
-import { homedir, tmpdir } from "node:os"
-import { join } from "node:path"
-import { promisify } from "node:util"
-import { afterAll, expect } from "vitest"
+import { expect } from "vitest"
 import { describeServer } from "../services/describe.ts"
-import { contents, eventually, fresh, layerOf, optionsOf, outgoing, textOf } from "./support.ts"
-
-const run = promisify(execFile)
-
-const password = "s3cret/p@ss:w%rd"
-const encoded = encodeURIComponent(password)
-
-const folder = mkdtempSync(join(tmpdir(), "kafka-certificates-"))
-afterAll(() => rmSync(folder, { recursive: true }))
-
-/** An authority, and a certificate of it for the loopback interface. */
-const certificates = async () => {
-  const openssl = (...args: ReadonlyArray<string>) => run("openssl", args, { cwd: folder })
-  const curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
-  await openssl("req", "-x509", ...curve, "-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=test-ca", "-days", "2")
-  await openssl("req", ...curve, "-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=localhost")
-  writeFileSync(join(folder, "names"), "subjectAltName=DNS:localhost,IP:127.0.0.1\nextendedKeyUsage=serverAuth\n")
-  const ca = ["-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", "names"]
-  await openssl("x509", "-req", "-in", "server.csr", "-out", "server.crt", ...ca)
-  writeFileSync(
-    join(folder, "server.pem"),
-    readFileSync(join(folder, "server.key"), "utf8") + readFileSync(join(folder, "server.crt"), "utf8")
-  )
-}
-
-const plainModule =
-  `org.apache.kafka.common.security.plain.PlainLoginModule required user_app="${password}" user_poor="n0 rights";`
-const scramModule = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
-
-const secure = Effect.andThen(
-  Effect.promise(certificates),
-  Servers.own({
-    listeners: { SASL: "SASL_PLAINTEXT", TLS: "SSL", BOTH: "SASL_SSL" },
-    properties: {
-      "sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-256",
-      "listener.name.sasl.plain.sasl.jaas.config": plainModule,
-      "listener.name.sasl.scram-sha-256.sasl.jaas.config": scramModule,
-      "listener.name.both.plain.sasl.jaas.config": plainModule,
-      "listener.name.both.scram-sha-256.sasl.jaas.config": scramModule,
-      "ssl.keystore.type": "PEM",
-      "ssl.keystore.location": join(folder, "server.pem"),
-      "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-      "super.users": "User:ANONYMOUS;User:app;User:scr"
-    }
-  })
-)
-
-/** Opens the layer for nothing; what it fails with, and how long that took. */
-const refusal = (options: Kafka.Options) =>
-  Effect.gen(function*() {
-    const started = performance.now()
-    const error = yield* Effect.flip(Effect.scoped(Layer.build(Kafka.layer(options))))
-    return { error, took: performance.now() - started }
-  })
-
-const usable = (options: Kafka.Options) =>
-  Effect.gen(function*() {
-    const broker = yield* Broker.Broker
-    const channel = fresh("secure")
-    yield* broker.declare({ channel, partitions: 1 })
-    const seen: Array<string> = []
-    yield* Subscription.run(
-      Subscription.make(
-        Channel.bytes(channel),
-        { group: fresh("group"), name: "h" },
-        (message) => Effect.sync(() => seen.push(textOf(message.payload)))
-      )
-    )
-    yield* broker.publish(outgoing(channel, "through"))
-    yield* eventually(() => seen.length === 1)
-  }).pipe(Effect.scoped, Effect.provide(Kafka.layer(options)))
+import { type Client, clients, contents, eventually, fresh, optionsOf, outgoing, textOf } from "./support.ts"
 
 const listening = (answer: (socket: Socket) => void) =>
   Effect.acquireRelease(
@@ -107,141 +32,15 @@ const listening = (answer: (socket: Socket) => void) =>
       })
   )
 
-describeServer("Kafka with users and certificates", secure, (kafka) => {
-  const listener = (name: string) => kafka().listeners[name]!
-
-  it.live("plain users, certificates and both are let in", () =>
+const inTrouble = (client: Client) => (kafka: () => Servers.KafkaServer) => {
+  /** Opens the layer for nothing; what it fails with, and how long that took. */
+  const refusal = (options: Kafka.Options) =>
     Effect.gen(function*() {
-      const ca = readFileSync(join(folder, "ca.crt"), "utf8")
-      const sasl = { mechanism: "plain", username: "app", password: Redacted.make(password) } as const
-      yield* usable(optionsOf(kafka(), { brokers: [listener("SASL")], sasl }))
-      yield* usable(optionsOf(kafka(), { brokers: `kafka://app:${encoded}@${listener("SASL")}` }))
-      yield* usable(optionsOf(kafka(), { brokers: listener("TLS"), tls: { ca } }))
-      yield* usable(
-        optionsOf(kafka(), { brokers: `kafkas://app:${encoded}@${listener("BOTH")}?mechanism=PLAIN`, tls: { ca } })
-      )
-    }), 60_000)
+      const started = performance.now()
+      const error = yield* Effect.flip(Effect.scoped(Layer.build(client.layer(options))))
+      return { error, took: performance.now() - started }
+    })
 
-  it.live("users by SCRAM are let in", () =>
-    Effect.gen(function*() {
-      const cache = join(
-        process.env["XDG_CACHE_HOME"] || join(homedir(), ".cache"),
-        "millrace",
-        `kafka-${Servers.version}`
-      )
-      const jars = readdirSync(join(cache, "lib")).map((jar) => join(cache, "lib", jar)).join(":")
-      const java = process.env["JAVA_HOME"] === undefined ? "java" : join(process.env["JAVA_HOME"], "bin/java")
-      const config = ["--alter", "--entity-type", "users", "--entity-name", "scr"]
-      yield* Effect.promise(() =>
-        run(java, [
-          "-cp",
-          jars,
-          "kafka.admin.ConfigCommand",
-          "--bootstrap-server",
-          kafka().address,
-          ...config,
-          "--add-config",
-          "SCRAM-SHA-256=[password=scrpw]"
-        ])
-      )
-      const sasl = { mechanism: "scram-sha-256", username: "scr", password: "scrpw" } as const
-      yield* usable(optionsOf(kafka(), { brokers: listener("SASL"), sasl }))
-      const { error } = yield* refusal({ brokers: listener("SASL"), sasl: { ...sasl, password: "not it" } })
-      expect(error).toMatchObject({ reason: "Credentials", failure: "permanent" })
-    }), 60_000)
-
-  it.live("wrong credentials say so, soon, and nothing of them is in errors or logs", () =>
-    Effect.gen(function*() {
-      const logged: Array<string> = []
-      const log = Logger.layer([
-        Logger.map(Logger.formatJson, (line) => {
-          logged.push(line)
-        })
-      ])
-      const wrong = "wr0ng%pass"
-      const options = { brokers: `kafka://app:${encodeURIComponent(wrong)}@${listener("SASL")}` }
-      const { error, took } = yield* refusal(options).pipe(
-        Effect.provide(log),
-        Effect.provideService(References.MinimumLogLevel, "All")
-      )
-      expect(error).toMatchObject({
-        reason: "Credentials",
-        failure: "permanent",
-        operation: "connect",
-        system: "kafka"
-      })
-      expect(error.message).toBe(
-        `Kafka at ${listener("SASL")} refused user app by SASL PLAIN: check the user, the password and the mechanism.`
-      )
-      expect(took).toBeLessThan(5000)
-      expect(logged.length).toBeGreaterThan(0)
-      const told = [...logged, JSON.stringify(error), String(error.stack), String(error.cause)].join("\n")
-      expect(told).not.toContain(wrong)
-      expect(told).not.toContain(encodeURIComponent(wrong))
-    }))
-
-  it.live("a mechanism that the listener lacks, no credentials at all, and none wanted", () =>
-    Effect.gen(function*() {
-      const lacking = yield* refusal({
-        brokers: listener("SASL"),
-        sasl: { mechanism: "scram-sha-512", username: "app", password }
-      })
-      expect(lacking.error).toMatchObject({ reason: "Credentials" })
-      expect(lacking.error.message).toContain("does not offer SASL SCRAM-SHA-512: set sasl.mechanism")
-      const none = yield* refusal({ brokers: listener("SASL") })
-      expect(none.error).toMatchObject({ reason: "Unreachable", failure: "dependency" })
-      expect(none.error.message).toContain("that tls and sasl are as it wants them")
-      const unwanted = yield* refusal({
-        brokers: kafka().address,
-        sasl: { mechanism: "plain", username: "a", password: "b" }
-      })
-      expect(unwanted.error).toMatchObject({ reason: "Credentials" })
-      expect(unwanted.error.message).toContain("leave sasl out")
-      for (const { took } of [lacking, none, unwanted]) expect(took).toBeLessThan(15_000)
-    }), 60_000)
-
-  it.live(
-    "certificates that do not fit, TLS where there is none, and none where there is TLS",
-    () =>
-      Effect.gen(function*() {
-        const unknown = yield* refusal({ brokers: listener("TLS"), tls: "on" })
-        expect(unknown.error).toMatchObject({ reason: "Credentials", failure: "permanent" })
-        expect(unknown.error.message).toContain("Give tls.ca the authority that signed the broker's")
-        const ca = readFileSync(join(folder, "ca.crt"), "utf8")
-        const other = yield* refusal({ brokers: listener("TLS"), tls: { ca, serverName: "elsewhere.example" } })
-        expect(other.error).toMatchObject({ reason: "Credentials" })
-        const plain = yield* refusal({ brokers: kafka().address, tls: { ca } })
-        expect(plain.error).toMatchObject({ reason: "Unreachable" })
-        expect(plain.error.message).toContain("does not speak TLS as this client does")
-        const tls = yield* refusal({ brokers: listener("TLS") })
-        expect(tls.error).toMatchObject({ reason: "Unreachable" })
-        for (const { took } of [unknown, other, plain, tls]) expect(took).toBeLessThan(15_000)
-      }),
-    60_000
-  )
-
-  it.live("a user without rights is told which", () =>
-    Effect.gen(function*() {
-      const channel = fresh("forbidden")
-      const open = yield* Layer.build(KafkaAdmin.layer(optionsOf(kafka())))
-      const sasl = { mechanism: "plain", username: "poor", password: "n0 rights" } as const
-      yield* Effect.flatMap(KafkaAdmin.KafkaAdmin, (admin) => admin.declare({ channel, partitions: 1 })).pipe(
-        Effect.provide(open)
-      )
-      yield* Effect.gen(function*() {
-        const broker = yield* Broker.Broker
-        const error = yield* Effect.flip(broker.publish(outgoing(channel, "no")))
-        expect(error).toMatchObject({ reason: "Permission", failure: "permanent" })
-        expect(error.message).toBe(`User poor may not use the topic ${channel}: grant it the operation by an ACL.`)
-        const subscription = Subscription.make(Channel.bytes(channel), { group: "g", name: "h" }, () => Effect.void)
-        expect(yield* Effect.flip(Effect.scoped(Subscription.run(subscription)))).toMatchObject({
-          reason: "Permission"
-        })
-      }).pipe(Effect.provide(Kafka.layer(optionsOf(kafka(), { brokers: listener("SASL"), sasl }))))
-    }).pipe(Effect.scoped), 60_000)
-})
-
-describeServer("Kafka that is not there", Servers.own(), (kafka) => {
   it.live(
     "no server, no such host, a server that speaks something else, one that says nothing",
     () =>
@@ -318,7 +117,7 @@ describeServer("Kafka that is not there", Servers.own(), (kafka) => {
     Effect.gen(function*() {
       const by = (env: Record<string, string>) => {
         const provider = ConfigProvider.layer(ConfigProvider.fromEnv({ env }))
-        return Effect.scoped(Layer.build(Layer.provide(Kafka.layerConfig(), provider)))
+        return Effect.scoped(Layer.build(Layer.provide(client.layerConfig(), provider)))
       }
       yield* by({ KAFKA_BROKERS: kafka().address, KAFKA_CLIENT_ID: "tests", KAFKA_TLS: "off" })
       expect(String(yield* Effect.flip(by({})))).toContain("KAFKA_BROKERS")
@@ -356,7 +155,7 @@ describeServer("Kafka that is not there", Servers.own(), (kafka) => {
         expect(invalid).toMatchObject({ reason: "Invalid" })
         expect(invalid.message).toContain(says)
       }
-    }).pipe(Effect.provide(layerOf(kafka()))))
+    }).pipe(Effect.provide(client.layer(optionsOf(kafka())))))
 
   it.live(
     "X3, X9 the broker is killed and comes back: nothing confirmed is lost, and all of it is handled",
@@ -410,28 +209,29 @@ describeServer("Kafka that is not there", Servers.own(), (kafka) => {
         expect([...confirmed].filter((text) => counts.get(text) === undefined)).toEqual([])
       }).pipe(
         Effect.scoped,
-        Effect.provide(Layer.merge(layerOf(kafka()), KafkaAdmin.layer(optionsOf(kafka()))))
+        Effect.provide(Layer.merge(client.layer(optionsOf(kafka())), client.admin(optionsOf(kafka()))))
       ),
     120_000
   )
 
   it.live("publishing while the broker is away waits for it, and gives up in time", () =>
     Effect.gen(function*() {
-      const broker = yield* Broker.Broker
       const channel = fresh("away")
-      yield* broker.declare({ channel, partitions: 1 })
-      yield* broker.publish(outgoing(channel, "before"))
+      const impatient = yield* client.driver(optionsOf(kafka(), { producer: { retryFor: "3 seconds" } }))
+      const patient = yield* client.driver(optionsOf(kafka(), { producer: { retryFor: "1 minute" } }))
+      yield* patient.declare({ channel, partitions: 1 })
+      yield* impatient.publish([outgoing(channel, "before")])
       yield* kafka().stop
       const started = performance.now()
-      const error = yield* Effect.flip(broker.publish(outgoing(channel, "never")))
+      const error = yield* Effect.flip(impatient.publish([outgoing(channel, "never")]))
       expect(error.retriable).toBe(true)
       expect(performance.now() - started).toBeLessThan(40_000)
-      const waiting = yield* Effect.forkChild(broker.publish(outgoing(channel, "after")))
+      const waiting = yield* Effect.forkChild(patient.publish([outgoing(channel, "after")]))
       yield* kafka().start
-      yield* eventually(() => waiting.pollUnsafe() !== undefined)
-      expect(yield* Effect.exit(Effect.flatten(Effect.sync(() => waiting.pollUnsafe()!)))).toEqual(Exit.void)
-      const texts = (yield* contents(channel)).map((delivery) => textOf(delivery.raw))
-      expect(texts).toContain("before")
-      expect(texts).toContain("after")
-    }).pipe(Effect.provide(layerOf(kafka(), { producer: { retryFor: "3 seconds" } }))), 120_000)
-})
+      yield* Fiber.join(waiting)
+      const found = yield* Stream.runCollect(patient.browse(channel))
+      expect(found.map((delivery) => textOf(delivery.raw))).toEqual(["before", "after"])
+    }).pipe(Effect.scoped), 120_000)
+}
+
+for (const client of clients) describeServer(`Kafka in trouble by ${client.name}`, Servers.own(), inTrouble(client))

@@ -1,11 +1,11 @@
 import { it } from "@effect/vitest"
 import { Broker } from "@millrace/core"
-import { Kafka } from "@millrace/kafka"
+import type { Kafka as Servers } from "@millrace/testing/servers"
 import { Effect, Exit } from "effect"
 import { Kafka as KafkaJs, logLevel, Partitioners } from "kafkajs"
 import { expect } from "vitest"
 import { describeKafka } from "../services/describe.ts"
-import { bytes, contents, fresh, layerOf, optionsOf, outgoing, textOf } from "./support.ts"
+import { bytes, classic, type Client, contents, fresh, kafkajs, optionsOf, outgoing, textOf } from "./support.ts"
 
 const declared = (partitions: number) =>
   Effect.gen(function*() {
@@ -15,7 +15,7 @@ const declared = (partitions: number) =>
     return { broker, channel }
   })
 
-describeKafka("F17 publishing to Kafka", (kafka) => {
+const publishing = (client: Client) => (kafka: () => Servers.KafkaServer) => {
   it.live("keeps body, key, headers and native fields, byte for byte", () =>
     Effect.gen(function*() {
       const { broker, channel } = yield* declared(1)
@@ -64,7 +64,7 @@ describeKafka("F17 publishing to Kafka", (kafka) => {
       expect(third!.key).toBe("k")
       expect(fourth!.tombstone).toBe(false)
       expect(fourth!.key).toBeUndefined()
-    }).pipe(Effect.provide(layerOf(kafka()))))
+    }).pipe(Effect.provide(client.layer(optionsOf(kafka())))))
 
   it.live("what one caller publishes keeps its order, over many requests", () =>
     Effect.gen(function*() {
@@ -73,7 +73,7 @@ describeKafka("F17 publishing to Kafka", (kafka) => {
       const all = Array.from({ length: 3000 }, (_, i) => `${i}-${body}`)
       yield* broker.publishAll(all.map((text) => outgoing(channel, text)))
       expect((yield* contents(channel)).map((delivery) => textOf(delivery.raw))).toEqual(all)
-    }).pipe(Effect.provide(layerOf(kafka()))))
+    }).pipe(Effect.provide(client.layer(optionsOf(kafka())))))
 
   it.live("keys go where Java's clients put them", () =>
     Effect.gen(function*() {
@@ -92,7 +92,7 @@ describeKafka("F17 publishing to Kafka", (kafka) => {
         const message = { key: Buffer.from(delivery.keyBytes!), value: null }
         expect(delivery.partition).toBe(choose({ topic: channel, partitionMetadata, message }))
       }
-    }).pipe(Effect.provide(layerOf(kafka()))))
+    }).pipe(Effect.provide(client.layer(optionsOf(kafka())))))
 
   it.live("many callers at once share requests, and each is confirmed", () =>
     Effect.gen(function*() {
@@ -104,7 +104,7 @@ describeKafka("F17 publishing to Kafka", (kafka) => {
       )
       const found = (yield* contents(channel)).map((delivery) => Number(textOf(delivery.raw)))
       expect(found.sort((a, b) => a - b)).toEqual(Array.from({ length: 5000 }, (_, i) => i))
-    }).pipe(Effect.provide(layerOf(kafka()))))
+    }).pipe(Effect.provide(client.layer(optionsOf(kafka())))))
 
   it.live("a topic that is missing is refused at once, and no other caller's message with it", () =>
     Effect.gen(function*() {
@@ -125,7 +125,7 @@ describeKafka("F17 publishing to Kafka", (kafka) => {
       expect(name).toMatchObject({ reason: "Invalid" })
       expect(name.message).toContain("at most 249 letters")
       expect((yield* contents(channel)).map((delivery) => textOf(delivery.raw)).sort()).toEqual(["a", "c"])
-    }).pipe(Effect.provide(layerOf(kafka()))))
+    }).pipe(Effect.provide(client.layer(optionsOf(kafka())))))
 
   it.live("a topic that is missing is made where that was asked for", () =>
     Effect.gen(function*() {
@@ -133,7 +133,7 @@ describeKafka("F17 publishing to Kafka", (kafka) => {
       const channel = fresh("made")
       yield* broker.publish(outgoing(channel, "a"))
       expect((yield* contents(channel)).map((delivery) => textOf(delivery.raw))).toEqual(["a"])
-    }).pipe(Effect.provide(layerOf(kafka(), { missingTopics: "create" }))))
+    }).pipe(Effect.provide(client.layer(optionsOf(kafka(), { missingTopics: "create" })))))
 
   it.live("a message that is too large fails alone, and what follows is neither lost nor written twice", () =>
     Effect.gen(function*() {
@@ -153,7 +153,7 @@ describeKafka("F17 publishing to Kafka", (kafka) => {
       )
       expect(together.map(Exit.isSuccess)).toEqual([true, false, true])
       expect((yield* contents(channel)).map((delivery) => textOf(delivery.raw))).toEqual([...all, "a", "b"])
-    }).pipe(Effect.provide(layerOf(kafka()))))
+    }).pipe(Effect.provide(client.layer(optionsOf(kafka())))))
 
   it.live("a body that no request can hold is refused without being sent", () =>
     Effect.gen(function*() {
@@ -162,7 +162,7 @@ describeKafka("F17 publishing to Kafka", (kafka) => {
       expect(error).toMatchObject({ reason: "TooLarge" })
       expect(error.message).toContain("100 MiB")
       yield* broker.publish(outgoing(channel, "after"))
-    }).pipe(Effect.provide(layerOf(kafka()))))
+    }).pipe(Effect.provide(client.layer(optionsOf(kafka())))))
 
   it.live("compresses where it is told to", () =>
     Effect.gen(function*() {
@@ -173,17 +173,19 @@ describeKafka("F17 publishing to Kafka", (kafka) => {
       yield* Effect.promise(() => admin.connect())
       yield* Effect.promise(() => admin.disconnect())
       expect((yield* contents(channel)).map((delivery) => textOf(delivery.raw))).toEqual([text, text])
-    }).pipe(Effect.provide(layerOf(kafka(), { producer: { compression: "gzip" } }))))
+    }).pipe(Effect.provide(client.layer(optionsOf(kafka(), { producer: { compression: "gzip" } })))))
 
   it.live("closing the layer writes what has gathered", () =>
     Effect.gen(function*() {
       const { channel } = yield* declared(1)
       yield* Effect.gen(function*() {
-        const driver = yield* Kafka.driver(optionsOf(kafka()))
+        const driver = yield* client.driver(optionsOf(kafka()))
         for (let i = 0; i < 100; i++) {
           yield* Effect.forkDetach(driver.publish([outgoing(channel, String(i))]), { startImmediately: true })
         }
       }).pipe(Effect.scoped)
       expect(yield* contents(channel)).toHaveLength(100)
-    }).pipe(Effect.provide(layerOf(kafka()))))
-})
+    }).pipe(Effect.provide(client.layer(optionsOf(kafka())))))
+}
+
+for (const client of [kafkajs, classic]) describeKafka(`F17 publishing to Kafka by ${client.name}`, publishing(client))

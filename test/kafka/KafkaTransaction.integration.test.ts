@@ -1,15 +1,32 @@
 import { it } from "@effect/vitest"
 import { Broker } from "@millrace/core"
-import { Kafka, KafkaAdmin, KafkaTransaction } from "@millrace/kafka"
+import { KafkaAdmin, KafkaTransaction } from "@millrace/kafka"
+import type { Kafka as Servers } from "@millrace/testing/servers"
 import { Effect, Exit, Fiber, Layer, Scope, Stream } from "effect"
 import { expect } from "vitest"
 import { describeKafka } from "../services/describe.ts"
-import { contents, eventually, fresh, layerOf, optionsOf, outgoing, Recorder, textOf } from "./support.ts"
+import {
+  classic,
+  type Client,
+  contents,
+  eventually,
+  fresh,
+  kafkajs,
+  optionsOf,
+  outgoing,
+  plain,
+  Recorder,
+  textOf
+} from "./support.ts"
 
-describeKafka("Kafka transactions", (kafka) => {
-  const transactions = (transactionalId: string) => KafkaTransaction.layer({ ...optionsOf(kafka()), transactionalId })
+const inTransactions = (client: Client) => (kafka: () => Servers.KafkaServer) => {
+  const transactions = (transactionalId: string) => client.transaction({ ...optionsOf(kafka()), transactionalId })
   const layers = () =>
-    Layer.mergeAll(layerOf(kafka()), KafkaAdmin.layer(optionsOf(kafka())), transactions(fresh("transactional")))
+    Layer.mergeAll(
+      client.layer(optionsOf(kafka())),
+      client.admin(optionsOf(kafka())),
+      transactions(fresh("transactional"))
+    )
 
   const made = Effect.gen(function*() {
     const admin = yield* KafkaAdmin.KafkaAdmin
@@ -20,11 +37,11 @@ describeKafka("Kafka transactions", (kafka) => {
 
   const taken = (channel: string, group: string, count: number) =>
     Effect.gen(function*() {
-      const driver = yield* Kafka.driver(optionsOf(kafka()))
+      const driver = yield* client.driver(optionsOf(kafka()))
       const recorder = new Recorder()
       const scope = yield* Scope.fork(yield* Effect.scope)
       const fiber = yield* Effect.forkDetach(
-        Scope.provide(driver.consume({ channel, group, handler: "t", from: "earliest", batch: 100 }, recorder), scope)
+        Scope.provide(driver.consume({ ...plain, channel, group }, recorder), scope)
       )
       yield* eventually(() => recorder.taken.length >= count)
       yield* Fiber.interrupt(fiber)
@@ -108,9 +125,9 @@ describeKafka("Kafka transactions", (kafka) => {
       const error = yield* Effect.flip(Effect.scoped(Layer.build(transactions(""))))
       expect(error).toMatchObject({ reason: "Invalid" })
     }))
-})
+}
 
-describeKafka("browsing and looking after Kafka", (kafka) => {
+const lookingAfter = (client: Client) => (kafka: () => Servers.KafkaServer) => {
   it.live(
     "browsing reads what is there and nothing more, consumes nothing and leaves nothing",
     () =>
@@ -142,7 +159,7 @@ describeKafka("browsing and looking after Kafka", (kafka) => {
         expect(added.filter((group) => group.startsWith("millrace-browse"))).toEqual([])
         const error = yield* Effect.flip(Stream.runDrain(broker.browse(fresh("missing"))))
         expect(error).toMatchObject({ reason: "NotFound", operation: "browse" })
-      }).pipe(Effect.provide(Layer.merge(layerOf(kafka()), KafkaAdmin.layer(optionsOf(kafka()))))),
+      }).pipe(Effect.provide(Layer.merge(client.layer(optionsOf(kafka())), client.admin(optionsOf(kafka()))))),
     60_000
   )
 
@@ -164,8 +181,8 @@ describeKafka("browsing and looking after Kafka", (kafka) => {
         expect(found.at(-1)!.position).toBeGreaterThan(3)
       }).pipe(
         Effect.provide(Layer.merge(
-          layerOf(kafka()),
-          KafkaTransaction.layer({ ...optionsOf(kafka()), transactionalId: fresh("transactional") })
+          client.layer(optionsOf(kafka())),
+          client.transaction({ ...optionsOf(kafka()), transactionalId: fresh("transactional") })
         ))
       ),
     60_000
@@ -201,5 +218,10 @@ describeKafka("browsing and looking after Kafka", (kafka) => {
       for (const again of [admin.deleteTopic(channel), admin.positions(channel), admin.lag(group, channel)]) {
         expect(yield* Effect.flip(again)).toMatchObject({ reason: "NotFound" })
       }
-    }).pipe(Effect.provide(Layer.merge(layerOf(kafka()), KafkaAdmin.layer(optionsOf(kafka()))))), 60_000)
-})
+    }).pipe(Effect.provide(Layer.merge(client.layer(optionsOf(kafka())), client.admin(optionsOf(kafka()))))), 60_000)
+}
+
+for (const client of [kafkajs, classic]) {
+  describeKafka(`Kafka transactions by ${client.name}`, inTransactions(client))
+  describeKafka(`browsing and looking after Kafka by ${client.name}`, lookingAfter(client))
+}

@@ -7,9 +7,11 @@ import {
   type NativeParts,
   Outgoing
 } from "@millrace/core"
-import { Kafka } from "@millrace/kafka"
+import { Kafka, KafkaAdmin, KafkaTransaction } from "@millrace/kafka"
+import * as KafkaPlatformatic from "@millrace/kafka/KafkaPlatformatic"
 import type { Kafka as Servers } from "@millrace/testing/servers"
 import { Effect, type Exit, type Layer, Stream } from "effect"
+import { Base, type consumerGroupDescribeV0, kGetApi, kGetBootstrapConnection } from "@platformatic/kafka"
 import { type Cluster, Kafka as KafkaJs, logLevel, PartitionAssigners } from "kafkajs"
 
 const encoder = new TextEncoder()
@@ -48,7 +50,8 @@ export const outgoing = (
 export const quick: Kafka.Options["consumer"] = {
   heartbeatInterval: "250 millis",
   sessionTimeout: "6 seconds",
-  maximumWait: "100 millis"
+  maximumWait: "100 millis",
+  metadataMaxAge: "500 millis"
 }
 
 export const optionsOf = (server: Servers.KafkaServer, more?: Partial<Kafka.Options>): Kafka.Options => ({
@@ -56,6 +59,90 @@ export const optionsOf = (server: Servers.KafkaServer, more?: Partial<Kafka.Opti
   consumer: quick,
   ...more
 })
+
+/** Takes every member out of a group of the classic protocol behind its back, as a session that has run out does. */
+const removeClassic = async (brokers: Array<string>, groupId: string): Promise<void> => {
+  const client = new KafkaJs({ brokers, logLevel: logLevel.NOTHING })
+  const admin = client.admin()
+  await admin.connect()
+  const { groups } = await admin.describeGroups([groupId])
+  await admin.disconnect()
+  let cluster: Cluster | undefined
+  const consumer = client.consumer({
+    groupId,
+    partitionAssigners: [(config) => {
+      cluster = config.cluster
+      return PartitionAssigners.roundRobin(config)
+    }]
+  })
+  await consumer.connect()
+  await cluster!.refreshMetadata()
+  // kafkajs's types leave out what its brokers can do beside what its users need
+  const coordinator = await cluster!.findGroupCoordinator({ groupId }) as unknown as {
+    leaveGroup(request: { readonly groupId: string; readonly memberId: string }): Promise<unknown>
+  }
+  for (const { memberId } of groups[0]!.members) await coordinator.leaveGroup({ groupId, memberId })
+  await consumer.disconnect()
+}
+
+/** The same for the protocol "consumer". */
+const removeConsumers = async (brokers: Array<string>, group: string): Promise<void> => {
+  const base = new Base({ clientId: "test", bootstrapBrokers: brokers })
+  const ask = <A>(name: string, ...args: ReadonlyArray<unknown>): Promise<A> =>
+    new Promise((resolve, reject) =>
+      base[kGetBootstrapConnection]((_, connection) =>
+        base[kGetApi]<Array<unknown>, A>(name, (_, api) => api!.async(connection!, ...args).then(resolve, reject))
+      )
+    )
+  const { groups } = await ask<consumerGroupDescribeV0.ConsumerGroupDescribeResponse>(
+    "ConsumerGroupDescribe",
+    [group],
+    false
+  )
+  await ask("LeaveGroup", group, groups[0]!.members.map(({ memberId }) => ({ memberId })))
+  await base.close()
+}
+
+/** A client library that the package runs on, and how. */
+export interface Client {
+  readonly name: string
+  readonly driver: (options: Kafka.Options) => ReturnType<typeof Kafka.driver>
+  readonly layer: (options: Kafka.Options) => ReturnType<typeof Kafka.layer>
+  readonly layerConfig: () => ReturnType<typeof Kafka.layerConfig>
+  readonly admin: (options: Kafka.Options) => ReturnType<typeof KafkaAdmin.layer>
+  readonly transaction: typeof KafkaTransaction.layer
+  /** Whether members keep what need not move. */
+  readonly cooperative: boolean
+  readonly removeMembers: (brokers: Array<string>, group: string) => Promise<void>
+}
+
+/** One that does not know the options of the other is given those that both know. */
+export const kafkajs: Client = {
+  name: "kafkajs",
+  driver: Kafka.driver,
+  layer: Kafka.layer,
+  layerConfig: Kafka.layerConfig,
+  admin: KafkaAdmin.layer,
+  transaction: KafkaTransaction.layer,
+  cooperative: false,
+  removeMembers: removeClassic
+}
+
+const platformatic = (groupProtocol: "classic" | "consumer"): Client => ({
+  name: `platformatic ${groupProtocol}`,
+  driver: (options) => KafkaPlatformatic.driver({ ...options, groupProtocol }),
+  layer: (options) => KafkaPlatformatic.layer({ ...options, groupProtocol }),
+  layerConfig: () => KafkaPlatformatic.layerConfig({ groupProtocol }),
+  admin: (options) => KafkaPlatformatic.layerAdmin({ ...options, groupProtocol }),
+  transaction: KafkaPlatformatic.layerTransaction,
+  cooperative: groupProtocol === "consumer",
+  removeMembers: groupProtocol === "consumer" ? removeConsumers : removeClassic
+})
+
+export const classic = platformatic("classic")
+export const consumer = platformatic("consumer")
+
+export const clients: ReadonlyArray<Client> = [kafkajs, classic, consumer]
 
 export const layerOf = (
   server: Servers.KafkaServer,
@@ -121,27 +208,12 @@ export class Recorder implements Driver.Sink {
   }
 }
 
-/** Takes every member out of a group behind its back, as a session that has run out does. */
-export const removeMembers = async (brokers: Array<string>, groupId: string): Promise<void> => {
-  const client = new KafkaJs({ brokers, logLevel: logLevel.NOTHING })
-  const admin = client.admin()
-  await admin.connect()
-  const { groups } = await admin.describeGroups([groupId])
-  await admin.disconnect()
-  let cluster: Cluster | undefined
-  const consumer = client.consumer({
-    groupId,
-    partitionAssigners: [(config) => {
-      cluster = config.cluster
-      return PartitionAssigners.roundRobin(config)
-    }]
-  })
-  await consumer.connect()
-  await cluster!.refreshMetadata()
-  // kafkajs's types leave out what its brokers can do beside what its users need
-  const coordinator = await cluster!.findGroupCoordinator({ groupId }) as unknown as {
-    leaveGroup(request: { readonly groupId: string; readonly memberId: string }): Promise<unknown>
-  }
-  for (const { memberId } of groups[0]!.members) await coordinator.leaveGroup({ groupId, memberId })
-  await consumer.disconnect()
-}
+/** How a test consumes where it does not say. */
+export const plain = {
+  pattern: undefined,
+  handler: "test",
+  from: "earliest",
+  ordered: true,
+  batch: 100,
+  bytes: 64 * 1024 * 1024
+} as const

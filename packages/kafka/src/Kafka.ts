@@ -6,28 +6,17 @@
  */
 import { type Broker, type BrokerError, type Driver, Engine } from "@millrace/core"
 import { type Config, Effect, Layer, type Scope } from "effect"
-import * as KafkaBrowse from "./KafkaBrowse.ts"
-import * as KafkaClient from "./KafkaClient.ts"
-import * as KafkaConsumer from "./KafkaConsumer.ts"
-import * as KafkaOptions from "./KafkaOptions.ts"
-import * as KafkaPublisher from "./KafkaPublisher.ts"
-import * as KafkaTopics from "./KafkaTopics.ts"
+import { capabilities } from "./client/capabilities.ts"
+import * as KafkaOptions from "./client/Options.ts"
+import * as Publisher from "./client/Publisher.ts"
+import * as Topics from "./client/Topics.ts"
+import { browse } from "./kafkajs/Browse.ts"
+import * as Client from "./kafkajs/Client.ts"
+import { connect } from "./kafkajs/Cluster.ts"
+import { consume } from "./kafkajs/Consumer.ts"
+import { producing } from "./kafkajs/Producing.ts"
 
-export type { Options, Sasl, Tls } from "./KafkaOptions.ts"
-
-const capabilities: Driver.Capabilities = {
-  settlement: "position",
-  ordering: "partition",
-  redelivery: true,
-  delay: false,
-  deadLetter: false,
-  attempts: false,
-  groups: true,
-  persistence: true,
-  browse: true,
-  tombstones: true,
-  transactions: true
-}
+export type { Options, Sasl, Tls } from "./client/Options.ts"
 
 /**
  * Kafka as a driver, for an engine of one's own; connected as long as the scope is open.
@@ -41,16 +30,19 @@ export const driver = (
   options: KafkaOptions.Options
 ): Effect.Effect<Driver.Driver, BrokerError.BrokerError, Scope.Scope> =>
   Effect.gen(function*() {
-    const connection = yield* KafkaClient.make(options)
-    const admin = yield* KafkaTopics.connect(connection)
-    const publisher = yield* KafkaPublisher.make(connection, admin)
+    const settings = yield* KafkaOptions.check(options)
+    const cluster = yield* connect(settings)
+    const kafka = Client.make(settings, yield* Client.logger(settings))
+    const publisher = yield* Publisher.make(settings, producing(settings, kafka), cluster)
     return {
       system: "kafka",
       capabilities,
-      consume: (consume, sink) => KafkaConsumer.consume(connection, admin, consume, sink),
+      consume: (options, sink) => consume(settings, cluster, options, sink),
       publish: publisher.publish,
-      declare: (declaration) => KafkaTopics.declare(connection, admin, declaration),
-      browse: (channel) => KafkaBrowse.browse(connection, admin, channel)
+      declare: (declaration) => Topics.declare(settings, cluster, declaration),
+      browse: (channel) => browse(settings, cluster, channel),
+      check: Topics.check(settings, cluster),
+      lag: (channel, group) => Topics.lag(settings, cluster, channel, group)
     }
   })
 

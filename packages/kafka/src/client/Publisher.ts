@@ -6,22 +6,33 @@
  */
 import { BrokerError, type Outgoing } from "@millrace/core"
 import { type Context, Deferred, Effect, Exit, Schedule, type Scope } from "effect"
-import type { Admin, Kafka, Message, Producer, TopicMessages } from "kafkajs"
-import * as KafkaClient from "./KafkaClient.ts"
-import * as KafkaError from "./KafkaError.ts"
-import { partitioner, toRecord } from "./KafkaMessage.ts"
-import type { Connection } from "./KafkaOptions.ts"
+import type { Cluster } from "./Cluster.ts"
+import * as Failure from "./Failure.ts"
+import type { Settings } from "./Options.ts"
 
 type Batch = ReadonlyArray<Outgoing<Uint8Array>>
 type Failed = BrokerError.BrokerError
+
+/** An idempotent producer of a client library. */
+export interface Producer {
+  /** One request for each broker, acknowledged by all replicas in sync; tries again what may succeed later. */
+  readonly send: (batch: Batch) => Promise<unknown>
+  readonly close: Effect.Effect<void>
+}
+
+/** How a client library publishes. */
+export interface Producing {
+  /** A fresh one, connected; it must not share sequence numbers with those before it. */
+  readonly open: Effect.Effect<Producer, Failed>
+  /** The most messages that one request should have. */
+  readonly mostMessages: number
+}
 
 /** Publishes batches. */
 export interface Publisher {
   readonly publish: (batch: Batch) => Effect.Effect<void, Failed>
 }
 
-// kafkajs groups the records of a request by partition in quadratic time
-const mostMessages = 1000
 // the batch of one partition must stay below the topic's max.message.bytes, 1 MiB by default
 const mostBytes = 512 * 1024
 // what Kafka reads of one request, by default; it drops the connection of a longer one
@@ -33,35 +44,24 @@ interface Entry {
   readonly resume: (exit: Exit.Exit<void, Failed>) => void
 }
 
-/** Messages by topic, in order of first use. */
-export const byTopic = (batch: Batch): Array<TopicMessages> => {
-  const topics = new Map<string, Array<Message>>()
-  for (const outgoing of batch) {
-    const messages = topics.get(outgoing.channel)
-    if (messages === undefined) topics.set(outgoing.channel, [toRecord(outgoing)])
-    else messages.push(toRecord(outgoing))
-  }
-  return Array.from(topics, ([topic, messages]) => ({ topic, messages }))
-}
-
-/** Refuses what kafkajs would send for ever. */
-const refuse = (connection: Connection, batch: Batch): Failed | undefined => {
+/** Refuses what clients would send for ever. */
+const refuse = ({ place }: Settings, batch: Batch): Failed | undefined => {
   for (const { channel, payload } of batch) {
-    if (channel === "") return KafkaError.invalid("publish", "A message names no topic.")
+    if (channel === "") return Failure.invalid("publish", "A message names no topic.")
     if (payload.length > longest) {
       return BrokerError.make({
         system: "kafka",
         operation: "publish",
         reason: "TooLarge",
         message:
-          `A message for ${channel} has ${payload.length} bytes, and Kafka at ${connection.place.brokers} reads no request of more than 100 MiB: store the body elsewhere and publish its name.`
+          `A message for ${channel} has ${payload.length} bytes, and Kafka at ${place.brokers} reads no request of more than 100 MiB: store the body elsewhere and publish its name.`
       })
     }
   }
   return undefined
 }
 
-const parts = (batch: Batch): Array<Batch> => {
+const parts = (batch: Batch, mostMessages: number): Array<Batch> => {
   const found: Array<Batch> = []
   let from = 0
   let bytes = 0
@@ -78,19 +78,10 @@ const parts = (batch: Batch): Array<Batch> => {
   return found
 }
 
-/** The options of a producer that keeps trying for about as long as it may. */
-export const retrying = (connection: Connection) => ({
-  initialRetryTime: 100,
-  maxRetryTime: 1000,
-  multiplier: 2,
-  factor: 0.2,
-  retries: 4 + Math.ceil(connection.producer.retryFor / 1000)
-})
-
 class Line {
-  private readonly connection: Connection
-  private readonly kafka: Kafka
-  private readonly admin: Admin
+  private readonly settings: Settings
+  private readonly producing: Producing
+  private readonly cluster: Cluster
   private readonly fork: <A, E>(effect: Effect.Effect<A, E>) => unknown
   private readonly queue: Array<Entry> = []
   private readonly known = new Set<string>()
@@ -98,21 +89,21 @@ class Line {
   private busy = false
   private closed: Deferred.Deferred<void> | undefined
 
-  constructor(connection: Connection, kafka: Kafka, admin: Admin, context: Context.Context<never>) {
-    this.connection = connection
-    this.kafka = kafka
-    this.admin = admin
+  constructor(settings: Settings, producing: Producing, cluster: Cluster, context: Context.Context<never>) {
+    this.settings = settings
+    this.producing = producing
+    this.cluster = cluster
     this.fork = Effect.runForkWith(context)
   }
 
   publish(batch: Batch): Effect.Effect<void, Failed> {
     if (batch.length === 0) return Exit.void
-    const refused = refuse(this.connection, batch)
+    const refused = refuse(this.settings, batch)
     if (refused !== undefined) return Exit.fail(refused)
     return Effect.callback<void, Failed>((resume) => {
       if (this.closed !== undefined) {
         resume(
-          Exit.fail(KafkaError.invalid("publish", "The broker's layer is closed: publish while its scope is open."))
+          Exit.fail(Failure.invalid("publish", "The broker's layer is closed: publish while its scope is open."))
         )
         return
       }
@@ -145,7 +136,7 @@ class Line {
     const group: Array<Entry> = []
     let bytes = 0
     let messages = 0
-    while (this.queue.length > 0 && messages < mostMessages && bytes < mostBytes) {
+    while (this.queue.length > 0 && messages < this.producing.mostMessages && bytes < mostBytes) {
       const entry = this.queue.shift()!
       group.push(entry)
       messages += entry.batch.length
@@ -177,7 +168,9 @@ class Line {
 
   private write(batch: Batch, written: Set<Outgoing<Uint8Array>>): Effect.Effect<void, Failed> {
     if (batch.length === 0) return Effect.void
-    return Effect.forEach(parts(batch), (part) => this.send(part, written), { discard: true })
+    return Effect.forEach(parts(batch, this.producing.mostMessages), (part) => this.send(part, written), {
+      discard: true
+    })
   }
 
   /** Kafka measures what goes to one partition together; alone, each message is measured for itself. */
@@ -195,41 +188,34 @@ class Line {
   }
 
   private sendOnce(batch: Batch): Effect.Effect<void, Failed> {
-    const topicMessages = byTopic(batch)
-    const { compression } = this.connection.producer
-    const where = { channel: topicMessages.map(({ topic }) => topic).join(", ") }
-    return KafkaClient.attempt(this.connection, "publish", () => this.exist(topicMessages), where).pipe(
+    const topics = new Set<string>()
+    for (const { channel } of batch) topics.add(channel)
+    const where = { channel: Array.from(topics).join(", ") }
+    return Failure.attempt(this.settings.place, "publish", () => this.exist(topics), where).pipe(
       Effect.andThen(this.connected),
-      Effect.flatMap((producer) =>
-        KafkaClient.attempt(
-          this.connection,
-          "publish",
-          () => producer.sendBatch({ acks: -1, topicMessages, compression }),
-          where
-        )
-      ),
-      // It may have been written: kafkajs then gives its sequence number to the next, which Kafka would drop as a duplicate.
+      Effect.flatMap((producer) => Failure.attempt(this.settings.place, "publish", () => producer.send(batch), where)),
+      // It may have been written: clients then give its sequence number to the next, which Kafka would drop as a duplicate.
       Effect.onError(() => this.drop()),
       Effect.asVoid
     )
   }
 
-  /** kafkajs takes an unknown topic for one that is about to come, and tries for as long as it may. */
-  private async exist(topicMessages: ReadonlyArray<TopicMessages>): Promise<void> {
-    if (this.connection.missingTopics === "create") return
-    for (const { topic } of topicMessages) {
+  /** Clients take an unknown topic for one that is about to come, and try for as long as they may. */
+  private async exist(topics: Iterable<string>): Promise<void> {
+    if (this.settings.missingTopics === "create") return
+    for (const topic of topics) {
       if (this.known.has(topic)) continue
       try {
-        await this.admin.fetchTopicMetadata({ topics: [topic] })
+        await this.cluster.leaders(topic)
         this.known.add(topic)
       } catch (error) {
         // whatever else is wrong, the producer finds and tries again
-        const type = KafkaError.typeOf(error)
+        const type = Failure.typeOf(error)
         if (
           type === "UNKNOWN_TOPIC_OR_PARTITION" || type === "INVALID_TOPIC_EXCEPTION" ||
           type === "TOPIC_AUTHORIZATION_FAILED"
         ) {
-          throw KafkaError.fromUnknown(error, "publish", { ...this.connection.place, channel: topic })
+          throw Failure.fromUnknown(error, "publish", { ...this.settings.place, channel: topic })
         }
       }
     }
@@ -237,22 +223,10 @@ class Line {
 
   private readonly connected: Effect.Effect<Producer, Failed> = Effect.suspend(() => {
     if (this.producer !== undefined) return Effect.succeed(this.producer)
-    const open = Effect.suspend(() => {
-      const producer = this.kafka.producer({
-        idempotent: true,
-        allowAutoTopicCreation: this.connection.missingTopics === "create",
-        createPartitioner: partitioner,
-        retry: retrying(this.connection)
-      })
-      return KafkaClient.attempt(this.connection, "connect", () => producer.connect()).pipe(
-        Effect.onError(() => KafkaClient.disconnect(producer)),
-        Effect.map(() => this.producer = producer)
-      )
-    })
-    return Effect.retry(open, {
+    return Effect.retry(Effect.map(this.producing.open, (producer) => this.producer = producer), {
       while: (error) => error.retriable,
       schedule: Schedule.spaced("1 second"),
-      times: Math.floor(this.connection.producer.retryFor / 1000)
+      times: Math.floor(this.settings.producer.retryFor / 1000)
     })
   })
 
@@ -260,8 +234,7 @@ class Line {
     const { producer } = this
     this.producer = undefined
     this.known.clear()
-    if (producer === undefined) return Effect.void
-    return KafkaClient.disconnect(producer)
+    return producer === undefined ? Effect.void : producer.close
   }
 }
 
@@ -270,11 +243,13 @@ class Line {
  *
  * @category constructors
  */
-export const make = (connection: Connection, admin: Admin): Effect.Effect<Publisher, never, Scope.Scope> =>
+export const make = (
+  settings: Settings,
+  producing: Producing,
+  cluster: Cluster
+): Effect.Effect<Publisher, never, Scope.Scope> =>
   Effect.gen(function*() {
-    const log = yield* KafkaClient.logger(connection)
-    const context = yield* Effect.context<never>()
-    const line = new Line(connection, connection.client(log), admin, context)
+    const line = new Line(settings, producing, cluster, yield* Effect.context<never>())
     yield* Effect.addFinalizer(() => line.close)
     return { publish: (batch) => line.publish(batch) }
   })

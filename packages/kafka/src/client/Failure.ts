@@ -1,9 +1,11 @@
 /**
- * From kafkajs's errors, and the codes of Kafka behind them, to a `BrokerError`: what happened, and what to do about it.
+ * From the errors of client libraries, and the codes of Kafka behind them, to a `BrokerError`: what happened, and what to do
+ * about it.
  *
  * Codes: https://kafka.apache.org/protocol#protocol_error_codes
  */
 import { BrokerError } from "@millrace/core"
+import { Effect } from "effect"
 
 type Operation = BrokerError.BrokerError["operation"]
 
@@ -32,13 +34,14 @@ const text = (value: unknown): string | undefined => typeof value === "string" ?
 
 const property = (error: object, name: string): unknown => (error as { readonly [key: string]: unknown })[name]
 
-/** The error that started it: kafkajs wraps what it gives up on. */
+/** The error that started it: clients wrap what they give up on, one in `cause`, several in `errors`. */
 export const rootOf = (error: unknown): unknown => {
   let root = error
   // a chain of causes that comes back to itself would not end
   for (let depth = 0; depth < 8 && root instanceof Error; depth++) {
     const errors = property(root, "errors")
-    const next: unknown = Array.isArray(errors) && errors.length > 0 ? errors[0] : root.cause
+    // of several attempts the last one tells what was still wrong
+    const next: unknown = Array.isArray(errors) && errors.length > 0 ? errors.at(-1) : root.cause
     if (!(next instanceof Error)) return root
     root = next
   }
@@ -50,11 +53,12 @@ const read = (error: unknown): Found => {
   if (!(root instanceof Error)) {
     return { name: "", message: String(root), type: undefined, code: undefined, retriable: undefined }
   }
-  const retriable = property(root, "retriable")
+  const retriable = property(root, "retriable") ?? property(root, "canRetry")
   return {
     name: root.name,
-    message: root.message,
-    type: text(property(root, "type")),
+    message: text(property(root, "serverErrorMessage")) ?? root.message,
+    // kafkajs and @platformatic/kafka have a property each for the name of Kafka's code
+    type: text(property(root, "type") ?? property(root, "apiId")),
     code: text(property(root, "code")),
     retriable: typeof retriable === "boolean" ? retriable : undefined
   }
@@ -68,6 +72,7 @@ const ended: ReadonlySet<string> = new Set([
   "ILLEGAL_GENERATION",
   "UNKNOWN_MEMBER_ID",
   "FENCED_INSTANCE_ID",
+  "FENCED_MEMBER_EPOCH",
   "REBALANCE_IN_PROGRESS"
 ])
 
@@ -141,6 +146,21 @@ const byType = (found: Found, place: Place): Verdict | undefined => {
         "Credentials",
         `The listener of Kafka at ${place.brokers} asks for no credentials: leave sasl out, or correct the port.`
       ]
+    // kafkajs has older names for some
+    case "COORDINATOR_LOAD_IN_PROGRESS":
+    case "COORDINATOR_NOT_AVAILABLE":
+    case "NOT_COORDINATOR":
+    case "GROUP_LOAD_IN_PROGRESS":
+    case "GROUP_COORDINATOR_NOT_AVAILABLE":
+    case "NOT_COORDINATOR_FOR_GROUP":
+    case "NOT_LEADER_OR_FOLLOWER":
+    case "NOT_LEADER_FOR_PARTITION":
+    case "LEADER_NOT_AVAILABLE":
+    case "BROKER_NOT_AVAILABLE":
+    case "REPLICA_NOT_AVAILABLE":
+    case "NOT_ENOUGH_REPLICAS":
+    case "NOT_ENOUGH_REPLICAS_AFTER_APPEND":
+      return ["Lost", `Kafka at ${place.brokers} is not ready: ${found.message}`]
     case "INVALID_PRODUCER_EPOCH":
     case "PRODUCER_FENCED":
       return [
@@ -181,13 +201,17 @@ const byConnection = (found: Found, place: Place): Verdict | undefined => {
   if (/ENOTFOUND|EAI_AGAIN/.test(`${found.code ?? ""} ${found.message}`)) {
     return ["Unreachable", `The name in ${place.brokers} cannot be resolved: correct brokers.`]
   }
-  if (/before secure TLS|wrong version number|EPROTO|SSL routines/i.test(`${found.code ?? ""} ${found.message}`)) {
+  if (
+    /before secure TLS|requires TLS|wrong version number|EPROTO|SSL routines/i.test(
+      `${found.code ?? ""} ${found.message}`
+    )
+  ) {
     return [
       "Unreachable",
       `What answers at ${place.brokers} does not speak TLS as this client does: correct tls, or the port.`
     ]
   }
-  if (found.name === "KafkaJSConnectionError" && /timeout/i.test(found.message)) {
+  if (isConnection(found) && /connection.*(timeout|timed out)/i.test(found.message)) {
     return ["Unreachable", `Nothing answers at ${place.brokers}: check the address, the network and the firewall.`]
   }
   return undefined
@@ -196,10 +220,21 @@ const byConnection = (found: Found, place: Place): Verdict | undefined => {
 const strange = (place: Place): string =>
   `Something at ${place.brokers} takes the connection and does not answer ${place.speaks} of Kafka: check that the port is a Kafka listener, and that tls and sasl are as it wants them.`
 
+/** Whether the connection failed, and not what was asked by it. */
+const isConnection = ({ code, name }: Found): boolean =>
+  name === "KafkaJSConnectionError" || code === "PLT_KFK_NETWORK" || code === "PLT_KFK_UNEXPECTED_CORRELATION_ID"
+
 const byName = (found: Found, place: Place, operation: Operation): Verdict | undefined => {
-  switch (found.name) {
+  // the names of kafkajs, and the codes of @platformatic/kafka
+  switch (found.code !== undefined && /^(PLT_KFK_|ECONNRESET$|EPIPE$)/.test(found.code) ? found.code : found.name) {
+    case "PLT_KFK_AUTHENTICATION":
     case "KafkaJSSASLAuthenticationError":
       return credentials(found, place)
+    case "PLT_KFK_NETWORK":
+    case "PLT_KFK_UNEXPECTED_CORRELATION_ID":
+    case "PLT_KFK_OUT_OF_BOUNDS":
+    case "ECONNRESET":
+    case "EPIPE":
     case "KafkaJSConnectionError":
     case "KafkaJSConnectionClosedError":
     case "KafkaJSRequestTimeoutError":
@@ -219,6 +254,9 @@ const byName = (found: Found, place: Place, operation: Operation): Verdict | und
         "Unsupported",
         `${found.message}: kafkajs needs a codec for it, set CompressionCodecs of kafkajs before the first message.`
       ]
+    case "PLT_KFK_UNSUPPORTED_API":
+    case "PLT_KFK_UNSUPPORTED_COMPRESSION":
+    case "PLT_KFK_UNSUPPORTED":
     case "KafkaJSServerDoesNotSupportApiKey":
       return ["Unsupported", `This Kafka cannot do it: ${found.message}.`]
     default:
@@ -226,7 +264,7 @@ const byName = (found: Found, place: Place, operation: Operation): Verdict | und
   }
 }
 
-/** Makes a `BrokerError` of whatever kafkajs threw. */
+/** Makes a `BrokerError` of whatever a client threw. */
 export const fromUnknown = (error: unknown, operation: Operation, place: Place): BrokerError.BrokerError => {
   if (error instanceof BrokerError.BrokerError) return error
   const found = read(error)
@@ -250,7 +288,7 @@ export const fromUnknown = (error: unknown, operation: Operation, place: Place):
   })
 }
 
-/** The cause as a user may log it: kafkajs's own error holds no options, but what a server says may repeat them. */
+/** The cause as a user may log it: an error of the client holds no options, but what a server says may repeat them. */
 const causeOf = (error: unknown, place: Place): unknown => {
   const root = rootOf(error)
   if (!(root instanceof Error)) return place.redact(String(root))
@@ -262,3 +300,19 @@ const causeOf = (error: unknown, place: Place): unknown => {
 /** An option or a message that Kafka can never take. */
 export const invalid = (operation: Operation, message: string): BrokerError.BrokerError =>
   BrokerError.make({ system: "kafka", operation, reason: "Invalid", message })
+
+/** What takes a connection and does not answer, for as long as it may. */
+export const silent = (place: Place): BrokerError.BrokerError =>
+  BrokerError.make({ system: "kafka", operation: "connect", reason: "Unreachable", message: strange(place) })
+
+/** Calls a client; what it throws becomes a `BrokerError`. */
+export const attempt = <A>(
+  place: Place,
+  operation: Operation,
+  call: () => Promise<A>,
+  where?: { readonly channel?: string | undefined; readonly group?: string | undefined }
+): Effect.Effect<A, BrokerError.BrokerError> =>
+  Effect.tryPromise({
+    try: call,
+    catch: (error) => fromUnknown(error, operation, { ...place, ...where })
+  })

@@ -1,20 +1,46 @@
 /**
  * The connection: kafkajs clients, their log led into Effect's, and what is secret kept out of it.
  */
-import type { BrokerError } from "@millrace/core"
-import { Context, Effect, LogLevel, References } from "effect"
-import { logLevel } from "kafkajs"
+import { Context, Effect, LogLevel, Redacted, References } from "effect"
+import { CompressionTypes, Kafka, type logCreator, logLevel, type RetryOptions, type SASLOptions } from "kafkajs"
 import { createRequire } from "node:module"
-import * as KafkaError from "./KafkaError.ts"
-import type { Connection, Log } from "./KafkaOptions.ts"
-import * as KafkaOptions from "./KafkaOptions.ts"
+import type { Settings } from "../client/Options.ts"
 
-/** Checks options; fails with a `BrokerError` of reason `Invalid` that names the option. */
-export const make = (options: KafkaOptions.Options): Effect.Effect<Connection, BrokerError.BrokerError> =>
-  Effect.suspend(() => {
-    quiet()
-    return KafkaOptions.check(options)
+/** Where kafkajs's log goes, and how much of it. */
+export interface Log {
+  readonly logCreator: logCreator
+  readonly logLevel: logLevel
+}
+
+/** Three attempts within two seconds: a wrong address is known soon, and the engine tries again by its own schedule. */
+const connecting: RetryOptions = { initialRetryTime: 100, maxRetryTime: 1000, multiplier: 3, factor: 0.1, retries: 2 }
+
+/** A client of its own: consumers of one client share their positions, whatever they consume. */
+export const make = (settings: Settings, log: Log): Kafka => {
+  quiet()
+  const { brokers, clientId, connectTimeout, requestTimeout, sasl, tls } = settings
+  return new Kafka({
+    clientId,
+    brokers: Array.from(brokers),
+    connectionTimeout: connectTimeout,
+    authenticationTimeout: connectTimeout,
+    requestTimeout,
+    retry: connecting,
+    ...(tls === undefined ? {} : { ssl: Object.keys(tls).length === 0 ? true : tls }),
+    ...(sasl === undefined ? {} : { sasl: saslOf(sasl) }),
+    ...log
   })
+}
+
+const saslOf = ({ mechanism, password, username }: NonNullable<Settings["sasl"]>): SASLOptions => ({
+  mechanism,
+  username,
+  password: Redacted.value(password)
+})
+
+/** kafkajs's word for a compression. */
+export const compressionOf = ({ producer }: Settings): CompressionTypes =>
+  producer.compression === "gzip" ? CompressionTypes.GZIP : CompressionTypes.None
 
 /**
  * What of kafkajs's errors and warnings is worth a warning: it goes on trying, and nobody else would tell. The rest it tries
@@ -30,12 +56,12 @@ const severities: ReadonlyArray<readonly [logLevel, LogLevel.Severity]> = [
 ]
 
 /** Leads kafkajs's log into Effect's, with the loggers and the level of the fiber that asks. */
-export const logger = (connection: Connection): Effect.Effect<Log> =>
+export const logger = (settings: Settings): Effect.Effect<Log> =>
   Effect.map(Effect.context<never>(), (context) => {
     const run = Effect.runForkWith(context)
     const least = LogLevel.getOrdinal(Context.get(context, References.MinimumLogLevel))
     const shown = (severity: LogLevel.Severity) => LogLevel.getOrdinal(severity) >= least
-    const { redact } = connection.place
+    const { redact } = settings.place
     return {
       logLevel: severities.findLast(([, severity]) => shown(severity))?.[0] ?? logLevel.NOTHING,
       logCreator: () => ({ level, log, namespace }) => {
@@ -81,18 +107,6 @@ const quiet = (): void => {
     if (this.pending.length > 0) schedule.call(this)
   }
 }
-
-/** Calls kafkajs; what it throws becomes a `BrokerError`. */
-export const attempt = <A>(
-  connection: Connection,
-  operation: BrokerError.BrokerError["operation"],
-  call: () => Promise<A>,
-  where?: { readonly channel?: string | undefined; readonly group?: string | undefined }
-): Effect.Effect<A, BrokerError.BrokerError> =>
-  Effect.tryPromise({
-    try: call,
-    catch: (error) => KafkaError.fromUnknown(error, operation, { ...connection.place, ...where })
-  })
 
 /** Disconnects a client; one that does not answer is left behind after 5 seconds. */
 export const disconnect = (client: { disconnect(): Promise<void> }): Effect.Effect<void> =>

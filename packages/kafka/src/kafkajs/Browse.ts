@@ -3,12 +3,12 @@
  */
 import type { BrokerError, Delivery, Origin } from "@millrace/core"
 import { Cause, Clock, Effect, type Fiber, Queue, Random, type Scope, Stream } from "effect"
-import type { Admin } from "kafkajs"
-import * as KafkaClient from "./KafkaClient.ts"
-import { deliveriesOf } from "./KafkaConsumer.ts"
-import * as KafkaError from "./KafkaError.ts"
-import type { Connection } from "./KafkaOptions.ts"
-import * as KafkaTopics from "./KafkaTopics.ts"
+import * as Client from "./Client.ts"
+import { deliveriesOf } from "./Consumer.ts"
+import type { Cluster } from "../client/Cluster.ts"
+import * as Failure from "../client/Failure.ts"
+import type { Settings } from "../client/Options.ts"
+import * as Topics from "../client/Topics.ts"
 
 type Failed = BrokerError.BrokerError
 
@@ -17,26 +17,22 @@ type Failed = BrokerError.BrokerError
  * later are not waited for, nor are those of a transaction that its partitions have not heard the end of: they do a little
  * after it was committed. Fails with `NotFound` where there is no such topic.
  */
-export const browse = (connection: Connection, admin: Admin, channel: string): Stream.Stream<Delivery, Failed> =>
+export const browse = (settings: Settings, cluster: Cluster, channel: string): Stream.Stream<Delivery, Failed> =>
   // what is not read yet waits at the broker
-  Stream.callback<Delivery, Failed>((queue) => fill(connection, admin, channel, queue), { bufferSize: 1024 })
+  Stream.callback<Delivery, Failed>((queue) => fill(settings, cluster, channel, queue), { bufferSize: 1024 })
 
 const fill = (
-  connection: Connection,
-  admin: Admin,
+  settings: Settings,
+  cluster: Cluster,
   channel: string,
   queue: Queue.Queue<Delivery, Failed | Cause.Done>
 ): Effect.Effect<void, Failed, Scope.Scope> =>
   Effect.gen(function*() {
     const where = { channel }
     // asked first: kafkajs takes an unknown topic for one that is about to come
-    yield* KafkaClient.attempt(connection, "browse", () => admin.fetchTopicMetadata({ topics: [channel] }), where)
-    const offsets = yield* KafkaTopics.offsets(connection, admin, "browse", channel)
-    const ends = new Map(
-      offsets.filter(({ high, low }) => Number(high) > Number(low)).map((
-        { high, partition }
-      ) => [partition, Number(high)])
-    )
+    yield* Failure.attempt(settings.place, "browse", () => cluster.leaders(channel), where)
+    const bounds = yield* Topics.bounds(settings, cluster, "browse", channel)
+    const ends = new Map(bounds.filter(({ high, low }) => high > low).map(({ high, partition }) => [partition, high]))
     if (ends.size === 0) {
       yield* Queue.end(queue)
       return
@@ -45,19 +41,19 @@ const fill = (
     const now = yield* Clock.currentTimeMillis
     const chance = yield* Random.nextIntBetween(0, 1_000_000_000)
     const group = `millrace-browse-${now}-${chance}`
-    const log = yield* KafkaClient.logger(connection)
+    const log = yield* Client.logger(settings)
     const context = yield* Effect.context<never>()
     const run = Effect.runForkWith(context)
     const offering = new Set<Fiber.Fiber<unknown>>()
     let closed = false
     const consumer = yield* Effect.acquireRelease(
       Effect.sync(() =>
-        connection.client(log).consumer({
+        Client.make(settings, log).consumer({
           groupId: group,
           allowAutoTopicCreation: false,
-          maxWaitTimeInMs: connection.consumer.maximumWait,
-          sessionTimeout: connection.consumer.sessionTimeout,
-          heartbeatInterval: connection.consumer.heartbeatInterval,
+          maxWaitTimeInMs: settings.consumer.maximumWait,
+          sessionTimeout: settings.consumer.sessionTimeout,
+          heartbeatInterval: settings.consumer.heartbeatInterval,
           retry: { retries: 5, restartOnFailure: async () => true }
         })
       ),
@@ -67,14 +63,14 @@ const fill = (
           closed = true
           for (const fiber of offering) fiber.interruptUnsafe()
         }).pipe(
-          Effect.andThen(KafkaClient.disconnect(consumer)),
-          Effect.andThen(Effect.ignore(Effect.tryPromise(() => admin.deleteGroups([group]))))
+          Effect.andThen(Client.disconnect(consumer)),
+          Effect.andThen(Effect.ignore(Effect.tryPromise(() => cluster.deleteGroup(group))))
         )
     )
     const fail = (error: unknown) =>
       Queue.failCauseUnsafe(
         queue,
-        Cause.fail(KafkaError.fromUnknown(error, "browse", { ...connection.place, channel, group }))
+        Cause.fail(Failure.fromUnknown(error, "browse", { ...settings.place, channel, group }))
       )
     const read = (partition: number, last: string) => {
       const end = ends.get(partition)
@@ -88,9 +84,9 @@ const fill = (
     consumer.on("consumer.crash", ({ payload }) => {
       if (!payload.restart) fail(payload.error)
     })
-    yield* KafkaClient.attempt(connection, "browse", () => consumer.connect(), where)
-    yield* KafkaClient.attempt(
-      connection,
+    yield* Failure.attempt(settings.place, "browse", () => consumer.connect(), where)
+    yield* Failure.attempt(
+      settings.place,
       "browse",
       () => consumer.subscribe({ topics: [channel], fromBeginning: true }),
       where

@@ -1,19 +1,13 @@
 /**
  * Options of every Kafka client, as a user gives them: checked once, with a sentence for each that cannot be right.
  */
-import type { BrokerError } from "@millrace/core"
-import { Config, Duration, Effect, Exit, Option, Redacted } from "effect"
-import {
-  CompressionTypes,
-  Kafka,
-  type KafkaConfig,
-  type logCreator,
-  type logLevel,
-  type RetryOptions,
-  type SASLOptions
-} from "kafkajs"
+import { type BrokerError, DriverOptions } from "@millrace/core"
+import type { Duration, Effect } from "effect"
+import { Config, Option, Redacted } from "effect"
 import type { ConnectionOptions } from "node:tls"
-import * as KafkaError from "./KafkaError.ts"
+import type * as Failure from "./Failure.ts"
+
+const { bad, decoded, millis, oneOf, plain } = DriverOptions
 
 /** How a client proves who it is. */
 export interface Sasl {
@@ -66,6 +60,8 @@ export interface Options {
     readonly partitionBytes?: number | undefined
     /** Whether messages of transactions that are still open are read. Default: `committed`. */
     readonly read?: "committed" | "uncommitted" | undefined
+    /** How often a pattern looks for topics that are new, and a group for partitions that are. Default: 30 seconds. */
+    readonly metadataMaxAge?: Duration.Input | undefined
   } | undefined
   /** Publishing. */
   readonly producer?: {
@@ -76,12 +72,20 @@ export interface Options {
   } | undefined
 }
 
-/** Options checked, times in milliseconds, and the clients that are made of them. */
-export interface Connection {
-  /** `host:port` each, with commas between. */
-  readonly place: KafkaError.Place
+/** Options checked, times in milliseconds. */
+export interface Settings {
+  /** `host:port` each. */
+  readonly brokers: ReadonlyArray<string>
+  readonly place: Failure.Place
+  readonly clientId: string
+  /** What `node:tls` takes, or undefined where the client speaks without TLS. */
+  readonly tls: ConnectionOptions | undefined
+  readonly sasl:
+    | { readonly mechanism: Sasl["mechanism"]; readonly username: string; readonly password: Redacted.Redacted }
+    | undefined
   readonly missingTopics: "refuse" | "create"
   readonly connectTimeout: number
+  readonly requestTimeout: number
   readonly consumer: {
     readonly sessionTimeout: number
     readonly heartbeatInterval: number
@@ -89,49 +93,9 @@ export interface Connection {
     readonly maximumWait: number
     readonly partitionBytes: number
     readonly read: "committed" | "uncommitted"
+    readonly metadataMaxAge: number
   }
-  readonly producer: { readonly compression: CompressionTypes; readonly retryFor: number }
-  /** A client of its own: consumers of one client share their positions, whatever they consume. */
-  readonly client: (log: Log) => Kafka
-}
-
-/** Where kafkajs's log goes, and how much of it. */
-export interface Log {
-  readonly logCreator: logCreator
-  readonly logLevel: logLevel
-}
-
-class Bad {
-  readonly message: string
-  constructor(message: string) {
-    this.message = message
-  }
-}
-
-const bad = (message: string): never => {
-  throw new Bad(message)
-}
-
-const millis = (option: string, value: Duration.Input | undefined, otherwise: number): number => {
-  if (value === undefined) return otherwise
-  const duration = Duration.fromInput(value)
-  const found = Option.isSome(duration) ? Duration.toMillis(duration.value) : Number.NaN
-  if (!(found >= 1 && found <= 2_147_483_647)) {
-    return bad(`${option} must be a duration from 1 ms to 24 days, got ${String(value)}`)
-  }
-  return Math.round(found)
-}
-
-const oneOf = <const T extends string>(
-  option: string,
-  value: T | undefined,
-  words: ReadonlyArray<T>,
-  otherwise: T
-): T => {
-  if (value === undefined) return otherwise
-  return words.includes(value)
-    ? value
-    : bad(`${option} must be ${words.map((word) => `"${word}"`).join(" or ")}, got ${String(value)}`)
+  readonly producer: { readonly compression: "none" | "gzip"; readonly retryFor: number }
 }
 
 const address = /^(\[[0-9a-fA-F:.]+\]|[^\s:/@,[\]]+):(\d{1,5})$/
@@ -160,14 +124,6 @@ interface Parts {
 
 const mechanisms = ["plain", "scram-sha-256", "scram-sha-512"] as const
 
-const decoded = (what: string, value: string): string => {
-  try {
-    return decodeURIComponent(value)
-  } catch {
-    return bad(`the ${what} in the URL of brokers is not percent-encoded UTF-8`)
-  }
-}
-
 const taken = (brokers: Options["brokers"]): Parts => {
   if (typeof brokers !== "string") return { brokers: addresses(brokers), tls: "off", sasl: undefined }
   const url = /^(kafkas?):\/\/(?:([^@/]*)@)?([^/?#]*)\/?(?:\?([^#]*))?$/.exec(brokers.trim())
@@ -187,23 +143,21 @@ const taken = (brokers: Options["brokers"]): Parts => {
     tls: scheme === "kafkas" ? "on" : "off",
     sasl: user === undefined || user === "" ? undefined : {
       mechanism,
-      username: decoded("user", user.slice(0, colon)),
-      password: Redacted.make(decoded("password", user.slice(colon + 1)))
+      username: decoded("user in the URL of brokers", user.slice(0, colon)),
+      password: Redacted.make(decoded("password in the URL of brokers", user.slice(colon + 1)))
     }
   }
 }
 
-const plain = (value: string | Redacted.Redacted): string => typeof value === "string" ? value : Redacted.value(value)
-
-const checkedSasl = (sasl: Sasl): SASLOptions => {
+const checkedSasl = (sasl: Sasl): Settings["sasl"] => {
   const mechanism = oneOf("sasl.mechanism", sasl.mechanism, mechanisms, "plain")
   const password = plain(sasl.password)
   if (sasl.username === "" || password === "") bad("sasl needs a username and a password, and one of them is empty")
-  return { mechanism, username: sasl.username, password }
+  return { mechanism, username: sasl.username, password: Redacted.make(password) }
 }
 
-const checkedTls = (tls: "off" | "on" | Tls): ConnectionOptions | boolean => {
-  if (typeof tls === "string") return oneOf("tls", tls, ["off", "on"], "off") === "on"
+const checkedTls = (tls: "off" | "on" | Tls): ConnectionOptions | undefined => {
+  if (typeof tls === "string") return oneOf("tls", tls, ["off", "on"], "off") === "on" ? {} : undefined
   if ((tls.cert === undefined) !== (tls.key === undefined)) bad("tls needs both cert and key, or neither")
   const options: ConnectionOptions = {}
   if (tls.ca !== undefined) options.ca = tls.ca
@@ -213,12 +167,12 @@ const checkedTls = (tls: "off" | "on" | Tls): ConnectionOptions | boolean => {
   return options
 }
 
-const resolve = (options: Options): Connection => {
+const resolve = (options: Options): Settings => {
   const parts = taken(options.brokers)
   const sasl = options.sasl ?? parts.sasl
   const auth = sasl === undefined ? undefined : checkedSasl(sasl)
   const tls = checkedTls(options.tls ?? parts.tls)
-  const secrets = sasl === undefined ? [] : [plain(sasl.password), encodeURIComponent(plain(sasl.password))]
+  const secrets = secretsOf(sasl, options.tls)
   const connectTimeout = millis("connectTimeout", options.connectTimeout, 3000)
   const sessionTimeout = millis("consumer.sessionTimeout", options.consumer?.sessionTimeout, 30_000)
   const heartbeatInterval = millis(
@@ -235,59 +189,52 @@ const resolve = (options: Options): Connection => {
   if (!Number.isInteger(partitionBytes) || partitionBytes < 1) {
     bad(`consumer.partitionBytes must be an integer from 1, got ${partitionBytes}`)
   }
-  const config: KafkaConfig = {
-    clientId: options.clientId ?? "millrace",
-    brokers: parts.brokers,
-    connectionTimeout: connectTimeout,
-    authenticationTimeout: connectTimeout,
-    requestTimeout: millis("requestTimeout", options.requestTimeout, 30_000),
-    retry: connecting,
-    ...(tls === false ? {} : { ssl: tls }),
-    ...(auth === undefined ? {} : { sasl: auth })
-  }
   return {
+    brokers: parts.brokers,
+    clientId: options.clientId ?? "millrace",
+    tls,
+    sasl: auth,
     place: {
       brokers: parts.brokers.join(","),
       user: sasl?.username,
       speaks:
-        [tls === false ? undefined : "TLS", sasl && `SASL ${sasl.mechanism.toUpperCase()}`].filter((word) =>
+        [tls === undefined ? undefined : "TLS", sasl && `SASL ${sasl.mechanism.toUpperCase()}`].filter((word) =>
           word !== undefined
         ).join(" and ") || "the plain protocol",
-      redact: (text) => secrets.reduce((rest, secret) => rest.replaceAll(secret, "<redacted>"), text)
+      redact: DriverOptions.redacting(secrets)
     },
     missingTopics: oneOf("missingTopics", options.missingTopics, ["refuse", "create"], "refuse"),
     connectTimeout,
+    requestTimeout: millis("requestTimeout", options.requestTimeout, 30_000),
     consumer: {
       sessionTimeout,
       heartbeatInterval,
       rebalanceTimeout: millis("consumer.rebalanceTimeout", options.consumer?.rebalanceTimeout, 60_000),
       maximumWait: millis("consumer.maximumWait", options.consumer?.maximumWait, 500),
       partitionBytes,
-      read: oneOf("consumer.read", options.consumer?.read, ["committed", "uncommitted"], "committed")
+      read: oneOf("consumer.read", options.consumer?.read, ["committed", "uncommitted"], "committed"),
+      metadataMaxAge: millis("consumer.metadataMaxAge", options.consumer?.metadataMaxAge, 30_000)
     },
     producer: {
-      compression: oneOf("producer.compression", options.producer?.compression, ["none", "gzip"], "none") === "gzip"
-        ? CompressionTypes.GZIP
-        : CompressionTypes.None,
+      compression: oneOf("producer.compression", options.producer?.compression, ["none", "gzip"], "none"),
       retryFor: millis("producer.retryFor", options.producer?.retryFor, 30_000)
-    },
-    client: (log) => new Kafka({ ...config, ...log })
+    }
   }
 }
 
-/** Three attempts within two seconds: a wrong address is known soon, and the engine tries again by its own schedule. */
-const connecting: RetryOptions = { initialRetryTime: 100, maxRetryTime: 1000, multiplier: 3, factor: 0.1, retries: 2 }
+/** Secrets in every spelling in which a message could repeat them. */
+const secretsOf = (sasl: Sasl | undefined, tls: Options["tls"]): ReadonlyArray<string> => {
+  const key = typeof tls === "object" && tls.key !== undefined ? [plain(tls.key)] : []
+  return sasl === undefined ? key : [...key, plain(sasl.password), encodeURIComponent(plain(sasl.password))]
+}
+
+/** Runs a check of options; what it refuses is a `BrokerError` of reason `Invalid` that names the option. */
+export const checked = <A>(check: () => A): Effect.Effect<A, BrokerError.BrokerError> =>
+  DriverOptions.checked("kafka", "Kafka", check)
 
 /** Checks options; fails with a `BrokerError` of reason `Invalid` that names the option. */
-export const check = (options: Options): Effect.Effect<Connection, BrokerError.BrokerError> =>
-  Effect.suspend(() => {
-    try {
-      return Exit.succeed(resolve(options))
-    } catch (error) {
-      if (error instanceof Bad) return Exit.fail(KafkaError.invalid("connect", `Kafka: ${error.message}.`))
-      throw error
-    }
-  })
+export const check = (options: Options): Effect.Effect<Settings, BrokerError.BrokerError> =>
+  checked(() => resolve(options))
 
 const optional = (name: string) => Config.option(Config.String(name))
 

@@ -12,34 +12,20 @@
  */
 import { BrokerError, type Delivery, delivery, type Driver, type Origin } from "@millrace/core"
 import { Effect, Exit, Fiber, type Scope } from "effect"
-import {
-  type Admin,
-  type Consumer,
-  type EachBatchPayload,
-  type KafkaMessage,
-  type PartitionAssigner,
-  PartitionAssigners
-} from "kafkajs"
-import * as KafkaClient from "./KafkaClient.ts"
-import * as KafkaError from "./KafkaError.ts"
-import { reader } from "./KafkaMessage.ts"
-import type { Connection, Log } from "./KafkaOptions.ts"
-import * as KafkaTopics from "./KafkaTopics.ts"
+import kafkajs, { type Consumer, type EachBatchPayload, type KafkaMessage, type PartitionAssigner } from "kafkajs"
+import { assigner, deal } from "../client/Assigner.ts"
+import type { Cluster } from "../client/Cluster.ts"
+import * as Failure from "../client/Failure.ts"
+import type { Settings } from "../client/Options.ts"
+import * as Subscribed from "../client/Subscribed.ts"
+import * as Topics from "../client/Topics.ts"
+import * as Client from "./Client.ts"
+import { reader } from "./Records.ts"
 
 type Failed = BrokerError.BrokerError
 
 // a coordinator that still loads its groups ends the first join, which kafkajs then repeats
 const firstJoins = 10
-
-/** A position as a number; larger ones would lose their last digits. */
-const positionOf = (offset: string): number => {
-  const position = Number(offset)
-  if (Number.isSafeInteger(position)) return position
-  throw KafkaError.invalid(
-    "consume",
-    `The offset ${offset} is beyond 2^53, which no number here holds: recreate the topic.`
-  )
-}
 
 /** kafkajs's records as deliveries of one partition. */
 export const deliveriesOf = (
@@ -51,34 +37,70 @@ export const deliveriesOf = (
   const deliveries = new Array<Delivery>(to - from)
   for (let i = from; i < to; i++) {
     const record = records[i]!
-    deliveries[i - from] = delivery(origin, reader, record, positionOf(record.offset), record.value, 1)
+    deliveries[i - from] = delivery(origin, reader, record, Topics.positionOf(record.offset), record.value, 1)
   }
   return deliveries
 }
 
-/** Makes kafkajs wait for `gate` before each join. */
-const waitingFor = (gate: () => Promise<void>, assigner: PartitionAssigner): PartitionAssigner => (config) => {
-  const { cluster } = config
+const { MemberAssignment, MemberMetadata } = kafkajs.AssignerProtocol
+
+/**
+ * Deals partitions to members by what each of them reads, where kafkajs's own assigner knows the leader's topics only; and
+ * makes kafkajs wait for `gate` before each join.
+ */
+const dealing = (
+  gate: () => Promise<void>,
+  count: (topic: string) => Promise<number>
+): PartitionAssigner =>
+({ cluster }) => {
   const find = cluster.findGroupCoordinator
   cluster.findGroupCoordinator = async (group) => {
     await gate()
     return find.call(cluster, group)
   }
-  return assigner(config)
+  const version = 0
+  return {
+    name: assigner,
+    version,
+    protocol: ({ topics }) => ({
+      name: assigner,
+      metadata: MemberMetadata.encode({ version, topics, userData: Buffer.alloc(0) })
+    }),
+    assign: async ({ members }) => {
+      const readers = members.map(({ memberId, memberMetadata }) => ({
+        memberId,
+        topics: MemberMetadata.decode(memberMetadata)?.topics ?? []
+      }))
+      const topics = Array.from(new Set(readers.flatMap(({ topics }) => topics)))
+      const counts = new Map(await Promise.all(topics.map(async (topic) => [topic, await count(topic)] as const)))
+      return Array.from(deal(readers, counts), ([memberId, dealt]) => {
+        const assignment: Record<string, Array<number>> = Object.create(null)
+        for (const { partition, topic } of dealt) (assignment[topic] ??= []).push(partition)
+        return {
+          memberId,
+          memberAssignment: MemberAssignment.encode({ version, assignment, userData: Buffer.alloc(0) })
+        }
+      })
+    }
+  }
 }
 
 interface Open {
+  readonly topic: string
   readonly lease: Driver.Lease
   readonly origin: Origin
 }
 
+const keyOf = (topic: string, partition: number): string => `${topic}:${partition}`
+
 class Member {
-  private readonly connection: Connection
-  private readonly admin: Admin
+  private readonly settings: Settings
+  private readonly cluster: Cluster
   private readonly options: Driver.ConsumeOptions
+  private readonly subscribed: Subscribed.Subscribed
   private readonly sink: Driver.Sink
   private readonly fork: <A, E>(effect: Effect.Effect<A, E>) => Fiber.Fiber<A, E>
-  private readonly leases = new Map<number, Open>()
+  private readonly leases = new Map<string, Open>()
   /** Called when nobody may wait for room any more. */
   private readonly waiters = new Set<() => void>()
   /** `out` of the group or on the way in, a `member`, or `leaving` a generation for the next. */
@@ -92,15 +114,17 @@ class Member {
   private end: (error: Failed) => void = () => {}
 
   constructor(
-    connection: Connection,
-    admin: Admin,
+    settings: Settings,
+    cluster: Cluster,
     options: Driver.ConsumeOptions,
+    subscribed: Subscribed.Subscribed,
     sink: Driver.Sink,
     fork: <A, E>(effect: Effect.Effect<A, E>) => Fiber.Fiber<A, E>
   ) {
-    this.connection = connection
-    this.admin = admin
+    this.settings = settings
+    this.cluster = cluster
     this.options = options
+    this.subscribed = subscribed
     this.sink = sink
     this.fork = fork
   }
@@ -110,22 +134,22 @@ class Member {
   }
 
   private failure(error: unknown): Failed {
-    return KafkaError.fromUnknown(error, "consume", { ...this.connection.place, ...this.where })
+    return Failure.fromUnknown(error, "consume", { ...this.settings.place, ...this.where })
   }
 
-  open(log: Log): Consumer {
+  open(log: Client.Log): Consumer {
     const { heartbeatInterval, maximumWait, partitionBytes, read, rebalanceTimeout, sessionTimeout } =
-      this.connection.consumer
-    return this.consumer = this.connection.client(log).consumer({
+      this.settings.consumer
+    return this.consumer = Client.make(this.settings, log).consumer({
       groupId: this.options.group,
-      allowAutoTopicCreation: this.connection.missingTopics === "create",
+      allowAutoTopicCreation: this.settings.missingTopics === "create",
       sessionTimeout,
       heartbeatInterval,
       rebalanceTimeout,
       maxWaitTimeInMs: maximumWait,
       maxBytesPerPartition: partitionBytes,
       readUncommitted: read === "uncommitted",
-      partitionAssigners: [waitingFor(() => this.gate(), PartitionAssigners.roundRobin)],
+      partitionAssigners: [dealing(() => this.gate(), (topic) => this.count(topic))],
       // once it was a member, the engine starts it again by its own schedule
       retry: {
         ...steady,
@@ -140,7 +164,7 @@ class Member {
     this.end = (error) => resume(Effect.fail(error))
     consumer.on(
       "consumer.group_join",
-      ({ payload }) => this.joined(payload.memberAssignment[this.options.channel] ?? [])
+      ({ payload }) => this.joined(payload.memberAssignment)
     )
     consumer.on("consumer.rebalancing", () => this.leaveGeneration())
     consumer.on("consumer.fetch", () => this.sink.polled())
@@ -151,14 +175,14 @@ class Member {
       autoCommit: false,
       eachBatchAutoResolve: false,
       partitionsConsumedConcurrently: 64,
-      eachBatch: (batch) => this.take(batch)
+      eachBatch: (batch) => this.pass(batch)
     }).catch((error) => this.end(this.failure(error)))
     return Effect.sync(() => this.stop())
   })
 
   /** A sign of life now and then, also while handlers are slow or a batch waits for room. */
   get beat(): Effect.Effect<never> {
-    const { heartbeatInterval } = this.connection.consumer
+    const { heartbeatInterval } = this.settings.consumer
     return Effect.forever(Effect.andThen(Effect.sleep(heartbeatInterval), Effect.promise(() => this.heartbeat())))
   }
 
@@ -168,11 +192,11 @@ class Member {
       await this.calls?.heartbeat()
     } catch (error) {
       // an answer to an older generation says nothing of this one
-      if (!KafkaError.isLost(error) || generation !== this.generation) return
+      if (!Failure.isLost(error) || generation !== this.generation) return
       // kafkajs meets the same answer at its own next heartbeat, which comes once no batch waits for room
       this.leaveGeneration()
       // whatever it had is somebody else's by now: it begins anew
-      if (KafkaError.typeOf(error) === "UNKNOWN_MEMBER_ID") this.end(this.failure(error))
+      if (Failure.typeOf(error) === "UNKNOWN_MEMBER_ID") this.end(this.failure(error))
     }
   }
 
@@ -181,11 +205,21 @@ class Member {
     this.stopped = true
     // without a pause kafkajs would fetch what nobody takes, again and again
     try {
-      this.consumer?.pause([{ topic: this.options.channel }])
+      this.consumer?.pause(this.subscribed.topics.map((topic) => ({ topic })))
     } catch {
       // it was not running
     }
     this.wake()
+  }
+
+  /** Partitions of a topic; none where it is gone, though another member reads it. */
+  private async count(topic: string): Promise<number> {
+    try {
+      return (await this.cluster.leaders(topic)).length
+    } catch (error) {
+      if (Failure.typeOf(error) === "UNKNOWN_TOPIC_OR_PARTITION") return 0
+      throw error
+    }
   }
 
   private wake(): void {
@@ -198,72 +232,77 @@ class Member {
     this.wake()
   }
 
-  private joined(partitions: ReadonlyArray<number>): void {
-    const { channel, group, handler } = this.options
+  private joined(assignment: Readonly<Record<string, ReadonlyArray<number>>>): void {
     this.state = "member"
     this.generation++
     // in a drain the membership goes on, and nothing new is taken
     if (this.stopped) return
-    for (const partition of partitions) {
-      const lease: Driver.Lease = {
-        partition,
-        commit: (position) => this.commit(lease, position),
-        pause: Effect.sync(() => {
-          if (!this.stopped) this.consumer?.pause([{ topic: channel, partitions: [partition] }])
-        }),
-        resume: Effect.sync(() => {
-          if (!this.stopped) this.consumer?.resume([{ topic: channel, partitions: [partition] }])
-        })
-      }
-      const origin: Origin = {
-        system: "kafka",
-        channel,
-        group,
-        partition,
-        handler,
-        holdLimit: Number.POSITIVE_INFINITY
-      }
-      this.leases.set(partition, { lease, origin })
-      this.sink.open(lease)
+    const assigned = this.subscribed.topics.map((topic) => ({ topic, partitions: assignment[topic] ?? [] }))
+    for (const { partitions, topic } of assigned) for (const partition of partitions) this.take(topic, partition)
+    const late = assigned.filter(({ partitions, topic }) =>
+      partitions.length > 0 && Subscribed.begins(this.options, this.subscribed, topic) === "latest"
+    )
+    Promise.all(late.map(({ partitions, topic }) => this.begin(topic, partitions))).then(
+      () => this.sink.ready(),
+      (error) => this.end(this.failure(error))
+    )
+  }
+
+  private take(channel: string, partition: number): void {
+    const { group, handler } = this.options
+    const only = { topic: channel, partitions: [partition] }
+    const lease: Driver.Lease = {
+      channel,
+      partition,
+      commit: (position) => this.commit(channel, lease, position),
+      pause: Effect.sync(() => {
+        if (!this.stopped) this.consumer?.pause([only])
+      }),
+      resume: Effect.sync(() => {
+        if (!this.stopped) this.consumer?.resume([only])
+      })
     }
-    if (this.options.from === "earliest") this.sink.ready()
-    else this.begin(partitions).then(() => this.sink.ready(), (error) => this.end(this.failure(error)))
+    const origin: Origin = { system: "kafka", channel, group, partition, handler, holdLimit: Number.POSITIVE_INFINITY }
+    this.leases.set(keyOf(channel, partition), { topic: channel, lease, origin })
+    this.sink.open(lease)
   }
 
   /**
    * Gives a new group its position at the end, and only then is it ready: kafkajs would look for the end at its first fetch,
    * and pass over what is published until then, or until a first commit if it is started again.
    */
-  private async begin(partitions: ReadonlyArray<number>): Promise<void> {
-    const { channel, group } = this.options
-    const committed = await this.admin.fetchOffsets({ groupId: group, topics: [channel] })
-    const known = new Set(
-      committed.flatMap((topic) => topic.partitions).filter(({ offset }) => Number(offset) >= 0).map(({ partition }) =>
-        partition
-      )
-    )
+  private async begin(topic: string, partitions: ReadonlyArray<number>): Promise<void> {
+    const committed = await this.cluster.committed(this.options.group, topic)
+    const known = new Set(committed.map(({ partition }) => partition))
     const fresh = partitions.filter((partition) => !known.has(partition))
     if (fresh.length === 0) return
     const ends = await Effect.runPromise(
-      Fiber.join(this.fork(KafkaTopics.offsets(this.connection, this.admin, "consume", channel)))
+      Fiber.join(this.fork(Topics.bounds(this.settings, this.cluster, "consume", topic)))
     )
     const positions = ends.filter(({ partition }) => fresh.includes(partition))
-      .map(({ high, partition }) => ({ topic: channel, partition, offset: high }))
+      .map(({ high, partition }) => ({ topic, partition, offset: String(high) }))
     for (const position of positions) this.consumer?.seek(position)
     await this.consumer?.commitOffsets(positions)
+  }
+
+  /** Ends all leases in good order: what runs is finished, and committed. */
+  get release(): Effect.Effect<void> {
+    return Effect.suspend(() => {
+      const open = Array.from(this.leases.values(), ({ lease }) => lease)
+      return Effect.forEach(open, (lease) => this.sink.close(lease, "revoke"), {
+        concurrency: "unbounded",
+        discard: true
+      })
+    }).pipe(Effect.andThen(Effect.sync(() => this.leases.clear())))
   }
 
   /** Before a join: closes the leases of the generation that ends. */
   private async gate(): Promise<void> {
     const unasked = this.state === "member"
     this.leaveGeneration()
-    const open = Array.from(this.leases.values(), ({ lease }) => lease)
-    if (open.length > 0) {
-      const closing = this.fork(
-        Effect.forEach(open, (lease) => this.sink.close(lease, "revoke"), { concurrency: "unbounded", discard: true })
-      )
+    if (this.leases.size > 0) {
+      const closing = this.fork(this.release)
       await new Promise<void>((resolve) => closing.addObserver(() => resolve()))
-      this.leases.clear()
     }
     this.state = "out"
     // Partitions changed under a running fetch, or the group forgot this member: kafkajs would join with answers to older
@@ -271,14 +310,15 @@ class Member {
     if (unasked) throw Object.assign(new Error("The assignment changed under a running consumer"), { retriable: false })
   }
 
-  private async take(batch: EachBatchPayload): Promise<void> {
+  private async pass(batch: EachBatchPayload): Promise<void> {
     this.calls = batch
-    const { messages, partition } = batch.batch
-    const open = this.leases.get(partition)
+    const { messages, partition, topic } = batch.batch
+    const key = keyOf(topic, partition)
+    const open = this.leases.get(key)
     try {
       for (let from = 0; from < messages.length; from += this.options.batch) {
         // What is resolved counts as read in whatever generation is current, so nothing is after the lease has ended.
-        if (this.stopped || this.state !== "member" || open === undefined || this.leases.get(partition) !== open) return
+        if (this.stopped || this.state !== "member" || open === undefined || this.leases.get(key) !== open) return
         const to = Math.min(from + this.options.batch, messages.length)
         const room = this.sink.offer(open.lease, deliveriesOf(open.origin, messages, from, to))
         batch.resolveOffset(messages[to - 1]!.offset)
@@ -303,8 +343,9 @@ class Member {
     })
   }
 
-  private commit(lease: Driver.Lease, position: number): Effect.Effect<void, Failed> {
-    const { channel, group } = this.options
+  private commit(channel: string, lease: Driver.Lease, position: number): Effect.Effect<void, Failed> {
+    const { group } = this.options
+    const key = keyOf(channel, lease.partition)
     const gone = () =>
       BrokerError.make({
         system: "kafka",
@@ -314,18 +355,18 @@ class Member {
       })
     return Effect.suspend(() => {
       const { calls } = this
-      if (calls === undefined || this.leases.get(lease.partition)?.lease !== lease) return Effect.fail(gone())
+      if (calls === undefined || this.leases.get(key)?.lease !== lease) return Effect.fail(gone())
       const topics = [{ topic: channel, partitions: [{ partition: lease.partition, offset: String(position) }] }]
       // not consumer.commitOffsets, which answers as if it had committed when the consumer is about to stop
-      return KafkaClient.attempt(
-        this.connection,
+      return Failure.attempt(
+        this.settings.place,
         "settle",
         () => calls.commitOffsetsIfNecessary({ topics }),
         this.where
       )
     }).pipe(
       Effect.tapError((error) => {
-        if (!KafkaError.isLost(error.cause)) return Effect.void
+        if (!Failure.isLost(error.cause)) return Effect.void
         return this.sink.close(lease, "lost")
       })
     )
@@ -334,27 +375,41 @@ class Member {
 
 const steady = { initialRetryTime: 100, maxRetryTime: 1000, multiplier: 2, factor: 0.2, retries: 5 }
 
+/** Reads the topics until interrupted; fails when the connection or the membership is gone. The group is left with the scope. */
+const read = (
+  settings: Settings,
+  cluster: Cluster,
+  options: Driver.ConsumeOptions,
+  sink: Driver.Sink,
+  subscribed: Subscribed.Subscribed
+): Effect.Effect<Subscribed.Reading, Failed, Scope.Scope> =>
+  Effect.gen(function*() {
+    const log = yield* Client.logger(settings)
+    const context = yield* Effect.context<never>()
+    const member = new Member(settings, cluster, options, subscribed, sink, Effect.runForkWith(context))
+    const consumer = yield* Effect.acquireRelease(Effect.sync(() => member.open(log)), Client.disconnect)
+    const where = { channel: options.channel, group: options.group }
+    yield* Failure.attempt(settings.place, "connect", () => consumer.connect(), where)
+    for (const from of ["earliest", "latest"] as const) {
+      const topics = subscribed.topics.filter((topic) => Subscribed.begins(options, subscribed, topic) === from)
+      if (topics.length === 0) continue
+      yield* Failure.attempt(
+        settings.place,
+        "consume",
+        () => consumer.subscribe({ topics, fromBeginning: from === "earliest" }),
+        where
+      )
+    }
+    // the sign of life goes on while the engine drains, until the group is left
+    yield* Effect.forkScoped(member.beat)
+    return { read: member.read, release: member.release }
+  })
+
 /** Runs until interrupted; fails when the connection or the membership is gone. The group is left with the scope. */
 export const consume = (
-  connection: Connection,
-  admin: Admin,
+  settings: Settings,
+  cluster: Cluster,
   options: Driver.ConsumeOptions,
   sink: Driver.Sink
 ): Effect.Effect<void, Failed, Scope.Scope> =>
-  Effect.gen(function*() {
-    const log = yield* KafkaClient.logger(connection)
-    const context = yield* Effect.context<never>()
-    const member = new Member(connection, admin, options, sink, Effect.runForkWith(context))
-    const consumer = yield* Effect.acquireRelease(Effect.sync(() => member.open(log)), KafkaClient.disconnect)
-    const where = { channel: options.channel, group: options.group }
-    yield* KafkaClient.attempt(connection, "connect", () => consumer.connect(), where)
-    yield* KafkaClient.attempt(
-      connection,
-      "consume",
-      () => consumer.subscribe({ topics: [options.channel], fromBeginning: options.from === "earliest" }),
-      where
-    )
-    // the sign of life goes on while the engine drains, until the group is left
-    yield* Effect.forkScoped(member.beat)
-    return yield* member.read
-  })
+  Subscribed.run(settings, cluster, options, sink, (subscribed) => read(settings, cluster, options, sink, subscribed))

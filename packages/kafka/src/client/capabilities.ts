@@ -1,0 +1,21 @@
+import type { Driver } from "@millrace/core"
+
+/** What Kafka can do, by whichever client. */
+export const capabilities: Driver.Capabilities = {
+  settlement: "position",
+  ordering: "partition",
+  redelivery: true,
+  delay: false,
+  deadLetter: false,
+  attempts: false,
+  groups: true,
+  fanOut: true,
+  retention: true,
+  replay: true,
+  persistence: true,
+  browse: true,
+  tombstones: true,
+  transactions: true,
+  patterns: true,
+  lag: true
+}

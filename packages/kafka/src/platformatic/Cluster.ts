@@ -1,0 +1,140 @@
+/**
+ * A cluster that is asked in the words of the protocol.
+ */
+import type { BrokerError } from "@millrace/core"
+import { Effect, Schedule, type Scope } from "effect"
+import type { consumerGroupDescribeV0, createTopicsV7 } from "@platformatic/kafka"
+import type { Cluster } from "../client/Cluster.ts"
+import * as Failure from "../client/Failure.ts"
+import type { Settings } from "../client/Options.ts"
+import { find, type Found } from "./Leaders.ts"
+import * as Positions from "./Positions.ts"
+import { answerOf, open, type Wire } from "./Wire.ts"
+
+/** A connection to the cluster, open as long as the scope is: a wrong address or password fails here, after three attempts. */
+export const connect = (settings: Settings): Effect.Effect<Cluster, BrokerError.BrokerError, Scope.Scope> =>
+  Effect.gen(function*() {
+    const wire = yield* open(settings)
+    const cluster = clusterOf(settings, wire)
+    yield* Effect.retry(Failure.attempt(settings.place, "connect", () => cluster.describe()), {
+      while: (error) => error.reason === "Unreachable" || error.reason === "Lost",
+      schedule: soon,
+      times: 2
+    }).pipe(
+      Effect.timeoutOrElse({
+        duration: settings.connectTimeout * 4,
+        orElse: () => Effect.fail(Failure.silent(settings.place))
+      })
+    )
+    return cluster
+  })
+
+const soon = Schedule.spaced("200 millis")
+
+/** The groups' own word for a member that is in none of the classic protocol. */
+const isUnknown = (error: unknown): boolean => Failure.typeOf(error) === "GROUP_ID_NOT_FOUND"
+
+const topicResource = 2
+
+const clusterOf = (settings: Settings, wire: Wire): Cluster => {
+  const ask = (topics: ReadonlyArray<string> | null) => find(wire, topics, false)
+  const controller = async () => {
+    const { brokers, controller } = await ask([])
+    return brokers.get(controller)
+  }
+  const coordinator = async (group: string) => {
+    const { coordinators: [found] } = await wire.ask("FindCoordinator", undefined, 0, [group])
+    return { host: found!.host, port: found!.port }
+  }
+  const partitionsOf = ({ topics }: Found, topic: string) =>
+    (topics.get(topic)?.leaders ?? []).map((_, partition) => partition)
+  return {
+    describe: () => ask([]),
+    topics: async () => Array.from((await ask(null)).topics.keys()),
+    leaders: async (topic) => (await ask([topic])).topics.get(topic)?.leaders ?? [],
+    create: async (topic, partitions, given) => {
+      const asked: createTopicsV7.CreateTopicsRequestTopic = {
+        name: topic,
+        numPartitions: partitions ?? -1,
+        replicationFactor: -1,
+        assignments: [],
+        configs: Object.entries(given).map(([name, value]) => ({ name, value }))
+      }
+      try {
+        await wire.ask("CreateTopics", await controller(), [asked], settings.requestTimeout, false)
+        return true
+      } catch (error) {
+        if (Failure.typeOf(error) === "TOPIC_ALREADY_EXISTS") return false
+        throw error
+      }
+    },
+    deleteTopic: async (topic) =>
+      wire.ask("DeleteTopics", await controller(), [{ name: topic }], settings.requestTimeout),
+    settings: async (topic, names) => {
+      const { results } = await wire.ask(
+        "DescribeConfigs",
+        undefined,
+        [{
+          resourceType: topicResource,
+          resourceName: topic,
+          configurationKeys: Array.from(names)
+        }],
+        false,
+        false
+      )
+      return new Map(results.flatMap(({ configs }) => configs).map(({ name, value }) => [name, value ?? null]))
+    },
+    bounds: async (topic) => {
+      const found = await ask([topic])
+      const partitions = partitionsOf(found, topic)
+      const listed = (which: "earliest" | "latest") =>
+        Positions.list(wire, found, topic, partitions, which, "uncommitted")
+      const [low, high] = await Promise.all([listed("earliest"), listed("latest")])
+      const ends = new Map(high.map(({ partition, position }) => [partition, position]))
+      return low.map(({ partition, position }) => ({ partition, low: position, high: ends.get(partition) ?? position }))
+    },
+    // each call asks anew who leads
+    refresh: () => Promise.resolve(),
+    committed: async (group, topic) => {
+      const partitions = partitionsOf(await ask([topic]), topic)
+      return await Positions.committed(wire, await coordinator(group), group, topic, partitions)
+    },
+    commit: async (group, topic, positions) =>
+      wire.ask("OffsetCommit", await coordinator(group), group, -1, "", null, [{
+        name: topic,
+        partitions: positions.map(({ partition, position }) => ({
+          partitionIndex: partition,
+          committedOffset: BigInt(position),
+          committedLeaderEpoch: -1
+        }))
+      }]),
+    groups: async () => {
+      const { brokers } = await ask([])
+      const answers = await Promise.all(
+        Array.from(brokers.values(), (broker) => wire.ask("ListGroups", broker, [], []))
+      )
+      return answers.flatMap(({ groups }) => groups).map(({ groupId }) => groupId)
+    },
+    describeGroup: async (group) => {
+      const broker = await coordinator(group)
+      const members = (found: ReadonlyArray<{ readonly clientId: string; readonly clientHost: string }>) =>
+        found.map(({ clientHost, clientId }) => ({ clientId, host: clientHost }))
+      try {
+        const { groups: [found] } = await wire.ask("ConsumerGroupDescribe", broker, [group], false)
+        return { state: found!.groupState, members: members(found!.members) }
+      } catch (error) {
+        // what is not of the protocol "consumer" is a classic one, or none
+        const partly = answerOf<consumerGroupDescribeV0.ConsumerGroupDescribeResponse>(error)
+        if (partly === undefined && !isUnknown(error) && Failure.typeOf(error) !== undefined) throw error
+      }
+      try {
+        const { groups: [found] } = await wire.ask("DescribeGroups", broker, [group], false)
+        return { state: found!.groupState, members: members(found!.members) }
+      } catch (error) {
+        if (isUnknown(error)) return { state: "Dead", members: [] }
+        throw error
+      }
+    },
+    deleteGroup: async (group) => wire.ask("DeleteGroups", await coordinator(group), [group])
+  }
+}

@@ -1,0 +1,430 @@
+/**
+ * Consuming: each assigned partition is one lease. Each broker is asked for what is next in the partitions that it leads, over
+ * and over, on a connection of its own; signs of life and commits go by another, so none waits for a fetch.
+ *
+ * A partition whose messages wait for room is fetched one answer ahead and no further, and keeps no other from being read.
+ */
+import { BrokerError, type Delivery, type Driver } from "@millrace/core"
+import { Deferred, Effect, Exit, type Fiber, FiberSet, Random, Schedule, type Scope } from "effect"
+import { ProtocolError } from "@platformatic/kafka"
+import type { Assigned } from "../client/Assigner.ts"
+import type { Cluster } from "../client/Cluster.ts"
+import * as Failure from "../client/Failure.ts"
+import type { Settings } from "../client/Options.ts"
+import * as Subscribed from "../client/Subscribed.ts"
+import * as ClassicGroup from "./ClassicGroup.ts"
+import * as ConsumerGroup from "./ConsumerGroup.ts"
+import { fetch, type Fetched } from "./Fetch.ts"
+import { Coordinator, type Group, type Holder } from "./Group.ts"
+import { Leaders } from "./Leaders.ts"
+import { keyOf, Partition } from "./Partition.ts"
+import * as Positions from "./Positions.ts"
+import * as Records from "./Records.ts"
+import { open as openWire, type Wire } from "./Wire.ts"
+
+type Failed = BrokerError.BrokerError
+
+/** Which of Kafka's group protocols a member speaks. */
+export type GroupProtocol = "classic" | "consumer"
+
+// codes of one partition, after which its leader is looked for again: https://kafka.apache.org/protocol#protocol_error_codes
+const moved = new Set([3, 5, 6, 9, 56, 74, 75, 76, 78, 100, 103])
+const outOfRange = 1
+// how soon a full partition that got room again is fetched, while its broker is asked for others
+const shortWait = 20
+
+class Member implements Holder {
+  private readonly settings: Settings
+  private readonly options: Driver.ConsumeOptions
+  private readonly subscribed: Subscribed.Subscribed
+  private readonly sink: Driver.Sink
+  private readonly fork: <A, E>(effect: Effect.Effect<A, E>) => Fiber.Fiber<A, E>
+  private readonly leaders: Leaders
+  private readonly wire: Wire
+  private readonly data: Wire
+  private readonly coordinator: Coordinator
+  private readonly partitions = new Map<string, Partition>()
+  private readonly nodes = new Set<number>()
+  private readonly ended = Deferred.makeUnsafe<never, Failed>()
+  private bell = Deferred.makeUnsafe<void>()
+  private fetchers: FiberSet.FiberSet<void, Failed> | undefined
+  private stopping = false
+  readonly group: Group
+
+  constructor(parts: {
+    readonly settings: Settings
+    readonly options: Driver.ConsumeOptions
+    readonly subscribed: Subscribed.Subscribed
+    readonly sink: Driver.Sink
+    readonly fork: <A, E>(effect: Effect.Effect<A, E>) => Fiber.Fiber<A, E>
+    readonly wire: Wire
+    readonly data: Wire
+    readonly protocol: GroupProtocol
+    readonly memberId: string
+  }) {
+    this.settings = parts.settings
+    this.options = parts.options
+    this.subscribed = parts.subscribed
+    this.sink = parts.sink
+    this.fork = parts.fork
+    this.wire = parts.wire
+    this.data = parts.data
+    this.leaders = new Leaders(parts.settings, parts.wire, parts.subscribed.topics)
+    this.coordinator = new Coordinator(parts.settings, parts.wire, this.where)
+    this.group = parts.protocol === "consumer"
+      ? ConsumerGroup.make(this.coordinator, parts.memberId, parts.subscribed.topics, this, this.ids)
+      : ClassicGroup.make(this.coordinator, parts.subscribed.topics, this, this.counts)
+  }
+
+  private get where() {
+    return { channel: this.options.channel, group: this.options.group }
+  }
+
+  private attempt<A>(call: () => Promise<A>, channel = this.options.channel): Effect.Effect<A, Failed> {
+    return Failure.attempt(this.settings.place, "consume", call, { channel, group: this.options.group })
+  }
+
+  private get ids(): Effect.Effect<ReadonlyMap<string, string>, Failed> {
+    return Effect.suspend(() =>
+      Effect.map(this.leaders.known, ({ topics }) => new Map(Array.from(topics, ([name, { id }]) => [name, id])))
+    )
+  }
+
+  private readonly counts = (topics: ReadonlyArray<string>): Effect.Effect<ReadonlyMap<string, number>, Failed> =>
+    Effect.map(
+      // members of one group may read other topics than this one
+      new Leaders({ ...this.settings, missingTopics: "refuse" }, this.wire, topics).refresh,
+      (found) => new Map(Array.from(found.topics, ([name, { leaders }]) => [name, leaders.length]))
+    )
+
+  /** Looks for the topics, and joins; the membership goes on with the scope. */
+  get join(): Effect.Effect<void, Failed, Scope.Scope> {
+    return Effect.andThen(
+      this.leaders.start,
+      Effect.forkScoped(Effect.catch(this.group.stay, (error) => this.fail(error)))
+    )
+  }
+
+  /** Fetches until interrupted. */
+  get read(): Effect.Effect<never, Failed> {
+    return Effect.scoped(Effect.gen({ self: this }, function*() {
+      this.fetchers = yield* FiberSet.make<void, Failed>()
+      this.ring()
+      return yield* Effect.raceFirst(Deferred.await(this.ended), Effect.forever(this.find))
+    })).pipe(Effect.onExit(() =>
+      Effect.sync(() => {
+        this.stopping = true
+        this.fetchers = undefined
+      })
+    ))
+  }
+
+  get release(): Effect.Effect<void> {
+    return Effect.suspend(() => this.revoke(this.held()))
+  }
+
+  stopped(): boolean {
+    return this.stopping
+  }
+
+  held(): ReadonlyArray<Assigned> {
+    return Array.from(this.partitions.values(), ({ origin, topic }) => ({ topic, partition: origin.partition }))
+  }
+
+  private fail(error: Failed): Effect.Effect<void> {
+    return Effect.asVoid(Deferred.fail(this.ended, error))
+  }
+
+  private ring(): void {
+    const { bell } = this
+    this.bell = Deferred.makeUnsafe()
+    Deferred.doneUnsafe(bell, Exit.void)
+  }
+
+  assign(assigned: ReadonlyArray<Assigned>): Effect.Effect<void, Failed> {
+    return Effect.gen({ self: this }, function*() {
+      for (const [topic, of] of Map.groupBy(assigned, ({ topic }) => topic)) {
+        const positions = yield* this.positions(topic, of.map(({ partition }) => partition))
+        const { topics } = yield* this.leaders.known
+        const topicId = topics.get(topic)?.id
+        for (const [partition, position] of positions) {
+          // in a drain nothing new is taken
+          if (!this.stopping && topicId !== undefined) this.take(topic, topicId, partition, position)
+        }
+      }
+      if (this.stopping) return
+      this.ring()
+      this.sink.ready()
+    })
+  }
+
+  revoke(assigned: ReadonlyArray<Assigned>): Effect.Effect<void> {
+    return Effect.suspend(() => {
+      const found = assigned.flatMap(({ partition, topic }) => this.partitions.get(keyOf(topic, partition)) ?? [])
+      for (const partition of found) partition.end()
+      return Effect.forEach(
+        found,
+        (partition) =>
+          Effect.andThen(
+            this.sink.close(partition.lease, "revoke"),
+            Effect.sync(() => this.partitions.delete(partition.key))
+          ),
+        { concurrency: "unbounded", discard: true }
+      )
+    })
+  }
+
+  /** Where partitions are read from: what is committed, else where the group begins, which is then its place. */
+  private positions(topic: string, partitions: ReadonlyArray<number>): Effect.Effect<Map<number, number>, Failed> {
+    return Effect.gen({ self: this }, function*() {
+      const committed = yield* this.coordinator.ask(
+        "consume",
+        (wire, coordinator) => Positions.committed(wire, coordinator, this.options.group, topic, partitions)
+      )
+      const found = new Map(committed.map(({ partition, position }) => [partition, position]))
+      const fresh = partitions.filter((partition) => !found.has(partition))
+      if (fresh.length === 0) return found
+      const from = Subscribed.begins(this.options, this.subscribed, topic)
+      for (const { partition, position } of yield* this.bounds(topic, fresh, from)) {
+        if (from === "latest") yield* this.group.commit(topic, partition, position)
+        found.set(partition, position)
+      }
+      return found
+    })
+  }
+
+  /** The first or the next positions; waits up to 5 seconds for leaders. */
+  private bounds(topic: string, partitions: ReadonlyArray<number>, which: "earliest" | "latest") {
+    const { read } = this.settings.consumer
+    return Effect.flatMap(this.leaders.refresh, (found) =>
+      this.attempt(
+        () => Positions.list(this.wire, found, topic, partitions, which, read),
+        topic
+      )).pipe(
+        Effect.retry({
+          while: (error) => leaderless.has(Failure.typeOf(error.cause) ?? ""),
+          schedule: every,
+          times: 100
+        })
+      )
+  }
+
+  private take(channel: string, topicId: string, partition: number, position: number): void {
+    const { group, handler } = this.options
+    const key = keyOf(channel, partition)
+    const pausing = (paused: boolean) => Effect.sync(() => this.partitions.get(key)?.pause(paused))
+    const lease: Driver.Lease = {
+      channel,
+      partition,
+      commit: (position) => this.commit(channel, lease, position),
+      pause: pausing(true),
+      resume: pausing(false)
+    }
+    const origin = { system: "kafka", channel, group, partition, handler, holdLimit: Number.POSITIVE_INFINITY }
+    const taken = new Partition({ topic: channel, topicId, origin, lease }, position, this.engine, () => this.ring())
+    this.partitions.set(key, taken)
+    this.sink.open(lease)
+  }
+
+  private get engine() {
+    return { sink: this.sink, options: this.options, fork: this.fork }
+  }
+
+  private commit(channel: string, lease: Driver.Lease, position: number): Effect.Effect<void, Failed> {
+    return Effect.suspend(() => {
+      const found = this.partitions.get(keyOf(channel, lease.partition))
+      if (found?.lease !== lease) {
+        return Effect.fail(BrokerError.make({
+          system: "kafka",
+          operation: "settle",
+          reason: "Lost",
+          message:
+            `Partition ${lease.partition} of ${channel} is no longer assigned to this member of ${this.options.group}.`
+        }))
+      }
+      return this.group.commit(channel, lease.partition, position).pipe(
+        Effect.tapError((error) => {
+          if (!Failure.isLost(error.cause)) return Effect.void
+          found.end()
+          this.partitions.delete(found.key)
+          return this.sink.close(lease, "lost")
+        })
+      )
+    })
+  }
+
+  /** Starts a fetcher for each broker that leads something of ours. */
+  private get find(): Effect.Effect<void, Failed> {
+    return Effect.suspend(() => {
+      const { bell } = this
+      let leaderless = false
+      for (const { origin, topic } of this.partitions.values()) {
+        const node = this.leaders.leader(topic, origin.partition)
+        if (node < 0) leaderless = true
+        else if (!this.nodes.has(node) && this.fetchers !== undefined) {
+          this.nodes.add(node)
+          FiberSet.addUnsafe(
+            this.fetchers,
+            this.fork(
+              this.ask(node).pipe(
+                Effect.onExit(() => Effect.sync(() => this.nodes.delete(node))),
+                Effect.catch((error) => this.fail(error))
+              )
+            )
+          )
+        }
+      }
+      return leaderless
+        ? Effect.andThen(Effect.sleep("100 millis"), Effect.asVoid(this.leaders.refresh))
+        : Deferred.await(bell)
+    })
+  }
+
+  /** Asks one broker until it leads nothing of ours any more. */
+  private ask(node: number): Effect.Effect<void, Failed> {
+    return Effect.gen({ self: this }, function*() {
+      let failures = 0
+      while (true) {
+        const led = Array.from(this.partitions.values()).filter(({ origin, topic }) =>
+          this.leaders.leader(topic, origin.partition) === node
+        )
+        const broker = this.leaders.broker(node)
+        if (led.length === 0 || broker === undefined) return
+        const hungry = led.filter((partition) => partition.hungry)
+        // room, or the end of a pause, is told by the bell; a broker is asked now and then meanwhile, as a sign of its life
+        if (hungry.length === 0) {
+          yield* Effect.timeoutOption(Deferred.await(this.bell), this.settings.consumer.maximumWait)
+        }
+        const wanted = hungry.map(({ origin, position, topicId }) => ({
+          topicId,
+          partition: origin.partition,
+          position
+        }))
+        const asked = yield* Effect.result(this.attempt(() =>
+          fetch(this.data, broker, wanted, {
+            ...this.settings.consumer,
+            maximumWait: led.some((partition) => partition.full)
+              ? Math.min(shortWait, this.settings.consumer.maximumWait)
+              : this.settings.consumer.maximumWait
+          })
+        ))
+        if (asked._tag === "Success") {
+          failures = 0
+          this.sink.polled()
+          yield* this.give(hungry, asked.success)
+        } else {
+          const passes = asked.failure.reason === "Lost" || asked.failure.reason === "Unreachable"
+          if (!passes || ++failures * 200 > this.settings.consumer.sessionTimeout) {
+            return yield* Effect.fail(asked.failure)
+          }
+          yield* Effect.sleep("200 millis")
+          yield* Effect.ignore(this.leaders.refresh)
+        }
+      }
+    })
+  }
+
+  /** Passes on what was fetched, in turn. */
+  private give(asked: ReadonlyArray<Partition>, found: ReadonlyArray<Fetched>): Effect.Effect<void, Failed> {
+    const byId = new Map(asked.map((partition) => [keyOf(partition.topicId, partition.origin.partition), partition]))
+    let again = false
+    let lost: Partition | undefined
+    try {
+      for (const fetched of found) {
+        const partition = byId.get(keyOf(fetched.topicId, fetched.partition))
+        // it may have been taken away meanwhile
+        if (partition === undefined || partition.closed) continue
+        if (fetched.error === outOfRange) lost = partition
+        else if (moved.has(fetched.error)) again = true
+        else if (fetched.error !== 0) throw new ProtocolError(fetched.error)
+        else if (fetched.bytes !== undefined) this.pass(partition, fetched, fetched.bytes)
+      }
+    } catch (error) {
+      return Effect.fail(Failure.fromUnknown(error, "consume", { ...this.settings.place, ...this.where }))
+    }
+    if (lost !== undefined) return this.reset(lost)
+    return again ? Effect.andThen(Effect.sleep("100 millis"), this.renew) : Effect.void
+  }
+
+  private pass(partition: Partition, { aborted }: Fetched, bytes: Buffer): void {
+    const deliveries: Array<Delivery> = []
+    partition.position = Records.read(bytes, partition.origin, partition.position, aborted, deliveries)
+    if (deliveries.length > 0) partition.add(deliveries)
+  }
+
+  /** Looks again who leads; a topic that was made anew under its name is not the one that was read. */
+  private get renew(): Effect.Effect<void, Failed> {
+    return Effect.flatMap(this.leaders.refresh, ({ topics }) => {
+      for (const { topic, topicId } of this.partitions.values()) {
+        if (topics.get(topic)?.id !== topicId) {
+          return Effect.fail(BrokerError.make({
+            system: "kafka",
+            operation: "consume",
+            reason: "Lost",
+            message: `The topic ${topic} was deleted and made anew.`
+          }))
+        }
+      }
+      this.ring()
+      return Effect.void
+    })
+  }
+
+  /** What was next is gone: retention took it, or the log was cut after a broker's disk was lost. */
+  private reset(partition: Partition): Effect.Effect<void, Failed> {
+    const { origin, topic } = partition
+    return Effect.gen({ self: this }, function*() {
+      const [first] = yield* this.bounds(topic, [origin.partition], "earliest")
+      const [next] = yield* this.bounds(topic, [origin.partition], "latest")
+      const before = partition.position
+      partition.position = Math.max(first!.position, Math.min(before, next!.position))
+      yield* Effect.logWarning(
+        `Partition ${origin.partition} of ${topic} has nothing at ${before} any more, so ${this.options.group} goes on at ${partition.position}.`
+      )
+    })
+  }
+}
+
+// a new partition, or one whose leader has just died, has none for a moment
+const leaderless = new Set(["NOT_LEADER_OR_FOLLOWER", "LEADER_NOT_AVAILABLE", "REPLICA_NOT_AVAILABLE"])
+const every = Schedule.spaced("50 millis")
+
+const read = (
+  settings: Settings,
+  options: Driver.ConsumeOptions,
+  sink: Driver.Sink,
+  protocol: GroupProtocol,
+  subscribed: Subscribed.Subscribed
+): Effect.Effect<Subscribed.Reading, Failed, Scope.Scope> =>
+  Effect.gen(function*() {
+    const fork = Effect.runForkWith(yield* Effect.context<never>())
+    const { rebalanceTimeout } = settings.consumer
+    // a request to join is answered when all others have, too
+    const wire = yield* openWire({
+      ...settings,
+      requestTimeout: Math.max(settings.requestTimeout, rebalanceTimeout + 5000)
+    })
+    const data = yield* openWire(settings)
+    const chance = Effect.map(Random.nextIntBetween(0, 0x7fff_ffff), (number) => number.toString(36))
+    const memberId = `${settings.clientId}-${yield* chance}${yield* chance}${yield* chance}`
+    const member = new Member({ settings, options, subscribed, sink, fork, wire, data, protocol, memberId })
+    yield* Effect.addFinalizer(() => Effect.asVoid(Effect.timeoutOption(member.group.leave, "5 seconds")))
+    yield* member.join
+    return { read: member.read, release: member.release }
+  })
+
+/** Runs until interrupted; fails when the connection or the membership is gone. The group is left with the scope. */
+export const consume = (
+  settings: Settings,
+  cluster: Cluster,
+  protocol: GroupProtocol,
+  options: Driver.ConsumeOptions,
+  sink: Driver.Sink
+): Effect.Effect<void, Failed, Scope.Scope> =>
+  Subscribed.run(
+    settings,
+    cluster,
+    options,
+    sink,
+    (subscribed) => read(settings, options, sink, protocol, subscribed)
+  )

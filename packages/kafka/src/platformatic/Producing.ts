@@ -1,0 +1,62 @@
+/**
+ * Publishing by the client's idempotent producer.
+ */
+import type { Outgoing } from "@millrace/core"
+import { type MessageToProduce, Producer } from "@platformatic/kafka"
+import { Effect } from "effect"
+import type { Settings } from "../client/Options.ts"
+import type { Producing } from "../client/Publisher.ts"
+import { partitioner } from "./Partitioner.ts"
+import { close, optionsOf } from "./Wire.ts"
+
+type Message = MessageToProduce<Buffer, Buffer, Buffer, Buffer>
+
+/** A view of the same memory. */
+const buffer = (bytes: Uint8Array): Buffer =>
+  Buffer.isBuffer(bytes) ? bytes : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+
+/** Fields in the order given: each name is an object of its own, so a map keeps those that are twice. */
+const headersOf = (outgoing: Outgoing<Uint8Array>): Map<Buffer, Buffer> | undefined => {
+  const { fields } = outgoing
+  if (fields.length === 0) return undefined
+  // the client writes null where a value is null, as its types leave out
+  return new Map(fields.map(([name, value]) => [Buffer.from(name), value === null ? null : buffer(value)])) as Map<
+    Buffer,
+    Buffer
+  >
+}
+
+/** A message as the client writes it. */
+export const toMessage = (outgoing: Outgoing<Uint8Array>): Message => {
+  const { channel, keyBytes, native, payload } = outgoing
+  const headers = headersOf(outgoing)
+  const message: Message = { topic: channel }
+  if (keyBytes !== undefined) message.key = buffer(keyBytes)
+  if (native?.tombstone !== true) message.value = buffer(payload)
+  if (headers !== undefined) message.headers = headers
+  return message
+}
+
+/** What a producer is made of. */
+export const producerOptions = (settings: Settings) => ({
+  ...optionsOf(settings),
+  idempotent: true,
+  partitioner: partitioner(),
+  compression: settings.producer.compression,
+  // how long the broker may wait for its replicas
+  timeout: settings.requestTimeout,
+  retries: 4 + Math.ceil(settings.producer.retryFor / 1000),
+  retryDelay: (_client: unknown, _operation: string, attempt: number) => Math.min(1000, 50 * 2 ** attempt)
+})
+
+/** The client's idempotent producers. */
+export const producing = (settings: Settings): Producing => ({
+  open: Effect.sync(() => {
+    const producer = new Producer<Buffer, Buffer, Buffer, Buffer>(producerOptions(settings))
+    return {
+      send: (batch) => producer.send({ messages: batch.map(toMessage), acks: -1 }),
+      close: close(producer)
+    }
+  }),
+  mostMessages: 10_000
+})

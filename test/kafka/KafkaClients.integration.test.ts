@@ -1,0 +1,257 @@
+import { it } from "@effect/vitest"
+import { Address, Broker, type Delivery, type Driver, type Headers } from "@millrace/core"
+import { KafkaAdmin } from "@millrace/kafka"
+import type { Kafka as Servers } from "@millrace/testing/servers"
+import { Admin } from "@platformatic/kafka"
+import { Effect, Exit, Fiber, Scope } from "effect"
+import * as FastCheck from "fast-check"
+import { expect } from "vitest"
+import { describeKafka } from "../services/describe.ts"
+import {
+  classic,
+  type Client,
+  clients,
+  consumer,
+  contents,
+  eventually,
+  fresh,
+  kafkajs,
+  optionsOf,
+  outgoing,
+  plain,
+  Recorder
+} from "./support.ts"
+
+const consuming = (driver: Driver.Driver, options: Partial<Driver.ConsumeOptions> & { readonly group: string }) =>
+  Effect.gen(function*() {
+    const recorder = new Recorder()
+    const scope = yield* Scope.fork(yield* Effect.scope)
+    const fiber = yield* Effect.forkDetach(
+      Scope.provide(driver.consume({ ...plain, channel: "", ...options }, recorder), scope),
+      { startImmediately: true }
+    )
+    yield* Effect.addFinalizer(() => Fiber.interrupt(fiber))
+    yield* eventually(() => recorder.readies > 0 || fiber.pollUnsafe() !== undefined)
+    return { recorder, fiber, stop: Effect.andThen(Fiber.interrupt(fiber), Scope.close(scope, Exit.void)) }
+  })
+
+/** Drops what is below a position, as retention does. */
+const forget = async (brokers: Array<string>, topic: string, partition: number, offset: number): Promise<void> => {
+  const admin = new Admin({ clientId: "test", bootstrapBrokers: brokers })
+  await admin.deleteRecords({ topics: [{ name: topic, partitions: [{ partition, offset: BigInt(offset) }] }] })
+  await admin.close()
+}
+
+const each = (client: Client) => (kafka: () => Servers.KafkaServer) => {
+  it.live(
+    "F20 a pattern reads each topic under a lease of its own, and what is made later from its beginning",
+    () =>
+      Effect.gen(function*() {
+        const driver = yield* client.driver(optionsOf(kafka()))
+        const base = fresh("pattern")
+        const pattern = Address.pattern(`${base}.{region}.created`)!
+        const of = (region: string) => `${base}.${region}.created`
+        yield* driver.declare({ channel: of("eu"), partitions: 2 })
+        yield* driver.declare({ channel: `${base}.eu.deleted`, partitions: 1 })
+        yield* driver.publish([outgoing(of("eu"), "old")])
+        const options = { channel: pattern.address, pattern, group: fresh("group"), from: "latest" } as const
+        const { recorder, stop } = yield* consuming(driver, options)
+        yield* eventually(() => recorder.leases.length >= 2)
+        yield* driver.publish([outgoing(of("eu"), "new"), outgoing(`${base}.eu.deleted`, "other")])
+        yield* eventually(() => recorder.taken.length > 0)
+        yield* driver.declare({ channel: of("us"), partitions: 1 })
+        yield* driver.publish([outgoing(of("us"), "first")])
+        yield* eventually(() => recorder.texts.includes("first"))
+        const open = recorder.leases.filter(({ closed }) => closed === undefined).map(({ lease }) => lease)
+        expect(open.map(({ channel, partition }) => `${channel}:${partition}`).sort()).toEqual(
+          [`${of("eu")}:0`, `${of("eu")}:1`, `${of("us")}:0`].sort()
+        )
+        expect(new Set(recorder.taken.map(({ channel, raw }) => `${channel} ${Buffer.from(raw).toString()}`))).toEqual(
+          new Set([`${of("eu")} new`, `${of("us")} first`])
+        )
+        // what was held when the topics changed was given back in order, and not lost
+        expect(recorder.leases.filter(({ closed }) => closed === "lost")).toEqual([])
+        yield* stop
+      }).pipe(Effect.scoped),
+    60_000
+  )
+
+  it.live("X15 lag counts what a group has not committed, and not what retention took", () =>
+    Effect.gen(function*() {
+      const driver = yield* client.driver(optionsOf(kafka()))
+      const admin = yield* KafkaAdmin.KafkaAdmin
+      const channel = fresh("lag")
+      const group = fresh("group")
+      yield* driver.declare({ channel, partitions: 1 })
+      yield* driver.publish(Array.from({ length: 10 }, (_, i) => outgoing(channel, String(i))))
+      expect(yield* driver.lag(channel, group)).toEqual([])
+      yield* admin.move(group, channel, [{ partition: 0, position: 2 }])
+      expect(yield* driver.lag(channel, group)).toEqual([{ partition: 0, messages: 8 }])
+      yield* Effect.promise(() => forget(kafka().brokers, channel, 0, 7))
+      expect(yield* driver.lag(channel, group)).toEqual([{ partition: 0, messages: 3 }])
+      yield* admin.move(group, channel, "latest")
+      expect(yield* driver.lag(channel, group)).toEqual([{ partition: 0, messages: 0 }])
+      expect(yield* Effect.flip(driver.lag(fresh("missing"), group))).toMatchObject({
+        reason: "NotFound",
+        operation: "lag"
+      })
+      yield* driver.check
+    }).pipe(Effect.scoped, Effect.provide(client.admin(optionsOf(kafka())))), 60_000)
+
+  it.live(
+    "a group whose next message retention took goes on with the first that is left",
+    () =>
+      Effect.gen(function*() {
+        const driver = yield* client.driver(optionsOf(kafka()))
+        const admin = yield* KafkaAdmin.KafkaAdmin
+        const channel = fresh("retention")
+        const group = fresh("group")
+        yield* driver.declare({ channel, partitions: 1 })
+        yield* driver.publish(Array.from({ length: 10 }, (_, i) => outgoing(channel, String(i))))
+        yield* admin.move(group, channel, [{ partition: 0, position: 2 }])
+        yield* Effect.promise(() => forget(kafka().brokers, channel, 0, 7))
+        const { recorder, stop } = yield* consuming(driver, { channel, group })
+        yield* eventually(() => recorder.taken.length === 3)
+        expect(recorder.texts).toEqual(["7", "8", "9"])
+        yield* stop
+      }).pipe(Effect.scoped, Effect.provide(client.admin(optionsOf(kafka())))),
+    60_000
+  )
+}
+
+for (const client of clients) describeKafka(`Kafka's topics by ${client.name}`, each(client))
+
+/** What a reader sees of a message; names in the order of their first field, which is all that kafkajs tells. */
+const seen = (delivery: Delivery) => {
+  const fields = new Map<string, Array<string | null>>()
+  for (const [name, value] of delivery.fields) {
+    const hex = value === null ? null : Buffer.from(value).toString("hex")
+    fields.set(name, [...fields.get(name) ?? [], hex])
+  }
+  return {
+    body: Buffer.from(delivery.raw).toString("hex"),
+    tombstone: delivery.tombstone,
+    key: delivery.keyBytes === undefined ? undefined : Buffer.from(delivery.keyBytes).toString("hex"),
+    fields: Array.from(fields).sort(([a], [b]) => a < b ? -1 : 1),
+    headers: Object.entries(delivery.headers).sort(([a], [b]) => a < b ? -1 : 1),
+    partition: delivery.partition,
+    position: delivery.position,
+    timestamp: delivery.timestamp
+  }
+}
+
+const messages = FastCheck.array(
+  FastCheck.record({
+    body: FastCheck.uint8Array({ maxLength: 40 }),
+    tombstone: FastCheck.boolean(),
+    key: FastCheck.option(FastCheck.uint8Array({ maxLength: 12 }), { nil: undefined }),
+    fields: FastCheck.array(
+      FastCheck.tuple(
+        FastCheck.string({ minLength: 1, maxLength: 6, unit: "binary" }),
+        FastCheck.option(FastCheck.uint8Array({ maxLength: 12 }), { nil: null })
+      ),
+      { maxLength: 4 }
+    )
+  }),
+  { minLength: 1, maxLength: 60 }
+)
+
+describeKafka("F17 the clients of Kafka agree", (kafka) => {
+  for (const compression of ["none", "gzip"] as const) {
+    it.live(
+      `on keys, headers, bodies and times of whatever either writes, with compression ${compression}`,
+      () =>
+        Effect.promise(() =>
+          FastCheck.assert(
+            FastCheck.asyncProperty(messages, (given) =>
+              Effect.runPromise(
+                Effect.gen(function*() {
+                  const options = optionsOf(kafka(), { producer: { compression } })
+                  for (const writer of [kafkajs, classic]) {
+                    const channel = fresh("agree")
+                    const native = given.map(({ body, fields, key, tombstone }) =>
+                      outgoing(channel, body, {
+                        native: {
+                          fields: fields as ReadonlyArray<Headers.Field>,
+                          tombstone,
+                          ...(key === undefined ? {} : { keyBytes: key })
+                        }
+                      })
+                    )
+                    const write = Effect.gen(function*() {
+                      const broker = yield* Broker.Broker
+                      yield* broker.declare({ channel, partitions: 1 })
+                      yield* broker.publishAll(native)
+                    })
+                    yield* Effect.provide(write, writer.layer(options))
+                    const [one, other] = yield* Effect.forEach(
+                      [kafkajs, classic],
+                      (reader) => Effect.provide(contents(channel), reader.layer(options))
+                    )
+                    expect(other!.map(seen)).toEqual(one!.map(seen))
+                    expect(other!.map(({ raw }) => Buffer.from(raw).toString("hex"))).toEqual(
+                      given.map(({ body, tombstone }) => tombstone ? "" : Buffer.from(body).toString("hex"))
+                    )
+                    // the order between names, too
+                    expect(other!.map(({ fields }) => fields.map(([name]) => name))).toEqual(
+                      given.map(({ fields }) => fields.map(([name]) => name))
+                    )
+                  }
+                })
+              )),
+            { numRuns: 6 }
+          )
+        ),
+      120_000
+    )
+  }
+
+  it.live("on the partition of each key", () =>
+    Effect.gen(function*() {
+      const channel = fresh("partitions")
+      const keys = FastCheck.sample(FastCheck.uint8Array({ maxLength: 20 }), 500)
+      const places = yield* Effect.forEach([kafkajs, classic], (writer) =>
+        Effect.gen(function*() {
+          const broker = yield* Broker.Broker
+          const of = `${channel}-${writer.name.replace(" ", "-")}`
+          yield* broker.declare({ channel: of, partitions: 7 })
+          yield* broker.publishAll(keys.map((keyBytes, i) => outgoing(of, String(i), { native: { keyBytes } })))
+          const found = yield* contents(of)
+          return new Map(found.map(({ partition, raw }) => [Buffer.from(raw).toString(), partition]))
+        }).pipe(Effect.provide(writer.layer(optionsOf(kafka())))))
+      expect(places[0]!.size).toBe(500)
+      expect(places[1]).toEqual(places[0])
+    }), 60_000)
+
+  it.live("X4 on one group, whose partitions members of both share", () =>
+    Effect.gen(function*() {
+      const channel = fresh("mixed")
+      const group = fresh("group")
+      const [one, other] = [yield* kafkajs.driver(optionsOf(kafka())), yield* classic.driver(optionsOf(kafka()))]
+      yield* one.declare({ channel, partitions: 4 })
+      for (const [first, second] of [[one, other], [other, one]] as const) {
+        const a = yield* consuming(first, { channel, group })
+        const b = yield* consuming(second, { channel, group })
+        const open = ({ recorder }: typeof a) => recorder.leases.filter(({ closed }) => closed === undefined)
+        yield* eventually(() => open(a).length === 2 && open(b).length === 2)
+        const partitions = [...open(a), ...open(b)].map(({ lease }) => lease.partition)
+        expect(partitions.sort()).toEqual([0, 1, 2, 3])
+        yield* b.stop
+        yield* eventually(() => open(a).length === 4)
+        yield* a.stop
+      }
+    }).pipe(Effect.scoped), 60_000)
+
+  it.live("that only a Kafka that knows the protocol is asked for it", () =>
+    Effect.gen(function*() {
+      const driver = yield* consumer.driver(optionsOf(kafka()))
+      const channel = fresh("protocols")
+      const group = fresh("group")
+      yield* driver.declare({ channel, partitions: 2 })
+      const { recorder, stop } = yield* consuming(driver, { channel, group })
+      yield* eventually(() => recorder.leases.length === 2)
+      const admin = yield* KafkaAdmin.KafkaAdmin
+      expect(yield* admin.describeGroup(group)).toMatchObject({ state: "Stable", members: [{ clientId: "millrace" }] })
+      yield* stop
+    }).pipe(Effect.scoped, Effect.provide(consumer.admin(optionsOf(kafka())))), 60_000)
+})
