@@ -1,0 +1,147 @@
+/**
+ * The book of one connection: what the server has delivered on it and not heard of again, in the order in which it came, and
+ * which acknowledgements may go.
+ *
+ * MQTT wants acknowledgements in the order of the messages (MQTT-4.6.0-2, MQTT-4.6.0-3), so one that is done waits for those
+ * before it. Only at the very end, when none can follow any more, those behind a gap go too.
+ */
+import type { IPublishPacket } from "mqtt"
+import type { Carrier } from "./MqttMessage.ts"
+import * as MqttMessage from "./MqttMessage.ts"
+
+/** A message and where it is. The holder is whoever may settle it. */
+export class Entry implements Carrier {
+  readonly packet: IPublishPacket
+  readonly book: Book
+  /** Grows by one for each message of a session; one that comes again keeps it. */
+  readonly position: number
+  holder: object | undefined = undefined
+  done = false
+
+  constructor(packet: IPublishPacket, book: Book, position: number) {
+    this.packet = packet
+    this.book = book
+    this.position = position
+  }
+
+  get bytes(): number {
+    return MqttMessage.bodyOf(this.packet).length
+  }
+}
+
+// the first byte of PUBACK and PUBREC; without a reason code they are successes, and two bytes long
+const puback = 0x40
+const pubrec = 0x50
+
+/** Lets go of the first `count` of a list, in pieces large enough to be worth the copy; answers how many are still there. */
+export const drop = (list: Array<unknown>, count: number): number => {
+  if (count < list.length && (count < 512 || count * 2 < list.length)) return count
+  list.splice(0, count)
+  return 0
+}
+
+/** What outlives a connection, in this process. */
+export class Memory {
+  /** The position of the next message. */
+  next = 0
+  /** Numbers of packets of QoS 2 that the server knows to be received, and has not released: sent again, they are no news. */
+  readonly received = new Set<number>()
+  /** Numbers of packets that were not acknowledged, and their positions: the server sends them again by the same numbers. */
+  readonly positions = new Map<number, number>()
+
+  forget(): void {
+    this.received.clear()
+    this.positions.clear()
+  }
+}
+
+/** What the server has delivered and not been told of. */
+export class Book {
+  private readonly entries: Array<Entry> = []
+  private head = 0
+  private last = -1
+  private readonly memory: Memory
+
+  constructor(memory: Memory) {
+    this.memory = memory
+  }
+
+  /** The position of a message that comes now. */
+  position({ dup, messageId }: IPublishPacket): number {
+    const { memory } = this
+    const before = dup && messageId !== undefined ? memory.positions.get(messageId) : undefined
+    // a server that has lost its last seconds may use a number anew
+    return this.last = before !== undefined && before > this.last ? before : memory.next++
+  }
+
+  /** The connection has ended: what was not acknowledged comes again. */
+  remember(): void {
+    const { positions } = this.memory
+    positions.clear()
+    for (let i = this.head; i < this.entries.length; i++) {
+      const { packet, position } = this.entries[i]!
+      if (packet.messageId !== undefined) positions.set(packet.messageId, position)
+    }
+  }
+
+  /** Whether the server sends again what it knows to be received. */
+  isReceived({ messageId, qos }: IPublishPacket): boolean {
+    return qos === 2 && messageId !== undefined && this.memory.received.has(messageId)
+  }
+
+  /** Takes a message down; at QoS 0 there is nothing to acknowledge. */
+  add(entry: Entry): void {
+    if (entry.packet.qos > 0) this.entries.push(entry)
+    else entry.done = true
+  }
+
+  get unacknowledged(): number {
+    return this.entries.length - this.head
+  }
+
+  /** What somebody has and has not settled, in order. */
+  heldBy(holder: object): ReadonlyArray<Entry> {
+    return this.entries.slice(this.head).filter((entry) => entry.holder === holder && !entry.done)
+  }
+
+  /** Marks all below a position as done. */
+  reach(position: number): void {
+    for (let i = this.head; i < this.entries.length && this.entries[i]!.position < position; i++) {
+      this.entries[i]!.done = true
+    }
+  }
+
+  /** The acknowledgements that may go now, or undefined where none may. */
+  acknowledge(): Buffer | undefined {
+    const { entries, head } = this
+    let next = head
+    while (next < entries.length && entries[next]!.done) next++
+    if (next === head) return undefined
+    const bytes = Buffer.allocUnsafe(4 * (next - head))
+    for (let i = head; i < next; i++) this.write(bytes, 4 * (i - head), entries[i]!)
+    this.head = drop(entries, next)
+    return bytes
+  }
+
+  /** The last acknowledgements: of all that is done, also behind what is not. */
+  finish(): Buffer | undefined {
+    const left = this.entries.slice(this.head)
+    const done = left.filter((entry) => entry.done)
+    this.entries.length = 0
+    this.entries.push(...left.filter((entry) => !entry.done))
+    this.head = 0
+    if (done.length === 0) return undefined
+    const bytes = Buffer.allocUnsafe(4 * done.length)
+    for (let i = 0; i < done.length; i++) this.write(bytes, 4 * i, done[i]!)
+    return bytes
+  }
+
+  private write(bytes: Buffer, at: number, { packet }: Entry): void {
+    // a packet above QoS 0 has a number
+    const id = packet.messageId!
+    if (packet.qos === 2) this.memory.received.add(id)
+    bytes[at] = packet.qos === 2 ? pubrec : puback
+    bytes[at + 1] = 2
+    bytes.writeUInt16BE(id, at + 2)
+  }
+}

@@ -1,0 +1,172 @@
+/**
+ * One connection: an mqtt.js client that never reconnects by itself, and how it ends.
+ */
+import type { BrokerError } from "@millrace/core"
+import { Effect } from "effect"
+import { connect, type IClientOptions, type IConnackPacket, type MqttClient, type Packet, Store } from "mqtt"
+import * as MqttError from "./MqttError.ts"
+import type { Connection } from "./MqttOptions.ts"
+
+type Failed = BrokerError.BrokerError
+
+/** What a client's own options are, beside those that all have. */
+export interface Client extends Pick<IClientOptions, "clean" | "customHandleAcks" | "properties" | "will"> {
+  readonly clientId: string
+}
+
+/** Keeps nothing: a connection that has ended never sends again, so there is nothing to keep it for. */
+class Nothing extends Store {
+  override put(_packet: Packet, done: () => void): this {
+    done()
+    return this
+  }
+  override del(packet: Pick<Packet, "messageId">, done: (error?: Error, packet?: Packet) => void): this {
+    // the packet itself, of which callers read no more than its number
+    done(undefined, packet as Packet)
+    return this
+  }
+}
+
+/** A connection that the server has accepted. */
+export class Link {
+  readonly client: MqttClient
+  readonly connack: IConnackPacket
+  readonly place: MqttError.Place
+  /** Why it ended, once it has. */
+  ended: Failed | undefined
+  private readonly observers = new Set<(error: Failed) => void>()
+
+  constructor(client: MqttClient, connack: IConnackPacket, place: MqttError.Place) {
+    this.client = client
+    this.connack = connack
+    this.place = place
+  }
+
+  /** Called at its end, or at once where it has ended; answers how to stop listening. */
+  onEnd(observer: (error: Failed) => void): () => void {
+    if (this.ended !== undefined) {
+      observer(this.ended)
+      return () => {}
+    }
+    this.observers.add(observer)
+    return () => this.observers.delete(observer)
+  }
+
+  end(error: Failed): void {
+    if (this.ended !== undefined) return
+    this.ended = error
+    for (const observer of this.observers) observer(error)
+    this.observers.clear()
+  }
+
+  /** Fails when it ends; never completes else. */
+  readonly lost: Effect.Effect<never, Failed> = Effect.callback<never, Failed>((resume) => {
+    const off = this.onEnd((error) => resume(Effect.fail(error)))
+    return Effect.sync(off)
+  })
+}
+
+/**
+ * Connects. `prepare` is given the client before a packet can come. Fails with `Unreachable`, `Credentials` or what else the
+ * server answers.
+ */
+export const open = (
+  connection: Connection,
+  options: Client,
+  operation: "consume" | "publish",
+  prepare: (client: MqttClient) => void = () => {}
+): Effect.Effect<Link, Failed> =>
+  Effect.callback<Link, Failed>((resume) => {
+    const place = { ...connection.place, clientId: options.clientId }
+    const failure = (error: unknown, when: Failed["operation"]) => MqttError.fromUnknown(error, when, place)
+    let client: MqttClient
+    try {
+      client = connect({ ...connection.client(), ...options, outgoingStore: new Nothing() })
+    } catch (error) {
+      resume(Effect.fail(failure(error, "connect")))
+      return
+    }
+    let link: Link | undefined
+    // the server's word and the first error tell more than the end of the stream that follows
+    let reason: unknown
+    prepare(client)
+    client.on("error", (error) => {
+      if (error === held) return
+      reason ??= error
+      // the stream closes by itself, except where mqtt.js found the packet bad
+      if (link !== undefined) client.stream.destroy()
+    })
+    client.on("disconnect", ({ properties, reasonCode }) => {
+      reason ??= new MqttError.Answered(reasonCode ?? 0, properties?.reasonString)
+      // nothing comes after it, whether the server closes the connection or not
+      client.stream.destroy()
+    })
+    client.on("connect", (connack) => {
+      link = new Link(client, connack, place)
+      resume(Effect.succeed(link))
+    })
+    client.on("close", () => {
+      const error = reason ?? new Error("the connection ended")
+      if (link === undefined) {
+        client.end(true)
+        resume(Effect.fail(failure(error, "connect")))
+      } else link.end(failure(error, operation))
+    })
+    return Effect.sync(() => {
+      client.end(true)
+    })
+  })
+
+/** Tells mqtt.js's reader to go on without an acknowledgement, which is sent when the engine has settled. */
+export const held: Error = new Error("The engine acknowledges it later")
+
+/** Says goodbye, so that the server publishes no will; a connection that does not close within 2 seconds is cut. */
+export const close = (link: Link): Effect.Effect<void> =>
+  Effect.suspend(() => {
+    const { client } = link
+    link.end(MqttError.fromUnknown(new Error("the connection ended: this program closed it"), "publish", link.place))
+    const goodbye = Effect.callback<void>((resume) => {
+      // not by `end` alone: it waits for answers that may never come
+      client.outgoing = {}
+      client.end(false, () => resume(Effect.void))
+    })
+    return Effect.interruptible(goodbye).pipe(
+      Effect.timeoutOption("2 seconds"),
+      Effect.andThen(Effect.sync(() => void client.end(true))),
+      Effect.andThen(Effect.sync(() => void client.stream.destroy()))
+    )
+  })
+
+/** Asks for a sign of life. */
+export const ping = (link: Link, timeout: number): Effect.Effect<void, Failed> =>
+  Effect.callback<void, Failed>((resume) => {
+    const { client } = link
+    const stop = () => {
+      client.off("packetreceive", answered)
+      off()
+    }
+    const answered = (packet: Packet) => {
+      if (packet.cmd !== "pingresp") return
+      stop()
+      resume(Effect.void)
+    }
+    client.on("packetreceive", answered)
+    const off = link.onEnd((error) => {
+      client.off("packetreceive", answered)
+      resume(Effect.fail(error))
+    })
+    if (link.ended === undefined) client.sendPing()
+    return Effect.sync(stop)
+  }).pipe(
+    Effect.timeoutOrElse({
+      duration: timeout,
+      orElse: () =>
+        Effect.fail(
+          MqttError.fromUnknown(
+            new Error(`a ping got no answer within ${timeout} ms: the connection ended`),
+            "check",
+            link.place
+          )
+        )
+    })
+  )

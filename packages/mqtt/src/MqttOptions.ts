@@ -1,0 +1,269 @@
+/**
+ * Options of every MQTT client, as a user gives them: checked once, with a sentence for each that cannot be right.
+ */
+import { type BrokerError, DriverOptions, type Outgoing } from "@millrace/core"
+import type { Effect, Redacted } from "effect"
+import { Config, Duration, Option } from "effect"
+import type { IClientOptions } from "mqtt"
+import { createHash } from "node:crypto"
+import type * as MqttError from "./MqttError.ts"
+import * as MqttMessage from "./MqttMessage.ts"
+import * as MqttPacket from "./MqttPacket.ts"
+
+const { bad, decoded, integer, millis, oneOf, plain } = DriverOptions
+
+/** Certificates in PEM; each is optional. */
+export interface Tls {
+  /** The authority that signed the server's certificate. Default: those that Node trusts. */
+  readonly ca?: string | undefined
+  /** The client's own certificate, where the server asks for one. */
+  readonly cert?: string | undefined
+  readonly key?: string | Redacted.Redacted | undefined
+  /** The name that the server's certificate must hold. Default: the host connected to. */
+  readonly serverName?: string | undefined
+}
+
+/** Options of an MQTT broker. */
+export interface Options {
+  /**
+   * `mqtt://user:password@host:port`, `mqtts://…` for TLS, `ws://…/path` and `wss://…/path` for WebSockets. Default ports: 1883,
+   * 8883, 80 and 443.
+   */
+  readonly url: string | Redacted.Redacted
+  /**
+   * The name of this process at the server: the same over restarts, and of no other that runs. What a process had not
+   * acknowledged waits for it under this name; two that share it take the connection from each other for ever.
+   */
+  readonly clientId: string
+  /** Default: the URL's. */
+  readonly username?: string | undefined
+  /** Default: the URL's. */
+  readonly password?: string | Redacted.Redacted | undefined
+  /** Certificates; only with `mqtts` and `wss`. */
+  readonly tls?: Tls | undefined
+  /**
+   * How often a message that was published may arrive, in both directions: 0 at most once, 1 at least once, 2 once between
+   * client and server. Default: 1.
+   */
+  readonly qos?: 0 | 1 | 2 | undefined
+  /** A connection without a sign of life for one and a half times as long is lost; whole seconds up to 18 hours. Default: 30 seconds. */
+  readonly keepalive?: Duration.Input | undefined
+  /** How long an attempt to connect, or an answer to a subscription or a ping, may take. Default: 5 seconds. */
+  readonly connectTimeout?: Duration.Input | undefined
+  /** What the server publishes in this process's name when its connection ends otherwise than by the program's end. Default: nothing. */
+  readonly will?: Outgoing<Uint8Array> | undefined
+  /** How long the server waits with the will for the connection to come back; whole seconds. Default: 0. */
+  readonly willDelay?: Duration.Input | undefined
+  /** Consuming. */
+  readonly consumer?: {
+    /**
+     * `group`: processes of a group share its messages, in no order. `exclusive`: a group belongs to one process (its
+     * `clientId`), which gets all messages in order. Default: `group`.
+     */
+    readonly sharing?: "group" | "exclusive" | undefined
+    /**
+     * How long the server keeps for a process that is away what it has not acknowledged, and its share of what comes; whole
+     * seconds. Afterwards that is gone. Without meaning at QoS 0. Default: 7 days.
+     */
+    readonly sessionExpiry?: Duration.Input | undefined
+    /** The most messages that are delivered and not acknowledged, and may so come twice; an integer from 1 to 65535. Default: 1024. */
+    readonly receiveMaximum?: number | undefined
+  } | undefined
+  /** Publishing. */
+  readonly producer?: {
+    /** The most messages that wait for their confirmation; an integer from 1 to 65535, and no more than the server allows. Default: 512. */
+    readonly window?: number | undefined
+    /** Whether the server retains a message that does not say so itself by its header `mqtt-retain`. Default: `off`. */
+    readonly retain?: "off" | "on" | undefined
+    /**
+     * What becomes of a message, and of a dead letter, that no session subscribes to and the server therefore drops: refused
+     * with `Unreachable`, so that it is tried again, or confirmed as MQTT does. `refuse` needs QoS 1 or 2 and a server that
+     * tells; Mosquitto tells at QoS 1 only. What is retained is kept, and confirmed. Default: `refuse`, and `confirm` at QoS 0.
+     */
+    readonly unheard?: "confirm" | "refuse" | undefined
+  } | undefined
+}
+
+/** Options checked, times in seconds as MQTT has them. */
+export interface Connection {
+  /** Of `clientId`; that of a consumer has another one. */
+  readonly place: MqttError.Place
+  readonly qos: 0 | 1 | 2
+  /** Milliseconds. */
+  readonly connectTimeout: number
+  readonly sharing: "group" | "exclusive"
+  readonly sessionExpiry: number
+  readonly receiveMaximum: number
+  readonly window: number
+  readonly retain: boolean
+  readonly unheard: "confirm" | "refuse"
+  readonly will: IClientOptions["will"]
+  /** What all clients have in common. */
+  readonly client: () => IClientOptions
+  /** A client id that is the same for the same words, and short: servers may refuse long ones. */
+  readonly clientIdOf: (words: ReadonlyArray<string>) => string
+}
+
+// 2^32 - 1 means for ever, which hides what nobody will fetch
+const longest = 4_294_967_294
+
+const seconds = (option: string, value: Duration.Input | undefined, otherwise: number, from: number, to: number) => {
+  if (value === undefined) return otherwise
+  const duration = Duration.fromInput(value)
+  const found = Option.isSome(duration) ? Duration.toSeconds(duration.value) : Number.NaN
+  if (!(Number.isInteger(found) && found >= from && found <= to)) {
+    return bad(`${option} must be a duration of whole seconds from ${from} to ${to}, got ${String(value)}`)
+  }
+  return found
+}
+
+const ports = { mqtt: 1883, mqtts: 8883, ws: 80, wss: 443 } as const
+
+interface Parts {
+  readonly protocol: keyof typeof ports
+  readonly host: string
+  readonly port: number
+  readonly path: string
+  readonly username: string | undefined
+  readonly password: string | undefined
+}
+
+const taken = (text: string): Parts => {
+  const url = URL.parse(text.trim())
+  const protocol = (["mqtt", "mqtts", "ws", "wss"] as const).find((each) => `${each}:` === url?.protocol)
+  if (url === null || protocol === undefined || url.hostname === "") {
+    // the text may hold a password, so it is not repeated
+    return bad("url must be mqtt://host:port, or with mqtts, ws or wss, and with user:password@ before the host")
+  }
+  if (!protocol.startsWith("ws") && url.pathname !== "" && url.pathname !== "/") {
+    bad(`url must have no path with ${protocol}, got ${url.pathname}`)
+  }
+  return {
+    protocol,
+    host: url.hostname.replace(/^\[(.*)\]$/, "$1"),
+    port: url.port === "" ? ports[protocol] : Number(url.port),
+    path: `${url.pathname || "/"}${url.search}`,
+    username: url.username === "" ? undefined : decoded("user in url", url.username),
+    password: url.password === "" ? undefined : decoded("password in url", url.password)
+  }
+}
+
+const checkedTls = (tls: Tls, protocol: Parts["protocol"]): IClientOptions => {
+  if (protocol === "mqtt" || protocol === "ws") return bad(`tls needs mqtts or wss in url, got ${protocol}`)
+  if ((tls.cert === undefined) !== (tls.key === undefined)) bad("tls needs both cert and key, or neither")
+  const options: IClientOptions = {}
+  if (tls.ca !== undefined) options.ca = tls.ca
+  if (tls.cert !== undefined) options.cert = tls.cert
+  if (tls.key !== undefined) options.key = plain(tls.key)
+  if (tls.serverName !== undefined) options.servername = tls.serverName
+  return options
+}
+
+const checkedWill = (
+  will: Outgoing<Uint8Array>,
+  qos: 0 | 1 | 2,
+  delay: number,
+  retain: boolean
+): IClientOptions["will"] => {
+  const packet = MqttPacket.toPacket(will, qos, retain)
+  if ("_tag" in packet) return bad(`will: ${packet.message.replace(/\.$/, "")}`)
+  return {
+    topic: packet.topic,
+    payload: packet.payload,
+    qos,
+    retain: packet.options.retain ?? false,
+    properties: { ...packet.options.properties, ...(delay === 0 ? {} : { willDelayInterval: delay }) }
+  }
+}
+
+const speaking: Record<Parts["protocol"], string> = {
+  mqtt: "plain TCP",
+  mqtts: "TLS",
+  ws: "WebSocket",
+  wss: "WebSocket over TLS"
+}
+
+const resolve = (options: Options): Connection => {
+  const parts = taken(plain(options.url))
+  const { clientId, consumer = {}, producer = {} } = options
+  if (typeof clientId !== "string" || clientId === "" || !MqttMessage.isText(clientId) || clientId.length > 256) {
+    bad("clientId must be 1 to 256 characters, the same over restarts and of this process alone")
+  }
+  const username = options.username ?? parts.username
+  const password = options.password === undefined ? parts.password : plain(options.password)
+  if (password !== undefined && username === undefined) bad("a password needs a username")
+  const qos = oneOf("qos", options.qos, [0, 1, 2], 1)
+  const connectTimeout = millis("connectTimeout", options.connectTimeout, 5000)
+  const keepalive = seconds("keepalive", options.keepalive, 30, 1, 65_535)
+  const willDelay = seconds("willDelay", options.willDelay, 0, 0, longest)
+  const retain = oneOf("producer.retain", producer.retain, ["off", "on"], "off") === "on"
+  const unheard = oneOf("producer.unheard", producer.unheard, ["confirm", "refuse"], qos === 0 ? "confirm" : "refuse")
+  if (unheard === "refuse" && qos === 0) bad(`producer.unheard "refuse" needs qos 1 or 2: at 0 servers do not answer`)
+  const tls = options.tls === undefined ? {} : checkedTls(options.tls, parts.protocol)
+  const secrets = password === undefined || password === "" ? [] : [password, encodeURIComponent(password)]
+  const server = `${parts.host.includes(":") ? `[${parts.host}]` : parts.host}:${parts.port}`
+  return {
+    place: {
+      server,
+      user: username,
+      clientId,
+      speaks: speaking[parts.protocol],
+      redact: DriverOptions.redacting(secrets)
+    },
+    qos,
+    connectTimeout,
+    sharing: oneOf("consumer.sharing", consumer.sharing, ["group", "exclusive"], "group"),
+    sessionExpiry: seconds("consumer.sessionExpiry", consumer.sessionExpiry, 7 * 24 * 3600, 1, longest),
+    receiveMaximum: integer("consumer.receiveMaximum", consumer.receiveMaximum, 1024, 65_535),
+    window: integer("producer.window", producer.window, 512, 65_535),
+    retain,
+    unheard,
+    will: options.will === undefined ? undefined : checkedWill(options.will, qos, willDelay, retain),
+    // made anew for each client: mqtt.js writes into it
+    client: () => ({
+      ...tls,
+      protocol: parts.protocol,
+      protocolVersion: 5,
+      host: parts.host,
+      port: parts.port,
+      ...(parts.protocol.startsWith("ws") ? { path: parts.path } : {}),
+      ...(username === undefined ? {} : { username }),
+      ...(password === undefined ? {} : { password }),
+      keepalive,
+      connectTimeout,
+      // the engine decides when a connection comes back, and no message waits in the client meanwhile
+      reconnectPeriod: 0,
+      resubscribe: false,
+      queueQoSZero: false,
+      rejectUnauthorized: true,
+      // its debug log prints packets as they are, passwords too
+      log: () => {}
+    }),
+    clientIdOf: (words) =>
+      `${clientId}-${createHash("sha256").update(JSON.stringify(words)).digest("hex").slice(0, 16)}`
+  }
+}
+
+/** Checks options; fails with a `BrokerError` of reason `Invalid` that names the option. */
+export const check = (options: Options): Effect.Effect<Connection, BrokerError.BrokerError> =>
+  DriverOptions.checked("mqtt", "Mqtt", () => resolve(options))
+
+const optional = (name: string) => Config.option(Config.String(name))
+
+/** What the environment says: see `Mqtt.layerConfig`. */
+export const config: Config.Config<Options> = Config.map(
+  Config.all({
+    url: Config.Redacted("MQTT_URL"),
+    clientId: Config.String("MQTT_CLIENT_ID"),
+    username: optional("MQTT_USERNAME"),
+    password: Config.option(Config.Redacted("MQTT_PASSWORD")),
+    qos: Config.option(Config.Literals(["0", "1", "2"], "MQTT_QOS"))
+  }),
+  ({ clientId, password, qos, url, username }): Options => ({
+    url,
+    clientId,
+    username: Option.getOrUndefined(username),
+    password: Option.getOrUndefined(password),
+    qos: Option.isNone(qos) ? undefined : qos.value === "0" ? 0 : qos.value === "1" ? 1 : 2
+  })
+)

@@ -1,0 +1,187 @@
+/**
+ * The core's messages as mqtt.js writes them, or why MQTT cannot hold them.
+ */
+import { type BrokerError, Headers, type Outgoing } from "@millrace/core"
+import type { IClientPublishOptions, IPublishPacket } from "mqtt"
+import * as MqttError from "./MqttError.ts"
+import { isText, longest, names, refusedName } from "./MqttMessage.ts"
+
+type Failed = BrokerError.BrokerError
+type Properties = NonNullable<IPublishPacket["properties"]>
+
+/** A message as mqtt.js publishes it. */
+export interface Packet {
+  readonly topic: string
+  readonly payload: Buffer
+  readonly options: IClientPublishOptions
+  /** Bytes on the wire, at most. */
+  readonly size: number
+}
+
+class Writer {
+  retain: boolean
+  size = 0
+  failed: Failed | undefined
+  properties: Properties | undefined
+  private user: { [name: string]: string } | undefined
+  private ordered: Array<{ readonly [name: string]: string }> | undefined
+  private readonly channel: string
+
+  constructor(channel: string, retain: boolean) {
+    this.channel = channel
+    this.retain = retain
+  }
+
+  private fail(what: string): void {
+    this.failed ??= MqttError.unsupported("publish", `A message for ${this.channel} has ${what}`)
+  }
+
+  private own(): Properties {
+    return this.properties ??= {}
+  }
+
+  private isGood(what: string, value: string): boolean {
+    if (!isText(value)) {
+      this.fail(`control characters in ${what}, of which MQTT servers refuse all: encode it, or put it into the body.`)
+      return false
+    }
+    const bytes = Buffer.byteLength(value)
+    if (bytes > longest) {
+      this.failed ??= MqttError.invalid(
+        "publish",
+        `A message for ${this.channel} has ${bytes} bytes in ${what}, and 65535 are the most that MQTT takes.`
+      )
+    }
+    return true
+  }
+
+  /** Puts a header where MQTT has its place; false where it has none. */
+  special(name: string, value: string): boolean {
+    switch (name) {
+      case names.contentType:
+        if (this.properties?.contentType !== undefined || !this.isGood(name, value)) return false
+        this.size += Buffer.byteLength(value) + 3
+        this.own().contentType = value
+        return true
+      case names.replyTo:
+        if (this.properties?.responseTopic !== undefined || refusedName(value) !== undefined) return false
+        this.size += Buffer.byteLength(value) + 3
+        this.own().responseTopic = value
+        return true
+      case names.correlation:
+        return this.correlation(Buffer.from(value))
+      case names.retain:
+        if (value !== "true" && value !== "false") {
+          this.failed ??= MqttError.invalid(
+            "publish",
+            `The header mqtt-retain of a message for ${this.channel} must be true or false, got ${value}.`
+          )
+        }
+        this.retain = value === "true"
+        return true
+      case names.expiry: {
+        const found = /^\d{1,10}$/.test(value) ? Number(value) : Number.NaN
+        if (!(found <= 4_294_967_295)) {
+          this.failed ??= MqttError.invalid(
+            "publish",
+            `The header mqtt-expiry of a message for ${this.channel} must be whole seconds below 2^32, got ${value}.`
+          )
+        }
+        this.size += 5
+        this.own().messageExpiryInterval = found
+        return true
+      }
+      default:
+        return false
+    }
+  }
+
+  correlation(value: Buffer): boolean {
+    if (this.properties?.correlationData !== undefined || value.length > longest) return false
+    this.size += value.length + 3
+    this.own().correlationData = value
+    return true
+  }
+
+  private isPair(name: string, value: string): boolean {
+    if (!this.isGood("the name of a header", name)) return false
+    if (!this.isGood(name === names.key ? "its key" : `the header ${name}`, value)) return false
+    this.size += Buffer.byteLength(name) + Buffer.byteLength(value) + 5
+    return true
+  }
+
+  text(name: string, value: string): void {
+    if (!this.isPair(name, value)) return
+    this.user ??= Object.create(null) as { [name: string]: string }
+    this.user[name] = value
+  }
+
+  field([name, value]: Headers.Field): void {
+    if (value === null) return this.fail(`a header ${name} of null, and MQTT has none: leave it out.`)
+    if (name === names.correlation && this.correlation(Buffer.from(value))) return
+    const text = Headers.textOf(value)
+    if (text === undefined) return this.fail(`bytes in the header ${name} that are no UTF-8, and MQTT has only text.`)
+    if (this.special(name, text)) return
+    if (!this.isPair(name, text)) return
+    const pair: { [name: string]: string } = Object.create(null)
+    pair[name] = text
+    ;(this.ordered ??= []).push(pair)
+  }
+
+  end(): Properties | undefined {
+    if (this.ordered !== undefined) {
+      const all = this.user === undefined ? this.ordered : [...this.ordered, this.user]
+      // mqtt-packet writes each of a list of properties, which keeps repeated names and their order; its types know one only
+      this.own().userProperties = all as unknown as NonNullable<Properties["userProperties"]>
+    } else if (this.user !== undefined) this.own().userProperties = this.user
+    return this.properties
+  }
+}
+
+/** A view of the same memory. */
+const buffer = (bytes: Uint8Array): Buffer =>
+  Buffer.isBuffer(bytes) ? bytes : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+
+/** A message as mqtt.js publishes it, or why it cannot be. */
+export const toPacket = (outgoing: Outgoing<Uint8Array>, qos: 0 | 1 | 2, retain: boolean): Packet | Failed => {
+  const { channel, headers, key, native, payload } = outgoing
+  const refused = refusedName(channel)
+  if (refused !== undefined) return MqttError.invalid("publish", `The channel ${JSON.stringify(channel)} ${refused}.`)
+  const writer = new Writer(channel, retain)
+  if (native !== undefined) {
+    if (native.tombstone === true) {
+      return MqttError.unsupported(
+        "publish",
+        `A message for ${channel} has a null body, and MQTT has none: an empty body with the header mqtt-retain removes what is retained.`
+      )
+    }
+    const { keyBytes } = native
+    if (keyBytes !== undefined) {
+      const text = Headers.textOf(keyBytes)
+      if (text === undefined) {
+        return MqttError.unsupported(
+          "publish",
+          `The key of a message for ${channel} is no UTF-8, and MQTT has only text.`
+        )
+      }
+      writer.text(names.key, text)
+    } else if (key !== undefined) writer.text(names.key, key)
+  } else if (key !== undefined) writer.text(names.key, key)
+  if (native?.fields !== undefined && native.fields.length > 0) {
+    for (const field of outgoing.fields) writer.field(field)
+  } else {
+    for (const name in headers) {
+      const value = headers[name]!
+      if (!writer.special(name, value)) writer.text(name, value)
+    }
+  }
+  const properties = writer.end()
+  if (writer.failed !== undefined) return writer.failed
+  return {
+    topic: channel,
+    payload: buffer(payload),
+    options: properties === undefined ? { qos, retain: writer.retain } : { qos, retain: writer.retain, properties },
+    // the fixed header, the topic's length, the packet's number, and the length of the properties
+    size: payload.length + Buffer.byteLength(channel) + writer.size + 13
+  }
+}

@@ -1,0 +1,78 @@
+/**
+ * Names of topics, filters and groups: what MQTT reads into them.
+ */
+import type { BrokerError, Driver } from "@millrace/core"
+import { Effect } from "effect"
+import { createHash } from "node:crypto"
+import * as MqttError from "./MqttError.ts"
+import * as MqttMessage from "./MqttMessage.ts"
+
+type Failed = BrokerError.BrokerError
+
+/**
+ * The filter of a pattern. MQTT's wildcards are whole levels between slashes, so one that stands for less is widened to the
+ * level, and what comes too much is left out by the pattern itself.
+ */
+const widened = (address: string): string => {
+  const levels = address.split("/")
+  const rest = levels.findIndex((level) => level.includes("{+"))
+  const seen = rest < 0 ? levels : levels.slice(0, rest)
+  return seen.map((level) => level.includes("{") ? "+" : level).concat(rest < 0 ? [] : ["#"]).join("/")
+}
+
+/**
+ * A mark of what an address reads, whatever its parameters are called. Two addresses of one group may have the same filter; if
+ * they shared it, each would be given messages of the other, and drop them.
+ */
+const markOf = (address: string): string =>
+  createHash("sha256").update(address.replace(/\{(\+?)[^}]*\}/g, "{$1}")).digest("hex").slice(0, 8)
+
+/** The filter to subscribe with, or why there is none. */
+export const filterOf = (
+  { channel, group, pattern }: Pick<Driver.ConsumeOptions, "channel" | "group" | "pattern">,
+  sharing: "group" | "exclusive"
+): string | Failed => {
+  const name = pattern === undefined ? channel : channel.replace(/\{\+/g, "{")
+  const refused = MqttMessage.refusedName(name)
+  if (refused !== undefined) {
+    return MqttError.invalid("consume", `The channel ${JSON.stringify(channel)} ${refused}.`)
+  }
+  const filter = pattern === undefined ? channel : widened(channel)
+  if (sharing === "exclusive") return filter
+  if (group === "" || /[/+#]/.test(group) || !MqttMessage.isText(group)) {
+    return MqttError.invalid(
+      "consume",
+      `The group ${JSON.stringify(group)} must not be empty nor hold /, + or #, which MQTT keeps for itself.`
+    )
+  }
+  return pattern === undefined ? `$share/${group}/${filter}` : `$share/${group}-${markOf(channel)}/${filter}`
+}
+
+/** Nothing is made: a topic is there as soon as somebody uses it. Refuses what a topic of MQTT cannot be. */
+export const declare = ({ channel, partitions, settings }: Driver.Declaration): Effect.Effect<void, Failed> =>
+  Effect.suspend(() => {
+    const refused = MqttMessage.refusedName(channel)
+    if (refused !== undefined) {
+      return Effect.fail(MqttError.invalid("declare", `The channel ${JSON.stringify(channel)} ${refused}.`))
+    }
+    if (partitions !== undefined && !(Number.isInteger(partitions) && partitions >= 1)) {
+      return Effect.fail(
+        MqttError.invalid("declare", `partitions of ${channel} must be an integer from 1, got ${partitions}.`)
+      )
+    }
+    if (partitions !== undefined && partitions !== 1) {
+      return Effect.fail(
+        MqttError.unsupported(
+          "declare",
+          `A topic of MQTT has one partition, and ${channel} was declared with ${partitions}.`
+        )
+      )
+    }
+    const given = Object.keys(settings ?? {})
+    return given.length === 0 ? Effect.void : Effect.fail(
+      MqttError.unsupported(
+        "declare",
+        `A topic of MQTT has no settings, and ${channel} was declared with ${given.join(", ")}.`
+      )
+    )
+  })

@@ -1,0 +1,4 @@
+/**
+ * Millrace on MQTT 5 by mqtt.js.
+ */
+export * as Mqtt from "./Mqtt.ts"

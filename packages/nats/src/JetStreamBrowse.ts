@@ -1,0 +1,135 @@
+/**
+ * Reading what is in a channel without consuming it: a consumer of its own that acknowledges nothing, and is gone afterwards.
+ */
+import { type BrokerError, type Delivery, delivery, type Origin } from "@millrace/core"
+import { AckPolicy, DeliverPolicy } from "@nats-io/jetstream"
+import { createInbox, type Msg, nuid } from "@nats-io/transport-node"
+import { Deferred, Effect, Exit, Option, Stream } from "effect"
+import { Numbers, reader, Token } from "./JetStreamMessage.ts"
+import type { Settings } from "./JetStreamOptions.ts"
+import * as JetStreamStreams from "./JetStreamStreams.ts"
+import { type Client, type Session, unsubscribe } from "./NatsClient.ts"
+import * as NatsError from "./NatsError.ts"
+import * as NatsNames from "./NatsNames.ts"
+
+type Failed = BrokerError.BrokerError
+
+const page = 256
+// a reader that takes longer between two pages finds its consumer gone
+const patience = 5 * 60_000 * 1_000_000
+
+const encoder = new TextEncoder()
+
+/** Whether the message is the last one that its consumer has now. */
+const isLast = (reply: string): boolean => {
+  const words = reply.split(".")
+  return words[words.length === 9 ? 8 : 10] === "0"
+}
+
+/** Pulls once; answers what came, which is less than a page where there is no more. */
+const pull = (
+  session: Session,
+  subject: string,
+  prefix: string,
+  where: { readonly channel: string }
+): Effect.Effect<ReadonlyArray<Msg>, Failed> =>
+  Effect.suspend(() => {
+    const inbox = createInbox(prefix)
+    const found: Array<Msg> = []
+    const answer = Deferred.makeUnsafe<ReadonlyArray<Msg>, Failed>()
+    const end = (exit: Exit.Exit<ReadonlyArray<Msg>, Failed>) => void Deferred.doneUnsafe(answer, exit)
+    const take = (message: Msg) => {
+      const reply = message.reply ?? ""
+      const code = message.headers?.code ?? 0
+      if (reply !== "") {
+        found.push(message)
+        if (found.length === page || isLast(reply)) end(Exit.succeed(found))
+      } else if (code === 409 || code === 503) {
+        end(Exit.fail(NatsError.make("browse", "Lost", `The stream of ${where.channel} was lost while it was read.`)))
+      } else if (code !== 100) end(Exit.succeed(found))
+    }
+    return Effect.acquireUseRelease(
+      session.attempt("browse", async (nc) => ({
+        off: session.onEnd((error) => end(Exit.fail(error))),
+        subscription: nc.subscribe(inbox, {
+          callback: (error, message) =>
+            error === null ? take(message) : end(Exit.fail(session.failure(error, "browse", where)))
+        })
+      }), where),
+      () => {
+        const body = encoder.encode(JSON.stringify({ batch: page, no_wait: true }))
+        const failed = session.write("browse", subject, body, { reply: inbox })
+        return failed === undefined ? Deferred.await(answer) : Effect.fail(failed)
+      },
+      ({ off, subscription }) => {
+        off()
+        return unsubscribe(session, subscription)
+      }
+    )
+  })
+
+/** What is in the channel when the stream starts, in order. Fails with `NotFound` where no stream holds it. */
+export const browse = (client: Client, settings: Settings, channel: string): Stream.Stream<Delivery, Failed> =>
+  Stream.unwrap(Effect.gen(function*() {
+    const refused = NatsNames.refuse(channel)
+    if (refused !== undefined) return yield* Effect.fail(NatsError.invalid("browse", refused))
+    const session = yield* client.session("browse")
+    const [source] = yield* JetStreamStreams.sourcesOf(client, settings, session, "browse", channel)
+    if (source === undefined) {
+      return yield* Effect.fail(
+        NatsError.make("browse", "NotFound", `No stream of JetStream holds ${channel}: declare it.`)
+      )
+    }
+    const { stream } = source
+    const end = yield* JetStreamStreams.ask(
+      client,
+      settings,
+      session,
+      "browse",
+      async (manager) => (await manager.streams.info(stream)).state.last_seq,
+      { channel }
+    )
+    const name = `browse-${nuid.next()}`
+    yield* Effect.acquireRelease(
+      JetStreamStreams.ask(client, settings, session, "browse", (manager) =>
+        manager.consumers.add(stream, {
+          name,
+          ack_policy: AckPolicy.None,
+          deliver_policy: DeliverPolicy.All,
+          inactive_threshold: patience,
+          mem_storage: true,
+          ...(source.filter === undefined ? {} : { filter_subject: source.filter })
+        }), { channel }),
+      () =>
+        Effect.ignore(
+          JetStreamStreams.ask(client, settings, session, "browse", (manager) => manager.consumers.delete(stream, name))
+        )
+    )
+    const origin: Origin = {
+      system: "nats",
+      channel,
+      group: "",
+      partition: 0,
+      handler: "",
+      holdLimit: Number.POSITIVE_INFINITY
+    }
+    const numbers = new Numbers()
+    const deliveryOf = (message: Msg): Delivery => {
+      numbers.read(message.reply ?? "")
+      const token = new Token(message, message.reply ?? "", numbers)
+      return delivery(origin, reader, token, numbers.sequence, message.data, 1)
+    }
+    const prefix = settings.domain === undefined ? "$JS.API" : `$JS.${settings.domain}.API`
+    const next = pull(session, `${prefix}.CONSUMER.MSG.NEXT.${stream}.${name}`, client.connection.inboxPrefix, {
+      channel
+    })
+    return Stream.paginate(0, () =>
+      Effect.map(next.pipe(client.inTime("browse")), (messages) => {
+        const found = messages.map(deliveryOf)
+        const isOver = found.length < page || found.at(-1)!.position >= end
+        return [
+          found.filter(({ position }) => position <= end),
+          isOver ? Option.none<number>() : Option.some(0)
+        ] as const
+      }))
+  }))

@@ -1,0 +1,245 @@
+/**
+ * Consuming: a reader for the stream of a channel, or for each stream that has channels of a pattern.
+ *
+ * Where order does not matter the readers of a group share its consumer. Where it does, one of them reads, by the right of an
+ * entry that only it can renew, and begins with what the one before it has not settled.
+ */
+import type { BrokerError, Driver } from "@millrace/core"
+import { Clock, Deferred, Effect, Exit, Latch, Scope } from "effect"
+import * as JetStreamDurable from "./JetStreamDurable.ts"
+import { type Left, Lock } from "./JetStreamLock.ts"
+import type { Settings } from "./JetStreamOptions.ts"
+import { type Pending, Reader } from "./JetStreamReader.ts"
+import * as JetStreamStreams from "./JetStreamStreams.ts"
+import type { Client, Session } from "./NatsClient.ts"
+import * as NatsError from "./NatsError.ts"
+import * as NatsNames from "./NatsNames.ts"
+
+type Failed = BrokerError.BrokerError
+
+/** What a driver remembers from one life of a subscription to the next. */
+export interface Memory {
+  readonly locks: Left
+  /** What could not be given back when the connection ended, by consumer, and when that was. */
+  readonly replies: Map<string, { readonly at: number; readonly replies: ReadonlyArray<string> }>
+}
+
+const encoder = new TextEncoder()
+const again = encoder.encode("-NAK")
+
+interface Life {
+  readonly client: Client
+  readonly settings: Settings
+  readonly memory: Memory
+  readonly session: Session
+  readonly options: Driver.ConsumeOptions
+  readonly sink: Driver.Sink
+  readonly clock: Clock.Clock
+  readonly fail: (error: Failed) => void
+  /** Called when nothing new is to be taken. */
+  readonly stops: Set<() => void>
+}
+
+/** What is left of an earlier life of this program comes again at once, and not when its claims are out. */
+const remember = ({ clock, memory, session, settings }: Life, key: string): void => {
+  const left = memory.replies.get(key)
+  if (left === undefined) return
+  memory.replies.delete(key)
+  if (clock.currentTimeMillisUnsafe() - left.at >= settings.claim) return
+  for (const reply of left.replies) session.write("consume", reply, again)
+}
+
+/** Reads one stream for as long as the scope is open. */
+const read = (
+  life: Life,
+  source: JetStreamStreams.Source,
+  from: "earliest" | "latest",
+  durable: string
+): Effect.Effect<void, Failed, Scope.Scope> =>
+  Effect.gen(function*() {
+    const { client, clock, fail, memory, options, session, settings, sink } = life
+    const { channel, group, ordered } = options
+    const of: JetStreamDurable.Durable = { stream: source.stream, name: durable }
+    yield* JetStreamDurable.ensure(client, settings, session, of, { filter: source.filter, from, group, channel })
+    const place = `${source.stream} ${durable}`
+    const lock = ordered
+      ? new Lock({
+        client,
+        settings,
+        session,
+        key: `${NatsNames.keyOf(source.stream)}/${NatsNames.keyOf(durable)}`,
+        group,
+        replicas: source.replicas,
+        left: memory.locks,
+        clock
+      })
+      : undefined
+    // released last, when all is given back
+    if (lock !== undefined) yield* Effect.addFinalizer(() => lock.release)
+    const reader = new Reader({
+      client,
+      settings,
+      session,
+      source,
+      durable,
+      options,
+      sink,
+      fail,
+      isMine: () => lock === undefined || lock.isMine ? undefined : lock.lost
+    })
+    yield* Effect.acquireRelease(reader.open, () =>
+      Effect.map(reader.giveBack, (replies) => {
+        if (replies.length > 0) memory.replies.set(place, { at: clock.currentTimeMillisUnsafe(), replies })
+      }))
+    if (ordered) memory.replies.delete(place)
+    else if (memory.replies.has(place)) {
+      yield* reader.sweep
+      remember(life, place)
+    }
+
+    const look = Effect.flatMap(
+      JetStreamDurable.find(client, settings, session, of),
+      (info) =>
+        info === undefined
+          ? Effect.fail(
+            NatsError.make(
+              "consume",
+              "NotFound",
+              `The consumer of group ${group} on ${channel} was deleted under it, and with it its place.`,
+              "transient"
+            )
+          )
+          : Effect.succeed(info)
+    )
+    const pending: Effect.Effect<Pending, Failed> = Effect.map(look, ({ ack_floor, delivered, num_ack_pending }) => ({
+      count: num_ack_pending,
+      from: ack_floor.stream_seq,
+      last: delivered.stream_seq,
+      sequence: delivered.consumer_seq
+    }))
+    const orFail = <A, R>(effect: Effect.Effect<A, Failed, R>) =>
+      Effect.catch(effect, (error) => Effect.sync(() => fail(error)))
+    const begin = lock === undefined ? Effect.void : Effect.gen(function*() {
+      yield* lock.acquire
+      // goes on while the engine drains, until the scope closes
+      yield* Effect.forkScoped(Effect.catch(lock.keep, (error) =>
+        Effect.andThen(
+          sink.close(reader.lease, "lost"),
+          Effect.sync(() => fail(error))
+        )))
+      yield* reader.collect(pending)
+    })
+    const flow = yield* Effect.forkScoped(orFail(Effect.gen(function*() {
+      yield* begin
+      sink.open(reader.lease)
+      return yield* reader.offer
+    })))
+    const watch = yield* Effect.forkScoped(orFail(reader.watch(look)))
+    const keep = yield* Effect.forkScoped(orFail(reader.keep))
+    const stop = () => {
+      for (const fiber of [flow, watch, keep]) fiber.interruptUnsafe()
+      reader.stop()
+    }
+    life.stops.add(stop)
+    yield* Effect.addFinalizer(() => Effect.sync(() => void life.stops.delete(stop)))
+  })
+
+/** Reads the streams that a pattern finds, those made later too. */
+const readAll = (life: Life, filter: string): Effect.Effect<void, Failed, Scope.Scope> =>
+  Effect.gen(function*() {
+    const { client, options, session, settings } = life
+    const { from, group } = options
+    const durable = NatsNames.durableOf(group, filter)
+    const scope = yield* Effect.scope
+    const open = new Map<string, Scope.Closeable>()
+    const news = Latch.makeUnsafe(true)
+    yield* Effect.acquireRelease(
+      session.attempt("consume", async (nc) =>
+        // a user that may not hear of new streams finds them when it looks
+        nc.subscribe("$JS.EVENT.ADVISORY.STREAM.CREATED.>", { callback: () => void news.openUnsafe() })),
+      (subscription) => Effect.sync(() => subscription.unsubscribe())
+    )
+    const keyOf = ({ created, stream }: JetStreamStreams.Source) => `${stream} ${created}`
+    const look = (first: boolean) =>
+      Effect.gen(function*() {
+        news.closeUnsafe()
+        const sources = yield* JetStreamStreams.sourcesOf(client, settings, session, "consume", filter)
+        const fresh = sources.filter((source) => !open.has(keyOf(source)))
+        // what was made while the group was away is new to it, and read from its beginning
+        const known = first && from === "latest"
+          ? yield* Effect.forEach(
+            fresh,
+            ({ stream }) => JetStreamDurable.find(client, settings, session, { stream, name: durable })
+          )
+          : []
+        const begins = first && known.every((info) => info === undefined)
+          ? from
+          : "earliest"
+        for (const source of fresh) {
+          const own = yield* Scope.fork(scope)
+          open.set(keyOf(source), own)
+          yield* Scope.provide(read(life, source, begins, durable), own)
+        }
+      })
+    yield* look(true)
+    const discover = Effect.forever(Effect.gen(function*() {
+      yield* Effect.timeoutOption(news.await, settings.discovery)
+      yield* look(false)
+    }))
+    const fiber = yield* Effect.forkScoped(Effect.catch(discover, (error) => Effect.sync(() => life.fail(error))))
+    life.stops.add(() => fiber.interruptUnsafe())
+  })
+
+/** Runs until interrupted; fails when the connection, the stream or the consumer is gone. */
+export const consume = (
+  client: Client,
+  settings: Settings,
+  memory: Memory,
+  options: Driver.ConsumeOptions,
+  sink: Driver.Sink
+): Effect.Effect<void, Failed, Scope.Scope> =>
+  Effect.gen(function*() {
+    const { channel, group, pattern } = options
+    if (group === "") {
+      return yield* Effect.fail(NatsError.invalid("consume", `The group of a subscription to ${channel} has no name.`))
+    }
+    const refused = NatsNames.refuse(
+      pattern === undefined ? channel : pattern.parts.map((part) => typeof part === "string" ? part : "x").join("")
+    )
+    if (refused !== undefined) return yield* Effect.fail(NatsError.invalid("consume", refused))
+    const session = yield* client.session("consume")
+    const clock = yield* Clock.Clock
+    const ended = Deferred.makeUnsafe<never, Failed>()
+    const fail = (error: Failed) => void Deferred.doneUnsafe(ended, Exit.fail(error))
+    const stops = new Set<() => void>()
+    const life: Life = { client, settings, memory, session, options, sink, clock, fail, stops }
+    yield* Effect.acquireRelease(
+      Effect.sync(() => [
+        session.onEnd(fail),
+        session.onViolation((error) => {
+          // what is not allowed to be pulled or settled would be waited for for ever
+          if (/^\$JS\.(ACK|[^.]*\.?API\.CONSUMER\.MSG\.NEXT)\./.test(error.subject)) {
+            fail(session.failure(error, "consume", { channel: error.subject, group }))
+          }
+        })
+      ]),
+      (offs) => Effect.sync(() => offs.forEach((off) => off()))
+    )
+    const start = pattern === undefined
+      ? Effect.flatMap(
+        JetStreamStreams.sourceFor(client, settings, session, "consume", channel),
+        (source) => read(life, source, options.from, NatsNames.durableOf(group, source.filter))
+      )
+      : readAll(life, NatsNames.filterOf(pattern))
+    return yield* start.pipe(
+      Effect.andThen(Effect.suspend(() => {
+        sink.ready()
+        return Deferred.await(ended)
+      })),
+      Effect.onExit(() =>
+        Effect.sync(() => {
+          for (const stop of stops) stop()
+        })
+      )
+    )
+  })

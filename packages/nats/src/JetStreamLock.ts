@@ -1,0 +1,196 @@
+/**
+ * Who reads, where a group reads in order: an entry of a bucket that only its owner can renew.
+ *
+ * Each change of the entry names the revision that it replaces, so of two that would be the owner one is refused. Nobody's
+ * clock is compared with another's: who stands by takes over when it has seen the same revision for as long as the owner said,
+ * and an owner that could not renew for so long gives up before that.
+ */
+import type { BrokerError } from "@millrace/core"
+import { jetstream, JetStreamApiCodes, JetStreamApiError } from "@nats-io/jetstream"
+import { type KV, Kvm } from "@nats-io/kv"
+import { nuid } from "@nats-io/transport-node"
+import { type Clock, Effect } from "effect"
+import type { Settings } from "./JetStreamOptions.ts"
+import type { Client, Session } from "./NatsClient.ts"
+import * as NatsError from "./NatsError.ts"
+
+type Failed = BrokerError.BrokerError
+
+interface Entry {
+  readonly owner: string
+  /** Milliseconds without renewal after which it is anybody's. */
+  readonly takeover: number
+}
+
+const isTaken = (error: unknown): boolean =>
+  error instanceof JetStreamApiError &&
+  (error.code === JetStreamApiCodes.StreamWrongLastSequence ||
+    error.code === JetStreamApiCodes.StreamWrongLastSequenceUnknown)
+
+/** Locks that a connection took with it when it ended: they are ours, and nobody renews them. */
+export type Left = Map<string, string>
+
+/** The right to read. */
+export class Lock {
+  private readonly client: Client
+  private readonly settings: Settings
+  private readonly session: Session
+  private readonly key: string
+  private readonly group: string
+  private readonly replicas: number
+  private readonly left: Left
+  private readonly clock: Clock.Clock
+  private readonly owner = nuid.next()
+  private bucket: Promise<KV> | undefined
+  private revision = 0
+  private renewed = Number.NEGATIVE_INFINITY
+  private isReleased = false
+
+  constructor(options: {
+    readonly client: Client
+    readonly settings: Settings
+    readonly session: Session
+    readonly key: string
+    readonly group: string
+    readonly replicas: number
+    readonly left: Left
+    readonly clock: Clock.Clock
+  }) {
+    this.client = options.client
+    this.settings = options.settings
+    this.session = options.session
+    this.key = options.key
+    this.group = options.group
+    this.replicas = options.replicas
+    this.left = options.left
+    this.clock = options.clock
+  }
+
+  /** Whether nobody else can have it. */
+  get isMine(): boolean {
+    return this.clock.currentTimeMillisUnsafe() - this.renewed < this.settings.takeover
+  }
+
+  private get entry(): string {
+    const entry: Entry = { owner: this.owner, takeover: this.settings.takeover }
+    return JSON.stringify(entry)
+  }
+
+  private async open(): Promise<KV> {
+    const { bucket, domain } = this.settings
+    const js = jetstream(this.session.nc, {
+      timeout: this.client.connection.requestTimeout,
+      ...(domain === undefined ? {} : { domain })
+    })
+    return await new Kvm(js).create(bucket, { history: 1, replicas: this.replicas })
+  }
+
+  private call<A>(run: (bucket: KV) => Promise<A>): Effect.Effect<A, Failed> {
+    return this.session.attempt("consume", async () => {
+      this.bucket ??= this.open()
+      return await run(await this.bucket)
+    }, { channel: `the bucket ${this.settings.bucket}`, group: this.group })
+  }
+
+  /** Writes our entry in place of a revision (0 for none); false where somebody else was first. */
+  private take(revision: number): Effect.Effect<boolean, Failed> {
+    return Effect.suspend(() => {
+      const before = this.clock.currentTimeMillisUnsafe()
+      return this.call(async (bucket) => {
+        try {
+          return revision === 0
+            ? await bucket.create(this.key, this.entry)
+            : await bucket.update(this.key, this.entry, revision)
+        } catch (error) {
+          if (isTaken(error)) return undefined
+          throw error
+        }
+      }).pipe(Effect.map((written) => {
+        if (written === undefined) return false
+        this.revision = written
+        // the server counts from later on
+        this.renewed = before
+        return true
+      }))
+    })
+  }
+
+  private read(): Effect.Effect<{ readonly revision: number; readonly entry: Entry } | undefined, Failed> {
+    return this.call(async (bucket) => {
+      const found = await bucket.get(this.key)
+      if (found === null || found.operation !== "PUT") return undefined
+      // only locks write to this bucket
+      return { revision: found.revision, entry: found.json<Entry>() }
+    })
+  }
+
+  /** Completes when it is ours, however long that takes. */
+  readonly acquire: Effect.Effect<void, Failed> = Effect.gen({ self: this }, function*() {
+    let seen = { revision: 0, at: 0 }
+    while (true) {
+      const found = yield* this.read()
+      if (found === undefined) {
+        if (yield* this.take(0)) return
+      } else {
+        const now = this.clock.currentTimeMillisUnsafe()
+        if (found.revision !== seen.revision) seen = { revision: found.revision, at: now }
+        const { owner, takeover } = found.entry
+        const isFree = owner === this.owner || this.left.get(this.key) === owner || now - seen.at >= takeover
+        if (isFree && (yield* this.take(found.revision))) {
+          this.left.delete(this.key)
+          return
+        }
+      }
+      yield* Effect.sleep(Math.max(20, Math.min(1000, this.settings.takeover / 10)))
+    }
+  })
+
+  /** Keeps it; fails when it is lost. */
+  readonly keep: Effect.Effect<never, Failed> = Effect.suspend(() => {
+    const { takeover } = this.settings
+    const renew = Effect.gen({ self: this }, function*() {
+      if (yield* this.take(this.revision)) return
+      const found = yield* this.read()
+      // our own renewal, whose answer was lost
+      if (found?.entry.owner === this.owner) this.revision = found.revision
+      else {
+        this.renewed = Number.NEGATIVE_INFINITY
+        return yield* Effect.fail(this.lost)
+      }
+    })
+    const again: Effect.Effect<void, Failed> = Effect.catch(renew, (error) =>
+      this.isMine && error.retriable
+        ? Effect.andThen(Effect.sleep(takeover / 10), Effect.suspend(() => again))
+        : Effect.fail(error))
+    // after so long that another may have it nothing is asked first: what is in hand must stop now
+    const next = Effect.suspend(() => this.isMine ? again : Effect.fail(this.lost))
+    return Effect.forever(Effect.andThen(Effect.sleep(takeover / 3), next))
+  })
+
+  /** Gives it up, so that another need not wait. */
+  readonly release: Effect.Effect<void> = Effect.suspend(() => {
+    if (this.isReleased) return Effect.void
+    this.isReleased = true
+    if (this.session.ended !== undefined) {
+      this.left.set(this.key, this.owner)
+      return Effect.void
+    }
+    return this.read().pipe(
+      Effect.flatMap((found) =>
+        found?.entry.owner === this.owner
+          ? this.call((bucket) => bucket.delete(this.key, { previousSeq: found.revision }))
+          : Effect.void
+      ),
+      Effect.catch(() => Effect.sync(() => void this.left.set(this.key, this.owner)))
+    )
+  })
+
+  /** Somebody else has it. */
+  get lost(): Failed {
+    return NatsError.make(
+      "settle",
+      "Lost",
+      `Group ${this.group} has another reader by now: this one gave no sign of life for ${this.settings.takeover} ms.`
+    )
+  }
+}

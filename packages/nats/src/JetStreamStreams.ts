@@ -1,0 +1,219 @@
+/**
+ * Streams: which one holds a channel, making one, comparing one, and how far a group is behind in it.
+ *
+ * A channel is a subject, and whatever stream holds that subject is its stream: one that is there already, for many subjects
+ * perhaps, or the one that `declare` makes for it alone.
+ */
+import { Address, type BrokerError, type Driver } from "@millrace/core"
+import {
+  type ConsumerInfo,
+  JetStreamApiError,
+  type JetStreamManager,
+  jetstreamManager,
+  type StreamConfig
+} from "@nats-io/jetstream"
+import { Effect, Exit } from "effect"
+import type { Settings } from "./JetStreamOptions.ts"
+import * as JetStreamSettings from "./JetStreamSettings.ts"
+import type { Client, Session } from "./NatsClient.ts"
+import * as NatsError from "./NatsError.ts"
+import * as NatsNames from "./NatsNames.ts"
+
+type Failed = BrokerError.BrokerError
+type Operation = Failed["operation"]
+
+const managers = new WeakMap<Session, Promise<JetStreamManager>>()
+
+/** The administration of a connection's JetStream. */
+export const managerOf = (client: Client, settings: Settings, session: Session): Promise<JetStreamManager> => {
+  const known = managers.get(session)
+  if (known !== undefined) return known
+  const made = jetstreamManager(session.nc, {
+    checkAPI: false,
+    timeout: client.connection.requestTimeout,
+    ...(settings.domain === undefined ? {} : { domain: settings.domain })
+  })
+  managers.set(session, made)
+  return made
+}
+
+/** Asks JetStream, on the connection that is open. */
+export const ask = <A>(
+  client: Client,
+  settings: Settings,
+  session: Session,
+  operation: Operation,
+  call: (manager: JetStreamManager) => Promise<A>,
+  where?: { readonly channel?: string | undefined; readonly group?: string | undefined }
+): Effect.Effect<A, Failed> =>
+  session.attempt(operation, async () => call(await managerOf(client, settings, session)), where)
+
+/** Whether JetStream says that there is no such thing. */
+export const isMissing = (error: unknown): boolean => error instanceof JetStreamApiError && error.status === 404
+
+/** A part of a stream: all that a channel or a pattern reads of it. */
+export interface Source {
+  readonly stream: string
+  readonly replicas: number
+  /** The subject to read, undefined where that is the whole stream. */
+  readonly filter: string | undefined
+  /** The only channel in it, or what was asked for. */
+  readonly channel: string
+  /** When it was made: a stream of the same name made later is another. */
+  readonly created: string
+}
+
+const sourceOf = (config: StreamConfig, created: string, filter: string): Source | undefined => {
+  const overlaps = (config.subjects ?? []).flatMap((subject) => NatsNames.both(subject, filter) ?? [])
+  const [first] = overlaps
+  if (first === undefined) return undefined
+  const whole = config.subjects?.length === 1 && first === config.subjects[0]
+  return {
+    stream: config.name,
+    replicas: config.num_replicas,
+    // one consumer reads one filter, so of several subjects it reads more, and what does not fit is passed over
+    filter: whole ? undefined : overlaps.length === 1 ? first : undefined,
+    channel: whole && !/[*>]/.test(first) ? first : filter,
+    created
+  }
+}
+
+/** The streams that hold what a subject, with wildcards perhaps, covers. */
+export const sourcesOf = (
+  client: Client,
+  settings: Settings,
+  session: Session,
+  operation: Operation,
+  filter: string
+): Effect.Effect<ReadonlyArray<Source>, Failed> =>
+  ask(client, settings, session, operation, async (manager) => {
+    const names: Array<string> = []
+    for await (const name of manager.streams.names(filter)) names.push(name)
+    const sources: Array<Source> = []
+    for (const name of names.sort()) {
+      // a bucket is a stream, too
+      if (name.startsWith("KV_") || name.startsWith("OBJ_")) continue
+      try {
+        const { config, created } = await manager.streams.info(name)
+        const source = sourceOf(config, created, filter)
+        if (source !== undefined) sources.push(source)
+      } catch (error) {
+        // deleted since it was listed
+        if (!isMissing(error)) throw error
+      }
+    }
+    return sources
+  }, { channel: filter })
+
+const notFound = (operation: Operation, channel: string): Failed =>
+  NatsError.make(
+    operation,
+    "NotFound",
+    `No stream of JetStream holds ${channel}: declare it, or set missingStreams to "create".`
+  )
+
+/** The stream of a channel; made where there is none and the options say so. */
+export const sourceFor = (
+  client: Client,
+  settings: Settings,
+  session: Session,
+  operation: Operation,
+  channel: string
+): Effect.Effect<Source, Failed> => {
+  const find = sourcesOf(client, settings, session, operation, channel)
+  return Effect.flatMap(find, ([source]) => {
+    if (source !== undefined) return Exit.succeed(source)
+    if (settings.missing === "refuse") return Exit.fail(notFound(operation, channel))
+    return Effect.flatMap(
+      Effect.andThen(declare(client, settings, { channel }), find),
+      ([made]) => made === undefined ? Exit.fail(notFound(operation, channel)) : Exit.succeed(made)
+    )
+  })
+}
+
+const conflict = (channel: string, stream: string, differences: ReadonlyArray<string>): Failed =>
+  NatsError.make(
+    "declare",
+    "Conflict",
+    `The stream ${stream} of ${channel} exists and differs: ${
+      differences.join("; ")
+    }. Declare it as it is, or change it.`
+  )
+
+/** Makes the stream of a channel, or compares the one that holds it with what was declared. */
+export const declare = (
+  client: Client,
+  settings: Settings,
+  declaration: Driver.Declaration
+): Effect.Effect<void, Failed> =>
+  Effect.gen(function*() {
+    const { channel, partitions } = declaration
+    const refused = NatsNames.refuse(channel)
+    if (refused !== undefined) return yield* Effect.fail(NatsError.invalid("declare", refused))
+    if (partitions !== undefined && partitions !== 1) {
+      return yield* Effect.fail(
+        NatsError.make(
+          "declare",
+          "Unsupported",
+          `A stream of JetStream has no partitions, and ${channel} was declared with ${partitions}: use a channel for each.`
+        )
+      )
+    }
+    const wanted = yield* JetStreamSettings.read(declaration)
+    const session = yield* client.session("declare")
+    yield* ask(client, settings, session, "declare", async (manager) => {
+      const names: Array<string> = []
+      for await (const name of manager.streams.names(channel)) names.push(name)
+      const [name] = names
+      if (name === undefined) {
+        await manager.streams.add({ subjects: [channel], ...wanted, name: NatsNames.streamOf(channel) })
+        return
+      }
+      const { config } = await manager.streams.info(name)
+      const differences = JetStreamSettings.differences(wanted, config)
+      if (differences.length > 0) throw conflict(channel, name, differences)
+    }, { channel })
+  })
+
+/** How far a group is behind: what it was not given yet, and what it was given and has not settled. */
+export const lag = (
+  client: Client,
+  settings: Settings,
+  channel: string,
+  group: string
+): Effect.Effect<ReadonlyArray<Driver.Lag>, Failed> =>
+  Effect.gen(function*() {
+    const session = yield* client.session("lag")
+    const pattern = Address.pattern(channel)
+    const filter = pattern === undefined ? channel : NatsNames.filterOf(pattern)
+    const sources = yield* sourcesOf(client, settings, session, "lag", filter)
+    if (pattern === undefined && sources.length === 0) return yield* Effect.fail(notFound("lag", channel))
+    const infos = yield* Effect.forEach(sources, (source) =>
+      ask(client, settings, session, "lag", async (manager): Promise<ConsumerInfo | undefined> => {
+        try {
+          return await manager.consumers.info(
+            source.stream,
+            NatsNames.durableOf(group, pattern === undefined ? source.filter : filter)
+          )
+        } catch (error) {
+          if (isMissing(error)) {
+            return undefined
+          }
+          throw error
+        }
+      }, { channel, group }))
+    const known = infos.filter((info) =>
+      info !== undefined
+    )
+    return known.length === 0 ? [] : [{
+      partition: 0,
+      messages: known.reduce((sum, { num_ack_pending, num_pending }) => sum + num_ack_pending + num_pending, 0)
+    }]
+  })
+
+/** Asks JetStream how it is. */
+export const check = (client: Client, settings: Settings): Effect.Effect<void, Failed> =>
+  Effect.flatMap(
+    client.session("check"),
+    (session) => Effect.asVoid(ask(client, settings, session, "check", (manager) => manager.getAccountInfo()))
+  )

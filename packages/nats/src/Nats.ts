@@ -1,0 +1,139 @@
+/**
+ * Core NATS: fast, and at most once. What nobody listens to when it is published is gone, and so is what a consumer had
+ * taken in when it died. Consumers of one group share what comes; each group gets all of it. For messages that must not be
+ * lost, use `JetStream`.
+ */
+import { type Broker, type BrokerError, type Driver, DriverOptions, Engine } from "@millrace/core"
+import { type Config, Effect, Layer, type Scope, Stream } from "effect"
+import * as NatsClient from "./NatsClient.ts"
+import * as NatsConsumer from "./NatsConsumer.ts"
+import * as NatsError from "./NatsError.ts"
+import * as NatsNames from "./NatsNames.ts"
+import * as NatsOptions from "./NatsOptions.ts"
+import * as NatsPublisher from "./NatsPublisher.ts"
+
+export type { Tls } from "./NatsOptions.ts"
+
+/** Options of core NATS. */
+export interface Options extends NatsOptions.Options {
+  /** What may wait while the handlers are busy; what comes beyond is dropped, with a warning. */
+  readonly waiting?: {
+    /** An integer from 1. Default: 65,536. */
+    readonly messages?: number | undefined
+    /** Bytes of bodies; an integer from 1. Default: 64 MiB. */
+    readonly bytes?: number | undefined
+  } | undefined
+}
+
+const capabilities: Driver.Capabilities = {
+  settlement: "none",
+  ordering: "none",
+  redelivery: false,
+  delay: false,
+  deadLetter: false,
+  attempts: false,
+  groups: true,
+  fanOut: true,
+  retention: false,
+  replay: false,
+  persistence: false,
+  browse: false,
+  tombstones: false,
+  transactions: false,
+  patterns: true,
+  lag: false
+}
+
+const declare = (
+  { channel, partitions, settings = {} }: Driver.Declaration
+): Effect.Effect<void, BrokerError.BrokerError> => {
+  const refused = NatsNames.refuse(channel)
+  if (refused !== undefined) return Effect.fail(NatsError.invalid("declare", refused))
+  if (partitions !== undefined && partitions !== 1) {
+    return Effect.fail(
+      NatsError.make(
+        "declare",
+        "Unsupported",
+        `A subject of NATS has no partitions, and ${channel} was declared with ${partitions}.`
+      )
+    )
+  }
+  const [setting] = Object.keys(settings)
+  return setting === undefined
+    // a subject is there when somebody listens to it
+    ? Effect.void
+    : Effect.fail(
+      NatsError.invalid("declare", `A subject of NATS has no settings, and ${channel} was declared with ${setting}.`)
+    )
+}
+
+/**
+ * Core NATS as a driver, for an engine of one's own; connected as long as the scope is open.
+ *
+ * Fails with a `BrokerError`: `Invalid` for a bad option, `Unreachable` where no NATS answers, `Credentials` where it refuses
+ * the user, the password, the token or the certificate.
+ *
+ * @category constructors
+ */
+export const driver = (options: Options): Effect.Effect<Driver.Driver, BrokerError.BrokerError, Scope.Scope> =>
+  Effect.gen(function*() {
+    const connection = yield* NatsOptions.check("Nats", options)
+    const bound = yield* DriverOptions.checked("nats", "Nats", () => ({
+      messages: DriverOptions.integer("waiting.messages", options.waiting?.messages, 65_536),
+      bytes: DriverOptions.integer("waiting.bytes", options.waiting?.bytes, 64 * 1024 * 1024)
+    }))
+    const client = yield* NatsClient.make(connection)
+    const unsupported = (operation: "browse" | "lag", what: string) =>
+      Effect.fail(
+        NatsError.make(operation, "Unsupported", `Core NATS keeps no messages, so it ${what}: use JetStream.`)
+      )
+    return {
+      system: "nats",
+      capabilities,
+      consume: (consume, sink) => NatsConsumer.consume(client, bound, consume, sink),
+      publish: (batch) => NatsPublisher.publish(client, batch),
+      declare,
+      browse: () => Stream.fromEffect(unsupported("browse", "shows none")),
+      check: client.check,
+      lag: () => unsupported("lag", "counts none")
+    }
+  })
+
+/**
+ * Core NATS as the broker of a program.
+ *
+ * **Example** (a subscription on NATS)
+ *
+ * ```ts
+ * import { Channel, Lanes, type Message, Subscription } from "@millrace/core"
+ * import { Nats } from "@millrace/nats"
+ * import { Effect, Layer } from "effect"
+ *
+ * const Prices = Channel.bytes("prices.{symbol}")
+ * const show = (message: Message<Uint8Array>) => Effect.log(`${message.payload.length} bytes of ${message.channel}`)
+ *
+ * const program = Subscription.layer(
+ *   Subscription.make(Prices, { group: "ticker", name: "show", lanes: Lanes.unordered(16) }, show)
+ * ).pipe(Layer.provide(Nats.layer({ servers: "localhost:4222" })))
+ * ```
+ *
+ * Fails with a `BrokerError` whose message says what to do: a bad option, no NATS at the address, wrong credentials.
+ *
+ * @category layers
+ */
+export const layer = (options: Options): Layer.Layer<Broker.Broker, BrokerError.BrokerError> =>
+  Engine.layer(driver(options))
+
+/**
+ * Core NATS with its address and credentials from the environment: `NATS_SERVERS` (`host:port,…`, or
+ * `nats://user:password@host:port`), `NATS_NAME`, `NATS_USER` with `NATS_PASSWORD`, `NATS_TOKEN`, `NATS_CREDENTIALS` (a file),
+ * `NATS_NKEY`, `NATS_TLS` (`auto`, `on`). What is given as `options` goes before the environment.
+ *
+ * Fails with a `ConfigError` that names the variable, or as `layer` does.
+ *
+ * @category layers
+ */
+export const layerConfig = (
+  options?: Partial<Options>
+): Layer.Layer<Broker.Broker, BrokerError.BrokerError | Config.ConfigError> =>
+  Layer.unwrap(Effect.map(NatsOptions.config, (found) => layer({ ...found, ...options })))

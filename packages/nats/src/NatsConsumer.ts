@@ -1,0 +1,149 @@
+/**
+ * Consuming by core NATS: a subscription in a queue group. The server pushes, so what the engine has no room for waits here,
+ * up to a bound; beyond it what comes is dropped, as the server itself would drop it, and a warning says so.
+ */
+import { type BrokerError, delivery, type Driver, type Origin } from "@millrace/core"
+import type { Msg } from "@nats-io/transport-node"
+import { Deferred, Effect, Exit, Latch, type Scope } from "effect"
+import { Backlog } from "./NatsBacklog.ts"
+import { type Client, type Session, unsubscribe } from "./NatsClient.ts"
+import * as NatsError from "./NatsError.ts"
+import { readerOf } from "./NatsMessage.ts"
+import * as NatsNames from "./NatsNames.ts"
+
+type Failed = BrokerError.BrokerError
+
+/** What may wait for the engine. */
+export interface Bound {
+  readonly messages: number
+  readonly bytes: number
+}
+
+const reader = readerOf<Msg>((message) => message, () => undefined, (message) => message.reply)
+
+// channels of a pattern that are remembered at once
+const mostOrigins = 10_000
+
+class Listener {
+  private readonly options: Driver.ConsumeOptions
+  private readonly bound: Bound
+  private readonly warn: (message: string) => void
+  private readonly origins = new Map<string, Origin>()
+  private readonly work = Latch.makeUnsafe(false)
+  private readonly backlog = new Backlog()
+  private position = 0
+  private dropped = 0
+  stopped = false
+
+  constructor(options: Driver.ConsumeOptions, bound: Bound, warn: (message: string) => void) {
+    this.options = options
+    this.bound = bound
+    this.warn = warn
+  }
+
+  private originOf(channel: string): Origin {
+    const known = this.origins.get(channel)
+    if (known !== undefined) return known
+    const { group, handler } = this.options
+    const origin: Origin = {
+      system: "nats",
+      channel,
+      group,
+      partition: 0,
+      handler,
+      holdLimit: Number.POSITIVE_INFINITY
+    }
+    if (this.origins.size >= mostOrigins) this.origins.clear()
+    this.origins.set(channel, origin)
+    return origin
+  }
+
+  /** What it throws would end the connection, and nothing here does. */
+  take(message: Msg): void {
+    if (this.stopped) return
+    const { channel, pattern } = this.options
+    const subject = pattern === undefined ? channel : message.subject
+    if (pattern !== undefined && pattern.match(subject) === undefined) return
+    const body = message.data
+    // one that is longer than the bound goes through alone
+    const isFull = this.backlog.length >= this.bound.messages ||
+      (this.backlog.length > 0 && this.backlog.bytes + body.length > this.bound.bytes)
+    if (isFull) {
+      if (this.dropped++ === 0) {
+        this.warn(
+          `${this.options.handler} is too slow for ${channel}: ${this.backlog.length} messages wait, and what comes is dropped`
+        )
+      }
+      return
+    }
+    this.backlog.push(delivery(this.originOf(subject), reader, message, this.position++, body, 1))
+    this.work.openUnsafe()
+  }
+
+  /** Offers what comes until interrupted. */
+  offer(sink: Driver.Sink, lease: Driver.Lease): Effect.Effect<never> {
+    const step = Effect.suspend(() => {
+      if (this.backlog.length === 0) {
+        this.work.closeUnsafe()
+        if (this.dropped > 0) {
+          this.warn(
+            `${this.options.handler} has caught up with ${this.options.channel}; ${this.dropped} messages were dropped`
+          )
+          this.dropped = 0
+        }
+        return this.work.await
+      }
+      sink.polled()
+      return sink.offer(lease, this.backlog.take(this.options.batch, this.options.bytes))
+    })
+    return Effect.forever(step)
+  }
+}
+
+/** Runs until interrupted; fails when the connection ends or the server does not allow the subscription. */
+export const consume = (
+  client: Client,
+  bound: Bound,
+  options: Driver.ConsumeOptions,
+  sink: Driver.Sink
+): Effect.Effect<void, Failed, Scope.Scope> =>
+  Effect.gen(function*() {
+    const { channel, group, pattern } = options
+    const refused = pattern === undefined
+      ? NatsNames.refuse(channel)
+      : NatsNames.refuse(pattern.parts.map((part) => typeof part === "string" ? part : "x").join(""))
+    if (refused !== undefined) return yield* Effect.fail(NatsError.invalid("consume", refused))
+    const session: Session = yield* client.session("consume")
+    const ended = Deferred.makeUnsafe<never, Failed>()
+    const fail = (error: Failed) => void Deferred.doneUnsafe(ended, Exit.fail(error))
+    const run = Effect.runForkWith(yield* Effect.context<never>())
+    const listener = new Listener(options, bound, (message) => void run(Effect.logWarning(message)))
+    yield* Effect.acquireRelease(Effect.sync(() => session.onEnd(fail)), (off) => Effect.sync(off))
+    yield* Effect.acquireRelease(
+      session.attempt("consume", async (nc) =>
+        nc.subscribe(pattern === undefined ? channel : NatsNames.filterOf(pattern), {
+          queue: NatsNames.nameOf(group),
+          callback: (error, message) =>
+            error === null ? listener.take(message) : fail(session.failure(error, "consume", { channel, group }))
+        }), { channel, group }),
+      (subscription) =>
+        unsubscribe(session, subscription)
+    )
+    // the server has it when it answers, and has refused it by then
+    yield* Effect.raceFirst(session.flush("consume").pipe(client.inTime("consume")), Deferred.await(ended))
+    yield* Effect.yieldNow
+    const early = Deferred.isDoneUnsafe(ended)
+    if (early) {
+      return yield* Deferred.await(ended)
+    }
+    const lease: Driver.Lease = { partition: 0 }
+    sink.ready()
+    sink.open(lease)
+    return yield* Effect.raceFirst(listener.offer(sink, lease), Deferred.await(ended)).pipe(
+      Effect.onExit(() =>
+        Effect.sync(() => {
+          listener.stopped = true
+        })
+      )
+    )
+  })

@@ -1,0 +1,239 @@
+/**
+ * From the client's errors, and the codes of JetStream behind them, to a `BrokerError`: what happened, and what to do about it.
+ *
+ * Codes: https://github.com/nats-io/nats-server/blob/main/server/errors.json
+ */
+import { BrokerError } from "@millrace/core"
+import { JetStreamApiError } from "@nats-io/jetstream"
+import { errors } from "@nats-io/transport-node"
+
+type Operation = BrokerError.BrokerError["operation"]
+
+/** What the message of an error may name. */
+export interface Place {
+  /** `host:port` of the servers, without credentials. */
+  readonly servers: string
+  readonly user?: string | undefined
+  /** `password`, `token` …: how the client was told to prove who it is. */
+  readonly by: string
+  readonly channel?: string | undefined
+  readonly group?: string | undefined
+  /** Whether the client was told to speak TLS. */
+  readonly isSecure?: boolean | undefined
+  /** Replaces what is secret. */
+  readonly redact: (text: string) => string
+}
+
+type Verdict = readonly [reason: BrokerError.Reason, what: string, failure?: BrokerError.BrokerError["failure"]]
+
+const causes = (error: unknown): ReadonlyArray<Error> => {
+  const found: Array<Error> = []
+  // a chain of causes that comes back to itself would not end
+  for (let next = error; next instanceof Error && found.length < 8; next = next.cause) found.push(next)
+  return found
+}
+
+/** Whether nobody listened to a request. */
+export const isUnanswered = (error: unknown): boolean =>
+  causes(error).some((each) => each instanceof errors.NoRespondersError)
+
+const codeOf = (error: Error): string => "code" in error && typeof error.code === "string" ? error.code : ""
+
+const who = (place: Place): string => place.user === undefined ? "This client" : `User ${place.user}`
+
+const certificate = /certificate|CERT_|SELF_SIGNED|ALTNAME|UNABLE_TO_VERIFY|UNABLE_TO_GET|alert/i
+
+const cutOff = /unexpected response|ECONNRESET|EPIPE|undefined error/i
+
+const byConnection = (list: ReadonlyArray<Error>, place: Place): Verdict | undefined => {
+  const text = list.map((each) => `${codeOf(each)} ${each.message}`).join(" ")
+  if (certificate.test(text)) {
+    return [
+      "Credentials",
+      `The certificates of this client and NATS at ${place.servers} do not fit: ${
+        list.at(-1)!.message
+      }. Give tls.ca the authority that signed the server's, connect by a name that it holds, and give tls.cert and tls.key where the server asks for a client's.`
+    ]
+  }
+  if (/ECONNREFUSED|EHOSTUNREACH|ENETUNREACH|connection refused/.test(text)) {
+    return ["Unreachable", `No NATS answers at ${place.servers} (connection refused): start it, or correct servers.`]
+  }
+  if (/ENOTFOUND|EAI_AGAIN/.test(text)) {
+    return ["Unreachable", `A name in ${place.servers} cannot be resolved: correct servers.`]
+  }
+  if (/does not support 'tls'|'tls' is not available|EPROTO|wrong version number|SSL routines/i.test(text)) {
+    return [
+      "Unreachable",
+      `What answers at ${place.servers} does not speak TLS as this client does: correct tls, or the port.`
+    ]
+  }
+  if (cutOff.test(text) && place.isSecure === true) {
+    // TLS 1.3 tells after the handshake that a certificate is missing, and often ends before that can be read
+    return [
+      "Credentials",
+      `NATS at ${place.servers} ended the connection while TLS was set up, as it does with clients without a certificate that it trusts: give tls.cert and tls.key. If it asks for none, check that the port is a NATS listener.`,
+      "dependency"
+    ]
+  }
+  if (cutOff.test(text)) {
+    return [
+      "Unreachable",
+      `Something at ${place.servers} takes the connection and does not answer as NATS does: check that the port is a NATS listener, and that tls is as it wants it.`
+    ]
+  }
+  return undefined
+}
+
+const subjectOf = (place: Place): string => place.channel ?? "the subject"
+
+const byCode = (error: JetStreamApiError, place: Place): Verdict => {
+  const channel = subjectOf(place)
+  switch (error.code) {
+    case 10059:
+      return ["NotFound", `No stream of JetStream holds ${channel}: declare it, or set missingStreams to "create".`]
+    case 10014:
+      return ["NotFound", `The consumer of group ${place.group ?? ""} on ${channel} does not exist any more.`]
+    case 10054:
+    case 10053:
+      return [
+        "TooLarge",
+        `A message for ${channel} is larger than its stream takes: shorten it, or raise max_msg_size.`
+      ]
+    case 10058:
+    case 10065:
+    case 10013:
+    case 10105:
+    case 10148:
+    case 10099:
+    case 10100:
+      return [
+        "Conflict",
+        `JetStream has something else by this name or subject: ${error.message}. Declare it as it is, or change it.`
+      ]
+    case 10077:
+    case 10122:
+      return [
+        "Unknown",
+        `The stream of ${channel} is full and refuses new messages (${error.message}): make room, raise its limits, or let it discard the old.`,
+        "dependency"
+      ]
+    case 10039:
+    case 10076:
+      return [
+        "Unsupported",
+        `NATS at ${place.servers} has no JetStream for this account: enable it, or use Nats.layer of this package.`
+      ]
+    case 10002:
+    case 10023:
+    case 10026:
+    case 10027:
+    case 10028:
+    case 10047:
+    case 10051:
+      return [
+        "Unknown",
+        `NATS at ${place.servers} is at a limit: ${error.message}. Raise it, or make room.`,
+        "dependency"
+      ]
+    case 10071:
+    case 10070:
+      return ["Conflict", `Somebody else has written to ${channel} first: ${error.message}.`]
+    case 10004:
+    case 10008:
+    case 10009:
+      return ["Lost", `JetStream at ${place.servers} is not ready: ${error.message}.`]
+    default:
+      return error.status >= 500
+        ? ["Lost", `JetStream at ${place.servers} could not do it: ${error.message}.`]
+        : error.status === 404
+        ? ["NotFound", `JetStream does not find it for ${channel}: ${error.message}.`]
+        : ["Invalid", `JetStream refused this for ${channel}: ${error.message}.`]
+  }
+}
+
+const byClass = (list: ReadonlyArray<Error>, operation: Operation, place: Place): Verdict | undefined => {
+  for (const error of list) {
+    if (error instanceof JetStreamApiError) return byCode(error, place)
+    if (error.name === "JetStreamNotEnabled") {
+      return [
+        "Unsupported",
+        `NATS at ${place.servers} runs without JetStream: start it with -js, or use Nats.layer of this package.`
+      ]
+    }
+    if (error instanceof errors.PermissionViolationError) {
+      return [
+        "Permission",
+        `${who(place)} may not ${error.operation === "publish" ? "publish" : "subscribe"} to ${
+          error.subject || subjectOf(place)
+        } at ${place.servers}: grant it in the server's permissions.`
+      ]
+    }
+    if (error instanceof errors.AuthorizationError || error instanceof errors.UserAuthenticationExpiredError) {
+      return [
+        "Credentials",
+        `NATS at ${place.servers} refused ${
+          place.user === undefined ? "this client" : `user ${place.user}`
+        } by ${place.by} (${error.message}): check user, password, token or credentials.`
+      ]
+    }
+    if (error instanceof errors.NoRespondersError) {
+      return [
+        "NotFound",
+        `No stream of JetStream holds ${subjectOf(place)}: declare it, or set missingStreams to "create".`
+      ]
+    }
+    if (error instanceof errors.TimeoutError) {
+      return operation === "connect"
+        ? ["Unreachable", `Nothing answers at ${place.servers}: check the address, the network and the firewall.`]
+        : ["Lost", `NATS at ${place.servers} did not answer in time.`]
+    }
+    if (error instanceof errors.InvalidArgumentError || error instanceof errors.InvalidSubjectError) {
+      return ["Invalid", `NATS cannot take this: ${error.message}.`]
+    }
+  }
+  return undefined
+}
+
+const ended = /closed connection|connection closed|connection draining|connection disconnected/
+
+/** Makes a `BrokerError` of whatever the client threw. */
+export const fromUnknown = (error: unknown, operation: Operation, place: Place): BrokerError.BrokerError => {
+  if (error instanceof BrokerError.BrokerError) return error
+  const list = causes(error)
+  const verdict: Verdict = byClass(list, operation, place) ??
+    (list.some(({ message }) => ended.test(message))
+      ? ["Lost", `The connection to NATS at ${place.servers} ended in the middle.`]
+      : byConnection(list, place) ??
+        ["Unknown", `NATS at ${place.servers}: ${list[0]?.message ?? String(error)}`])
+  return BrokerError.make({
+    system: "nats",
+    operation,
+    reason: verdict[0],
+    message: place.redact(verdict[1]),
+    ...(verdict[2] === undefined ? {} : { failure: verdict[2] }),
+    cause: causeOf(error, place)
+  })
+}
+
+/** The cause as a user may log it: the client's errors hold no options, but what a server says may repeat them. */
+const causeOf = (error: unknown, place: Place): unknown => {
+  if (!(error instanceof Error)) return error === undefined ? undefined : place.redact(String(error))
+  const all = causes(error).map((each) => `${each.message} ${each.stack ?? ""}`).join(" ")
+  return place.redact(all) === all ? error : place.redact(error.message)
+}
+
+/** Makes an error of one's own. */
+export const make = (
+  operation: Operation,
+  reason: BrokerError.Reason,
+  message: string,
+  failure?: BrokerError.BrokerError["failure"]
+): BrokerError.BrokerError => BrokerError.make({ system: "nats", operation, reason, message, failure })
+
+/** An option or a message that NATS can never take. */
+export const invalid = (operation: Operation, message: string): BrokerError.BrokerError =>
+  make(operation, "Invalid", message)
+
+/** The connection has ended. */
+export const lost = (operation: Operation, place: Place, why = "ended in the middle"): BrokerError.BrokerError =>
+  make(operation, "Lost", `The connection to NATS at ${place.servers} ${why}.`)

@@ -1,0 +1,80 @@
+/**
+ * Names: which channels are subjects, which stream and which consumer belong to a channel and a group, and what of a pattern
+ * NATS can ask for itself.
+ *
+ * Subjects: https://docs.nats.io/nats-concepts/subjects; names of streams and consumers:
+ * https://docs.nats.io/running-a-nats-service/nats_admin/jetstream_admin/naming
+ */
+import type { Address } from "@millrace/core"
+
+/** Why a channel cannot be a subject, or undefined where it can. */
+export const refuse = (channel: string): string | undefined => {
+  if (channel === "") return "A message names no subject."
+  // they end a word of the protocol
+  // oxlint-disable-next-line no-control-regex
+  if (/[\s\u0000-\u001f\u007f]/.test(channel)) {
+    return `NATS takes no subject ${JSON.stringify(channel)}: leave out white space.`
+  }
+  if (channel.startsWith("$")) {
+    return `The subject ${channel} is NATS's own: let names begin with another character than $.`
+  }
+  for (const token of channel.split(".")) {
+    if (token === "") return `NATS takes no subject ${channel}: put something before, after and between its dots.`
+    if (token === "*" || token === ">") {
+      return `NATS reads ${token} in ${channel} as a wildcard: name a channel, or use an address with {parameters}.`
+    }
+  }
+  return undefined
+}
+
+const plain = /[^A-Za-z0-9_-]/gu
+
+const escaped = (character: string): string =>
+  Array.from(new TextEncoder().encode(character), (byte) => `=${byte.toString(16).toUpperCase().padStart(2, "0")}`)
+    .join("")
+
+/** Text as a name of NATS: a dot becomes `~`, and what is no letter, digit, `_` or `-` the hexadecimal of its bytes. No two texts have one name. */
+export const nameOf = (text: string): string => text.replace(plain, (each) => each === "." ? "~" : escaped(each))
+
+/** Text as a key of a bucket, which may have no `~`. */
+export const keyOf = (text: string): string => text.replace(plain, escaped)
+
+/** The stream that is made for a channel. */
+export const streamOf = (channel: string): string => nameOf(channel)
+
+/** The durable consumer of a group: `filter` where it reads a part of its stream only. */
+export const durableOf = (group: string, filter: string | undefined): string =>
+  filter === undefined ? nameOf(group) : `${nameOf(group)}@${nameOf(filter)}`
+
+const one = "\u0000"
+const rest = "\u0001"
+
+/**
+ * The narrowest subject with wildcards that covers a pattern. NATS knows whole tokens between dots only, so `{id}` of
+ * `devices/{id}` makes a `*` of the whole; what comes is matched by the pattern again.
+ */
+export const filterOf = ({ parts }: Address.Pattern): string => {
+  const marked = parts.map((part) => typeof part === "string" ? part : part.reach === "rest" ? rest : one).join("")
+  const tokens: Array<string> = []
+  for (const token of marked.split(".")) {
+    if (token.includes(rest)) return [...tokens, ">"].join(".")
+    tokens.push(token.includes(one) ? "*" : token)
+  }
+  return tokens.join(".")
+}
+
+/** What both of two subjects with wildcards cover, or undefined where that is nothing. */
+export const both = (left: string, right: string): string | undefined => {
+  const a = left.split(".")
+  const b = right.split(".")
+  const tokens: Array<string> = []
+  for (let i = 0; i < Math.max(a.length, b.length); i++) {
+    const [x, y] = [a[i], b[i]]
+    if (x === ">" && y !== undefined) return [...tokens, ...b.slice(i)].join(".")
+    if (y === ">" && x !== undefined) return [...tokens, ...a.slice(i)].join(".")
+    if (x === undefined || y === undefined) return undefined
+    if (x !== y && x !== "*" && y !== "*") return undefined
+    tokens.push(x === "*" ? y : x)
+  }
+  return tokens.join(".")
+}

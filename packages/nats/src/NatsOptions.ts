@@ -1,0 +1,263 @@
+/**
+ * Options of every NATS connection, as a user gives them: checked once, with a sentence for each that cannot be right.
+ */
+import { type BrokerError, DriverOptions } from "@millrace/core"
+import {
+  type Authenticator,
+  credsAuthenticator,
+  nkeyAuthenticator,
+  type NodeConnectionOptions,
+  type TlsOptions as NodeTlsOptions
+} from "@nats-io/transport-node"
+import type { Duration } from "effect"
+import { Config, Effect, Option, Redacted } from "effect"
+import { readFile } from "node:fs/promises"
+import * as NatsError from "./NatsError.ts"
+
+const { bad, decoded, millis, plain } = DriverOptions
+
+/** Certificates in PEM; each is optional. */
+export interface Tls {
+  /** The authority that signed the server's certificate. Default: those that Node trusts. */
+  readonly ca?: string | undefined
+  /** The client's own certificate, where the server asks for one. */
+  readonly cert?: string | undefined
+  readonly key?: string | Redacted.Redacted | undefined
+  /** The name that the server's certificate must hold. Default: the host connected to. */
+  readonly serverName?: string | undefined
+}
+
+/** Options of every NATS connection. */
+export interface Options {
+  /**
+   * `host:port`, or a URL `nats://user:password@host:port`, `nats://token@host:port`, and `tls://…` or `natss://…` for TLS;
+   * several in an array or with commas between, tried in any order. Credentials are those of the first that has some.
+   */
+  readonly servers: string | ReadonlyArray<string>
+  /** The name in the server's lists of connections. Default: `millrace`. */
+  readonly name?: string | undefined
+  /** Default: none, or the URL's. */
+  readonly user?: { readonly name: string; readonly password: string | Redacted.Redacted } | undefined
+  /** Default: none, or the URL's. */
+  readonly token?: string | Redacted.Redacted | undefined
+  /** The file of credentials that `nsc` writes: a JWT and the seed of its key. Read at each start. Default: none. */
+  readonly credentialsFile?: string | undefined
+  /** The seed of an nkey of a user, `SU…`. Default: none. */
+  readonly nkey?: string | Redacted.Redacted | undefined
+  /** `auto` speaks TLS where the server offers it. Default: `auto`, or as the URL says. */
+  readonly tls?: "auto" | "on" | Tls | undefined
+  /** How long one attempt to connect may take. Default: 3 seconds. */
+  readonly connectTimeout?: Duration.Input | undefined
+  /** How long a request or a confirmation may take. Default: 5 seconds. */
+  readonly requestTimeout?: Duration.Input | undefined
+  /** The time between two signs of life of an idle connection; after two that the server does not answer it is lost. Default: 20 seconds. */
+  readonly pingInterval?: Duration.Input | undefined
+  /** What the subjects of answers begin with, for users that may not subscribe to `_INBOX.>`. Default: `_INBOX`. */
+  readonly inboxPrefix?: string | undefined
+}
+
+/** Options checked, times in milliseconds. */
+export interface Connection {
+  readonly place: NatsError.Place
+  readonly requestTimeout: number
+  readonly inboxPrefix: string
+  readonly options: NodeConnectionOptions
+}
+
+interface Parts {
+  readonly address: string
+  readonly host: string
+  readonly isTls: boolean
+  readonly user: { readonly name: string; readonly password: string } | undefined
+  readonly token: string | undefined
+}
+
+const shape = /^(?:(nats|tls|natss):\/\/)?(?:([^@/]*)@)?(\[[0-9a-fA-F:.]+\]|[^\s:/@,[\]]+)(?::(\d{1,5}))?\/?$/
+
+const partsOf = (given: string): Parts => {
+  const [, scheme, who = "", host, port = "4222"] = shape.exec(given) ??
+    // the text may hold a password, so it is not repeated
+    bad("servers must be \"host:port\" or nats://user:password@host:port each, and one of them is neither")
+  if (Number(port) < 1 || Number(port) > 65_535) {
+    bad(`the port of ${host} in servers must be from 1 to 65535, got ${port}`)
+  }
+  const colon = who.indexOf(":")
+  return {
+    address: `${host}:${port}`,
+    host: host!,
+    isTls: scheme === "tls" || scheme === "natss",
+    user: colon < 0
+      ? undefined
+      : {
+        name: decoded("user in the URL of servers", who.slice(0, colon)),
+        password: decoded("password in the URL of servers", who.slice(colon + 1))
+      },
+    token: who === "" || colon >= 0 ? undefined : decoded("token in the URL of servers", who)
+  }
+}
+
+const serversOf = (given: Options["servers"]): ReadonlyArray<Parts> => {
+  const list = (typeof given === "string" ? given.split(",") : given).map((each) => each.trim()).filter((each) =>
+    each !== ""
+  )
+  return list.length === 0 ? bad("servers is empty: give \"host:port\"") : list.map(partsOf)
+}
+
+interface Who {
+  readonly user: string | undefined
+  readonly by: string
+  readonly secrets: ReadonlyArray<string>
+  readonly options: { user?: string; pass?: string; token?: string; authenticator?: Authenticator }
+}
+
+const whoIs = (options: Options, servers: ReadonlyArray<Parts>, credentials: string | undefined): Who => {
+  const given = [
+    options.user && "user",
+    options.token && "token",
+    options.credentialsFile && "credentialsFile",
+    options.nkey && "nkey"
+  ]
+    .filter((each) => each !== undefined)
+  if (given.length > 1) bad(`${given.join(" and ")} are ways to prove who this is: give one of them`)
+  if (credentials !== undefined) {
+    return {
+      user: undefined,
+      by: "credentials",
+      secrets: [/-----BEGIN USER NKEY SEED-----\s*(\S+)/.exec(credentials)?.[1] ?? ""],
+      options: { authenticator: credsAuthenticator(new TextEncoder().encode(credentials)) }
+    }
+  }
+  if (options.nkey !== undefined) {
+    const seed = plain(options.nkey)
+    if (!/^SU[A-Z2-7]{56}$/.test(seed)) {
+      bad("nkey must be the seed of a user's key, which begins with SU and has 58 characters")
+    }
+    return {
+      user: undefined,
+      by: "nkey",
+      secrets: [seed],
+      options: { authenticator: nkeyAuthenticator(new TextEncoder().encode(seed)) }
+    }
+  }
+  const fromUrl = servers.find(({ token, user }) => user !== undefined || token !== undefined)
+  const user = options.user === undefined
+    ? (options.token === undefined ? fromUrl?.user : undefined)
+    : { name: options.user.name, password: plain(options.user.password) }
+  if (user !== undefined) {
+    if (user.name === "" || user.password === "") bad("a user needs a name and a password, and one of them is empty")
+    return {
+      user: user.name,
+      by: "password",
+      secrets: [user.password],
+      options: { user: user.name, pass: user.password }
+    }
+  }
+  const token = options.token === undefined ? fromUrl?.token : plain(options.token)
+  if (token === "") bad("token is empty")
+  return token === undefined
+    ? { user: undefined, by: "nothing", secrets: [], options: {} }
+    : { user: undefined, by: "token", secrets: [token], options: { token } }
+}
+
+const tlsOf = (tls: "auto" | "on" | Tls, servers: ReadonlyArray<Parts>): NodeConnectionOptions["tls"] | undefined => {
+  if (tls === "auto") return undefined
+  if (tls === "on") return hostOf({}, servers)
+  if (typeof tls === "string") return bad(`tls must be "auto", "on" or certificates, got ${String(tls)}`)
+  if ((tls.cert === undefined) !== (tls.key === undefined)) bad("tls needs both cert and key, or neither")
+  return hostOf({
+    ...(tls.ca === undefined ? {} : { ca: tls.ca }),
+    ...(tls.cert === undefined ? {} : { cert: tls.cert }),
+    ...(tls.key === undefined ? {} : { key: plain(tls.key) }),
+    // handed on to Node with the rest
+    ...(tls.serverName === undefined ? {} : { servername: tls.serverName })
+  }, servers)
+}
+
+// the client names no server that is an address, and Node would then look for `localhost` in its certificate
+const hostOf = (tls: NodeTlsOptions, servers: ReadonlyArray<Parts>): NodeConnectionOptions["tls"] => {
+  const [first] = servers
+  return servers.length === 1 && /^\[|^[\d.]+$/.test(first!.host)
+    ? Object.assign({ host: first!.host.replace(/[[\]]/g, "") }, tls)
+    : tls
+}
+
+const resolve = (options: Options, credentials: string | undefined): Connection => {
+  const servers = serversOf(options.servers)
+  const who = whoIs(options, servers, credentials)
+  const tls = tlsOf(options.tls ?? (servers.some(({ isTls }) => isTls) ? "on" : "auto"), servers)
+  const inboxPrefix = options.inboxPrefix ?? "_INBOX"
+  if (!/^[^\s.*>]+(\.[^\s.*>]+)*$/.test(inboxPrefix)) {
+    bad(`inboxPrefix must be a subject without wildcards, got ${JSON.stringify(inboxPrefix)}`)
+  }
+  const secrets = who.secrets.flatMap((each) => each === "" ? [] : [each, encodeURIComponent(each)])
+  return {
+    place: {
+      servers: servers.map(({ address }) => address).join(","),
+      user: who.user,
+      by: who.by,
+      isSecure: tls !== undefined,
+      redact: DriverOptions.redacting(secrets)
+    },
+    requestTimeout: millis("requestTimeout", options.requestTimeout, 5000),
+    inboxPrefix,
+    options: {
+      servers: servers.map(({ address }) => address),
+      name: options.name ?? "millrace",
+      timeout: millis("connectTimeout", options.connectTimeout, 3000),
+      pingInterval: millis("pingInterval", options.pingInterval, 20_000),
+      maxPingOut: 2,
+      // what is written while it is down would be dropped without a word: a connection that ends has ended
+      reconnect: false,
+      noAsyncTraces: true,
+      inboxPrefix,
+      ...who.options,
+      ...(tls === undefined ? {} : { tls })
+    }
+  }
+}
+
+const credentialsOf = (module: string, file: string): Effect.Effect<string, BrokerError.BrokerError> =>
+  Effect.tryPromise({
+    try: () => readFile(file, "utf8"),
+    catch: () =>
+      NatsError.invalid("connect", `${module}: credentialsFile ${file} cannot be read: correct its path or its rights.`)
+  })
+
+/** Checks options; fails with a `BrokerError` of reason `Invalid` that names the option. */
+export const check = (module: string, options: Options): Effect.Effect<Connection, BrokerError.BrokerError> =>
+  Effect.flatMap(
+    options.credentialsFile === undefined ? Effect.undefined : credentialsOf(module, options.credentialsFile),
+    (credentials) => DriverOptions.checked("nats", module, () => resolve(options, credentials))
+  )
+
+const optional = (name: string) => Config.option(Config.String(name))
+const secret = (name: string) => Config.option(Config.Redacted(name))
+
+/**
+ * Options from the environment: `NATS_SERVERS` (`host:port,…` or URLs), and where they are set `NATS_NAME`, `NATS_USER` with
+ * `NATS_PASSWORD`, `NATS_TOKEN`, `NATS_CREDENTIALS` (a file), `NATS_NKEY`, `NATS_TLS` (`auto` or `on`).
+ */
+export const config: Config.Config<Options> = Config.map(
+  Config.all({
+    servers: Config.Redacted("NATS_SERVERS"),
+    name: optional("NATS_NAME"),
+    user: optional("NATS_USER"),
+    password: secret("NATS_PASSWORD"),
+    token: secret("NATS_TOKEN"),
+    credentialsFile: optional("NATS_CREDENTIALS"),
+    nkey: secret("NATS_NKEY"),
+    tls: Config.option(Config.Literals(["auto", "on"], "NATS_TLS"))
+  }),
+  ({ credentialsFile, name, nkey, password, servers, tls, token, user }): Options => ({
+    servers: Redacted.value(servers),
+    name: Option.getOrUndefined(name),
+    user: Option.isNone(user) && Option.isNone(password) ? undefined : {
+      name: Option.getOrElse(user, () => ""),
+      password: Option.getOrElse(password, () => Redacted.make(""))
+    },
+    token: Option.getOrUndefined(token),
+    credentialsFile: Option.getOrUndefined(credentialsFile),
+    nkey: Option.getOrUndefined(nkey),
+    tls: Option.getOrUndefined(tls)
+  })
+)

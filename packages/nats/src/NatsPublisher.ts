@@ -1,0 +1,56 @@
+/**
+ * Publishing by core NATS: written one after another, and confirmed when the server has read them. That says that it has
+ * passed them on to whoever listened, not that somebody did, nor that they arrived.
+ */
+import type { BrokerError, Outgoing } from "@millrace/core"
+import { errors } from "@nats-io/transport-node"
+import { Effect, Exit } from "effect"
+import type { Client, Session } from "./NatsClient.ts"
+import * as NatsMessage from "./NatsMessage.ts"
+import * as NatsNames from "./NatsNames.ts"
+
+type Failed = BrokerError.BrokerError
+type Batch = ReadonlyArray<Outgoing<Uint8Array>>
+
+const write = (session: Session, outgoing: Outgoing<Uint8Array>): Failed | undefined => {
+  const most = session.nc.info?.max_payload
+  const refused = NatsMessage.refuse(outgoing, most)
+  if (refused !== undefined) return refused
+  const headers = NatsMessage.toHeaders(outgoing)
+  if (headers !== undefined && "_tag" in headers) return headers
+  const to = outgoing.headers[NatsMessage.replyName]
+  const failed = session.write("publish", outgoing.channel, outgoing.payload, {
+    ...(headers === undefined ? {} : { headers }),
+    // who answers by NATS alone looks here
+    ...(to === undefined || NatsNames.refuse(to) !== undefined ? {} : { reply: to })
+  })
+  return failed?.cause instanceof errors.InvalidArgumentError && most !== undefined
+    ? NatsMessage.tooLarge(outgoing.channel, outgoing.payload.length, most)
+    : failed
+}
+
+/** Completes when the server has read every message of the batch. */
+export const publish = (client: Client, batch: Batch): Effect.Effect<void, Failed> => {
+  if (batch.length === 0) return Exit.void
+  return Effect.flatMap(client.session("publish"), (session) => {
+    let violation: Failed | undefined
+    const off = session.onViolation((error) => {
+      if (error.operation === "publish" && batch.some(({ channel }) => channel === error.subject)) {
+        violation = session.failure(error, "publish", { channel: error.subject })
+      }
+    })
+    for (const outgoing of batch) {
+      const failed = write(session, outgoing)
+      if (failed === undefined) continue
+      off()
+      return Exit.fail(failed)
+    }
+    return session.flush("publish").pipe(
+      client.inTime("publish"),
+      // what the server did not allow it said before it answered, and the client tells of it a little later
+      Effect.andThen(Effect.yieldNow),
+      Effect.flatMap(() => violation === undefined ? Exit.void : Exit.fail(violation)),
+      Effect.ensuring(Effect.sync(off))
+    )
+  })
+}

@@ -1,0 +1,221 @@
+/**
+ * The connections: amqplib without its own recovery, since what was delivered before a connection ended must not be settled
+ * after it. Whoever uses a connection that has ended fails, and the next asks for a new one.
+ */
+import type { BrokerError } from "@millrace/core"
+import { type Channel, type ChannelModel, type ConfirmChannel, connect, credentials } from "amqplib"
+import { type Context, Effect, Redacted, type Scope } from "effect"
+import * as RabbitMqError from "./RabbitMqError.ts"
+import type { Connection, Node } from "./RabbitMqOptions.ts"
+
+type Failed = BrokerError.BrokerError
+
+/** What a request is about. */
+export interface Where {
+  readonly channel?: string | undefined
+  readonly queue?: string | undefined
+}
+
+const once = (connection: Connection, purpose: string, { host, port }: Node): Promise<ChannelModel> => {
+  const { authentication, clientId, connectTimeout, heartbeat, tls, username, vhost } = connection
+  const password = Redacted.value(connection.password)
+  return connect(
+    // amqplib decodes the name of the virtual host, as if it came from a URL
+    {
+      protocol: tls === undefined ? "amqp" : "amqps",
+      hostname: host,
+      port,
+      vhost: encodeURIComponent(vhost),
+      heartbeat
+    },
+    {
+      noDelay: true,
+      keepAlive: true,
+      timeout: connectTimeout,
+      clientProperties: { connection_name: `${clientId} ${purpose}` },
+      credentials: authentication === "external" ? credentials.external() : credentials.plain(username, password),
+      ...tls?.ca !== undefined && { ca: tls.ca },
+      ...tls?.cert !== undefined && { cert: tls.cert },
+      ...tls?.key !== undefined && { key: Redacted.value(tls.key) },
+      ...tls?.serverName !== undefined && { servername: tls.serverName }
+    }
+  )
+}
+
+/** A channel, and why it has ended. */
+export interface Opened<C extends Channel> {
+  readonly channel: C
+  readonly why: () => unknown
+}
+
+/** One connection for one purpose, opened when it is first asked for, and again when it has ended. */
+export class Link {
+  /** Why RabbitMQ takes no messages on this connection now: memory or disk is short. */
+  blocked: string | undefined
+  /** Called when RabbitMQ takes messages again. */
+  onUnblocked: () => void = () => {}
+  readonly connection: Connection
+  private readonly purpose: string
+  private opening: Promise<ChannelModel> | undefined
+  private model: ChannelModel | undefined
+  private turn = 0
+  /** Why connections have ended. */
+  private readonly reasons = new WeakMap<ChannelModel, unknown>()
+  private closed = false
+  private readonly run: <A, E>(effect: Effect.Effect<A, E>) => Promise<A>
+
+  constructor(connection: Connection, purpose: string, context: Context.Context<never>) {
+    this.connection = connection
+    this.purpose = purpose
+    this.run = Effect.runPromiseWith(context)
+  }
+
+  /** Completes when RabbitMQ has confirmed all that was sent on a channel; fails where it does not within `requestTimeout`. */
+  confirmed(channel: ConfirmChannel): Promise<void> {
+    return this.run(ask(this.connection, "publish", () => channel.waitForConfirms()))
+  }
+
+  open(): Promise<ChannelModel> {
+    if (this.closed) {
+      return Promise.reject(
+        RabbitMqError.invalid("connect", "The broker's layer is closed: use it while its scope is open.")
+      )
+    }
+    return this.opening ??= this.connect().catch((error) => {
+      this.opening = undefined
+      throw error
+    })
+  }
+
+  private async connect(): Promise<ChannelModel> {
+    const { nodes, place } = this.connection
+    let failure: unknown
+    for (let i = 0; i < nodes.length; i++) {
+      try {
+        const model = await once(this.connection, this.purpose, nodes[(this.turn + i) % nodes.length]!)
+        this.turn = (this.turn + i) % nodes.length
+        this.watch(model)
+        return model
+      } catch (error) {
+        failure = RabbitMqError.fromUnknown(error, "connect", place)
+      }
+    }
+    throw failure
+  }
+
+  private watch(model: ChannelModel): void {
+    this.model = model
+    this.blocked = undefined
+    // it comes before the end of its channels; without a listener it would end the process
+    model.on("error", (error) => void this.reasons.set(model, error))
+    model.on("blocked", (reason) => {
+      if (this.model === model) this.blocked = reason
+    })
+    model.on("unblocked", () => {
+      if (this.model !== model) return
+      this.blocked = undefined
+      this.onUnblocked()
+    })
+    model.on("close", (error) => {
+      // a broker that is stopped says so without an error
+      if (error !== undefined && !this.reasons.has(model)) this.reasons.set(model, error)
+      if (this.model !== model) return
+      this.model = undefined
+      this.opening = undefined
+      this.blocked = undefined
+    })
+    if (this.closed) void model.close().catch(() => {})
+  }
+
+  /** Opens a channel; `ended` is called once, when it is over for whatever reason. */
+  async channel<C extends Channel>(make: (model: ChannelModel) => Promise<C>, ended?: () => void): Promise<Opened<C>> {
+    const model = await this.open()
+    let why: unknown
+    const reason = () => why ?? this.reasons.get(model)
+    try {
+      const channel = await make(model)
+      channel.on("error", (error) => {
+        why ??= error
+      })
+      // a connection that RabbitMQ has closed tells why after its channels
+      if (ended !== undefined) channel.on("close", () => queueMicrotask(ended))
+      return { channel, why: () => reason() ?? new Error("Channel closed") }
+    } catch (error) {
+      throw reason() ?? error
+    }
+  }
+
+  async close(): Promise<void> {
+    this.closed = true
+    const model = await this.opening?.catch(() => undefined)
+    if (model !== undefined && this.model === model) await model.close().catch(() => {})
+  }
+}
+
+/** A connection that is closed with the scope; one that does not answer is left behind after 5 seconds. */
+export const link = (connection: Connection, purpose: string): Effect.Effect<Link, never, Scope.Scope> =>
+  Effect.acquireRelease(
+    Effect.map(Effect.context<never>(), (context) => new Link(connection, purpose, context)),
+    (link) => Effect.ignore(Effect.timeoutOption(Effect.promise(() => link.close()), "5 seconds"))
+  )
+
+/** A plain channel. */
+export const plain = (model: ChannelModel): Promise<Channel> => model.createChannel()
+
+/** A channel on which RabbitMQ confirms each message. */
+export const confirming = (model: ChannelModel): Promise<ConfirmChannel> => model.createConfirmChannel()
+
+/** Calls amqplib; what it throws becomes a `BrokerError`. */
+export const attempt = <A>(
+  connection: Connection,
+  operation: Failed["operation"],
+  call: () => Promise<A>,
+  where?: Where
+): Effect.Effect<A, Failed> =>
+  Effect.tryPromise({
+    try: call,
+    catch: (error) => RabbitMqError.fromUnknown(error, operation, { ...connection.place, ...where })
+  })
+
+/** As `attempt`, with an answer within `requestTimeout`. */
+export const ask = <A>(
+  connection: Connection,
+  operation: Failed["operation"],
+  call: () => Promise<A>,
+  where?: Where
+): Effect.Effect<A, Failed> =>
+  Effect.timeoutOrElse(attempt(connection, operation, call, where), {
+    duration: connection.requestTimeout,
+    orElse: () =>
+      Effect.fail(RabbitMqError.make(
+        operation,
+        "Lost",
+        `RabbitMQ at ${connection.place.nodes} did not answer within ${connection.requestTimeout} ms: it may be overloaded, or short of memory or disk.`
+      ))
+  })
+
+/** Runs requests on a channel of their own: one that is refused closes its channel. */
+export const using = async <C extends Channel, A>(
+  link: Link,
+  make: (model: ChannelModel) => Promise<C>,
+  run: (channel: C) => Promise<A>
+): Promise<A> => {
+  const { channel, why } = await link.channel(make)
+  try {
+    return await run(channel)
+  } catch (error) {
+    // of requests that were waiting amqplib says only that there will be no answer
+    throw error instanceof Error && /^Channel ended|^channel closed/.test(error.message) ? why() : error
+  } finally {
+    await close(channel)
+  }
+}
+
+/** Closes a channel, if it is open. */
+export const close = async (channel: Channel): Promise<void> => {
+  try {
+    await channel.close()
+  } catch {
+    // it is closed
+  }
+}

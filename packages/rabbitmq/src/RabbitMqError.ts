@@ -1,0 +1,222 @@
+/**
+ * From amqplib's errors, and RabbitMQ's reply codes in them, to a `BrokerError`: what happened, and what to do about it.
+ *
+ * Codes: https://www.rabbitmq.com/amqp-0-9-1-reference#constants
+ */
+import { BrokerError } from "@millrace/core"
+
+type Operation = BrokerError.BrokerError["operation"]
+
+/** What the message of an error may name. */
+export interface Place {
+  /** `host:port` of the nodes, without credentials. */
+  readonly nodes: string
+  readonly user: string
+  readonly vhost: string
+  /** What the client was told to speak. */
+  readonly speaks: string
+  readonly channel?: string | undefined
+  readonly queue?: string | undefined
+  /** Replaces what is secret. */
+  readonly redact: (text: string) => string
+}
+
+interface Found {
+  readonly message: string
+  /** RabbitMQ's reply code. */
+  readonly reply: number | undefined
+  /** Node's. */
+  readonly code: string
+}
+
+const property = (error: object, name: string): unknown => (error as { readonly [key: string]: unknown })[name]
+
+const read = (error: unknown): Found => {
+  if (!(error instanceof Error)) return { message: String(error), reply: undefined, code: "" }
+  // a refused handshake and a name with several addresses have their codes further inside
+  const inner = error instanceof AggregateError && error.errors[0] instanceof Error ? error.errors[0] : error
+  const code = property(inner, "code")
+  const said = /\b([345]\d\d) \(([A-Z-]+)\)/.exec(inner.message)?.[1]
+  const shown = /(?:replyCode|"replyCode"): ?(\d{3})/.exec(inner.message)?.[1]
+  const reply = typeof code === "number" ? code : Number(said ?? shown ?? Number.NaN)
+  return {
+    message: inner.message === "" ? inner.name : inner.message,
+    reply: Number.isNaN(reply) ? undefined : reply,
+    code: typeof code === "string" ? code : ""
+  }
+}
+
+/** RabbitMQ's reply code behind an error: 404 not found, 405 locked, 406 precondition failed … */
+export const replyOf = (error: unknown): number | undefined => read(error).reply
+
+/** Whether RabbitMQ says that a queue or an exchange is not there; it may also be there and not be served now. */
+export const isMissing = (error: unknown): boolean => {
+  const { message, reply } = read(error)
+  return reply === 404 && absent.test(said(message))
+}
+
+const absent = /^no (?:queue|exchange|binding)/i
+
+/** RabbitMQ's own sentence, without what amqplib puts around it. */
+const said = (message: string): string =>
+  /"(?:[A-Z_]+ - )?(.+)"$/s.exec(message)?.[1] ?? /replyText:? ?['"](?:[A-Z_]+ - )?([^'"]+)/.exec(message)?.[1] ??
+    message
+
+type Verdict = readonly [reason: BrokerError.Reason, what: string]
+
+const at = (place: Place): string => `RabbitMQ at ${place.nodes}`
+
+const thing = (place: Place): string => place.queue ?? place.channel ?? "it"
+
+const byReply = (found: Found, place: Place, operation: Operation): Verdict | undefined => {
+  const text = said(found.message)
+  switch (found.reply) {
+    case 403:
+      return /login|Handshake|PLAIN|EXTERNAL/i.test(found.message)
+        ? ["Credentials", `${at(place)} refused user ${place.user}: check the user and the password.`]
+        : [
+          "Permission",
+          `User ${place.user} may not do this in the virtual host ${place.vhost}: ${text}. Grant it by rabbitmqctl set_permissions.`
+        ]
+    case 404:
+      // a node that has just started, or is away, has its queues and does not serve them yet
+      return absent.test(text)
+        ? ["NotFound", `${text}: declare the channel, or correct its name or its route.`]
+        : ["Lost", `${at(place)} does not serve ${thing(place)} now: ${text}.`]
+    case 405:
+      return ["Conflict", `${text}: another connection has it for itself.`]
+    case 406:
+      return precondition(text, place, operation)
+    case 530:
+      return ["Permission", `${at(place)} does not allow it: ${text}.`]
+    case 540:
+      return ["Unsupported", `This RabbitMQ cannot do it: ${text}.`]
+    case 311:
+      return ["TooLarge", `A message for ${thing(place)} is larger than RabbitMQ takes: ${text}.`]
+    case 320:
+      return ["Lost", `${at(place)} closed the connection: ${text}.`]
+    case 506:
+      return ["Lost", `${at(place)} is short of resources: ${text}.`]
+    case 541:
+      return ["Lost", `${at(place)} had an error of its own: ${text}.`]
+    default:
+      return undefined
+  }
+}
+
+const precondition = (text: string, place: Place, operation: Operation): Verdict => {
+  if (/message size .*(?:larger|max size)|max message size/i.test(text)) {
+    return [
+      "TooLarge",
+      `A message for ${thing(place)} is larger than RabbitMQ takes (${text}): shorten it, or raise max_message_size.`
+    ]
+  }
+  if (/inequivalent arg|different|cannot redeclare/i.test(text)) {
+    return [
+      "Conflict",
+      `${thing(place)} exists and differs: ${text}. Declare it as it is, or delete it once it is empty.`
+    ]
+  }
+  if (/delivery acknowledgement.*timed out/i.test(text)) {
+    return [
+      "Lost",
+      `A message of ${
+        thing(place)
+      } was held longer than RabbitMQ's consumer_timeout: finish sooner, or raise it and the option consumerTimeout.`
+    ]
+  }
+  return operation === "declare" || operation === "publish"
+    ? ["Invalid", `RabbitMQ refused this for ${thing(place)}: ${text}.`]
+    : ["Lost", `RabbitMQ ended the channel of ${thing(place)}: ${text}.`]
+}
+
+const certificate =
+  /certificate|CERT_|SELF_SIGNED|ALTNAME|UNABLE_TO_VERIFY|alert (?:bad|unknown ca|decrypt)|unknown ca/i
+
+const byConnection = (found: Found, place: Place, operation: Operation): Verdict | undefined => {
+  const all = `${found.code} ${found.message}`
+  if (certificate.test(all)) {
+    return [
+      "Credentials",
+      `The certificates of this client and ${
+        at(place)
+      } do not fit: ${found.message}. Give tls.ca the authority that signed the broker's, connect by a name that it holds, and give tls.cert and tls.key where the broker asks for them.`
+    ]
+  }
+  if (/ECONNREFUSED|EHOSTUNREACH|ENETUNREACH/.test(all)) {
+    return ["Unreachable", `No RabbitMQ answers at ${place.nodes} (connection refused): start it, or correct url.`]
+  }
+  if (/ENOTFOUND|EAI_AGAIN/.test(all)) {
+    return ["Unreachable", `The name in ${place.nodes} cannot be resolved: correct url.`]
+  }
+  if (/ETIMEDOUT/.test(all)) {
+    return ["Unreachable", `Nothing answers at ${place.nodes}: check the address, the network and the firewall.`]
+  }
+  if (/wrong version number|EPROTO|SSL routines|packet length/i.test(all)) {
+    return [
+      "Unreachable",
+      `What answers at ${place.nodes} does not speak TLS: write amqp:// in url, or correct the port.`
+    ]
+  }
+  // amqplib keeps the reason of a refusal at this step to itself
+  if (/Expected ConnectionOpenOk; got <ConnectionClose/.test(found.message)) {
+    return [
+      "NotFound",
+      `${
+        at(place)
+      } has no virtual host ${place.vhost}, or user ${place.user} may not use it: correct url, or create it by rabbitmqctl add_vhost and grant it by set_permissions.`
+    ]
+  }
+  if (/SASL mechanism/.test(found.message)) {
+    return [
+      "Credentials",
+      `${at(place)} does not offer this way to log in: ${found.message}. Set authentication to one that it has.`
+    ]
+  }
+  if (
+    operation === "connect" &&
+    /closed abruptly|ECONNRESET|EPIPE|Invalid frame|handshake|Unexpected|disconnected/i.test(all)
+  ) {
+    return [
+      "Unreachable",
+      `What answers at ${place.nodes} ended the handshake (${found.message}), and this client speaks ${place.speaks}: correct the scheme or the port of url, or wait until the broker has started.`
+    ]
+  }
+  if (
+    /Channel (?:closed|ended|closing)|channel closed|Connection clos|Unexpected close|ECONNRESET|EPIPE|Heartbeat|IllegalOperation/i
+      .test(all)
+  ) {
+    return ["Lost", `The connection to ${at(place)} ended in the middle: ${found.message}.`]
+  }
+  return undefined
+}
+
+/** Makes a `BrokerError` of whatever amqplib threw. */
+export const fromUnknown = (error: unknown, operation: Operation, place: Place): BrokerError.BrokerError => {
+  if (error instanceof BrokerError.BrokerError) return error
+  const found = read(error)
+  const verdict = byReply(found, place, operation) ?? byConnection(found, place, operation)
+  return BrokerError.make({
+    system: "rabbitmq",
+    operation,
+    reason: verdict?.[0] ?? "Unknown",
+    message: place.redact(verdict?.[1] ?? `${at(place)}: ${found.message}`),
+    cause: causeOf(error, place)
+  })
+}
+
+/** The cause as a user may log it, without what amqplib hangs on its errors: frames of a handshake hold the password. */
+const causeOf = (error: unknown, place: Place): unknown =>
+  place.redact(error instanceof Error ? error.message : String(error))
+
+/** An error of our own finding. */
+export const make = (
+  operation: Operation,
+  reason: BrokerError.Reason,
+  message: string,
+  failure?: BrokerError.BrokerError["failure"]
+): BrokerError.BrokerError => BrokerError.make({ system: "rabbitmq", operation, reason, message, failure })
+
+/** An option or a message that RabbitMQ can never take. */
+export const invalid = (operation: Operation, message: string): BrokerError.BrokerError =>
+  make(operation, "Invalid", message)

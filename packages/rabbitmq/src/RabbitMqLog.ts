@@ -1,0 +1,83 @@
+/**
+ * A channel's log: a stream that keeps what was published, and is read without taking anything out of it.
+ *
+ * AMQP 0-9-1 tells no end of a stream. So a mark is written into it, and what comes before the mark was there.
+ */
+import type { ConsumeMessage, Options } from "amqplib"
+import * as RabbitMqClient from "./RabbitMqClient.ts"
+import * as RabbitMqError from "./RabbitMqError.ts"
+import { isOfWaits, names } from "./RabbitMqMessage.ts"
+
+// messages that are on their way to a reader
+const ahead = 1000
+
+/** The properties of a delivered message, for a copy of it. */
+export const copied = (message: ConsumeMessage, more?: Readonly<Record<string, string | number>>): Options.Publish => {
+  const { clusterId: _, headers, userId: __, ...properties } = message.properties
+  const table: Record<string, unknown> = Object.create(null)
+  for (const name in headers) {
+    // what RabbitMQ wrote is said of the original, and what it reads as routing keys has done its work
+    if (
+      name !== "x-stream-offset" && name !== "x-delivery-count" && name !== "CC" && name !== "BCC" && !isOfWaits(name)
+    ) {
+      table[name] = headers[name]
+    }
+  }
+  return { ...properties, persistent: true, mandatory: true, headers: Object.assign(table, more) }
+}
+
+/** Writes a mark into a log; all that was confirmed before comes before it. Refused with 404 where there is no such log. */
+export const mark = (link: RabbitMqClient.Link, log: string, id: string): Promise<void> =>
+  RabbitMqClient.using(link, RabbitMqClient.confirming, async (channel) => {
+    // a log that does not exist answers here, with its name
+    await channel.checkQueue(log)
+    channel.sendToQueue(log, Buffer.alloc(0), { persistent: true, headers: { [names.mark]: id } })
+    await link.confirmed(channel)
+  })
+
+/**
+ * Reads a log from its beginning, in parts, until `visit` says that it is enough. A mark ends a part: `visit` is called with
+ * what came before it, and with its id.
+ */
+export const read = async (
+  link: RabbitMqClient.Link,
+  log: string,
+  visit: (messages: ReadonlyArray<ConsumeMessage>, mark: string | undefined) => Promise<"more" | "enough">
+): Promise<void> => {
+  let wake = () => {}
+  let over = false
+  let cancelled = false
+  const buffer: Array<ConsumeMessage> = []
+  const { channel, why } = await link.channel(RabbitMqClient.plain, () => {
+    over = true
+    wake()
+  })
+  try {
+    await channel.prefetch(ahead)
+    await channel.consume(log, (message) => {
+      if (message === null) cancelled = true
+      else buffer.push(message)
+      wake()
+    }, { arguments: { "x-stream-offset": "first" } })
+    while (true) {
+      if (over) throw why()
+      if (cancelled) throw RabbitMqError.make("browse", "NotFound", `The log of ${log} was deleted while it was read.`)
+      if (buffer.length === 0) {
+        await new Promise<void>((resolve) => wake = resolve)
+        continue
+      }
+      const messages = buffer.splice(0)
+      let from = 0
+      for (let i = 0; i <= messages.length; i++) {
+        const found: unknown = messages[i]?.properties.headers?.[names.mark]
+        if (i < messages.length && found === undefined) continue
+        const id = typeof found === "string" ? found : undefined
+        if (await visit(messages.slice(from, i), id) === "enough") return
+        from = i + 1
+      }
+      channel.ack(messages[messages.length - 1]!, true)
+    }
+  } finally {
+    await RabbitMqClient.close(channel)
+  }
+}

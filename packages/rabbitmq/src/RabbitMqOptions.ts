@@ -1,0 +1,252 @@
+/**
+ * Options of every RabbitMQ client, as a user gives them: checked once, with a sentence for each that cannot be right.
+ */
+import { type BrokerError, DriverOptions } from "@millrace/core"
+import type { Duration, Effect } from "effect"
+import { Config, Option, Redacted } from "effect"
+import type * as RabbitMqError from "./RabbitMqError.ts"
+
+const { bad, decoded, integer, millis, oneOf, plain } = DriverOptions
+
+/** Certificates in PEM; each is optional. */
+export interface Tls {
+  /** The authority that signed the broker's certificate. Default: those that Node trusts. */
+  readonly ca?: string | undefined
+  /** The client's own certificate, where the broker asks for one. */
+  readonly cert?: string | undefined
+  readonly key?: string | Redacted.Redacted | undefined
+  /** The name that the broker's certificate must hold. Default: the host connected to. */
+  readonly serverName?: string | undefined
+}
+
+/** How a channel is laid out in RabbitMQ, where it is not ours to say. */
+export interface Route {
+  /** An exchange that exists, of any type. Messages of the channel are published to it, and groups bind their queues to it. */
+  readonly exchange?: string | undefined
+  /** What is published with, and bound by. Default: the channel's name; empty for an exchange that ignores it. */
+  readonly routingKey?: string | undefined
+  /** Binding arguments of the queues of groups, as a headers exchange takes them: `{ "x-match": "all", kind: "order" }`. */
+  readonly arguments?: Readonly<Record<string, string>> | undefined
+  /**
+   * A queue that exists, classic or quorum: groups consume it as it is, and it is neither declared nor bound. All groups of the
+   * channel share it.
+   */
+  readonly queue?: string | undefined
+}
+
+/** Options of every RabbitMQ client. */
+export interface Options {
+  /**
+   * `amqp://user:password@host:port/vhost`, and `amqps://…` for TLS; several nodes as `host:port,host:port`, tried in turn. User
+   * and password default to `guest`, the port to 5672 or 5671, the virtual host to `/`; `/` within its name is written `%2F`.
+   */
+  readonly url: string | Redacted.Redacted
+  /** Default: the URL's. */
+  readonly username?: string | undefined
+  /** Default: the URL's. */
+  readonly password?: string | Redacted.Redacted | undefined
+  /** Certificates, where the URL is `amqps://`. */
+  readonly tls?: Tls | undefined
+  /** How a user proves who it is; `external` by the client's certificate (plugin rabbitmq_auth_mechanism_ssl). Default: `plain`. */
+  readonly authentication?: "plain" | "external" | undefined
+  /** The name of the connections in the management pages. Default: `millrace`. */
+  readonly clientId?: string | undefined
+  /** A connection without a sign of life for twice this long is lost; from 1 second. Default: 10 seconds. */
+  readonly heartbeat?: Duration.Input | undefined
+  /** How long one attempt to connect to one node may take. Default: 5 seconds. */
+  readonly connectTimeout?: Duration.Input | undefined
+  /** How long a request, or a message to be confirmed, may go without an answer. Default: 30 seconds. */
+  readonly requestTimeout?: Duration.Input | undefined
+  /** The durable topic exchange of all channels that have no route. Default: `millrace`. */
+  readonly exchange?: string | undefined
+  /** What becomes of a channel that was never declared: refused with `NotFound`, or declared. Default: `refuse`. */
+  readonly missingChannels?: "refuse" | "create" | undefined
+  /**
+   * The queues of groups. Quorum queues are replicated, and count deliveries; a classic queue does not, so attempts begin at 1
+   * again after each restart, and the program holds the delays of retries. Default: `quorum`.
+   */
+  readonly queueType?: "quorum" | "classic" | undefined
+  /**
+   * Whether a declared channel keeps what was published, in a stream: what a new group begins with, and what browsing shows.
+   * Default: `stream`. With `none` a group begins when it first subscribes, and nothing can be browsed.
+   */
+  readonly log?: "stream" | "none" | undefined
+  /** How long a log keeps messages, in RabbitMQ's words: a number and Y, M, D, h, m or s. Default: `7D`. */
+  readonly logAge?: string | undefined
+  /** The most bytes that a log keeps, by whole segments of 64 MB; an integer from 1. Default: 1 GiB. */
+  readonly logBytes?: number | undefined
+  /**
+   * The most messages that RabbitMQ hands to one subscription ahead of their settlement, from 1 to 65535. Default: two batches, up
+   * to 1024. Each may be as long as the broker allows: lower it for long bodies, raise it for many handlers that wait.
+   */
+  readonly prefetch?: number | undefined
+  /** The broker's `consumer_timeout`: a message that is held longer goes to somebody else. Default: 30 minutes. */
+  readonly consumerTimeout?: Duration.Input | undefined
+  /** Channels that live in exchanges and queues of others, by name. */
+  readonly channels?: Readonly<Record<string, Route>> | undefined
+}
+
+/** One node. */
+export interface Node {
+  readonly host: string
+  readonly port: number
+}
+
+/** Options checked, times in milliseconds. */
+export interface Connection {
+  readonly place: RabbitMqError.Place
+  readonly nodes: ReadonlyArray<Node>
+  readonly vhost: string
+  readonly username: string
+  readonly password: Redacted.Redacted
+  readonly authentication: "plain" | "external"
+  readonly clientId: string
+  /** Undefined without TLS. */
+  readonly tls: (Omit<Tls, "key"> & { readonly key: Redacted.Redacted | undefined }) | undefined
+  /** In seconds. */
+  readonly heartbeat: number
+  readonly connectTimeout: number
+  readonly requestTimeout: number
+  readonly exchange: string
+  readonly missingChannels: "refuse" | "create"
+  readonly queueType: "quorum" | "classic"
+  readonly log: "stream" | "none"
+  readonly logAge: string
+  readonly logBytes: number
+  readonly prefetch: number | undefined
+  readonly consumerTimeout: number
+  readonly channels: ReadonlyMap<string, Route>
+}
+
+const host = /^(\[[0-9a-fA-F:.]+\]|[^\s:/@,[\]]+)(?::(\d{1,5}))?$/
+
+const shape = `url must be amqp://user:password@host:port/vhost, or amqps:// for TLS`
+
+interface Parts {
+  readonly nodes: ReadonlyArray<Node>
+  readonly vhost: string
+  readonly username: string | undefined
+  readonly password: string | undefined
+  readonly isSecure: boolean
+}
+
+// what is wrong is never shown: it may hold the password
+const taken = (given: string): Parts => {
+  const found = /^(amqps?):\/\/(?:([^@/?#]*)@)?([^/?#@]+)(?:\/([^?#/]*))?$/.exec(given.trim())
+  if (found === null) {
+    return bad(`${shape}; "@", "/", "?" and "#" within user, password and vhost are percent-encoded`)
+  }
+  const [, scheme, user, hosts = "", vhost] = found
+  const isSecure = scheme === "amqps"
+  const nodes = hosts.split(",").map((each): Node => {
+    const [, name, port] = host.exec(each.trim()) ?? bad(`${shape}; a host in it is no host:port`)
+    const number = port === undefined ? (isSecure ? 5671 : 5672) : Number(port)
+    if (number < 1 || number > 65_535) bad(`a port in url must be from 1 to 65535, got ${number}`)
+    return { host: name!.replace(/^\[|\]$/g, ""), port: number }
+  })
+  const colon = user?.indexOf(":") ?? -1
+  if (user !== undefined && user !== "" && colon < 0) bad("url names a user without a password: write user:password@")
+  return {
+    nodes,
+    vhost: vhost === undefined || vhost === "" ? "/" : decoded("virtual host in url", vhost),
+    username: user === undefined || user === "" ? undefined : decoded("user in url", user.slice(0, colon)),
+    password: user === undefined || user === "" ? undefined : decoded("password in url", user.slice(colon + 1)),
+    isSecure
+  }
+}
+
+const checkedTls = (tls: Tls): NonNullable<Connection["tls"]> => {
+  if ((tls.cert === undefined) !== (tls.key === undefined)) bad("tls needs both cert and key, or neither")
+  return { ...tls, key: typeof tls.key === "string" ? Redacted.make(tls.key) : tls.key }
+}
+
+const checkedRoutes = (channels: Options["channels"]): ReadonlyMap<string, Route> => {
+  const found = new Map(Object.entries(channels ?? {}))
+  for (const [name, { exchange, queue }] of found) {
+    if (exchange === undefined && queue === undefined) {
+      bad(`channels.${name} must name an exchange or a queue that exists, or both`)
+    }
+    if (queue === "") bad(`channels.${name}.queue must be the name of a queue, got ""`)
+  }
+  return found
+}
+
+/** An age as RabbitMQ takes it. */
+export const age = /^\d+[YMDhms]$/
+
+const resolve = (options: Options): Connection => {
+  const parts = taken(plain(options.url))
+  const { isSecure, nodes, vhost } = parts
+  if (!isSecure && options.tls !== undefined) bad("tls is given and url is amqp://: write amqps://")
+  const username = options.username ?? parts.username ?? "guest"
+  const password = options.password === undefined ? parts.password ?? "guest" : plain(options.password)
+  const authentication = oneOf("authentication", options.authentication, ["plain", "external"], "plain")
+  if (authentication === "external" && options.tls?.cert === undefined) {
+    bad(`authentication "external" needs tls.cert and tls.key`)
+  }
+  const logAge = options.logAge ?? "7D"
+  if (!age.test(logAge)) bad(`logAge must be a number and one of Y, M, D, h, m, s, got ${logAge}`)
+  const exchange = options.exchange ?? "millrace"
+  if (exchange === "" || exchange.startsWith("amq.")) {
+    bad(`exchange must be a name that does not begin with "amq.", got "${exchange}"`)
+  }
+  // what is short or common would be replaced in words that tell nothing
+  const secrets = password.length < 4 ? [] : [password, encodeURIComponent(password)]
+  return {
+    place: {
+      nodes: nodes.map((each) => `${each.host.includes(":") ? `[${each.host}]` : each.host}:${each.port}`).join(","),
+      user: username,
+      vhost,
+      speaks: isSecure ? "AMQP over TLS" : "AMQP without TLS",
+      redact: DriverOptions.redacting(secrets)
+    },
+    nodes,
+    vhost,
+    username,
+    password: Redacted.make(password),
+    authentication,
+    clientId: options.clientId ?? "millrace",
+    tls: isSecure ? checkedTls(options.tls ?? {}) : undefined,
+    heartbeat: Math.round(millis("heartbeat", options.heartbeat, 10_000, 1000) / 1000),
+    connectTimeout: millis("connectTimeout", options.connectTimeout, 5000),
+    requestTimeout: millis("requestTimeout", options.requestTimeout, 30_000),
+    exchange,
+    missingChannels: oneOf("missingChannels", options.missingChannels, ["refuse", "create"], "refuse"),
+    queueType: oneOf("queueType", options.queueType, ["quorum", "classic"], "quorum"),
+    log: oneOf("log", options.log, ["stream", "none"], "stream"),
+    logAge,
+    logBytes: integer("logBytes", options.logBytes, 1024 ** 3, Number.MAX_SAFE_INTEGER),
+    prefetch: integer("prefetch", options.prefetch, undefined, 65_535),
+    consumerTimeout: millis("consumerTimeout", options.consumerTimeout, 1_800_000),
+    channels: checkedRoutes(options.channels)
+  }
+}
+
+/** Checks options; fails with a `BrokerError` of reason `Invalid` that names the option. */
+export const check = (options: Options): Effect.Effect<Connection, BrokerError.BrokerError> =>
+  DriverOptions.checked("rabbitmq", "RabbitMQ", () => resolve(options))
+
+const optional = (name: string) => Config.option(Config.String(name))
+
+/**
+ * Options from the environment: `RABBITMQ_URL`, and where they are set `RABBITMQ_USERNAME`, `RABBITMQ_PASSWORD`,
+ * `RABBITMQ_CLIENT_ID`, `RABBITMQ_QUEUE_TYPE` (`quorum` or `classic`), `RABBITMQ_MISSING_CHANNELS` (`refuse` or `create`).
+ */
+export const config: Config.Config<Options> = Config.map(
+  Config.all({
+    url: Config.Redacted("RABBITMQ_URL"),
+    username: optional("RABBITMQ_USERNAME"),
+    password: Config.option(Config.Redacted("RABBITMQ_PASSWORD")),
+    clientId: optional("RABBITMQ_CLIENT_ID"),
+    queueType: Config.option(Config.Literals(["quorum", "classic"], "RABBITMQ_QUEUE_TYPE")),
+    missingChannels: Config.option(Config.Literals(["refuse", "create"], "RABBITMQ_MISSING_CHANNELS"))
+  }),
+  ({ clientId, missingChannels, password, queueType, url, username }): Options => ({
+    url,
+    username: Option.getOrUndefined(username),
+    password: Option.getOrUndefined(password),
+    clientId: Option.getOrUndefined(clientId),
+    queueType: Option.getOrUndefined(queueType),
+    missingChannels: Option.getOrUndefined(missingChannels)
+  })
+)

@@ -1,0 +1,211 @@
+/**
+ * How channels and groups are laid out in RabbitMQ.
+ *
+ * All channels share one durable topic exchange; a channel's name is its routing key. A declared channel has a log, a stream of
+ * its name. Each group has a durable queue for each channel or pattern that it reads, `CHANNEL@GROUP`, bound by the name or by the
+ * pattern in the words of topic exchanges. When a group begins with the earliest, its queue is filled from the log before anybody
+ * consumes it; an exchange of the queue's name tells that this was done.
+ */
+import { Address, type BrokerError, type Driver } from "@millrace/core"
+import { Effect } from "effect"
+import * as RabbitMqClient from "./RabbitMqClient.ts"
+import * as RabbitMqError from "./RabbitMqError.ts"
+import type { Connection } from "./RabbitMqOptions.ts"
+import * as RabbitMqOptions from "./RabbitMqOptions.ts"
+
+type Failed = BrokerError.BrokerError
+type Link = RabbitMqClient.Link
+
+// what a log drops at once when it is too old or too long
+const segment = 64_000_000
+
+/** The queue of a group. */
+export const queueOf = (channel: string, group: string): string => `${channel}@${group}`
+
+/** The queue by which members of a group that keep order take turns. */
+export const lockOf = (queue: string): string => `${queue}@lock`
+
+/** Where messages of a channel are published to. */
+export const targetOf = (
+  connection: Connection,
+  channel: string
+): { readonly exchange: string; readonly key: string } => {
+  const route = connection.channels.get(channel)
+  if (route === undefined) return { exchange: connection.exchange, key: channel }
+  // without an exchange, RabbitMQ's own one leads to each queue by its name
+  return route.exchange === undefined
+    ? { exchange: "", key: route.queue ?? channel }
+    : { exchange: route.exchange, key: route.routingKey ?? channel }
+}
+
+const refuseName = (channel: string): Failed | undefined =>
+  channel === "" || channel.includes("@") || Buffer.byteLength(channel) > 200 ||
+    channel.split(".").some((word) => word === "*" || word === "#")
+    ? RabbitMqError.invalid(
+      "declare",
+      `RabbitMQ takes no channel named "${channel}": use 1 to 200 bytes, no "@", and no word "*" or "#" between dots.`
+    )
+    : undefined
+
+/** A pattern in the words of topic exchanges, whose only separator is the dot: it may be wider than the pattern. */
+const wordsOf = (pattern: Address.Pattern): string | Failed => {
+  const one = "\u0000"
+  const rest = "\u0001"
+  const words = Address.render(pattern, { one, rest }).split(".")
+  if (words.some((word) => word === "*" || word === "#") || pattern.address.includes("@")) {
+    return RabbitMqError.invalid(
+      "consume",
+      `RabbitMQ takes no pattern ${pattern.address}: use no "@", and no word "*" or "#" between dots.`
+    )
+  }
+  return words.map((word) => word === rest ? "#" : word.includes(rest) ? "*.#" : word.includes(one) ? "*" : word).join(
+    "."
+  )
+}
+
+const logArguments = (connection: Connection, settings: Readonly<Record<string, string>> = {}) => ({
+  "x-queue-type": "stream",
+  "x-max-age": connection.logAge,
+  "x-max-length-bytes": connection.logBytes,
+  "x-stream-max-segment-size-bytes": segment,
+  ...Object.fromEntries(
+    Object.entries(settings).map(([name, value]) => [name, /^\d+$/.test(value) ? Number(value) : value])
+  )
+})
+
+/** Makes the exchange of all channels. */
+export const exchange = (link: Link): Promise<unknown> =>
+  RabbitMqClient.using(
+    link,
+    RabbitMqClient.plain,
+    (channel) => channel.assertExchange(link.connection.exchange, "topic", { durable: true })
+  )
+
+const log = async (link: Link, { channel: name, settings }: Driver.Declaration): Promise<void> => {
+  const { connection } = link
+  await exchange(link)
+  if (connection.log === "none") return
+  const assert = (all: Readonly<Record<string, string | number>>) =>
+    RabbitMqClient.using(link, RabbitMqClient.plain, (channel) => channel.assertQueue(name, { arguments: all }))
+  await assert(logArguments(connection, settings)).catch(async (error) => {
+    if (settings !== undefined || RabbitMqError.replyOf(error) !== 406) throw error
+    // declared before with settings of its own, and none are asked for now; it may also be no stream at all
+    await assert({ "x-queue-type": "stream" }).catch((again) => {
+      if (RabbitMqError.replyOf(again) !== 406 || String(again).includes("x-queue-type")) throw again
+    })
+  })
+  await RabbitMqClient.using(
+    link,
+    RabbitMqClient.plain,
+    (channel) => channel.bindQueue(name, connection.exchange, name)
+  )
+}
+
+/** Creates a channel's log, or compares it with what was declared; of a channel with a route, asks whether it is there. */
+export const declare = (link: Link, declaration: Driver.Declaration): Effect.Effect<void, Failed> =>
+  Effect.suspend(() => {
+    const { connection } = link
+    const { channel, partitions, settings = {} } = declaration
+    if (partitions !== undefined && (!Number.isInteger(partitions) || partitions < 1)) {
+      return Effect.fail(
+        RabbitMqError.invalid("declare", `partitions of ${channel} must be an integer from 1, got ${partitions}.`)
+      )
+    }
+    if (partitions !== undefined && partitions > 1) {
+      return Effect.fail(RabbitMqError.make(
+        "declare",
+        "Unsupported",
+        `A channel of RabbitMQ has one partition, and ${partitions} were declared for ${channel}: leave partitions out.`
+      ))
+    }
+    const route = connection.channels.get(channel)
+    if (route !== undefined) {
+      if (Object.keys(settings).length > 0) {
+        return Effect.fail(
+          RabbitMqError.invalid("declare", `${channel} has a route to what others declare, so it takes no settings.`)
+        )
+      }
+      return Effect.asVoid(RabbitMqClient.ask(connection, "declare", () => found(link, channel), { channel }))
+    }
+    const refused = refuseName(channel)
+    if (refused !== undefined) return Effect.fail(refused)
+    const age = settings["x-max-age"]
+    // RabbitMQ ends the whole connection over it (seen with 3.10)
+    if (age !== undefined && !RabbitMqOptions.age.test(age)) {
+      return Effect.fail(
+        RabbitMqError.invalid(
+          "declare",
+          `x-max-age of ${channel} must be a number and one of Y, M, D, h, m, s, got ${age}.`
+        )
+      )
+    }
+    if (connection.log === "none" && Object.keys(settings).length > 0) {
+      return Effect.fail(
+        RabbitMqError.invalid("declare", `settings of ${channel} are its log's, and the option log is "none".`)
+      )
+    }
+    return RabbitMqClient.ask(connection, "declare", () => log(link, declaration), { channel })
+  })
+
+/** Asks whether what a channel needs is there; refused with 404 where it is not. */
+export const found = (link: Link, name: string): Promise<void> =>
+  RabbitMqClient.using(link, RabbitMqClient.plain, async (channel) => {
+    const { connection } = link
+    const route = connection.channels.get(name)
+    if (route === undefined) {
+      if (connection.log === "stream") await channel.checkQueue(name)
+      return
+    }
+    if (route.exchange !== undefined && route.exchange !== "") await channel.checkExchange(route.exchange)
+    if (route.queue !== undefined) await channel.checkQueue(route.queue)
+  })
+
+/** What a subscription consumes. */
+export interface Source {
+  readonly queue: string
+  /** Undefined for a queue of others, which is consumed as it is. */
+  readonly binding: {
+    readonly exchange: string
+    readonly key: string
+    readonly arguments: Readonly<Record<string, string>> | undefined
+  } | undefined
+  /** The log that a new group begins with, where there is one. */
+  readonly log: string | undefined
+}
+
+/** What a subscription consumes, by its options. */
+export const sourceOf = (connection: Connection, options: Driver.ConsumeOptions): Source | Failed => {
+  const { channel, group, pattern } = options
+  const route = connection.channels.get(channel)
+  if (route?.queue !== undefined) return { queue: route.queue, binding: undefined, log: undefined }
+  const queue = queueOf(channel, group)
+  if (group === "" || group.includes("@") || Buffer.byteLength(queue) > 220) {
+    return RabbitMqError.invalid(
+      "consume",
+      `RabbitMQ takes no group named "${group}": use 1 byte or more, no "@", and at most 219 bytes with the channel's name.`
+    )
+  }
+  if (route?.exchange !== undefined) {
+    const key = route.routingKey ?? channel
+    return { queue, binding: { exchange: route.exchange, key, arguments: route.arguments }, log: undefined }
+  }
+  if (pattern !== undefined) {
+    const key = wordsOf(pattern)
+    return typeof key === "string"
+      ? { queue, binding: { exchange: connection.exchange, key, arguments: undefined }, log: undefined }
+      : key
+  }
+  return refuseName(channel) ?? {
+    queue,
+    binding: { exchange: connection.exchange, key: channel, arguments: undefined },
+    log: connection.log === "none" ? undefined : channel
+  }
+}
+
+/** A channel that nobody has declared. */
+export const missing = (operation: Failed["operation"], channel: string): Failed =>
+  RabbitMqError.make(
+    operation,
+    "NotFound",
+    `The channel ${channel} does not exist, or no queue takes its messages: declare it, or set missingChannels to "create".`
+  )

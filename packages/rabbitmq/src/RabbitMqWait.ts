@@ -1,0 +1,132 @@
+/**
+ * Retries that RabbitMQ holds: a copy of the message waits in a queue whose messages die after that time, and goes back to the
+ * group's queue then. The number of its next attempt is in its headers.
+ */
+import type { ConfirmChannel, ConsumeMessage } from "amqplib"
+import * as RabbitMqClient from "./RabbitMqClient.ts"
+import { names } from "./RabbitMqMessage.ts"
+import * as RabbitMqError from "./RabbitMqError.ts"
+import * as RabbitMqLog from "./RabbitMqLog.ts"
+
+// The wait is kept to an eighth, so that few queues serve all waits.
+const eighths = 8
+// a timer of RabbitMQ holds no more
+const longest = 2_000_000_000
+const shortestUnused = 60_000
+
+/** The time of the queue that serves a wait: the wait, or up to an eighth more, in milliseconds. */
+export const step = (after: number): number => {
+  const wait = Math.min(longest, Math.ceil(after))
+  if (wait <= eighths) return wait
+  const unit = 2 ** Math.max(0, Math.floor(Math.log2(wait)) - 3)
+  return Math.min(longest, Math.ceil(wait / unit) * unit)
+}
+
+/** A message, and how long it waits. */
+export interface Waiting {
+  readonly message: ConsumeMessage
+  /** In milliseconds. */
+  readonly after: number
+  /** The number of its next attempt. */
+  readonly attempt: number
+  readonly channel: string
+}
+
+/** The waits of one queue. */
+export class Waits {
+  private readonly link: RabbitMqClient.Link
+  private readonly queue: string
+  private readonly now: () => number
+  private readonly declared = new Map<number, number>()
+  private opened: Promise<ConfirmChannel> | undefined
+  private returns = 0
+
+  constructor(link: RabbitMqClient.Link, queue: string, now: () => number) {
+    this.link = link
+    this.queue = queue
+    this.now = now
+  }
+
+  /** Writes copies; completes when RabbitMQ has confirmed all of them. */
+  async put(batch: ReadonlyArray<Waiting>): Promise<void> {
+    const steps = new Set(batch.map(({ after }) => step(after)))
+    for (const wait of steps) if (wait > 0) await this.declare(wait)
+    const channel = await this.channel()
+    const { returns } = this
+    await Promise.all(batch.map(({ after, attempt, channel: name, message }) =>
+      new Promise<void>((resolve, reject) => {
+        const wait = step(after)
+        // a time to live that its publisher gave would end the wait
+        const { expiration: _, ...properties } = RabbitMqLog.copied(message, {
+          [names.attempt]: attempt,
+          [names.channel]: name
+        })
+        channel.sendToQueue(
+          wait === 0 ? this.queue : this.nameOf(wait),
+          message.content,
+          properties,
+          (error) => error === null || error === undefined ? resolve() : reject(error)
+        )
+      })
+    ))
+    // what comes back is confirmed, too
+    if (this.returns === returns) return
+    this.declared.clear()
+    throw RabbitMqError.make(
+      "settle",
+      "Lost",
+      `A queue of waits of ${this.queue} was deleted: its messages come again.`
+    )
+  }
+
+  private nameOf(wait: number): string {
+    return `${this.queue}@wait.${wait}`
+  }
+
+  /** A queue that nobody declares for a while is gone, and what waits in it, too: so it is declared again in time. */
+  private async declare(wait: number): Promise<void> {
+    const before = this.declared.get(wait)
+    if (before !== undefined && this.now() - before < shortestUnused / 2) return
+    await RabbitMqClient.using(this.link, RabbitMqClient.plain, (channel) =>
+      channel.assertQueue(this.nameOf(wait), {
+        arguments: {
+          "x-queue-type": "quorum",
+          "x-message-ttl": wait,
+          "x-expires": 2 * wait + shortestUnused,
+          "x-dead-letter-exchange": "",
+          "x-dead-letter-routing-key": this.queue,
+          // else a message would be taken out before the other queue has it
+          "x-dead-letter-strategy": "at-least-once",
+          "x-overflow": "reject-publish"
+        }
+      }))
+    this.declared.set(wait, this.now())
+  }
+
+  private channel(): Promise<ConfirmChannel> {
+    if (this.opened !== undefined) return this.opened
+    const forget = () => {
+      if (this.opened === opened) this.opened = undefined
+    }
+    const opened: Promise<ConfirmChannel> = this.link.channel(RabbitMqClient.confirming, forget).then(({ channel }) => {
+      channel.on("return", () => this.returns++)
+      return channel
+    }, (error) => {
+      forget()
+      throw error
+    })
+    return this.opened = opened
+  }
+
+  /** Leaves the channel, without waiting: RabbitMQ may owe an answer on it for ever. The next copies go on another. */
+  renew(): void {
+    const { opened } = this
+    this.opened = undefined
+    void opened?.then(RabbitMqClient.close, () => {})
+  }
+
+  async close(): Promise<void> {
+    const channel = await this.opened?.catch(() => undefined)
+    if (channel !== undefined) await RabbitMqClient.close(channel)
+  }
+}

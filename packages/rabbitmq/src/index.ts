@@ -1,0 +1,4 @@
+/**
+ * Millrace on RabbitMQ, by amqplib.
+ */
+export * as RabbitMq from "./RabbitMq.ts"

@@ -1,0 +1,217 @@
+/**
+ * The store of idempotency keys in Redis, for many machines: a group of operations is one script and one round trip, and keys
+ * expire by themselves. Needs Redis 7.0 or newer, or Valkey.
+ */
+import { type BrokerError, DriverOptions, Idempotency } from "@millrace/core"
+import { Config, Duration, Effect, Layer, Random, Schedule, type Scope } from "effect"
+import * as Client from "./client/Client.ts"
+import * as ClientOptions from "./client/Options.ts"
+import * as Scripts from "./idempotency/Scripts.ts"
+
+export type { Tls } from "./client/Options.ts"
+
+/** Options of `layer`. */
+export interface Options extends ClientOptions.Options {
+  /** What the names of all keys begin with. Default: `millrace:idempotency`. */
+  readonly prefix?: string | undefined
+  /** The most operations of one script, which nothing else runs beside; an integer from 1. Default: 256. */
+  readonly maximumGroup?: number | undefined
+  /**
+   * How long a group is asked again while the server is out of reach or starting, before its messages are tried again; from 0.
+   * Nothing is done twice. Default: 5 seconds.
+   */
+  readonly patience?: Duration.Input | undefined
+}
+
+/** What `layer` does where an option is not given. */
+export const defaults: {
+  readonly prefix: string
+  readonly maximumGroup: number
+  readonly patience: Duration.Duration
+} = { prefix: "millrace:idempotency", maximumGroup: 256, patience: Duration.seconds(5) }
+
+const module = "IdempotencyRedis"
+
+const check = (options: Options) =>
+  DriverOptions.checked("redis", module, () => {
+    const prefix = options.prefix ?? defaults.prefix
+    if (prefix === "") DriverOptions.bad("prefix is empty")
+    return {
+      prefix,
+      settings: ClientOptions.settings({ clientName: "millrace-idempotency", ...options }),
+      maximum: DriverOptions.integer("maximumGroup", options.maximumGroup, defaults.maximumGroup),
+      patience: Duration.millis(
+        DriverOptions.millis("patience", options.patience, Duration.toMillis(defaults.patience), 0)
+      )
+    }
+  })
+
+const unavailable = (error: BrokerError.BrokerError) =>
+  new Idempotency.IdempotencyUnavailable({ message: error.message, retryAfter: error.retryAfter, cause: error })
+
+/** What is not there now and may be there soon. */
+const isWorthIt = (error: BrokerError.BrokerError): boolean => error.reason === "Unreachable" || error.reason === "Lost"
+
+const half = /[\ud800-\udfff]/u
+
+/** Two texts are equal as UTF-8 only where they are equal: a half of a character would become another's. */
+const exact = (text: string): string =>
+  half.test(text) || text.startsWith("json:") ? `json:${JSON.stringify(text)}` : text
+
+const blank = Buffer.from(" ")
+
+/** What follows the token of a claim: who claims, and the fingerprint with its length. */
+const asking = (operation: Idempotency.Operation, owner: string): string => {
+  const fingerprint = exact(operation.fingerprint)
+  return `${owner} ${Buffer.byteLength(fingerprint)} ${fingerprint}`
+}
+
+/** The three arguments of anything else. */
+const push = (args: Array<Client.Argument>, { kind, millis, result, token }: Idempotency.Operation): void => {
+  if (kind !== "complete") args.push(kind, token, millis)
+  else if (result.length === 0) args.push(kind, token, `${millis} `)
+  else args.push(kind, token, Buffer.concat([Buffer.from(String(millis)), blank, result]))
+}
+
+const letters = { completed: 68, running: 82 }
+
+const claimOf = (reply: Buffer | number): Idempotency.Claim => {
+  if (typeof reply === "number") return { _tag: "Claimed", token: reply }
+  switch (reply[0]) {
+    case letters.completed:
+      // bytes of their own: what a socket has read is one buffer for many
+      return { _tag: "Completed", result: new Uint8Array(reply.subarray(1)) }
+    case letters.running:
+      return { _tag: "Running", left: Number(reply.toString("latin1", 1)) }
+    default:
+      return { _tag: "Reused" }
+  }
+}
+
+const make = (
+  options: Options
+): Effect.Effect<Idempotency.Store["Service"], Idempotency.IdempotencyUnavailable, Scope.Scope> =>
+  Effect.gen(function*() {
+    const { maximum, patience, prefix, settings } = yield* Effect.mapError(check(options), unavailable)
+    const connection = yield* Effect.mapError(Client.open(settings, { lasts: true }), unavailable)
+    // waits of 50 ms, doubling to 1 second
+    const retry = Schedule.exponential("50 millis").pipe(
+      Schedule.modifyDelay(({ duration }) => Effect.succeed(Duration.min(duration, Duration.seconds(1)))),
+      Schedule.upTo({ duration: patience })
+    )
+    // a claim whose answer was lost on the way is asked for again, and known by its name
+    const random = Effect.map(Random.nextIntBetween(0, 36 ** 8 - 1), (number) => number.toString(36).padStart(8, "0"))
+    const writer = (yield* random) + (yield* random)
+    let claims = 0
+
+    const nameOf = ({ key }: Idempotency.Operation) => `${prefix}:k:${exact(key)}`
+
+    const run = <A extends Buffer | number>(
+      script: Client.Script,
+      keys: ReadonlyArray<string>,
+      args: ReadonlyArray<Client.Argument>
+    ) =>
+      Effect.mapBoth(
+        Effect.retry(connection.attempt("check", () => connection.run(script, keys, args)), {
+          while: isWorthIt,
+          schedule: retry
+        }),
+        // the script answers one for each
+        { onSuccess: (reply) => reply as ReadonlyArray<A>, onFailure: unavailable }
+      )
+
+    const claimAll = (operations: ReadonlyArray<Idempotency.Operation>, lease: number) =>
+      Effect.suspend(() => {
+        const args: Array<Client.Argument> = [lease]
+        for (const operation of operations) args.push(asking(operation, `${writer}${(claims++).toString(36)}`))
+        return Effect.map(
+          run<Buffer | number>(Scripts.claims, [`${prefix}:token`, ...operations.map(nameOf)], args),
+          (answers) => operations.forEach((operation, i) => operation.claimed(claimOf(answers[i]!)))
+        )
+      })
+
+    const others = yield* Idempotency.grouped({
+      maximum,
+      write: (operations) =>
+        Effect.suspend(() => {
+          const args: Array<Client.Argument> = []
+          for (const operation of operations) push(args, operation)
+          return Effect.map(
+            run<number>(Scripts.others, operations.map(nameOf), args),
+            (answers) => operations.forEach((operation, i) => operation.held(answers[i] === 1))
+          )
+        })
+    })
+    const { claim } = yield* Idempotency.grouped({
+      maximum,
+      // as a rule all have one lease; a claim whose caller has gone is given back here, and is no claim
+      write: (operations) => {
+        const [claiming, rest] = [
+          operations.filter(({ kind }) => kind === "claim"),
+          operations.filter(({ kind }) => kind !== "claim")
+        ]
+        const leases = new Set(claiming.map(({ millis }) => millis))
+        return Effect.andThen(
+          Effect.forEach(rest, (each) => Effect.map(others.release(each.key, each.token), () => each.held(true)), {
+            concurrency: "unbounded",
+            discard: true
+          }),
+          Effect.forEach(leases, (lease) => claimAll(claiming.filter(({ millis }) => millis === lease), lease), {
+            discard: true
+          })
+        )
+      }
+    })
+    return { ...others, claim }
+  })
+
+/**
+ * A store in Redis.
+ *
+ * Provides `Idempotency.Store`; fails with an `IdempotencyUnavailable` that says why: a bad option, no Redis at the address,
+ * wrong credentials. The operations of one turn, or those that came during the last round trip, are one script. Time is the
+ * server's: clients' clocks may stand as they like.
+ *
+ * It keeps what the server keeps: give it `appendonly yes` and `appendfsync always` for what must outlive a loss of power, and
+ * the policy `noeviction`, since a key that is evicted is a request that runs again. A replica that takes over may not have
+ * heard of the last keys. A server that is full (`maxmemory`) refuses claims, and takes what completes them.
+ *
+ * While the server is out of reach, a group is asked again for `patience`, and then fails its operations: a claim that was given
+ * and not heard of is found again, and a result is kept once. Closing the layer does what was asked before.
+ *
+ * Source: fencing tokens by M. Kleppmann, How to do distributed locking, 2016.
+ *
+ * **Example** (one answer for each key, whichever of many servers is asked)
+ *
+ * ```ts
+ * import { IdempotencyRedis } from "@millrace/redis"
+ *
+ * const store = IdempotencyRedis.layer({ url: "redis://localhost:6379" })
+ * ```
+ *
+ * @category layers
+ */
+export const layer = (options: Options): Layer.Layer<Idempotency.Store, Idempotency.IdempotencyUnavailable> =>
+  Layer.effect(Idempotency.Store, make(options))
+
+const environment = Config.all({
+  client: ClientOptions.config,
+  prefix: Config.withDefault(Config.NonEmptyString("IDEMPOTENCY_REDIS_PREFIX"), defaults.prefix),
+  maximumGroup: Config.withDefault(Config.Int("IDEMPOTENCY_REDIS_MAXIMUM_GROUP"), defaults.maximumGroup),
+  patience: Config.withDefault(Config.Duration("IDEMPOTENCY_REDIS_PATIENCE"), defaults.patience)
+})
+
+/**
+ * As `layer`, with address and credentials from the environment: `REDIS_URL` (`redis://user:password@host:port/db`, or
+ * `rediss://` for TLS), `REDIS_USERNAME`, `REDIS_PASSWORD`, `REDIS_TLS` (`on`, `off`), `REDIS_CLIENT_NAME`; and
+ * `IDEMPOTENCY_REDIS_PREFIX`, `IDEMPOTENCY_REDIS_MAXIMUM_GROUP`, `IDEMPOTENCY_REDIS_PATIENCE` (as `5 seconds`). What is given as
+ * `options` goes before the environment.
+ *
+ * Fails with a `ConfigError` that names the variable, or as `layer` does.
+ *
+ * @category layers
+ */
+export const layerConfig = (
+  options: Partial<Options> = {}
+): Layer.Layer<Idempotency.Store, Idempotency.IdempotencyUnavailable | Config.ConfigError> =>
+  Layer.unwrap(Effect.map(environment, ({ client, ...found }) => layer({ ...client, ...found, ...options })))

@@ -1,0 +1,128 @@
+/**
+ * Redis Pub/Sub by ioredis.
+ *
+ * At most once: a message goes to who listens at the moment, and is kept by nobody. There is nothing to acknowledge, so a
+ * handler that fails, a restart or a broken connection loses messages. Every subscription gets every message; there are no
+ * groups. In order, for each channel.
+ */
+import { type Broker, type BrokerError, type Driver, DriverOptions, Engine } from "@millrace/core"
+import { type Config, Effect, Layer, type Scope, Stream } from "effect"
+import * as Client from "./client/Client.ts"
+import * as Declaration from "./client/Declaration.ts"
+import * as Envelope from "./client/Envelope.ts"
+import * as Failure from "./client/Failure.ts"
+import * as ClientOptions from "./client/Options.ts"
+import * as Publishing from "./client/Publishing.ts"
+import { consume } from "./pubsub/Consumer.ts"
+
+export type { Tls } from "./client/Options.ts"
+
+/** Options of Redis Pub/Sub: those of every client. */
+export interface Options extends ClientOptions.Options {}
+
+const capabilities = {
+  settlement: "none",
+  ordering: "channel",
+  redelivery: false,
+  delay: false,
+  deadLetter: false,
+  attempts: false,
+  groups: false,
+  fanOut: true,
+  retention: false,
+  replay: false,
+  persistence: false,
+  browse: false,
+  tombstones: true,
+  transactions: false,
+  patterns: true,
+  lag: false
+} as const satisfies Driver.Capabilities
+
+/** A driver whose type says that nothing is acknowledged: at most once. */
+export interface PubSubDriver extends Driver.Driver {
+  readonly capabilities: typeof capabilities
+}
+
+/**
+ * Redis Pub/Sub as a driver, for an engine of one's own; connected as long as the scope is open.
+ *
+ * Fails with a `BrokerError`: `Invalid` for a bad option, `Unreachable` where no Redis answers, `Credentials` where it
+ * refuses the user, the password or the certificate.
+ *
+ * @category constructors
+ */
+export const driver = (
+  options: Options
+): Effect.Effect<PubSubDriver, BrokerError.BrokerError, Scope.Scope> =>
+  Effect.gen(function*() {
+    const settings = yield* DriverOptions.checked("redis", "RedisPubSub", () => ClientOptions.settings(options))
+    const connection = yield* Client.open(settings, { lasts: true })
+    const pubSub = { settings, groups: new Set<string>() }
+    return {
+      system: "redis",
+      capabilities,
+      consume: (consumer, sink) => consume(pubSub, consumer, sink),
+      publish: (batch) =>
+        Publishing.publish(
+          connection,
+          batch,
+          (outgoing) => ["PUBLISH", outgoing.channel, Envelope.toValue(outgoing)]
+        ),
+      declare: (declaration) => {
+        const refused = Declaration.refuse(declaration)
+        return refused === undefined ? Effect.void : Effect.fail(refused)
+      },
+      browse: (channel) =>
+        Stream.fail(
+          Failure.unsupported(
+            "browse",
+            `Pub/Sub keeps nothing, so there is nothing to see in ${channel}: use RedisStreams.`
+          )
+        ),
+      check: Effect.asVoid(connection.attempt("check", () => connection.send("PING", []))),
+      lag: (channel) =>
+        Effect.fail(
+          Failure.unsupported("lag", `Pub/Sub keeps nothing, so nobody is behind in ${channel}: use RedisStreams.`)
+        )
+    }
+  })
+
+/**
+ * Redis Pub/Sub as the broker of a program.
+ *
+ * **Example** (every process hears of every change)
+ *
+ * ```ts
+ * import { Channel, type Message, Subscription } from "@millrace/core"
+ * import { RedisPubSub } from "@millrace/redis"
+ * import { Effect, Layer } from "effect"
+ *
+ * const Changes = Channel.bytes("settings.{name}.changed")
+ * const forget = (message: Message<Uint8Array>) => Effect.log(`read again: ${message.channel}`)
+ *
+ * const program = Subscription.layer(
+ *   Subscription.make(Changes, { group: "cache", name: "forget" }, forget)
+ * ).pipe(Layer.provide(RedisPubSub.layer({ url: "redis://localhost:6379" })))
+ * ```
+ *
+ * Fails with a `BrokerError` whose message says what to do: a bad option, no Redis at the address, wrong credentials.
+ *
+ * @category layers
+ */
+export const layer = (options: Options): Layer.Layer<Broker.Broker, BrokerError.BrokerError> =>
+  Engine.layer(driver(options))
+
+/**
+ * Redis Pub/Sub with address and credentials from the environment: `REDIS_URL` (`redis://user:password@host:port/db`, or
+ * `rediss://` for TLS), `REDIS_USERNAME`, `REDIS_PASSWORD`, `REDIS_TLS` (`on`, `off`), `REDIS_CLIENT_NAME`. What is given as
+ * `options` goes before the environment.
+ *
+ * Fails with a `ConfigError` that names the variable, or as `layer` does.
+ *
+ * @category layers
+ */
+export const layerConfig = (
+  options?: Partial<Options>
+): Layer.Layer<Broker.Broker, BrokerError.BrokerError | Config.ConfigError> =>
+  Layer.unwrap(Effect.map(ClientOptions.config, (found) => layer({ ...found, ...options })))

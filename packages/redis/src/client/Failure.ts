@@ -1,0 +1,254 @@
+/**
+ * From ioredis's errors, and the words of Redis behind them, to a `BrokerError`: what happened, and what to do about it.
+ *
+ * Words that replies begin with: https://redis.io/docs/latest/develop/reference/protocol-spec/#simple-errors and errors of
+ * Redis 7.0's `server.c`.
+ */
+import { BrokerError, type Failure } from "@millrace/core"
+
+type Operation = BrokerError.BrokerError["operation"]
+
+/** What the message of an error may name. */
+export interface Place {
+  /** `host:port`, without credentials. */
+  readonly address: string
+  readonly user: string | undefined
+  /** `TLS` or `the plain protocol`: what the client was told to speak. */
+  readonly speaks: string
+  /** Whether TLS was agreed on before the failure: a server that wants a certificate says so only after that. */
+  readonly isShaken?: boolean | undefined
+  /** Replaces what is secret. */
+  readonly redact: (text: string) => string
+}
+
+/** What an error may name beside the place. */
+export interface Where {
+  readonly channel?: string | undefined
+  readonly group?: string | undefined
+}
+
+interface Found {
+  /** The first word of a reply in capitals: `NOAUTH`, `WRONGTYPE` … */
+  readonly word: string
+  readonly message: string
+  readonly code: string
+}
+
+const read = (error: unknown): Found => {
+  if (!(error instanceof Error)) return { word: "", message: String(error), code: "" }
+  const code: unknown = Reflect.get(error, "code")
+  return {
+    word: /^-?([A-Z]{3,})\b/.exec(error.message)?.[1] ?? "",
+    message: error.message,
+    code: typeof code === "string" ? code : ""
+  }
+}
+
+/** The word that a reply of Redis begins with, e.g. `NOGROUP`, or nothing. */
+export const wordOf = (error: unknown): string => read(error).word
+
+/** Whether a command was not sent, for want of a connection. */
+export const isUnsent = (error: unknown): boolean => /isn't writeable/.test(read(error).message)
+
+interface Verdict {
+  readonly reason: BrokerError.Reason
+  readonly what: string
+  readonly failure?: Failure.FailureClass
+}
+
+const who = (place: Place): string => place.user === undefined ? "This client" : `User ${place.user}`
+
+const byWord = (found: Found, place: Place, where: Where): Verdict | undefined => {
+  const redis = `Redis at ${place.address}`
+  const channel = where.channel ?? "the channel"
+  switch (found.word) {
+    case "WRONGPASS":
+      return {
+        reason: "Credentials",
+        what: `${redis} refused ${
+          place.user === undefined ? "the password" : `user ${place.user}`
+        }: check the user and the password in url, and that the user is on.`
+      }
+    case "NOAUTH":
+      return {
+        reason: "Credentials",
+        what: `${redis} wants to know who asks: give url a user and a password, as in redis://user:password@host:port.`
+      }
+    case "NOPERM":
+      return {
+        reason: "Permission",
+        what: `${
+          who(place)
+        } may not do this: ${found.message}. Grant it by ACL SETUSER: the commands and keys in docs/redis.md.`
+      }
+    case "OOM":
+      return {
+        reason: "Unknown",
+        failure: "throttled",
+        what: `${redis} is full and takes nothing more (maxmemory): raise it, trim streams, or wait for consumers.`
+      }
+    case "MISCONF":
+      return {
+        reason: "Unknown",
+        failure: "dependency",
+        what: `${redis} cannot write to its disk and takes nothing more: ${found.message}`
+      }
+    case "NOREPLICAS":
+      return {
+        reason: "Unknown",
+        failure: "dependency",
+        what: `${redis} has too few replicas to write (min-replicas-to-write): bring them back.`
+      }
+    case "READONLY":
+      return {
+        reason: "Unreachable",
+        what: `${redis} is a replica and takes no writes: connect to the primary; after a failover it comes by itself.`
+      }
+    case "LOADING":
+    case "BUSY":
+    case "MASTERDOWN":
+    case "TRYAGAIN":
+    case "CLUSTERDOWN":
+      return { reason: "Unreachable", what: `${redis} is not ready: ${found.message}` }
+    case "MOVED":
+    case "ASK":
+    case "CROSSSLOT":
+      return {
+        reason: "Unsupported",
+        what:
+          `${redis} is a node of a Redis Cluster, which this driver does not speak: connect to one server or to a proxy.`
+      }
+    case "WRONGTYPE":
+      return {
+        reason: "Conflict",
+        what: `The key ${channel} holds something else than this channel needs: use another name, or delete the key.`
+      }
+    case "NOGROUP":
+      return {
+        reason: "Lost",
+        what: `The group ${where.group ?? ""} of ${channel} is gone: somebody deleted it or the key. It is made again.`
+      }
+    case "FENCED":
+      return { reason: "Lost", what: place.redact(found.message.replace(/^-?FENCED /, "")) }
+    case "UNBLOCKED":
+      return { reason: "Lost", what: `The key ${channel} was deleted or replaced while it was read.` }
+    default:
+      return byText(found, place)
+  }
+}
+
+const byText = ({ message }: Found, place: Place): Verdict | undefined => {
+  const redis = `Redis at ${place.address}`
+  if (/max number of clients/i.test(message)) {
+    return { reason: "Unreachable", what: `${redis} has no room for another connection (maxclients): raise it.` }
+  }
+  if (/invalid bulk length|string exceeds maximum/i.test(message)) {
+    return {
+      reason: "TooLarge",
+      what: `${redis} takes no message of this length (proto-max-bulk-len): shorten it, or raise the limit.`
+    }
+  }
+  if (/DB index/i.test(message)) {
+    return { reason: "Invalid", what: `${redis} has no such database: correct the number at the end of url.` }
+  }
+  if (/unknown (sub)?command|syntax error|error compiling script/i.test(message)) {
+    return { reason: "Unsupported", what: `${redis} cannot do it: ${message}. Redis 7.0 or newer is needed.` }
+  }
+  return undefined
+}
+
+const certificate = /certificate|CERT_|SELF_SIGNED|ALTNAME|UNABLE_TO_VERIFY|unknown ca|handshake failure/i
+
+const byConnection = (found: Found, place: Place, operation: Operation): Verdict | undefined => {
+  const text = `${found.code} ${found.message}`
+  if (certificate.test(text)) {
+    return {
+      reason: "Credentials",
+      what:
+        `The certificates of this client and Redis at ${place.address} do not fit: ${found.message}. Give tls.ca the authority that signed the server's, tls.cert and tls.key where it asks for one, and connect by a name that it holds.`
+    }
+  }
+  if (/ECONNREFUSED|EHOSTUNREACH|ENETUNREACH/.test(text)) {
+    return {
+      reason: "Unreachable",
+      what: `No Redis answers at ${place.address} (connection refused): start it, or correct url.`
+    }
+  }
+  if (/ENOTFOUND|EAI_AGAIN/.test(text)) {
+    return { reason: "Unreachable", what: `The name in ${place.address} cannot be resolved: correct url.` }
+  }
+  if (/wrong version number|EPROTO|SSL routines|packet length too long|before secure TLS/i.test(text)) {
+    return {
+      reason: "Unreachable",
+      what: `What answers at ${place.address} does not speak TLS as this client does: correct tls, or the port.`
+    }
+  }
+  if (/ETIMEDOUT|timed out/i.test(text)) {
+    return {
+      reason: operation === "connect" ? "Unreachable" : "Lost",
+      what:
+        `Nothing at ${place.address} answers in ${place.speaks} in time: check url, tls, the network and the firewall.`
+    }
+  }
+  // nothing was sent
+  if (/isn't writeable/.test(found.message)) {
+    return { reason: "Unreachable", what: `There is no connection to Redis at ${place.address}; it is tried again.` }
+  }
+  if (/Connection is closed|aborted|max retries|ECONNRESET|EPIPE|socket|Protocol error/i.test(text)) {
+    if (operation === "connect" && place.isShaken === true) {
+      return {
+        reason: "Credentials",
+        failure: "dependency",
+        what:
+          `Redis at ${place.address} ended the connection after TLS was agreed on. It wants a certificate of its own authority, as a rule: give tls.cert and tls.key one.`
+      }
+    }
+    return operation === "connect"
+      ? {
+        reason: "Unreachable",
+        what:
+          `Something at ${place.address} takes the connection and ends it, spoken to in ${place.speaks}: check that the port is one of Redis, and tls.`
+      }
+      : { reason: "Lost", what: `The connection to Redis at ${place.address} ended in the middle.` }
+  }
+  return undefined
+}
+
+/**
+ * Makes a `BrokerError` of whatever ioredis threw. Its own errors carry the command with its arguments, which are bodies or
+ * passwords: the cause keeps nothing of them but the redacted text.
+ */
+export const fromUnknown = (
+  error: unknown,
+  operation: Operation,
+  place: Place,
+  where: Where = {}
+): BrokerError.BrokerError => {
+  if (error instanceof BrokerError.BrokerError) return error
+  const found = read(error)
+  const verdict: Verdict = byWord(found, place, where) ?? byConnection(found, place, operation) ?? {
+    reason: "Unknown",
+    failure: "permanent",
+    what: `Redis at ${place.address}: ${found.message}`
+  }
+  return BrokerError.make({
+    system: "redis",
+    operation,
+    reason: verdict.reason,
+    message: place.redact(verdict.what),
+    failure: verdict.failure,
+    cause: place.redact(`${found.code} ${found.message}`.trim())
+  })
+}
+
+/** An option or a message that Redis can never take. */
+export const invalid = (operation: Operation, message: string): BrokerError.BrokerError =>
+  BrokerError.make({ system: "redis", operation, reason: "Invalid", message })
+
+/** What this driver cannot do. */
+export const unsupported = (operation: Operation, message: string): BrokerError.BrokerError =>
+  BrokerError.make({ system: "redis", operation, reason: "Unsupported", message })
+
+/** What was read and not settled is no longer this consumer's. */
+export const lost = (operation: Operation, message: string): BrokerError.BrokerError =>
+  BrokerError.make({ system: "redis", operation, reason: "Lost", message })

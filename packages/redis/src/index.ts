@@ -1,0 +1,8 @@
+/**
+ * Millrace on Redis by ioredis: Streams, Lists and Pub/Sub, and the store of idempotency keys.
+ */
+export * as IdempotencyRedis from "./IdempotencyRedis.ts"
+export * as RateLimitRedis from "./RateLimitRedis.ts"
+export * as RedisLists from "./RedisLists.ts"
+export * as RedisPubSub from "./RedisPubSub.ts"
+export * as RedisStreams from "./RedisStreams.ts"

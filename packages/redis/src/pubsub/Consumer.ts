@@ -1,0 +1,174 @@
+/**
+ * Consuming from Pub/Sub: a connection of its own that is told of every message while it lasts. What comes while nobody listens
+ * is gone, so nothing is settled.
+ *
+ * Redis pushes. While the engine has no room the socket is not read; messages gather in Redis then, and beyond its limit
+ * (`client-output-buffer-limit pubsub`, 32 MiB by default) Redis ends the connection, and what was on it is lost.
+ */
+import { Address, type BrokerError, type Delivery, delivery, type Driver, type Origin } from "@millrace/core"
+import { Effect, Exit, Latch, type Scope } from "effect"
+import * as Client from "../client/Client.ts"
+import * as Envelope from "../client/Envelope.ts"
+import * as Failure from "../client/Failure.ts"
+import type { Settings } from "../client/Options.ts"
+
+type Failed = BrokerError.BrokerError
+
+/** Shared by all that is done by one driver. */
+export interface PubSub {
+  readonly settings: Settings
+  /** Groups that a subscription of this driver has: one each. */
+  readonly groups: Set<string>
+}
+
+/** Messages that may wait here for the engine before the socket is left alone. */
+const most = 4096
+const mostBytes = 16 * 1024 * 1024
+/** Channels of a pattern that are remembered. */
+const mostOrigins = 1024
+
+/** A pattern in Redis's words; what it would read as a wildcard is marked as text. */
+export const globOf = (pattern: Address.Pattern): string =>
+  Address.render(pattern, { one: "*", rest: "*", literal: (text) => text.replace(/[*?[\]\\]/g, "\\$&") })
+
+class Listener {
+  private readonly options: Driver.ConsumeOptions
+  private readonly sink: Driver.Sink
+  private readonly connection: Client.Connection
+  private readonly origins = new Map<string, Origin>()
+  private readonly lease: Driver.Lease = { partition: 0 }
+  private readonly some = Latch.makeUnsafe(false)
+  private waiting: Array<Delivery> = []
+  private bytes = 0
+  private position = 0
+  private readonly timeout: number
+  private isPaused = false
+
+  constructor(options: Driver.ConsumeOptions, sink: Driver.Sink, connection: Client.Connection, timeout: number) {
+    this.timeout = timeout
+    this.options = options
+    this.sink = sink
+    this.connection = connection
+  }
+
+  /** Completes when Redis tells of every message from now on. */
+  readonly subscribe: Effect.Effect<void, Failed> = Effect.suspend(() => {
+    const { channel, pattern } = this.options
+    const { client } = this.connection
+    this.sink.open(this.lease)
+    if (pattern === undefined) {
+      const origin = this.originOf(channel)
+      client.on("messageBuffer", (_channel: Buffer, value: Buffer) => this.take(origin, value))
+      return Effect.asVoid(this.connection.attempt("consume", () => client.subscribe(channel), this.options))
+    }
+    client.on("pmessageBuffer", (_pattern: string, name: Buffer, value: Buffer) => {
+      const found = name.toString()
+      // a star of Redis takes separators, too
+      if (pattern.match(found) !== undefined) this.take(this.originOf(found), value)
+    })
+    return Effect.asVoid(this.connection.attempt("consume", () => client.psubscribe(globOf(pattern)), this.options))
+  })
+
+  private originOf(channel: string): Origin {
+    const known = this.origins.get(channel)
+    if (known !== undefined) return known
+    // forgotten ones are made again
+    if (this.origins.size >= mostOrigins) this.origins.clear()
+    const origin: Origin = {
+      system: "redis",
+      channel,
+      group: this.options.group,
+      partition: 0,
+      handler: this.options.handler,
+      holdLimit: Number.POSITIVE_INFINITY
+    }
+    this.origins.set(channel, origin)
+    return origin
+  }
+
+  private take(origin: Origin, value: Buffer): void {
+    const envelope = Envelope.open(value)
+    this.waiting.push(
+      delivery(origin, Envelope.reader, envelope, ++this.position, Envelope.bodyOf(envelope), 1)
+    )
+    this.bytes += value.length
+    if (this.waiting.length >= most || this.bytes >= mostBytes) {
+      this.isPaused = true
+      this.connection.client.stream.pause()
+    }
+    this.some.openUnsafe()
+  }
+
+  /** Gives the engine what has come, until interrupted. */
+  readonly give: Effect.Effect<never, Failed> = Effect.gen({ self: this }, function*() {
+    const { batch, bytes } = this.options
+    while (true) {
+      yield* this.some.await
+      this.some.closeUnsafe()
+      const { waiting } = this
+      this.waiting = []
+      this.bytes = 0
+      this.sink.polled()
+      for (let from = 0, to = 0; from < waiting.length; from = to) {
+        for (let sum = 0; to < waiting.length && to - from < batch && (to === from || sum < bytes); to++) {
+          sum += waiting[to]!.payload.length
+        }
+        const room = this.sink.offer(
+          this.lease,
+          from === 0 && to === waiting.length ? waiting : waiting.slice(from, to)
+        )
+        if (!Exit.isExit(room)) yield* room
+      }
+      this.isPaused = false
+      this.connection.client.stream.resume()
+    }
+  })
+
+  /**
+   * Asks for an answer now and then: a connection that is gone without a word shows by its silence. It shows nothing while
+   * nobody listens, nor while the answer waits behind messages.
+   */
+  get beat(): Effect.Effect<never, Failed> {
+    const { connection, options, timeout } = this
+    const ask = Effect.suspend(() => {
+      const before = this.position
+      const late = Effect.suspend(() =>
+        this.isPaused || this.position > before
+          ? Effect.void
+          : Effect.fail(Failure.fromUnknown(new Error("timed out"), "consume", connection.place, options))
+      )
+      return connection.attempt("consume", () => connection.client.ping(), options).pipe(
+        Effect.map(() => this.sink.polled()),
+        Effect.timeoutOrElse({ duration: timeout, orElse: () => late })
+      )
+    })
+    const once = Effect.suspend(() => this.isPaused ? Effect.void : ask)
+    return Effect.forever(Effect.andThen(Effect.sleep(timeout / 3), once))
+  }
+}
+
+/** Runs until interrupted; fails when the connection ends. */
+export const consume = (
+  pubSub: PubSub,
+  options: Driver.ConsumeOptions,
+  sink: Driver.Sink
+): Effect.Effect<void, Failed, Scope.Scope> =>
+  Effect.gen(function*() {
+    const { channel, group } = options
+    const seat = JSON.stringify([channel, group])
+    if (pubSub.groups.has(seat)) {
+      return yield* Effect.fail(Failure.unsupported(
+        "consume",
+        `Pub/Sub has no groups: a second subscription of ${group} to ${channel} would handle every message a second time. Give it a group of its own, or use RedisStreams.`
+      ))
+    }
+    yield* Effect.acquireRelease(
+      Effect.sync(() => pubSub.groups.add(seat)),
+      () => Effect.sync(() => pubSub.groups.delete(seat))
+    )
+    const connection = yield* Client.open(pubSub.settings, { lasts: false, isPaused: true })
+    const listener = new Listener(options, sink, connection, pubSub.settings.commandTimeout)
+    yield* listener.subscribe
+    sink.ready()
+    return yield* Effect.raceAllFirst([listener.give, listener.beat, connection.ended("consume", { channel, group })])
+  })

@@ -1,0 +1,58 @@
+/**
+ * Entries on their way to the engine: made into deliveries, in batches that are neither too long nor too large.
+ */
+import { type Delivery, delivery, type Origin } from "@millrace/core"
+import { bodyOf, type Entry, positionOf, reader } from "./Entry.ts"
+
+/** The id of a delivery's entry. */
+export const idOf = (found: Delivery): Buffer => {
+  // the deliveries of this driver are made of entries
+  const [id] = found.native as Entry
+  return id
+}
+
+/** An entry that was delivered before: its id, fields and attempt. */
+export type Again = readonly [id: Buffer, fields: ReadonlyArray<Buffer>, attempt: number]
+
+/** Makes deliveries, and learns from them how many to ask for. */
+export class Maker {
+  private readonly origin: Origin
+  private readonly most: number
+  private readonly bytes: number
+  private size = 0
+
+  constructor(origin: Origin, most: number, bytes: number) {
+    this.origin = origin
+    this.most = most
+    this.bytes = bytes
+  }
+
+  /** How many entries to ask Redis for, which counts no bytes: judged by the last ones; few as long as there were none. */
+  get count(): number {
+    if (this.size === 0) return Math.min(this.most, 64)
+    return Math.max(1, Math.min(this.most, Math.floor(this.bytes / this.size)))
+  }
+
+  /** Of entries that were never delivered before. */
+  fresh(entries: ReadonlyArray<Entry>): Array<Delivery> {
+    const { origin } = this
+    const deliveries = new Array<Delivery>(entries.length)
+    let bytes = 0
+    for (let i = 0; i < entries.length; i++) {
+      const entry = entries[i]!
+      const body = bodyOf(entry[1])
+      if (body !== null) bytes += body.length
+      deliveries[i] = delivery(origin, reader, entry, positionOf(entry[0]), body, 1)
+    }
+    this.size = 64 + bytes / entries.length
+    return deliveries
+  }
+
+  /** Of entries that were. */
+  again(entries: ReadonlyArray<Again>): Array<Delivery> {
+    return entries.map(([id, fields, attempt]) => {
+      const entry: Entry = [id, fields]
+      return delivery(this.origin, reader, entry, positionOf(id), bodyOf(fields), attempt)
+    })
+  }
+}

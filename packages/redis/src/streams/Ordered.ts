@@ -1,0 +1,182 @@
+/**
+ * Consuming in order: one consumer of a group reads while the others stand by.
+ *
+ * Who reads holds a lock that ends by itself. Reading and settling happen in scripts that look at the lock first, so a reader
+ * that was stopped in the middle can neither take messages nor settle them once another has taken over. The next one begins
+ * with all that is pending, in the order of the stream.
+ */
+import { type BrokerError, type Driver, type Origin } from "@millrace/core"
+import { Deferred, Effect, type Scope } from "effect"
+import * as Client from "../client/Client.ts"
+import * as Keys from "../client/Keys.ts"
+import { pieces } from "./Competing.ts"
+import { type Again, idOf, Maker } from "./Deliveries.ts"
+import type { Entry } from "./Entry.ts"
+import * as Scripts from "./Scripts.ts"
+import type { Streams } from "./Streams.ts"
+
+type Failed = BrokerError.BrokerError
+
+/** All readers of a group have one name: the lock tells them apart. */
+const name = "millrace:reader"
+
+class Reader {
+  private readonly streams: Streams
+  private readonly options: Driver.ConsumeOptions
+  private readonly sink: Driver.Sink
+  private readonly reading: Client.Connection
+  private readonly token: string
+  private readonly lock: string
+  private readonly maker: Maker
+  private readonly lease: Driver.Lease
+
+  constructor(
+    streams: Streams,
+    options: Driver.ConsumeOptions,
+    sink: Driver.Sink,
+    reading: Client.Connection,
+    token: string
+  ) {
+    this.streams = streams
+    this.options = options
+    this.sink = sink
+    this.reading = reading
+    this.token = token
+    const { channel, group, handler } = options
+    this.lock = Keys.beside(channel, group, "lock")
+    const origin: Origin = {
+      system: "redis",
+      channel,
+      group,
+      partition: 0,
+      handler,
+      holdLimit: Number.POSITIVE_INFINITY
+    }
+    this.maker = new Maker(origin, options.batch, options.bytes)
+    this.lease = { partition: 0, settle: (batch) => this.settle(batch) }
+  }
+
+  private run(
+    operation: Failed["operation"],
+    script: Client.Script,
+    keys: ReadonlyArray<string>,
+    args: ReadonlyArray<Client.Argument>
+  ): Effect.Effect<unknown, Failed> {
+    const { connection } = this.streams
+    return connection.attempt(operation, () => connection.run(script, keys, args), this.options)
+  }
+
+  /** What is given back stays pending: the next reader begins with it. The engine holds what waits for its next attempt. */
+  private settle(batch: ReadonlyArray<Driver.Settled>): Effect.Effect<void, Failed> {
+    const { channel, group } = this.options
+    const ids: Array<Client.Argument> = []
+    for (const { delivery, outcome } of batch) {
+      if (outcome._tag !== "Release" && outcome._tag !== "Retry") ids.push(idOf(delivery))
+    }
+    if (ids.length === 0) return Effect.void
+    const tell = (some: ReadonlyArray<Client.Argument>) =>
+      this.run("settle", Scripts.settle, [channel, this.lock], [group, this.token, ...some])
+    return ids.length <= Scripts.most
+      ? Effect.asVoid(tell(ids))
+      : Effect.forEach(pieces(ids, Scripts.most), tell, { discard: true })
+  }
+
+  /** Stands by until the lock is ours. */
+  readonly acquire: Effect.Effect<void, Failed> = Effect.gen({ self: this }, function*() {
+    const { times } = this.streams
+    while (true) {
+      const over = this.streams.abandoned(this.lock)
+      const taken = yield* this.run("consume", Scripts.lock, [this.lock], [this.token, times.lock, ...over])
+      if (taken === 1) return
+      this.sink.polled()
+      yield* Effect.sleep(times.standBy)
+    }
+  })
+
+  /** Keeps the lock until interrupted; fails when it is somebody else's. */
+  readonly keep: Effect.Effect<never, Failed> = Effect.forever(
+    Effect.andThen(
+      Effect.suspend(() => Effect.sleep(this.streams.times.lock / 3)),
+      Effect.suspend(() => this.run("settle", Scripts.renew, [this.lock], [this.token, this.streams.times.lock]))
+    )
+  )
+
+  readonly read: Effect.Effect<never, Failed> = Effect.gen({ self: this }, function*() {
+    const { channel, group } = this.options
+    this.sink.open(this.lease)
+    yield* this.takeOver
+    while (true) {
+      const reply = yield* this.run("consume", Scripts.read, [channel, this.lock], [
+        group,
+        name,
+        this.maker.count,
+        this.token
+      ])
+      this.sink.polled()
+      if (Buffer.isBuffer(reply)) yield* this.wait(reply)
+      else {
+        // the script answers an id or entries
+        yield* this.sink.offer(this.lease, this.maker.fresh(reply as ReadonlyArray<Entry>))
+      }
+    }
+  })
+
+  /** Waits until there is something behind an id; takes nothing. */
+  private wait(id: Buffer): Effect.Effect<unknown, Failed> {
+    const args = ["COUNT", 1, "BLOCK", this.streams.times.maximumWait, "STREAMS", this.options.channel, id]
+    return this.reading.attempt("consume", () => this.reading.send("XREAD", args), this.options)
+  }
+
+  /** All that is pending, whoever had it, in the order of the stream. */
+  private readonly takeOver: Effect.Effect<void, Failed> = Effect.gen({ self: this }, function*() {
+    const { channel, group } = this.options
+    const delayed = Keys.beside(channel, group, "delayed")
+    while ((yield* this.run("consume", Scripts.undelay, [channel, delayed], [group, name, 1000])) === 1000);
+    let from: Client.Argument = "-"
+    while (true) {
+      const reply = yield* this.run("consume", Scripts.takeOver, [channel, this.lock], [
+        group,
+        name,
+        this.maker.count,
+        from,
+        this.token
+      ])
+      // as the script answers
+      const [last, entries, gone] = reply as [Buffer, ReadonlyArray<Again>, number]
+      if (gone > 0) yield* this.streams.trimmed(this.options, gone)
+      if (last.length === 0) return
+      if (entries.length > 0) yield* this.sink.offer(this.lease, this.maker.again(entries))
+      from = `(${last.toString()}`
+    }
+  })
+
+  /** Gives the lock up; where that fails, the next life in this program may take it all the same. */
+  get release(): Effect.Effect<void> {
+    return Effect.catch(
+      Effect.asVoid(this.run("settle", Scripts.unlock, [this.lock], [this.token])),
+      () => Effect.sync(() => this.streams.abandon(this.lock, this.token))
+    )
+  }
+}
+
+/** Runs until interrupted; fails when a connection or the lock is lost. */
+export const consume = (
+  streams: Streams,
+  options: Driver.ConsumeOptions,
+  sink: Driver.Sink
+): Effect.Effect<void, Failed, Scope.Scope> =>
+  Effect.gen(function*() {
+    const { connection, settings } = streams
+    const where = { channel: options.channel, group: options.group }
+    yield* streams.begin(options)
+    const reading = yield* Client.open(settings, { lasts: false })
+    const reader = new Reader(streams, options, sink, reading, yield* streams.token)
+    sink.ready()
+    yield* Effect.addFinalizer(() => reader.release)
+    const ends = [reading.ended("consume", where), connection.ended("consume", where)] as const
+    yield* Effect.raceAllFirst([reader.acquire, ...ends])
+    const gone = yield* Deferred.make<never, Failed>()
+    // the lock is kept while the engine drains, until the scope closes
+    yield* Effect.forkScoped(Effect.catch(reader.keep, (error) => Deferred.fail(gone, error)))
+    return yield* Effect.raceAllFirst([reader.read, Deferred.await(gone), ...ends])
+  })

@@ -1,0 +1,84 @@
+import { Broker, BrokerError, Channel, type Delivery, Headers, Lanes, Outgoing, Subscription } from "@millrace/core"
+import { JetStream } from "@millrace/nats"
+import type { Nats as Servers } from "@millrace/testing/servers"
+import { connect, type NatsConnection } from "@nats-io/transport-node"
+import { Cause, Effect, Exit, type Layer, Redacted, type Scope } from "effect"
+
+const encoder = new TextEncoder()
+const decoder = new TextDecoder()
+
+let count = 0
+
+/** A name that no other test uses. */
+export const fresh = (what: string): string => `${what}-${process.pid}-${Date.now()}-${++count}`
+
+export const bytes = (text: string): Uint8Array => encoder.encode(text)
+export const textOf = (body: Uint8Array): string => decoder.decode(body)
+
+export const outgoing = (
+  channel: string,
+  body: string | Uint8Array,
+  headers: { readonly [name: string]: string } = {}
+): Outgoing<Uint8Array> =>
+  new Outgoing(channel, typeof body === "string" ? bytes(body) : body, undefined, Headers.fromRecord(headers))
+
+export const optionsOf = (server: Servers.NatsServer, more?: Partial<JetStream.Options>): JetStream.Options => ({
+  servers: Redacted.value(server.url),
+  consumer: { claim: "2 seconds", takeover: "1 second" },
+  ...more
+})
+
+export const layerOf = (
+  server: Servers.NatsServer,
+  more?: Partial<JetStream.Options>
+): Layer.Layer<Broker.Broker, BrokerError.BrokerError> => JetStream.layer(optionsOf(server, more))
+
+/** Waits until it is so; a test that waits in vain ends by its own time limit. */
+export const eventually = (isSo: () => boolean): Effect.Effect<void> =>
+  Effect.suspend(() => isSo() ? Effect.void : Effect.andThen(Effect.sleep("20 millis"), eventually(isSo)))
+
+/** The error that it must fail with. */
+export const failureOf = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<BrokerError.BrokerError, never, R> =>
+  Effect.map(Effect.exit(effect), (exit) => {
+    const error = Exit.isFailure(exit) ? Cause.squash(exit.cause) : undefined
+    if (error instanceof BrokerError.BrokerError) return error
+    throw new Error(`Expected a BrokerError, got ${String(error)}`)
+  })
+
+/** Publishes texts in order. */
+export const send = (channel: string, ...texts: ReadonlyArray<string>) =>
+  Effect.flatMap(Broker.Broker, (broker) => broker.publishAll(texts.map((text) => outgoing(channel, text))))
+
+/** Consumes until the scope closes; the texts are those that its handler was called with. */
+export const reader = (
+  channel: string,
+  options: Partial<Subscription.Options> = {},
+  handle: (delivery: Delivery) => Effect.Effect<unknown> = () => Effect.void
+): Effect.Effect<
+  { readonly texts: ReadonlyArray<string>; readonly running: Broker.Running },
+  BrokerError.BrokerError,
+  Broker.Broker | Scope.Scope
+> => {
+  const texts: Array<string> = []
+  return Effect.map(
+    Subscription.run(Subscription.make(
+      Channel.bytes(channel),
+      { group: "group", name: "reader", lanes: Lanes.unordered(16), restart: { base: 20, cap: 200 }, ...options },
+      (delivery: Delivery) => {
+        texts.push(textOf(delivery.raw))
+        return handle(delivery)
+      }
+    )),
+    (running) => ({ texts, running })
+  )
+}
+
+/** The client itself, beside the driver. */
+export const client = (
+  server: Servers.NatsServer,
+  more: Parameters<typeof connect>[0] = {}
+): Effect.Effect<NatsConnection, never, Scope.Scope> =>
+  Effect.acquireRelease(
+    Effect.promise(() => connect({ servers: server.address, ...more })),
+    (nc) => Effect.promise(() => nc.close())
+  )

@@ -1,0 +1,600 @@
+import { Broker, BrokerError, Channel, Lanes, type Message, Outcome, Subscription } from "@millrace/core"
+import { RabbitMq } from "@millrace/rabbitmq"
+import { RabbitMq as Servers } from "@millrace/testing/servers"
+import { it } from "@effect/vitest"
+import { Cause, Effect, Exit, Fiber, Redacted, Scope } from "effect"
+import { connect } from "amqplib"
+import { expect } from "vitest"
+import { describeServer } from "../services/describe.ts"
+import { eventually, fresh, optionsOf, outgoing, textOf } from "./support.ts"
+
+const errorOf = <A, R>(effect: Effect.Effect<A, BrokerError.BrokerError, R>) =>
+  Effect.map(Effect.exit(effect), (exit) => {
+    const error = exit._tag === "Failure" ? Cause.squash(exit.cause) : undefined
+    if (error instanceof BrokerError.BrokerError) return error
+    throw new Error("It did not fail as a broker does")
+  })
+
+const numbered = (n: number, prefix = "m") => Array.from({ length: n }, (_, i) => `${prefix}-${i}`)
+
+interface Got {
+  readonly text: string
+  readonly attempt: number
+}
+
+describeServer("RabbitMQ in trouble", Servers.own(), (server) => {
+  /** A plain client beside ours. */
+  const raw = <A>(run: (model: Awaited<ReturnType<typeof connect>>) => Promise<A>) =>
+    Effect.promise(async () => {
+      const model = await connect(Redacted.value(server().url))
+      try {
+        return await run(model)
+      } finally {
+        await model.close()
+      }
+    })
+
+  const consuming = (
+    channel: string,
+    handle: (message: Message<Uint8Array>) => Effect.Effect<unknown>,
+    options: Partial<Subscription.Options> = {}
+  ) =>
+    Effect.gen(function*() {
+      const got: Array<Got> = []
+      const running = yield* Subscription.run(Subscription.make(
+        Channel.bytes(channel),
+        {
+          group: "readers",
+          name: fresh("reader"),
+          lanes: Lanes.unordered(8),
+          restart: { base: 20, cap: 200 },
+          ...options
+        },
+        (message: Message<Uint8Array>) => {
+          got.push({ text: textOf(message.payload), attempt: message.attempt })
+          return handle(message)
+        }
+      ))
+      return { running, got, texts: () => got.map(({ text }) => text) }
+    })
+
+  const using = <A, E>(
+    body: Effect.Effect<A, E, Broker.Broker | Scope.Scope>,
+    more?: Partial<RabbitMq.Options>
+  ) => Effect.provide(Effect.scoped(body), RabbitMq.layer(optionsOf(server(), more)))
+
+  it.live("X5 a channel that exists and differs is a conflict, and stays as it is", () =>
+    using(Effect.gen(function*() {
+      const channel = fresh("conflict")
+      const broker = yield* Broker.Broker
+      yield* broker.declare({ channel, settings: { "x-max-age": "1h" } })
+      yield* broker.declare({ channel, settings: { "x-max-age": "1h" } })
+      yield* broker.declare({ channel })
+      const differs = yield* errorOf(broker.declare({ channel, settings: { "x-max-age": "2h" } }))
+      expect([differs.reason, differs.operation], differs.message).toEqual(["Conflict", "declare"])
+      expect(differs.message).toContain("x-max-age")
+      const unknown = yield* errorOf(broker.declare({ channel: fresh("odd"), settings: { "x-max-age": "soon" } }))
+      expect(unknown.reason, unknown.message).toBe("Invalid")
+      const queue = fresh("queue")
+      yield* raw(async (model) => (await model.createChannel()).assertQueue(queue))
+      expect((yield* errorOf(broker.declare({ channel: queue }))).reason).toBe("Conflict")
+      const two = yield* errorOf(broker.declare({ channel, partitions: 2 }))
+      expect(two.reason).toBe("Unsupported")
+      // the queue of a group that somebody else declared otherwise
+      yield* raw(async (model) => (await model.createChannel()).assertQueue(`${channel}@readers`))
+      expect((yield* errorOf(consuming(channel, () => Effect.void))).reason).toBe("Conflict")
+    })))
+
+  it.live("X5 what no queue takes is an error and not lost, and names are checked", () =>
+    using(Effect.gen(function*() {
+      const broker = yield* Broker.Broker
+      const channel = fresh("there")
+      yield* broker.declare({ channel })
+      const nowhere = fresh("nowhere")
+      const error = yield* errorOf(broker.publishAll([
+        outgoing(channel, "a"),
+        outgoing(nowhere, "b"),
+        outgoing(channel, "c")
+      ]))
+      expect([error.reason, error.failure]).toEqual(["NotFound", "permanent"])
+      expect(error.message).toContain(nowhere)
+      // published beside it, and not blamed
+      const all = yield* Effect.forEach(
+        numbered(50),
+        (text, i) => Effect.exit(broker.publish(outgoing(i % 10 === 3 ? nowhere : channel, text))),
+        { concurrency: "unbounded" }
+      )
+      expect(all.map((exit) => exit._tag === "Success")).toEqual(numbered(50).map((_, i) => i % 10 !== 3))
+      const routing = yield* errorOf(
+        broker.publish(outgoing(channel, "m", { native: { fields: [["CC", new Uint8Array([113])]] } }))
+      )
+      expect(routing.reason).toBe("Invalid")
+      const tooMany = yield* errorOf(broker.publish(outgoing(channel, "m", { headers: { long: "x".repeat(70_000) } })))
+      expect(tooMany.reason, tooMany.message).toBe("Invalid")
+      yield* broker.publish(outgoing(channel, "after"))
+    })))
+
+  it.live(
+    "X4 X5 a program that dies gives back what it had, in order, with one attempt more",
+    () =>
+      Effect.gen(function*() {
+        const channel = fresh("dies")
+        yield* using(Effect.gen(function*() {
+          const broker = yield* Broker.Broker
+          yield* broker.declare({ channel })
+          const first = yield* consuming(channel, () => Effect.never, { lanes: Lanes.partition, grace: { drain: 0 } })
+          const second = yield* consuming(channel, () => Effect.void, { lanes: Lanes.partition })
+          yield* broker.publishAll(numbered(20).map((text) => outgoing(channel, text)))
+          yield* eventually(() => first.got.length === 1)
+          // all connections of the client are cut behind its back
+          yield* server().ctl("close_all_connections", "test")
+          yield* eventually(() => first.got.length + second.got.length >= 2)
+          yield* first.running.drain
+          yield* eventually(() => second.got.length >= 20)
+          expect(second.texts().slice(0, 20)).toEqual(numbered(20))
+          expect(second.got[0]!.attempt).toBeGreaterThan(1)
+          expect((yield* second.running.health).restarts).toBeGreaterThan(0)
+        }))
+      }),
+    30_000
+  )
+
+  it.live(
+    "X3 X4 members that keep order take turns: one reads, and the next begins where it left",
+    () =>
+      using(Effect.gen(function*() {
+        const channel = fresh("turns")
+        const broker = yield* Broker.Broker
+        yield* broker.declare({ channel })
+        const scopes = [yield* Scope.make(), yield* Scope.make(), yield* Scope.make()]
+        const order: Array<string> = []
+        let running = 0
+        let most = 0
+        const members = yield* Effect.forEach(scopes, (scope) =>
+          consuming(channel, (message) =>
+            Effect.suspend(() => {
+              most = Math.max(most, ++running)
+              return Effect.andThen(
+                Effect.sleep(2),
+                Effect.sync(() => {
+                  running--
+                  order.push(textOf(message.payload))
+                })
+              )
+            }), { lanes: Lanes.partition, inFlight: { messages: 10 } }).pipe(Scope.provide(scope)))
+        const wanted = numbered(300)
+        yield* broker.publishAll(wanted.map((text) => outgoing(channel, text)))
+        for (const [i, scope] of scopes.slice(0, 2).entries()) {
+          yield* eventually(() => order.length > 50 * (i + 1))
+          yield* Scope.close(scope, Exit.void)
+        }
+        yield* eventually(() => order.length >= wanted.length)
+        expect(order).toEqual(wanted)
+        expect(most).toBe(1)
+        yield* Scope.close(scopes[2]!, Exit.void)
+        expect(members.every(({ got }) => got.length > 0)).toBe(true)
+      })),
+    30_000
+  )
+
+  it.live(
+    "F11 X5 what waits for its next attempt survives the broker's own death, in its time and with its attempts",
+    () =>
+      using(Effect.gen(function*() {
+        const channel = fresh("waits")
+        const broker = yield* Broker.Broker
+        yield* broker.declare({ channel })
+        const { got, running } = yield* consuming(
+          channel,
+          ({ attempt }) => Effect.succeed(attempt < 2 ? Outcome.Retry({ after: "3 seconds" }) : Outcome.Ack)
+        )
+        const settled = eventually(() => Effect.runSync(running.health).pending === 0)
+        yield* broker.publish(outgoing(channel, "first"))
+        yield* eventually(() => got.length === 2)
+        yield* server().sync
+        const wanted = numbered(20)
+        yield* broker.publishAll(
+          wanted.map((text) => outgoing(channel, text, { key: text, headers: { "x-id": text } }))
+        )
+        yield* eventually(() => got.length === 22)
+        yield* settled
+        yield* server().kill
+        const second = () => got.slice(2).filter(({ attempt }) => attempt > 1).map(({ text }) => text)
+        expect(second()).toEqual([])
+        yield* server().start
+        yield* eventually(() => new Set(second()).size === 20)
+        expect(new Set(second())).toEqual(new Set(wanted))
+        yield* settled
+        yield* Effect.sleep(100)
+        expect(yield* broker.lag(channel, "readers")).toEqual([{ partition: 0, messages: 0 }])
+        expect(new Set(got.map(({ attempt }) => attempt))).toEqual(new Set([1, 2]))
+      })),
+    60_000
+  )
+
+  it.live(
+    "X3 X4 a message that is held longer than RabbitMQ allows comes again; standing first in line is held for ever",
+    () =>
+      Effect.gen(function*() {
+        const channel = fresh("timeout")
+        yield* server().ctl(
+          "eval",
+          "application:set_env(rabbit, consumer_timeout, 1500), application:set_env(rabbit, channel_tick_interval, 200)."
+        )
+        yield* using(
+          Effect.gen(function*() {
+            const broker = yield* Broker.Broker
+            yield* broker.declare({ channel })
+            const idle = yield* consuming(channel, () => Effect.void, { group: "idle", lanes: Lanes.partition })
+            const stuck = yield* consuming(
+              channel,
+              ({ attempt }) => attempt === 1 ? Effect.never : Effect.void,
+              { group: "stuck", lanes: Lanes.partition }
+            )
+            yield* broker.publish(outgoing(channel, "m"))
+            yield* eventually(() => stuck.got.length === 2)
+            expect(stuck.got.map(({ attempt }) => attempt)).toEqual([1, 2])
+            const { lastError } = yield* stuck.running.health
+            expect(lastError).toMatchObject({ reason: "Lost" })
+            expect(String(lastError)).toContain("consumerTimeout")
+            yield* Effect.sleep("3 seconds")
+            expect([(yield* idle.running.health).restarts, idle.texts()]).toEqual([0, ["m"]])
+          }),
+          { consumerTimeout: "1500 millis" }
+        ).pipe(Effect.ensuring(Effect.orDie(
+          server().ctl(
+            "eval",
+            "application:set_env(rabbit, consumer_timeout, 1800000), application:set_env(rabbit, channel_tick_interval, 60000)."
+          )
+        )))
+      }),
+    60_000
+  )
+
+  it.live("X3 X4 what a slow reader is handed ahead is bounded, and bodies of its own size go through", () =>
+    using(
+      Effect.gen(function*() {
+        const channel = fresh("ahead")
+        const broker = yield* Broker.Broker
+        yield* broker.declare({ channel })
+        const gates: Array<() => void> = []
+        const slow = yield* consuming(channel, () =>
+          Effect.callback<void>((resume) => {
+            gates.push(() => resume(Effect.void))
+          }), { lanes: Lanes.unordered(100) })
+        yield* broker.publishAll(numbered(40).map((text) => outgoing(channel, `${text}${"x".repeat(100_000)}`)))
+        yield* eventually(() => slow.got.length === 5)
+        yield* Effect.sleep(200)
+        expect(slow.got.length).toBe(5)
+        const lag = yield* broker.lag(channel, "readers")
+        expect(lag).toEqual([{ partition: 0, messages: 40 }])
+        const [ready] = yield* raw(async (model) => {
+          const { messageCount } = await (await model.createChannel()).checkQueue(`${channel}@readers`)
+          return [messageCount]
+        })
+        expect(ready).toBe(35)
+        while (slow.got.length < 40 || gates.length > 0) {
+          gates.pop()?.()
+          yield* Effect.sleep(1)
+        }
+        yield* eventually(() => Effect.runSync(slow.running.health).pending === 0)
+        expect(new Set(slow.texts()).size).toBe(40)
+      }),
+      { prefetch: 5 }
+    ), 30_000)
+
+  it.live(
+    "X4 while RabbitMQ is short of memory publishing waits, then fails and says so; consuming goes on",
+    () =>
+      using(
+        Effect.gen(function*() {
+          const channel = fresh("blocked")
+          const broker = yield* Broker.Broker
+          yield* broker.declare({ channel })
+          const { got } = yield* consuming(channel, () => Effect.void)
+          yield* broker.publish(outgoing(channel, "before"))
+          yield* eventually(() => got.length === 1)
+          yield* Effect.acquireUseRelease(
+            server().ctl("set_vm_memory_high_watermark", "0.0000001"),
+            () =>
+              Effect.gen(function*() {
+                // RabbitMQ tells a connection once it publishes
+                const first = yield* errorOf(broker.publish(outgoing(channel, "first")))
+                expect(["Unreachable", "Lost"]).toContain(first.reason)
+                const error = yield* errorOf(broker.publish(outgoing(channel, "second")))
+                expect([error.reason, error.failure], error.message).toEqual(["Unreachable", "dependency"])
+                expect(error.message).toContain("memory")
+                const unwell = yield* errorOf(broker.check)
+                expect(unwell.reason).toBe("Unreachable")
+              }),
+            () => Effect.orDie(server().ctl("set_vm_memory_high_watermark", "0.8"))
+          )
+          yield* Effect.gen(function*() {
+            while ((yield* Effect.exit(broker.publish(outgoing(channel, "after"))))._tag === "Failure") {
+              yield* Effect.sleep(50)
+            }
+          })
+          yield* eventually(() => got.some(({ text }) => text === "after"))
+          yield* broker.check
+        }),
+        { requestTimeout: "2 seconds" }
+      ),
+    60_000
+  )
+
+  /** RabbitMQ answers nothing any more on the channels of publishers that are open now, and does on those that come. */
+  const freeze = Effect.suspend(() =>
+    server().ctl(
+      "eval",
+      `[sys:suspend(P) || P <- rabbit_channel:list(),
+        {current_function, {Module, _, _}} <- [process_info(P, current_function)], Module =/= sys,
+        [{confirm, true}] == rabbit_channel:info(P, [confirm])].`
+    )
+  )
+
+  it.live(
+    "X4 X5 a channel that owes an answer is left: what was sent on it fails, and the next one goes on another",
+    () =>
+      using(
+        Effect.gen(function*() {
+          const channel = fresh("frozen")
+          const broker = yield* Broker.Broker
+          yield* broker.declare({ channel })
+          const first = yield* consuming(channel, () => Effect.void)
+          for (const round of [1, 2]) {
+            yield* broker.publish(outgoing(channel, `before-${round}`))
+            yield* freeze
+            const errors = yield* Effect.forEach(
+              numbered(20),
+              (text) => errorOf(broker.publish(outgoing(channel, text))),
+              { concurrency: "unbounded" }
+            )
+            expect(new Set(errors.map(({ reason, retriable }) => `${reason} ${retriable}`))).toEqual(
+              new Set(["Lost true"])
+            )
+            yield* broker.publish(outgoing(channel, `after-${round}`))
+          }
+          yield* eventually(() => first.texts().includes("after-2"))
+          const kept = first.texts().filter((text) => !text.startsWith("m-"))
+          expect(kept.join(" ")).toBe("before-1 after-1 before-2 after-2")
+        }),
+        { requestTimeout: "2 seconds" }
+      ),
+    60_000
+  )
+
+  it.live(
+    "X4 X5 after an outage nobody waits for long for an answer that does not come",
+    () =>
+      using(
+        Effect.gen(function*() {
+          const channel = fresh("trial")
+          const broker = yield* Broker.Broker
+          yield* broker.declare({ channel })
+          yield* broker.publish(outgoing(channel, "before"))
+          yield* server().ctl("close_all_connections", "test")
+          yield* Effect.eventually(broker.publish(outgoing(channel, "again")))
+          yield* freeze
+          // this test ends long before requestTimeout
+          const error = yield* errorOf(broker.publish(outgoing(channel, "unanswered")))
+          expect([error.reason, error.retriable], error.message).toEqual(["Lost", true])
+          yield* broker.publish(outgoing(channel, "after"))
+        }),
+        { requestTimeout: "10 minutes" }
+      ),
+    60_000
+  )
+
+  it.live(
+    "F11 X4 a wait that RabbitMQ does not confirm is written again",
+    () =>
+      using(
+        Effect.gen(function*() {
+          const channel = fresh("waits")
+          const broker = yield* Broker.Broker
+          yield* broker.declare({ channel })
+          const { got } = yield* consuming(
+            channel,
+            ({ attempt, payload }) =>
+              attempt > 1 ? Effect.void : Effect.as(
+                // the first opens the channel of waits
+                textOf(payload) === "first" ? Effect.void : Effect.orDie(freeze),
+                Outcome.Retry({ after: "50 millis" })
+              )
+          )
+          const again = (text: string) => () => got.some((each) => each.text === text && each.attempt > 1)
+          yield* broker.publish(outgoing(channel, "first"))
+          yield* Effect.andThen(eventually(again("first")), broker.publish(outgoing(channel, "second")))
+          yield* eventually(again("second"))
+        }),
+        { requestTimeout: "2 seconds" }
+      ),
+    60_000
+  )
+
+  it.live(
+    "X5 queues that were just made take messages after a kill, once they are on disk",
+    () =>
+      Effect.gen(function*() {
+        const queues = numbered(12, fresh("new"))
+        yield* raw(async (model) => {
+          const channel = await model.createChannel()
+          for (const queue of queues) await channel.assertQueue(queue, { arguments: { "x-queue-type": "quorum" } })
+        })
+        yield* server().sync
+        yield* server().kill
+        yield* server().start
+        yield* raw(async (model) => {
+          const channel = await model.createConfirmChannel()
+          for (const queue of queues) channel.sendToQueue(queue, Buffer.from("m"), { persistent: true })
+          await channel.waitForConfirms()
+        })
+      }),
+    60_000
+  )
+
+  it.live("X5 a group that begins while messages come loses none", () =>
+    using(Effect.gen(function*() {
+      const channel = fresh("begins")
+      const broker = yield* Broker.Broker
+      yield* broker.declare({ channel })
+      let ended = false
+      const sent: Array<string> = []
+      const flow = yield* Effect.forkScoped(Effect.gen(function*() {
+        for (let i = 0; !ended; i++) {
+          yield* broker.publish(outgoing(channel, `m-${i}`))
+          sent.push(`m-${i}`)
+        }
+      }))
+      for (const n of [1, 2, 3, 4]) {
+        const before = sent.length
+        yield* eventually(() => sent.length > before + 100)
+        const known = sent.slice()
+        // two members at once, of which one makes the queue
+        const members = yield* Effect.forEach(
+          [1, 2],
+          () => consuming(channel, () => Effect.void, { group: `group-${n}` }),
+          { concurrency: "unbounded" }
+        )
+        const texts = () => members.flatMap((member) => member.texts())
+        yield* eventually(() => texts().length >= known.length + 50)
+        const upTo = sent.slice()
+        yield* eventually(() => upTo.every((text) => texts().includes(text)))
+        const twice = texts().length - new Set(texts()).size
+        expect(twice).toBeLessThan(100)
+      }
+      ended = true
+      yield* Fiber.join(flow)
+    })), 60_000)
+
+  it.live(
+    "X5 exchanges and queues of others: direct, fanout, topic and headers, by a route each",
+    () =>
+      Effect.gen(function*() {
+        const base = fresh("shop")
+        yield* raw(async (model) => {
+          const channel = await model.createChannel()
+          for (const type of ["direct", "fanout", "topic", "headers"]) {
+            await channel.assertExchange(`${base}.${type}`, type)
+          }
+          await channel.assertQueue(`${base}.own`, { arguments: { "x-queue-type": "quorum" } })
+          await channel.bindQueue(`${base}.own`, `${base}.direct`, "created")
+        })
+        const route = (type: string, more?: Partial<RabbitMq.Route>): RabbitMq.Route => ({
+          exchange: `${base}.${type}`,
+          ...more
+        })
+        const channels = {
+          direct: route("direct", { routingKey: "created" }),
+          fanout: route("fanout", { routingKey: "" }),
+          topic: route("topic", { routingKey: "orders.created" }),
+          headers: route("headers", { routingKey: "", arguments: { "x-match": "all", kind: "order" } }),
+          own: { queue: `${base}.own` }
+        }
+        yield* using(
+          Effect.gen(function*() {
+            const broker = yield* Broker.Broker
+            for (const channel of Object.keys(channels)) yield* broker.declare({ channel })
+            const readers = yield* Effect.forEach(
+              Object.keys(channels),
+              (channel) => consuming(channel, () => Effect.void, { group: base, from: "latest" })
+            )
+            for (const channel of Object.keys(channels)) {
+              yield* broker.publish(outgoing(channel, channel, { headers: { kind: "order" } }))
+            }
+            const texts = () => readers.map((reader) => reader.texts().toSorted())
+            const wanted = [["direct"], ["fanout"], ["topic"], ["headers"], ["direct", "own"]]
+            yield* eventually(() => texts().flat().length >= 6)
+            yield* Effect.sleep(100)
+            expect(texts()).toEqual(wanted)
+            // no binding fits
+            const other = yield* errorOf(broker.publish(outgoing("headers", "m", { headers: { kind: "bill" } })))
+            expect(other.reason).toBe("NotFound")
+            const browsing = yield* errorOf(Effect.scoped(
+              Effect.flatMap(
+                RabbitMq.driver(optionsOf(server(), { channels })),
+                (driver) => Effect.flip(Effect.flip(driver.declare({ channel: "own", settings: { a: "b" } })))
+              )
+            ))
+            expect(browsing.reason).toBe("Invalid")
+          }),
+          { channels }
+        )
+        const missing = yield* errorOf(using(
+          Effect.flatMap(Broker.Broker, (broker) => broker.publish(outgoing("gone", "m"))),
+          { channels: { gone: { exchange: `${base}.gone` } } }
+        ))
+        expect(missing.reason, missing.message).toBe("NotFound")
+        expect(missing.message).toContain(`${base}.gone`)
+      }),
+    30_000
+  )
+
+  it.live("X5 a stream as a queue of others is refused in a sentence", () =>
+    Effect.gen(function*() {
+      const queue = fresh("stream")
+      yield* raw(async (model) => {
+        const channel = await model.createConfirmChannel()
+        await channel.assertQueue(queue, { arguments: { "x-queue-type": "stream" } })
+      })
+      yield* using(
+        Effect.gen(function*() {
+          const { running } = yield* consuming("events", () => Effect.void)
+          const broker = yield* Broker.Broker
+          yield* broker.publish(outgoing("events", "m"))
+          yield* eventually(() => Effect.runSync(running.health).lastError !== undefined)
+          expect((yield* running.health).lastError).toMatchObject({ reason: "Unsupported" })
+        }),
+        { channels: { events: { queue } } }
+      )
+    }), 30_000)
+
+  it.live("X4 a queue that is deleted under its readers is made again", () =>
+    using(Effect.gen(function*() {
+      const channel = fresh("deleted")
+      const broker = yield* Broker.Broker
+      yield* broker.declare({ channel })
+      const { got, running } = yield* consuming(channel, () => Effect.void)
+      yield* broker.publish(outgoing(channel, "a"))
+      yield* eventually(() => got.length === 1)
+      yield* raw(async (model) => (await model.createChannel()).deleteQueue(`${channel}@readers`))
+      yield* eventually(() =>
+        Effect.runSync(running.health).restarts > 0 && Effect.runSync(running.health).state === "running"
+      )
+      expect((yield* running.health).lastError).toMatchObject({ _tag: "BrokerError", reason: "Lost" })
+      yield* broker.publish(outgoing(channel, "b"))
+      yield* eventually(() => got.length === 2)
+    })))
+
+  it.live("X5 without a log a group begins when it first subscribes, and nothing is browsed", () =>
+    using(
+      Effect.gen(function*() {
+        const channel = fresh("unlogged")
+        const broker = yield* Broker.Broker
+        expect([broker.capabilities.replay, broker.capabilities.browse]).toEqual([false, false])
+        yield* broker.declare({ channel })
+        expect((yield* errorOf(broker.publish(outgoing(channel, "before")))).reason).toBe("NotFound")
+        const { texts } = yield* consuming(channel, () => Effect.void)
+        yield* broker.publish(outgoing(channel, "after"))
+        yield* eventually(() => texts().length === 1)
+        expect(texts()).toEqual(["after"])
+      }),
+      { log: "none" }
+    ))
+
+  it.live("X5 what is missing is made where the options say so", () =>
+    using(
+      Effect.gen(function*() {
+        const broker = yield* Broker.Broker
+        const channel = fresh("made")
+        yield* broker.publish(outgoing(channel, "first"))
+        const { texts } = yield* consuming(channel, () => Effect.void)
+        yield* eventually(() => texts().length === 1)
+        const other = fresh("made")
+        const second = yield* consuming(other, () => Effect.void)
+        yield* broker.publish(outgoing(other, "second"))
+        yield* eventually(() => second.texts().length === 1)
+      }),
+      { missingChannels: "create" }
+    ))
+})
