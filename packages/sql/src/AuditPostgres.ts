@@ -3,9 +3,10 @@
  */
 import { PgClient, PgTypes } from "@effect/sql-pg"
 import { Audit, Gather } from "@millrace/core"
-import { Config, Duration, Effect, Layer, Random, Redacted, Result, Schedule } from "effect"
+import { Config, Duration, Effect, Layer, Random, type Redacted, Result, Schedule } from "effect"
 import { Migrator, SqlClient, type SqlError } from "effect/sql"
 import { columns } from "./columns.ts"
+import * as Address from "./postgres/address.ts"
 import * as Errors from "./postgres/errors.ts"
 import * as Rows from "./rows.ts"
 
@@ -205,20 +206,11 @@ export const layerClient = (
 ): Layer.Layer<Audit.Store, Audit.AuditError, SqlClient.SqlClient> =>
   Layer.effect(Audit.Store, make(options, "PostgreSQL"))
 
-/** The address as it may be shown, or undefined where it is none; what Node says of such a one quotes its password. */
-const shown = (url: Redacted.Redacted<string>): string | undefined => {
-  const parsed = URL.parse(Redacted.value(url))
-  return parsed === null || !/^postgres(ql)?:$/.test(parsed.protocol)
-    ? undefined
-    : `PostgreSQL at ${parsed.host || "localhost"}${parsed.pathname}`
-}
-
 const noAddress = () =>
   new Audit.AuditError({
     operation: "open",
     reason: "Invalid",
-    message:
-      "PostgreSQL's URL is postgres://user:password@host:port/database, with %-escapes for what else is in a part, and this is not"
+    message: Address.needed
   })
 
 /**
@@ -244,7 +236,7 @@ const noAddress = () =>
  * @category layers
  */
 export const layer = (options: Options): Layer.Layer<Audit.Store, Audit.AuditError> => {
-  const where = shown(options.url) ?? "PostgreSQL"
+  const where = Address.shown(options.url) ?? "PostgreSQL"
   const store = make(options, where)
   const client = PgClient.layer({
     url: options.url,
@@ -254,7 +246,7 @@ export const layer = (options: Options): Layer.Layer<Audit.Store, Audit.AuditErr
   })
   const failed = (error: Audit.AuditError | SqlError.SqlError) =>
     error._tag === "SqlError" ? Errors.told("open", where)(error) : error
-  if (shown(options.url) === undefined) return Layer.effect(Audit.Store, Effect.suspend(noAddress))
+  if (Address.shown(options.url) === undefined) return Layer.effect(Audit.Store, Effect.suspend(noAddress))
   return Layer.effect(Audit.Store, store).pipe(
     Layer.provide(client),
     Layer.catch((error) => Layer.effect(Audit.Store, Effect.fail(failed(error))))

@@ -5,7 +5,7 @@ import { Audit, Gather } from "@millrace/core"
 import { Config, Duration, Effect, Layer } from "effect"
 import * as Rows from "./rows.ts"
 import * as Batch from "./sqlite/batch.ts"
-import type { Failed } from "./sqlite/protocol.ts"
+import type { Failed, Reply, Request } from "./sqlite/protocol.ts"
 import * as Thread from "./sqlite/Thread.ts"
 
 /** Options of `layer`. */
@@ -96,11 +96,18 @@ export const layer = (options: Options): Layer.Layer<Audit.Store, Audit.AuditErr
     Audit.Store,
     Effect.gen(function*() {
       const thread = yield* Effect.acquireRelease(
-        Effect.sync(() => Thread.make({ filename, synchronous, busy: Math.round(busy) })),
+        Effect.sync(() =>
+          Thread.make<Request, Reply>(
+            import.meta.url,
+            "./sqlite/worker",
+            { filename, synchronous, busy: Math.round(busy) },
+            (asked) => asked.operation === "append" ? [asked.batch.numbers.buffer] : []
+          )
+        ),
         (thread) => thread.close
       )
       yield* Effect.mapError(thread.open, told("open", filename))
-      const ask = (operation: Audit.AuditError["operation"], asked: Parameters<Thread.Thread["ask"]>[0]) =>
+      const ask = (operation: Audit.AuditError["operation"], asked: Thread.Asked<Request>) =>
         Effect.mapError(thread.ask(asked), told(operation, filename))
       const gather = yield* Gather.make<Audit.Entry, Audit.AuditError>({
         maximum: maximumGroup,

@@ -42,7 +42,7 @@ const advice: { readonly [Reason in Audit.Reason]?: string } = {
   ReadOnly: "name the primary server, not a replica",
   Full: "free some space on the server's disk",
   Busy: "the server is at a limit or a lock: the same will go through later",
-  Lost: "a new connection is made with the next row"
+  Lost: "a new connection is made when it is next needed"
 }
 
 const property = (value: unknown, name: string): unknown =>
@@ -50,32 +50,44 @@ const property = (value: unknown, name: string): unknown =>
     ? (value as { readonly [name: string]: unknown })[name]
     : undefined
 
-/** An audit error of a failed statement; `where` names the server without a password. */
+/** What a failed statement comes to; `where` names the server without a password. */
+export const read = (
+  where: string,
+  error: SqlError.SqlError | Migrator.MigrationError
+): { readonly reason: Audit.Reason; readonly message: string } => {
+  if (error instanceof Migrator.MigrationError) {
+    const inner = error.cause
+    return property(inner, "_tag") === "SqlError"
+      ? read(where, inner as SqlError.SqlError)
+      : { reason: "Unknown", message: `${where}: ${error.message}` }
+  }
+  const { cause, message, operation: step } = error.reason
+  const state = property(cause, "code")
+  const known = typeof state === "string" ? byState[state] : undefined
+  // the driver refuses its own options like this: the cause repeats the message, and no server gave it a state
+  const isOption = step === "connect" && state === undefined &&
+    message === `PgConnection: ${String(property(cause, "message"))}`
+  const tagged = isOption
+    ? "Invalid"
+    : error.reason._tag === "ConnectionError" && step === "connect"
+    ? "Unreachable"
+    : byTag[error.reason._tag]
+  const reason = known ?? tagged ?? "Unknown"
+  const said = cause instanceof Error && cause.message !== "" ? cause.message : message
+  return {
+    reason,
+    message: `${where}: ${said ?? error.reason._tag}${advice[reason] === undefined ? "" : `; ${advice[reason]}`}`
+  }
+}
+
+/** An audit error of a failed statement. */
 export const told =
   (operation: Audit.AuditError["operation"], where: string) =>
-  (error: SqlError.SqlError | Migrator.MigrationError): Audit.AuditError => {
-    if (error instanceof Migrator.MigrationError) {
-      const inner = error.cause
-      if (property(inner, "_tag") === "SqlError") return told(operation, where)(inner as SqlError.SqlError)
-      return new Audit.AuditError({ operation, reason: "Unknown", message: `${where}: ${error.message}`, cause: error })
-    }
-    const { cause, message, operation: step } = error.reason
-    const state = property(cause, "code")
-    const known = typeof state === "string" ? byState[state] : undefined
-    // the driver refuses its own options like this: the cause repeats the message, and no server gave it a state
-    const isOption = step === "connect" && state === undefined &&
-      message === `PgConnection: ${String(property(cause, "message"))}`
-    const tagged = isOption
-      ? "Invalid"
-      : error.reason._tag === "ConnectionError" && step === "connect"
-      ? "Unreachable"
-      : byTag[error.reason._tag]
-    const reason = known ?? tagged ?? "Unknown"
-    const said = cause instanceof Error && cause.message !== "" ? cause.message : message
-    return new Audit.AuditError({
+  (error: SqlError.SqlError | Migrator.MigrationError): Audit.AuditError =>
+    new Audit.AuditError({
       operation,
-      reason,
-      message: `${where}: ${said ?? error.reason._tag}${advice[reason] === undefined ? "" : `; ${advice[reason]}`}`,
-      cause: error
+      ...read(where, error),
+      cause: error instanceof Migrator.MigrationError && property(error.cause, "_tag") === "SqlError"
+        ? error.cause
+        : error
     })
-  }

@@ -5,36 +5,49 @@
 import type { Audit } from "@millrace/core"
 import { Deferred, Effect, Exit } from "effect"
 import { Worker } from "node:worker_threads"
-import type { Failed, Open, Reply, Request } from "./protocol.ts"
+import type { Answer, Failed, Open } from "./protocol.ts"
+
+interface Request {
+  readonly id: number
+  readonly operation: string
+}
 
 /** Thread and file of one store. */
-export interface Thread {
+export interface Thread<Q extends Request, A extends Answer> {
   /** Opens the file now, where it is not open. */
   readonly open: Effect.Effect<void, Failed>
-  readonly ask: (request: Asked) => Effect.Effect<Reply, Failed>
+  readonly ask: (request: Asked<Q>) => Effect.Effect<A, Failed>
   /** Closes the file and ends the thread, after all that was asked before. */
   readonly close: Effect.Effect<void>
 }
 
-type Asked = Request extends infer R ? R extends Request ? Omit<R, "id"> : never : never
+/** A request without its id, which is given here. */
+export type Asked<Q> = Q extends Request ? Omit<Q, "id"> : never
 
-// the sources run as they are, and URLs are not rewritten when they are built
-const script = new URL(`./worker.${import.meta.url.endsWith(".ts") ? "ts" : "js"}`, import.meta.url)
-
-interface Live {
+interface Live<A> {
   readonly worker: Worker
-  readonly waiting: Map<number, (exit: Exit.Exit<Reply, Failed>) => void>
-  readonly opened: Deferred.Deferred<Reply, Failed>
+  readonly waiting: Map<number, (exit: Exit.Exit<A, Failed>) => void>
+  readonly opened: Deferred.Deferred<unknown, Failed>
 }
 
-/** Makes a thread, which starts when it is first asked. */
-export const make = (options: Open): Thread => {
-  let live: Live | undefined
+/**
+ * Makes a thread, which starts when it is first asked. It runs `script`, named without its ending and beside `of`: the sources
+ * run as they are, and URLs are not rewritten when they are built. `moved` says what of a request is handed over, not copied.
+ */
+export const make = <Q extends Request, A extends Answer>(
+  of: string,
+  script: string,
+  options: Open,
+  moved: (request: Asked<Q>) => ReadonlyArray<ArrayBuffer>
+): Thread<Q, A> => {
+  type Running = Live<A>
+  const file = new URL(`${script}.${of.endsWith(".ts") ? "ts" : "js"}`, of)
+  let live: Running | undefined
   let last = 0
   // those that may still have the file open, the one that did not open it included
-  const threads = new Set<Live>()
+  const threads = new Set<Running>()
 
-  const end = (of: Live, message: string): void => {
+  const end = (of: Running, message: string): void => {
     if (live === of) live = undefined
     const lost = Exit.fail<Failed>({ reason: "Lost" satisfies Audit.Reason, message })
     Deferred.doneUnsafe(of.opened, lost)
@@ -42,15 +55,15 @@ export const make = (options: Open): Thread => {
     of.waiting.clear()
   }
 
-  const start = (): Live => {
-    const started: Live = {
-      worker: new Worker(script, { workerData: options, execArgv: ["--disable-warning=ExperimentalWarning"] }),
+  const start = (): Running => {
+    const started: Running = {
+      worker: new Worker(file, { workerData: options, execArgv: ["--disable-warning=ExperimentalWarning"] }),
       waiting: new Map(),
       opened: Deferred.makeUnsafe()
     }
     threads.add(started)
     started.waiting.set(0, (exit) => Deferred.doneUnsafe(started.opened, exit))
-    started.worker.on("message", (reply: Reply) => {
+    started.worker.on("message", (reply: A) => {
       const resume = started.waiting.get(reply.id)
       started.waiting.delete(reply.id)
       // a thread whose file does not open answers that and ends
@@ -65,11 +78,14 @@ export const make = (options: Open): Thread => {
     return started
   }
 
-  const request = (on: Live, asked: Asked): Effect.Effect<Reply, Failed> =>
+  const isClose = (asked: Asked<Q> | { readonly operation: "close" }): asked is { readonly operation: "close" } =>
+    asked.operation === "close"
+
+  const request = (on: Running, asked: Asked<Q> | { readonly operation: "close" }): Effect.Effect<A, Failed> =>
     Effect.callback((resume) => {
       const id = ++last
       on.waiting.set(id, resume)
-      on.worker.postMessage({ ...asked, id }, asked.operation === "append" ? [asked.batch.numbers.buffer] : [])
+      on.worker.postMessage({ ...asked, id }, isClose(asked) ? [] : [...moved(asked)])
     })
 
   const opened = Effect.suspend(() => {
@@ -77,7 +93,7 @@ export const make = (options: Open): Thread => {
     return Effect.as(Deferred.await(current.opened), current)
   })
 
-  const ended = (of: Live): Effect.Effect<void> =>
+  const ended = (of: Running): Effect.Effect<void> =>
     Effect.callback((resume) => {
       if (threads.has(of)) of.worker.on("exit", () => resume(Effect.void))
       else resume(Effect.void)

@@ -1,5 +1,6 @@
 /**
- * What the audit store and its thread say to each other. The thread loads this file without Effect, so it imports types only.
+ * What a SQLite store and its thread say to each other, and what the audit store does. The threads load this file without Effect,
+ * so it imports types only.
  */
 import type { Audit } from "@millrace/core"
 import type { Value } from "../columns.ts"
@@ -23,7 +24,6 @@ export type Request =
     readonly values: ReadonlyArray<Value>
   }
   | { readonly id: number; readonly operation: "prune"; readonly before: number; readonly most: number }
-  | { readonly id: number; readonly operation: "close" }
 
 /** A row as SQLite reads it. */
 export type Record = { readonly [column: string]: Value }
@@ -34,10 +34,14 @@ export interface Failed {
   readonly message: string
 }
 
-/** The answer to the request of this id; 0 answers the opening. `rows` are those of a query, `changed` those of a prune. */
-export interface Reply {
+/** The answer of a thread to the request of this id; 0 answers the opening. */
+export interface Answer {
   readonly id: number
   readonly failed?: Failed | undefined
+}
+
+/** Of the audit store; `rows` are those of a query, `changed` those of a prune. */
+export interface Reply extends Answer {
   readonly rows?: ReadonlyArray<Record> | undefined
   readonly changed?: number | undefined
 }

@@ -1,0 +1,55 @@
+/**
+ * A request of a client, as an envelope.
+ */
+import { type Envelope, type Headers, type Hook } from "@millrace/core"
+import { HttpClientRequest } from "effect/http"
+
+interface Books {
+  hooks: Array<Hook> | undefined
+}
+
+/**
+ * A request that is about to be sent: what middlewares of a client see, and may add headers to.
+ *
+ * `kind` is `client`; `channel` is by default the method and the host (`GET api.example.com`).
+ */
+export class Call implements Envelope {
+  declare readonly request: HttpClientRequest.HttpClientRequest
+  declare readonly channel: string
+  declare readonly key: string | undefined
+  declare protected books: Books
+
+  constructor(
+    request: HttpClientRequest.HttpClientRequest,
+    channel: string,
+    key: string | undefined,
+    books: Books = { hooks: undefined }
+  ) {
+    this.request = request
+    this.channel = channel
+    this.key = key
+    this.books = books
+  }
+
+  get kind(): "client" {
+    return "client"
+  }
+  get headers(): Headers.Headers {
+    return this.request.headers
+  }
+  get hooks(): ReadonlyArray<Hook> | undefined {
+    return this.books.hooks
+  }
+  withHeader(name: string, value: string): this {
+    // no subclass adds a field, so a plain copy is a full one
+    return new Call(
+      HttpClientRequest.setHeader(this.request, name, value),
+      this.channel,
+      this.key,
+      this.books
+    ) as this
+  }
+  after(hook: Hook): void {
+    ;(this.books.hooks ??= []).push(hook)
+  }
+}

@@ -1,0 +1,176 @@
+/**
+ * The address of whoever asks, behind proxies that one trusts: what is told by others is believed from the right, as far as those
+ * who told it are trusted.
+ */
+
+/** A proxy's address or block: `10.0.0.0/8`, `::1`, `fd00::/8`. */
+type Block = { readonly bytes: ReadonlyArray<number>; readonly bits: number }
+
+const four = (text: string): ReadonlyArray<number> | undefined => {
+  const parts = text.split(".")
+  // no leading zeros: some read them as octal
+  if (parts.length !== 4 || !parts.every((part) => /^(0|[1-9]\d{0,2})$/.test(part) && Number(part) <= 255)) {
+    return undefined
+  }
+  return parts.map(Number)
+}
+
+const groups = (text: string): ReadonlyArray<number> | undefined => {
+  if (text === "") return []
+  const parts = text.split(":")
+  const last = parts.at(-1)!
+  const tail = last.includes(".") ? four(last) : []
+  if (tail === undefined) return undefined
+  const found = tail.length > 0 ? parts.slice(0, -1) : parts
+  if (!found.every((part) => /^[0-9a-f]{1,4}$/i.test(part))) return undefined
+  return [...found.flatMap((part) => [Number.parseInt(part, 16) >> 8, Number.parseInt(part, 16) & 255]), ...tail]
+}
+
+/** The 16 bytes of an address; one of IPv4 stands in IPv6's block for them, so the two ways to write one are the same. */
+const bytesOf = (text: string): ReadonlyArray<number> | undefined => {
+  const own = four(text)
+  if (own !== undefined) return [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, ...own]
+  if (!text.includes(":")) return undefined
+  const halves = text.split("::")
+  if (halves.length > 2) return undefined
+  const [head, tail] = [groups(halves[0]!), groups(halves[1] ?? "")]
+  if (head === undefined || tail === undefined) return undefined
+  // what stands before :: ends in no IPv4
+  if (halves.length === 2 && halves[0]!.includes(".")) return undefined
+  const missing = 16 - head.length - tail.length
+  if (halves.length === 1) return missing === 0 ? head : undefined
+  return missing >= 2 ? [...head, ...Array.from({ length: missing }, () => 0), ...tail] : undefined
+}
+
+/** The longest run of zeros as ::, small letters: https://www.rfc-editor.org/rfc/rfc5952 */
+const textOf = (bytes: ReadonlyArray<number>): string => {
+  if (bytes.slice(0, 10).every((byte) => byte === 0) && bytes[10] === 255 && bytes[11] === 255) {
+    return bytes.slice(12).join(".")
+  }
+  const words = Array.from({ length: 8 }, (_, i) => ((bytes[2 * i]! << 8) | bytes[2 * i + 1]!).toString(16))
+  let [start, length] = [0, 0]
+  for (let i = 0; i < 8; i++) {
+    let end = i
+    while (end < 8 && words[end] === "0") end++
+    if (end - i > length) [start, length] = [i, end - i]
+  }
+  if (length < 2) return words.join(":")
+  return `${words.slice(0, start).join(":")}::${words.slice(start + length).join(":")}`
+}
+
+const blockOf = (text: string): Block => {
+  const [address = "", length, ...rest] = text.split("/")
+  const bytes = bytesOf(address)
+  const offset = four(address) === undefined ? 0 : 96
+  const bits = length === undefined ? 128 : offset + Number(length)
+  if (bytes === undefined || rest.length > 0 || length !== undefined && !/^\d{1,3}$/.test(length) || bits > 128) {
+    throw new RangeError(
+      `ClientAddress: trusted must hold addresses or blocks as 10.0.0.0/8 or fd00::/8, got ${JSON.stringify(text)}`
+    )
+  }
+  return { bytes, bits }
+}
+
+const isIn = (bytes: ReadonlyArray<number>, { bits, bytes: own }: Block): boolean => {
+  const whole = bits >> 3
+  for (let i = 0; i < whole; i++) if (bytes[i] !== own[i]) return false
+  const rest = 8 - (bits & 7)
+  return rest === 8 || bytes[whole]! >> rest === own[whole]! >> rest
+}
+
+/** An address as headers have it: with a port, in brackets; undefined for what is none, `unknown` and hidden names included. */
+const parse = (text: string): ReadonlyArray<number> | undefined => {
+  const trimmed = text.trim()
+  const [, inside] = /^\[([^\]]*)\](?::\d{1,5})?$/.exec(trimmed) ?? []
+  if (inside !== undefined) return inside.includes(":") ? bytesOf(inside) : undefined
+  const [, before] = /^([\d.]+):\d{1,5}$/.exec(trimmed) ?? []
+  return bytesOf(before ?? trimmed)
+}
+
+/** The parts of a list, by a separator outside of quotes. */
+const split = (text: string, separator: string): Array<string> => {
+  const parts: Array<string> = []
+  let from = 0
+  let isQuoted = false
+  for (let i = 0; i < text.length; i++) {
+    if (isQuoted && text[i] === "\\") i++
+    else if (text[i] === "\"") isQuoted = !isQuoted
+    else if (text[i] === separator && !isQuoted) {
+      parts.push(text.slice(from, i))
+      from = i + 1
+    }
+  }
+  parts.push(text.slice(from))
+  return parts
+}
+
+const unquoted = (text: string): string =>
+  text.length >= 2 && text.startsWith("\"") && text.endsWith("\"") ? text.slice(1, -1).replaceAll(/\\(.)/g, "$1") : text
+
+/** What each proxy says of who asked it, from the first to the last; undefined where it does not say. */
+const forwarded = (text: string): ReadonlyArray<string> =>
+  split(text, ",").map((element) => {
+    const pairs = split(element, ";").map((pair) => /^\s*for\s*=\s*(.*?)\s*$/i.exec(pair)?.[1])
+    return unquoted(pairs.find((pair) => pair !== undefined) ?? "")
+  })
+
+/** Options of `make`. */
+export interface Options {
+  /** The proxies that one runs or trusts: addresses and blocks, of IPv4 and IPv6. Default: none, so headers are not read. */
+  readonly trusted?: ReadonlyArray<string> | undefined
+  /** The header that these proxies write; the other is not read. Default: `x-forwarded-for`. */
+  readonly header?: "forwarded" | "x-forwarded-for" | undefined
+}
+
+/** Finds the address of whoever asks: of the connection's other end, and the request's headers by names in small letters. */
+export type ClientAddress = (
+  peer: string | undefined,
+  headers: { readonly [name: string]: string | undefined }
+) => string | undefined
+
+/**
+ * Makes a function that answers the address of a client, in the one form that each address has.
+ *
+ * A connection from no trusted proxy is the client's own, whatever its headers say. One from a trusted proxy is that of the last
+ * address in the header that is no trusted proxy's: each of them appends who asked it, so nothing that a client writes
+ * comes to stand there. Where a trusted proxy wrote what is no address, or all are trusted, it is the last trusted one's. An
+ * address of IPv6 that carries one of IPv4 is that of IPv4. Undefined where the connection has none.
+ *
+ * A proxy that passes the header of its client on unchanged, without appending, must not be trusted. Several headers of one name
+ * are one, joined by commas.
+ *
+ * Source: RFC 7239, Forwarded HTTP Extension; RFC 5952, A Recommendation for IPv6 Address Text Representation.
+ *
+ * **Example** (a client writes what it likes to the left)
+ *
+ * ```ts
+ * import { ClientAddress } from "@millrace/http"
+ *
+ * const addressOf = ClientAddress.make({ trusted: ["10.0.0.0/8"] })
+ * addressOf("10.0.0.7", { "x-forwarded-for": "127.0.0.1, 203.0.113.9, 10.0.0.3" }) // 203.0.113.9
+ * addressOf("198.51.100.4", { "x-forwarded-for": "127.0.0.1" }) // 198.51.100.4
+ * ```
+ *
+ * @throws RangeError when an entry of `trusted` is no address and no block
+ * @category constructors
+ */
+export const make = (options: Options = {}): ClientAddress => {
+  const blocks = (options.trusted ?? []).map(blockOf)
+  const header = options.header ?? "x-forwarded-for"
+  const isTrusted = (bytes: ReadonlyArray<number>): boolean => blocks.some((block) => isIn(bytes, block))
+  return (peer, headers) => {
+    // of a link of IPv6, its zone is this machine's own affair
+    let found = peer === undefined ? undefined : parse(peer.split("%")[0]!)
+    if (found === undefined) return undefined
+    const told = headers[header]
+    if (told === undefined || !isTrusted(found)) return textOf(found)
+    const chain = header === "forwarded" ? forwarded(told) : told.split(",")
+    for (const each of chain.toReversed()) {
+      const next = parse(each)
+      if (next === undefined) break
+      found = next
+      if (!isTrusted(next)) break
+    }
+    return textOf(found)
+  }
+}

@@ -1,0 +1,362 @@
+/**
+ * What an error says to whoever asked: one table from classes of failure to answers, RFC 9457 problem details on HTTP and the
+ * same document as an envelope on brokers.
+ */
+import { type BrokerError, Failure } from "@millrace/core"
+import { Context, Duration, type LogLevel, SchemaIssue } from "effect"
+import { HttpServerResponse, ProblemDetails } from "effect/http"
+import * as RetryAfter from "./retryAfter.ts"
+
+/** What is answered to an error. */
+export interface Entry {
+  /** The status, from 400 to 599. */
+  readonly status: number
+  /** The URI of the problem's type. Default: `about:blank`, which says no more than the status does. */
+  readonly type?: string | undefined
+  /** What all problems of this type are called. Default: the phrase of the status, e.g. `Conflict`. */
+  readonly title?: string | undefined
+  /**
+   * What is said of this one occurrence: nothing, the error's own `message`, or a text. An error's message may name tables,
+   * hosts and people, so the default is `none`.
+   */
+  readonly detail?: "none" | "message" | { readonly text: string } | undefined
+  /** The level at which the answer is logged, or `None`. Default: that of the error's class. */
+  readonly level?: LogLevel.Severity | "None" | undefined
+  /** `Retry-After` where the error itself names no time. Default: none. */
+  readonly retryAfter?: Duration.Input | undefined
+  /** Fields of the answer beside `content-type` and `retry-after`. Default: none. */
+  readonly headers?: { readonly [name: string]: string } | undefined
+}
+
+/** One entry for each class of failure. */
+export type Table = { readonly [Class in Failure.FailureClass]: Entry }
+
+/** The answer to one error, found by its tag; undefined leaves the error to its class. */
+export type Rule<Error> = Entry | ((error: Error) => Entry | undefined)
+
+/** Entries by tag, which rule over the table; each is handed the errors of its tag only. */
+export interface Tags {
+  readonly [tag: string]: Rule<never> | undefined
+}
+
+/** A table, and what rules over it. */
+export interface Problems {
+  readonly table: Table
+  readonly tags: Tags
+}
+
+/**
+ * The table that holds unless it is changed.
+ *
+ * | class        | status | level |
+ * | ------------ | ------ | ----- |
+ * | `transient`  | 503    | Warn  |
+ * | `permanent`  | 422    | Info  |
+ * | `throttled`  | 429    | Info  |
+ * | `poison`     | 400    | Info  |
+ * | `conflict`   | 409    | Info  |
+ * | `timeout`    | 504    | Warn  |
+ * | `auth`       | 403    | Info  |
+ * | `validation` | 422    | Info  |
+ * | `dependency` | 503    | Warn  |
+ * | `defect`     | 500    | Error |
+ */
+export const table: Table = {
+  transient: { status: 503, level: "Warn" },
+  permanent: { status: 422, level: "Info" },
+  throttled: { status: 429, level: "Info" },
+  poison: { status: 400, level: "Info" },
+  conflict: { status: 409, level: "Info" },
+  timeout: { status: 504, level: "Warn" },
+  auth: { status: 403, level: "Info" },
+  validation: { status: 422, level: "Info" },
+  dependency: { status: 503, level: "Warn" },
+  defect: { status: 500, level: "Error" }
+}
+
+const shown = (status: number): Entry => ({ status, detail: "message" })
+
+const ofBroker = (error: BrokerError.BrokerError): Entry | undefined =>
+  error.reason === "TooLarge"
+    ? { status: 413 }
+    // options, passwords and permissions are this program's own
+    : error.failure === "permanent" && error.reason !== "Refused"
+    ? { status: 500, level: "Error" }
+    : undefined
+
+const ofUpstream = (error: Failure.Classified): Entry | undefined =>
+  Failure.lasting.has(error.failure) ? { status: 502, level: "Warn" } : undefined
+
+/**
+ * The errors of Millrace that have an answer of their own. Their messages hold no content, so those that tell the sender what
+ * to mend are shown.
+ */
+export const tags: Tags = {
+  Unauthorized: { status: 401, headers: { "www-authenticate": "Bearer" } },
+  RateLimited: shown(429),
+  DecodeError: (error: Failure.Classified) => shown(error.failure === "poison" ? 400 : 422),
+  EncodeError: shown(422),
+  BodyTooLarge: shown(413),
+  BodyMalformed: shown(400),
+  BodyInvalid: shown(422),
+  MediaTypeUnsupported: shown(415),
+  SignatureRefused: { status: 401, headers: { "www-authenticate": "Signature" } },
+  BrokerError: ofBroker,
+  RequestFailed: ofUpstream,
+  StatusFailed: ofUpstream
+}
+
+/** Changes to the default table. */
+export interface Options {
+  /** Entries of classes; what an entry does not say stays as it was. */
+  readonly table?: { readonly [Class in Failure.FailureClass]?: Partial<Entry> | undefined } | undefined
+  /** Entries by tag, beside and over the default ones. */
+  readonly tags?: Tags | undefined
+  /** A URI that each class is appended to as its type, e.g. `https://example.com/problems/`. Default: `about:blank` for all. */
+  readonly types?: string | undefined
+}
+
+const checked = (name: string, entry: Entry): Entry => {
+  if (!Number.isInteger(entry.status) || entry.status < 400 || entry.status > 599) {
+    throw new RangeError(`Problem: the status of ${name} must be an integer from 400 to 599, got ${entry.status}`)
+  }
+  return entry
+}
+
+/**
+ * The default table with changes.
+ *
+ * **Example** (a type for each class, and another answer to one error)
+ *
+ * ```ts
+ * import { Problem } from "@millrace/http"
+ *
+ * const problems = Problem.make({
+ *   types: "https://example.com/problems/",
+ *   table: { timeout: { status: 503, retryAfter: "5 seconds" } },
+ *   tags: { OutOfStock: { status: 409, title: "Out of stock", detail: { text: "Ask again tomorrow." } } }
+ * })
+ *
+ * console.log(Problem.of(problems, { _tag: "OutOfStock" }).body.title) // => Out of stock
+ * console.log(Problem.of(problems, { failure: "timeout" }).retryAfter) // => 5
+ * console.log(Problem.of(problems, { failure: "auth" }).body.type) // => https://example.com/problems/auth
+ * ```
+ *
+ * @throws RangeError when a status is not from 400 to 599
+ * @category constructors
+ */
+export const make = (options: Options = {}): Problems => {
+  const entries: { [Class in Failure.FailureClass]?: Entry } = {}
+  for (const name of Failure.classes) {
+    const type = options.types === undefined ? undefined : options.types + name
+    entries[name] = checked(name, { ...table[name], ...(type === undefined ? {} : { type }), ...options.table?.[name] })
+  }
+  for (const [tag, rule] of Object.entries(options.tags ?? {})) {
+    if (typeof rule === "object") checked(tag, rule)
+  }
+  // the loop ran over every class
+  return { table: entries as Table, tags: { ...tags, ...options.tags } }
+}
+
+/** The default table. */
+export const defaults: Problems = { table, tags }
+
+/**
+ * The table of the program: routes use it that name none of their own. Default: `defaults`.
+ *
+ * **Example** (another table for all routes)
+ *
+ * ```ts
+ * import { Layer } from "effect"
+ * import { Problem } from "@millrace/http"
+ *
+ * const Problems = Layer.succeed(Problem.Current, Problem.make({ table: { permanent: { status: 400 } } }))
+ * ```
+ */
+export const Current = Context.Reference<Problems>("@millrace/http/Problem/Current", { defaultValue: () => defaults })
+
+/** A place that is wrong: a JSON Pointer as a URI fragment (RFC 6901, 6), e.g. `#/lines/0/sku`, and what is wrong there. */
+export interface Field {
+  readonly pointer: string
+  readonly detail: string
+}
+
+/** Most fields of one problem; what else is wrong shows when these are mended. */
+export const maximumFields = 32
+
+const maximumText = 256
+
+const standard = SchemaIssue.makeFormatterStandardSchemaV1()
+
+const step = (key: PropertyKey): string =>
+  encodeURIComponent(String(key).replaceAll("~", "~0").replaceAll("/", "~1")).slice(0, maximumText)
+
+const wellFormed = (text: string): string => text.slice(0, maximumText).toWellFormed()
+
+/** The places where a schema refuses; values of the body are in none. */
+export const fieldsOfIssue = (issue: SchemaIssue.Issue): ReadonlyArray<Field> =>
+  standard(issue).issues.slice(0, maximumFields).map(({ message, path }) => ({
+    pointer: `#${
+      (path ?? []).slice(0, maximumFields).map((part) =>
+        `/${step(wellFormed(String(typeof part === "object" ? part.key : part)))}`
+      ).join("")
+    }`,
+    detail: wellFormed(message)
+  }))
+
+const isField = (value: unknown): value is Field =>
+  typeof value === "object" && value !== null && "pointer" in value && typeof value.pointer === "string" &&
+  "detail" in value && typeof value.detail === "string"
+
+/** The places that an error names: its `fields`, or those of the schema's `issue` that it carries. */
+export const fieldsOf = (error: unknown): ReadonlyArray<Field> => {
+  if (typeof error !== "object" || error === null) return []
+  if ("fields" in error && Array.isArray(error.fields)) {
+    return error.fields.filter(isField).slice(0, maximumFields).map(({ detail, pointer }) => ({
+      pointer: wellFormed(pointer),
+      detail: wellFormed(detail)
+    }))
+  }
+  return "issue" in error && SchemaIssue.isIssue(error.issue) ? fieldsOfIssue(error.issue) : []
+}
+
+/** What is answered to one error, before it is written. */
+export interface Problem {
+  readonly status: number
+  readonly failure: Failure.FailureClass
+  readonly level: LogLevel.Severity | "None"
+  /** Whole seconds, rounded up, or undefined where nobody named a time. */
+  readonly retryAfter: number | undefined
+  readonly headers: { readonly [name: string]: string }
+  /** The problem details: `type`, `title`, `status`, `detail`, and as extensions `failure`, `errors`, `retryAfter`. */
+  readonly body: ProblemDetails.ProblemDetails
+}
+
+/** The phrases of RFC 9110, 15 and of RFC 6585. */
+const phrases: { readonly [status: number]: string } = {
+  400: "Bad Request",
+  401: "Unauthorized",
+  402: "Payment Required",
+  403: "Forbidden",
+  404: "Not Found",
+  405: "Method Not Allowed",
+  406: "Not Acceptable",
+  408: "Request Timeout",
+  409: "Conflict",
+  410: "Gone",
+  411: "Length Required",
+  412: "Precondition Failed",
+  413: "Content Too Large",
+  414: "URI Too Long",
+  415: "Unsupported Media Type",
+  416: "Range Not Satisfiable",
+  417: "Expectation Failed",
+  421: "Misdirected Request",
+  422: "Unprocessable Content",
+  423: "Locked",
+  424: "Failed Dependency",
+  425: "Too Early",
+  426: "Upgrade Required",
+  428: "Precondition Required",
+  429: "Too Many Requests",
+  431: "Request Header Fields Too Large",
+  451: "Unavailable For Legal Reasons",
+  500: "Internal Server Error",
+  501: "Not Implemented",
+  502: "Bad Gateway",
+  503: "Service Unavailable",
+  504: "Gateway Timeout",
+  505: "HTTP Version Not Supported"
+}
+
+const detailOf = (entry: Entry, error: unknown): string | undefined =>
+  typeof entry.detail === "object"
+    ? entry.detail.text
+    : entry.detail === "message" && error instanceof Error && error.message !== ""
+    ? wellFormed(error.message)
+    : undefined
+
+const ruleOf = (problems: Problems, error: unknown): Entry | undefined => {
+  const tag = Failure.tagOf(error)
+  const rule = Object.hasOwn(problems.tags, tag) ? problems.tags[tag] : undefined
+  // found by the tag that it was typed by
+  return typeof rule === "function" ? rule(error as never) : rule
+}
+
+/** The class that a status stands for, for an error that has an entry and no class. */
+const classOfStatus = (status: number): Failure.FailureClass =>
+  status === 409 ? "conflict" : status === 429 ? "throttled" : status >= 500 ? "defect" : "permanent"
+
+/**
+ * What is answered to an error: by its tag, else by its class, else as a defect, which says nothing of itself.
+ *
+ * Pure: the same for HTTP and for the envelope of a broker's reply.
+ *
+ * **Example** (what nobody expected stays inside)
+ *
+ * ```ts
+ * import { Problem } from "@millrace/http"
+ *
+ * console.log(JSON.stringify(Problem.of(Problem.defaults, new Error("db-7 refused the password")).body))
+ * // => {"type":"about:blank","title":"Internal Server Error","status":500,"failure":"defect"}
+ * ```
+ */
+export const of = (problems: Problems, error: unknown): Problem => {
+  const rule = ruleOf(problems, error)
+  const classified = Failure.isClassified(error) ? error : undefined
+  const failure = classified?.failure ?? (rule === undefined ? "defect" : classOfStatus(rule.status))
+  const own = problems.table[failure]
+  const entry = rule ?? own
+  const wait = classified?.retryAfter ?? (entry.retryAfter === undefined
+    ? undefined
+    : Duration.fromInputUnsafe(entry.retryAfter))
+  const retryAfter = wait === undefined ? undefined : Number(RetryAfter.format(wait))
+  const detail = detailOf(entry, error)
+  const fields = fieldsOf(error)
+  return {
+    status: entry.status,
+    failure,
+    level: entry.level ?? own.level ?? "Error",
+    retryAfter,
+    headers: entry.headers ?? {},
+    body: {
+      type: entry.type ?? ProblemDetails.blankType,
+      title: entry.title ?? phrases[entry.status] ?? "Unknown Error",
+      status: entry.status,
+      ...(detail === undefined ? {} : { detail }),
+      failure,
+      ...(fields.length === 0 ? {} : { errors: fields }),
+      ...(retryAfter === undefined ? {} : { retryAfter })
+    }
+  }
+}
+
+/**
+ * An error as a document for a broker's reply: problem details without the status of another protocol.
+ *
+ * **Example** (a refused order)
+ *
+ * ```ts
+ * import { Problem } from "@millrace/http"
+ *
+ * const error = { _tag: "Refused", failure: "validation", fields: [{ pointer: "#/amount", detail: "Must be above 0" }] }
+ * const { errors, failure, title } = Problem.envelope(Problem.defaults, error)
+ * console.log(failure, title) // => validation Unprocessable Content
+ * console.log(errors) // => [ { pointer: '#/amount', detail: 'Must be above 0' } ]
+ * ```
+ */
+export const envelope = (problems: Problems, error: unknown): ProblemDetails.ProblemDetails => {
+  const { status: _, ...rest } = of(problems, error).body
+  return rest
+}
+
+/** A problem as a response: `application/problem+json`, with `retry-after`, and never kept by a cache. */
+export const toResponse = (
+  problem: Problem,
+  members: { readonly [extension: string]: unknown } = {}
+): HttpServerResponse.HttpServerResponse =>
+  HttpServerResponse.setHeaders(ProblemDetails.toResponse({ ...problem.body, ...members }), {
+    "cache-control": "no-store",
+    ...(problem.retryAfter === undefined ? {} : { "retry-after": String(problem.retryAfter) }),
+    ...problem.headers
+  })

@@ -1,0 +1,94 @@
+/**
+ * What an answer says of rate limits: the fields of the IETF draft, those that were before it, and `Retry-After`.
+ *
+ * Source: draft-ietf-httpapi-ratelimit-headers-10, RFC 9651 (Structured Fields), RFC 9110 10.2.3.
+ */
+import type { RateLimit } from "@millrace/core"
+
+/** A decision with the policies that were asked, in the same order, as `RateLimited` has both. */
+export interface Limited {
+  readonly policies: ReadonlyArray<RateLimit.Policy>
+  readonly decision: RateLimit.Decision
+}
+
+/** Options of `fields`. */
+export interface Options {
+  /** `draft`: `RateLimit` and `RateLimit-Policy`. `legacy`: `X-RateLimit-Limit`, `-Remaining`, `-Reset`. Default: `draft`. */
+  readonly form?: "both" | "draft" | "legacy" | undefined
+}
+
+const seconds = (millis: number): number => Math.ceil(millis / 1000)
+
+// an integer of a Structured Field has 15 digits
+const shown = (value: number): number => Math.min(999_999_999_999_999, Math.max(0, value))
+
+/** A String of Structured Fields holds printable ASCII; what is not becomes a question mark. */
+const quoted = (text: string): string => `"${text.replaceAll(/[^\x20-\x7e]/gu, "?").replaceAll(/["\\]/g, "\\$&")}"`
+
+/** Until a message like the one that was refused passes, or until all is there again. */
+const timeOf = ({ decision }: Limited, verdict: RateLimit.Verdict): number =>
+  seconds(!decision.isAdmitted && verdict.wait > 0 && Number.isFinite(verdict.wait) ? verdict.wait : verdict.reset)
+
+const policyOf = (policy: RateLimit.Policy): string =>
+  policy.algorithm === "concurrency"
+    ? `${quoted(policy.name)};q=${policy.limit};qu="concurrent-requests"`
+    // a window of less than a second is one of a second to whoever reads whole seconds
+    : `${quoted(policy.name)};q=${shown(policy.limit)};w=${seconds(policy.window)}`
+
+const limitOf = (limited: Limited, i: number): string => {
+  const policy = limited.policies[i]!
+  const verdict = limited.decision.verdicts[i]!
+  const item = `${quoted(policy.name)};r=${shown(Math.floor(verdict.remaining))}`
+  // of a place nobody knows when it is given back
+  return policy.algorithm === "concurrency" ? item : `${item};t=${timeOf(limited, verdict)}`
+}
+
+/** The policy that leaves least, by its share. */
+const tightest = ({ decision, policies }: Limited): number =>
+  policies.reduce((least, _policy, i) => {
+    const share = (at: number) => decision.verdicts[at]!.remaining / policies[at]!.burst
+    return decision.verdicts[i]!.wait > decision.verdicts[least]!.wait
+        || decision.verdicts[i]!.wait === decision.verdicts[least]!.wait && share(i) < share(least)
+      ? i
+      : least
+  }, 0)
+
+/**
+ * The fields of an answer, by their names in small letters. What remains is rounded down and times are rounded up, to whole
+ * seconds, so nobody comes too early; `retry-after` is there when the decision is a refusal, and no earlier than any `t`
+ * of a policy that it is over.
+ *
+ * The legacy fields tell of one policy, the one that is over its limit longest or else has least left; their reset is in seconds
+ * from now.
+ *
+ * **Example** (a policy of a hundred a minute, refused)
+ *
+ * ```ts
+ * import { RateLimit } from "@millrace/core"
+ * import { RateLimitFields } from "@millrace/http"
+ *
+ * RateLimitFields.fields({
+ *   policies: [RateLimit.policy("search", { limit: 100, window: "1 minute" })],
+ *   decision: { isAdmitted: false, wait: 590, verdicts: [{ wait: 590, remaining: 0, reset: 59_990 }], at: 0, lease: 0 }
+ * })
+ * // { "ratelimit-policy": '"search";q=100;w=60', ratelimit: '"search";r=0;t=1', "retry-after": "1" }
+ * ```
+ */
+export const fields = (limited: Limited, options: Options = {}): { readonly [name: string]: string } => {
+  const { decision, policies } = limited
+  if (policies.length === 0) return {}
+  const { form = "draft" } = options
+  const found: { [name: string]: string } = {}
+  if (form !== "legacy") {
+    found["ratelimit-policy"] = policies.map(policyOf).join(", ")
+    found["ratelimit"] = policies.map((_, i) => limitOf(limited, i)).join(", ")
+  }
+  if (form !== "draft") {
+    const i = tightest(limited)
+    found["x-ratelimit-limit"] = String(shown(policies[i]!.limit))
+    found["x-ratelimit-remaining"] = String(shown(Math.floor(decision.verdicts[i]!.remaining)))
+    found["x-ratelimit-reset"] = String(timeOf(limited, decision.verdicts[i]!))
+  }
+  if (!decision.isAdmitted && Number.isFinite(decision.wait)) found["retry-after"] = String(seconds(decision.wait))
+  return found
+}

@@ -1,0 +1,239 @@
+/**
+ * A handler of messages that sends each one as a request.
+ */
+import type { Handler, Message } from "@millrace/core"
+import { Data, Duration, Effect, Exit } from "effect"
+import { HttpBody, HttpClient, HttpClientRequest } from "effect/http"
+import * as Client from "./Client.ts"
+import { firstWrong, shownName } from "./headerText.ts"
+
+/** A message that no request can be made of; class `poison`, so it is dead-lettered. */
+export class SinkRefused extends Data.TaggedError("SinkRefused")<{
+  readonly message: string
+}> {
+  readonly failure = "poison" as const
+}
+
+/** Options of `handler`. */
+export interface Options {
+  /**
+   * Where messages go: an absolute URL with variables in its path and query, `{key}`, `{channel}`, `{partition}`,
+   * `{position}` and `{header.NAME}`. Values are percent-encoded, so none of them leaves its place.
+   */
+  readonly url: string
+  /** Default: `POST`. */
+  readonly method?: "POST" | "PUT" | "PATCH" | "DELETE" | undefined
+  /** Headers of each request, e.g. a credential; they rule over forwarded ones. Default: none. */
+  readonly headers?:
+    | { readonly [name: string]: string }
+    | ((message: Message<unknown>) => { readonly [name: string]: string })
+    | undefined
+  /** Headers of the message that the request gets, too. Default: see `defaults`. */
+  readonly forward?: ReadonlyArray<string> | undefined
+  /**
+   * The `Idempotency-Key`, by which the server can tell what is delivered again. Default: the message's `message-id`, else
+   * `CHANNEL/PARTITION/POSITION`. Where it is undefined, what was sent and not answered is not sent again.
+   */
+  readonly idempotencyKey?: ((message: Message<unknown>) => string | undefined) | undefined
+  /** How long one request may take, above 0. Default: 30 seconds. */
+  readonly timeout?: Duration.Input | undefined
+  /** Changes to `Client.statuses`, e.g. `{ 409: "done" }`. Default: redirects are `permanent`, as nobody follows them. */
+  readonly statuses?: Client.Statuses | undefined
+}
+
+/** What `handler` does where an option is not given. */
+export const defaults = {
+  method: "POST",
+  timeout: Duration.seconds(30),
+  forward: ["content-type", "correlation-id", "causation-id", "traceparent", "tracestate", "baggage"]
+} as const
+
+/** Options with a client of one's own. */
+export interface Through<E, R> extends Options {
+  /** What the requests pass, e.g. `(client) => Client.make(client, Trace.middleware())`; called once for each client. */
+  readonly client: (client: HttpClient.HttpClient) => HttpClient.HttpClient.With<E, R>
+}
+
+type Part = (message: Message<unknown>) => string | undefined
+
+const variable = /\{([^{}]*)\}/g
+
+const partOf = (name: string): Part => {
+  if (name === "key") return (message) => message.key
+  if (name === "channel") return (message) => message.channel
+  if (name === "partition") return (message) => String(message.partition)
+  if (name === "position") return (message) => String(message.position)
+  if (/^header\.[^.\s]+$/.test(name)) {
+    const header = name.slice("header.".length).toLowerCase()
+    return (message) => message.headers[header]
+  }
+  throw new RangeError(
+    `Sink: url must use {key}, {channel}, {partition}, {position} or {header.NAME}, got {${name}}`
+  )
+}
+
+const dots = /^(?:\.|%2e){1,2}$/i
+
+/** Whether a path would be shortened by whoever reads it. */
+const climbs = (url: string): boolean => url.split(/[?#]/, 1)[0]!.split(/[/\\]/).some((segment) => dots.test(segment))
+
+/** Composes the URL of a message once: its fixed texts and its variables in turn. */
+const renderer = (template: string): (message: Message<unknown>) => string | SinkRefused => {
+  const [, origin = "", rest = ""] = /^(https?:\/\/[^/?#{}]+)(.*)$/s.exec(template) ?? []
+  if (origin === "" || !URL.canParse(origin)) {
+    throw new RangeError(
+      `Sink: url must be absolute, of http or https, with variables after its host only, got ${template}`
+    )
+  }
+  const names = [...rest.matchAll(variable)].map(([, name = ""]) => name)
+  const texts = rest.split(variable).filter((_, i) => i % 2 === 0)
+  if (texts.some((text) => /[{}]/.test(text))) {
+    throw new RangeError(`Sink: url has a brace without its pair, got ${template}`)
+  }
+  const parts = names.map(partOf)
+  return (message) => {
+    let url = origin + texts[0]!
+    for (let i = 0; i < parts.length; i++) {
+      const value = parts[i]!(message)
+      if (value === undefined || value === "" || !value.isWellFormed()) {
+        return new SinkRefused({
+          message: `The message has no {${names[i]}} that a URL can hold, and ${template} needs it`
+        })
+      }
+      url += encodeURIComponent(value) + texts[i + 1]!
+    }
+    return climbs(url.slice(origin.length))
+      ? new SinkRefused({ message: `A variable of ${template} is . or .., which would leave its place` })
+      : url
+  }
+}
+
+const ownKey = (message: Message<unknown>): string =>
+  message.headers["message-id"] ?? `${message.channel}/${message.partition}/${message.position}`
+
+/** A Structured Field string (RFC 9651, 3.3.3) has visible ASCII only. */
+const quoted = (key: string): string =>
+  `"${key.replace(/[^\x20-\x7e]+/gu, (text) => encodeURIComponent(text.toWellFormed())).replace(/["\\]/g, "\\$&")}"`
+
+const unsendable = (name: string): SinkRefused =>
+  new SinkRefused({ message: `The header ${shownName(name)} of the message has characters that no header may have` })
+
+/** The forms of `handler`. */
+export interface Build {
+  <E, R>(
+    options: Through<E, R>
+  ): Handler<
+    Message<Uint8Array>,
+    void,
+    SinkRefused | Client.RequestFailed | Client.Failures<E>,
+    HttpClient.HttpClient | R
+  >
+  (
+    options: Options
+  ): Handler<
+    Message<Uint8Array>,
+    void,
+    SinkRefused | Client.RequestFailed | Client.StatusFailed,
+    HttpClient.HttpClient
+  >
+}
+
+/**
+ * Sends each message as a request, through the program's `HttpClient`; its body is the message's bytes.
+ *
+ * A status of 2xx acknowledges the message. Errors settle it by their class: 408, 425, 429, 5xx (but 501 and 505) and
+ * connections that fail or are late are tried again, after `Retry-After` where the server names a time; 409 and 423 are tried
+ * again, too, as another attempt may still run; all other 4xx, and a redirect, dead-letter it, as does a message that no request
+ * can be made of (`SinkRefused`: a missing variable, a header that could begin another one).
+ *
+ * What runs side by side is the subscription's `lanes`. It is a handler like any other: `Retry` around it tries again in
+ * place, `RateLimit` spares the server. `client` puts middlewares around each request, e.g. `Trace`, which writes its span into
+ * it. A null body is sent as an empty one.
+ *
+ * **Example** (deliver orders to a partner, eight keys at a time)
+ *
+ * ```ts
+ * import { pipe } from "effect"
+ * import { Channel, Lanes, Retry, Subscription } from "@millrace/core"
+ * import { Sink } from "@millrace/http"
+ *
+ * const Orders = Channel.bytes("orders")
+ * const partner = Sink.handler({ url: "https://partner.example.com/orders/{key}", method: "PUT" })
+ *
+ * const subscription = Subscription.make(
+ *   Orders,
+ *   { group: "partner", name: "partner", lanes: Lanes.key(8) },
+ *   pipe(partner, Retry.middleware())
+ * )
+ * ```
+ *
+ * @throws RangeError when the URL is not absolute, has a variable in its host or an unknown one, or `timeout` is not above 0
+ * @category constructors
+ */
+export const handler: Build = (<E, R>(
+  options: Options & Partial<Through<E, R>>
+): Handler<Message<Uint8Array>, void, unknown, unknown> => {
+  const urlOf = renderer(options.url)
+  const method = options.method ?? defaults.method
+  const forward = (options.forward ?? defaults.forward).map((name) => name.toLowerCase())
+  const timeout = Duration.fromInputUnsafe(options.timeout ?? defaults.timeout)
+  if (!(Duration.toMillis(timeout) > 0)) {
+    throw new RangeError(`Sink: timeout must be a duration above 0, got ${String(options.timeout)}`)
+  }
+  const keyOf = options.idempotencyKey ?? ownKey
+  const { headers: own } = options
+  const build = HttpClientRequest.make(method)
+  const statuses: Client.Statuses = { "3xx": "permanent", ...options.statuses }
+
+  const headersOf = (message: Message<unknown>): Record<string, string> => {
+    const headers: Record<string, string> = Object.create(null)
+    for (const name of forward) {
+      const value = message.headers[name]
+      if (value !== undefined) headers[name] = value
+    }
+    const key = keyOf(message)
+    if (key !== undefined) headers["idempotency-key"] = quoted(key)
+    const more = typeof own === "function" ? own(message) : own
+    for (const name in more) headers[name.toLowerCase()] = more[name]!
+    return headers
+  }
+
+  // composed once for each client, and a program has one
+  let seen: HttpClient.HttpClient | undefined
+  let send: Client.Innermost<unknown, unknown> | undefined
+  const senderOf = (client: HttpClient.HttpClient): Client.Innermost<unknown, unknown> => {
+    if (send !== undefined && seen === client) return send
+    seen = client
+    return send = options.client === undefined
+      ? Client.handler(client, { statuses })
+      : Client.handler(options.client(client), { statuses })
+  }
+
+  const late = (request: HttpClientRequest.HttpClientRequest) =>
+    Effect.fail(
+      new Client.RequestFailed({
+        method,
+        url: options.url,
+        reason: "Timeout",
+        failure: Client.isRepeatable(request) ? "timeout" : "permanent",
+        message: `${method} ${options.url} was not answered within ${Duration.format(timeout)}`
+      })
+    )
+
+  return (message) => {
+    const url = urlOf(message)
+    if (typeof url !== "string") return Exit.fail(url)
+    const headers = headersOf(message)
+    const wrong = firstWrong(headers)
+    if (wrong !== undefined) return Exit.fail(unsendable(wrong))
+    const { "content-type": contentType, ...rest } = headers
+    const body = HttpBody.uint8Array(message.payload, contentType)
+    const request = build(url, { headers: rest, body })
+    return Effect.flatMap(HttpClient.HttpClient, (client) =>
+      Effect.timeoutOrElse(
+        Effect.asVoid(senderOf(client)(new Client.Call(request, message.channel, message.key))),
+        { duration: timeout, orElse: () => late(request) }
+      ))
+  }
+  // the forms of Build say what the client fails with and needs
+}) as Build

@@ -1,0 +1,211 @@
+/**
+ * What a request of a client can end in beside an answer: classes of statuses, and of connections that failed.
+ */
+import { Failure } from "@millrace/core"
+import { Clock, Data, type Duration, Effect, Redacted, Stream } from "effect"
+import type { HttpClientError, HttpClientRequest, HttpClientResponse } from "effect/http"
+import * as RetryAfter from "./retryAfter.ts"
+
+/** No answer came: the request could not be sent, or the connection ended before the answer. */
+export class RequestFailed extends Data.TaggedError("RequestFailed")<{
+  readonly method: string
+  /** Without credentials, query and fragment. */
+  readonly url: string
+  /**
+   * - `Connection`: the server was not reached, and nothing was sent
+   * - `Lost`: the connection ended after the request may have been sent
+   * - `Invalid`: the request cannot be sent at all: its URL, a header or its body is wrong
+   * - `Timeout`: no answer came in time
+   * - `Hook`: the answer came, and a hook of a middleware failed after it
+   */
+  readonly reason: "Connection" | "Lost" | "Invalid" | "Timeout" | "Hook"
+  readonly failure: Failure.FailureClass
+  readonly message: string
+  readonly retryAfter?: Duration.Duration | undefined
+  readonly cause?: unknown
+}> {}
+
+/** The server answered with a status that says no. */
+export class StatusFailed extends Data.TaggedError("StatusFailed")<{
+  readonly method: string
+  /** Without credentials, query and fragment. */
+  readonly url: string
+  readonly status: number
+  readonly failure: Failure.FailureClass
+  /** From `Retry-After`, in either form; at most a day. */
+  readonly retryAfter?: Duration.Duration | undefined
+  /** The beginning of the answer's body, at most 16 KiB; it may repeat what was sent, so nothing prints it. */
+  readonly body: Redacted.Redacted<Uint8Array>
+  readonly contentType: string | undefined
+}> {
+  override get message(): string {
+    return `${this.method} ${this.url} answered ${this.status}`
+  }
+}
+
+/** What a status means: a class of failure, or that all is well. */
+export type Verdict = Failure.FailureClass | "done"
+
+/** The verdict on each status; `4xx` and its like stand for all others of a hundred. */
+export interface Statuses {
+  readonly [status: number]: Verdict | undefined
+  readonly "2xx"?: Verdict | undefined
+  readonly "3xx"?: Verdict | undefined
+  readonly "4xx"?: Verdict | undefined
+  readonly "5xx"?: Verdict | undefined
+}
+
+/** The classes of statuses, unless they are changed. */
+export const statuses: Statuses = {
+  "2xx": "done",
+  "3xx": "done",
+  "4xx": "permanent",
+  "5xx": "dependency",
+  400: "validation",
+  401: "auth",
+  403: "auth",
+  407: "auth",
+  408: "transient",
+  409: "conflict",
+  422: "validation",
+  423: "conflict",
+  425: "transient",
+  429: "throttled",
+  501: "permanent",
+  502: "transient",
+  503: "transient",
+  504: "transient",
+  505: "permanent"
+}
+
+/** The verdict on a status; one that no table knows will not change. */
+export const verdictOf = (table: Statuses, status: number): Verdict => {
+  const hundred = Math.trunc(status / 100)
+  const others = hundred === 2
+    ? table["2xx"]
+    : hundred === 3
+    ? table["3xx"]
+    : hundred === 4
+    ? table["4xx"]
+    : hundred === 5
+    ? table["5xx"]
+    : undefined
+  return table[status] ?? others ?? "permanent"
+}
+
+/** A URL as it may be shown. */
+export const shownUrl = (url: string): string => {
+  const bare = url.replace(/[?#].*$/s, "")
+  return bare.replace(/^([a-z][\w+.-]*:\/\/)[^/]*@/i, "$1")
+}
+
+/** Methods that may be sent twice (RFC 9110, 9.2.2; QUERY by its draft). */
+const idempotent: ReadonlySet<string> = new Set(["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "QUERY"])
+
+/** Whether a request that was not answered may be sent again. */
+export const isRepeatable = (request: HttpClientRequest.HttpClientRequest): boolean =>
+  // a native stream is read once
+  (request.body._tag !== "Raw" || typeof request.body.body === "string" || request.body.body instanceof Uint8Array) &&
+  (idempotent.has(request.method) || request.headers["idempotency-key"] !== undefined)
+
+/** Codes of Node and undici for connections that were never made. */
+const unsent: ReadonlySet<unknown> = new Set([
+  "ECONNREFUSED",
+  "EHOSTUNREACH",
+  "ENETUNREACH",
+  "ENOTFOUND",
+  "EAI_AGAIN",
+  "UND_ERR_CONNECT_TIMEOUT"
+])
+
+const wasSent = (cause: unknown): boolean => {
+  let each = cause
+  for (let depth = 0; depth < 5 && typeof each === "object" && each !== null; depth++) {
+    if ("code" in each && unsent.has(each.code)) return false
+    if ("errors" in each && Array.isArray(each.errors) && each.errors.length > 0) {
+      return !each.errors.every((error) => !wasSent(error))
+    }
+    each = "cause" in each ? each.cause : undefined
+  }
+  return true
+}
+
+/** The error of a request that got no answer. A request that must not be sent twice is `permanent`, unless it was never sent. */
+export const ofTransport = (error: HttpClientError.HttpClientError, repeatable: boolean): RequestFailed => {
+  const { reason, request } = error
+  const url = shownUrl(request.url)
+  const common = { method: request.method, url, cause: reason.cause }
+  if (reason._tag === "InvalidUrlError" || reason._tag === "EncodeError") {
+    const what = reason._tag === "InvalidUrlError" ? "its URL is no URL" : "its body cannot be encoded"
+    return new RequestFailed({
+      ...common,
+      reason: "Invalid",
+      failure: "permanent",
+      message: `${request.method} ${url} cannot be sent: ${what}`
+    })
+  }
+  const sent = wasSent(reason.cause)
+  return new RequestFailed({
+    ...common,
+    reason: sent ? "Lost" : "Connection",
+    failure: sent && !repeatable ? "permanent" : "dependency",
+    message: sent
+      ? `${request.method} ${url} got no answer${repeatable ? "" : ", and is not sent twice"}`
+      : `${request.method} ${url} was not sent: the server cannot be reached`
+  })
+}
+
+const mostBody = 16 * 1024
+
+/** The beginning of a body; the rest is cancelled, so that its connection is free again. */
+const beginning = (response: HttpClientResponse.HttpClientResponse): Effect.Effect<Uint8Array> => {
+  let size = 0
+  const chunks: Array<Uint8Array> = []
+  return response.stream.pipe(
+    Stream.takeUntil((chunk) => {
+      chunks.push(chunk.subarray(0, mostBody - size))
+      size += chunks.at(-1)!.length
+      return size >= mostBody
+    }),
+    Stream.runDrain,
+    // a body that breaks off is as good as one that ends
+    Effect.catchCause(() => Effect.void),
+    Effect.map(() => {
+      const body = new Uint8Array(size)
+      let at = 0
+      for (const chunk of chunks) {
+        body.set(chunk, at)
+        at += chunk.length
+      }
+      return body
+    })
+  )
+}
+
+/** The error of an answer that says no. What must not be sent twice is `permanent` where the class says that it may succeed later. */
+export const ofResponse = (
+  response: HttpClientResponse.HttpClientResponse,
+  found: Failure.FailureClass,
+  repeatable: boolean
+): Effect.Effect<never, StatusFailed> =>
+  Effect.flatMap(
+    Effect.zip(beginning(response), Clock.currentTimeMillis),
+    ([body, now]) => {
+      const { method, url } = response.request
+      const again = repeatable || Failure.lasting.has(found)
+      return Effect.fail(
+        new StatusFailed({
+          method,
+          url: shownUrl(url),
+          status: response.status,
+          failure: again ? found : "permanent",
+          // whatever carries a time is tried again
+          retryAfter: again && !Failure.lasting.has(found)
+            ? RetryAfter.parse(response.headers["retry-after"], now)
+            : undefined,
+          body: Redacted.make(body),
+          contentType: response.headers["content-type"]
+        })
+      )
+    }
+  )

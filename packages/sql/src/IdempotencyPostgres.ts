@@ -1,0 +1,279 @@
+/**
+ * The store of idempotency keys in PostgreSQL, for many machines: one table, a group of operations at a time; and the one whose
+ * completions commit together with what the handler writes.
+ */
+import { PgClient } from "@effect/sql-pg"
+import { Idempotency } from "@millrace/core"
+import { Config, Duration, Effect, Layer, Random, type Redacted, Schedule, type Scope } from "effect"
+import { Migrator, SqlClient, type SqlError } from "effect/sql"
+import * as Table from "./idempotency/postgres.ts"
+import * as Shared from "./idempotency/shared.ts"
+import * as Address from "./postgres/address.ts"
+import * as Errors from "./postgres/errors.ts"
+
+/** Options of every layer here. */
+export interface TableOptions {
+  /**
+   * The table, made where it is missing: small letters, digits and `_`, with a schema before a dot where it is in one, which
+   * has to be there. A sequence, a function and a table of versions beside it begin with its name. Default:
+   * `millrace_idempotency`.
+   */
+  readonly table?: string | undefined
+  /** The most operations of one statement; an integer from 1. Default: 1024. */
+  readonly maximumGroup?: number | undefined
+  /**
+   * How long a group is asked again while the server is out of reach or busy, before its messages are tried again; from 0.
+   * Nothing is done twice. Default: 5 seconds.
+   */
+  readonly patience?: Duration.Input | undefined
+  /** How often what has ended is removed; from 10 ms. Default: 10 seconds. */
+  readonly pruneEvery?: Duration.Input | undefined
+}
+
+/** Options of `layerClient`. */
+export interface ClientOptions extends TableOptions {
+  /**
+   * `own`: an answer is kept by itself, when the handler has succeeded. `handler`: the handler runs in a transaction, and its
+   * answer is kept in it, so what it writes by the same `SqlClient` and its completion commit together or not at all. It takes
+   * one of the client's connections for as long as the handler runs. Default: `own`.
+   */
+  readonly transaction?: "own" | "handler" | undefined
+}
+
+/** Options of `layer`. */
+export interface Options extends TableOptions {
+  /** `postgres://user:password@host:port/database`, with `sslmode` and what else libpq reads there. */
+  readonly url: Redacted.Redacted<string>
+  /** The most connections; an integer from 1. Default: 4. */
+  readonly maximumConnections?: number | undefined
+  /** How long making a connection may take. Default: 5 seconds. */
+  readonly connectTimeout?: Duration.Input | undefined
+}
+
+/** What the layers do where an option is not given. */
+export const defaults: {
+  readonly table: string
+  readonly maximumGroup: number
+  readonly patience: Duration.Duration
+  readonly pruneEvery: Duration.Duration
+  readonly transaction: "own"
+  readonly maximumConnections: number
+  readonly connectTimeout: Duration.Duration
+} = {
+  table: "millrace_idempotency",
+  maximumGroup: 1024,
+  patience: Duration.seconds(5),
+  pruneEvery: Duration.seconds(10),
+  transaction: "own",
+  maximumConnections: 4,
+  connectTimeout: Duration.seconds(5)
+}
+
+const module = "IdempotencyPostgres"
+
+const again: ReadonlySet<string> = new Set(["Unreachable", "Lost", "Busy"])
+
+type Store = Idempotency.Store["Service"]
+
+/** What a handler failed with, told apart from what its transaction failed with. */
+class OfHandler<E> {
+  readonly error: E
+  constructor(error: E) {
+    this.error = error
+  }
+}
+
+const unavailable = (where: string) => (error: SqlError.SqlError | Migrator.MigrationError) =>
+  new Idempotency.IdempotencyUnavailable({ message: Errors.read(where, error).message, cause: error })
+
+const make = (
+  options: ClientOptions,
+  where: string
+): Effect.Effect<Store, Idempotency.IdempotencyUnavailable, SqlClient.SqlClient | Scope.Scope> => {
+  const table = options.table ?? defaults.table
+  if (!/^([a-z_][a-z0-9_]{0,62}\.)?[a-z_][a-z0-9_]{0,49}$/.test(table)) {
+    throw new RangeError(
+      `${module}: table must be a name of at most 50 small letters, digits and _, got ${JSON.stringify(table)}`
+    )
+  }
+  const maximum = Shared.counted(module, "maximumGroup", options.maximumGroup ?? defaults.maximumGroup)
+  const patience = Shared.lasting(module, "patience", options.patience, defaults.patience, 0)
+  const every = Shared.lasting(module, "pruneEvery", options.pruneEvery, defaults.pruneEvery, 10)
+  const statement = Table.statement(table)
+  const isWorthIt = (error: SqlError.SqlError | Migrator.MigrationError) => again.has(Errors.read(where, error).reason)
+  // waits of 50 ms, doubling to 1 second
+  const retry = Schedule.exponential("50 millis").pipe(
+    Schedule.modifyDelay(({ duration }) => Effect.succeed(Duration.min(duration, Duration.seconds(1)))),
+    Schedule.upTo({ duration: patience })
+  )
+
+  return Effect.gen(function*() {
+    const sql = yield* SqlClient.SqlClient
+    yield* Migrator.make({})({ loader: Table.migrations(table), table: `${table}_versions` }).pipe(
+      Effect.retry({ while: isWorthIt, times: 10, schedule: Schedule.spaced("50 millis") }),
+      Effect.mapError(unavailable(where))
+    )
+    const ask = (operations: ReadonlyArray<Idempotency.Operation>, owners: ReadonlyArray<string>) =>
+      Effect.map(
+        sql.unsafe<Table.Row>(statement, Table.parameters(operations, owners)).withoutTransform,
+        (rows) => Table.answer(operations, rows)
+      )
+    // a claim whose answer was lost on the way is asked for again, and known by its name
+    const random = Effect.map(Random.nextIntBetween(0, 36 ** 8 - 1), (number) => number.toString(36).padStart(8, "0"))
+    const writer = (yield* random) + (yield* random)
+    let claims = 0
+    yield* Shared.pruning(
+      every,
+      Effect.map(
+        sql.unsafe<{ readonly n: number }>(Table.prune(table), [Shared.most]).withoutTransform,
+        ([row]) => row?.n ?? 0
+      )
+    )
+    const store = yield* Idempotency.grouped({
+      maximum,
+      write: (operations) =>
+        Effect.suspend(() => {
+          const owners = operations.map(({ kind }) => kind === "claim" ? `${writer}${(claims++).toString(36)}` : "")
+          return Effect.suspend(() => ask(operations, owners)).pipe(
+            Effect.retry({ while: isWorthIt, schedule: retry }),
+            Effect.mapError(unavailable(where))
+          )
+        })
+    })
+    if (options.transaction !== "handler") return store
+    return Idempotency.Store.of({
+      ...store,
+      complete: (key, token, result, keep) =>
+        Effect.flatMap(Effect.serviceOption(sql.transactionService), (transaction) => {
+          if (transaction._tag === "None") return store.complete(key, token, result, keep)
+          const operation = new Idempotency.Operation("complete", key, "", token, Math.ceil(keep), result)
+          // on the connection of the transaction that this fiber is in
+          return Effect.mapBoth(ask([operation], [""]), {
+            onSuccess: () => operation.found === true,
+            onFailure: unavailable(where)
+          })
+        }),
+      transaction: (run) =>
+        Effect.catch(
+          sql.withTransaction(Effect.mapError(run, (error) => new OfHandler(error))),
+          (error) => Effect.fail(error instanceof OfHandler ? error.error : unavailable(where)(error))
+        )
+    })
+  })
+}
+
+/**
+ * A store in the database of a `SqlClient` that the program has already; it has to be PostgreSQL's.
+ *
+ * As `layer`; provides `Idempotency.Store` and needs the `SqlClient`. With `transaction: "handler"` it gives exactly one effect
+ * for each key: the handler runs in a transaction of that client, and what it writes by it commits together with its answer, or
+ * is rolled back: when the handler fails, is interrupted, or answers that it is to be tried again, when its claim has ended, and
+ * when the process dies. What the handler does elsewhere is not rolled back.
+ *
+ * **Example** (an order and its answer, both or neither)
+ *
+ * ```ts no-run
+ * import { PgClient } from "@effect/sql-pg"
+ * import { Idempotency, type Message } from "@millrace/core"
+ * import { IdempotencyPostgres } from "@millrace/sql"
+ * import { Effect, Layer, pipe, Redacted } from "effect"
+ * import { SqlClient } from "effect/sql"
+ *
+ * const handler = pipe(
+ *   (message: Message<Uint8Array>) =>
+ *     Effect.asVoid(
+ *       Effect.flatMap(SqlClient.SqlClient, (sql) => sql`INSERT INTO orders (body) VALUES (${message.payload})`)
+ *     ),
+ *   Idempotency.middleware()
+ * )
+ *
+ * const database = PgClient.layer({ url: Redacted.make("postgres://orders:secret@localhost:5432/orders") })
+ * const store = IdempotencyPostgres.layerClient({ transaction: "handler" }).pipe(Layer.provideMerge(database))
+ * ```
+ *
+ * @throws RangeError when an option is out of range
+ * @category layers
+ */
+export const layerClient = (
+  options: ClientOptions = {}
+): Layer.Layer<Idempotency.Store, Idempotency.IdempotencyUnavailable, SqlClient.SqlClient> => {
+  const { transaction } = options
+  if (transaction !== undefined && transaction !== "own" && transaction !== "handler") {
+    throw new RangeError(`${module}: transaction must be "own" or "handler", got ${String(transaction)}`)
+  }
+  return Layer.effect(Idempotency.Store, make(options, "PostgreSQL"))
+}
+
+/**
+ * A store in a PostgreSQL database, with connections of its own.
+ *
+ * Provides `Idempotency.Store`; fails with an `IdempotencyUnavailable` whose message says why the database does not open. The
+ * operations of one turn, or those that came during the last statement, are one statement and one commit. It is as durable as
+ * the server's `synchronous_commit` makes it. Time is the server's: clients' clocks may stand as they like.
+ *
+ * While the server is out of reach or busy, a group is asked again for `patience`, and then fails its operations: a claim that
+ * was given and not heard of is found again, and a result is kept once. Closing the layer does what was asked before.
+ *
+ * **Example** (the address from a variable that may be shown to nobody)
+ *
+ * ```ts
+ * import { IdempotencyPostgres } from "@millrace/sql"
+ * import { Redacted } from "effect"
+ *
+ * const store = IdempotencyPostgres.layer({ url: Redacted.make("postgres://billing:secret@localhost:5432/billing") })
+ * ```
+ *
+ * @throws RangeError when an option is out of range
+ * @category layers
+ */
+export const layer = (options: Options): Layer.Layer<Idempotency.Store, Idempotency.IdempotencyUnavailable> => {
+  const shown = Address.shown(options.url)
+  const where = shown ?? "PostgreSQL"
+  const store = make(options, where)
+  const client = PgClient.layer({
+    url: options.url,
+    maxConnections: Shared.counted(
+      module,
+      "maximumConnections",
+      options.maximumConnections ?? defaults.maximumConnections
+    ),
+    connectTimeout: options.connectTimeout ?? defaults.connectTimeout,
+    applicationName: "millrace-idempotency"
+  })
+  const failed = (error: Idempotency.IdempotencyUnavailable | SqlError.SqlError) =>
+    error._tag === "SqlError" ? unavailable(where)(error) : error
+  if (shown === undefined) {
+    return Layer.effect(
+      Idempotency.Store,
+      Effect.suspend(() => new Idempotency.IdempotencyUnavailable({ message: Address.needed }))
+    )
+  }
+  return Layer.effect(Idempotency.Store, store).pipe(
+    Layer.provide(client),
+    Layer.catch((error) => Layer.effect(Idempotency.Store, Effect.fail(failed(error))))
+  )
+}
+
+const environment = (options: Partial<Options>): Config.Config<Options> =>
+  Config.all({
+    url: options.url === undefined ? Config.Redacted("IDEMPOTENCY_POSTGRES_URL") : Config.succeed(options.url),
+    table: Config.withDefault(Config.NonEmptyString("IDEMPOTENCY_POSTGRES_TABLE"), defaults.table),
+    maximumGroup: Config.withDefault(Config.Int("IDEMPOTENCY_POSTGRES_MAXIMUM_GROUP"), defaults.maximumGroup),
+    patience: Config.withDefault(Config.Duration("IDEMPOTENCY_POSTGRES_PATIENCE"), defaults.patience),
+    pruneEvery: Config.withDefault(Config.Duration("IDEMPOTENCY_POSTGRES_PRUNE_EVERY"), defaults.pruneEvery)
+  })
+
+/**
+ * As `layer`, with its options from the environment: `IDEMPOTENCY_POSTGRES_URL` (needed), `IDEMPOTENCY_POSTGRES_TABLE`,
+ * `IDEMPOTENCY_POSTGRES_MAXIMUM_GROUP`, `IDEMPOTENCY_POSTGRES_PATIENCE` and `IDEMPOTENCY_POSTGRES_PRUNE_EVERY` (as `5 seconds`).
+ * What is given as `options` goes before the environment.
+ *
+ * Fails with a `ConfigError` that names the variable, with an `IdempotencyUnavailable` where a value is out of range, or as
+ * `layer` does.
+ *
+ * @category layers
+ */
+export const layerConfig = (
+  options: Partial<Options> = {}
+): Layer.Layer<Idempotency.Store, Idempotency.IdempotencyUnavailable | Config.ConfigError> =>
+  Layer.unwrap(Effect.flatMap(environment(options), (found) => Shared.built(() => layer({ ...found, ...options }))))

@@ -1,0 +1,237 @@
+/**
+ * The inbox: a message is handled once for each group, because its id is written in the transaction of its handler.
+ */
+import { type Message, Middleware, Outcome } from "@millrace/core"
+import type { Failure } from "@millrace/core"
+import { Context, Data, Duration, Effect, Exit, Layer } from "effect"
+import { SqlClient, type SqlError } from "effect/sql"
+import { told, typed } from "./outbox/failure.ts"
+import * as Tables from "./outbox/tables.ts"
+
+/** The inbox's database failed, and the handler's writes are undone; by its class the message goes back to the source. */
+export class InboxError extends Data.TaggedError("InboxError")<{
+  /** What happened and what to do. */
+  readonly message: string
+  readonly failure: Failure.FailureClass
+  readonly cause?: unknown
+}> {}
+
+/** The message has no id, or none of 1 to 255 characters. Class `validation`, so it goes to the dead letters. */
+export class InboxRefused extends Data.TaggedError("InboxRefused")<{
+  readonly channel: string
+  readonly reason: "missing" | "invalid"
+}> {
+  readonly failure = "validation" as const
+  override get message(): string {
+    return this.reason === "missing"
+      ? `A message of ${this.channel} needs an id to be handled once, and has none: publish it with message-id, or give Inbox.middleware an id`
+      : `The id of a message has 1 to 255 characters and no NUL, this one of ${this.channel} has not`
+  }
+}
+
+/** Options of `layer`. */
+export interface Options {
+  /**
+   * The table, made where it is missing: small letters, digits and `_`, with a schema before a dot where it is in one, which
+   * has to be there. Default: `millrace_inbox`.
+   */
+  readonly table?: string | undefined
+  /**
+   * How long ids are kept: a message that comes again later is handled again. Longer than its broker may deliver it again;
+   * from 1 second. Default: 7 days.
+   */
+  readonly keep?: Duration.Input | undefined
+  /** How often ids that are older are deleted; from 1 second. Default: 1 minute. */
+  readonly pruneEvery?: Duration.Input | undefined
+}
+
+/** Options of `middleware`. */
+export interface MiddlewareOptions<in M extends Message<unknown> = Message<unknown>> {
+  /**
+   * The id of a message, the same whenever it comes. Default: the header `message-id`, which everything has that an outbox has
+   * sent. Where the broker counts positions, `Inbox.position` needs no header.
+   */
+  readonly id?: ((message: M) => string | undefined) | undefined
+  /** What becomes of a message without an id: refused, or handled as if it could not come twice. Default: `refuse`. */
+  readonly missing?: "refuse" | "run" | undefined
+}
+
+/** What is taken where an option is not given. */
+export const defaults: {
+  readonly table: string
+  readonly keep: Duration.Duration
+  readonly pruneEvery: Duration.Duration
+} = { table: "millrace_inbox", keep: Duration.days(7), pruneEvery: Duration.minutes(1) }
+
+/** The inbox of a program. */
+class InboxStore extends Context.Service<InboxStore, {
+  readonly table: string
+  /** Writes an id in the current transaction; false where it is there already. Waits for another transaction that writes it. */
+  readonly add: (
+    sql: SqlClient.SqlClient,
+    consumer: string,
+    channel: string,
+    message: string
+  ) => Effect.Effect<boolean, SqlError.SqlError>
+  /** Deletes what is older than `keep`, now; answers how many. */
+  readonly prune: Effect.Effect<number, InboxError>
+}>()("@millrace/sql/Inbox") {}
+
+export { InboxStore as Store }
+
+const pruned = 1000
+
+const millis = (option: string, value: Duration.Input | undefined, otherwise: Duration.Duration): number => {
+  const found = Duration.toMillis(value === undefined ? otherwise : Duration.fromInputUnsafe(value))
+  if (Number.isFinite(found) && found >= 1000) return Math.round(found)
+  throw new RangeError(`Inbox: ${option} must be a finite duration from 1 second, got ${String(value)}`)
+}
+
+/**
+ * The table of ids, and its pruning.
+ *
+ * Provides `Store` and needs the `SqlClient`, PostgreSQL's or SQLite's. Fails with an `InboxError` where the table is not there
+ * and cannot be made.
+ *
+ * @throws RangeError when an option is out of range
+ * @category layers
+ */
+export const layer = (options: Options = {}): Layer.Layer<InboxStore, InboxError, SqlClient.SqlClient> => {
+  const table = Tables.check("Inbox.layer", options.table ?? defaults.table)
+  const keep = millis("keep", options.keep, defaults.keep)
+  const every = millis("pruneEvery", options.pruneEvery, defaults.pruneEvery)
+  return Layer.effect(
+    InboxStore,
+    Effect.gen(function*() {
+      const { ask, dialect, name } = yield* Tables.open("inbox", table, (told) => new InboxError(told))
+      const at = dialect.placeholder
+      const insert = `INSERT INTO ${name} (consumer, channel, message, handled_at) VALUES (${at(1)}, ${at(2)}, ${
+        at(3)
+      }, ${dialect.now}) ON CONFLICT (consumer, channel, message) DO NOTHING RETURNING 1 AS added`
+      const key = "consumer, channel, message"
+      const prune = ask(
+        `DELETE FROM ${name} WHERE (${key}) IN (SELECT ${key} FROM ${name} WHERE handled_at <= ${dialect.now} - ${keep}`
+          + ` ORDER BY handled_at LIMIT ${pruned}${dialect.skipLocked}) RETURNING 1 AS gone`
+      ).pipe(Effect.map((rows) => rows.length))
+      const all = Effect.suspend(() => {
+        let total = 0
+        return Effect.repeat(Effect.tap(prune, (gone) => Effect.sync(() => void (total += gone))), {
+          while: (gone) => gone === pruned
+        }).pipe(Effect.map(() => total))
+      })
+      yield* Effect.forkScoped(Effect.forever(Effect.delay(Effect.ignore(all), every)))
+      return InboxStore.of({
+        table,
+        add: (sql, consumer, channel, message) =>
+          Effect.map(sql.unsafe(insert, [consumer, channel, message]).withoutTransform, (rows) => rows.length > 0),
+        prune: all
+      })
+    })
+  )
+}
+
+/**
+ * The id of a message where its broker counts positions that stay, as Kafka does: its partition and its position.
+ *
+ * Not for brokers whose positions are those of a connection, as RabbitMQ's are.
+ */
+export const position = (message: Message<unknown>): string => `${message.partition}/${message.position}`
+
+const written = (message: Message<unknown>): string | undefined => message.headers["message-id"]
+
+/** What ended so is done; the rest goes back or to the dead letters, and may come again under its id. */
+const isDone = (exit: Exit.Exit<unknown, unknown>): boolean =>
+  exit._tag === "Success" &&
+  (!Outcome.isOutcome(exit.value) || exit.value._tag === "Ack" || exit.value._tag === "Reject")
+
+/** Ends the transaction without its writes; never seen outside. */
+class Undo<A, E> extends Data.TaggedError("Undo")<{ readonly exit: Exit.Exit<A, E> }> {}
+
+/**
+ * Handles each message once for each group: its id, and whatever its handler writes by the same `SqlClient`, are one transaction.
+ *
+ * Types: any consumed message in, the same message on; `Store` and the `SqlClient` enter R, `InboxError` and `InboxRefused` enter
+ * E, and `Ack` enters the answer: a message whose id is there already is acknowledged without running. An answer that is no
+ * outcome, `Ack` and `Reject` commit. A failure, a defect, an interruption, `Retry`, `Release` and `DeadLetter` roll back, so
+ * the message may come again. Two that come at once wait for one another.
+ *
+ * What the handler does elsewhere is not part of it: publish by `Outbox.on`, inside this middleware, and the answer is. Hooks
+ * of the message run after the commit. A `Retry` stands outside, so that each attempt is a transaction of its own.
+ *
+ * Errors: `InboxError` (class of what happened) goes back to the source, `InboxRefused` (class `validation`) to the dead letters.
+ *
+ * Source: the inbox, or idempotent consumer, by C. Richardson, https://microservices.io/patterns/communication-style/idempotent-consumer.html
+ *
+ * **Example** (a payment is booked once)
+ *
+ * ```ts
+ * import { Effect, pipe, Schema } from "effect"
+ * import { SqlClient } from "effect/sql"
+ * import { Channel, Decode, type Message, Retry } from "@millrace/core"
+ * import { Inbox } from "@millrace/sql"
+ *
+ * const Payment = Schema.Struct({ account: Schema.String, amount: Schema.Finite })
+ * const Payments = Channel.make("payments", { payload: Payment })
+ *
+ * const handler = pipe(
+ *   ({ payload }: Message<typeof Payment.Type>) =>
+ *     Effect.orDie(Effect.flatMap(SqlClient.SqlClient, (sql) =>
+ *       sql`UPDATE accounts SET balance = balance + ${payload.amount} WHERE id = ${payload.account}`)),
+ *   Decode.middleware(Payments),
+ *   Inbox.middleware(),
+ *   Retry.middleware()
+ * )
+ * ```
+ *
+ * @category constructors
+ */
+export const middleware = <M extends Message<unknown> = Message<unknown>>(options: MiddlewareOptions<M> = {}) => {
+  const { id = written, missing } = options
+  return Middleware.make<{ message: M }>()({
+    name: "Inbox",
+    stage: "consume",
+    shows: { missing },
+    order: [
+      { inside: "Auth", because: "whoever is refused must not use up an id" },
+      {
+        inside: "Retry",
+        because: "each attempt is a transaction of its own, and a failed one takes no statement more"
+      },
+      { inside: "Hedge", because: "two runs in one transaction would both write" },
+      { outside: "Publish", because: "an answer that fails to be published after the commit would never be" }
+    ]
+  }, (next) => (message): Returns => {
+    const own = id(message)
+    if (own === undefined && missing === "run") return next(message)
+    if (own === undefined || own === "" || own.length > 255 || own.includes("\0")) {
+      const reason = own === undefined ? "missing" : "invalid"
+      return Exit.fail(new InboxRefused({ channel: message.channel, reason }))
+    }
+    const consumer = message.delivery.origin.group
+    return Effect.gen(function*() {
+      const store = yield* InboxStore
+      const sql = yield* SqlClient.SqlClient
+      const failed = (error: SqlError.SqlError) => new InboxError(told(`Inbox ${store.table}`, error))
+      const once = Effect.flatMap(
+        store.add(sql, consumer, message.channel, own),
+        (isNew): Effect.Effect<Exit.Exit<Answer, Failing>, Undo<Answer, Failing>, Middleware.Services> =>
+          isNew
+            ? Effect.flatMap(
+              Effect.exit(Effect.suspend(() => next(message))),
+              (exit) => isDone(exit) ? Effect.succeed(exit) : Effect.fail(new Undo({ exit }))
+            )
+            : Effect.succeed(Exit.succeed(Outcome.Ack))
+      )
+      const exit = yield* Effect.catch(
+        typed(sql.withTransaction(once)),
+        (error): Effect.Effect<Exit.Exit<Answer, Failing>, InboxError> =>
+          error._tag === "Undo" ? Effect.succeed(error.exit) : Effect.fail(failed(error))
+      )
+      return yield* exit
+    })
+  })
+}
+
+type Answer = Middleware.Result | Outcome.Ack
+type Failing = Middleware.Failure
+type Returns = Middleware.Returns<InboxError | InboxRefused, InboxStore | SqlClient.SqlClient, Outcome.Ack>

@@ -1,0 +1,219 @@
+/**
+ * Rate limits in PostgreSQL: processes share them. One function call decides all policies of a message, by the server's clock.
+ */
+import { PgClient } from "@effect/sql-pg"
+import { RateLimit } from "@millrace/core"
+import { Clock, Duration, Effect, Layer, Random, type Redacted, Schedule, type Scope } from "effect"
+import { Migrator, SqlClient, type SqlError } from "effect/sql"
+import * as Address from "./postgres/address.ts"
+import * as Errors from "./postgres/errors.ts"
+import { functions } from "./ratelimit/functions.ts"
+import { identityOf, lasting, leases, most, places, pruning } from "./ratelimit/identity.ts"
+
+/** Options of `layerClient`. */
+export interface ClientOptions {
+  /**
+   * The table, made where it is missing with functions whose names begin like it: small letters, digits and `_`, with a schema
+   * before a dot where it is in one, which has to be there. Default: `millrace_rate`.
+   */
+  readonly table?: string | undefined
+  /** How often rows are removed of keys that have all of their limit again; from 10 ms. Default: 10 seconds. */
+  readonly pruneEvery?: Duration.Input | undefined
+  /**
+   * Whose clock counts. `server`: that of PostgreSQL, which is the same for all processes. `process`: Effect's in this process, as
+   * tests with a time of their own want it. Default: `server`.
+   */
+  readonly clock?: "process" | "server" | undefined
+}
+
+/** Options of `layer`. */
+export interface Options extends ClientOptions {
+  /** `postgres://user:password@host:port/database`, with `sslmode` and what else libpq reads there. */
+  readonly url: Redacted.Redacted<string>
+  /** The most connections; an integer from 1. Default: 4. */
+  readonly maximumConnections?: number | undefined
+  /** How long making a connection may take. Default: 5 seconds. */
+  readonly connectTimeout?: Duration.Input | undefined
+}
+
+/** What the layers do where an option is not given. */
+export const defaults: {
+  readonly table: string
+  readonly pruneEvery: Duration.Duration
+  readonly maximumConnections: number
+  readonly connectTimeout: Duration.Duration
+} = {
+  table: "millrace_rate",
+  pruneEvery: Duration.seconds(10),
+  maximumConnections: 4,
+  connectTimeout: Duration.seconds(5)
+}
+
+type Store = RateLimit.Store["Service"]
+type Failed = RateLimit.RateLimitUnavailable
+
+const module = "RateLimitPostgres"
+
+const unavailable = (where: string) => (error: SqlError.SqlError | Migrator.MigrationError) =>
+  new RateLimit.RateLimitUnavailable({ message: `${module}: ${Errors.read(where, error).message}`, cause: error })
+
+/** The steps of the schema, oldest first: one that was released is never changed, the next is added. */
+const migrations = (table: string) =>
+  Migrator.fromRecord({
+    "1_rate": Effect.flatMap(SqlClient.SqlClient, (sql) =>
+      Effect.forEach(functions(table, table.split(".").at(-1)!), (statement) =>
+        sql.unsafe(statement), { discard: true }))
+  })
+
+const text = (charges: ReadonlyArray<RateLimit.Charge>): string =>
+  JSON.stringify(charges.map((charge) => {
+    const { cost, policy } = charge
+    const { interval, scale } = RateLimit.ticks(policy)
+    return [identityOf(charge), policy.algorithm, policy.limit, policy.window, policy.burst, scale, interval, cost]
+  }))
+
+const never = (millis: number): number => millis < 0 ? Infinity : millis
+
+const decisionOf = (reply: ReadonlyArray<number>, lease: number): RateLimit.Decision => {
+  const verdicts: Array<RateLimit.Verdict> = []
+  for (let i = 4; i < reply.length; i += 3) {
+    verdicts.push({ wait: never(reply[i]!), remaining: reply[i + 1]!, reset: reply[i + 2]! })
+  }
+  return {
+    isAdmitted: reply[0] === 1,
+    wait: never(reply[1]!),
+    at: reply[2]!,
+    lease: reply[3] === 1 ? lease : 0,
+    verdicts
+  }
+}
+
+const make = (
+  options: ClientOptions,
+  where: string
+): Effect.Effect<Store, Failed, SqlClient.SqlClient | Scope.Scope> => {
+  const table = options.table ?? defaults.table
+  if (!/^([a-z_][a-z0-9_]{0,62}\.)?[a-z_][a-z0-9_]{0,49}$/.test(table)) {
+    throw new RangeError(
+      `${module}: table must be a name of at most 50 small letters, digits and _, got ${JSON.stringify(table)}`
+    )
+  }
+  const every = lasting(module, "pruneEvery", options.pruneEvery, defaults.pruneEvery, 10)
+  return Effect.gen(function*() {
+    const sql = yield* SqlClient.SqlClient
+    const clock = yield* Clock.Clock
+    yield* Migrator.make({})({ loader: migrations(table), table: `${table}_versions` }).pipe(
+      Effect.retry({
+        while: (error) => Errors.read(where, error).reason === "Busy",
+        times: 10,
+        schedule: Schedule.spaced("50 millis")
+      }),
+      Effect.mapError(unavailable(where))
+    )
+    const lease = leases(yield* Random.nextIntBetween(0, 2 ** 32))
+    const time = () => options.clock === "process" ? clock.currentTimeMillisUnsafe() : null
+    const ask = (statement: string, values: ReadonlyArray<unknown>) =>
+      Effect.map(
+        Effect.mapError(
+          sql.unsafe<{ readonly answer: string }>(statement, values).withoutTransform,
+          unavailable(where)
+        ),
+        // a function answers one row, and text of JSON
+        ([row]): unknown => JSON.parse(row!.answer)
+      )
+    const taking =
+      `SELECT array_to_json(${table}_take($1::float8::bigint, $2::float8::bigint, $3::float8::bigint, $4::text::jsonb))::text AS answer`
+    const holding =
+      `SELECT to_json(${table}_hold($1::float8::bigint, $2::float8::bigint, $3::text::boolean, $4::text::jsonb))::text AS answer`
+    const hold = (charges: ReadonlyArray<RateLimit.Charge>, lease: number, keeps: string) =>
+      Effect.suspend(() => ask(holding, [time(), lease, keeps, text(places(charges))]))
+
+    yield* pruning(
+      every,
+      Effect.suspend(() =>
+        Effect.map(
+          ask(
+            `WITH gone AS (DELETE FROM ${table} WHERE id IN (SELECT id FROM ${table} WHERE ends_at <= `
+              + "coalesce($1::float8, floor(extract(epoch FROM clock_timestamp()) * 1000))::bigint LIMIT $2::float8::bigint) RETURNING 1) "
+              + "SELECT count(*)::text AS answer FROM gone",
+            [time(), most]
+          ),
+          Number
+        )
+      )
+    )
+    return {
+      take: (charges, within) =>
+        Effect.suspend(() => {
+          const own = lease()
+          return Effect.map(
+            ask(taking, [time(), Math.floor(within), own, text(charges)]),
+            // the function answers bigints below 2^53
+            (reply) => decisionOf(reply as ReadonlyArray<number>, own)
+          )
+        }),
+      renew: (charges, lease) => Effect.map(hold(charges, lease, "true"), (isHeld) => isHeld === true),
+      release: (charges, lease) => Effect.asVoid(hold(charges, lease, "false"))
+    }
+  })
+}
+
+/**
+ * A store in the database of a `SqlClient` that the program has already; it has to be PostgreSQL's.
+ *
+ * As `layer`; provides `RateLimit.Store` and needs the `SqlClient`.
+ *
+ * @throws RangeError when an option is out of range
+ * @category layers
+ */
+export const layerClient = (
+  options: ClientOptions = {}
+): Layer.Layer<RateLimit.Store, RateLimit.RateLimitUnavailable, SqlClient.SqlClient> =>
+  Layer.effect(RateLimit.Store, make(options, "PostgreSQL"))
+
+/**
+ * A store in a PostgreSQL database, with connections of its own.
+ *
+ * Provides `RateLimit.Store`; fails with `RateLimitUnavailable`, whose message says why the database does not open and what to do. A
+ * call is one statement, decided under locks of its keys. A server that crashes may lose the last second of counts. While it is
+ * out of reach each call fails with `RateLimitUnavailable`, and connections are made again by themselves.
+ *
+ * **Example** (limits beside the orders)
+ *
+ * ```ts
+ * import { RateLimitPostgres } from "@millrace/sql"
+ * import { Redacted } from "effect"
+ *
+ * const store = RateLimitPostgres.layer({ url: Redacted.make("postgres://orders:secret@localhost:5432/orders") })
+ * ```
+ *
+ * @throws RangeError when an option is out of range
+ * @category layers
+ */
+export const layer = (options: Options): Layer.Layer<RateLimit.Store, RateLimit.RateLimitUnavailable> => {
+  const shown = Address.shown(options.url)
+  const where = shown ?? "PostgreSQL"
+  const store = make(options, where)
+  const maxConnections = options.maximumConnections ?? defaults.maximumConnections
+  if (!Number.isInteger(maxConnections) || maxConnections < 1) {
+    throw new RangeError(`${module}: maximumConnections must be an integer from 1, got ${maxConnections}`)
+  }
+  if (shown === undefined) {
+    return Layer.effect(
+      RateLimit.Store,
+      Effect.suspend(() => new RateLimit.RateLimitUnavailable({ message: `${module}: ${Address.needed}` }))
+    )
+  }
+  const client = PgClient.layer({
+    url: options.url,
+    maxConnections,
+    connectTimeout: options.connectTimeout ?? defaults.connectTimeout,
+    applicationName: "millrace-rate-limit"
+  })
+  return Layer.effect(RateLimit.Store, store).pipe(
+    Layer.provide(client),
+    Layer.catch((error) =>
+      Layer.effect(RateLimit.Store, Effect.fail(error._tag === "SqlError" ? unavailable(where)(error) : error))
+    )
+  )
+}

@@ -1,0 +1,175 @@
+/**
+ * Effect's `SqlClient` over Node's own SQLite: for the outbox, the inbox and the program's own tables in one file.
+ */
+import { Duration, Effect, Layer, Schedule, Semaphore, Stream } from "effect"
+import { Reactivity } from "effect/reactivity"
+import { SqlClient, type SqlConnection, SqlError, Statement } from "effect/sql"
+import { DatabaseSync, type SQLInputValue, type StatementSync } from "node:sqlite"
+
+/** Options of `layer`. */
+export interface Options {
+  /** The file, made where it is missing, its folder has to be there; `:memory:` for one that ends with the layer. */
+  readonly filename: string
+  /**
+   * `full`: what was committed survives the loss of power. `normal`: it survives the end of the process, and the last commits
+   * are lost with the machine. Default: `full`.
+   */
+  readonly synchronous?: "full" | "normal" | undefined
+  /** How long a transaction waits for another process's to end; from 0. The event loop goes on meanwhile. Default: 5 seconds. */
+  readonly busyTimeout?: Duration.Input | undefined
+}
+
+/** What `layer` does where an option is not given. */
+export const defaults: {
+  readonly synchronous: "full"
+  readonly busyTimeout: Duration.Duration
+} = { synchronous: "full", busyTimeout: Duration.seconds(5) }
+
+// each is a compiled statement; a program has fewer, and one that makes them at run time shall not fill the memory
+const maximumStatements = 256
+
+const codeOf = (cause: unknown): number | undefined =>
+  cause instanceof Error && "errcode" in cause ? Number(cause.errcode) : undefined
+
+/** node:sqlite writes the code as `errcode`, and Effect reads it as `errno`; the extended part says nothing to it. */
+const failed = (operation: string) => (cause: unknown): SqlError.SqlError => {
+  const code = codeOf(cause)
+  const known = cause instanceof Error && code !== undefined
+    ? Object.assign(cause, { errno: code === 2067 ? code : code & 0xff })
+    : cause
+  const message = cause instanceof Error ? cause.message : String(cause)
+  return new SqlError.SqlError({ reason: SqlError.classifySqliteError(known, { message, operation }) })
+}
+
+/** What a statement binds; SQLite knows neither booleans nor dates. */
+const bound = (value: unknown): SQLInputValue =>
+  value === undefined
+    ? null
+    : typeof value === "boolean"
+    ? Number(value)
+    : value instanceof Date
+    ? value.toISOString()
+    // what SQLite cannot bind it refuses by name
+    : value as SQLInputValue
+
+interface Connection extends SqlConnection.Connection {
+  readonly isTransaction: () => boolean
+}
+
+const connect = (options: Options, busy: number) =>
+  Effect.acquireRelease(
+    Effect.try({
+      try: () => {
+        // nobody waits inside SQLite: that would stop the event loop
+        const database = new DatabaseSync(options.filename, { timeout: 0 })
+        return database
+      },
+      catch: failed("connect")
+    }),
+    (database) => Effect.sync(() => database.isOpen && database.close())
+  ).pipe(Effect.flatMap((database) => {
+    const statements = new Map<string, StatementSync>()
+    const prepared = (sql: string): StatementSync => {
+      const found = statements.get(sql)
+      if (found !== undefined) return found
+      if (statements.size >= maximumStatements) statements.delete(statements.keys().next().value!)
+      const made = database.prepare(sql)
+      statements.set(sql, made)
+      return made
+    }
+    // 5 ms, doubling to 100 ms
+    const patience = Schedule.exponential("5 millis").pipe(
+      Schedule.modifyDelay(({ duration }) => Effect.succeed(Duration.min(duration, Duration.millis(100)))),
+      Schedule.upTo({ duration: Duration.millis(busy) })
+    )
+    const isBusy = (error: SqlError.SqlError) =>
+      // inside a transaction the same statement would fail again: its snapshot is old
+      error.reason._tag === "LockTimeoutError" && !database.isTransaction
+    const attempt = <A>(use: () => A): Effect.Effect<A, SqlError.SqlError> =>
+      Effect.retry(Effect.try({ try: use, catch: failed("execute") }), { while: isBusy, schedule: patience })
+    const all = (sql: string, params: ReadonlyArray<unknown>, arrays: boolean) =>
+      attempt(() => {
+        const statement = prepared(sql)
+        statement.setReturnArrays(arrays)
+        // rows are what the caller's type says of its statement
+        return statement.all(...params.map(bound)) as ReadonlyArray<unknown>
+      })
+    const execute: Connection["execute"] = (sql, params, transform) =>
+      Effect.map(all(sql, params, false), (rows) => transform === undefined ? rows : transform(rows as Array<object>))
+    const values: Connection["executeValues"] = (sql, params) =>
+      Effect.map(all(sql, params, true), (rows) => rows as ReadonlyArray<ReadonlyArray<unknown>>)
+    const connection: Connection = {
+      execute,
+      executeUnprepared: execute,
+      executeRaw: (sql, params) => attempt(() => prepared(sql).run(...params.map(bound))),
+      executeValues: values,
+      executeValuesUnprepared: values,
+      executeStream: (sql, params, transform) => Stream.fromIterableEffect(execute(sql, params, transform)),
+      isTransaction: () => database.isTransaction
+    }
+    const set = (pragma: string) => attempt(() => database.exec(`PRAGMA ${pragma}`))
+    return Effect.as(
+      Effect.andThen(
+        set("journal_mode = WAL"),
+        set(`synchronous = ${(options.synchronous ?? defaults.synchronous).toUpperCase()}`)
+      ),
+      connection
+    )
+  }))
+
+/**
+ * A `SqlClient` on a SQLite file, by `node:sqlite` and without another dependency.
+ *
+ * Provides `SqlClient`; fails with a `SqlError` where the file does not open. It has one connection, on the thread of the
+ * program: transactions run one after the other, and begin as writers (`BEGIN IMMEDIATE`), so that none fails in the middle
+ * because another process has written. What waits for another process's transaction fails after `busyTimeout` with a
+ * `SqlError` of reason `LockTimeoutError`.
+ *
+ * Source: https://nodejs.org/api/sqlite.html and https://www.sqlite.org/lang_transaction.html
+ *
+ * **Example** (a table in memory)
+ *
+ * ```ts
+ * import { Effect } from "effect"
+ * import { SqlClient } from "effect/sql"
+ * import { SqliteClient } from "@millrace/sql"
+ *
+ * const program = Effect.gen(function*() {
+ *   const sql = yield* SqlClient.SqlClient
+ *   yield* sql`CREATE TABLE orders (id TEXT)`
+ *   yield* sql.withTransaction(sql`INSERT INTO orders VALUES (${"a"})`)
+ *   return yield* sql<{ id: string }>`SELECT id FROM orders`
+ * })
+ * const rows = await Effect.runPromise(Effect.provide(program, SqliteClient.layer({ filename: ":memory:" })))
+ * console.log(rows[0]?.id) // => a
+ * ```
+ *
+ * @throws RangeError when an option is out of range
+ * @category layers
+ */
+export const layer = (options: Options): Layer.Layer<SqlClient.SqlClient, SqlError.SqlError> => {
+  if (options.filename === "") throw new RangeError("SqliteClient.layer: filename is needed, and it is empty")
+  const busy = Duration.toMillis(Duration.fromInputUnsafe(options.busyTimeout ?? defaults.busyTimeout))
+  if (!(busy >= 0 && Number.isFinite(busy))) {
+    throw new RangeError(
+      `SqliteClient.layer: busyTimeout must be a finite duration from 0, got ${String(options.busyTimeout)}`
+    )
+  }
+  return Layer.effect(
+    SqlClient.SqlClient,
+    Effect.gen(function*() {
+      const connection = yield* connect(options, busy)
+      return yield* SqlClient.make({
+        ...SqlClient.makeSqliteAcquirers({
+          connection: Effect.succeed(connection),
+          semaphore: yield* Semaphore.make(1),
+          isTransaction: (one) => one.isTransaction()
+        }),
+        compiler: Statement.makeCompilerSqlite(),
+        beginTransaction: "BEGIN IMMEDIATE",
+        driver: "sqlite-node",
+        spanAttributes: [["db.system.name", "sqlite"]]
+      })
+    })
+  ).pipe(Layer.provide(Reactivity.layer))
+}

@@ -1,0 +1,64 @@
+/**
+ * What the SQL stores of idempotency keys share: keys that both databases hold exactly, and the removal of what has ended.
+ */
+import { Idempotency } from "@millrace/core"
+import { Duration, Effect, type Scope } from "effect"
+import { createHash } from "node:crypto"
+
+// an index of PostgreSQL takes up to 2,700 bytes; a character is three at the most, beside surrogates
+const longest = 800
+
+/**
+ * The text as it is, or a hash of it where it is too long for an index, or holds what a database would change: a zero, or half
+ * of a character. Two texts are equal as they are stored only where they are equal.
+ */
+export const storable = (text: string): string =>
+  text.length <= longest && !/[\0\ud800-\udfff]/u.test(text) && !text.startsWith("sha256:")
+    ? text
+    : `sha256:${createHash("sha256").update(text, "utf16le").digest("hex")}`
+
+/** The most rows that one statement removes. */
+export const most = 1_000
+
+/**
+ * Removes what has ended for as long as the scope is open: every so often, and again after a moment while there is more, so
+ * that others get their turn. What fails is tried again at the next time.
+ */
+export const pruning = (
+  every: Duration.Duration,
+  some: Effect.Effect<number, unknown>
+): Effect.Effect<void, never, Scope.Scope> => {
+  const round: Effect.Effect<void> = Effect.flatMap(
+    Effect.catch(some, (error) => Effect.as(Effect.logDebug("Idempotency: what has ended was not removed", error), 0)),
+    (removed) => removed < most ? Effect.void : Effect.andThen(Effect.sleep("20 millis"), round)
+  )
+  return Effect.asVoid(Effect.forkScoped(Effect.forever(Effect.andThen(Effect.sleep(every), round))))
+}
+
+/** Builds with options from the environment: what is out of range there is no fault of the program. */
+export const built = <A>(build: () => A): Effect.Effect<A, Idempotency.IdempotencyUnavailable> =>
+  Effect.try({
+    try: build,
+    catch: (error) =>
+      new Idempotency.IdempotencyUnavailable({ message: error instanceof Error ? error.message : String(error) })
+  })
+
+/** An integer from 1. */
+export const counted = (module: string, option: string, value: number): number => {
+  if (Number.isInteger(value) && value >= 1) return value
+  throw new RangeError(`${module}: ${option} must be an integer from 1, got ${value}`)
+}
+
+/** A duration from `least` milliseconds to 24 days. */
+export const lasting = (
+  module: string,
+  option: string,
+  value: Duration.Input | undefined,
+  otherwise: Duration.Duration,
+  least: number
+): Duration.Duration => {
+  const found = Duration.fromInputUnsafe(value ?? otherwise)
+  const millis = Duration.toMillis(found)
+  if (millis >= least && millis <= 0x7fff_ffff) return found
+  throw new RangeError(`${module}: ${option} must be a duration from ${least} ms to 24 days, got ${String(value)}`)
+}
