@@ -13,10 +13,11 @@ const layerCounted = Layer.effectContext(Effect.gen(function*() {
   let delayed = 0
   return Context.make(Delays, { delayed: () => delayed }).pipe(
     Context.add(RateLimit.Store, {
-      take: (policy, key, within) =>
-        Effect.mapEager(store.take(policy, key, within), (wait) => {
-          if (wait > 0 && wait <= within) delayed += 1
-          return wait
+      ...store,
+      take: (charges, within) =>
+        Effect.mapEager(store.take(charges, within), (decision) => {
+          if (decision.isAdmitted && decision.wait > 0) delayed += 1
+          return decision
         })
     })
   )

@@ -80,10 +80,15 @@ const capabilities: Driver.Capabilities = {
   deadLetter: false,
   attempts: false,
   groups: true,
+  fanOut: true,
+  retention: true,
+  replay: true,
   persistence: true,
   browse: true,
   tombstones: true,
   transactions: false,
+  patterns: false,
+  lag: true,
   maximumBytes
 }
 
@@ -117,10 +122,13 @@ export const make = Effect.fn(function*(folder: string) {
     return Effect.andThen(failed, saving.withPermit(Effect.void))
   })
 
+  const pathOf = (channel: string, group: string) =>
+    `${folder}/${encodeURIComponent(channel)}@${encodeURIComponent(group)}.position`
+
   const consume: Driver.Driver["consume"] = ({ batch, channel, from, group, handler }, sink) =>
     Effect.gen(function*() {
       const log = yield* logOf(channel)
-      const path = `${folder}/${encodeURIComponent(channel)}@${encodeURIComponent(group)}.position`
+      const path = pathOf(channel, group)
       // At once, since a group that begins at the latest message may come back before it has done one.
       const begin = replace(fs, path, `${from === "latest" ? log.count() : 0}`)
       yield* save(Effect.flatMap(fs.exists(path), (there) => there ? Effect.void : begin))
@@ -180,7 +188,16 @@ export const make = Effect.fn(function*(folder: string) {
       return Stream.paginate(0, read)
     }))
 
-  return { system, capabilities, consume, publish, declare, browse } satisfies Driver.Driver
+  const check = whileOpen(Effect.void).pipe(failing("check"))
+
+  const lag: Driver.Driver["lag"] = Effect.fnUntraced(function*(channel, group) {
+    const path = pathOf(channel, group)
+    if (!(yield* whileOpen(fs.exists(path)))) return []
+    const log = yield* logOf(channel)
+    return [{ partition: 0, messages: log.count() - Number(yield* fs.readFileString(path)) }]
+  }, failing("lag"))
+
+  return { system, capabilities, consume, publish, declare, browse, check, lag } satisfies Driver.Driver
 }, failing("connect"))
 
 /** A broker in a folder. */

@@ -1,13 +1,51 @@
 import { audit } from "./audit.ts"
+import { backlog } from "./backlog.ts"
 import type { Bench } from "./Bench.ts"
 import { broker } from "./broker.ts"
 import { dispatch } from "./dispatch.ts"
 import { fairness } from "./fairness.ts"
+import { http } from "./http.ts"
 import { kafka } from "./kafka.ts"
+import { idempotency } from "./idempotency.ts"
 import { keyed } from "./keyed.ts"
 import { memory } from "./memory.ts"
+import { mqtt } from "./mqtt.ts"
+import { nats } from "./nats.ts"
+import { rabbitmq } from "./rabbitmq.ts"
+import { ratelimit } from "./ratelimit.ts"
+import { redis } from "./redis.ts"
 import { stack } from "./stack.ts"
 import { wrappers } from "./wrappers.ts"
 
+/** Those that need real servers; Kafka's may be given by its address. */
+export const onServers: ReadonlyArray<string> = [
+  "kafka",
+  "redis",
+  "nats",
+  "rabbitmq",
+  "mqtt",
+  "idempotency",
+  "ratelimit",
+  "backlog"
+]
+
 /** Every benchmark, in the order of the goals. */
-export const benches: ReadonlyArray<Bench> = [dispatch, wrappers, broker, stack, audit, kafka, keyed, memory, fairness]
+export const benches: ReadonlyArray<Bench> = [
+  dispatch,
+  wrappers,
+  broker,
+  stack,
+  audit,
+  kafka,
+  redis,
+  nats,
+  rabbitmq,
+  mqtt,
+  http,
+  idempotency,
+  ratelimit,
+  keyed,
+  memory,
+  fairness,
+  backlog
+]

@@ -1,7 +1,19 @@
-import { Channel, type Handler, Lanes, type Message, Middleware, Subscription } from "@millrace/core"
+import {
+  Broker,
+  Channel,
+  type Handler,
+  Headers,
+  Lanes,
+  type Message,
+  Middleware,
+  Outgoing,
+  Subscription
+} from "@millrace/core"
 import { Kafka } from "@millrace/kafka"
+import * as KafkaPlatformatic from "@millrace/kafka/KafkaPlatformatic"
 import { Kafka as Server } from "@millrace/testing/servers"
 import { Effect, Exit, Layer, Scope } from "effect"
+import { Consumer, Producer } from "@platformatic/kafka"
 import { type Admin, type EachBatchPayload, Kafka as KafkaJs, logLevel } from "kafkajs"
 import { Socket } from "node:net"
 import { type Bench, type Measured, scaled, type Shared, stopwatch } from "./Bench.ts"
@@ -99,6 +111,11 @@ class Progress {
     this.countCommits()
   }
 
+  /** Whether all is read. */
+  get complete(): boolean {
+    return this.seen >= count
+  }
+
   add(messages: number, bytes: number): void {
     this.bytes += bytes
     this.seen += messages
@@ -138,7 +155,7 @@ const trivial = Middleware.make()({ name: "Trivial", stage: "consume" }, (next) 
   return next(message)
 })
 
-const ours = (lanes: Lanes.Lanes) => async (): Promise<Measured> => {
+const ours = (engine: typeof Kafka.layer, lanes: Lanes.Lanes) => async (): Promise<Measured> => {
   const progress = new Progress()
   let handler: Handler<Message<Uint8Array>, void> = ({ payload }) => {
     progress.add(1, payload.length)
@@ -148,7 +165,7 @@ const ours = (lanes: Lanes.Lanes) => async (): Promise<Measured> => {
   const topic = environment(topicName)
   const subscription = Subscription.make(Channel.bytes(topic), { group: fresh(topic), lanes }, handler)
   const layer = Subscription.layer(subscription).pipe(
-    Layer.provide(Kafka.layer({ brokers: environment(brokersName), consumer: { maximumWait } }))
+    Layer.provide(engine({ brokers: environment(brokersName), consumer: { maximumWait } }))
   )
   return Effect.runPromise(Effect.provide(Effect.promise(() => progress.finished), layer))
 }
@@ -183,18 +200,152 @@ const raw = ({ concurrently, each }: Way) => async (): Promise<Measured> => {
   return measured
 }
 
-/** P6: what the engine and eight middlewares add to kafkajs. */
+const stream = async () => {
+  const topic = environment(topicName)
+  const consumer = new Consumer({
+    clientId: "bench",
+    groupId: fresh(topic),
+    bootstrapBrokers: environment(brokersName).split(","),
+    autocommit: 1000,
+    maxWaitTime: maximumWait,
+    // as much as the others fetch at once
+    maxBytesPerPartition: 1_048_576
+  })
+  const messages = await consumer.consume({ topics: [topic], mode: "earliest" })
+  return { messages, close: () => consumer.close(true) }
+}
+
+/** @platformatic/kafka's fastest way: its listener, which nothing holds back. */
+const rawData = async (): Promise<Measured> => {
+  const progress = new Progress()
+  const { close, messages } = await stream()
+  messages.on("data", ({ value }) => progress.add(1, value.length))
+  const measured = await progress.finished
+  await close()
+  return measured
+}
+
+/** Its way with back-pressure. */
+const rawForAwait = async (): Promise<Measured> => {
+  const progress = new Progress()
+  const { close, messages } = await stream()
+  for await (const { value } of messages) {
+    progress.add(1, value.length)
+    if (progress.complete) break
+  }
+  const measured = await progress.finished
+  await close()
+  return measured
+}
+
+const written = scaled(200_000)
+/** Messages that are given at once. */
+const together = 1_000
+
+/** Writes batches to a topic of its own; the first third is not measured. */
+const writing = async (
+  open: (topic: string) => Promise<{ send: (from: number) => Promise<unknown>; close: () => Promise<unknown> }>
+): Promise<Measured> => {
+  const topic = `${fresh(environment(topicName))}-written`
+  const brokers = environment(brokersName)
+  await withAdmin(brokers, (admin) => admin.createTopics({ topics: [{ topic, numPartitions: partitions }] }))
+  const { close, send } = await open(topic)
+  let stop: ((count: number) => Measured) | undefined
+  let from = 0
+  for (let i = 0; i < written; i += together) {
+    if (stop === undefined && i >= written / 3) {
+      from = i
+      stop = stopwatch()
+    }
+    await send(i)
+  }
+  const measured = stop!(written - from)
+  await close()
+  const ends = await withAdmin(brokers, (admin) => admin.fetchTopicOffsets(topic))
+  await withAdmin(brokers, (admin) => admin.deleteTopics({ topics: [topic] }))
+  const found = ends.reduce((sum, { high }) => sum + Number(high), 0)
+  if (found < written) throw new Error(`${found} of ${written} messages were written`)
+  return measured
+}
+
+const body = Buffer.alloc(size, "x")
+const batchOf = <A>(from: number, make: (key: string) => A): Array<A> =>
+  Array.from({ length: together }, (_, i) => make(`key-${(from + i) % 1_000}`))
+
+const write = (engine: typeof Kafka.layer) => () =>
+  writing(async (topic) => {
+    const scope = Scope.makeUnsafe()
+    const brokers = environment(brokersName)
+    const context = await Effect.runPromise(Scope.provide(Layer.build(engine({ brokers })), scope))
+    const headers = Headers.fromRecord({ "content-type": "text/plain" })
+    return {
+      send: (from) =>
+        Effect.runPromise(Effect.provide(
+          Effect.flatMap(
+            Broker.Broker,
+            (broker) => broker.publishAll(batchOf(from, (key) => new Outgoing(topic, body, key, headers)))
+          ),
+          context
+        )),
+      close: () => Effect.runPromise(Scope.close(scope, Exit.void))
+    }
+  })
+
+const headers = { "content-type": "text/plain" }
+
+const writeKafkajs = () =>
+  writing(async (topic) => {
+    const producer = client(environment(brokersName)).producer({ idempotent: true })
+    await producer.connect()
+    return {
+      send: (from) => producer.send({ topic, messages: batchOf(from, (key) => ({ key, value: body, headers })) }),
+      close: () => producer.disconnect()
+    }
+  })
+
+const writePlatformatic = () =>
+  writing(async (topic) => {
+    const producer = new Producer<Buffer, Buffer, Buffer, Buffer>({
+      clientId: "bench",
+      bootstrapBrokers: environment(brokersName).split(","),
+      idempotent: true
+    })
+    const name = Buffer.from("content-type")
+    const value = Buffer.from("text/plain")
+    return {
+      send: (from) =>
+        producer.send({
+          messages: batchOf(from, (key) => ({
+            topic,
+            key: Buffer.from(key),
+            value: body,
+            headers: new Map([[name, value]])
+          }))
+        }),
+      close: () => producer.close()
+    }
+  })
+
+/** P6, P7: what the engine and eight middlewares add to each client. */
 export const kafka: Bench = {
   name: "kafka",
-  about: "a full topic of a real Kafka read to its end, 8 trivial middlewares, beside kafkajs without any",
+  about:
+    "a full topic of a real Kafka read to its end, 8 trivial middlewares, beside its clients without any; and batches written",
   rounds: 5,
   share,
   variants: [
-    { name: "millrace, by partition", whose: "millrace", run: ours(Lanes.partition) },
+    { name: "millrace, by partition", whose: "millrace", run: ours(Kafka.layer, Lanes.partition) },
     { name: "kafkajs eachBatch", whose: "limit", run: raw({ each: "batch", concurrently: 1 }) },
     { name: "kafkajs eachMessage", whose: "peer", run: raw({ each: "message", concurrently: 1 }) },
-    { name: "millrace, by key", whose: "millrace", run: ours(Lanes.key(256)) },
-    { name: "kafkajs eachBatch, 8 partitions at once", whose: "limit", run: raw({ each: "batch", concurrently: 8 }) }
+    { name: "millrace, by key", whose: "millrace", run: ours(Kafka.layer, Lanes.key(256)) },
+    { name: "kafkajs eachBatch, 8 partitions at once", whose: "limit", run: raw({ each: "batch", concurrently: 8 }) },
+    { name: "millrace on platformatic", whose: "millrace", run: ours(KafkaPlatformatic.layer, Lanes.partition) },
+    { name: "platformatic 'data'", whose: "limit", run: rawData },
+    { name: "platformatic for await", whose: "peer", run: rawForAwait },
+    { name: "millrace writes", whose: "millrace", run: write(Kafka.layer) },
+    { name: "kafkajs writes", whose: "peer", run: writeKafkajs },
+    { name: "millrace on platformatic writes", whose: "millrace", run: write(KafkaPlatformatic.layer) },
+    { name: "platformatic writes", whose: "peer", run: writePlatformatic }
   ],
   goals: [
     {
@@ -210,6 +361,27 @@ export const kafka: Bench = {
       target: 1.25,
       better: "higher",
       measured: (of) => of("kafkajs eachMessage").cpu / of("millrace, by partition").cpu
+    },
+    {
+      id: "P7",
+      text: "on platformatic: messages for each second of CPU, as a share of its raw 'data' listener",
+      target: 0.85,
+      better: "higher",
+      measured: (of) => of("platformatic 'data'").cpu / of("millrace on platformatic").cpu
+    },
+    {
+      id: "P7",
+      text: "on platformatic: messages for each second of CPU, times its raw for await",
+      target: 1.2,
+      better: "higher",
+      measured: (of) => of("platformatic for await").cpu / of("millrace on platformatic").cpu
+    },
+    {
+      id: "P7",
+      text: "on platformatic: messages for each second of CPU, times raw kafkajs eachMessage",
+      target: 1.5,
+      better: "higher",
+      measured: (of) => of("kafkajs eachMessage").cpu / of("millrace on platformatic").cpu
     }
   ]
 }

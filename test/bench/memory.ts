@@ -44,10 +44,15 @@ const flood: Driver.Driver = {
     deadLetter: false,
     attempts: false,
     groups: true,
+    fanOut: true,
+    retention: true,
+    replay: true,
     persistence: false,
     browse: false,
     tombstones: false,
-    transactions: false
+    transactions: false,
+    patterns: false,
+    lag: false
   },
   consume: (options, sink) =>
     Effect.gen(function*() {
@@ -74,7 +79,9 @@ const flood: Driver.Driver = {
     }),
   publish: () => Effect.void,
   declare: () => Effect.void,
-  browse: () => Stream.empty
+  browse: () => Stream.empty,
+  check: Effect.void,
+  lag: () => Effect.succeed([])
 }
 
 /** Takes a million messages in, all of them waiting behind handlers that do not answer, and weighs them. */

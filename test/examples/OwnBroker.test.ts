@@ -42,7 +42,9 @@ const crashing = Effect.gen(function*() {
     consume: (options, sink) => life.driver.consume(options, sink),
     publish: (batch) => life.driver.publish(batch),
     declare: (declaration) => life.driver.declare(declaration),
-    browse: (channel) => Stream.suspend(() => life.driver.browse(channel))
+    browse: (channel) => Stream.suspend(() => life.driver.browse(channel)),
+    check: Effect.suspend(() => life.driver.check),
+    lag: (channel, group) => life.driver.lag(channel, group)
   }
   const tear = Effect.sync(() => {
     for (const path of globSync(`${folder}/*.log`)) appendFileSync(path, readFileSync(path).subarray(0, 19))

@@ -4,8 +4,6 @@
 import { Effect, type Scope } from "effect"
 import { spawn } from "node:child_process"
 import { fileURLToPath } from "node:url"
-import type { Life } from "./fixtures/consumer.ts"
-
 /** A consumer's process. */
 export interface Process {
   readonly life: number
@@ -15,6 +13,10 @@ export interface Process {
   readonly kill: Effect.Effect<void>
   /** SIGTERM, once it hears signals; completes with its exit code when it is gone. */
   readonly terminate: Effect.Effect<number | NodeJS.Signals>
+  /** SIGSTOP: it stands still, and does not know it. */
+  readonly freeze: Effect.Effect<void>
+  /** SIGCONT. */
+  readonly thaw: Effect.Effect<void>
   readonly isRunning: () => boolean
   /** The last 16,000 characters that it printed. */
   readonly printed: () => string
@@ -22,11 +24,14 @@ export interface Process {
 
 const consumer = fileURLToPath(new URL("./fixtures/consumer.ts", import.meta.url))
 
-/** Starts a consumer; it is killed with the scope. */
-export const start = (life: Life): Effect.Effect<Process, never, Scope.Scope> =>
+/** Starts a consumer, which is told what it is to do as JSON on its command line; it is killed with the scope. */
+export const start = <Life extends { readonly life: number }>(
+  life: Life,
+  script = consumer
+): Effect.Effect<Process, never, Scope.Scope> =>
   Effect.acquireRelease(
     Effect.sync((): Process => {
-      const child = spawn(process.execPath, [consumer, JSON.stringify(life)], { stdio: ["ignore", "pipe", "pipe"] })
+      const child = spawn(process.execPath, [script, JSON.stringify(life)], { stdio: ["ignore", "pipe", "pipe"] })
       let printed = ""
       let heard: () => void = () => {}
       const hears = new Promise<void>((resolve) => {
@@ -55,6 +60,8 @@ export const start = (life: Life): Effect.Effect<Process, never, Scope.Scope> =>
         life: life.life,
         ended,
         kill: Effect.asVoid(send("SIGKILL")),
+        freeze: Effect.sync(() => void child.kill("SIGSTOP")),
+        thaw: Effect.sync(() => void child.kill("SIGCONT")),
         terminate: Effect.andThen(up, send("SIGTERM")),
         isRunning: () => child.exitCode === null && child.signalCode === null,
         printed: () => printed

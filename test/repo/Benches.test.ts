@@ -1,4 +1,5 @@
 import { assert, describe, it } from "vitest"
+import { onServers } from "../bench/benches.ts"
 import { run } from "./workspace.ts"
 
 const bench = (...args: ReadonlyArray<string>) => run(process.execPath, ["test/bench/main.ts", ...args])
@@ -8,8 +9,8 @@ const listed = async (): Promise<ReadonlyArray<string>> =>
 
 describe("benchmarks", { timeout: 120_000 }, () => {
   it("all that need no server run, with few messages", async () => {
-    // Benches.integration.test.ts has a Kafka
-    const names = (await listed()).filter((name) => name !== "kafka")
+    // those on real servers are in Benches.integration.test.ts
+    const names = (await listed()).filter((name) => !onServers.includes(name))
     const { code, output } = await bench(...names, "--trial")
     assert.strictEqual(code, 0, output)
     for (const name of names) assert.match(output, new RegExp(`^${name}: \\d+ variants work$`, "m"))

@@ -7,7 +7,7 @@ import { root, run } from "./workspace.ts"
 const folder = join(root, "test", ".cache", "messages")
 
 const head = `import {
-  Audit, Auth, Channel, DeadLetter, Decode, Filter, type Message, Metrics, type Outgoing, Publish, Publisher, RateLimit, Retry, Stack, Subscription
+  Audit, Auth, Broker, Channel, DeadLetter, Decode, Filter, type Message, Metrics, type Outgoing, Publish, Publisher, RateLimit, Retry, Route, Router, Stack, Subscription
 } from "@millrace/core"
 import { Effect, pipe, Schema } from "effect"
 const Order = Schema.Struct({ id: Schema.String })
@@ -205,6 +205,38 @@ const mistakes: ReadonlyArray<Mistake> = [
       "error TS2769: No overload matches this call.",
       "  The last overload gave the following error.",
       "    Property '[refused]' is missing in type 'Stack<Message<Uint8Array<ArrayBufferLike>>, Message<Uint8Array<ArrayBufferLike>>, [Make<{ requires: AuditStore; }>]>' but required in type 'Refuse<\"This stack reads messages that are consumed, and these are published: it belongs into a subscription.\">'."
+    ]
+  },
+  {
+    title: "another broker that nobody provides",
+    code: `Effect.runPromise(Publisher.make(Broker.on(Broker.named("archive"), Orders)).publish({ id: "1" }))`,
+    says: [
+      "error TS2379: Argument of type 'Effect<void, BrokerError | EncodeError, Named<\"archive\">>' is not assignable to parameter of type 'Effect<void, BrokerError | EncodeError, never>' with 'exactOptionalPropertyTypes: true'. Consider adding 'undefined' to the types of the target's properties.",
+      "  Type 'Named<\"archive\">' is not assignable to type 'never'."
+    ]
+  },
+  {
+    title: "routes by a header, and nothing for all other values",
+    code: `Route.by((message: Message<Uint8Array>) => message.headers["type"], { placed: () => Effect.void })`,
+    says: [
+      "error TS2345: Argument of type '{ placed: () => Effect.Effect<void, never, never>; }' is not assignable to parameter of type '{ placed: () => Effect<void, never, never>; } & Refuse<\"Any text may come here: say after the routes what becomes of a message that none of them takes.\">'.",
+      "  Property '[refused]' is missing in type '{ placed: () => Effect.Effect<void, never, never>; }' but required in type 'Refuse<\"Any text may come here: say after the routes what becomes of a message that none of them takes.\">'."
+    ]
+  },
+  {
+    title: "a value without a route",
+    code:
+      `Route.by((message: Message<Order>) => message.payload.id === "" ? "new" : "known", { new: () => Effect.void })`,
+    says: [
+      "error TS2741: Property 'known' is missing in type '{ new: () => Effect.Effect<void, never, never>; }' but required in type 'Routes<Message<{ readonly id: string; }>, \"known\" | \"new\">'."
+    ]
+  },
+  {
+    title: "a router whose stack decodes",
+    code: `Router.make({ through: Stack.start().use(Decode.middleware(Channel.unchecked("a"))) })`,
+    says: [
+      "error TS2322: Type 'Stack<Message<Uint8Array<ArrayBufferLike>>, Message<unknown>, [Make<{ fails: DecodeError; answers: never; }>]>' is not assignable to type 'Stack<Message<Uint8Array<ArrayBufferLike>>, Message<unknown>, [Make<{ fails: DecodeError; answers: never; }>]> & Refuse<\"A router's stack hands on bytes: each handler decodes its own channel.\">'.",
+      "  Property '[refused]' is missing in type 'Stack<Message<Uint8Array<ArrayBufferLike>>, Message<unknown>, [Make<{ fails: DecodeError; answers: never; }>]>' but required in type 'Refuse<\"A router's stack hands on bytes: each handler decodes its own channel.\">'."
     ]
   }
 ]

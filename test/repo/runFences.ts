@@ -20,14 +20,17 @@ console.log = (...args: ReadonlyArray<unknown>) => {
   printed.push(...format(...args).split("\n"))
 }
 
-const resources = (): number => process.getActiveResourcesInfo().length
+// Node opens these pipes when somebody first looks at them, as a library that asks for colors does: they are no fence's
+void [process.stdout, process.stderr]
+
+const resources = (): ReadonlyArray<string> => process.getActiveResourcesInfo()
 
 /** The program of a fence may go on after its last line: it has ended when nothing is left that keeps the process alive. */
 const settled = async (before: number): Promise<boolean> => {
   const end = Date.now() + limit
   for (let quiet = 0; quiet < 3;) {
     await setImmediate()
-    quiet = resources() <= before ? quiet + 1 : 0
+    quiet = resources().length <= before ? quiet + 1 : 0
     if (Date.now() > end) return false
   }
   return true
@@ -39,12 +42,12 @@ const runFile = async (file: string): Promise<Report> => {
   loose = []
   printed = []
   await setImmediate()
-  const before = resources()
+  const before = resources().length
   const ended = await import(pathToFileURL(file).href).then(() => settled(before), (error: unknown) => {
     loose.push(error)
     return true
   })
-  if (!ended) loose.push(new Error(`it still runs after ${limit / 1000} s`))
+  if (!ended) loose.push(new Error(`it still runs after ${limit / 1000} s: ${resources().join(", ")}`))
   return { file, output: printed, error: loose.length === 0 ? undefined : loose.map(text).join("\n") }
 }
 

@@ -1,0 +1,209 @@
+import { Channel, type Handler, Lanes, type Message, Middleware, Subscription } from "@millrace/core"
+import { JetStream } from "@millrace/nats"
+import { Nats as Server } from "@millrace/testing/servers"
+import { AckPolicy, jetstream, jetstreamManager, type JsMsg } from "@nats-io/jetstream"
+import { connect, headers, type NatsConnection } from "@nats-io/transport-node"
+import { Effect, Exit, Layer, Redacted, Scope } from "effect"
+import { type Bench, type Measured, scaled, type Shared, stopwatch } from "./Bench.ts"
+
+const serverName = "MILLRACE_BENCH_NATS"
+const channelName = "MILLRACE_BENCH_SUBJECT"
+/** Bytes of a body. */
+const size = 250
+const count = scaled(150_000)
+/** Read before the clock starts, so that what is compiled while it runs is compiled. */
+const before = Math.floor(count / 3)
+/** What both may have in flight. */
+const window = 4096
+
+const environment = (name: string): string => {
+  const value = process.env[name]
+  if (value === undefined) throw new Error(`${name} is set by the process that starts the variants`)
+  return value
+}
+
+/** A body, a key and a header each. */
+const fill = async (server: string, channel: string): Promise<void> => {
+  const nc = await connect({ servers: server })
+  const manager = await jetstreamManager(nc)
+  await manager.streams.add({ name: channel, subjects: [channel] })
+  const body = new Uint8Array(size).fill(120)
+  for (let i = 0; i < count; i += 500) {
+    for (let k = 0; k < Math.min(500, count - i); k++) {
+      const fields = headers()
+      fields.set("content-type", "text/plain")
+      fields.set("Millrace-Key", `key-${(i + k) % 1000}`)
+      nc.publish(channel, body, { headers: fields })
+    }
+    await nc.flush()
+  }
+  const { state } = await manager.streams.info(channel)
+  await nc.close()
+  if (state.messages !== count) throw new Error(`${state.messages} of ${count} messages are in the stream`)
+}
+
+/** One NATS with one full stream for all variants: each reads it as a group of its own, from the beginning. */
+const share = async (): Promise<Shared> => {
+  const scope = Scope.makeUnsafe()
+  const close = () => Effect.runPromise(Scope.close(scope, Exit.void))
+  try {
+    const server = await Effect.runPromise(Scope.provide(Server.own(), scope))
+    const address = Redacted.value(server.url)
+    const channel = `bench-${process.pid}-${Date.now()}`
+    await fill(address, channel)
+    return { environment: { [serverName]: address, [channelName]: channel }, close }
+  } catch (error) {
+    await close()
+    throw error
+  }
+}
+
+/** Counts messages, starts the clock after the first third, and completes with the last. */
+class Progress {
+  readonly finished: Promise<Measured>
+  private seen = 0
+  private bytes = 0
+  private stop: ((count: number) => Measured) | undefined
+  private from = 0
+  private finish: (measured: Measured | Promise<Measured>) => void = () => {}
+
+  constructor() {
+    this.finished = new Promise((resolve) => this.finish = resolve)
+  }
+
+  add(bytes: number): void {
+    this.bytes += bytes
+    this.seen++
+    if (this.stop === undefined && this.seen >= before) {
+      this.from = this.seen
+      this.stop = stopwatch()
+    }
+    if (this.seen < count) return
+    this.finish(
+      this.seen === count && this.bytes === count * size
+        ? this.stop!(count - this.from)
+        : Promise.reject(new Error(`${this.seen} messages with ${this.bytes} bytes were read, and there are ${count}`))
+    )
+  }
+}
+
+let groups = 0
+/** A group that has read nothing yet. */
+const fresh = (): string => `group-${process.pid}-${++groups}`
+
+let hops = 0
+const trivial = Middleware.make()({ name: "Trivial", stage: "consume" }, (next) => (message) => {
+  hops++
+  return next(message)
+})
+
+const ours = (lanes: Lanes.Lanes) => async (): Promise<Measured> => {
+  const progress = new Progress()
+  let handler: Handler<Message<Uint8Array>, void> = ({ payload }) => {
+    progress.add(payload.length)
+    return Effect.void
+  }
+  for (let i = 0; i < 8; i++) handler = trivial(handler)
+  const subscription = Subscription.make(Channel.bytes(environment(channelName)), { group: fresh(), lanes }, handler)
+  const layer = Subscription.layer(subscription).pipe(
+    Layer.provide(JetStream.layer({ servers: environment(serverName) }))
+  )
+  return Effect.runPromise(Effect.provide(Effect.promise(() => progress.finished), layer))
+}
+
+interface Way {
+  readonly policy: AckPolicy
+  /** Acknowledges a message, the n-th. */
+  readonly settle: (message: JsMsg, n: number) => void
+}
+
+const consumerOf = async (nc: NatsConnection, policy: AckPolicy) => {
+  const channel = environment(channelName)
+  const name = fresh()
+  const manager = await jetstreamManager(nc)
+  await manager.consumers.add(channel, { durable_name: name, ack_policy: policy, max_ack_pending: 20_000 })
+  return await jetstream(nc).consumers.get(channel, name)
+}
+
+const raw = ({ policy, settle }: Way) => async (): Promise<Measured> => {
+  const progress = new Progress()
+  const nc = await connect({ servers: environment(serverName) })
+  const consumer = await consumerOf(nc, policy)
+  const reading = (async () => {
+    let n = 0
+    for await (const message of await consumer.consume({ max_messages: window })) {
+      progress.add(message.data.length)
+      settle(message, ++n)
+    }
+  })()
+  const measured = await progress.finished
+  await nc.close()
+  await reading
+  return measured
+}
+
+/** What the first page of the client's documentation shows: 100 messages, then the next 100. */
+const naive = async (): Promise<Measured> => {
+  const progress = new Progress()
+  const nc = await connect({ servers: environment(serverName) })
+  const consumer = await consumerOf(nc, AckPolicy.Explicit)
+  let isRunning = true
+  const reading = (async () => {
+    while (isRunning) {
+      for await (const message of await consumer.fetch({ max_messages: 100, expires: 1000 })) {
+        progress.add(message.data.length)
+        message.ack()
+      }
+    }
+  })()
+  const measured = await progress.finished
+  isRunning = false
+  await reading
+  await nc.close()
+  return measured
+}
+
+/** P16: what the engine, acknowledging and eight middlewares add to the client. */
+export const nats: Bench = {
+  name: "nats",
+  about: "a full stream of a real JetStream read to its end, 8 trivial middlewares, beside the raw client without any",
+  rounds: 5,
+  share,
+  variants: [
+    { name: "millrace, unordered", whose: "millrace", run: ours(Lanes.unordered(256)) },
+    {
+      name: "client, one acknowledgement for 100",
+      whose: "limit",
+      run: raw({
+        policy: AckPolicy.All,
+        settle: (message, n) => {
+          if (n % 100 === 0) message.ack()
+        }
+      })
+    },
+    {
+      name: "client, each acknowledged",
+      whose: "peer",
+      run: raw({ policy: AckPolicy.Explicit, settle: (message) => message.ack() })
+    },
+    { name: "client, fetch of 100, each acknowledged", whose: "peer", run: naive },
+    { name: "millrace, by partition", whose: "millrace", run: ours(Lanes.partition) },
+    { name: "millrace, by key", whose: "millrace", run: ours(Lanes.key(256)) }
+  ],
+  goals: [
+    {
+      id: "P16",
+      text: "messages for each second of CPU, as a share of the client that acknowledges 100 at once",
+      target: 0.95,
+      better: "higher",
+      measured: (of) => of("client, one acknowledgement for 100").cpu / of("millrace, unordered").cpu
+    },
+    {
+      id: "P16",
+      text: "messages for each second of CPU, times the client that acknowledges each",
+      target: 2.5,
+      better: "higher",
+      measured: (of) => of("client, each acknowledged").cpu / of("millrace, unordered").cpu
+    }
+  ]
+}

@@ -1,0 +1,208 @@
+import { Channel, type Handler, Lanes, type Message, Middleware, Subscription } from "@millrace/core"
+import { RedisStreams } from "@millrace/redis"
+import { Redis as Server } from "@millrace/testing/servers"
+import { Effect, Exit, Layer, Redacted, Scope } from "effect"
+import { Redis } from "ioredis"
+import { type Bench, type Measured, scaled, type Shared, stopwatch } from "./Bench.ts"
+
+const urlName = "MILLRACE_BENCH_REDIS"
+const streamName = "MILLRACE_BENCH_STREAM"
+/** Bytes of a body. */
+const size = 250
+const count = scaled(200_000)
+/** What acknowledges each message by itself takes its time: it reads so many. */
+const few = scaled(40_000)
+/** Messages in one answer of the raw client. */
+const page = 500
+
+const environment = (name: string): string => {
+  const value = process.env[name]
+  if (value === undefined) throw new Error(`${name} is set by the process that starts the variants`)
+  return value
+}
+
+const client = (url: string) => new Redis(url, { protocol: 2 })
+
+/** A body, a key and a header each, as the driver writes them. */
+const fill = async (url: string, stream: string): Promise<void> => {
+  const redis = client(url)
+  const body = Buffer.alloc(size, "x")
+  for (let i = 0; i < count; i += 1000) {
+    const pipeline = redis.pipeline()
+    for (let k = 0; k < Math.min(1000, count - i); k++) {
+      pipeline.xadd(stream, "*", "body", body, "key", `key-${(i + k) % 1000}`, "content-type", "text/plain")
+    }
+    await pipeline.exec()
+  }
+  const written = await redis.xlen(stream)
+  redis.disconnect()
+  if (written !== count) throw new Error(`${written} of ${count} messages are in the stream`)
+}
+
+/** One Redis with one full stream for all variants: each reads it as a group of its own, from the beginning. */
+const share = async (): Promise<Shared> => {
+  const scope = Scope.makeUnsafe()
+  const stream = `bench-${process.pid}`
+  const close = () => Effect.runPromise(Scope.close(scope, Exit.void))
+  try {
+    const server = await Effect.runPromise(Scope.provide(Server.own({ settings: { appendfsync: "everysec" } }), scope))
+    const url = Redacted.value(server.url)
+    await fill(url, stream)
+    return { environment: { [urlName]: url, [streamName]: stream }, close }
+  } catch (error) {
+    await close()
+    throw error
+  }
+}
+
+/** Counts messages, starts the clock after the first third, and completes with the last. */
+class Progress {
+  readonly finished: Promise<Measured>
+  private readonly all: number
+  private seen = 0
+  private bytes = 0
+  private from = 0
+  private stop: ((count: number) => Measured) | undefined
+  private finish: (measured: Measured | Promise<Measured>) => void = () => {}
+
+  constructor(all: number) {
+    this.all = all
+    this.finished = new Promise((resolve) => this.finish = resolve)
+  }
+
+  add(messages: number, bytes: number): void {
+    this.bytes += bytes
+    this.seen += messages
+    if (this.stop === undefined && this.seen >= this.all / 3) {
+      this.from = this.seen
+      this.stop = stopwatch()
+    }
+    if (this.seen < this.all) return
+    this.finish(
+      this.bytes === this.seen * size
+        ? this.stop!(this.seen - this.from)
+        : Promise.reject(new Error(`${this.seen} messages with ${this.bytes} bytes were read`))
+    )
+  }
+}
+
+let groups = 0
+/** A group that has read nothing yet. */
+const fresh = (): string => `group-${process.pid}-${++groups}`
+
+let hops = 0
+const trivial = Middleware.make()({ name: "Trivial", stage: "consume" }, (next) => (message) => {
+  hops++
+  return next(message)
+})
+
+const ours = (lanes: Lanes.Lanes) => async (): Promise<Measured> => {
+  const progress = new Progress(count)
+  let handler: Handler<Message<Uint8Array>, void> = ({ payload }) => {
+    progress.add(1, payload.length)
+    return Effect.void
+  }
+  for (let i = 0; i < 8; i++) handler = trivial(handler)
+  const subscription = Subscription.make(Channel.bytes(environment(streamName)), { group: fresh(), lanes }, handler)
+  const layer = Subscription.layer(subscription).pipe(
+    Layer.provide(RedisStreams.layer({ url: environment(urlName) }))
+  )
+  return Effect.runPromise(Effect.provide(Effect.promise(() => progress.finished), layer))
+}
+
+type Entries = ReadonlyArray<readonly [id: Buffer, fields: ReadonlyArray<Buffer>]>
+
+/** What the raw client does with what it read. */
+type Acknowledge = (redis: Redis, stream: string, group: string, entries: Entries) => Promise<void>
+
+const raw = (all: number, acknowledge: Acknowledge) => async (): Promise<Measured> => {
+  const progress = new Progress(all)
+  const [stream, group] = [environment(streamName), fresh()]
+  const redis = client(environment(urlName))
+  await redis.xgroup("CREATE", stream, group, "0")
+  let ended = false
+  const finished = progress.finished.finally(() => ended = true)
+  while (!ended) {
+    const reply = await redis.callBuffer("XREADGROUP", [
+      "GROUP",
+      group,
+      "raw",
+      "COUNT",
+      page,
+      "BLOCK",
+      1000,
+      "STREAMS",
+      stream,
+      ">"
+    ])
+    // one stream was asked for
+    const [[, entries]] = reply as [[Buffer, Entries]] | null ?? [[undefined, []]]
+    if (entries.length === 0) break
+    await acknowledge(redis, stream, group, entries)
+    let bytes = 0
+    for (const [, fields] of entries) bytes += fields[1]!.length
+    progress.add(entries.length, bytes)
+  }
+  redis.disconnect()
+  return finished
+}
+
+const together: Acknowledge = async (redis, stream, group, entries) => {
+  await redis.callBuffer("XACK", [stream, group, ...entries.map(([id]) => id)])
+}
+
+const each: Acknowledge = async (redis, stream, group, entries) => {
+  for (const [id] of entries) await redis.xack(stream, group, id)
+}
+
+/** As it is often written: texts instead of bytes, one message read, one acknowledged. */
+const naive = async (): Promise<Measured> => {
+  const progress = new Progress(few)
+  const [stream, group] = [environment(streamName), fresh()]
+  const redis = client(environment(urlName))
+  await redis.xgroup("CREATE", stream, group, "0")
+  let ended = false
+  const finished = progress.finished.finally(() => ended = true)
+  while (!ended) {
+    const reply = await redis.xreadgroup("GROUP", group, "naive", "COUNT", 1, "BLOCK", 1000, "STREAMS", stream, ">")
+    // one stream was asked for
+    const [[, entries]] = reply as [[string, Array<[string, Array<string>]>]]
+    const [[id, fields]] = entries as [[string, Array<string>]]
+    await redis.xack(stream, group, id)
+    progress.add(1, fields[1]!.length)
+  }
+  redis.disconnect()
+  return finished
+}
+
+/** P16, on Redis Streams: what the engine and eight middlewares add to ioredis. */
+export const redis: Bench = {
+  name: "redis",
+  about: "a full stream of a real Redis read to its end, 8 trivial middlewares, beside ioredis without any",
+  rounds: 5,
+  share,
+  variants: [
+    { name: "millrace, unordered", whose: "millrace", run: ours(Lanes.unordered(256)) },
+    { name: "ioredis, 500 and one XACK", whose: "limit", run: raw(count, together) },
+    { name: "ioredis, 500 and an XACK each", whose: "peer", run: raw(few, each) },
+    { name: "ioredis, one read and acknowledged at a time", whose: "peer", run: naive },
+    { name: "millrace, in order", whose: "millrace", run: ours(Lanes.partition) }
+  ],
+  goals: [
+    {
+      id: "P16",
+      text: "messages for each second of CPU, as a share of raw ioredis reading 500 with one XACK",
+      target: 0.95,
+      better: "higher",
+      measured: (of) => of("ioredis, 500 and one XACK").cpu / of("millrace, unordered").cpu
+    },
+    {
+      id: "P16",
+      text: "messages for each second, times ioredis reading one and acknowledging one",
+      target: 25,
+      better: "higher",
+      measured: (of) =>
+        of("millrace, unordered")["perSecond"]! / of("ioredis, one read and acknowledged at a time")["perSecond"]!
+    }
+  ]
+}
