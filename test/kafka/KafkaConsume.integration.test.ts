@@ -262,6 +262,23 @@ const asDriver = (client: Client) => (kafka: () => Servers.KafkaServer) => {
       expect(error).toMatchObject({ reason: "NotFound", operation: "consume" })
     }).pipe(Effect.scoped, Effect.provide(client.admin(optionsOf(kafka())))), 60_000)
 
+  it.live(
+    "a deleted topic ends its consumer as such, also where the group is the first to tell",
+    () =>
+      Effect.gen(function*() {
+        const { channel, driver, group, publish } = yield* made(1)
+        const admin = yield* KafkaAdmin.KafkaAdmin
+        yield* publish("0")
+        const { fiber, recorder } = yield* live(driver, { channel, group })
+        yield* eventually(() => recorder.taken.length === 1)
+        yield* admin.deleteTopic(channel)
+        yield* Effect.promise(() => client.removeMembers(kafka().brokers, group))
+        const error = yield* Effect.flip(Fiber.join(fiber))
+        expect(error).toMatchObject({ reason: "NotFound", operation: "consume" })
+      }).pipe(Effect.scoped, Effect.provide(client.admin(optionsOf(kafka())))),
+    60_000
+  )
+
   it.live("a topic that is missing fails at once", () =>
     Effect.gen(function*() {
       const driver = yield* client.driver(optionsOf(kafka()))

@@ -19,8 +19,8 @@ export interface Racer {
   readonly lease: number
   /** How likely it dies between two calls of the store. */
   readonly dies: number
-  /** How likely a handler takes longer than its lease. */
-  readonly late: number
+  /** So many keys all want at first, and who has one is often late: fewer than a process asks for at once. */
+  readonly contested: number
 }
 
 /** So many keys: fewer than in the full race, which `MILLRACE_RACE_KEYS=100000` runs. */
@@ -83,7 +83,7 @@ const raced = (racer: Racer, folder: string) =>
     const killer = setInterval(() => {
       const busy = [...running].filter(([, log]) => statSync(log).size > 0)
       if (kills < mostKills && busy[Math.floor(Math.random() * busy.length)]?.[0].kill("SIGKILL") === true) kills++
-    }, 300)
+    }, 1000)
     return Effect.sync(() => {
       clearInterval(killer)
       for (const child of running.keys()) child.removeAllListeners("close").kill("SIGKILL")
@@ -149,7 +149,7 @@ export const racer = (kind: Racer["kind"], place: string, name: string): Racer =
   keys,
   lease: 500,
   dies: 5 / keys,
-  late: 150 / keys
+  contested: 48
 })
 
 /** How long a race may take: what is blocked for ever would take longer. */

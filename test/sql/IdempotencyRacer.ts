@@ -44,8 +44,10 @@ const race = (
         mayDie()
         say(`claimed ${key} ${token}`)
         mayDie()
-        // a few take longer than their lease, and complete all the same
-        const takes = Math.random() < racer.late ? racer.lease * 1.5 : Math.random() * 4
+        // some take longer than their lease, and complete all the same
+        const takes = key < racer.contested && Math.random() < 0.75
+          ? racer.lease * (1.5 + Math.random() * 2.5)
+          : Math.random() * 4
         return Effect.flatMap(
           Effect.andThen(
             Effect.sleep(takes),
@@ -68,21 +70,25 @@ const race = (
   })
 
 const shuffled = Array.from({ length: racer.keys }, (_, i) => i)
-for (let i = shuffled.length - 1; i > 0; i--) {
-  const j = Math.floor(Math.random() * (i + 1))
+for (let i = shuffled.length - 1; i > racer.contested; i--) {
+  const j = racer.contested + Math.floor(Math.random() * (i + 1 - racer.contested))
   ;[shuffled[i], shuffled[j]] = [shuffled[j]!, shuffled[i]!]
 }
 
+const all = (store: Idempotency.Store["Service"], keys: ReadonlyArray<number>) =>
+  Effect.forEach(keys, (key) =>
+    Effect.retry(race(store, key), {
+      while: (error) => {
+        say(`unavailable ${key} ${error.message}`)
+        return true
+      }
+    }), { concurrency: 64, discard: true })
+
+// the contested keys first: so all meet there, and who is late lives long enough to be overtaken
 await Effect.runPromise(
   Effect.flatMap(
     Idempotency.Store,
     (store) =>
-      Effect.forEach(shuffled, (key) =>
-        Effect.retry(race(store, key), {
-          while: (error) => {
-            say(`unavailable ${key} ${error.message}`)
-            return true
-          }
-        }), { concurrency: 64, discard: true })
+      Effect.andThen(all(store, shuffled.slice(0, racer.contested)), all(store, shuffled.slice(racer.contested)))
   ).pipe(Effect.provide(layer(racer)))
 )

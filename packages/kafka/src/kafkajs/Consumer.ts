@@ -161,7 +161,7 @@ class Member {
   /** Reads until interrupted; fails when kafkajs gives up. */
   readonly read: Effect.Effect<never, Failed> = Effect.callback<never, Failed>((resume) => {
     const consumer = this.consumer!
-    this.end = (error) => resume(Effect.fail(error))
+    this.end = (error) => resume(this.explained(error))
     consumer.on(
       "consumer.group_join",
       ({ payload }) => this.joined(payload.memberAssignment)
@@ -179,6 +179,17 @@ class Member {
     }).catch((error) => this.end(this.failure(error)))
     return Effect.sync(() => this.stop())
   })
+
+  /** A topic that was deleted may show as a change of the group first; of those that a pattern finds any may go. */
+  private explained(error: Failed): Effect.Effect<never, Failed> {
+    const { channel } = this.options
+    if (error.reason !== "Lost" || !this.subscribed.topics.includes(channel)) return Effect.fail(error)
+    return Effect.tryPromise({ try: () => this.cluster.leaders(channel), catch: (cause) => this.failure(cause) }).pipe(
+      Effect.timeoutOrElse({ duration: asked, orElse: () => Effect.fail(error) }),
+      Effect.mapError((found) => found.reason === "NotFound" ? found : error),
+      Effect.andThen(Effect.fail(error))
+    )
+  }
 
   /** A sign of life now and then, also while handlers are slow or a batch waits for room. */
   get beat(): Effect.Effect<never> {
@@ -372,6 +383,9 @@ class Member {
     )
   }
 }
+
+// a Kafka that is gone does not answer, and what ended the membership is said all the same
+const asked = "2 seconds"
 
 const steady = { initialRetryTime: 100, maxRetryTime: 1000, multiplier: 2, factor: 0.2, retries: 5 }
 
