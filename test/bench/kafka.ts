@@ -1,14 +1,4 @@
-import {
-  Broker,
-  Channel,
-  type Handler,
-  Headers,
-  Lanes,
-  type Message,
-  Middleware,
-  Outgoing,
-  Subscription
-} from "@millrace/core"
+import { Broker, Headers, Lanes, Outgoing } from "@millrace/core"
 import { Kafka } from "@millrace/kafka"
 import * as KafkaPlatformatic from "@millrace/kafka/KafkaPlatformatic"
 import { Kafka as Server } from "@millrace/testing/servers"
@@ -16,16 +6,13 @@ import { Effect, Exit, Layer, Scope } from "effect"
 import { Consumer, Producer } from "@platformatic/kafka"
 import { type Admin, type EachBatchPayload, Kafka as KafkaJs, logLevel } from "kafkajs"
 import { Socket } from "node:net"
-import { type Bench, type Measured, scaled, type Shared, stopwatch } from "./Bench.ts"
+import { type Bench, type Measured, scaled, stopwatch } from "./Bench.ts"
+import { environment, fresh, Progress, read, serve, size } from "./reading.ts"
 
 const brokersName = "MILLRACE_BENCH_BROKERS"
 const topicName = "MILLRACE_BENCH_TOPIC"
 const partitions = 8
-/** Bytes of a body. */
-const size = 250
 const count = scaled(600_000)
-/** Read before the clock starts, so that what is compiled while it runs is compiled. */
-const before = count / 3
 /** How long Kafka may hold an answer back until there is more to tell. */
 const maximumWait = 100
 
@@ -40,12 +27,6 @@ const withAdmin = async <A>(brokers: string, run: (admin: Admin) => Promise<A>):
   } finally {
     await admin.disconnect()
   }
-}
-
-const environment = (name: string): string => {
-  const value = process.env[name]
-  if (value === undefined) throw new Error(`${name} is set by the process that starts the variants`)
-  return value
 }
 
 /** A body, a key and a header each. */
@@ -74,100 +55,51 @@ const fill = async (brokers: string, topic: string, messages: number): Promise<v
 }
 
 /** One Kafka with one full topic for all variants: each reads it as a group of its own, from the beginning. */
-const share = async (): Promise<Shared> => {
-  const scope = Scope.makeUnsafe()
-  const topic = `bench-${process.pid}-${Date.now()}`
-  const close = () => Effect.runPromise(Scope.close(scope, Exit.void))
-  try {
-    const server = await Effect.runPromise(Scope.provide(Server.make({ jvm: [] }), scope))
+const share = () =>
+  serve(Effect.gen(function*() {
+    const server = yield* Server.make({ jvm: [] })
     const brokers = server.brokers.join(",")
-    await fill(brokers, topic, count)
-    return {
-      environment: { [brokersName]: brokers, [topicName]: topic },
-      close: async () => {
-        // the Kafka may be somebody's own
-        await withAdmin(brokers, (admin) => admin.deleteTopics({ topics: [topic] }))
-        await close()
-      }
-    }
-  } catch (error) {
-    await close()
-    throw error
-  }
-}
-
-/** Counts messages, starts the clock after the first third, and completes with the last. */
-class Progress {
-  readonly finished: Promise<Measured>
-  private seen = 0
-  private bytes = 0
-  private commits = 0
-  private stop: ((count: number) => Measured) | undefined
-  private from = 0
-  private finish: (measured: Measured | Promise<Measured>) => void = () => {}
-
-  constructor() {
-    this.finished = new Promise((resolve) => this.finish = resolve)
-    this.countCommits()
-  }
-
-  /** Whether all is read. */
-  get complete(): boolean {
-    return this.seen >= count
-  }
-
-  add(messages: number, bytes: number): void {
-    this.bytes += bytes
-    this.seen += messages
-    if (this.stop === undefined && this.seen >= before) {
-      this.commits = 0
-      this.from = this.seen
-      this.stop = stopwatch()
-    }
-    if (this.seen < count) return
-    this.finish(
-      this.seen === count && this.bytes === count * size
-        ? { ...this.stop!(count - this.from), commits: this.commits }
-        : Promise.reject(new Error(`${this.seen} messages with ${this.bytes} bytes were read, and there are ${count}`))
+    const topic = `bench-${process.pid}-${Date.now()}`
+    // the Kafka may be somebody's own
+    yield* Effect.acquireRelease(
+      Effect.promise(() => fill(brokers, topic, count)),
+      () => Effect.promise(() => withAdmin(brokers, (admin) => admin.deleteTopics({ topics: [topic] })))
     )
-  }
+    return { [brokersName]: brokers, [topicName]: topic }
+  }))
 
-  /** Every client here writes requests with the number of their kind in the fifth and sixth byte; 8 is OffsetCommit. */
-  private countCommits(): void {
-    const { write } = Socket.prototype
-    const count = (chunk: unknown) => {
-      if (Buffer.isBuffer(chunk) && chunk.length > 6 && chunk.readInt16BE(4) === 8) this.commits++
-    }
-    Socket.prototype.write = function(this: Socket, ...args: Parameters<typeof write>) {
-      count(args[0])
-      return write.apply(this, args)
-    } as typeof write
-  }
+let commits: number | undefined
+
+/** Every client here writes requests with the number of their kind in the fifth and sixth byte; 8 is OffsetCommit. */
+const countCommits = (): void => {
+  commits = 0
+  const { write } = Socket.prototype
+  Socket.prototype.write = function(this: Socket, ...args: Parameters<typeof write>) {
+    const [chunk] = args
+    if (Buffer.isBuffer(chunk) && chunk.length > 6 && chunk.readInt16BE(4) === 8) commits!++
+    return write.apply(this, args)
+  } as typeof write
 }
 
-let groups = 0
+/** Counts messages, and commits beside them. */
+const counting = (): Progress => {
+  if (commits === undefined) countCommits()
+  return new Progress(count, {
+    watch: () => {
+      const before = commits!
+      const stop = stopwatch()
+      return (messages) => ({ ...stop(messages), commits: commits! - before })
+    }
+  })
+}
+
 /** A group that has read nothing yet. */
-const fresh = (topic: string): string => `${topic}-${process.pid}-${++groups}`
+const freshGroup = (topic: string): string => `${topic}-${fresh()}`
 
-let hops = 0
-const trivial = Middleware.make()({ name: "Trivial", stage: "consume" }, (next) => (message) => {
-  hops++
-  return next(message)
-})
-
-const ours = (engine: typeof Kafka.layer, lanes: Lanes.Lanes) => async (): Promise<Measured> => {
-  const progress = new Progress()
-  let handler: Handler<Message<Uint8Array>, void> = ({ payload }) => {
-    progress.add(1, payload.length)
-    return Effect.void
-  }
-  for (let i = 0; i < 8; i++) handler = trivial(handler)
+const ours = (engine: typeof Kafka.layer, lanes: Lanes.Lanes) => (): Promise<Measured> => {
   const topic = environment(topicName)
-  const subscription = Subscription.make(Channel.bytes(topic), { group: fresh(topic), lanes }, handler)
-  const layer = Subscription.layer(subscription).pipe(
-    Layer.provide(engine({ brokers: environment(brokersName), consumer: { maximumWait } }))
-  )
-  return Effect.runPromise(Effect.provide(Effect.promise(() => progress.finished), layer))
+  const layer = engine({ brokers: environment(brokersName), consumer: { maximumWait } })
+  return read(counting(), layer, topic, { group: freshGroup(topic), lanes })
 }
 
 interface Way {
@@ -176,10 +108,10 @@ interface Way {
 }
 
 const raw = ({ concurrently, each }: Way) => async (): Promise<Measured> => {
-  const progress = new Progress()
+  const progress = counting()
   const topic = environment(topicName)
   const consumer = client(environment(brokersName)).consumer({
-    groupId: fresh(topic),
+    groupId: freshGroup(topic),
     maxWaitTimeInMs: maximumWait
   })
   await consumer.connect()
@@ -187,13 +119,13 @@ const raw = ({ concurrently, each }: Way) => async (): Promise<Measured> => {
   const eachBatch = async ({ batch }: EachBatchPayload) => {
     let bytes = 0
     for (const { value } of batch.messages) bytes += value!.length
-    progress.add(batch.messages.length, bytes)
+    progress.add(bytes, batch.messages.length)
   }
   await consumer.run({
     partitionsConsumedConcurrently: concurrently,
     ...each === "batch"
       ? { eachBatch }
-      : { eachMessage: async ({ message }) => progress.add(1, message.value!.length) }
+      : { eachMessage: async ({ message }) => progress.add(message.value!.length) }
   })
   const measured = await progress.finished
   await consumer.disconnect()
@@ -204,7 +136,7 @@ const stream = async () => {
   const topic = environment(topicName)
   const consumer = new Consumer({
     clientId: "bench",
-    groupId: fresh(topic),
+    groupId: freshGroup(topic),
     bootstrapBrokers: environment(brokersName).split(","),
     autocommit: 1000,
     maxWaitTime: maximumWait,
@@ -217,9 +149,9 @@ const stream = async () => {
 
 /** @platformatic/kafka's fastest way: its listener, which nothing holds back. */
 const rawData = async (): Promise<Measured> => {
-  const progress = new Progress()
+  const progress = counting()
   const { close, messages } = await stream()
-  messages.on("data", ({ value }) => progress.add(1, value.length))
+  messages.on("data", ({ value }) => progress.add(value.length))
   const measured = await progress.finished
   await close()
   return measured
@@ -227,10 +159,10 @@ const rawData = async (): Promise<Measured> => {
 
 /** Its way with back-pressure. */
 const rawForAwait = async (): Promise<Measured> => {
-  const progress = new Progress()
+  const progress = counting()
   const { close, messages } = await stream()
   for await (const { value } of messages) {
-    progress.add(1, value.length)
+    progress.add(value.length)
     if (progress.complete) break
   }
   const measured = await progress.finished
@@ -246,7 +178,7 @@ const together = 1_000
 const writing = async (
   open: (topic: string) => Promise<{ send: (from: number) => Promise<unknown>; close: () => Promise<unknown> }>
 ): Promise<Measured> => {
-  const topic = `${fresh(environment(topicName))}-written`
+  const topic = `${environment(topicName)}-${fresh()}-written`
   const brokers = environment(brokersName)
   await withAdmin(brokers, (admin) => admin.createTopics({ topics: [{ topic, numPartitions: partitions }] }))
   const { close, send } = await open(topic)

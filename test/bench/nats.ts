@@ -1,26 +1,17 @@
-import { Channel, type Handler, Lanes, type Message, Middleware, Subscription } from "@millrace/core"
+import { Lanes } from "@millrace/core"
 import { JetStream } from "@millrace/nats"
 import { Nats as Server } from "@millrace/testing/servers"
 import { AckPolicy, jetstream, jetstreamManager, type JsMsg } from "@nats-io/jetstream"
 import { connect, headers, type NatsConnection } from "@nats-io/transport-node"
-import { Effect, Exit, Layer, Redacted, Scope } from "effect"
-import { type Bench, type Measured, scaled, type Shared, stopwatch } from "./Bench.ts"
+import { Effect, Redacted } from "effect"
+import { type Bench, type Measured, scaled } from "./Bench.ts"
+import { environment, fresh, Progress, read, serve, size } from "./reading.ts"
 
 const serverName = "MILLRACE_BENCH_NATS"
 const channelName = "MILLRACE_BENCH_SUBJECT"
-/** Bytes of a body. */
-const size = 250
 const count = scaled(150_000)
-/** Read before the clock starts, so that what is compiled while it runs is compiled. */
-const before = Math.floor(count / 3)
 /** What both may have in flight. */
 const window = 4096
-
-const environment = (name: string): string => {
-  const value = process.env[name]
-  if (value === undefined) throw new Error(`${name} is set by the process that starts the variants`)
-  return value
-}
 
 /** A body, a key and a header each. */
 const fill = async (server: string, channel: string): Promise<void> => {
@@ -43,73 +34,20 @@ const fill = async (server: string, channel: string): Promise<void> => {
 }
 
 /** One NATS with one full stream for all variants: each reads it as a group of its own, from the beginning. */
-const share = async (): Promise<Shared> => {
-  const scope = Scope.makeUnsafe()
-  const close = () => Effect.runPromise(Scope.close(scope, Exit.void))
-  try {
-    const server = await Effect.runPromise(Scope.provide(Server.own(), scope))
+const share = () =>
+  serve(Effect.gen(function*() {
+    const server = yield* Server.own()
     const address = Redacted.value(server.url)
     const channel = `bench-${process.pid}-${Date.now()}`
-    await fill(address, channel)
-    return { environment: { [serverName]: address, [channelName]: channel }, close }
-  } catch (error) {
-    await close()
-    throw error
-  }
-}
+    yield* Effect.promise(() => fill(address, channel))
+    return { [serverName]: address, [channelName]: channel }
+  }))
 
-/** Counts messages, starts the clock after the first third, and completes with the last. */
-class Progress {
-  readonly finished: Promise<Measured>
-  private seen = 0
-  private bytes = 0
-  private stop: ((count: number) => Measured) | undefined
-  private from = 0
-  private finish: (measured: Measured | Promise<Measured>) => void = () => {}
-
-  constructor() {
-    this.finished = new Promise((resolve) => this.finish = resolve)
-  }
-
-  add(bytes: number): void {
-    this.bytes += bytes
-    this.seen++
-    if (this.stop === undefined && this.seen >= before) {
-      this.from = this.seen
-      this.stop = stopwatch()
-    }
-    if (this.seen < count) return
-    this.finish(
-      this.seen === count && this.bytes === count * size
-        ? this.stop!(count - this.from)
-        : Promise.reject(new Error(`${this.seen} messages with ${this.bytes} bytes were read, and there are ${count}`))
-    )
-  }
-}
-
-let groups = 0
-/** A group that has read nothing yet. */
-const fresh = (): string => `group-${process.pid}-${++groups}`
-
-let hops = 0
-const trivial = Middleware.make()({ name: "Trivial", stage: "consume" }, (next) => (message) => {
-  hops++
-  return next(message)
-})
-
-const ours = (lanes: Lanes.Lanes) => async (): Promise<Measured> => {
-  const progress = new Progress()
-  let handler: Handler<Message<Uint8Array>, void> = ({ payload }) => {
-    progress.add(payload.length)
-    return Effect.void
-  }
-  for (let i = 0; i < 8; i++) handler = trivial(handler)
-  const subscription = Subscription.make(Channel.bytes(environment(channelName)), { group: fresh(), lanes }, handler)
-  const layer = Subscription.layer(subscription).pipe(
-    Layer.provide(JetStream.layer({ servers: environment(serverName) }))
-  )
-  return Effect.runPromise(Effect.provide(Effect.promise(() => progress.finished), layer))
-}
+const ours = (lanes: Lanes.Lanes) => (): Promise<Measured> =>
+  read(new Progress(count), JetStream.layer({ servers: environment(serverName) }), environment(channelName), {
+    group: fresh(),
+    lanes
+  })
 
 interface Way {
   readonly policy: AckPolicy
@@ -126,7 +64,7 @@ const consumerOf = async (nc: NatsConnection, policy: AckPolicy) => {
 }
 
 const raw = ({ policy, settle }: Way) => async (): Promise<Measured> => {
-  const progress = new Progress()
+  const progress = new Progress(count)
   const nc = await connect({ servers: environment(serverName) })
   const consumer = await consumerOf(nc, policy)
   const reading = (async () => {
@@ -144,7 +82,7 @@ const raw = ({ policy, settle }: Way) => async (): Promise<Measured> => {
 
 /** What the first page of the client's documentation shows: 100 messages, then the next 100. */
 const naive = async (): Promise<Measured> => {
-  const progress = new Progress()
+  const progress = new Progress(count)
   const nc = await connect({ servers: environment(serverName) })
   const consumer = await consumerOf(nc, AckPolicy.Explicit)
   let isRunning = true

@@ -1,44 +1,25 @@
-import { Channel, type Handler, Lanes, type Message, Middleware, Subscription } from "@millrace/core"
+import { Lanes } from "@millrace/core"
 import { RabbitMq } from "@millrace/rabbitmq"
 import { RabbitMq as Server } from "@millrace/testing/servers"
 import { type Channel as Raw, connect, type ConsumeMessage } from "amqplib"
-import { Effect, Exit, Layer, Redacted, Scope } from "effect"
-import { type Bench, type Measured, scaled, type Shared, stopwatch } from "./Bench.ts"
+import { Effect, Redacted } from "effect"
+import { type Bench, type Measured, scaled } from "./Bench.ts"
+import { environment, fresh, Progress, read, serve, size } from "./reading.ts"
 
 const urlName = "MILLRACE_BENCH_RABBITMQ"
-/** Bytes of a body. */
-const size = 250
 const count = scaled(120_000)
 /** What waits for each message's round trip gets fewer of them. */
 const fewer = scaled(3_000)
 /** What every client may have on its way, but for who takes one at a time. */
 const prefetch = 1024
 
-const url = (): string => {
-  const value = process.env[urlName]
-  if (value === undefined) throw new Error(`${urlName} is set by the process that starts the variants`)
-  return value
-}
-
-const share = async (): Promise<Shared> => {
-  const scope = Scope.makeUnsafe()
-  const close = () => Effect.runPromise(Scope.close(scope, Exit.void))
-  try {
-    const server = await Effect.runPromise(Scope.provide(Server.make(), scope))
-    return { environment: { [urlName]: Redacted.value(server.url) }, close }
-  } catch (error) {
-    await close()
-    throw error
-  }
-}
-
-let queues = 0
+const share = () => serve(Effect.map(Server.make(), (server) => ({ [urlName]: Redacted.value(server.url) })))
 
 /** Runs with a full quorum queue of its own, as our groups have: a body, a key and two headers each. */
 const withQueue = async (messages: number, run: (queue: string) => Promise<Measured>): Promise<Measured> => {
-  const client = await connect(url(), { noDelay: true })
+  const client = await connect(environment(urlName), { noDelay: true })
   const channel = await client.createConfirmChannel()
-  const queue = `bench-${process.pid}-${++queues}`
+  const queue = fresh()
   await channel.assertQueue(queue, { arguments: { "x-queue-type": "quorum", "x-delivery-limit": 1_000_000_000 } })
   const body = Buffer.alloc(size, "x")
   for (let i = 0; i < messages; i += 1000) {
@@ -58,57 +39,14 @@ const withQueue = async (messages: number, run: (queue: string) => Promise<Measu
   }
 }
 
-/** Counts messages, starts the clock after the first third, and completes with the last. */
-class Progress {
-  readonly finished: Promise<Measured>
-  private readonly count: number
-  private seen = 0
-  private bytes = 0
-  private stop: ((count: number) => Measured) | undefined
-  private from = 0
-  private finish: (measured: Measured | Promise<Measured>) => void = () => {}
-
-  constructor(count: number) {
-    this.count = count
-    this.finished = new Promise((resolve) => this.finish = resolve)
-  }
-
-  add(bytes: number): void {
-    this.bytes += bytes
-    this.seen++
-    if (this.stop === undefined && this.seen >= this.count / 3) {
-      this.from = this.seen
-      this.stop = stopwatch()
-    }
-    if (this.seen < this.count) return
-    this.finish(
-      this.seen === this.count && this.bytes === this.count * size
-        ? this.stop!(this.count - this.from)
-        : Promise.reject(new Error(`${this.seen} messages with ${this.bytes} bytes, and there are ${this.count}`))
-    )
-  }
-}
-
-let hops = 0
-const trivial = Middleware.make()({ name: "Trivial", stage: "consume" }, (next) => (message) => {
-  hops++
-  return next(message)
-})
-
 const ours = (lanes: Lanes.Lanes) => (): Promise<Measured> =>
-  withQueue(count, (queue) => {
-    const progress = new Progress(count)
-    let handler: Handler<Message<Uint8Array>, void> = ({ payload }) => {
-      progress.add(payload.length)
-      return Effect.void
-    }
-    for (let i = 0; i < 8; i++) handler = trivial(handler)
-    const subscription = Subscription.make(Channel.bytes("bench"), { group: "bench", lanes }, handler)
-    const layer = Subscription.layer(subscription).pipe(
-      Layer.provide(RabbitMq.layer({ url: url(), prefetch, channels: { bench: { queue } } }))
-    )
-    return Effect.runPromise(Effect.provide(Effect.promise(() => progress.finished), layer))
-  })
+  withQueue(count, (queue) =>
+    read(
+      new Progress(count),
+      RabbitMq.layer({ url: environment(urlName), prefetch, channels: { bench: { queue } } }),
+      "bench",
+      { group: "bench", lanes }
+    ))
 
 interface Way {
   readonly count: number
@@ -119,7 +57,7 @@ interface Way {
 const raw = (way: Way) => (): Promise<Measured> =>
   withQueue(way.count, async (queue) => {
     const progress = new Progress(way.count)
-    const client = await connect(url(), { noDelay: true })
+    const client = await connect(environment(urlName), { noDelay: true })
     const channel = await client.createChannel()
     await channel.prefetch(way.prefetch)
     let n = 0

@@ -1,25 +1,18 @@
-import { Channel, type Handler, Lanes, type Message, Middleware, Subscription } from "@millrace/core"
+import { Lanes } from "@millrace/core"
 import { RedisStreams } from "@millrace/redis"
 import { Redis as Server } from "@millrace/testing/servers"
-import { Effect, Exit, Layer, Redacted, Scope } from "effect"
+import { Effect, Redacted } from "effect"
 import { Redis } from "ioredis"
-import { type Bench, type Measured, scaled, type Shared, stopwatch } from "./Bench.ts"
+import { type Bench, type Measured, scaled } from "./Bench.ts"
+import { environment, fresh, Progress, read, serve, size } from "./reading.ts"
 
 const urlName = "MILLRACE_BENCH_REDIS"
 const streamName = "MILLRACE_BENCH_STREAM"
-/** Bytes of a body. */
-const size = 250
 const count = scaled(200_000)
 /** What acknowledges each message by itself takes its time: it reads so many. */
 const few = scaled(40_000)
 /** Messages in one answer of the raw client. */
 const page = 500
-
-const environment = (name: string): string => {
-  const value = process.env[name]
-  if (value === undefined) throw new Error(`${name} is set by the process that starts the variants`)
-  return value
-}
 
 const client = (url: string) => new Redis(url, { protocol: 2 })
 
@@ -40,75 +33,20 @@ const fill = async (url: string, stream: string): Promise<void> => {
 }
 
 /** One Redis with one full stream for all variants: each reads it as a group of its own, from the beginning. */
-const share = async (): Promise<Shared> => {
-  const scope = Scope.makeUnsafe()
-  const stream = `bench-${process.pid}`
-  const close = () => Effect.runPromise(Scope.close(scope, Exit.void))
-  try {
-    const server = await Effect.runPromise(Scope.provide(Server.own({ settings: { appendfsync: "everysec" } }), scope))
+const share = () =>
+  serve(Effect.gen(function*() {
+    const stream = `bench-${process.pid}`
+    const server = yield* Server.own({ settings: { appendfsync: "everysec" } })
     const url = Redacted.value(server.url)
-    await fill(url, stream)
-    return { environment: { [urlName]: url, [streamName]: stream }, close }
-  } catch (error) {
-    await close()
-    throw error
-  }
-}
+    yield* Effect.promise(() => fill(url, stream))
+    return { [urlName]: url, [streamName]: stream }
+  }))
 
-/** Counts messages, starts the clock after the first third, and completes with the last. */
-class Progress {
-  readonly finished: Promise<Measured>
-  private readonly all: number
-  private seen = 0
-  private bytes = 0
-  private from = 0
-  private stop: ((count: number) => Measured) | undefined
-  private finish: (measured: Measured | Promise<Measured>) => void = () => {}
-
-  constructor(all: number) {
-    this.all = all
-    this.finished = new Promise((resolve) => this.finish = resolve)
-  }
-
-  add(messages: number, bytes: number): void {
-    this.bytes += bytes
-    this.seen += messages
-    if (this.stop === undefined && this.seen >= this.all / 3) {
-      this.from = this.seen
-      this.stop = stopwatch()
-    }
-    if (this.seen < this.all) return
-    this.finish(
-      this.bytes === this.seen * size
-        ? this.stop!(this.seen - this.from)
-        : Promise.reject(new Error(`${this.seen} messages with ${this.bytes} bytes were read`))
-    )
-  }
-}
-
-let groups = 0
-/** A group that has read nothing yet. */
-const fresh = (): string => `group-${process.pid}-${++groups}`
-
-let hops = 0
-const trivial = Middleware.make()({ name: "Trivial", stage: "consume" }, (next) => (message) => {
-  hops++
-  return next(message)
-})
-
-const ours = (lanes: Lanes.Lanes) => async (): Promise<Measured> => {
-  const progress = new Progress(count)
-  let handler: Handler<Message<Uint8Array>, void> = ({ payload }) => {
-    progress.add(1, payload.length)
-    return Effect.void
-  }
-  for (let i = 0; i < 8; i++) handler = trivial(handler)
-  const subscription = Subscription.make(Channel.bytes(environment(streamName)), { group: fresh(), lanes }, handler)
-  const layer = Subscription.layer(subscription).pipe(
-    Layer.provide(RedisStreams.layer({ url: environment(urlName) }))
-  )
-  return Effect.runPromise(Effect.provide(Effect.promise(() => progress.finished), layer))
-}
+const ours = (lanes: Lanes.Lanes) => (): Promise<Measured> =>
+  read(new Progress(count), RedisStreams.layer({ url: environment(urlName) }), environment(streamName), {
+    group: fresh(),
+    lanes
+  })
 
 type Entries = ReadonlyArray<readonly [id: Buffer, fields: ReadonlyArray<Buffer>]>
 
@@ -116,7 +54,7 @@ type Entries = ReadonlyArray<readonly [id: Buffer, fields: ReadonlyArray<Buffer>
 type Acknowledge = (redis: Redis, stream: string, group: string, entries: Entries) => Promise<void>
 
 const raw = (all: number, acknowledge: Acknowledge) => async (): Promise<Measured> => {
-  const progress = new Progress(all)
+  const progress = new Progress(all, { page })
   const [stream, group] = [environment(streamName), fresh()]
   const redis = client(environment(urlName))
   await redis.xgroup("CREATE", stream, group, "0")
@@ -141,7 +79,7 @@ const raw = (all: number, acknowledge: Acknowledge) => async (): Promise<Measure
     await acknowledge(redis, stream, group, entries)
     let bytes = 0
     for (const [, fields] of entries) bytes += fields[1]!.length
-    progress.add(entries.length, bytes)
+    progress.add(bytes, entries.length)
   }
   redis.disconnect()
   return finished
@@ -169,7 +107,7 @@ const naive = async (): Promise<Measured> => {
     const [[, entries]] = reply as [[string, Array<[string, Array<string>]>]]
     const [[id, fields]] = entries as [[string, Array<string>]]
     await redis.xack(stream, group, id)
-    progress.add(1, fields[1]!.length)
+    progress.add(fields[1]!.length)
   }
   redis.disconnect()
   return finished
