@@ -329,7 +329,7 @@ describe("Idempotency", () => {
     assert.throws(
       () => Idempotency.layerMemory({ capacity: 0 }),
       RangeError,
-      "capacity must be an integer from 1, got 0"
+      "capacity must be an integer from 1 to 2^30, got 0"
     )
   })
 })

@@ -2,82 +2,82 @@
  * Idempotency keys in the memory of one process.
  */
 import { Clock, Effect, Exit, Layer } from "effect"
+import { DoneKeys, type Mark } from "./idempotencyDone.ts"
 import { type Claim, IdempotencyStore } from "./idempotencyStore.ts"
 
 /** How much a memory store keeps. */
 export interface MemoryOptions {
-  /** The most keys; an integer from 1. Default: 100,000. */
+  /** The most keys that are done; an integer from 1 to 2^30. Default: 100,000, which is 4 MB. */
   readonly capacity?: number | undefined
 }
 
-interface Entry {
+interface Running {
   readonly token: number
   readonly fingerprint: string
-  /** Unix time in milliseconds at which the claim or the result ends. */
+  readonly mark: Mark
+  /** Unix time in milliseconds at which the claim ends. */
   until: number
-  result: Uint8Array | undefined
 }
 
 const reused: Exit.Exit<Claim> = Exit.succeed({ _tag: "Reused" })
 
-/** How many of the oldest keys are looked at for one that may be forgotten, when a new key comes and there is no room. */
-const looks = 16
+/** How many of the oldest claims are looked at when a new one comes, and let go of where they have ended. */
+const looks = 2
 
 class Keys {
-  private readonly entries = new Map<string, Entry>()
-  private readonly capacity: number
+  private readonly running = new Map<string, Running>()
+  private readonly done: DoneKeys
   private token = 0
 
   constructor(capacity: number) {
-    this.capacity = capacity
+    this.done = new DoneKeys(capacity)
   }
 
   claim(key: string, fingerprint: string, lease: number, now: number): Exit.Exit<Claim> {
-    const entry = this.entries.get(key)
-    if (entry !== undefined && entry.until > now) {
-      if (entry.fingerprint !== fingerprint) return reused
-      return Exit.succeed(
-        entry.result === undefined
-          ? { _tag: "Running", left: entry.until - now }
-          : { _tag: "Completed", result: entry.result }
-      )
+    const { done, running } = this
+    const claim = running.get(key)
+    if (claim !== undefined && claim.until > now) {
+      return claim.fingerprint === fingerprint ? Exit.succeed({ _tag: "Running", left: claim.until - now }) : reused
     }
-    if (entry !== undefined) this.entries.delete(key)
-    else if (this.entries.size >= this.capacity) this.forget(now)
+    const mark = done.markOf(key, fingerprint)
+    const place = done.find(mark, now)
+    if (place >= 0) {
+      return done.isSame(place, mark) ? Exit.succeed({ _tag: "Completed", result: done.resultAt(place) }) : reused
+    }
+    if (claim !== undefined) running.delete(key)
+    this.sweep(now)
     const token = ++this.token
-    this.entries.set(key, { token, fingerprint, until: now + lease, result: undefined })
+    running.set(key, { token, fingerprint, mark: mark.slice(), until: now + lease })
     return Exit.succeed({ _tag: "Claimed", token })
   }
 
   /** The claim of a token, where it still holds. */
-  held(key: string, token: number, now: number): Entry | undefined {
-    const entry = this.entries.get(key)
-    return entry !== undefined && entry.token === token && entry.result === undefined && entry.until > now
-      ? entry
-      : undefined
+  held(key: string, token: number, now: number): Running | undefined {
+    const claim = this.running.get(key)
+    return claim !== undefined && claim.token === token && claim.until > now ? claim : undefined
   }
 
-  /** Behind all others: the map is in the order in which results end, where all are kept for the same time. */
-  complete(key: string, entry: Entry, result: Uint8Array, until: number): void {
-    entry.result = result
-    entry.until = until
-    this.entries.delete(key)
-    this.entries.set(key, entry)
+  /** Behind all others, so the claims stand in the order in which they end, where their leases are the same. */
+  extend(key: string, claim: Running, until: number): void {
+    claim.until = until
+    this.running.delete(key)
+    this.running.set(key, claim)
+  }
+
+  complete(key: string, { mark }: Running, result: Uint8Array, until: number, now: number): void {
+    this.running.delete(key)
+    this.done.add(mark, result, until, now)
   }
 
   release(key: string, token: number): void {
-    const entry = this.entries.get(key)
-    if (entry?.token === token && entry.result === undefined) this.entries.delete(key)
+    if (this.running.get(key)?.token === token) this.running.delete(key)
   }
 
-  /** What has ended goes, else the oldest result; claims stay, and the map grows beyond its capacity for them. */
-  private forget(now: number): void {
+  /** Claims of who never came back end by themselves. */
+  private sweep(now: number): void {
     let looked = 0
-    for (const [key, entry] of this.entries) {
-      if (entry.until <= now || entry.result !== undefined) {
-        this.entries.delete(key)
-        return
-      }
+    for (const [key, claim] of this.running) {
+      if (claim.until <= now) this.running.delete(key)
       if (++looked === looks) return
     }
   }
@@ -86,16 +86,18 @@ class Keys {
 /**
  * A store in the memory of this process, answered at once and bounded.
  *
- * A key takes about 200 bytes beside its own text and its result. Beyond `capacity` the oldest result is forgotten before
- * its time, and its request would run again. After a restart nothing is known; each of several processes knows its own.
+ * A key that is done takes 37 bytes beside its result, as only hashes of it are kept: of 128 bits of the key, under a secret of
+ * this process, and of 32 bits of its fingerprint. Beyond `capacity` the oldest result is forgotten before its time, and its
+ * request would run again. Claims that run are kept apart, and are not forgotten. After a restart nothing is known; each of
+ * several processes knows its own.
  *
  * @throws RangeError when `capacity` is out of range
  * @category layers
  */
 export const layerMemory = (options: MemoryOptions = {}): Layer.Layer<IdempotencyStore> => {
   const capacity = options.capacity ?? 100_000
-  if (!Number.isInteger(capacity) || capacity < 1) {
-    throw new RangeError(`Idempotency: capacity must be an integer from 1, got ${capacity}`)
+  if (!Number.isInteger(capacity) || capacity < 1 || capacity > 2 ** 30) {
+    throw new RangeError(`Idempotency: capacity must be an integer from 1 to 2^30, got ${capacity}`)
   }
   return Layer.effect(
     IdempotencyStore,
@@ -105,14 +107,15 @@ export const layerMemory = (options: MemoryOptions = {}): Layer.Layer<Idempotenc
       return {
         claim: ({ fingerprint, key, lease }) => keys.claim(key, fingerprint, lease, now()),
         complete: (key, token, result, keep) => {
-          const entry = keys.held(key, token, now())
-          if (entry !== undefined) keys.complete(key, entry, result, now() + keep)
-          return Exit.succeed(entry !== undefined)
+          const at = now()
+          const claim = keys.held(key, token, at)
+          if (claim !== undefined) keys.complete(key, claim, result, at + keep, at)
+          return Exit.succeed(claim !== undefined)
         },
         extend: (key, token, lease) => {
-          const entry = keys.held(key, token, now())
-          if (entry !== undefined) entry.until = now() + lease
-          return Exit.succeed(entry !== undefined)
+          const claim = keys.held(key, token, now())
+          if (claim !== undefined) keys.extend(key, claim, now() + lease)
+          return Exit.succeed(claim !== undefined)
         },
         release: (key, token) => {
           keys.release(key, token)
