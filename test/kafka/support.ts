@@ -1,50 +1,13 @@
-import {
-  Broker,
-  type BrokerError,
-  type Delivery,
-  type Driver,
-  Headers,
-  type NativeParts,
-  Outgoing
-} from "@millrace/core"
+import { Broker, type BrokerError, type Delivery, type Driver } from "@millrace/core"
 import { Kafka, KafkaAdmin, KafkaTransaction } from "@millrace/kafka"
 import * as KafkaPlatformatic from "@millrace/kafka/KafkaPlatformatic"
 import type { Kafka as Servers } from "@millrace/testing/servers"
 import { Effect, type Exit, type Layer, Stream } from "effect"
 import { Base, type consumerGroupDescribeV0, kGetApi, kGetBootstrapConnection } from "@platformatic/kafka"
 import { type Cluster, Kafka as KafkaJs, logLevel, PartitionAssigners } from "kafkajs"
+import { textOf } from "../services/driving.ts"
 
-const encoder = new TextEncoder()
-const decoder = new TextDecoder()
-
-let count = 0
-
-/** A name that no other test uses. */
-export const fresh = (what: string): string => `${what}-${process.pid}-${Date.now()}-${++count}`
-
-/** Bytes of text. */
-export const bytes = (text: string): Uint8Array => encoder.encode(text)
-
-/** Text of bytes. */
-export const textOf = (body: Uint8Array): string => decoder.decode(body)
-
-/** A message ready to be published. */
-export const outgoing = (
-  channel: string,
-  body: string | Uint8Array,
-  options?: {
-    readonly key?: string
-    readonly headers?: { readonly [name: string]: string }
-    readonly native?: NativeParts
-  }
-): Outgoing<Uint8Array> =>
-  new Outgoing(
-    channel,
-    typeof body === "string" ? bytes(body) : body,
-    options?.key,
-    Headers.fromRecord(options?.headers ?? {}),
-    options?.native
-  )
+export { bytes, eventually, fresh, outgoing, textOf } from "../services/driving.ts"
 
 /** Quick to notice, for tests. */
 export const quick: Kafka.Options["consumer"] = {
@@ -154,10 +117,6 @@ export const contents = (channel: string) =>
   Effect.flatMap(Broker.Broker, (broker) => Stream.runCollect(broker.browse(channel))).pipe(
     Effect.map((found) => Array.from(found).sort((a, b) => a.partition - b.partition || a.position - b.position))
   )
-
-/** Waits until it is so; a test that waits in vain ends by its own time limit. */
-export const eventually = (isSo: () => boolean): Effect.Effect<void> =>
-  Effect.suspend(() => isSo() ? Effect.void : Effect.andThen(Effect.sleep("20 millis"), eventually(isSo)))
 
 /** An engine of a few lines: takes everything, settles when it is told to. */
 export class Recorder implements Driver.Sink {

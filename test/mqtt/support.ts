@@ -1,37 +1,11 @@
-import { type Delivery, type Driver, Headers, type NativeParts, Outcome, Outgoing } from "@millrace/core"
+import { type Delivery, type Driver, Outcome } from "@millrace/core"
 import { Mqtt } from "@millrace/mqtt"
 import type { Mosquitto } from "@millrace/testing/servers"
 import { Effect, Exit, Fiber, Redacted, Scope } from "effect"
 import { connect, type IClientOptions, type MqttClient as MqttJs } from "mqtt"
+import { eventually, fresh, textOf } from "../services/driving.ts"
 
-const encoder = new TextEncoder()
-const decoder = new TextDecoder()
-
-let count = 0
-
-/** A name that no other test uses. */
-export const fresh = (what: string): string => `${what}-${process.pid}-${Date.now()}-${++count}`
-
-/** Text of bytes. */
-export const textOf = (body: Uint8Array): string => decoder.decode(body)
-
-/** A message ready to be published. */
-export const outgoing = (
-  channel: string,
-  body: string | Uint8Array,
-  options?: {
-    readonly key?: string
-    readonly headers?: { readonly [name: string]: string }
-    readonly native?: NativeParts
-  }
-): Outgoing<Uint8Array> =>
-  new Outgoing(
-    channel,
-    typeof body === "string" ? encoder.encode(body) : body,
-    options?.key,
-    Headers.fromRecord(options?.headers ?? {}),
-    options?.native
-  )
+export { eventually, fresh, outgoing, textOf } from "../services/driving.ts"
 
 /** Options for a server; the client id is another one each time. */
 export const optionsOf = (server: Mosquitto.MosquittoServer, more?: Partial<Mqtt.Options>): Mqtt.Options => ({
@@ -43,10 +17,6 @@ export const optionsOf = (server: Mosquitto.MosquittoServer, more?: Partial<Mqtt
 /** A driver on a server. */
 export const driverOf = (server: Mosquitto.MosquittoServer, more?: Partial<Mqtt.Options>) =>
   Mqtt.driver(optionsOf(server, more))
-
-/** Waits until it is so; a test that waits in vain ends by its own time limit. */
-export const eventually = (isSo: () => boolean): Effect.Effect<void> =>
-  Effect.suspend(() => isSo() ? Effect.void : Effect.andThen(Effect.sleep("10 millis"), eventually(isSo)))
 
 /** How a test consumes where it does not say. */
 export const plain = {

@@ -68,7 +68,7 @@ describeServer("X5 JetStream", Servers.own(), (server) => {
       const broker = yield* Broker.Broker
       yield* broker.declare({ channel })
       for (const name of ["a b", "a:b", "ä", ""]) {
-        const error = yield* failureOf(broker.publish(outgoing(channel, "m", { [name]: "x" })))
+        const error = yield* failureOf(broker.publish(outgoing(channel, "m", { headers: { [name]: "x" } })))
         expect([error.reason, error.message]).toEqual(["Invalid", expect.stringContaining(JSON.stringify(name))])
       }
       for (const bad of ["a..b", ".a", "a.", "a b", "a.*", "a.>", "$SYS.a", "a\tb"]) {
@@ -157,7 +157,9 @@ describeServer("X5 JetStream", Servers.own(), (server) => {
         const channel = fresh("once")
         const broker = yield* Broker.Broker
         yield* broker.declare({ channel })
-        for (const id of ["a", "b", "a"]) yield* broker.publish(outgoing(channel, id, { "message-id": id }))
+        for (const id of ["a", "b", "a"]) {
+          yield* broker.publish(outgoing(channel, id, { headers: { "message-id": id } }))
+        }
         expect((yield* contents(channel)).map(({ raw }) => textOf(raw))).toEqual(["a", "b"])
       }),
       { producer: { messageId: ({ headers }) => headers["message-id"] } }
@@ -169,7 +171,7 @@ describeServer("X5 JetStream", Servers.own(), (server) => {
       const broker = yield* Broker.Broker
       yield* broker.declare({ channel, settings: { max_msg_size: "1000" } })
       for (const body of [new Uint8Array(2 * 1024 * 1024), new Uint8Array(2000), new Uint8Array(1024 * 1024)]) {
-        const error = yield* failureOf(broker.publish(outgoing(channel, body, { a: "b" })))
+        const error = yield* failureOf(broker.publish(outgoing(channel, body, { headers: { a: "b" } })))
         expect([error.reason, error.failure]).toEqual(["TooLarge", "permanent"])
       }
       yield* send(channel, "short")

@@ -184,7 +184,7 @@ describeServer("X5 core NATS", Servers.own(), (server) => {
         const seen: Array<string | undefined> = []
         nc.subscribe("told", { callback: (_, message) => void seen.push(message.reply) })
         yield* Effect.promise(() => nc.flush())
-        yield* broker.publish(outgoing("told", "m", { "reply-to": "back.to.me" }))
+        yield* broker.publish(outgoing("told", "m", { headers: { "reply-to": "back.to.me" } }))
         yield* eventually(() => seen.length === 1)
         expect(seen).toEqual(["back.to.me"])
       }).pipe(Effect.provide(Nats.layer({ servers: server().address })))

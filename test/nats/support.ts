@@ -1,26 +1,11 @@
-import { Broker, BrokerError, Channel, type Delivery, Headers, Lanes, Outgoing, Subscription } from "@millrace/core"
+import { Broker, BrokerError, Channel, type Delivery, Lanes, Subscription } from "@millrace/core"
 import { JetStream } from "@millrace/nats"
 import type { Nats as Servers } from "@millrace/testing/servers"
 import { connect, type NatsConnection } from "@nats-io/transport-node"
 import { Cause, Effect, Exit, type Layer, Redacted, type Scope } from "effect"
+import { outgoing, textOf } from "../services/driving.ts"
 
-const encoder = new TextEncoder()
-const decoder = new TextDecoder()
-
-let count = 0
-
-/** A name that no other test uses. */
-export const fresh = (what: string): string => `${what}-${process.pid}-${Date.now()}-${++count}`
-
-export const bytes = (text: string): Uint8Array => encoder.encode(text)
-export const textOf = (body: Uint8Array): string => decoder.decode(body)
-
-export const outgoing = (
-  channel: string,
-  body: string | Uint8Array,
-  headers: { readonly [name: string]: string } = {}
-): Outgoing<Uint8Array> =>
-  new Outgoing(channel, typeof body === "string" ? bytes(body) : body, undefined, Headers.fromRecord(headers))
+export { bytes, eventually, fresh, outgoing, textOf } from "../services/driving.ts"
 
 export const optionsOf = (server: Servers.NatsServer, more?: Partial<JetStream.Options>): JetStream.Options => ({
   servers: Redacted.value(server.url),
@@ -32,10 +17,6 @@ export const layerOf = (
   server: Servers.NatsServer,
   more?: Partial<JetStream.Options>
 ): Layer.Layer<Broker.Broker, BrokerError.BrokerError> => JetStream.layer(optionsOf(server, more))
-
-/** Waits until it is so; a test that waits in vain ends by its own time limit. */
-export const eventually = (isSo: () => boolean): Effect.Effect<void> =>
-  Effect.suspend(() => isSo() ? Effect.void : Effect.andThen(Effect.sleep("20 millis"), eventually(isSo)))
 
 /** The error that it must fail with. */
 export const failureOf = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<BrokerError.BrokerError, never, R> =>

@@ -1,46 +1,10 @@
-import { Headers, type NativeParts, Outgoing } from "@millrace/core"
 import type { RabbitMq } from "@millrace/rabbitmq"
 import type { RabbitMq as Servers } from "@millrace/testing/servers"
-import { Effect } from "effect"
 
-const encoder = new TextEncoder()
-const decoder = new TextDecoder()
-
-let count = 0
-
-/** A name that no other test uses. */
-export const fresh = (what: string): string => `${what}-${process.pid}-${Date.now()}-${++count}`
-
-/** Bytes of text. */
-export const bytes = (text: string): Uint8Array => encoder.encode(text)
-
-/** Text of bytes. */
-export const textOf = (body: Uint8Array): string => decoder.decode(body)
-
-/** A message ready to be published. */
-export const outgoing = (
-  channel: string,
-  body: string | Uint8Array,
-  options?: {
-    readonly key?: string
-    readonly headers?: { readonly [name: string]: string }
-    readonly native?: NativeParts
-  }
-): Outgoing<Uint8Array> =>
-  new Outgoing(
-    channel,
-    typeof body === "string" ? bytes(body) : body,
-    options?.key,
-    Headers.fromRecord(options?.headers ?? {}),
-    options?.native
-  )
+export { bytes, eventually, fresh, outgoing, textOf } from "../services/driving.ts"
 
 /** How tests connect. */
 export const optionsOf = (server: Servers.RabbitMqServer, more?: Partial<RabbitMq.Options>): RabbitMq.Options => ({
   url: server.url,
   ...more
 })
-
-/** Waits until it is so; a test that waits in vain ends by its own time limit. */
-export const eventually = (isSo: () => boolean): Effect.Effect<void> =>
-  Effect.suspend(() => isSo() ? Effect.void : Effect.andThen(Effect.sleep("20 millis"), eventually(isSo)))
