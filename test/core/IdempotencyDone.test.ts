@@ -68,28 +68,32 @@ describe("keys that are done", () => {
       waits: fc.integer({ min: 0, max: 3 })
     })
     fc.assert(
-      fc.property(fc.integer({ min: 1, max: 200 }), fc.array(step, { maxLength: 400 }), (capacity, steps) => {
-        const table = new DoneKeys(capacity)
-        /** What was added, oldest first; what has ended in the middle still takes its place. */
-        const model: Array<{ key: string; fingerprint: string; result: Uint8Array; until: number }> = []
-        let now = 1
-        for (const { fingerprint, keep, key, result, waits } of steps) {
-          now += waits
-          const mark = table.markOf(key, fingerprint)
-          const place = table.find(mark, now)
-          const known = model.findLast((each) => each.key === key && each.until > now)
-          // room is made for want of it only, so whatever is among the newest is there
-          if (known !== undefined && model.length - model.indexOf(known) <= capacity) assert.isAtLeast(place, 0)
-          if (place >= 0) {
-            assert.isDefined(known)
-            assert.strictEqual(table.isSame(place, mark), known!.fingerprint === fingerprint)
-            assert.deepStrictEqual(table.resultAt(place), known!.result)
-            continue
+      fc.property(
+        fc.integer({ min: 1, max: 200 }),
+        fc.array(step, { maxLength: 400, size: "max" }),
+        (capacity, steps) => {
+          const table = new DoneKeys(capacity)
+          /** What was added, oldest first; what has ended in the middle still takes its place. */
+          const model: Array<{ key: string; fingerprint: string; result: Uint8Array; until: number }> = []
+          let now = 1
+          for (const { fingerprint, keep, key, result, waits } of steps) {
+            now += waits
+            const mark = table.markOf(key, fingerprint)
+            const place = table.find(mark, now)
+            const known = model.findLast((each) => each.key === key && each.until > now)
+            // room is made for want of it only, so whatever is among the newest is there
+            if (known !== undefined && model.length - model.indexOf(known) <= capacity) assert.isAtLeast(place, 0)
+            if (place >= 0) {
+              assert.isDefined(known)
+              assert.strictEqual(table.isSame(place, mark), known!.fingerprint === fingerprint)
+              assert.deepStrictEqual(table.resultAt(place), known!.result)
+              continue
+            }
+            model.push({ key, fingerprint, result, until: now + keep })
+            table.add(mark, result, now + keep, now)
           }
-          model.push({ key, fingerprint, result, until: now + keep })
-          table.add(mark, result, now + keep, now)
         }
-      }),
+      ),
       { numRuns: 500 }
     )
   })
