@@ -57,7 +57,9 @@ export {
   type Reader
 } from "./model/Message.ts"
 export * as Outcome from "./model/Outcome.ts"
+export * as Parcel from "./model/Parcel.ts"
 export * as Redaction from "./model/Redaction.ts"
+export * as Status from "./model/Status.ts"
 export * as TraceContext from "./model/TraceContext.ts"
 export * as After from "./pipeline/After.ts"
 export * as Batch from "./pipeline/Batch.ts"

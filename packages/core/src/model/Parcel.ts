@@ -1,0 +1,88 @@
+/**
+ * A body that names what it belongs to: a correlation id, and the data, as a schema over the schema of the data.
+ *
+ * The id is also a header, where a middleware made it one. A body that has it keeps it where headers get lost: in files, in
+ * tables, behind brokers that have none.
+ */
+import { Schema } from "effect"
+
+/** A correlation id: 1 to 128 letters, digits and `_ . : / + = @ -`, so that it breaks no line of a log. */
+export const CorrelationId = Schema.String.check(
+  Schema.isPattern(/^[\w.:/+=@-]{1,128}$/, {
+    message: "Expected a correlation id: 1 to 128 letters, digits and _ . : / + = @ -"
+  })
+)
+
+/** What such a body holds. */
+export interface Parcel<A> {
+  readonly correlationId: string
+  readonly data: A
+}
+
+/** A parcel with the fields that nobody here knows. */
+export interface Open<A> extends Parcel<A> {
+  readonly [field: string]: unknown
+}
+
+/** Options of `make`. */
+export interface Options {
+  /**
+   * What becomes of fields beside `correlationId` and `data`: `keep` hands them on, both ways, so that what a newer program
+   * adds gets through an older one; `refuse` fails, and names them. Default: `keep`.
+   */
+  readonly unknown?: "keep" | "refuse" | undefined
+}
+
+/** The forms of `make`. */
+export interface Build {
+  <A, E, RD, RE>(
+    data: Schema.Codec<A, E, RD, RE>,
+    options: Options & { readonly unknown: "refuse" }
+  ): Schema.Codec<Parcel<A>, Parcel<E>, RD, RE>
+  <A, E, RD, RE>(data: Schema.Codec<A, E, RD, RE>, options?: Options): Schema.Codec<Open<A>, Open<E>, RD, RE>
+}
+
+const known: ReadonlySet<string> = new Set(["correlationId", "data"])
+
+// a key that would become the prototype of what it is copied into is never kept
+const Kept = Schema.Record(Schema.String.check(Schema.makeFilter((key) => key !== "__proto__")), Schema.Unknown)
+
+const Refused = Schema.Record(
+  Schema.String.check(Schema.makeFilter((key) => !known.has(key))),
+  Schema.Never.annotate({ message: "Unknown field: a parcel has correlationId and data" })
+)
+
+/**
+ * The schema of a parcel around the schema of its data; it decodes and encodes, and fails where either is wrong.
+ *
+ * **Example** (an order in its parcel)
+ *
+ * ```ts
+ * import { Schema } from "effect"
+ * import { Parcel } from "@millrace/core"
+ *
+ * const Order = Schema.Struct({ id: Schema.String, placed: Schema.DateTimeUtcFromString })
+ * const json = Schema.fromJsonString(Parcel.make(Order))
+ *
+ * const text = `{"correlationId":"7f3a","data":{"id":"a","placed":"2030-01-01T00:00:00.000Z"},"region":"eu"}`
+ * const parcel = Schema.decodeUnknownSync(json)(text)
+ * console.log(parcel.correlationId, parcel.data.id, parcel["region"]) // => 7f3a a eu
+ * console.log(Schema.encodeSync(json)(parcel) === text) // => true
+ * ```
+ *
+ * @category constructors
+ */
+export const make: Build = <A, E, RD, RE>(data: Schema.Codec<A, E, RD, RE>, options: Options = {}) => {
+  const { unknown = "keep" } = options
+  if (unknown !== "keep" && unknown !== "refuse") {
+    throw new RangeError(`Parcel: unknown must be keep or refuse, got ${String(unknown)}`)
+  }
+  const fields = Schema.Struct({ correlationId: CorrelationId, data })
+  // the rest never has the names of the fields, which its type cannot say
+  return Schema.StructWithRest(fields, [unknown === "keep" ? Kept : Refused]) as unknown as Schema.Codec<
+    Open<A>,
+    Open<E>,
+    RD,
+    RE
+  >
+}
