@@ -1,7 +1,16 @@
 /**
  * Drivers that do not keep the contract, each by one fault, made of the memory broker's.
  */
-import { BrokerError, Delivery, type Driver, Headers, MemoryBroker, Outcome, Outgoing } from "@millrace/core"
+import {
+  BrokerError,
+  Delivery,
+  type Driver,
+  Headers,
+  MemoryBroker,
+  type NativeParts,
+  Outcome,
+  Outgoing
+} from "@millrace/core"
 import { BrokerContract } from "@millrace/testing"
 import { Duration, Effect, Exit, Latch, Scope, Stream } from "effect"
 
@@ -54,6 +63,22 @@ const publishing =
   (wrong: (message: Outgoing<Uint8Array>) => Outgoing<Uint8Array>) => (right: Right): Partial<Right> => ({
     publish: (batch) => right.publish(batch.map(wrong))
   })
+
+/** A driver that publishes other native parts. */
+const reparted = (wrong: (native: NativeParts, message: Outgoing<Uint8Array>) => NativeParts) =>
+  publishing((message) =>
+    new Outgoing(
+      message.channel,
+      message.payload,
+      message.key,
+      message.headers,
+      message.native && wrong(message.native, message)
+    )
+  )
+
+/** A driver that publishes other header fields. */
+const refielding = (wrong: (fields: ReadonlyArray<Headers.Field>) => ReadonlyArray<Headers.Field>) =>
+  reparted((native) => ({ ...native, fields: native.fields && wrong(native.fields) }))
 
 /** A driver that delivers something else. */
 const delivering = (wrong: (batch: ReadonlyArray<Delivery>) => ReadonlyArray<Delivery>) =>
@@ -161,69 +186,25 @@ export const wrongs: ReadonlyArray<Wrong> = [
     fault: "keeps one field of each name",
     found: "headers-duplicate",
     says: /fields/,
-    make: publishing(({ channel, headers, key, native, payload }) =>
-      new Outgoing(
-        channel,
-        payload,
-        key,
-        headers,
-        native && {
-          ...native,
-          fields: native.fields && Array.from(new Map(native.fields))
-        }
-      )
-    )
+    make: refielding((fields) => Array.from(new Map(fields)))
   },
   {
     fault: "writes header bytes as text",
     found: "headers-binary",
     says: /fields/,
-    make: publishing(({ channel, headers, key, native, payload }) =>
-      new Outgoing(
-        channel,
-        payload,
-        key,
-        headers,
-        native && {
-          ...native,
-          fields: native.fields?.map(([name, value]) => [name, value && utf8(value)])
-        }
-      )
-    )
+    make: refielding((fields) => fields.map(([name, value]) => [name, value && utf8(value)]))
   },
   {
     fault: "drops headers without a value",
     found: "headers-null",
     says: /fields/,
-    make: publishing(({ channel, headers, key, native, payload }) =>
-      new Outgoing(
-        channel,
-        payload,
-        key,
-        headers,
-        native && {
-          ...native,
-          fields: native.fields?.filter(([, value]) => value !== null)
-        }
-      )
-    )
+    make: refielding((fields) => fields.filter(([, value]) => value !== null))
   },
   {
     fault: "writes header names in lower case",
     found: "headers-case",
     says: /fields/,
-    make: publishing(({ channel, headers, key, native, payload }) =>
-      new Outgoing(
-        channel,
-        payload,
-        key,
-        headers,
-        native && {
-          ...native,
-          fields: native.fields?.map(([name, value]) => [name.toLowerCase(), value])
-        }
-      )
-    )
+    make: refielding((fields) => fields.map(([name, value]) => [name.toLowerCase(), value]))
   },
   {
     fault: "writes bodies as text",
@@ -235,18 +216,10 @@ export const wrongs: ReadonlyArray<Wrong> = [
     fault: "drops key bytes",
     found: "dead-letter-replay",
     says: /key/,
-    make: publishing(({ channel, headers, key, native, payload }) =>
-      new Outgoing(
-        channel,
-        payload,
-        key,
-        headers,
-        native && {
-          ...native,
-          keyBytes: channel.endsWith(".dead-letters") ? undefined : native.keyBytes
-        }
-      )
-    )
+    make: reparted((native, { channel }) => ({
+      ...native,
+      keyBytes: channel.endsWith(".dead-letters") ? undefined : native.keyBytes
+    }))
   },
   {
     fault: "takes an empty body for a tombstone",
@@ -513,19 +486,8 @@ export const wrongs: ReadonlyArray<Wrong> = [
     fault: "writes header values without their control characters",
     found: "headers-control",
     says: /fields/,
-    make: publishing(({ channel, headers, key, native, payload }) =>
-      new Outgoing(
-        channel,
-        payload,
-        key,
-        headers,
-        native && {
-          ...native,
-          fields: native.fields?.map((
-            [name, value]
-          ) => [name, value && value.filter((byte) => byte > 31 && byte !== 127)])
-        }
-      )
+    make: refielding((fields) =>
+      fields.map(([name, value]) => [name, value && value.filter((byte) => byte > 31 && byte !== 127)])
     )
   },
   {
