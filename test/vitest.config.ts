@@ -13,11 +13,22 @@ export default defineConfig({
         test: {
           name: "integration",
           include: ["**/*.integration.test.ts"],
+          exclude: ["chaos/**", "**/node_modules/**"],
           globalSetup: ["./services/setup.ts"],
           testTimeout: 120_000,
           hookTimeout: 120_000,
           // After the rest: real servers want the machine for themselves.
           sequence: { groupOrder: 1 }
+        }
+      },
+      {
+        extends: true,
+        test: {
+          name: "chaos",
+          include: ["chaos/*.integration.test.ts"],
+          // They mostly wait, each for its own server and processes.
+          maxWorkers: 2,
+          sequence: { groupOrder: 2 }
         }
       },
       {

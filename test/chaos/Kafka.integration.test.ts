@@ -1,0 +1,3 @@
+import { underChaos } from "./underChaos.ts"
+
+underChaos("kafka")
