@@ -7,6 +7,7 @@ import { Clock, DateTime, Duration, Effect, Exit, Layer, type Redacted, type Sco
 import type { HttpClient } from "effect/http"
 import * as jose from "jose"
 import { Cache, type Entry } from "./cache.ts"
+import { freeze } from "./freeze.ts"
 import * as Keys from "./keys.ts"
 
 /** The signature algorithms that may be allowed (RFC 7518, RFC 8037). */
@@ -135,15 +136,6 @@ const wrongClaim = (claims: jose.JWTPayload): string | undefined => {
 }
 
 const scopesOf = (claims: jose.JWTPayload): ReadonlyArray<string> => words(claims["scope"] ?? claims["scp"]) ?? []
-
-/** One principal serves all messages that carry its token, so none of them may change it for the others. */
-const freeze = <A>(value: A): A => {
-  if (typeof value === "object" && value !== null && !Object.isFrozen(value)) {
-    Object.freeze(value)
-    for (const each of Object.values(value)) freeze(each)
-  }
-  return value
-}
 
 const refusedBy: { readonly [claim: string]: Auth.Reason } = {
   nbf: "notYetValid",

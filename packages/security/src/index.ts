@@ -1,4 +1,5 @@
 /**
  * Authentication for Millrace.
  */
+export * as ApiKey from "./ApiKey.ts"
 export * as Jwt from "./Jwt.ts"
