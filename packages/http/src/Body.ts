@@ -126,7 +126,7 @@ const reader = (options: Options): (request: Request) => Effect.Effect<Uint8Arra
     const { headers } = request.source
     if (!takes(headers["content-type"])) return unsupported
     // a length that is announced need not be read
-    return Number(headers["content-length"] ?? 0) > limit ? tooLarge : request.source.body(limit)
+    return Number(headers["content-length"] ?? 0) > limit ? tooLarge : request.bytes(limit)
   }
 }
 

@@ -2,9 +2,10 @@
  * What an error says to whoever asked: one table from classes of failure to answers, RFC 9457 problem details on HTTP and the
  * same document as an envelope on brokers.
  */
-import { type BrokerError, Failure } from "@millrace/core"
+import { type BrokerError, Failure, type Idempotency, type RateLimit } from "@millrace/core"
 import { Context, Duration, type LogLevel, SchemaIssue } from "effect"
 import { HttpServerResponse, ProblemDetails } from "effect/http"
+import * as RateLimitFields from "./RateLimitFields.ts"
 import * as RetryAfter from "./retryAfter.ts"
 
 /** What is answered to an error. */
@@ -26,6 +27,8 @@ export interface Entry {
   readonly retryAfter?: Duration.Input | undefined
   /** Fields of the answer beside `content-type` and `retry-after`. Default: none. */
   readonly headers?: { readonly [name: string]: string } | undefined
+  /** Extension members of the document. Default: none. */
+  readonly members?: { readonly [name: string]: unknown } | undefined
 }
 
 /** One entry for each class of failure. */
@@ -76,6 +79,27 @@ export const table: Table = {
 
 const shown = (status: number): Entry => ({ status, detail: "message" })
 
+/** The problem type of the IETF draft, and the fields of the policies that were asked. */
+const ofLimit = (error: RateLimit.RateLimited): Entry => ({
+  status: 429,
+  type: "https://iana.org/assignments/http-problem-types#quota-exceeded",
+  detail: "message",
+  headers: RateLimitFields.fields(error),
+  members: { "violated-policies": error.violated }
+})
+
+/** The types of problems with idempotency keys begin so. */
+const idempotency = "urn:millrace:problem:idempotency-key-"
+
+const ofKey = (error: Idempotency.IdempotencyRefused): Entry => ({
+  status: error.reason === "reused" ? 422 : 400,
+  type: idempotency + error.reason,
+  title: { missing: "Idempotency key missing", invalid: "Idempotency key invalid", reused: "Idempotency key reused" }[
+    error.reason
+  ],
+  detail: "message"
+})
+
 const ofBroker = (error: BrokerError.BrokerError): Entry | undefined =>
   error.reason === "TooLarge"
     ? { status: 413 }
@@ -93,7 +117,21 @@ const ofUpstream = (error: Failure.Classified): Entry | undefined =>
  */
 export const tags: Tags = {
   Unauthorized: { status: 401, headers: { "www-authenticate": "Bearer" } },
-  RateLimited: shown(429),
+  RateLimited: ofLimit,
+  IdempotencyRefused: ofKey,
+  IdempotencyRunning: {
+    status: 409,
+    type: `${idempotency}running`,
+    title: "Request in progress",
+    detail: "message"
+  },
+  IdempotencyLost: { status: 409, type: `${idempotency}lost`, title: "Request superseded", detail: "message" },
+  IdempotencyAnswerLost: {
+    status: 409,
+    type: `${idempotency}answer-lost`,
+    title: "Request done, answer not kept",
+    detail: "message"
+  },
   DecodeError: (error: Failure.Classified) => shown(error.failure === "poison" ? 400 : 422),
   EncodeError: shown(422),
   BodyTooLarge: shown(413),
@@ -228,7 +266,7 @@ export interface Problem {
   /** Whole seconds, rounded up, or undefined where nobody named a time. */
   readonly retryAfter: number | undefined
   readonly headers: { readonly [name: string]: string }
-  /** The problem details: `type`, `title`, `status`, `detail`, and as extensions `failure`, `errors`, `retryAfter`. */
+  /** The problem details: `type`, `title`, `status`, `detail`, and as extensions `failure`, `errors`, `retryAfter`, and an entry's `members`. */
   readonly body: ProblemDetails.ProblemDetails
 }
 
@@ -326,7 +364,8 @@ export const of = (problems: Problems, error: unknown): Problem => {
       ...(detail === undefined ? {} : { detail }),
       failure,
       ...(fields.length === 0 ? {} : { errors: fields }),
-      ...(retryAfter === undefined ? {} : { retryAfter })
+      ...(retryAfter === undefined ? {} : { retryAfter }),
+      ...entry.members
     }
   }
 }

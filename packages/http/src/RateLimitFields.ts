@@ -3,7 +3,8 @@
  *
  * Source: draft-ietf-httpapi-ratelimit-headers-10, RFC 9651 (Structured Fields), RFC 9110 10.2.3.
  */
-import type { RateLimit } from "@millrace/core"
+import type { Envelope, RateLimit } from "@millrace/core"
+import type { Request } from "./Request.ts"
 
 /** A decision with the policies that were asked, in the same order, as `RateLimited` has both. */
 export interface Limited {
@@ -91,4 +92,36 @@ export const fields = (limited: Limited, options: Options = {}): { readonly [nam
   }
   if (!decision.isAdmitted && Number.isFinite(decision.wait)) found["retry-after"] = String(seconds(decision.wait))
   return found
+}
+
+const isRequest = (message: Envelope): message is Request<unknown> => message.kind === "server"
+
+/**
+ * For `onDecision` of `RateLimit`: answers to requests carry the fields, whether they passed or were refused. Of several limits
+ * around one handler the draft's fields name all, and the legacy ones tell of the innermost.
+ *
+ * On what is no request of a server it does nothing, so the same limit may stand around a consumer.
+ *
+ * **Example** (each answer says how much is left)
+ *
+ * ```ts
+ * import { Effect, pipe } from "effect"
+ * import { RateLimit } from "@millrace/core"
+ * import { Caller, RateLimitFields, type Request } from "@millrace/http"
+ *
+ * const handler = pipe(
+ *   (request: Request) => Effect.succeed(request.path),
+ *   RateLimit.middleware({ name: "address", by: Caller.address(), limit: 20, onDecision: RateLimitFields.onDecision() })
+ * )
+ * ```
+ */
+export const onDecision = (options: Options = {}) => {
+  return (message: Envelope, limited: Limited): void => {
+    if (!isRequest(message)) return
+    const part = limited.policies.map(({ id }) => id).join(" ")
+    const found = fields(limited, options)
+    for (const name in found) {
+      if (name !== "retry-after") message.answerField(name, found[name]!, name.startsWith("x-") ? "" : part)
+    }
+  }
 }

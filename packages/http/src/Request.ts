@@ -2,8 +2,10 @@
  * A request to a server, as an envelope: what middlewares see of it, and how its body is read.
  */
 import { type Envelope, Headers, type Hook } from "@millrace/core"
-import type { Effect } from "effect"
-import type { BodyTooLarge, BodyUnreadable } from "./Body.ts"
+import { Effect, Exit } from "effect"
+import type { HttpServerResponse } from "effect/http"
+import { BodyTooLarge, type BodyUnreadable } from "./Body.ts"
+import { firstWrong, shownName } from "./headerText.ts"
 
 /** What a server knows of a request; one for each server that requests come from. */
 export interface Source {
@@ -20,11 +22,34 @@ export interface Source {
   readonly body: (limit: number) => Effect.Effect<Uint8Array, BodyTooLarge | BodyUnreadable>
 }
 
+/** What a route has answered to an error, before that reached the end of the chain. */
+export interface Given {
+  readonly error: unknown
+  readonly response: HttpServerResponse.HttpServerResponse
+  /** The line of the answer, which is logged when it leaves. */
+  readonly log: Effect.Effect<void>
+}
+
+/** Writes the answer to an end of a chain; undefined where the route leaves that to others. */
+export type Respond = (
+  request: Request<unknown>,
+  exit: Exit.Exit<unknown, unknown>
+) => Effect.Effect<HttpServerResponse.HttpServerResponse | undefined>
+
 /** What the copies of one request share. */
 export interface Books {
   hooks: Array<Hook> | undefined
   id: string | undefined
+  /** The whole body, once it has been read. */
+  body: Uint8Array | undefined
+  /** What middlewares add to the answer: by name, and by who says it. */
+  fields: Map<string, Map<string, string>> | undefined
+  respond: Respond | undefined
+  given: Given | undefined
 }
+
+/** The most fields that middlewares add to one answer, and the longest value of one, in characters. */
+export const mostFields = { count: 32, length: 8192 } as const
 
 const token = /^[\w.:/+=@-]{1,128}$/
 
@@ -43,7 +68,8 @@ export class Request<out P = undefined> implements Envelope {
   declare readonly key: string | undefined
   declare readonly headers: Headers.Headers
   declare readonly payload: P
-  declare protected books: Books
+  /** Of this package: what the copies of one request share. */
+  declare readonly books: Books
 
   constructor(
     source: Source,
@@ -121,6 +147,50 @@ export class Request<out P = undefined> implements Envelope {
   after(hook: Hook): void {
     ;(this.books.hooks ??= []).push(hook)
   }
+  /**
+   * The bytes of the body, at most `limit`. They are read from the client once and kept for as long as the request lives, so
+   * several middlewares may ask.
+   */
+  bytes(limit: number): Effect.Effect<Uint8Array, BodyTooLarge | BodyUnreadable> {
+    const { body } = this.books
+    if (body !== undefined) return body.length > limit ? Exit.fail(new BodyTooLarge({ limit })) : Exit.succeed(body)
+    return Effect.mapEager(this.source.body(limit), (read) => this.books.body = read)
+  }
+  /**
+   * Adds a field to the answer, whatever that will be: a response, a problem, an endpoint's value. It replaces one that the
+   * answer has itself. Where several `part`s say something of one field, their values become a list, and what the same part says
+   * later replaces what it said before.
+   *
+   * At most 32 values; a value has at most 8,192 characters.
+   *
+   * @throws RangeError when the field cannot be sent, or there are too many
+   */
+  answerField(name: string, value: string, part: string = ""): void {
+    const lower = name.toLowerCase()
+    if (firstWrong({ [lower]: value }) !== undefined || value.length > mostFields.length) {
+      throw new RangeError(
+        `Request: an answer's field must be a name and a value that can be sent, got ${shownName(name)}`
+      )
+    }
+    const fields = this.books.fields ??= new Map<string, Map<string, string>>()
+    const parts = fields.get(lower)
+    if (parts !== undefined) parts.set(part, value)
+    else fields.set(lower, new Map([[part, value]]))
+    let count = 0
+    for (const each of fields.values()) count += each.size
+    if (count > mostFields.count) {
+      throw new RangeError(
+        `Request: at most ${mostFields.count} fields may be added to an answer, got ${shownName(name)}`
+      )
+    }
+  }
+  /**
+   * The response of the route to an end of its handler, for middlewares that keep answers. An error that was answered so and then
+   * leaves the chain is not answered again. Undefined of an endpoint of `HttpApi`, which answers itself, and outside of routes.
+   */
+  respond(exit: Exit.Exit<unknown, unknown>): Effect.Effect<HttpServerResponse.HttpServerResponse | undefined> {
+    return this.books.respond === undefined ? Exit.succeed(undefined) : this.books.respond(this, exit)
+  }
 }
 
 /** A request that has just come. */
@@ -131,7 +201,11 @@ export const make = (
 ): Request => {
   const request = new Request(source, channel, undefined, source.headers, undefined, {
     hooks: undefined,
-    id: undefined
+    id: undefined,
+    body: undefined,
+    fields: undefined,
+    respond: undefined,
+    given: undefined
   })
   return key === undefined ? request : request.withKey(key(request))
 }

@@ -15,7 +15,7 @@ import {
 import * as Answer from "./answer.ts"
 import { BodyTooLarge, BodyUnreadable } from "./Body.ts"
 import * as Problem from "./Problem.ts"
-import { make as makeRequest, type Request, type Source } from "./Request.ts"
+import { make as makeRequest, type Request, type Respond, type Source } from "./Request.ts"
 
 /** What is answered without an entry: errors with a class, and those that are a response or know theirs. */
 type Answered = Failure.Classified | HttpServerRespondable.Respondable | HttpServerResponse.HttpServerResponse
@@ -88,15 +88,18 @@ export const answering = <M extends Request<unknown>, A, E, R>(
   const current = own === undefined
     ? () => Effect.mapEager(Eager.service(Problem.Current), problemsOf)
     : constant(Exit.succeed(problemsOf(own)))
+  const respond: Respond = (request, exit) =>
+    Effect.flatMapEager(current(), (problems) => Answer.kept(problems, request, exit))
   return (request) => {
-    const ended = After.around(request, handler)
-    return Effect.matchCauseEffectEager(ended, {
+    request.books.respond = respond
+    const answered = Effect.matchCauseEffectEager(After.around(request, handler), {
       onSuccess: (value) =>
         HttpServerResponse.isHttpServerResponse(value)
           ? Exit.succeed(value)
           : Effect.flatMapEager(current(), (problems) => Answer.ofValue(problems, request, value)),
       onFailure: (cause) => Effect.flatMapEager(current(), (problems) => Answer.ofCause(problems, request, cause))
     })
+    return Effect.mapEager(answered, (response) => Answer.told(request, response))
   }
 }
 

@@ -6,7 +6,7 @@ import { Cause, Effect, Exit } from "effect"
 import { HttpServerRespondable, HttpServerResponse } from "effect/http"
 import * as Ids from "./ids.ts"
 import * as Problem from "./Problem.ts"
-import type { Request } from "./Request.ts"
+import type { Given, Request } from "./Request.ts"
 
 const noContent = HttpServerResponse.empty({ status: 204 })
 
@@ -30,24 +30,37 @@ const log = (
   })
 }
 
-/** The response to an error. */
-export const ofError = (
+/** What an error is answered with, and the line to log when that leaves. */
+export const given = (
   problems: Problem.Problems,
   request: Request<unknown>,
   error: unknown
-): Effect.Effect<HttpServerResponse.HttpServerResponse> => {
-  if (HttpServerResponse.isHttpServerResponse(error)) return Exit.succeed(error)
+): Effect.Effect<Given> => {
+  if (HttpServerResponse.isHttpServerResponse(error)) return Exit.succeed({ error, response: error, log: Exit.void })
   if (HttpServerRespondable.isRespondable(error)) {
     const fallback = Problem.toResponse(Problem.of(problems, error))
-    return HttpServerRespondable.toResponseOrElse(error, fallback)
+    return Effect.mapEager(
+      HttpServerRespondable.toResponseOrElse(error, fallback),
+      (response) => ({ error, response, log: Exit.void })
+    )
   }
   return Effect.withFiber((fiber) => {
     const problem = Problem.of(problems, error)
     const requestId = request.id ?? Ids.random(fiber)
     const response = HttpServerResponse.setHeader(Problem.toResponse(problem, { requestId }), "x-request-id", requestId)
-    return Effect.as(log(problem, request, error, requestId), response)
+    return Exit.succeed({ error, response, log: log(problem, request, error, requestId) })
   })
 }
+
+const leaves = ({ log, response }: Given): Effect.Effect<HttpServerResponse.HttpServerResponse> =>
+  Effect.as(log, response)
+
+/** The response to an error. */
+export const ofError = (
+  problems: Problem.Problems,
+  request: Request<unknown>,
+  error: unknown
+): Effect.Effect<HttpServerResponse.HttpServerResponse> => Effect.flatMap(given(problems, request, error), leaves)
 
 /** What a broker would be told has an answer, too: the same middleware may end a chain with an outcome on either. */
 const ofOutcome = (outcome: Outcome.Outcome): unknown => {
@@ -91,16 +104,52 @@ export const ofValue = (
   }
 }
 
+/** What a cause is answered by: its error, else its defect; undefined of an interruption. */
+export const errorOf = (cause: Cause.Cause<unknown>): { readonly error: unknown } | undefined => {
+  const failed = cause.reasons.find(Cause.isFailReason)
+  if (failed !== undefined) return { error: failed.error }
+  return Cause.hasInterrupts(cause) ? undefined : { error: Cause.squash(cause) }
+}
+
 /** The response to the end of a chain; an interruption stays one, since nobody is there to be answered, or all are told the same. */
 export const ofCause = (
   problems: Problem.Problems,
   request: Request<unknown>,
   cause: Cause.Cause<unknown>
 ): Effect.Effect<HttpServerResponse.HttpServerResponse> => {
-  for (const reason of cause.reasons) {
-    if (Cause.isFailReason(reason)) return ofError(problems, request, reason.error)
-  }
+  const found = errorOf(cause)
   // no error is left in it
-  if (Cause.hasInterrupts(cause)) return Effect.failCause(cause as Cause.Cause<never>)
-  return ofError(problems, request, Cause.squash(cause))
+  if (found === undefined) return Effect.failCause(cause as Cause.Cause<never>)
+  const before = request.books.given
+  return before !== undefined && before.error === found.error
+    ? leaves(before)
+    : ofError(problems, request, found.error)
+}
+
+/** The answer that a middleware keeps; an error's is remembered, so that it is the one that leaves. */
+export const kept = (
+  problems: Problem.Problems,
+  request: Request<unknown>,
+  exit: Exit.Exit<unknown, unknown>
+): Effect.Effect<HttpServerResponse.HttpServerResponse | undefined> => {
+  if (exit._tag === "Success") return ofValue(problems, request, exit.value)
+  const found = errorOf(exit.cause)
+  if (found === undefined) return Exit.succeed(undefined)
+  return Effect.mapEager(given(problems, request, found.error), (answer) => {
+    request.books.given = answer
+    return answer.response
+  })
+}
+
+/** The response with what middlewares have added to it. */
+export const told = (
+  request: Request<unknown>,
+  response: HttpServerResponse.HttpServerResponse
+): HttpServerResponse.HttpServerResponse => {
+  const { fields } = request.books
+  if (fields === undefined) return response
+  return HttpServerResponse.setHeaders(
+    response,
+    Array.from(fields, ([name, parts]) => [name, Array.from(parts.values()).join(", ")] as const)
+  )
 }

@@ -3,8 +3,10 @@
  */
 export * as Body from "./Body.ts"
 export { Call } from "./Call.ts"
+export * as Caller from "./Caller.ts"
 export * as Client from "./Client.ts"
 export * as ClientAddress from "./ClientAddress.ts"
+export * as IdempotencyKey from "./IdempotencyKey.ts"
 export * as Plain from "./Plain.ts"
 export * as Problem from "./Problem.ts"
 export * as RateLimitFields from "./RateLimitFields.ts"

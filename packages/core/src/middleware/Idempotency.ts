@@ -57,6 +57,8 @@ export interface Options<in M extends Envelope = Envelope> {
 export interface AnswerOptions<in M extends Envelope, in out A> extends Options<M> {
   /** How the answer is kept: as JSON, checked by this schema. */
   readonly answer: Schema.ConstraintCodec<A, unknown>
+  /** Answers that tell of a failure: they are kept, and the store's transaction is rolled back. Default: none. */
+  readonly isFailure?: ((answer: A) => boolean) | undefined
 }
 
 /** What `middleware` does where an option is not given. */
@@ -78,7 +80,7 @@ const millis = (option: string, value: Duration.Input | undefined, otherwise: Du
 const isDone = (answer: unknown): boolean =>
   !Outcome.isOutcome(answer) || answer._tag === "Ack" || answer._tag === "Reject"
 
-/** Rolls a transaction back whose answer says that the message is not done. */
+/** Rolls a transaction back whose answer says that the message is not done, or has failed. */
 class Unfinished {
   readonly answer: Middleware.Result
   constructor(answer: Middleware.Result) {
@@ -140,11 +142,13 @@ export interface Build {
  * @throws RangeError when an option is out of range
  * @category constructors
  */
-export const middleware: Build = (<M extends Envelope>(options: Options<M> & { readonly answer?: unknown } = {}) => {
+export const middleware: Build = (<M extends Envelope>(
+  options: Options<M> & { readonly answer?: unknown; readonly isFailure?: (answer: Middleware.Result) => boolean } = {}
+) => {
   const lease = millis("lease", options.lease, defaults.lease, 100)
   const keep = millis("keep", options.keep, defaults.keep, 1)
   const wait = options.running === "wait" ? millis("maximumWait", options.maximumWait, defaults.maximumWait, 0) : 0
-  const { caller, fingerprint = fingerprintOf, key = keyOf, missing, unavailable } = options
+  const { caller, fingerprint = fingerprintOf, isFailure, key = keyOf, missing, unavailable } = options
   const codec = options.answer === undefined
     ? silent
     // one of the two forms of `middleware` gave it
@@ -196,13 +200,13 @@ export const middleware: Build = (<M extends Envelope>(options: Options<M> & { r
       const together = (within: NonNullable<IdempotencyStore["Service"]["transaction"]>): Returns => {
         const handled = Effect.suspend(() => next(message))
         const kept = Effect.flatMap(handled, (answer): Middleware.Returns<IdempotencyError | Unfinished> => {
-          if (!isDone(answer)) return Exit.fail(new Unfinished(answer))
-          isCompleting = true
+          isCompleting = isDone(answer)
+          if (!isCompleting || isFailure?.(answer) === true) return Exit.fail(new Unfinished(answer))
           return complete(answer)
         })
         return Effect.catch(
           within(kept),
-          (error): Returns => error instanceof Unfinished ? Effect.as(release, error.answer) : Exit.fail(error)
+          (error): Returns => error instanceof Unfinished ? complete(error.answer) : Exit.fail(error)
         )
       }
 

@@ -24,6 +24,7 @@ import { RateLimitStore, type RateLimitUnavailable } from "./rateLimitStore.ts"
 export { denying, type DenyOptions } from "./rateLimitDeny.ts"
 export { layerMemory, type MemoryOptions } from "./rateLimitMemory.ts"
 export {
+  type Asked,
   type ConsumerOptions,
   type Cost,
   type Handling,
@@ -181,6 +182,8 @@ export const middleware: Build = ((
   const onExceeded = delays ? `delay up to ${Duration.format(Duration.millis(maximumDelay))}` : "refuse"
   const leases = rules.flatMap(({ policy }) => policy.algorithm === "concurrency" ? [policy.window] : [])
   const beats = Math.min(...leases) / 3
+  const policies = rules.map(({ policy }) => policy)
+  const { onDecision } = options
   const passes = options.unavailable === "pass"
     ? Metric.update(Metric.withAttributes(unavailable, { limit: rules.map(({ policy }) => policy.name).join(",") }), 1)
     : undefined
@@ -234,6 +237,7 @@ export const middleware: Build = ((
       decision: Decision,
       within: number
     ): Middleware.Returns<RateLimited> => {
+      onDecision?.(message, { policies, decision })
       if (!decision.isAdmitted) return Exit.fail(refusal(charges, decision, within))
       if (decision.lease !== 0) return holding(message, store, charges, decision)
       return decision.wait === 0

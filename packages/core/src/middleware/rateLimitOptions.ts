@@ -3,7 +3,7 @@
  */
 import { Duration } from "effect"
 import type { Envelope, Message } from "../model/Message.ts"
-import { type Charge, type Policy, policy, type PolicyNumbers } from "./rateLimitPolicy.ts"
+import { type Charge, type Decision, type Policy, policy, type PolicyNumbers } from "./rateLimitPolicy.ts"
 
 /** What becomes of messages that are over a limit, and of all where nobody can say. */
 export interface Handling {
@@ -22,6 +22,14 @@ export interface Handling {
    * each adds to the metric `millrace.rate_limit.unavailable`. Default: `refuse`.
    */
   readonly unavailable?: "pass" | "refuse" | undefined
+  /** Is told of each decision, before the message passes or is refused; it must not throw. Default: nobody. */
+  readonly onDecision?: ((message: Envelope, decided: Asked) => void) | undefined
+}
+
+/** The policies that were asked, and what the store said of each, in the same order. */
+export interface Asked {
+  readonly policies: ReadonlyArray<Policy>
+  readonly decision: Decision
 }
 
 /** How much may pass, and what becomes of the rest. */
