@@ -1,0 +1,74 @@
+/**
+ * The recommended order of middlewares, as data: who stands where, and why outside of all that follow.
+ */
+
+/** A place in the recommended order. */
+export interface Place {
+  /** The name that a middleware shows in its description. */
+  readonly name: string
+  /** From 1, outermost first; those of one position may stand either way. */
+  readonly position: number
+  /** The sources that it is for. */
+  readonly where: "both" | "http" | "messages"
+  /** Why it stands outside what comes after; ends a sentence. */
+  readonly because: string
+}
+
+/** Names, where they are, and reasons: those of one line of the order. */
+type Row = ReadonlyArray<readonly [name: string, where: Place["where"], because: string]>
+
+const rows: ReadonlyArray<Row> = [
+  // the table of a route does it
+  [[
+    "Problem",
+    "http",
+    "whatever fails further in is answered as a problem, and never with what is inside the program"
+  ]],
+  [["Correlate", "both", "the id has to be there before a span, a line or a row is made that carries it"]],
+  [["Trace", "both", "what stands inside is part of the span, and its lines and rows carry its id"]],
+  [
+    ["Log", "both", "whatever is refused or fails further in is still a line, and only one"],
+    ["Metrics", "both", "what is refused or dropped further in is counted, too"],
+    ["Audit", "messages", "what is refused further in leaves a row, too, and several attempts leave one"],
+    ["Hooks", "both", "they are told of what is refused further in, too"]
+  ],
+  [
+    ["Parse", "messages", "all that follows reads the message that it makes"],
+    // a middleware of the server's router
+    ["Cors", "http", "a browser asks first without credentials, and shows a refusal only where its origin is allowed"]
+  ],
+  [["Request", "messages", "it answers whatever fails further in, once, when the outcome is final"]],
+  [["Filter", "messages", "what is for somebody else costs no check of a signature and no share of a limit"]],
+  [
+    ["Auth", "both", "nothing is read, kept or run for somebody who may not ask"],
+    ["RateLimit", "both", "what is refused has cost no body, no key and no run"]
+  ],
+  [["Scopes", "both", "nothing is read, kept or run for somebody who may not do this"]],
+  [["DeadLetter", "messages", "what fails for good further in is given up once, and after its last attempt"]],
+  [
+    ["Decode", "messages", "bytes are read once for all attempts, and what cannot be read is not tried again"],
+    ["Body", "http", "it is read once, and what is wrong with it is said before a key is taken or anything runs"]
+  ],
+  [["Idempotency", "both", "one claim covers all attempts, and a copy runs none of them"]],
+  [["Fallback", "both", "it answers when all attempts are over, and not in the place of the second"]],
+  [["Retry", "both", "each attempt is counted, limited and timed by itself"]],
+  [["Hedge", "both", "each of its runs is counted, limited and timed by itself"]],
+  [[
+    "CircuitBreaker",
+    "both",
+    "while it is open nothing waits for a place, and a time that runs out counts as a failure"
+  ]],
+  [[
+    "Bulkhead",
+    "both",
+    "a place is held for as long as one attempt takes, and the attempt's time begins when it has one"
+  ]],
+  [["Timeout", "both", "what takes too long is ended before it commits or publishes anything"]],
+  [["Inbox", "messages", "the id, what the handler writes and what it publishes are one transaction"]],
+  [["Publish", "messages", "it publishes what the handler answers"]]
+]
+
+/** Every place, outermost first. */
+export const places: ReadonlyArray<Place> = rows.flatMap((row, i) =>
+  row.map(([name, where, because]): Place => ({ name, position: i + 1, where, because }))
+)
