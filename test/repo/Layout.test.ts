@@ -10,6 +10,7 @@ const folders: Record<string, ReadonlyArray<string>> = {
   broker: ["model", "pipeline"],
   middleware: ["model", "pipeline", "broker"],
   engine: ["model", "pipeline", "broker"],
+  health: ["model", "pipeline", "broker", "middleware"],
   memory: ["model", "pipeline", "broker", "engine"]
 }
 

@@ -1,0 +1,230 @@
+/**
+ * Asks checks, side by side and each within its time, and keeps what they answered.
+ */
+import { Clock, Deferred, Effect, Exit, type Fiber, Metric, type Scope, Semaphore } from "effect"
+import type * as Check from "./Check.ts"
+import * as Report from "./Report.ts"
+
+/** Options, checked; times in milliseconds. */
+export interface Settings {
+  readonly cache: number
+  readonly concurrency: number
+  readonly maximumChecks: number
+}
+
+const up = Metric.gauge("millrace.health.up", {
+  description: "1 while a check is up, 0.5 while it is degraded, 0 while it is down."
+})
+
+const gauges: Record<Report.Status, number> = { up: 1, degraded: 0.5, down: 0 }
+
+/** Most names that the gauge has had; what is added beyond has none. */
+const maximumLabels = 1000
+
+/** One check, and what is known of it. */
+class Entry {
+  readonly check: Check.Check<never> | Check.Liveness
+  result: Report.Result | undefined
+  /** Monotonic milliseconds at which the last answer came. */
+  answered = -Infinity
+  /** Done when the run under way has an answer: all who ask meanwhile wait for the same one. */
+  asking: Deferred.Deferred<void> | undefined
+  /** The last run, where it was given up and has not ended, and since when it runs. */
+  hanging: { readonly fiber: Fiber.Fiber<unknown, unknown>; readonly since: number } | undefined
+  fiber: Fiber.Fiber<unknown, unknown> | undefined
+
+  constructor(check: Check.Check<never> | Check.Liveness) {
+    this.check = check
+  }
+}
+
+/** The checks of a program. */
+export interface Registry {
+  readonly add: (check: Check.Check<never> | Check.Liveness) => Effect.Effect<void, never, Scope.Scope>
+  readonly report: (kind: Report.Report["kind"]) => Effect.Effect<Report.Report>
+  readonly phase: (phase: Report.Phase) => Effect.Effect<void>
+}
+
+/** A registry without checks; what it has begun is interrupted when the scope closes, and not waited for. */
+export const make = (settings: Settings): Effect.Effect<Registry, never, Scope.Scope> =>
+  Effect.gen(function*() {
+    const clock = yield* Clock.Clock
+    const runFork = Effect.runForkWith(yield* Effect.context<never>())
+    const permits = Semaphore.makeUnsafe(settings.concurrency)
+    const entries = new Map<string, Entry>()
+    const labels = new Set<string>()
+    let phase: Report.Phase = "starting"
+
+    const now = (): number => Number(clock.monotonicTimeNanosUnsafe()) / 1e6
+
+    const tell = (
+      before: Report.Result | undefined,
+      after: Report.Result,
+      exit: Exit.Exit<unknown, unknown> | undefined
+    ) => {
+      if (before?.status === after.status) return
+      const { name, status } = after
+      if (labels.has(name) || labels.size < maximumLabels) {
+        labels.add(name)
+        runFork(Metric.update(Metric.withAttributes(up, { check: name }), gauges[status]))
+      }
+      if (status === "up") {
+        if (before !== undefined) runFork(Effect.logInfo(`Health: ${name} is up again`))
+      } else if (status === "degraded") {
+        runFork(Effect.logWarning(`Health: ${name} is degraded: ${after.why}`))
+      } else if (exit?._tag === "Failure") {
+        runFork(Effect.logWarning(`Health: ${name} is down`, exit.cause))
+      } else {
+        runFork(Effect.logWarning(`Health: ${name} is down: ${after.error?.tag ?? ""}`))
+      }
+    }
+
+    const record = (entry: Entry, found: Report.Found, latency: number, exit?: Exit.Exit<unknown, unknown>): void => {
+      const { check, result: before } = entry
+      const at = clock.currentTimeMillisUnsafe()
+      const failures = found.status === "down" ? (before?.failures ?? 0) + 1 : 0
+      const isHeld = found.status === "down" && before !== undefined && check._tag === "Check" &&
+        failures < check.downAfter
+      const status = isHeld ? before.status : found.status
+      const after: Report.Result = {
+        name: check.name,
+        kind: check.kind,
+        status,
+        whenDown: check._tag === "Check" ? check.whenDown : "down",
+        latency,
+        at,
+        since: before?.status === status ? before.since : at,
+        failures,
+        error: found.error,
+        why: isHeld ? before.why : found.why,
+        details: found.details
+      }
+      entry.result = after
+      entry.answered = now()
+      tell(before, after, exit)
+    }
+
+    /** Waits for no longer than its time, whatever the check does. */
+    const run = (entry: Entry, check: Check.Check<never>): Effect.Effect<void> =>
+      Effect.suspend(() => {
+        const begun = now()
+        if (entry.hanging !== undefined) {
+          // one run at a time: what does not end would pile up
+          return Effect.sync(() => record(entry, Report.late, begun - entry.hanging!.since))
+        }
+        const ended = Deferred.makeUnsafe<Exit.Exit<unknown, unknown>>()
+        const fiber = runFork(check.ask)
+        entry.fiber = fiber
+        fiber.addObserver((exit) => {
+          if (entry.hanging?.fiber === fiber) entry.hanging = undefined
+          Deferred.doneUnsafe(ended, Exit.succeed(exit))
+        })
+        return Effect.map(Effect.timeoutOption(Deferred.await(ended), check.timeLimit), (exit) => {
+          if (exit._tag === "Some") {
+            return record(entry, Report.foundOf(exit.value, check.explain), now() - begun, exit.value)
+          }
+          entry.hanging = { fiber, since: begun }
+          fiber.interruptUnsafe()
+          record(entry, Report.late, now() - begun)
+        })
+      })
+
+    const isFresh = ({ answered, check, result }: Entry): boolean => {
+      if (result === undefined || check._tag === "Liveness") return false
+      if (check.kind === "startup" && result.status !== "down") return true
+      const cache = check.cache ?? settings.cache
+      const age = now() - answered
+      // its own refresh asks sooner
+      return age < cache || (check.refresh !== undefined && age < check.refresh + check.timeLimit)
+    }
+
+    const start = (entry: Entry, check: Check.Check<never>): Effect.Effect<void> => {
+      const asking = entry.asking = Deferred.makeUnsafe<void>()
+      const done = Effect.sync(() => {
+        entry.asking = undefined
+        Deferred.doneUnsafe(asking, Exit.void)
+      })
+      // who asks may go, the others still wait for it
+      runFork(Effect.ensuring(permits.withPermit(run(entry, check)), done))
+      return Deferred.await(asking)
+    }
+
+    const live = (entry: Entry, check: Check.Liveness): void => {
+      const begun = now()
+      let exit: Exit.Exit<boolean>
+      try {
+        exit = Exit.succeed(check.isAlive())
+      } catch (defect) {
+        exit = Exit.die(defect)
+      }
+      const found = exit._tag === "Success" && !exit.value ? Report.notAlive : Report.foundOf(exit, () => undefined)
+      record(entry, found, now() - begun, exit)
+    }
+
+    const ask = (entry: Entry, isForced = false): Effect.Effect<void> =>
+      Effect.suspend(() => {
+        const { check } = entry
+        if (check._tag === "Liveness") {
+          live(entry, check)
+          return Effect.void
+        }
+        if (!isForced && isFresh(entry)) return Effect.void
+        return entry.asking === undefined ? start(entry, check) : Deferred.await(entry.asking)
+      })
+
+    yield* Effect.addFinalizer(() =>
+      Effect.sync(() => {
+        for (const { fiber } of entries.values()) fiber?.interruptUnsafe()
+      })
+    )
+    return {
+      phase: (next) =>
+        Effect.sync(() => {
+          // what drains does not start again
+          if (phase !== "draining") phase = next
+        }),
+      add: (check) =>
+        Effect.acquireRelease(
+          Effect.sync(() => {
+            if (entries.has(check.name)) {
+              throw new RangeError(`Health: name must be of one check, got ${check.name} twice`)
+            }
+            if (entries.size >= settings.maximumChecks) {
+              throw new RangeError(`Health: checks must be at most ${settings.maximumChecks}, got one more`)
+            }
+            const entry = new Entry(check)
+            entries.set(check.name, entry)
+            return entry
+          }),
+          (entry) =>
+            Effect.sync(() => {
+              entries.delete(check.name)
+              entry.fiber?.interruptUnsafe()
+            })
+        ).pipe(
+          Effect.flatMap((entry) =>
+            check._tag === "Liveness" || check.refresh === undefined
+              ? Effect.void
+              : Effect.forkScoped(Effect.forever(Effect.andThen(ask(entry, true), Effect.sleep(check.refresh))))
+          )
+        ),
+      report: (kind) =>
+        Effect.suspend(() => {
+          const chosen = Array.from(entries.values()).filter(({ check }) => kind === "all" || check.kind === kind)
+          // what drains says so at once, and asks nobody
+          const asked = phase === "draining"
+            ? chosen.filter(({ check }) => check._tag === "Liveness")
+            : chosen
+          return Effect.map(
+            Effect.forEach(asked, (entry) => ask(entry), { concurrency: "unbounded", discard: true }),
+            () =>
+              Report.make(
+                kind,
+                phase,
+                clock.currentTimeMillisUnsafe(),
+                chosen.flatMap(({ result }) => result ?? [])
+              )
+          )
+        })
+    }
+  })

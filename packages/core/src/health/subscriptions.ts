@@ -1,0 +1,159 @@
+/**
+ * Checks of subscriptions: whether they take messages, who pauses them, which lanes are stuck.
+ */
+import { Clock, type Duration, Effect } from "effect"
+import type { Health, Running } from "../broker/Broker.ts"
+import type { BrokerError } from "../broker/BrokerError.ts"
+import { Registry } from "../broker/Subscriptions.ts"
+import {
+  type Check,
+  check,
+  type Common,
+  count,
+  type Degraded,
+  degraded,
+  type Details,
+  isDegraded,
+  millis
+} from "./Check.ts"
+import { behind, SubscriptionDown } from "./checks.ts"
+
+/** Options of `subscription` and `subscriptions`. */
+export interface SubscriptionsOptions extends Common<BrokerError | SubscriptionDown> {
+  /** A message whose handler runs for longer makes it degraded; from 1 ms. Default: 5 minutes. */
+  readonly stuck?: Duration.Input | undefined
+  /** A source that gives no sign of life for longer is down; from 1 ms. Default: it may be silent. */
+  readonly silence?: Duration.Input | undefined
+}
+
+interface Numbers {
+  readonly stuck: number
+  readonly silence: number | undefined
+}
+
+const numbersOf = (options: SubscriptionsOptions): Numbers => ({
+  stuck: millis("stuck", options.stuck ?? "5 minutes", 1),
+  silence: options.silence === undefined ? undefined : millis("silence", options.silence, 1)
+})
+
+const down = (message: string) => Effect.fail(new SubscriptionDown({ message }))
+
+/** What is wrong with one, if anything. */
+const verdictOf = (
+  { lanes, lastPoll, name, pauses, state }: Health,
+  { silence, stuck }: Numbers,
+  now: number
+): { readonly status: "degraded" | "down"; readonly why: string } | undefined => {
+  if (state !== "running" && state !== "paused") return { status: "down", why: `${name} is ${state}` }
+  const quiet = lastPoll === undefined ? undefined : now - lastPoll
+  if (silence !== undefined && state === "running" && quiet !== undefined && quiet > silence) {
+    return { status: "down", why: `${name} has given no sign of life for ${quiet} ms` }
+  }
+  if (state === "paused" || pauses.length > 0) {
+    const by = pauses.map((pause) => pause.by).join(", ")
+    return { status: "degraded", why: by === "" ? `${name} is paused` : `${name} is paused by ${by}` }
+  }
+  const late = lanes.filter(({ since, state }) => state === "running" && now - since > stuck)
+  return late.length === 0 ? undefined : {
+    status: "degraded",
+    why: `${late.length} lanes of ${name} have run one message for longer than ${stuck} ms`
+  }
+}
+
+/** The oldest message that runs, by its place; its key is the customer's, and only in `Running.health`. */
+const oldestOf = ({ oldest }: Health): Details =>
+  oldest === undefined ? {} : {
+    oldestPartition: oldest.partition,
+    oldestPosition: oldest.position,
+    oldestSince: oldest.since
+  }
+
+const detailsOf = (health: Health): Details => ({
+  state: health.state,
+  partitions: health.partitions.length,
+  pending: health.pending,
+  running: health.running,
+  restarts: health.restarts,
+  lastPoll: health.lastPoll ?? null,
+  ...oldestOf(health)
+})
+
+/**
+ * A subscription that the program has started: down unless it takes messages, degraded while it is paused (by a circuit
+ * breaker, a kill switch, by hand), while a lane is stuck, and where it is further behind than `lag`.
+ *
+ * The reader of a retry channel that does not run makes it degraded. A source that connects again is down meanwhile;
+ * `downAfter` makes it wait.
+ *
+ * **Example** (with a limit of its lag)
+ *
+ * ```ts
+ * import { Effect } from "effect"
+ * import { Channel, Health, type Message, Subscription } from "@millrace/core"
+ *
+ * const program = Effect.gen(function*() {
+ *   const health = yield* Health.Registry
+ *   const handler = (message: Message<Uint8Array>) => Effect.log(message.position)
+ *   const running = yield* Subscription.run(Subscription.make(Channel.bytes("orders"), { group: "billing" }, handler))
+ *   yield* health.add(Health.subscription(running, { name: "orders", lag: 10_000, downAfter: 3 }))
+ * })
+ * ```
+ *
+ * @throws RangeError when an option is out of range
+ * @category constructors
+ */
+export const subscription = (
+  running: Running,
+  options: SubscriptionsOptions & {
+    readonly name: string
+    /** Messages that may wait for its group; beyond, it is degraded. An integer from 1. Default: the broker is not asked. */
+    readonly lag?: number | undefined
+  }
+): Check<never> => {
+  const numbers = numbersOf(options)
+  const most = options.lag === undefined ? undefined : count("lag", options.lag)
+  const asked: Effect.Effect<Degraded | Details, BrokerError | SubscriptionDown> = Effect.gen(function*() {
+    const [health, now] = yield* Effect.all([running.health, Clock.currentTimeMillis])
+    const verdict = verdictOf(health, numbers, now)
+    if (verdict?.status === "down") return yield* down(verdict.why)
+    const details = detailsOf(health)
+    if (verdict !== undefined) return degraded(verdict.why, details)
+    const retries = health.retries.find(({ state }) => state !== "running" && state !== "paused")
+    if (retries !== undefined) return degraded(`its retry channel of ${retries.delay} ms is ${retries.state}`, details)
+    if (most === undefined) return details
+    const lag = behind(yield* running.lag, most)
+    return isDegraded(lag) ? degraded(lag.why, { ...details, ...lag.details }) : { ...details, ...lag }
+  })
+  return check({ explain: explained, ...options, check: asked })
+}
+
+const explained = (error: BrokerError | SubscriptionDown): string =>
+  error._tag === "SubscriptionDown" ? error.message : error.reason
+
+/**
+ * All subscriptions of `Subscriptions.layer`, as one check: down where one does not take messages, or is not there, degraded
+ * where one is paused or stuck. Its details are the states by name.
+ *
+ * @throws RangeError when an option is out of range
+ * @category constructors
+ */
+export const subscriptions = (
+  options: SubscriptionsOptions & {
+    /** Those that must be there. Default: none; those that are there are looked at. */
+    readonly expected?: ReadonlyArray<string> | undefined
+  } = {}
+): Check<Registry> => {
+  const numbers = numbersOf(options)
+  const asked: Effect.Effect<Degraded | Details, BrokerError | SubscriptionDown, Registry> = Effect.gen(function*() {
+    const [all, now] = yield* Effect.all([Effect.flatMap(Registry, ({ list }) => list), Clock.currentTimeMillis])
+    const names = new Set(all.map(({ name }) => name))
+    const missing = options.expected?.find((name) => !names.has(name))
+    if (missing !== undefined) return yield* down(`${missing} is not there`)
+    const verdicts = all.flatMap((health) => verdictOf(health, numbers, now) ?? [])
+    const worst = verdicts.find(({ status }) => status === "down") ?? verdicts[0]
+    if (worst?.status === "down") return yield* down(worst.why)
+    const details = Object.fromEntries(all.map(({ name, state }) => [name, state]))
+    return worst === undefined ? details : degraded(worst.why, details)
+  })
+  return check({ explain: explained, ...options, name: options.name ?? "subscriptions", check: asked })
+}
