@@ -156,7 +156,7 @@ describeServer("MQTT publishes", Mosquitto.own(), (server) => {
         [128, "Unknown", "transient"],
         [135, "Permission", "permanent"],
         [144, "Invalid", "permanent"],
-        [151, "Unknown", "throttled"],
+        [151, "Full", "throttled"],
         [153, "Invalid", "permanent"]
       ]
       const driver = yield* driverOf(through)
@@ -168,7 +168,7 @@ describeServer("MQTT publishes", Mosquitto.own(), (server) => {
       const subscribed: ReadonlyArray<readonly [number, string]> = [
         [135, "Permission"],
         [143, "Invalid"],
-        [151, "Unknown"],
+        [151, "Full"],
         [158, "Unsupported"],
         [162, "Unsupported"]
       ]

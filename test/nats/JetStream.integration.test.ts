@@ -180,16 +180,20 @@ describeServer("X5 JetStream", Servers.own(), (server) => {
 
   it.live("X5 a full stream that discards the new refuses with an error that says so, and may succeed later", () =>
     run(Effect.gen(function*() {
-      const channel = fresh("full")
       const broker = yield* Broker.Broker
-      yield* broker.declare({ channel, settings: { max_msgs: "3", discard: "new" } })
-      yield* send(channel, "1", "2", "3")
-      const error = yield* failureOf(send(channel, "4"))
-      expect([error.retriable, error.failure, error.message]).toEqual([
-        true,
-        "dependency",
-        expect.stringMatching(/is full .*make room/)
-      ])
+      const limits: ReadonlyArray<Readonly<Record<string, string>>> = [{ max_msgs: "3" }, { max_bytes: "400" }]
+      for (const limit of limits) {
+        const channel = fresh("full")
+        yield* broker.declare({ channel, settings: { ...limit, discard: "new" } })
+        yield* send(channel, "1", "2", "3")
+        const error = yield* failureOf(send(channel, "4".repeat(1000)))
+        expect([error.reason, error.retriable, error.failure, error.message]).toEqual([
+          "Full",
+          true,
+          "throttled",
+          expect.stringMatching(/is full .*make room/)
+        ])
+      }
     })))
 
   it.live("X4 a stream that is deleted under a consumer is noticed, and read again when it is back", () =>

@@ -464,7 +464,7 @@ describeServer(
           const refused = yield* Effect.flip(
             Effect.forever(Effect.map(broker.publish(outgoing(channel, large)), () => void published++))
           )
-          expect([refused.reason, refused.failure, refused.retriable]).toEqual(["Unknown", "throttled", true])
+          expect([refused.reason, refused.failure, refused.retriable]).toEqual(["Full", "dependency", true])
           expect(refused.message).toContain("is full")
           expect(published).toBeGreaterThan(10)
           const lanes = kind === "streams" ? Lanes.partition : Lanes.unordered(2)

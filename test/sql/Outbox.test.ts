@@ -261,6 +261,31 @@ describe("Outbox", () => {
       ))
     }))
 
+  for (const failure of ["throttled", "dependency"] as const) {
+    it.live(`X10 a broker that is full (${failure}) stops ${failure === "throttled" ? "its key" : "all"}`, () =>
+      Effect.gen(function*() {
+        const broker = yield* hostile()
+        broker.refuse = ({ key }) =>
+          key === "a"
+            ? BrokerError.make({ system: "test", operation: "publish", reason: "Full", message: "full", failure })
+            : undefined
+        yield* Effect.gen(function*() {
+          const relay = yield* OutboxRelay.Relay
+          yield* orders.publish({ id: "a", n: 0 })
+          yield* until(Effect.map(relay.health, ({ lastError }) => lastError !== undefined))
+          const { failing } = yield* relay.lag
+          assert.strictEqual(failing, failure === "throttled" ? 1 : 0)
+          broker.refuse = () => undefined
+          yield* until(isEmpty)
+        }).pipe(Effect.provide(
+          Layer.mergeAll(Outbox.layer(), OutboxRelay.layer(fast)).pipe(
+            Layer.provide(broker.layer),
+            Layer.provideMerge(SqliteClient.layer({ filename: ":memory:" }))
+          )
+        ))
+      }))
+  }
+
   it.live("X10 while the broker is down no row is tried for its own, and all go out when it is back", () =>
     Effect.gen(function*() {
       const broker = yield* MemoryBroker.make({ partitions: 1 })

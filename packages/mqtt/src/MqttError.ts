@@ -21,7 +21,7 @@ export interface Place {
   readonly group?: string | undefined
 }
 
-type Verdict = readonly [reason: BrokerError.Reason, message: string, failure?: "throttled" | "dependency"]
+type Verdict = readonly [reason: BrokerError.Reason, message: string]
 
 /** An answer of the server that is not a success. */
 export class Answered extends Error {
@@ -89,9 +89,8 @@ const byCode = (code: number, operation: Operation, place: Place): Verdict | und
     case 150:
     case 151:
       return [
-        "Unknown",
-        `The server at ${server} has taken all that it lets this client send (reason code ${code}): send less, or raise its quota.`,
-        "throttled"
+        "Full",
+        `The server at ${server} has taken all that it lets this client send (reason code ${code}): send less, or raise its quota.`
       ]
     case 153:
       return ["Invalid", `The server at ${server} found that a message for ${channel} is not what its headers say.`]
@@ -173,13 +172,12 @@ const causeOf = (error: unknown, { redact }: Place): unknown => {
 /** Makes a `BrokerError` of whatever mqtt.js or the network came with. */
 export const fromUnknown = (error: unknown, operation: Operation, place: Place): BrokerError.BrokerError => {
   if (error instanceof BrokerError.BrokerError) return error
-  const [reason, message, failure] = verdictOf(error, operation, place)
+  const [reason, message] = verdictOf(error, operation, place)
   return BrokerError.make({
     system: "mqtt",
     operation,
     reason,
     message: place.redact(message),
-    failure,
     cause: causeOf(error, place)
   })
 }

@@ -113,9 +113,8 @@ const byCode = (error: JetStreamApiError, place: Place): Verdict => {
     case 10077:
     case 10122:
       return [
-        "Unknown",
-        `The stream of ${channel} is full and refuses new messages (${error.message}): make room, raise its limits, or let it discard the old.`,
-        "dependency"
+        "Full",
+        `The stream of ${channel} is full and refuses new messages (${error.message}): make room, raise its limits, or let it discard the old.`
       ]
     case 10039:
     case 10076:
@@ -131,7 +130,7 @@ const byCode = (error: JetStreamApiError, place: Place): Verdict => {
     case 10047:
     case 10051:
       return [
-        "Unknown",
+        "Full",
         `NATS at ${place.servers} is at a limit: ${error.message}. Raise it, or make room.`,
         "dependency"
       ]

@@ -72,8 +72,9 @@ export const driver = (
             RabbitMqClient.using(publishing, RabbitMqClient.plain, () => Promise.resolve()))
           : Effect.fail(RabbitMqError.make(
             "check",
-            "Unreachable",
-            `RabbitMQ at ${connection.place.nodes} takes no messages now (${publishing.blocked}): give it memory or disk, or let what is in its queues be consumed.`
+            "Full",
+            `RabbitMQ at ${connection.place.nodes} takes no messages now (${publishing.blocked}): give it memory or disk, or let what is in its queues be consumed.`,
+            "dependency"
           ))
       ),
       lag: (channel, group) =>

@@ -222,11 +222,10 @@ class Line {
       call.failure ??= this.flight === flight && /nacked/.test(String(error))
         ? RabbitMqError.make(
           "publish",
-          "Unknown",
+          "Full",
           `RabbitMQ at ${this.place.nodes} did not take a message for ${
             call.batch[0]!.channel
-          }: a queue that it goes to is full, or has no leader now. Consume it, or raise its limit.`,
-          "throttled"
+          }: a queue that it goes to is full, or has no leader now. Consume it, or raise its limit.`
         )
         : this.ended(call, flight)
     }
@@ -357,8 +356,9 @@ class Line {
       }
       const failure = RabbitMqError.make(
         "publish",
-        "Unreachable",
-        `RabbitMQ at ${this.place.nodes} takes no messages now (${blocked}): give it memory or disk, or let what is in its queues be consumed.`
+        "Full",
+        `RabbitMQ at ${this.place.nodes} takes no messages now (${blocked}): give it memory or disk, or let what is in its queues be consumed.`,
+        "dependency"
       )
       for (const call of late) this.fail(call, failure)
       this.rest()

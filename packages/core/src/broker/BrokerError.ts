@@ -13,6 +13,8 @@ import type { FailureClass } from "../model/Failure.ts"
  * - `NotFound`: the channel does not exist
  * - `Conflict`: it exists, and differs from what was declared
  * - `TooLarge`: the message is larger than the broker takes
+ * - `Full`: no room now: a queue, a stream or a quota is full (`throttled`), or the memory or disk of all (`dependency`);
+ *   tried again
  * - `Invalid`: an option or a message that the broker can never take
  * - `Unsupported`: a feature that this broker lacks
  * - `Lost`: the connection or the assignment ended in the middle; tried again
@@ -26,6 +28,7 @@ export type Reason =
   | "NotFound"
   | "Conflict"
   | "TooLarge"
+  | "Full"
   | "Invalid"
   | "Unsupported"
   | "Lost"
@@ -39,6 +42,7 @@ const classOf: Record<Reason, FailureClass> = {
   NotFound: "permanent",
   Conflict: "permanent",
   TooLarge: "permanent",
+  Full: "throttled",
   Invalid: "permanent",
   Unsupported: "permanent",
   Lost: "transient",

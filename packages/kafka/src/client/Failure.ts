@@ -110,6 +110,11 @@ const byType = (found: Found, place: Place): Verdict | undefined => {
         "TooLarge",
         `A message for ${channel} is larger than the topic takes: shorten it, or raise max.message.bytes of the topic.`
       ]
+    case "KAFKA_STORAGE_ERROR":
+      return [
+        "Full",
+        `Kafka at ${place.brokers} cannot write to the disk of ${channel}: it is full, or fails. Make room, or let another broker lead.`
+      ]
     case "TOPIC_ALREADY_EXISTS":
       return ["Conflict", `The topic ${channel} exists already.`]
     case "INVALID_CONFIG":

@@ -83,15 +83,15 @@ const byWord = (found: Found, place: Place, where: Where): Verdict | undefined =
       }
     case "OOM":
       return {
-        reason: "Unknown",
-        failure: "throttled",
+        reason: "Full",
+        failure: "dependency",
         what: `${redis} is full and takes nothing more (maxmemory): raise it, trim streams, or wait for consumers.`
       }
     case "MISCONF":
       return {
-        reason: "Unknown",
+        reason: "Full",
         failure: "dependency",
-        what: `${redis} cannot write to its disk and takes nothing more: ${found.message}`
+        what: `${redis} cannot write to its disk and takes nothing more: ${found.message}. Make room there, or mend it.`
       }
     case "NOREPLICAS":
       return {

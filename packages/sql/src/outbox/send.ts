@@ -28,8 +28,10 @@ export interface Sent {
 const concurrency = 16
 
 /** No row's own fault: the broker takes nothing at all. */
-const isWhole = ({ reason }: BrokerError.BrokerError): boolean =>
-  reason === "Unreachable" || reason === "Lost" || reason === "Credentials"
+const isWhole = ({ failure, reason }: BrokerError.BrokerError): boolean =>
+  reason === "Unreachable" || reason === "Lost" || reason === "Credentials" ||
+  // one queue that is full is throttled
+  (reason === "Full" && failure === "dependency")
 
 const laneOf = ({ id, lane }: Stored): string => lane ?? `row ${id}`
 
