@@ -4,6 +4,7 @@ import {
   Bulkhead,
   Channel,
   CircuitBreaker,
+  Correlate,
   DeadLetter,
   Decode,
   type Delivery,
@@ -38,7 +39,7 @@ const Orders = Channel.make("orders", { payload: Order })
 const message = (): Delivery => deliver({ key: "k", body: { id: "1" }, headers: { authorization: "Bearer good" } })
 
 const outgoing = (): Outgoing<Uint8Array> =>
-  new Outgoing("orders", new Uint8Array([1]), "k", { authorization: "Bearer good" })
+  new Outgoing("orders", new Uint8Array([1]), "k", { authorization: "Bearer good" }).fresh()
 
 /** Both sides that a cross-cutting middleware stands on. */
 const everywhere = <R = never>(
@@ -88,6 +89,9 @@ everywhere("Retry of defects", () => Retry.middleware({ defects: "retry", while:
 everywhere("Retry.when", () => Retry.when<MiddlewareLaws.LawError>(() => true, { times: 2 }), { calls: "several" })
 everywhere("Timeout", () => Timeout.middleware())
 everywhere("Trace", () => Trace.middleware())
+everywhere("Correlate", () => Correlate.middleware())
+everywhere("Correlate that makes ids of its own", () =>
+  Correlate.middleware({ trust: "never", generate: Effect.as(Effect.yieldNow, "id") }))
 everywhere("Metrics", () => Metrics.middleware(), { layer: Metrics.layer })
 everywhere("Log", () => Log.middleware())
 everywhere("Audit", () => Audit.middleware(), { layer: Audit.layerMemory() })

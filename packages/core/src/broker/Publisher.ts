@@ -4,6 +4,7 @@
 import { Context, Data, Deferred, Effect, Exit, Fiber, SchemaIssue } from "effect"
 import * as Address from "../model/Address.ts"
 import type { Channel } from "../model/Channel.ts"
+import * as Correlation from "../model/Correlation.ts"
 import { type Classified, tagOf } from "../model/Failure.ts"
 import * as Headers from "../model/Headers.ts"
 import { Outgoing } from "../model/Message.ts"
@@ -84,7 +85,7 @@ export const message = <P>(
     channel.pattern === undefined ? channel.name : nameOf(channel.name, channel.pattern, options?.parameters),
     payload,
     options?.key ?? channel.key?.(payload),
-    options?.headers === undefined ? Headers.empty : Headers.fromRecord(options.headers)
+    Correlation.linked(options?.headers === undefined ? Headers.empty : Headers.fromRecord(options.headers))
   )
 
 /** The channel that an address with these values is. */

@@ -3,6 +3,7 @@
  */
 import { Clock, Effect, Exit, Metric, Schema } from "effect"
 import * as Channel from "../model/Channel.ts"
+import * as Correlation from "../model/Correlation.ts"
 import type * as Headers from "../model/Headers.ts"
 import { type Message, Outgoing } from "../model/Message.ts"
 import * as Outcome from "../model/Outcome.ts"
@@ -176,11 +177,12 @@ export const answer = <Q, A, E, On>(
 
 const outgoing = (message: Message<unknown>, to: string, body: Uint8Array, contentType: string) => {
   const own = message.headers[names.message]
-  const correlation = message.headers[names.correlation] ?? own
+  const correlation = message.headers[names.correlation] ?? own ?? Correlation.current()?.id
   const headers: Record<string, string> = Object.create(null)
   if (correlation !== undefined) headers[names.correlation] = correlation
   headers[names.causation] = own ?? `${message.channel}/${message.partition}/${message.position}`
   headers["content-type"] = contentType
+  Correlation.keepFlow(headers, message.headers)
   return new Outgoing(to, body, undefined, headers)
 }
 

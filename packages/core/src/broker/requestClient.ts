@@ -3,6 +3,7 @@
  */
 import { Deferred, type Duration, Effect, Exit, Metric, Random, type Scope, Semaphore } from "effect"
 import * as Channel from "../model/Channel.ts"
+import * as Correlation from "../model/Correlation.ts"
 import type { Delivery, Message } from "../model/Message.ts"
 import { decoder, explain } from "../pipeline/compile.ts"
 import { keyOf, type Of } from "./Broker.ts"
@@ -188,16 +189,15 @@ export const client = <Q, A, E, On>(
     const ask = (payload: Q, asking: Asking, deadline: number) => {
       const id = `${instance}-${++count}`
       const answer = Deferred.makeUnsafe<Delivery, BrokerError.BrokerError>()
-      const sent = publisher.publish(payload, {
-        key: asking.key,
-        headers: {
-          [names.correlation]: id,
-          ...asking.headers,
-          [names.message]: id,
-          [names.replyTo]: replyTo,
-          [names.deadline]: String(deadline)
-        }
-      })
+      const headers: Record<string, string> = {
+        [names.correlation]: id,
+        ...asking.headers,
+        [names.message]: id,
+        [names.replyTo]: replyTo,
+        [names.deadline]: String(deadline)
+      }
+      if (asking.headers?.[names.correlation] === undefined) Correlation.keepFlow(headers)
+      const sent = publisher.publish(payload, { key: asking.key, headers })
       return Effect.acquireUseRelease(
         Effect.sync(() => {
           if (isClosed) Deferred.doneUnsafe(answer, Exit.fail(closed(broker.system)))

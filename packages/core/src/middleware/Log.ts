@@ -2,6 +2,7 @@
  * One structured line for each message, through Effect's loggers: what it was, how it ended, how long it took, and no secret.
  */
 import { Cause, Clock, Context, DateTime, Duration, Effect, type Exit, Fiber, LogLevel, References } from "effect"
+import * as Correlation from "../model/Correlation.ts"
 import { classOf, type FailureClass, tagOf } from "../model/Failure.ts"
 import * as Headers from "../model/Headers.ts"
 import { type Envelope, Message } from "../model/Message.ts"
@@ -9,6 +10,9 @@ import * as Redaction from "../model/Redaction.ts"
 import * as Eager from "../pipeline/Eager.ts"
 import * as Ending from "../pipeline/Ending.ts"
 import * as Middleware from "../pipeline/Middleware.ts"
+import { answerOf, bodyText, credentials, oneLine } from "./logText.ts"
+
+export { bounds, type Format, format, type FormatOptions, layer, layerConfig, type LayerOptions } from "./logFormats.ts"
 
 /** Options of `middleware`. */
 export interface Options {
@@ -21,7 +25,7 @@ export interface Options {
   readonly start?: LogLevel.Severity | undefined
   /** What takes as long is marked `slow`, and logged at Warn at least. Default: nothing is slow. */
   readonly slow?: Duration.Input | undefined
-  /** The headers that may hold the correlation id, the first one found counts. Default: see `defaults`. */
+  /** Where there is no `Correlate`: the headers that may hold the id, the first one found counts. Default: see `defaults`. */
   readonly correlation?: ReadonlyArray<string> | undefined
   /** Whether the key is shown; it may name a person. Default: `shown`. */
   readonly key?: "shown" | "hidden" | undefined
@@ -29,22 +33,38 @@ export interface Options {
   readonly headers?: "all" | "none" | ReadonlyArray<string> | undefined
   /**
    * Whether the beginning of a JSON body is shown, in characters (UTF-16 units, an integer from 1); a body of anything else
-   * shows its size. Default: `none`.
+   * shows its size. Of a server's request it shows what the middlewares of `Body` have read, and reads nothing itself.
+   * Default: `none`.
    */
   readonly body?: "none" | { readonly characters: number } | undefined
+  /** As `body`, of what the handler answers; of a response also its status, as `statusCode`. Default: `none`. */
+  readonly answer?: "none" | { readonly characters: number } | undefined
   /** What is replaced in bodies, headers, keys and ids, beside the usual names of secrets. Default: nothing more. */
   readonly redact?: Redaction.Options | undefined
   /** What is shown of an error: its `tag` and class, or the whole `cause`, which may repeat content. Default: `tag`. */
   readonly error?: "tag" | "cause" | undefined
 }
 
+/** How many characters are shown, or undefined where nothing is. */
+const charactersOf = (option: "body" | "answer", given: Options["body"]): number | undefined => {
+  if (given === undefined || given === "none") return undefined
+  const { characters } = given
+  if (Number.isInteger(characters) && characters >= 1) return characters
+  throw new RangeError(`Log: ${option}.characters must be an integer from 1, got ${characters}`)
+}
+
+/** The body where it is at hand: bytes that were read, or a payload. */
+const bodyIn = (message: Envelope): unknown =>
+  "body" in message ? message.body : "payload" in message ? message.payload : undefined
+
 /** What `middleware` does where an option is not given. */
 export const defaults = {
   key: "shown",
   headers: "none",
   body: "none",
+  answer: "none",
   error: "tag",
-  correlation: ["correlation-id", "x-correlation-id", "x-request-id", "ce_correlationid"]
+  correlation: Correlation.accepted
 } as const satisfies Options
 
 const levels = { done: "Info", interrupted: "Info", retried: "Warn", rejected: "Warn" } as const
@@ -61,32 +81,6 @@ const expected: ReadonlySet<FailureClass | undefined> = new Set<FailureClass>([
 ])
 
 const operations = { consumer: "process", producer: "publish", server: "serve", client: "request" } as const
-
-/** One line of at most `limit` characters: what could begin another one is written as an escape. */
-const oneLine = (text: string, limit = 256): string => {
-  const cut = text.length > limit ? `${text.slice(0, limit - 1)}…` : text
-  return cut.replace(/[\p{Cc}\u2028\u2029]/gu, (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, "0")}`)
-}
-
-/** Credentials under any name: those of HTTP, and JSON web tokens. */
-const credentials = [/\b(?:bearer|basic)\s+[\w.~+/=-]+/gi, /\beyJ[\w-]{4,}\.[\w-]+\.?[\w-]*/g]
-
-// what a pattern of values may reach beyond the shown characters and still be found
-const margin = 256
-const decoder = new TextDecoder()
-
-const sizeOf = (payload: unknown): string =>
-  payload instanceof Uint8Array ? `<${payload.length} bytes>` : `<${typeof payload}>`
-
-const textOf = (payload: unknown, limit: number): string => {
-  // a UTF-16 unit takes at most 3 bytes of UTF-8, so a character that is cut lies beyond the limit
-  if (payload instanceof Uint8Array) return decoder.decode(payload.subarray(0, limit * 4)).slice(0, limit)
-  try {
-    return (JSON.stringify(payload) ?? "").slice(0, limit)
-  } catch {
-    return ""
-  }
-}
 
 type Fields = Record<string, unknown>
 
@@ -118,7 +112,8 @@ const isEnabled = (fiber: Fiber.Fiber<unknown, unknown>, level: LogLevel.Severit
 /**
  * Logs one line for each message when it has ended: `process orders done`, with the annotations `channel`, `operation`,
  * `status`, `durationMs`, of consumers `group`, `handler`, `partition`, `position` and `attempt`, and where they are there
- * `key`, `correlationId`, `traceId`, `spanId`, `error`, `failure` and `slow`; timestamp and level are the logger's own.
+ * `key`, `correlationId`, `causationId`, `traceId`, `spanId`, `error`, `failure`, `slow`, `body`, `statusCode` and `answer`;
+ * timestamp and level are the logger's own, e.g. `Log.layer`'s.
  *
  * What comes from outside is cut and cannot break the line; secrets are redacted (see `Redaction`). The duration is of the
  * Clock's monotonic time. Annotations of the context (`Effect.annotateLogs`) are kept. Nothing leaves or enters E and R.
@@ -137,26 +132,19 @@ const isEnabled = (fiber: Fiber.Fiber<unknown, unknown>, level: LogLevel.Severit
  * )
  * ```
  *
- * @throws RangeError when `body.characters` is not an integer from 1
+ * @throws RangeError when `body.characters` or `answer.characters` is not an integer from 1
  * @category constructors
  */
 export const middleware = (options: Options = {}) => {
-  const { body, correlation, error: errors, headers, key } = { ...defaults, ...options }
-  const characters = body === undefined || body === "none" ? undefined : body.characters
-  if (characters !== undefined && (!Number.isInteger(characters) || characters < 1)) {
-    throw new RangeError(`Log: body.characters must be an integer from 1, got ${characters}`)
-  }
+  const { correlation, error: errors, headers, key } = { ...defaults, ...options }
+  const characters = charactersOf("body", options.body)
+  const answer = charactersOf("answer", options.answer)
   const slow = options.slow === undefined ? undefined : Duration.toNanosUnsafe(Duration.fromInputUnsafe(options.slow))
   const lower = (names: ReadonlyArray<string>) => names.map((name) => name.toLowerCase())
   const shownHeaders = Array.isArray(headers) ? new Set(lower(headers)) : undefined
   const correlations = lower(correlation ?? [])
   const redaction = Redaction.make({ ...options.redact, values: [...credentials, ...options.redact?.values ?? []] })
   const show = (text: string): string => oneLine(redaction.text(text))
-
-  const bodyOf = (payload: unknown, limit: number): string => {
-    const text = textOf(payload, limit + margin)
-    return /^\s*[{["]/.test(text) ? oneLine(redaction.text(text), limit) : sizeOf(payload)
-  }
 
   const headersOf = (all: Headers.Headers): Headers.Headers => {
     const shown: Record<string, string> = Object.create(null)
@@ -170,7 +158,19 @@ export const middleware = (options: Options = {}) => {
     return shown
   }
 
-  const fieldsOf = (fiber: Fiber.Fiber<unknown, unknown>, message: Envelope, status: string): Fields => {
+  const correlationOf = (message: Envelope, ids: Correlation.Correlation | undefined): string | undefined => {
+    const receives = message.kind === "consumer" || message.kind === "server"
+    if (ids !== undefined && receives) return ids.id
+    const name = correlations.find((each) => message.headers[each] !== undefined)
+    return name === undefined ? ids?.id : show(message.headers[name]!)
+  }
+
+  const fieldsOf = (
+    fiber: Fiber.Fiber<unknown, unknown>,
+    message: Envelope,
+    status: string,
+    ids: Correlation.Correlation | undefined
+  ): Fields => {
     const fields: Fields = {
       channel: oneLine(message.channel),
       operation: operations[message.kind],
@@ -187,12 +187,16 @@ export const middleware = (options: Options = {}) => {
       })
     }
     if (key === "shown" && message.key !== undefined) fields["key"] = show(message.key)
-    const name = correlations.find((each) => message.headers[each] !== undefined)
-    if (name !== undefined) fields["correlationId"] = show(message.headers[name]!)
+    const correlationId = correlationOf(message, ids)
+    if (correlationId !== undefined) fields["correlationId"] = correlationId
+    if (ids?.causation !== undefined) fields["causationId"] = ids.causation
     const { span } = fiber.cache
     if (span !== undefined) Object.assign(fields, { traceId: span.traceId, spanId: span.spanId })
     if (headers !== "none") fields["headers"] = headersOf(message.headers)
-    if (characters !== undefined && "payload" in message) fields["body"] = bodyOf(message.payload, characters)
+    if (characters !== undefined) {
+      const body = bodyIn(message)
+      if (body !== undefined) fields["body"] = bodyText(redaction, body, characters)
+    }
     return fields
   }
 
@@ -204,16 +208,18 @@ export const middleware = (options: Options = {}) => {
     fiber: Fiber.Fiber<unknown, unknown>,
     message: Envelope,
     exit: Exit.Exit<unknown, unknown>,
-    nanos: bigint
+    nanos: bigint,
+    ids: Correlation.Correlation | undefined
   ): void => {
     const ending = Ending.of(exit)
     const isSlow = slow !== undefined && nanos >= slow
     const own = levelOf(ending)
     const level = isSlow && LogLevel.isLessThan(own, "Warn") ? "Warn" : own
     if (!isEnabled(fiber, level)) return
-    const fields = fieldsOf(fiber, message, ending.status)
+    const fields = fieldsOf(fiber, message, ending.status, ids)
     fields["durationMs"] = millis(nanos)
     if (isSlow) fields["slow"] = true
+    if (answer !== undefined && exit._tag === "Success") Object.assign(fields, answerOf(redaction, exit.value, answer))
     if (ending.error !== undefined) {
       fields["error"] = oneLine(tagOf(ending.error), 100)
       const failure = classOf(ending.error)
@@ -224,14 +230,15 @@ export const middleware = (options: Options = {}) => {
   }
 
   return Middleware.make()(
-    { name: "Log", stage: "consume", shows: { slow: options.slow, headers, body: characters } },
+    { name: "Log", stage: "consume", shows: { slow: options.slow, headers, body: characters, answer } },
     (next) => {
       const handle = (message: Envelope): Middleware.Returns => {
         const fiber = Fiber.getCurrent()
         if (fiber === undefined) return Effect.suspend(() => handle(message))
         const clock = fiber.getRef(Clock.Clock)
+        const ids = fiber.getRef(Correlation.Current)
         if (options.start !== undefined && isEnabled(fiber, options.start)) {
-          const fields = fieldsOf(fiber, message, "started")
+          const fields = fieldsOf(fiber, message, "started", ids)
           const text = `${fields["operation"]} ${fields["channel"]} started`
           write(fiber, { level: options.start, cause: Cause.empty, text }, fields)
         }
@@ -239,7 +246,7 @@ export const middleware = (options: Options = {}) => {
         return Eager.around(
           message,
           next,
-          (exit) => end(Fiber.getCurrent() ?? fiber, message, exit, clock.monotonicTimeNanosUnsafe() - start)
+          (exit) => end(Fiber.getCurrent() ?? fiber, message, exit, clock.monotonicTimeNanosUnsafe() - start, ids)
         )
       }
       return handle

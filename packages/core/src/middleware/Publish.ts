@@ -13,7 +13,7 @@ import { type Message, Outgoing } from "../model/Message.ts"
 import type * as Outcome from "../model/Outcome.ts"
 import type { Config, Make, OnAnswer, Refuse } from "../pipeline/Handler.ts"
 import type { NoPublisher, Said } from "../pipeline/Misplaced.ts"
-import { headersOf, names, publishing, steps, wrap } from "./publishing.ts"
+import { headersOf, names, publishing, repliesOf, steps, wrap } from "./publishing.ts"
 
 export { names } from "./publishing.ts"
 
@@ -53,7 +53,7 @@ type Publishes<P, E, R> = OnAnswer<Message<unknown>, Answered<P>, Make<{ require
  * In: any consumed message, and a handler that answers the channel's payload; `undefined` and outcomes are not published. The
  * `Broker` enters `R`, `EncodeError` (dead-lettered: the handler answered what the channel does not take) and `BrokerError`
  * (settled by its class) enter `E`, beside what `through` adds. The published message has the `correlation-id` of the one
- * that was handled, and a `causation-id` that names it.
+ * that was handled, as `Correlate` outside says or its header, and a `causation-id` that names it.
  *
  * A `Retry` outside runs the handler again when the publish has failed; a `Retry` in `through` repeats the publish alone.
  *
@@ -110,7 +110,7 @@ export const middleware: {
     (answer, message) =>
       answer === undefined ? undefined : Publisher.message(channel, answer, {
         key: options.key?.(answer, message),
-        headers: headersOf(options, answer, message, message.headers[names.correlation]),
+        headers: headersOf(options, answer, message),
         parameters: options.parameters?.(answer, message)
       })
   )
@@ -170,7 +170,7 @@ export const route = <C extends Named>(
     if (way === undefined) return Exit.die(new RangeError(`Publish.route: there is no channel ${name}`))
     return way.send(Publisher.message(way.channel, answer, {
       key: options.key?.(answer, message),
-      headers: headersOf(options, answer, message, message.headers[names.correlation])
+      headers: headersOf(options, answer, message)
     }))
   })
   // as in `middleware`
@@ -183,7 +183,8 @@ const anything = Channel.unchecked("reply-to")
  * Publishes the handler's answer to the channel that the message names in its `reply-to` header; with a channel, to that one
  * where the header is missing; with neither, nowhere.
  *
- * The reply's `correlation-id` is the request's, else the request's `message-id`. It is encoded by the channel; without one as
+ * The reply's `correlation-id` is the request's, else the request's `message-id`; where that is not the id of the flow, the
+ * reply has the flow's as `x-correlation-id`. It is encoded by the channel; without one as
  * JSON, `undefined` as null. Outcomes are not published. In all else as `middleware`.
  *
  * A handler that fails replies nothing; `Request.answer` replies that, too.
@@ -229,12 +230,11 @@ export const reply: {
     const to = named !== undefined && (allow === undefined || allow(named)) ? named : channel?.name
     if (to === undefined) return undefined
     const value = answer === undefined && channel === undefined ? null as P : answer
-    const correlation = message.headers[names.correlation] ?? message.headers[names.message]
     return new Outgoing(
       to,
       value,
       options.key === undefined ? codec.key?.(value) : options.key(value, message),
-      Headers.fromRecord(headersOf(options, value, message, correlation))
+      Headers.fromRecord(headersOf(options, value, message, repliesOf(message)))
     )
   })
   // as in `middleware`

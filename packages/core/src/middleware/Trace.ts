@@ -5,6 +5,7 @@
 import { Clock, Context, Effect, Exit, Fiber, LogLevel, Option, Random, References, Tracer } from "effect"
 import { Broker } from "../broker/Broker.ts"
 import * as Bag from "../model/Baggage.ts"
+import * as Correlation from "../model/Correlation.ts"
 import { tagOf } from "../model/Failure.ts"
 import type { Envelope } from "../model/Message.ts"
 import * as TraceContext from "../model/TraceContext.ts"
@@ -80,6 +81,11 @@ const open = (fiber: Fiber.Fiber<unknown, unknown>, tracer: Tracer.Tracer, optio
   const shared = fiber.getRef(References.TracerSpanAnnotations)
   for (const key in shared) span.attribute(key, shared[key])
   for (const key in options.attributes) span.attribute(key, options.attributes[key])
+  const ids = fiber.getRef(Correlation.Current)
+  if (ids !== undefined) {
+    const named = Correlation.attributesOf(ids, options.kind)
+    for (const key in named) span.attribute(key, named[key])
+  }
   return { span, close: (exit) => close(span, now(), exit) }
 }
 

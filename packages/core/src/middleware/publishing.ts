@@ -3,6 +3,7 @@
  */
 import { Effect, Exit } from "effect"
 import * as Publisher from "../broker/Publisher.ts"
+import * as Correlation from "../model/Correlation.ts"
 import type { Message, Outgoing } from "../model/Message.ts"
 import * as Outcome from "../model/Outcome.ts"
 import * as Description from "../pipeline/Description.ts"
@@ -12,10 +13,10 @@ import type { Options } from "./Publish.ts"
 /** Names of the headers that link a message to the one that caused it. */
 export const names = {
   /** One id for all messages of one request or process; copied. */
-  correlation: "correlation-id",
+  correlation: Correlation.names.correlation,
   /** The message that caused this one: its `message-id`, else `CHANNEL/PARTITION/POSITION`. */
-  causation: "causation-id",
-  message: "message-id",
+  causation: Correlation.names.causation,
+  message: Correlation.names.message,
   /** The channel that an answer is wanted on. */
   replyTo: "reply-to"
 } as const
@@ -25,17 +26,36 @@ const order: Description.Description["order"] = [
   { inside: "DeadLetter", because: "outside it, a message whose answer cannot be published is not dead-lettered" }
 ]
 
+const causeOf = (message: Message<unknown>): string =>
+  message.headers[names.message] ?? `${message.channel}/${message.partition}/${message.position}`
+
+/** The links of what a message led to: those of `Correlate`, else those of its own headers. */
+const linksOf = (message: Message<unknown>): Record<string, string> => {
+  const headers: Record<string, string> = Object.create(null)
+  const current = Correlation.current()
+  const correlation = current?.id ?? message.headers[names.correlation]
+  if (correlation !== undefined) headers[names.correlation] = correlation
+  headers[names.causation] = current?.causation ?? causeOf(message)
+  return headers
+}
+
+/** The links of a reply, by which whoever asked knows it: what the request says, as it says it. */
+export const repliesOf = (message: Message<unknown>): Record<string, string> => {
+  const headers: Record<string, string> = Object.create(null)
+  const correlation = message.headers[names.correlation] ?? message.headers[names.message] ?? Correlation.current()?.id
+  if (correlation !== undefined) headers[names.correlation] = correlation
+  headers[names.causation] = causeOf(message)
+  Correlation.keepFlow(headers, message.headers)
+  return headers
+}
+
 /** The headers of a published answer: its links, and over them its own. */
 export const headersOf = <P>(
   options: Options<P>,
   answer: P,
   message: Message<unknown>,
-  correlation: string | undefined
+  headers: Record<string, string> = linksOf(message)
 ) => {
-  const headers: Record<string, string> = Object.create(null)
-  if (correlation !== undefined) headers[names.correlation] = correlation
-  headers[names.causation] = message.headers[names.message] ??
-    `${message.channel}/${message.partition}/${message.position}`
   const own = typeof options.headers === "function" ? options.headers(answer, message) : options.headers
   for (const name in own) headers[name.toLowerCase()] = own[name]!
   return headers

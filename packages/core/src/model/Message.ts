@@ -2,6 +2,7 @@
  * The cargo: what travels through a pipeline, and what every source shows of it.
  */
 import type { Effect, Exit } from "effect"
+import type { Correlation } from "./Correlation.ts"
 import type { Classified } from "./Failure.ts"
 import * as Headers from "./Headers.ts"
 import type { Outcome } from "./Outcome.ts"
@@ -34,6 +35,10 @@ export interface Envelope {
   withHeader(name: string, value: string): this
   /** Registers what must run after, whatever happened. Copies of a message share their hooks. */
   after(hook: Hook): void
+  /** Told the ids of the message, where what is answered repeats them: a server's response does. */
+  correlated?(ids: Correlation): void
+  /** The bytes of the body as far as they have been read, where a body is no payload before: that of a server's request. */
+  readonly body?: Uint8Array | undefined
 }
 
 declare const of: unique symbol

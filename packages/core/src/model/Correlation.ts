@@ -1,0 +1,100 @@
+/**
+ * Which flow a message belongs to, and what led to it: two ids that travel in headers, logs and spans.
+ *
+ * The correlation id is one for all that a first request or message led to. The causation id names the one message or
+ * request that led to this one directly.
+ */
+import { Context, Fiber, type Random, type Tracer } from "effect"
+import type { Headers } from "./Headers.ts"
+
+/** Names of the headers. */
+export const names = {
+  correlation: "correlation-id",
+  /** The flow's id where `correlation-id` is the id of a single request, which its answer must repeat. */
+  flow: "x-correlation-id",
+  causation: "causation-id",
+  message: "message-id",
+  request: "x-request-id"
+} as const
+
+/** The headers that may hold a correlation id; the first counts that holds a token. */
+export const accepted: ReadonlyArray<string> = [names.flow, names.correlation, names.request, "ce_correlationid"]
+
+/** The ids of what is being handled. */
+export interface Correlation {
+  readonly id: string
+  /** The id of the message or request that is being handled; undefined where a flow begins by publishing. */
+  readonly causation: string | undefined
+  /** The id that came and was not trusted; undefined where it was taken, or none came. */
+  readonly upstream: string | undefined
+  /** Why another id came than is used; undefined where none did. */
+  readonly replaced: "malformed" | "untrusted" | undefined
+}
+
+/** The ids of what is being handled; undefined where nothing tells them. Forked and detached fibers inherit it. */
+export const Current = Context.Reference<Correlation | undefined>("@millrace/core/Correlation/Current", {
+  defaultValue: () => undefined
+})
+
+const token = /^[\w.:/+=@-]{1,128}$/
+
+/** Whether a text may be an id: 1 to 128 letters, digits and `_.:/+=@-`, none of which can begin a line, a field or a header. */
+export const isToken = (text: string): boolean => token.test(text)
+
+/** The ids of what the running fiber handles. */
+export const current = (): Correlation | undefined => Fiber.getCurrent()?.getRef(Current)
+
+/** Where a message stands, as far as an id is made of it. */
+interface Place {
+  readonly channel: string
+  readonly partition: number
+  readonly position: number
+}
+
+/** The id of a consumed message that has no name of its own: `CHANNEL/PARTITION/POSITION`, as a token. */
+export const placeOf = (message: Place): string => {
+  const place = `${message.channel}/${message.partition}/${message.position}`
+  return token.test(place) ? place : place.replace(/[^\w.:/+=@-]/g, "_").slice(-128)
+}
+
+/** Headers of what is published, with the ids of what is being handled where they have none. */
+export const linked = (headers: Headers): Headers => {
+  const found = current()
+  if (found === undefined) return headers
+  const all: Record<string, string> = Object.create(null)
+  all[names.correlation] = found.id
+  if (found.causation !== undefined) all[names.causation] = found.causation
+  for (const name in headers) all[name] = headers[name]!
+  return all
+}
+
+/**
+ * Adds the flow's id to headers whose `correlation-id` belongs to a single request: that of `from`, what is answered, else of
+ * what is being handled.
+ */
+export const keepFlow = (headers: Record<string, string>, from?: Headers | undefined): void => {
+  const own = from?.[names.flow]
+  const id = own !== undefined && token.test(own) ? own : current()?.id
+  if (id !== undefined && id !== headers[names.correlation]) headers[names.flow] ??= id
+}
+
+/** What a span says of the ids; of messages also what OpenTelemetry calls their conversation. */
+export const attributesOf = (
+  { causation, id }: Correlation,
+  kind: Tracer.SpanKind
+): Readonly<Record<string, string>> => ({
+  "millrace.correlation.id": id,
+  ...(causation === undefined ? undefined : { "millrace.causation.id": causation }),
+  ...(kind === "consumer" || kind === "producer" ? { "messaging.message.conversation_id": id } : undefined)
+})
+
+const hex = (random: Random.Random): string =>
+  (Math.floor(random.nextDoubleUnsafe() * 0x1_0000_0000) + 0x1_0000_0000).toString(16).slice(1)
+
+/** A UUID of version 7 (RFC 9562, 5.7) of a time in milliseconds since 1970: sorts by time, 74 bits of it are chance. */
+export const uuidV7 = (millis: number, random: Random.Random): string => {
+  const time = Math.max(0, Math.floor(millis)).toString(16).padStart(12, "0").slice(-12)
+  const [a, b, c] = [hex(random), hex(random), hex(random)]
+  const variant = "89ab"[Math.floor(random.nextDoubleUnsafe() * 4)] ?? "8"
+  return `${time.slice(0, 8)}-${time.slice(8)}-7${a.slice(0, 3)}-${variant}${a.slice(3, 6)}-${b}${c.slice(0, 4)}`
+}
