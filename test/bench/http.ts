@@ -8,15 +8,11 @@ import { fork } from "node:child_process"
 import { createServer, type RequestListener } from "node:http"
 import type { AddressInfo } from "node:net"
 import { type Bench, type Measured, scaled, stopwatch } from "./Bench.ts"
+import { onFastify, onHono } from "./http/peers.ts"
+import { Bucket, correlation, limit, order, seen } from "./http/work.ts"
 
 const warm = scaled(30_000)
 const count = scaled(90_000)
-
-/** What every variant answers. */
-const order = { id: "7", customer: "ada", amount: 42, lines: ["a", "b"] }
-const limit = 1_000_000_000
-const seen = new Map<string, object>()
-const correlation = "x-correlation-id"
 
 /** Asks a server in this process from another one, and measures this one. */
 const measured = async (port: number): Promise<Measured> => {
@@ -46,18 +42,13 @@ const onNode = (listener: RequestListener) => async (): Promise<Measured> => {
   return result
 }
 
-/** A token bucket for each route, as a program without a library writes it. */
-class Bucket {
-  private tokens = limit
-  private last = performance.now()
-  take(): boolean {
-    const now = performance.now()
-    this.tokens = Math.min(limit, this.tokens + (now - this.last) * limit / 1000)
-    this.last = now
-    if (this.tokens < 1) return false
-    this.tokens -= 1
-    return true
-  }
+const fastify = async (): Promise<Measured> => {
+  const app = await onFastify()
+  await app.listen({ port: 0, host: "127.0.0.1" })
+  const result = await measured((app.server.address() as AddressInfo).port)
+  app.server.closeAllConnections()
+  await app.close()
+  return result
 }
 
 /** The same work by hand: correlation id, rate limit, idempotency look-up, log that is off, errors. */
@@ -222,6 +213,8 @@ export const http: Bench = {
       run: () => routed(Server.layer(five()).pipe(HttpRouter.provideRequest(RateLimit.layerMemory())))()
     },
     { name: "node:http by hand", whose: "limit", run: () => onNode(byHand())() },
+    { name: "fastify", whose: "peer", run: fastify },
+    { name: "hono", whose: "peer", run: () => onNode(onHono())() },
     { name: "HttpRouter, 5 functions", whose: "peer", run: () => routed(wrapped())() },
     { name: "HttpRouter, none", whose: "peer", run: () => routed(bare)() }
   ],
@@ -232,6 +225,20 @@ export const http: Bench = {
       target: 0.92,
       better: "higher",
       measured: cost("Millrace, Listener", "node:http by hand")
+    },
+    {
+      id: "P14",
+      text: "requests for each CPU second beside fastify",
+      target: 1.15,
+      better: "higher",
+      measured: cost("Millrace, Listener", "fastify")
+    },
+    {
+      id: "P14",
+      text: "requests for each CPU second beside hono",
+      target: 1.6,
+      better: "higher",
+      measured: cost("Millrace, Listener", "hono")
     },
     {
       id: "P14",

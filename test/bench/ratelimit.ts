@@ -3,6 +3,8 @@ import { RateLimitRedis } from "@millrace/redis"
 import { Redis } from "@millrace/testing/servers"
 import { Context, Effect, Exit, Layer, Redacted, Scope } from "effect"
 import { RateLimiter } from "effect/persistence"
+import { Redis as Client } from "ioredis"
+import { type RateLimiterAbstract, RateLimiterMemory, RateLimiterRedis } from "rate-limiter-flexible"
 import { type Bench, measure, type Measured, scaled, stopwatch } from "./Bench.ts"
 
 const urlName = "MILLRACE_BENCH_RATE_URL"
@@ -70,6 +72,32 @@ const effects = async (): Promise<Measured> => {
   )
 }
 
+/** The most used limiter of Node: a window for each key, by its promises; one call waits for the last in each of `lanes`. */
+const flexible =
+  (make: () => { readonly limiter: RateLimiterAbstract; readonly close: () => void }, lanes: number) =>
+  async (): Promise<Measured> => {
+    const { close, limiter } = make()
+    const measured = await measure((count) => {
+      let next = 0
+      const lane = async () => {
+        while (next < count) await limiter.consume(keys[next++ % keys.length]!)
+      }
+      return Promise.all(Array.from({ length: lanes }, lane))
+    }, { most: 200_000 })
+    close()
+    return measured
+  }
+
+const inMemory = () => ({ limiter: new RateLimiterMemory({ points: 1_000_000, duration: 1 }), close: () => {} })
+
+const onRedis = () => {
+  const client = new Client(process.env[urlName] ?? "", { protocol: 2 })
+  return {
+    limiter: new RateLimiterRedis({ storeClient: client, points: 1_000_000, duration: 1 }),
+    close: () => client.disconnect()
+  }
+}
+
 /** The least that a count can cost: a window's start and count in a Map. */
 const map = (): Promise<Measured> => {
   const counts = new Map<string, { start: number; count: number }>()
@@ -124,6 +152,10 @@ export const ratelimit: Bench = {
     { name: "millrace, memory, 100,000 keys", whose: "millrace", run: heap("gcra") },
     { name: "millrace, memory, 100,000 windows", whose: "millrace", run: heap("fixedWindow") },
     { name: "effect RateLimiter, memory", whose: "peer", run: effects },
+    { name: "rate-limiter-flexible, memory", whose: "peer", run: flexible(inMemory, 1) },
+    { name: "rate-limiter-flexible, Redis, 64 in flight", whose: "peer", run: flexible(onRedis, 64) },
+    { name: "rate-limiter-flexible, Redis, one by one", whose: "peer", run: flexible(onRedis, 1) },
+    // what express-rate-limit does, without its promises
     { name: "Map of windows", whose: "limit", run: map }
   ],
   goals: [
@@ -141,6 +173,13 @@ export const ratelimit: Bench = {
       better: "higher",
       measured: (of) =>
         of("millrace, Redis, leases of 1,000")["perSecond"]! / of("millrace, Redis, one by one")["perSecond"]!
+    },
+    {
+      id: "P9",
+      text: "in memory, times cheaper than rate-limiter-flexible",
+      target: 1,
+      better: "higher",
+      measured: (of) => of("rate-limiter-flexible, memory").cpu / of("millrace, memory").cpu
     },
     {
       id: "P15",
