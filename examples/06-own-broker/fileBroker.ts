@@ -20,31 +20,25 @@ interface Head {
   readonly fields: ReadonlyArray<readonly [name: string, base64: string | null]>
 }
 
-const base64 = (bytes: Uint8Array) => Buffer.from(bytes).toString("base64")
+const encoded = (bytes: Uint8Array | null) => bytes === null ? null : Buffer.from(bytes).toString("base64")
+const decoded = (base64: string | null) => base64 === null ? null : Buffer.from(base64, "base64")
 
 const entryOf = ({ fields, keyBytes, native, payload }: Outgoing<Uint8Array>, at: number): Entry => {
-  const head: Head = {
-    at,
-    key: keyBytes === undefined ? null : base64(keyBytes),
-    fields: fields.map(([name, value]) => [name, value === null ? null : base64(value)])
-  }
+  const base64 = fields.map(([name, value]) => [name, encoded(value)] as const)
+  const head: Head = { at, key: encoded(keyBytes ?? null), fields: base64 }
   return { head: Buffer.from(JSON.stringify(head)), body: native?.tombstone === true ? null : payload }
 }
 
 const headOf = ({ head }: Entry): Head => JSON.parse(Buffer.from(head).toString())
 
-const keyOf = (entry: Entry) => {
-  const { key } = headOf(entry)
-  return key === null ? undefined : Buffer.from(key, "base64")
-}
+const keyOf = (entry: Entry) => decoded(headOf(entry).key) ?? undefined
 
 const reader: Reader<Entry> = {
   // A text for any bytes, since messages without one have no lane.
   key: (entry) => keyOf(entry)?.toString(),
-  keyBytes: (entry) => keyOf(entry),
+  keyBytes: keyOf,
   headers: (entry) => Headers.fromFields(reader.fields(entry)),
-  fields: (entry) =>
-    headOf(entry).fields.map(([name, value]) => [name, value === null ? null : Buffer.from(value, "base64")]),
+  fields: (entry) => headOf(entry).fields.map(([name, value]) => [name, decoded(value)]),
   timestamp: (entry) => headOf(entry).at
 }
 
