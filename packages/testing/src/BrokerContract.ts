@@ -5,8 +5,10 @@ import type { Driver } from "@millrace/core"
 import { Cause, Duration, Effect, Exit, References, Scope } from "effect"
 import { afterAll, beforeAll, describe, it } from "vitest"
 import { Bench, Broken, unique } from "./contract/Bench.ts"
+import { cargo } from "./contract/Cargo.ts"
 import { delaying } from "./contract/Delaying.ts"
 import { faults } from "./contract/Faults.ts"
+import { groups } from "./contract/Groups.ts"
 import { letters } from "./contract/Letters.ts"
 import { moving } from "./contract/Moving.ts"
 import { ordering } from "./contract/Ordering.ts"
@@ -63,6 +65,8 @@ export interface Shown {
 /** Every promise of the contract. Each runs on a channel and groups of its own. */
 export const scenarios: ReadonlyArray<Scenario> = [
   ...publishing,
+  ...groups,
+  ...cargo,
   ...ordering,
   ...moving,
   ...settling,

@@ -1,0 +1,175 @@
+/**
+ * Scenarios of what a message holds: bodies, keys, headers and null bodies, byte for byte, and what a channel shows of them.
+ */
+import { Headers } from "@millrace/core"
+import { Effect } from "effect"
+import { type Bench, bytesOf, ensure, type Got, hex, numbered, refusedWith, same, textOf } from "./Bench.ts"
+import { browse, type Fields, fieldsOf, type Scenario, scenario } from "./Scenario.ts"
+
+/** What a publisher can say, and what must come out of it. */
+export const arrives = (bench: Bench, got: Got, body: Uint8Array, key: string | undefined) =>
+  Effect.gen(function*() {
+    yield* same("body", hex(got.delivery.raw), hex(body))
+    yield* same("key", got.key, key)
+    yield* same("key bytes", hex(got.delivery.keyBytes), key === undefined ? "none" : hex(bytesOf(key)))
+    yield* same("tombstone", got.delivery.tombstone, false)
+    yield* same("channel", got.delivery.channel, bench.channel)
+  })
+
+/** Fields by name, each name's in order: brokers do not tell the order between names. */
+const byName = (fields: ReadonlyArray<Headers.Field>): Record<string, ReadonlyArray<string>> => {
+  const names: Record<string, Array<string>> = {}
+  for (const [name, value] of fields) (names[name] ??= []).push(hex(value))
+  return Object.fromEntries(Object.entries(names).toSorted(([a], [b]) => a < b ? -1 : 1))
+}
+
+const byHeader = (headers: Headers.Headers) => Object.entries(headers).toSorted(([a], [b]) => a < b ? -1 : 1)
+
+const fields = (kind: Fields): Scenario =>
+  scenario(
+    `headers-${kind}`,
+    `header fields keep what text cannot hold: ${kind}`,
+    ["F13", "F4"],
+    (bench) =>
+      Effect.gen(function*() {
+        yield* bench.declare(1)
+        const consumer = yield* bench.reader()
+        yield* bench.send("m", { headers: { plain: "text" }, fields: fieldsOf[kind] })
+        yield* bench.has(consumer, ["m"])
+        const { delivery } = consumer.got[0]!
+        const sent: ReadonlyArray<Headers.Field> = [...fieldsOf[kind], ["plain", bytesOf("text")]]
+        yield* same("fields", byName(delivery.fields), byName(sent))
+        yield* same("the text of the fields", byHeader(delivery.headers), byHeader(Headers.fromFields(sent)))
+      }),
+    { needs: [`${kind} headers`] }
+  )
+
+const payload = (id: string, title: string, body: () => Uint8Array): Scenario =>
+  scenario(`payload-${id}`, `a body arrives byte for byte: ${title}`, ["X5"], (bench) =>
+    Effect.gen(function*() {
+      yield* bench.declare(1)
+      const consumer = yield* bench.reader()
+      yield* bench.send(body(), { key: "k" })
+      yield* bench.send("after", { key: "k" })
+      yield* bench.until("both arrived", () => consumer.got.length === 2)
+      yield* arrives(bench, consumer.got[0]!, body(), "k")
+    }))
+
+const binary = () => Uint8Array.from({ length: 1024 }, (_, i) => i * 7 & 255)
+const texts = ["ünï", "漢字", "😀", "e\u0301", "\u2028", "a b  c", "%00", "\"'\\"]
+
+export const cargo: ReadonlyArray<Scenario> = [
+  scenario(
+    "too-large",
+    "what is longer than the broker takes is refused as TooLarge, and the rest goes on",
+    ["X5"],
+    (bench, { maximumBytes = 0 }) =>
+      Effect.gen(function*() {
+        yield* bench.declare(1)
+        const consumer = yield* bench.reader()
+        const long = new Uint8Array(maximumBytes * 2).fill(1)
+        const error = yield* refusedWith("a body of twice the limit", bench.send(long, { key: "k" }), "TooLarge")
+        yield* same("class", error.failure, "permanent")
+        // incompressible, and with room for what the broker adds
+        const largest = Uint8Array.from(
+          { length: Math.floor(maximumBytes * 0.98) },
+          (_, i) => (i * 2_654_435_761 >>> 11) & 255
+        )
+        yield* bench.send(largest, { key: "k" })
+        yield* bench.until("the largest arrived", () => consumer.got.length === 1)
+        yield* ensure(
+          Buffer.from(consumer.got[0]!.delivery.raw).equals(largest),
+          () => "the largest body arrived changed"
+        )
+      }),
+    { needs: ["limit"] }
+  ),
+
+  payload("empty", "empty", () => new Uint8Array(0)),
+  payload("binary", "every byte, not UTF-8", binary),
+  payload("huge", "half a MiB", () => Uint8Array.from({ length: 512 * 1024 }, (_, i) => (i * 31 + (i >> 8)) & 255)),
+
+  scenario(
+    "unicode",
+    "keys, headers and bodies keep their text, whatever it is",
+    ["X5"],
+    (bench) =>
+      Effect.gen(function*() {
+        yield* bench.declare(1)
+        const consumer = yield* bench.reader()
+        for (const text of texts) yield* bench.send(text, { key: text, headers: { text, empty: "" } })
+        yield* bench.has(consumer, texts)
+        yield* same("bodies", consumer.texts, texts)
+        yield* same("keys", consumer.got.map(({ key }) => key), texts)
+        yield* same("headers", consumer.got.map(({ delivery }) => delivery.headers["text"]), texts)
+        yield* same("empty headers", consumer.got.map(({ delivery }) => delivery.headers["empty"]), texts.map(() => ""))
+      })
+  ),
+
+  fields("duplicate"),
+  fields("binary"),
+  fields("null"),
+  fields("case"),
+  fields("control"),
+
+  scenario(
+    "headers-native-rule",
+    "a native field replaces the text header of its name",
+    ["F13"],
+    (bench) =>
+      Effect.gen(function*() {
+        yield* bench.declare(1)
+        const consumer = yield* bench.reader()
+        yield* bench.send("m", { headers: { same: "text", other: "text" }, fields: [["same", bytesOf("field")]] })
+        yield* bench.has(consumer, ["m"])
+        yield* same("fields", byName(consumer.got[0]!.delivery.fields), {
+          other: [hex(bytesOf("text"))],
+          same: [hex(bytesOf("field"))]
+        })
+      })
+  ),
+
+  scenario(
+    "tombstone",
+    "a null body is a tombstone, and an empty body is none",
+    ["X5"],
+    (bench) =>
+      Effect.gen(function*() {
+        yield* bench.declare(1)
+        const consumer = yield* bench.reader()
+        yield* bench.send("value", { key: "k" })
+        yield* bench.send("", { key: "k" })
+        yield* bench.send("", { key: "k", tombstone: true })
+        yield* bench.until("three arrived", () => consumer.got.length === 3)
+        yield* same("tombstones", consumer.got.map(({ delivery }) => delivery.tombstone), [false, false, true])
+        yield* same("length of a null body", consumer.got[2]!.delivery.raw.length, 0)
+        yield* same("key of a tombstone", consumer.got[2]!.key, "k")
+      }),
+    { needs: ["tombstones"] }
+  ),
+
+  scenario(
+    "browse",
+    "browsing shows what there is, oldest first, and consumes nothing",
+    ["X5", "F13"],
+    (bench) =>
+      Effect.gen(function*() {
+        yield* bench.declare(1)
+        yield* same("an empty channel", yield* browse(bench), [])
+        const wanted = numbered(20)
+        yield* bench.sendAll(wanted, (key) => ({ key, headers: { key } }))
+        for (const _ of [1, 2]) {
+          const found = yield* browse(bench)
+          yield* same("what is there", found.map(({ raw }) => textOf(raw)), wanted)
+          yield* same("headers", found.map(({ headers }) => headers["key"]), wanted)
+        }
+        const consumer = yield* bench.reader()
+        yield* bench.has(consumer, wanted)
+        yield* same("what is left to consume", consumer.texts, wanted)
+        if (bench.capabilities.retention) {
+          yield* same("what is there afterwards", (yield* browse(bench)).length, wanted.length)
+        }
+      }),
+    { needs: ["browse"] }
+  )
+]
