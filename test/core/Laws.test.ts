@@ -90,8 +90,10 @@ everywhere("Retry.when", () => Retry.when<MiddlewareLaws.LawError>(() => true, {
 everywhere("Timeout", () => Timeout.middleware())
 everywhere("Trace", () => Trace.middleware())
 everywhere("Correlate", () => Correlate.middleware())
-everywhere("Correlate that makes ids of its own", () =>
-  Correlate.middleware({ trust: "never", generate: Effect.as(Effect.yieldNow, "id") }))
+everywhere(
+  "Correlate that makes ids of its own",
+  () => Correlate.middleware({ trust: "never", generate: Effect.as(Effect.yieldNow, "id") })
+)
 everywhere("Metrics", () => Metrics.middleware(), { layer: Metrics.layer })
 everywhere("Log", () => Log.middleware())
 everywhere("Audit", () => Audit.middleware(), { layer: Audit.layerMemory() })

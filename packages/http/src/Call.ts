@@ -40,6 +40,11 @@ export class Call implements Envelope {
   get hooks(): ReadonlyArray<Hook> | undefined {
     return this.books.hooks
   }
+  /** The bytes of the body, where they are at hand: not of streams and forms. */
+  get body(): Uint8Array | undefined {
+    const { body } = this.request
+    return body._tag === "Uint8Array" ? body.body : undefined
+  }
   withHeader(name: string, value: string): this {
     // no subclass adds a field, so a plain copy is a full one
     return new Call(

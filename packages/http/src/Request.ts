@@ -1,10 +1,11 @@
 /**
  * A request to a server, as an envelope: what middlewares see of it, and how its body is read.
  */
-import { type Envelope, Headers, type Hook } from "@millrace/core"
+import { Correlation, type Envelope, Headers, type Hook } from "@millrace/core"
 import { Effect, Exit } from "effect"
 import type { HttpServerResponse } from "effect/http"
 import { BodyTooLarge, type BodyUnreadable } from "./Body.ts"
+import type { Values } from "./endpointValues.ts"
 import { firstWrong, shownName } from "./headerText.ts"
 
 /** What a server knows of a request; one for each server that requests come from. */
@@ -40,18 +41,20 @@ export type Respond = (
 export interface Books {
   hooks: Array<Hook> | undefined
   id: string | undefined
+  /** What `Correlate` said. */
+  ids: Correlation.Correlation | undefined
   /** The whole body, once it has been read. */
   body: Uint8Array | undefined
   /** What middlewares add to the answer: by name, and by who says it. */
   fields: Map<string, Map<string, string>> | undefined
   respond: Respond | undefined
   given: Given | undefined
+  /** Of an endpoint: how what it answers itself is kept. */
+  values: Values | undefined
 }
 
 /** The most fields that middlewares add to one answer, and the longest value of one, in characters. */
 export const mostFields = { count: 32, length: 8192 } as const
-
-const token = /^[\w.:/+=@-]{1,128}$/
 
 /** The names of headers that may hold the id of a request; the first counts that holds one. */
 const idNames = ["x-request-id", "correlation-id", "x-correlation-id"]
@@ -114,18 +117,32 @@ export class Request<out P = undefined> implements Envelope {
   }
   /**
    * The id that the client gave in `x-request-id`, `correlation-id` or `x-correlation-id`, where it is a token of at most 128
-   * characters; undefined where it gave none, or one that could break a line.
+   * characters; undefined where it gave none, or one that could break a line. With `Correlate`, the one that it took or made.
    */
   get id(): string | undefined {
     if (this.books.id !== undefined) return this.books.id
     for (const name of idNames) {
       const given = this.source.headers[name]
-      if (given !== undefined && token.test(given)) return this.books.id = given
+      if (given !== undefined && Correlation.isToken(given)) return this.books.id = given
     }
     return undefined
   }
   get hooks(): ReadonlyArray<Hook> | undefined {
     return this.books.hooks
+  }
+  /** The ids that `Correlate` gave; undefined before, and without it. */
+  get ids(): Correlation.Correlation | undefined {
+    return this.books.ids
+  }
+  /** Told by `Correlate`: the answer repeats the request's id as `x-request-id`. */
+  correlated(ids: Correlation.Correlation): void {
+    this.books.ids = ids
+    this.books.id = ids.causation ?? ids.id
+    this.answerField(Correlation.names.request, this.books.id)
+  }
+  /** The bytes of the body as far as they were read, for what shows them; undefined before. */
+  get body(): Uint8Array | undefined {
+    return this.books.body
   }
   withHeader(name: string, value: string): this {
     // no subclass adds a field, so a plain copy is a full one
@@ -202,10 +219,12 @@ export const make = (
   const request = new Request(source, channel, undefined, source.headers, undefined, {
     hooks: undefined,
     id: undefined,
+    ids: undefined,
     body: undefined,
     fields: undefined,
     respond: undefined,
-    given: undefined
+    given: undefined,
+    values: undefined
   })
   return key === undefined ? request : request.withKey(key(request))
 }

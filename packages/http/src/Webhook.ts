@@ -1,7 +1,7 @@
 /**
  * Webhooks: a request becomes a message, and is answered once the broker has it.
  */
-import { type Channel, type Handler, type Publisher } from "@millrace/core"
+import { type Channel, Correlation, type Handler, type Publisher } from "@millrace/core"
 import { Data, Effect, Exit, type Fiber, pipe } from "effect"
 import { HttpServerResponse } from "effect/http"
 import * as Body from "./Body.ts"
@@ -70,6 +70,8 @@ const headersOf = (
   for (const name of forward ?? forwarded) {
     const value = request.headers[name.toLowerCase()]
     if (value === undefined || (forward === undefined && fiber.cache.span !== undefined && traces.has(name))) continue
+    // with Correlate, the publisher writes the id that was checked
+    if (forward === undefined && name === Correlation.names.correlation && request.ids !== undefined) continue
     headers[name] = value
   }
   headers["message-id"] = id

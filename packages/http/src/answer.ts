@@ -24,6 +24,7 @@ const log = (
     : Effect.logWithLevel(problem.level)(message)
   return Effect.annotateLogs(line, {
     requestId,
+    ...(request.ids === undefined ? {} : { correlationId: request.ids.id, causationId: request.ids.causation }),
     status: problem.status,
     failure: problem.failure,
     error: Failure.tagOf(error).slice(0, 100)
