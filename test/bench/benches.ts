@@ -1,6 +1,7 @@
 import { audit } from "./audit.ts"
 import { backlog } from "./backlog.ts"
 import type { Bench } from "./Bench.ts"
+import { observing, validation } from "./concerns.ts"
 import { broker } from "./broker.ts"
 import { dispatch } from "./dispatch.ts"
 import { fairness } from "./fairness.ts"
@@ -42,6 +43,8 @@ export const benches: ReadonlyArray<Bench> = [
   rabbitmq,
   mqtt,
   http,
+  validation,
+  observing,
   idempotency,
   ratelimit,
   keyed,
