@@ -1,0 +1,91 @@
+/**
+ * Checks of health for what is in a database: the `SqlClient` of the program, and the relay of an outbox.
+ */
+import { type BrokerError, Health } from "@millrace/core"
+import { Data, Duration, Effect } from "effect"
+import { SqlClient, type SqlError } from "effect/sql"
+import type { OutboxError } from "./outbox/error.ts"
+import { Relay } from "./OutboxRelay.ts"
+
+/**
+ * Asks the program's `SqlClient` for one answer. An audit, idempotency or rate limit store with connections of its own has a
+ * check of its own: `Health.audit`, `Health.idempotency`, `Health.rateLimit`.
+ *
+ * @throws RangeError when an option is out of range
+ * @category constructors
+ */
+export const client = (options: Health.Common<SqlError.SqlError> = {}): Health.Check<SqlClient.SqlClient> =>
+  Health.check({
+    ...options,
+    name: options.name ?? "database",
+    check: Effect.flatMap(SqlClient.SqlClient, (sql) => Effect.asVoid(sql`SELECT 1 AS one`))
+  })
+
+/** The relay does not relay, and says nothing of why. */
+export class RelayDown extends Data.TaggedError("RelayDown")<{ readonly message: string }> {
+  readonly failure = "dependency" as const
+}
+
+/** Options of `relay`. */
+export interface RelayOptions extends Health.Common<BrokerError.BrokerError | OutboxError | RelayDown> {
+  /** Rows that may wait to be published; beyond, it is degraded. An integer from 1. Default: as many as come. */
+  readonly pending?: number | undefined
+  /** How long the oldest of them may wait; beyond, it is degraded. From 1 ms. Default: 5 minutes. */
+  readonly age?: Duration.Input | undefined
+}
+
+/**
+ * Looks at the relay of the outbox and at how far the outbox is behind. It fails with what the relay has failed with last, while
+ * it has. `whenDown` is `degraded` by default: rows wait, and nothing is lost.
+ *
+ * Counting the rows that wait is a query on them: give it a longer `cache` where there may be very many.
+ *
+ * **Example** (an outbox that may be a minute behind)
+ *
+ * ```ts
+ * import { Health } from "@millrace/core"
+ * import { SqlHealth } from "@millrace/sql"
+ *
+ * const health = Health.layer([SqlHealth.client(), SqlHealth.relay({ age: "1 minute" })])
+ * ```
+ *
+ * @throws RangeError when an option is out of range
+ * @category constructors
+ */
+export const relay = (options: RelayOptions = {}): Health.Check<Relay> => {
+  const { pending: most } = options
+  if (most !== undefined && !(Number.isInteger(most) && most >= 1)) {
+    throw new RangeError(`SqlHealth: pending must be an integer from 1, got ${most}`)
+  }
+  const oldest = Duration.toMillis(Duration.fromInputUnsafe(options.age ?? "5 minutes"))
+  if (!(oldest >= 1)) throw new RangeError(`SqlHealth: age must be a duration from 1 ms, got ${String(options.age)}`)
+  return Health.check({
+    whenDown: "degraded",
+    ...options,
+    name: options.name ?? "outbox relay",
+    check: Effect.gen(function*() {
+      const found = yield* Relay
+      const { lastError, lastPublished, shards, state } = yield* found.health
+      if (lastError !== undefined) return yield* Effect.fail(lastError)
+      if (state === "starting" || state === "stopped") {
+        return yield* new RelayDown({ message: `the relay is ${state}` })
+      }
+      const { age, failing, parked, pending } = yield* found.lag
+      const details = {
+        state,
+        shards,
+        pending,
+        age: age ?? null,
+        failing,
+        parked,
+        lastPublished: lastPublished ?? null
+      }
+      if (most !== undefined && pending > most) {
+        return Health.degraded(`${pending} rows wait, above ${most}`, details)
+      }
+      return age !== undefined && age > oldest
+        ? Health.degraded(`a row has waited for ${age} ms, above ${oldest}`, details)
+        : details
+    })
+  })
+}
