@@ -44,6 +44,7 @@ export const defaults: { readonly header: string; readonly scheme: string } = {
  * - `issuer`, `audience`: it is another's, or for another
  * - `claims`: a claim is missing or of a wrong type
  * - `refused`: the verifier does not know it, or has revoked it
+ * - `replayed`: it counts once, and was used before
  */
 export type Reason =
   | "missing"
@@ -59,6 +60,7 @@ export type Reason =
   | "audience"
   | "claims"
   | "refused"
+  | "replayed"
 
 /** The sender is not known; class `auth`, so the message is dead-lettered and never tried again. */
 export class Unauthorized extends Data.TaggedError("Unauthorized")<{
