@@ -26,7 +26,7 @@ import type { Request } from "./Request.ts"
  * )
  * ```
  */
-export const principal = (_message?: Envelope): string => {
+export const principal = <M extends Envelope>(_message: M): string => {
   const fiber = Fiber.getCurrent()
   if (fiber === undefined) return ""
   const found = Option.getOrUndefined(Context.getOption(fiber.context, Auth.Principal))
@@ -51,7 +51,9 @@ export const principal = (_message?: Envelope): string => {
  *
  * @throws RangeError when an entry of `trusted` is no address and no block
  */
-export const address = (options: ClientAddress.Options = {}): (request: Request<unknown>) => string => {
+export const address = (
+  options: ClientAddress.Options = {}
+): <M extends Request<unknown>>(request: M) => string => {
   const addressOf = ClientAddress.make(options)
   return (request) => addressOf(request.source.address, request.source.headers) ?? "unknown"
 }

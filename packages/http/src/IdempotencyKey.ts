@@ -9,7 +9,7 @@ import { Cause, type Context, Data, Duration, Effect, Exit, Fiber } from "effect
 import type { HttpServerResponse } from "effect/http"
 import * as Body from "./Body.ts"
 import * as Caller from "./Caller.ts"
-import { keeping, Kept, type Manner, never, replay } from "./idempotencyAnswer.ts"
+import { keeping, keepingValue, Kept, type Manner, never, replay } from "./idempotencyAnswer.ts"
 import { fingerprint, keyOf } from "./idempotencyField.ts"
 import { type Keeps, statusesOf } from "./idempotencyKeeps.ts"
 import type { Request } from "./Request.ts"
@@ -51,7 +51,7 @@ export interface Options extends
   readonly bodyLimit?: number | undefined
   /** What of `defaults.keeps` is otherwise. */
   readonly keeps?: { readonly [K in keyof Keeps]?: Keeps[K] | undefined } | undefined
-  /** The fields of an answer that are kept, in any case. Default: all but those that never are. */
+  /** The fields of an answer that are kept beside `content-type`, in any case. Default: all but those that never are. */
   readonly fields?: ReadonlyArray<string> | undefined
   /** The longest body of an answer that is kept, in bytes; an integer from 1. Default: 64 KiB. */
   readonly limit?: number | undefined
@@ -212,24 +212,38 @@ export const middleware = (options: Options = {}) => {
   }, (next) => {
     const passed = (ended: Ended) => Exit.fail(new Passing(ended))
 
+    /** What an endpoint answers itself is kept as a value. */
+    const valued = (request: Request<unknown>, ended: Ended): Effect.Effect<Made, Passing> =>
+      Effect.flatMapEager(
+        request.books.values?.write(ended) ?? Exit.succeed(undefined),
+        (found): Effect.Effect<Made, Passing> =>
+          found === undefined || !isKept.has(found.status)
+            ? passed(ended)
+            : Exit.succeed({ ...keepingValue(found, manner), ended })
+      )
+
     const ends = (request: Request<unknown>, ended: Ended): Effect.Effect<Made, Passing> => {
       const found = ended._tag === "Failure" ? Cause.findErrorOption(ended.cause) : undefined
       if (found?._tag === "Some" && tags.has(Failure.tagOf(found.value))) return passed(ended)
       return Effect.flatMapEager(request.respond(ended), (response): Effect.Effect<Made, Passing> => {
-        if (response === undefined || !isKept.has(response.status)) return passed(ended)
-        return Effect.mapEager(keeping(request, response, manner), ({ kept, response }) => ({
-          ...kept,
-          ended: ended._tag === "Success" ? Exit.succeed(response) : ended
-        }))
+        if (response === undefined) return valued(request, ended)
+        if (!isKept.has(response.status)) return passed(ended._tag === "Success" ? Exit.succeed(response) : ended)
+        return Effect.mapEager(keeping(request, response, manner), ({ kept, response }) => {
+          if (ended._tag === "Success") return { ...kept, ended: Exit.succeed(response) }
+          // a stream that was read is another
+          const { given } = request.books
+          if (given !== undefined) request.books.given = { ...given, response }
+          return { ...kept, ended }
+        })
       })
     }
 
-    // described, so that it is not taken for the code of a user
-    const handled = Description.describe((request: Request<unknown>) =>
+    const handled = Eager.guard((request: Request<unknown>) =>
       Effect.matchCauseEffectEager(next(request), {
         onSuccess: (value) => ends(request, Exit.succeed(value)),
         onFailure: (cause) => ends(request, Exit.failCause(cause))
-      }), [])
+      })
+    )
 
     const answered = (request: Request<unknown>, answer: Kept): Middleware.Returns<Errors, never, Response> => {
       if (isMade(answer)) {
@@ -241,10 +255,15 @@ export const middleware = (options: Options = {}) => {
         return Exit.fail(new IdempotencyAnswerLost({ channel: request.channel, status, reason }))
       }
       request.answerField("idempotent-replayed", "true")
-      return Exit.succeed(replay(answer))
+      const { values } = request.books
+      // the value of a handler like this one
+      return answer.value === undefined || values === undefined
+        ? Exit.succeed(replay(answer))
+        : values.read(answer.value, answer.body) as Middleware.Returns
     }
 
-    const claimed = once(handled)
+    // described, so that it is not taken for the code of a user
+    const claimed = once(Description.describe(handled, []))
 
     const whole = (request: Request<unknown>): Middleware.Returns<Errors, Idempotency.Store, Response> =>
       Effect.matchCauseEffectEager(claimed(request), {

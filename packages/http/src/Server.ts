@@ -2,9 +2,10 @@
  * Routes and endpoints of Effect's HTTP servers, behind the same middlewares as consumers, publishers and clients.
  */
 import { After, Eager, Failure, type Handler, Order } from "@millrace/core"
-import { ByteSize, Cause, Context, Effect, Exit, Option } from "effect"
+import { ByteSize, Cause, Context, Effect, Exit, Fiber, Option } from "effect"
 import { constant } from "effect/Function"
 import {
+  HttpEffect,
   HttpIncomingMessage,
   HttpRouter,
   type HttpServerError,
@@ -14,6 +15,7 @@ import {
 } from "effect/http"
 import * as Answer from "./answer.ts"
 import { BodyTooLarge, BodyUnreadable } from "./Body.ts"
+import * as Values from "./endpointValues.ts"
 import * as Problem from "./Problem.ts"
 import { make as makeRequest, type Request, type Respond, type Source } from "./Request.ts"
 
@@ -261,7 +263,7 @@ export const layer = <const Routes extends ReadonlyArray<HttpRouter.Route<never,
 /** What an endpoint of `HttpApi` hands to its handler, as far as it is read here. */
 export interface EndpointRequest {
   readonly request: HttpServerRequest.HttpServerRequest
-  readonly endpoint: { readonly method: string; readonly path: string }
+  readonly endpoint: Values.Declares & { readonly method: string; readonly path: string }
 }
 
 /** Options of `endpoint`. */
@@ -313,22 +315,40 @@ export const endpoint = <P extends EndpointRequest, A, E, R, const T extends str
   Order.check(handler)
   const declared: ReadonlySet<string> = new Set<string>(options.declared)
   const keeps = (error: unknown): boolean => !Failure.isClassified(error) || declared.has(Failure.tagOf(error))
+  const current = () => options.problems === undefined ? Eager.service(Problem.Current) : Exit.succeed(options.problems)
+  const respond: Respond = (request, exit) => {
+    if (exit._tag === "Success") {
+      return Exit.succeed(HttpServerResponse.isHttpServerResponse(exit.value) ? exit.value : undefined)
+    }
+    const failed = exit.cause.reasons.find(Cause.isFailReason)
+    return failed !== undefined && keeps(failed.error)
+      ? Exit.succeed(undefined)
+      : Effect.flatMapEager(current(), (problems) => Answer.kept(problems, request, exit))
+  }
   return (input) => {
     const source = new RouterSource(input.request, noParams)
     const { method, path } = input.endpoint
     const request = makeRequest(source, `${method} ${path}`, options.key).withPayload(input)
-    return Effect.matchCauseEffectEager(After.around(request, handler), {
+    request.books.respond = respond
+    request.books.values = Values.of(input.endpoint)
+    const answered = Effect.matchCauseEffectEager(After.around(request, handler), {
       onSuccess: Exit.succeed<A>,
       onFailure: (cause): Effect.Effect<HttpServerResponse.HttpServerResponse, Kept<E, T>> => {
         const failed = cause.reasons.find(Cause.isFailReason)
         // what is kept is of E without what is answered here
         if (failed !== undefined && keeps(failed.error)) return Exit.failCause(cause as Cause.Cause<Kept<E, T>>)
-        const own = options.problems
-        return Effect.flatMapEager(
-          own === undefined ? Eager.service(Problem.Current) : Exit.succeed(own),
-          (problems) => Answer.ofCause(problems, request, cause)
-        )
+        return Effect.flatMapEager(current(), (problems) => Answer.ofCause(problems, request, cause))
       }
     })
+    const tell = () => {
+      const fiber = Fiber.getCurrent()
+      if (fiber === undefined || request.books.fields === undefined) return
+      // what the endpoint writes itself is not seen here
+      HttpEffect.appendPreResponseHandlerUnsafe(
+        fiber.context,
+        (_, response) => Exit.succeed(Answer.told(request, response))
+      )
+    }
+    return Effect.onExitPrimitive(answered, () => void tell())
   }
 }

@@ -3,6 +3,7 @@
  */
 import { Effect, Exit, Pull, Schema, Scope, Stream } from "effect"
 import { HttpBody, HttpServerResponse } from "effect/http"
+import type { Valued } from "./endpointValues.ts"
 import type { Request } from "./Request.ts"
 
 /** An answer as it is kept. `lost` says why its body is not; then it cannot be answered again. */
@@ -10,7 +11,9 @@ export const Kept = Schema.Struct({
   status: Schema.Int,
   fields: Schema.Array(Schema.Tuple([Schema.String, Schema.String])),
   body: Schema.Uint8Array,
-  lost: Schema.optionalKey(Schema.Literals(["large", "stream"]))
+  lost: Schema.optionalKey(Schema.Literals(["large", "stream"])),
+  /** Of an endpoint that writes its answers itself: which of its schemas wrote the body. */
+  value: Schema.optionalKey(Schema.String)
 })
 
 /** An answer as it is kept. */
@@ -46,7 +49,7 @@ const fieldsOf = (
   // whoever names a field there makes it one of the connection
   const named = new Set((headers["connection"] ?? "").split(",").map((name) => name.trim().toLowerCase()))
   return Object.entries(headers).filter(([name]) =>
-    !never.has(name) && !named.has(name) && (chosen === undefined || chosen.has(name))
+    !never.has(name) && !named.has(name) && (chosen === undefined || chosen.has(name) || name === "content-type")
   )
 }
 
@@ -154,10 +157,17 @@ export const keeping = (
   return Exit.succeed({ kept: { status, fields: [], body: nothing, lost: "stream" }, response })
 }
 
+/** What is kept of a value that an endpoint writes itself. */
+export const keepingValue = ({ body, status, value }: Valued, { limit }: Manner): Kept =>
+  value === undefined
+    ? { status, fields: [], body: nothing, lost: "stream" }
+    : body.length > limit
+    ? { status, fields: [], body: nothing, lost: "large" }
+    : { status, fields: [], body, value }
+
 /** The response of an answer that was kept. */
 export const replay = ({ body, fields, status }: Kept): HttpServerResponse.HttpServerResponse => {
   if (body.length === 0) return HttpServerResponse.empty({ status, headers: fields })
   const contentType = fields.find(([name]) => name === "content-type")?.[1]
-  const response = HttpServerResponse.uint8Array(body, { status, headers: fields, contentType })
-  return contentType === undefined ? HttpServerResponse.removeHeader(response, "content-type") : response
+  return HttpServerResponse.uint8Array(body, { status, headers: fields, contentType })
 }

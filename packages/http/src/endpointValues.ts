@@ -1,0 +1,102 @@
+/**
+ * Answers of endpoints of `HttpApi` as they are kept: the value, as JSON by the endpoint's own schemas, so that the endpoint
+ * writes it again as it did the first time.
+ */
+import { Effect, Exit, Schema, SchemaParser } from "effect"
+import * as Answer from "./answer.ts"
+
+/** What an endpoint declares, as far as it is read here. */
+export interface Declares {
+  readonly success: ReadonlySet<Schema.Top>
+  readonly error: ReadonlySet<Schema.Top>
+}
+
+/** A value that an endpoint answers or fails with, as it is kept. */
+export interface Valued {
+  readonly status: number
+  /** Which of the schemas wrote it: `success` or `error`, and its number; undefined of what no schema can write. */
+  readonly value: string | undefined
+  readonly body: Uint8Array
+}
+
+/** How the values of an endpoint are kept. */
+export interface Values {
+  /** Undefined of an error that the endpoint does not declare, and of interruptions. */
+  readonly write: (exit: Exit.Exit<unknown, unknown>) => Effect.Effect<Valued | undefined>
+  readonly read: (value: string, body: Uint8Array) => Effect.Effect<unknown, unknown>
+}
+
+interface Member {
+  readonly name: string
+  readonly status: number
+  readonly is: (value: unknown) => boolean
+  readonly encode: (value: unknown) => Effect.Effect<unknown, unknown>
+  readonly decode: (json: unknown) => Effect.Effect<unknown, unknown>
+}
+
+const nothing = new Uint8Array(0)
+const text = { encode: new TextEncoder(), decode: new TextDecoder() }
+
+const members = (kind: "error" | "success", schemas: ReadonlySet<Schema.Top>): ReadonlyArray<Member> =>
+  Array.from(schemas).flatMap((schema, i): ReadonlyArray<Member> => {
+    try {
+      // the builder of the endpoint has asked for the services of its schemas, and most have none
+      const json = Schema.toCodecJson(schema) as unknown as Schema.ConstraintCodec<unknown, unknown>
+      const status = Schema.resolveAnnotations(schema)?.["httpApiStatus"]
+      return [{
+        name: `${kind} ${i}`,
+        status: typeof status === "number" ? status : kind === "success" ? 200 : 500,
+        is: Schema.is(json),
+        encode: SchemaParser.encodeUnknownEffect(json),
+        decode: SchemaParser.decodeUnknownEffect(json)
+      }]
+    } catch {
+      // a stream, or another that is no JSON
+      return []
+    }
+  })
+
+const known = new WeakMap<object, Values>()
+
+const make = ({ error, success }: Declares): Values => {
+  const [values, errors] = [members("success", success), members("error", error)]
+  const writing = (all: ReadonlyArray<Member>, value: unknown): Effect.Effect<Valued | undefined> => {
+    const member = all.find(({ is }) => is(value))
+    return member === undefined
+      ? Exit.succeed(undefined)
+      : Effect.match(member.encode(value), {
+        onSuccess: (json) => ({
+          status: member.status,
+          value: member.name,
+          body: json === undefined ? nothing : text.encode.encode(JSON.stringify(json))
+        }),
+        onFailure: () => undefined
+      })
+  }
+  return {
+    write: (exit) => {
+      if (exit._tag === "Success") {
+        return Effect.map(
+          writing(values, exit.value),
+          (found) => found ?? { status: 200, value: undefined, body: nothing }
+        )
+      }
+      const found = Answer.errorOf(exit.cause)
+      return found === undefined ? Exit.succeed(undefined) : writing(errors, found.error)
+    },
+    read: (value, body) => {
+      const member = [...values, ...errors].find(({ name }) => name === value)
+      if (member === undefined) return Exit.die(new Error(`The endpoint has changed: it has no ${value}`))
+      const json: unknown = body.length === 0 ? undefined : JSON.parse(text.decode.decode(body))
+      const read = Effect.orDie(member.decode(json))
+      return value.startsWith("error") ? Effect.flip(read) : read
+    }
+  }
+}
+
+/** How the values of an endpoint are kept; made once for each. */
+export const of = (endpoint: Declares): Values => {
+  let values = known.get(endpoint)
+  if (values === undefined) known.set(endpoint, values = make(endpoint))
+  return values
+}
