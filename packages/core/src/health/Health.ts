@@ -93,13 +93,11 @@ export { HealthRegistry as Registry }
  *
  * const program = Effect.gen(function*() {
  *   const { checks, status } = yield* Health.report("readiness")
- *   console.log(status, checks.map(({ name, status }) => `${name} is ${status}`)) // => degraded [ 'prices is down' ]
+ *   console.log(status, checks.map(({ name, status }) => `${name} is ${status}`)) // => up [ 'prices is up' ]
  * })
  *
- * const prices = Health.check({ name: "prices", check: Effect.fail("no answer"), whenDown: "degraded" })
- * await Effect.runPromise(
- *   Effect.provide(Effect.andThen(Health.started, program), Health.layer([prices]))
- * )
+ * const prices = Health.check({ name: "prices", check: Effect.succeed({ known: 120 }) })
+ * await Effect.runPromise(Effect.provide(Effect.andThen(Health.started, program), Health.layer([prices])))
  * ```
  */
 export const report = (kind: Report["kind"] = "all"): Effect.Effect<Report, never, HealthRegistry> =>
