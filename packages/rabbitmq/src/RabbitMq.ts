@@ -70,12 +70,7 @@ export const driver = (
         publishing.blocked === undefined
           ? RabbitMqClient.ask(connection, "check", () =>
             RabbitMqClient.using(publishing, RabbitMqClient.plain, () => Promise.resolve()))
-          : Effect.fail(RabbitMqError.make(
-            "check",
-            "Full",
-            `RabbitMQ at ${connection.place.nodes} takes no messages now (${publishing.blocked}): give it memory or disk, or let what is in its queues be consumed.`,
-            "dependency"
-          ))
+          : Effect.fail(RabbitMqError.alarmed("check", connection.place, publishing.blocked))
       ),
       lag: (channel, group) =>
         Effect.map(RabbitMqGroups.ready(publishing, channel, group), (ready) => {

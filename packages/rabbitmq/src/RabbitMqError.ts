@@ -220,3 +220,43 @@ export const make = (
 /** An option or a message that RabbitMQ can never take. */
 export const invalid = (operation: Operation, message: string): BrokerError.BrokerError =>
   make(operation, "Invalid", message)
+
+/** RabbitMQ reads nothing from who publishes. */
+export const alarmed = (operation: Operation, place: Place, why: string): BrokerError.BrokerError =>
+  make(
+    operation,
+    "Full",
+    `${at(place)} takes no messages now (${why}): give it memory or disk, or let what is in its queues be consumed.`,
+    "dependency"
+  )
+
+/** A queue refused a message. */
+export const full = (place: Place, channel: string): BrokerError.BrokerError =>
+  make(
+    "publish",
+    "Full",
+    `${
+      at(place)
+    } did not take a message for ${channel}: a queue that it goes to is full, or has no leader now. Consume it, or raise its limit.`
+  )
+
+/** What was published is not confirmed in time. */
+export const unanswered = (place: Place, what: string): BrokerError.BrokerError =>
+  make("publish", "Lost", `${at(place)} did not confirm ${what}: it may be overloaded, or a queue has no leader.`)
+
+/** A body that RabbitMQ surely refuses. */
+export const tooLong = (place: Place, channel: string, length: number, maximum: number): BrokerError.BrokerError =>
+  make(
+    "publish",
+    "TooLarge",
+    `A message for ${channel} has ${length} bytes, and ${
+      at(place)
+    } takes ${maximum}: shorten it, or raise max_message_size.`
+  )
+
+/** What amqplib has no frame for. */
+export const unwritable = (channel: string): BrokerError.BrokerError =>
+  invalid(
+    "publish",
+    `A message for ${channel} cannot be written: its headers take more than 64 KiB, or a name of 255 bytes. Shorten them.`
+  )

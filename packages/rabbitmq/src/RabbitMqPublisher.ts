@@ -5,8 +5,9 @@
  * its call with `NotFound`: nothing is lost in silence.
  */
 import type { BrokerError, Outgoing } from "@millrace/core"
-import type { ConfirmChannel, Message } from "amqplib"
+import type { Message } from "amqplib"
 import { Clock, Context, Effect, Exit, type Scope } from "effect"
+import { Call, Flight } from "./RabbitMqCall.ts"
 import * as RabbitMqClient from "./RabbitMqClient.ts"
 import * as RabbitMqError from "./RabbitMqError.ts"
 import { buffer, refuse, toProperties } from "./RabbitMqMessage.ts"
@@ -32,49 +33,6 @@ const interval = 1000
 // and the next one is given twice the time: who is only slow is not left again and again.
 const trial = 60_000
 const trialAnswer = 5000
-
-/** One call of `publish`. */
-class Call {
-  readonly batch: Batch
-  readonly resume: (exit: Exit.Exit<void, Failed>) => void
-  readonly since: number
-  /** How many of the batch were sent. */
-  sent = 0
-  /** How many of them were answered. */
-  answered = 0
-  /** When one was sent or answered last, in rounds of the watch. */
-  round = 0
-  failure: Failed | undefined
-  isOver = false
-
-  constructor(batch: Batch, resume: (exit: Exit.Exit<void, Failed>) => void, since: number) {
-    this.batch = batch
-    this.resume = resume
-    this.since = since
-  }
-
-  end(failure = this.failure): void {
-    if (this.isOver) return
-    this.isOver = true
-    this.resume(failure === undefined ? Exit.void : Exit.fail(failure))
-  }
-}
-
-/** A channel, and what is on its way on it. */
-class Flight {
-  readonly opened: RabbitMqClient.Opened<ConfirmChannel>
-  /** Until when it is on trial, in milliseconds. */
-  readonly trial: number
-  messages = 0
-  bytes = 0
-  /** The one message on its way is longer than any before. */
-  isProbing = false
-
-  constructor(opened: RabbitMqClient.Opened<ConfirmChannel>, trial: number) {
-    this.opened = opened
-    this.trial = trial
-  }
-}
 
 class Line {
   private readonly link: RabbitMqClient.Link
@@ -132,11 +90,8 @@ class Line {
   }
 
   private tooLong({ channel, payload }: Outgoing<Uint8Array>): Failed | undefined {
-    return payload.length <= this.maximum ? undefined : RabbitMqError.make(
-      "publish",
-      "TooLarge",
-      `A message for ${channel} has ${payload.length} bytes, and RabbitMQ at ${this.place.nodes} takes ${this.maximum}: shorten it, or raise max_message_size.`
-    )
+    const { length } = payload
+    return length <= this.maximum ? undefined : RabbitMqError.tooLong(this.place, channel, length, this.maximum)
   }
 
   private forget(call: Call): void {
@@ -196,10 +151,7 @@ class Line {
         this.leave(flight)
         return false
       }
-      call.failure ??= RabbitMqError.invalid(
-        "publish",
-        `A message for ${outgoing.channel} cannot be written: its headers take more than 64 KiB, or a name of 255 bytes. Shorten them.`
-      )
+      call.failure ??= RabbitMqError.unwritable(outgoing.channel)
       return false
     }
     call.sent++
@@ -220,13 +172,7 @@ class Line {
       if (length > this.taken) this.taken = length
     } else {
       call.failure ??= this.flight === flight && /nacked/.test(String(error))
-        ? RabbitMqError.make(
-          "publish",
-          "Full",
-          `RabbitMQ at ${this.place.nodes} did not take a message for ${
-            call.batch[0]!.channel
-          }: a queue that it goes to is full, or has no leader now. Consume it, or raise its limit.`
-        )
+        ? RabbitMqError.full(this.place, call.batch[0]!.channel)
         : this.ended(call, flight)
     }
     this.settle(call)
@@ -349,29 +295,18 @@ class Line {
         const owes = late.some((call) => call.answered < call.sent)
         // who hears of it publishes on another
         if (owes && flight !== undefined) this.leave(flight)
-        for (const call of late) this.fail(call, this.unanswered(`within ${connection.requestTimeout} ms`))
+        for (const call of late) {
+          this.fail(call, RabbitMqError.unanswered(this.place, `within ${connection.requestTimeout} ms`))
+        }
         // it may owe that answer for ever, and others after it
         if (owes && flight !== undefined) this.abandon(flight, "what was published before this")
         return this.rest()
       }
-      const failure = RabbitMqError.make(
-        "publish",
-        "Full",
-        `RabbitMQ at ${this.place.nodes} takes no messages now (${blocked}): give it memory or disk, or let what is in its queues be consumed.`,
-        "dependency"
-      )
+      const failure = RabbitMqError.alarmed("publish", this.place, blocked)
       for (const call of late) this.fail(call, failure)
       this.rest()
     })
   ))
-
-  private unanswered(what: string): Failed {
-    return RabbitMqError.make(
-      "publish",
-      "Lost",
-      `RabbitMQ at ${this.place.nodes} did not confirm ${what}: it may be overloaded, or a queue has no leader.`
-    )
-  }
 
   private fail(call: Call, failure: Failed): void {
     this.forget(call)
@@ -383,7 +318,9 @@ class Line {
   /** Leaves a channel that owes answers: all that were sent on it fail, whether or not RabbitMQ answers its end. */
   private abandon(flight: Flight, what: string): void {
     this.leave(flight)
-    for (const call of this.active) if (call.answered < call.sent) this.fail(call, this.unanswered(what))
+    for (const call of this.active) {
+      if (call.answered < call.sent) this.fail(call, RabbitMqError.unanswered(this.place, what))
+    }
     void RabbitMqClient.close(flight.opened.channel)
     this.flow()
   }
