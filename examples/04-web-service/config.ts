@@ -30,6 +30,8 @@ const integer = (least: number, most: number) => (name: string) =>
 
 const optional = <A>(read: (name: string) => Config.Config<A>) => (name: string) => Config.option(read(name))
 
+const Place = Schema.NonEmptyString.check(Schema.isPattern(/^(?:postgres(?:ql)?:\/\/.|(?!.*:\/\/))/))
+
 const file = join(tmpdir(), "millrace-web-service.db")
 
 export const variables = {
@@ -45,14 +47,14 @@ export const variables = {
     otherwise: "127.0.0.1",
     value: "127.0.0.1"
   }),
-  database: variable("DATABASE", (name) => Config.schema(Schema.Redacted(Schema.NonEmptyString), name), {
+  database: variable("DATABASE", (name) => Config.schema(Schema.Redacted(Place), name), {
     means: "A SQLite file, or postgres://user:password@host:port/database",
-    must: "a file or a URL of PostgreSQL",
+    must: "a file or postgres://…",
     otherwise: file,
     value: Redacted.make(file),
     secret: true
   }),
-  broker: variable("BROKER", (name) => Config.Literals(["memory", "kafka"], name), {
+  broker: variable<"memory" | "kafka">("BROKER", (name) => Config.Literals(["memory", "kafka"], name), {
     means: "Where the messages travel; in memory they are those of this process",
     must: "memory or kafka",
     otherwise: "memory",
