@@ -2,6 +2,8 @@
  * Text in which secrets are replaced before anything keeps or shows it. What cannot be read as JSON is treated as the
  * worse case: too much is replaced rather than too little.
  */
+import type { Schema, SchemaAST } from "effect"
+import { secretFields, SecretId } from "./secretFields.ts"
 
 /** What a secret reads in its place. */
 export const placeholder = "<redacted>"
@@ -15,6 +17,8 @@ export interface Options {
    * usual names of secrets, unless `usual` is `drop`.
    */
   readonly fields?: ReadonlyArray<string | RegExp> | undefined
+  /** Schemas whose secret fields are replaced: those marked by `secret`, and those of Effect's `Redacted`. Default: none. */
+  readonly schemas?: ReadonlyArray<{ readonly ast: SchemaAST.AST }> | undefined
   /** Patterns of text that is replaced wherever it stands, e.g. `/\b\d{16}\b/`. Default: none. */
   readonly values?: ReadonlyArray<RegExp> | undefined
   /** Whether the usual names count. Default: `keep`. */
@@ -41,6 +45,23 @@ export const usual: { readonly containing: ReadonlyArray<string>; readonly equal
   equal: ["auth", "cvc", "cvv", "pan", "pass", "pin", "pwd", "sessionid", "ssn", "jwt", "bearer"]
 }
 
+/**
+ * Marks a schema as a secret: what stands in its place is replaced wherever a redaction knows the schema.
+ *
+ * **Example** (a card in an order)
+ *
+ * ```ts
+ * import { Schema } from "effect"
+ * import { Redaction } from "@millrace/core"
+ *
+ * const Order = Schema.Struct({ id: Schema.Finite, card: Redaction.secret(Schema.String) })
+ * const redaction = Redaction.make({ schemas: [Order] })
+ *
+ * console.log(redaction.text("{\"id\":7,\"card\":\"4111\"}")) // => {"id":7,"card":"<redacted>"}
+ * ```
+ */
+export const secret = <S extends Schema.Top>(schema: S): S["Rebuild"] => schema.annotate({ [SecretId]: true })
+
 /** A compiled redaction. */
 export interface Redaction {
   /** Whether a field or header of this name is a secret, wherever it stands. */
@@ -61,6 +82,8 @@ const loose = (name: string): string => [...plain(name)].map(escaped).join("[_\\
 interface Rules {
   readonly name: (name: string) => boolean
   readonly paths: ReadonlyArray<ReadonlyArray<string>>
+  /** Whether all of a text is the secret. */
+  readonly all: boolean
   /** Names followed by `=` or `:` and a value, in text that is no JSON. */
   readonly loose: RegExp
   readonly values: ReadonlyArray<RegExp>
@@ -75,18 +98,25 @@ const compile = (options: Options): Rules => {
   const patterns = fields.filter((field) => field instanceof RegExp).map((field) =>
     new RegExp(field, field.flags.replace(/[gy]/g, ""))
   )
+  const marked = (options.schemas ?? []).map(({ ast }) => secretFields(ast))
+  const marks = marked.flatMap((each) => each.paths)
   const whole = new Set(words.filter((word) => !word.includes(".")).map(plain))
   const usually = options.usual !== "drop"
   if (usually) usual.equal.forEach((name) => whole.add(name))
+  // what has no end of paths is found by its name
+  for (const { paths, recursive } of marked) {
+    if (recursive) { for (const path of paths) whole.add(plain(path.findLast((part) => part !== "*") ?? "")) }
+  }
+  whole.delete("")
   const containing = usually ? usual.containing : []
   const decide = (name: string): boolean => {
     const bare = plain(name)
     return whole.has(bare) || containing.some((part) => bare.includes(part)) || patterns.some((each) => each.test(name))
   }
   const seen = new Map<string, boolean>()
-  const paths = words.filter((word) => word.includes(".")).map((word) =>
-    word.split(".").map((part) => part === "*" ? "*" : plain(part))
-  )
+  const paths = [...words.filter((word) => word.includes(".")).map((word) => word.split(".")), ...marks]
+    .filter((path) => path.length > 0)
+    .map((path) => path.map((part) => part === "*" ? "*" : plain(part)))
   const names = [
     // a bounded rest of the name keeps the search linear
     ...containing.map((name) => `${loose(name)}[\\w.\\-]{0,64}`),
@@ -104,6 +134,7 @@ const compile = (options: Options): Rules => {
       return found
     },
     paths,
+    all: marks.some((path) => path.length === 0),
     loose: new RegExp(
       `((?:${
         names.length === 0 ? "(?!)" : names.join("|")
@@ -285,6 +316,10 @@ const redactPlain = (rules: Rules, text: string, found: Array<string> | undefine
   })
 
 const redact = (rules: Rules, text: string, found: Array<string> | undefined): string => {
+  if (rules.all) {
+    found?.push(text)
+    return JSON.stringify(placeholder)
+  }
   const first = text.charCodeAt(skipSpace(text, 0))
   return first === 123 || first === 91 || first === quote
     ? new Walk(rules, text, found).run()
