@@ -44,14 +44,15 @@ describe("Redaction by schema", () => {
     const schema = Schema.Struct({
       key: Schema.String.annotateKey({ [Object.keys(Secret.ast.annotations ?? {})[0] ?? ""]: true }),
       checked: Secret.check(Schema.isMinLength(1)),
+      late: Redaction.secret(Schema.String.check(Schema.isMinLength(1))),
       either: Schema.Union([Schema.Struct({ a: Secret }), Schema.Struct({ b: Schema.String })]),
       redacted: Schema.Redacted(Schema.String),
       raw: Schema.RedactedFromValue(Schema.String),
       plain: Schema.String
     })
     assert.deepStrictEqual(
-      shown(schema, { key: "1", checked: "2", either: { a: "3" }, redacted: "4", raw: "5", plain: "6" }),
-      { key: hidden, checked: hidden, either: { a: hidden }, redacted: hidden, raw: hidden, plain: "6" }
+      shown(schema, { key: "1", checked: "2", late: "s", either: { a: "3" }, redacted: "4", raw: "5", plain: "6" }),
+      { key: hidden, checked: hidden, late: hidden, either: { a: hidden }, redacted: hidden, raw: hidden, plain: "6" }
     )
   })
 
