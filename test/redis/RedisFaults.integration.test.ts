@@ -468,8 +468,12 @@ describeServer(
           expect(refused.message).toContain("is full")
           expect(published).toBeGreaterThan(10)
           const lanes = kind === "streams" ? Lanes.partition : Lanes.unordered(2)
+          // a full server refuses to let a list's consumer wait, too, which ends nothing
+          const idle = yield* consume(fresh(`empty.${kind}`), () => Effect.void, lanes)
+          yield* Effect.sleep("300 millis")
           const here = yield* consume(channel, () => Effect.void, lanes)
           yield* eventually(() => here.got.length === published)
+          expect((yield* idle.running.health).restarts).toBe(0)
         }).pipe(
           Effect.provide(
             kind === "streams"

@@ -167,7 +167,7 @@ class Member {
     return Effect.catchIf(
       this.reading.attempt("consume", () => this.reading.send("BLMOVE", args), this.options),
       // a full server moves nothing unless a script does
-      (error) => error.failure === "throttled",
+      (error) => error.reason === "Full",
       () => Effect.sleep(this.lists.maximumWait)
     )
   })
