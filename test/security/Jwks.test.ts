@@ -231,6 +231,47 @@ describe("keys at an address", () => {
         }))
     }))
 
+  it.effect("F8 a set that says how long it is fresh is read again then: not within the cool-down, not after the refresh", () =>
+    Effect.forEach(
+      [
+        [{ "cache-control": "public, max-age=60" }, 60],
+        [{ "cache-control": "Max-Age=\"60\", must-revalidate", age: "20" }, 40],
+        [{ "cache-control": "max-age=1" }, 30],
+        [{ "cache-control": "max-age=60", age: "59" }, 30],
+        [{ "cache-control": "max-age=86400" }, 600],
+        [{ "cache-control": "no-store, max-age=0" }, 600],
+        [{ "cache-control": "s-maxage=60" }, 600],
+        [{ "cache-control": "max-age=soon" }, 600],
+        [{ "cache-control": "max-age=60", age: "100" }, 600]
+      ] as const,
+      ([headers, seconds]) =>
+        beside([one.jwk], (state) =>
+          Effect.gen(function*() {
+            assert.strictEqual(yield* ask(yield* token(one.token)), "ada")
+            yield* TestClock.adjust(seconds * 1000 - 1)
+            assert.strictEqual(state.asked, 1, JSON.stringify(headers))
+            yield* TestClock.adjust(1)
+            assert.strictEqual(state.asked, 2, JSON.stringify(headers))
+          }), (state) => {
+          state.headers = headers
+        })
+    ))
+
+  it.effect("F8 a set of 100 keys is one, of 101 or more than a mebibyte is an outage", () =>
+    Effect.forEach([[99, 0, "ada"], [100, 0, "back in 30000"], [1, 2 ** 20, "back in 30000"]] as const, (
+      [count, bytes, answer]
+    ) =>
+      beside(
+        [...Array.from({ length: count }, (_, i) => ({ ...two.jwk, kid: `k${i}` })), one.jwk],
+        () =>
+          Effect.gen(function*() {
+            assert.strictEqual(yield* ask(yield* token(one.token)), answer)
+          }),
+        (state) => {
+          if (bytes > 0) state.keys = { keys: [one.jwk], more: "x".repeat(bytes) }
+        }
+      )))
+
   it.effect("F8 reading ends with the layer", () =>
     Effect.gen(function*() {
       const states: Array<State> = []

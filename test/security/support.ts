@@ -76,6 +76,7 @@ export const issuerOf = (first: jose.JSONWebKeySet) => {
   const state = {
     keys: first as unknown,
     status: 200,
+    headers: {} as Record<string, string>,
     answer: Effect.void as Effect.Effect<void>,
     asked: 0
   }
@@ -86,7 +87,11 @@ export const issuerOf = (first: jose.JSONWebKeySet) => {
         state.asked++
         return Effect.map(
           state.answer,
-          () => HttpClientResponse.fromWeb(request, new Response(JSON.stringify(state.keys), { status: state.status }))
+          () =>
+            HttpClientResponse.fromWeb(
+              request,
+              new Response(JSON.stringify(state.keys), { status: state.status, headers: state.headers })
+            )
         )
       })
     )

@@ -195,10 +195,12 @@ const verifier = (
     } catch {
       return refuse("malformed")
     }
-    const { alg, crit, kid, typ } = header
+    const { alg, b64, crit, kid, typ } = header
     if (!algorithms.some((algorithm) => algorithm === alg)) return refuse("unsupported", "alg")
     // it lists what must be understood, and nothing of that kind is
     if (crit !== undefined) return refuse("unsupported", "crit")
+    // a token is never of bare text (RFC 7797, 6)
+    if (b64 !== undefined) return refuse("unsupported", "b64")
     if (kid !== undefined && typeof kid !== "string") return refuse("malformed", "kid")
     if (typ === undefined ? options.types !== undefined : typeof typ !== "string" || !types.has(typeOf(typ))) {
       return refuse("type", "typ")
@@ -311,9 +313,9 @@ export interface Build {
  * between `nbf` and `exp`, its key is in the set, and `isRevoked` does not speak against it; refusals are not kept. Times are
  * compared in whole seconds, with `clockTolerance` to both sides. The cache holds the tokens themselves in memory.
  *
- * Keys at an address are read when the layer is built, without waiting for them, and again every `refresh`; a token with a
- * key id that is not in the set has them read at once, at most every `cooldown`. While the address does not answer the last
- * good set holds, for `keep` at most.
+ * Keys at an address are read when the layer is built, without waiting for them, and again every `refresh` or when they say
+ * so; a token with a key id that is not in the set has them read at once, at most every `cooldown`. While the address does not
+ * answer the last good set holds, for `keep` at most. What is longer than 1 MiB, or has more than 100 keys, is no answer.
  *
  * Errors: `Unauthorized` (class `auth`) is dead-lettered; `AuthUnavailable` (class `dependency`), where keys cannot be had or are
  * older than the question, goes back to the source for the rest of the cool-down. Neither holds a part of the token.

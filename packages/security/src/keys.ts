@@ -1,6 +1,6 @@
 import { Auth } from "@millrace/core"
-import { Clock, Deferred, Duration, Effect, FiberSet, Redacted, type Scope } from "effect"
-import { HttpClient } from "effect/http"
+import { Clock, Deferred, Duration, Effect, FiberSet, Redacted, type Scope, Stream } from "effect"
+import { HttpClient, type HttpClientResponse } from "effect/http"
 import * as jose from "jose"
 
 /** The signature algorithms of RFC 7518 and RFC 8037 that are taken; `none` is not among them. */
@@ -34,10 +34,14 @@ const fixed = (keys: ReadonlyArray<Key>): Source => ({
   has: () => true
 })
 
+/** The most of a set: a token that names no key is tried with each that fits. */
+const most = { keys: 100, bytes: 1024 * 1024 }
+
 /** Each key of a set as a set of its own, so that it is known which one verified. jose uses none that is secret or private. */
 const keysOf = (set: jose.JSONWebKeySet): ReadonlyArray<Key> => {
   // refuses what is no set
   jose.createLocalJWKSet(set)
+  if (set.keys.length > most.keys) throw new RangeError(`Jwt: a key set must have at most ${most.keys} keys`)
   return set.keys.map((jwk) => ({
     id: JSON.stringify(Object.entries(jwk).sort(([a], [b]) => a < b ? -1 : 1)),
     kid: typeof jwk.kid === "string" ? jwk.kid : undefined,
@@ -109,7 +113,10 @@ const importOne = async (key: PublicKey, algorithm: Algorithm): Promise<jose.Cry
 export interface Remote {
   /** Where the JSON Web Key Set is; https, or http of this machine. */
   readonly url: string | URL
-  /** How often it is read again; above 0. Default: 10 minutes. */
+  /**
+   * How often it is read again at least; above 0. A set that says how long it is fresh (`max-age`) is read again after that, but not
+   * within the cool-down. Default: 10 minutes.
+   */
   readonly refresh?: Duration.Input | undefined
   /** The least time between two readings, whatever tokens ask for; above 0. Default: 30 seconds. */
   readonly cooldown?: Duration.Input | undefined
@@ -142,6 +149,30 @@ const addressOf = (url: string | URL): URL => {
   throw new RangeError(`Jwt: keys.url must be https, got ${address.protocol}//${address.host}`)
 }
 
+/** Reads a body, and stops when it is longer than a key set is. */
+const bodyOf = (response: HttpClientResponse.HttpClientResponse) =>
+  Effect.suspend(() => {
+    const chunks: Array<Uint8Array> = []
+    let left = most.bytes
+    return Effect.map(
+      Stream.runForEach(response.stream, (chunk) => {
+        left -= chunk.length
+        chunks.push(chunk)
+        return left < 0 ? Effect.fail("too long") : Effect.void
+      }),
+      () => Buffer.concat(chunks).toString()
+    )
+  })
+
+/** Milliseconds for which an answer says that it is fresh (RFC 9111, 4.2.1); undefined where it does not, or is never. */
+const freshOf = (response: HttpClientResponse.HttpClientResponse): number | undefined => {
+  const { age, "cache-control": control = "" } = response.headers
+  const stated = /(?:^|[\s,])max-age="?(\d{1,9})/i.exec(control)?.[1]
+  if (stated === undefined) return undefined
+  const left = Number(stated) - (Number(age) || 0)
+  return left > 0 ? left * 1000 : undefined
+}
+
 /**
  * Keys at an address, read at once and then every `refresh`, on a fiber of the scope; `onChange` is told the ids that count.
  *
@@ -171,6 +202,7 @@ export const remote = (
     let keys: ReadonlyArray<Key> | undefined
     let ids: ReadonlySet<string> = new Set()
     let readAt = 0
+    let fresh: number | undefined
     let triedAt = -Infinity
     let reading: Deferred.Deferred<void, Auth.AuthUnavailable> | undefined
 
@@ -182,9 +214,18 @@ export const remote = (
 
     const download = http.get(address, { accept: "application/jwk-set+json, application/json" }).pipe(
       Effect.filterOrFail(({ status }) => status === 200, ({ status }) => `status ${status}`),
-      Effect.flatMap((response) => response.json),
-      // jose refuses what is no set
-      Effect.flatMap((body) => Effect.try(() => keysOf(body as unknown as jose.JSONWebKeySet))),
+      Effect.flatMap((response) =>
+        Effect.flatMap(
+          bodyOf(response),
+          (body) =>
+            Effect.try(() => {
+              // jose refuses what is no set
+              const found = keysOf(JSON.parse(body) as jose.JSONWebKeySet)
+              fresh = freshOf(response)
+              return found
+            })
+        )
+      ),
       Effect.timeout(timeout)
     )
 
@@ -232,7 +273,7 @@ export const remote = (
       })
 
     const readAndWait = Effect.matchEffect(read, {
-      onSuccess: () => Effect.sleep(refresh),
+      onSuccess: () => Effect.sleep(Math.min(refresh, Math.max(cooldown, fresh ?? Infinity))),
       onFailure: () => Effect.sleep(Math.min(cooldown, refresh))
     })
     fork(Effect.forever(readAndWait))
