@@ -13,14 +13,14 @@ import {
   delivery,
   type Driver,
   DriverOptions,
-  Engine,
-  type Origin
+  Engine
 } from "@millrace/core"
 import { type Config, type Duration, Effect, Layer, Option, type Scope, Stream } from "effect"
 import * as Client from "./client/Client.ts"
 import * as Declaration from "./client/Declaration.ts"
 import * as Envelope from "./client/Envelope.ts"
 import * as ClientOptions from "./client/Options.ts"
+import { originOf } from "./client/Origin.ts"
 import * as Publishing from "./client/Publishing.ts"
 import { consume, keysOf } from "./lists/Consumer.ts"
 import * as Scripts from "./lists/Scripts.ts"
@@ -87,14 +87,7 @@ const browse = (
   connection: Client.Connection,
   channel: string
 ): Stream.Stream<Delivery, BrokerError.BrokerError> => {
-  const origin: Origin = {
-    system: "redis",
-    channel,
-    group: "",
-    partition: 0,
-    handler: "",
-    holdLimit: Number.POSITIVE_INFINITY
-  }
+  const origin = originOf(channel)
   const range = (key: string, from: number) =>
     Effect.map(
       connection.attempt("browse", () => connection.send("LRANGE", [key, from, from + page - 1]), { channel }),
@@ -146,14 +139,12 @@ export const driver = (
       lag: (channel, group) => {
         const keys = keysOf(channel)
         return Effect.map(
-          connection.attempt("lag", () =>
-            connection.run(Scripts.lag, [keys.alive, keys.group, channel, keys.first], [group, keys.taken]), {
+          connection.perform("lag", Scripts.lag, [keys.alive, keys.group, channel, keys.first], [group, keys.taken], {
             channel,
             group
           }),
           // a list of at most one number
-          (reply) =>
-            (reply as ReadonlyArray<number>).map((messages) => ({ partition: 0, messages }))
+          (reply) => (reply as ReadonlyArray<number>).map((messages) => ({ partition: 0, messages }))
         )
       }
     }

@@ -1,7 +1,7 @@
 /**
  * Topics, made or compared, their positions, and how far groups are behind: for whichever client asks.
  */
-import { BrokerError, type Driver } from "@millrace/core"
+import { BrokerError, type Driver, type Origin } from "@millrace/core"
 import { Effect, Schedule } from "effect"
 import type { Bounds, Cluster } from "./Cluster.ts"
 import * as Failure from "./Failure.ts"
@@ -43,6 +43,16 @@ export const bounds = (
     Effect.map((found) => Array.from(found).sort((a, b) => a.partition - b.partition))
   )
 }
+
+/** Where a message comes from that is browsed. */
+export const browsed = (channel: string, partition: number): Origin => ({
+  system: "kafka",
+  channel,
+  group: "",
+  partition,
+  handler: "",
+  holdLimit: Number.POSITIVE_INFINITY
+})
 
 const conflict = (channel: string, differences: ReadonlyArray<string>): Failed =>
   BrokerError.make({

@@ -1,7 +1,7 @@
 /**
  * Reading what is in a topic without consuming it: a group of its own that never commits, and is gone afterwards.
  */
-import type { BrokerError, Delivery, Origin } from "@millrace/core"
+import type { BrokerError, Delivery } from "@millrace/core"
 import { Cause, Clock, Effect, type Fiber, Queue, Random, type Scope, Stream } from "effect"
 import * as Client from "./Client.ts"
 import { deliveriesOf } from "./Consumer.ts"
@@ -97,14 +97,7 @@ const fill = (
       eachBatch: async ({ batch: { messages, partition } }) => {
         const end = ends.get(partition)
         if (end === undefined || closed) return
-        const origin: Origin = {
-          system: "kafka",
-          channel,
-          group: "",
-          partition,
-          handler: "",
-          holdLimit: Number.POSITIVE_INFINITY
-        }
+        const origin = Topics.browsed(channel, partition)
         const upTo = messages.findIndex(({ offset }) => Number(offset) >= end)
         const found = deliveriesOf(origin, messages, 0, upTo < 0 ? messages.length : upTo)
         const fiber = run(Queue.offerAll(queue, found))

@@ -1,7 +1,7 @@
 /**
  * Reading what is in a topic without consuming it: fetches from the first position to the last, without a group.
  */
-import type { BrokerError, Delivery, Origin } from "@millrace/core"
+import type { BrokerError, Delivery } from "@millrace/core"
 import { ProtocolError } from "@platformatic/kafka"
 import { Effect, Option, Stream } from "effect"
 import type { Bounds, Cluster } from "../client/Cluster.ts"
@@ -36,14 +36,7 @@ const partition = (
   channel: string,
   { high, low, partition }: Bounds
 ): Stream.Stream<Delivery, Failed> => {
-  const origin: Origin = {
-    system: "kafka",
-    channel,
-    group: "",
-    partition,
-    handler: "",
-    holdLimit: Number.POSITIVE_INFINITY
-  }
+  const origin = Topics.browsed(channel, partition)
   const more = async (position: number): Promise<readonly [Array<Delivery>, number | undefined]> => {
     const { brokers, topics } = await find(wire, [channel], false)
     const topic = topics.get(channel)

@@ -86,6 +86,17 @@ export class Connection {
     })
   }
 
+  /** The run of a script as an effect. */
+  perform(
+    operation: Operation,
+    script: Script,
+    keys: ReadonlyArray<string>,
+    args: ReadonlyArray<Argument>,
+    where?: Failure.Where
+  ): Effect.Effect<unknown, Failed> {
+    return this.attempt(operation, () => this.run(script, keys, args), where)
+  }
+
   /** Fails when the connection ends. */
   ended(operation: Operation, where?: Failure.Where): Effect.Effect<never, Failed> {
     return Effect.callback<never, Failed>((resume) => {

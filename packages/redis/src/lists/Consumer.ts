@@ -12,6 +12,7 @@ import * as Failure from "../client/Failure.ts"
 import * as Keys from "../client/Keys.ts"
 import type { Settings } from "../client/Options.ts"
 import * as Scripts from "./Scripts.ts"
+import { originOf } from "../client/Origin.ts"
 
 type Failed = BrokerError.BrokerError
 
@@ -61,15 +62,7 @@ class Member {
     const { channel, group, handler } = options
     this.keys = keysOf(channel)
     this.taken = `${this.keys.taken}${name}`
-    this.origin = {
-      system: "redis",
-      channel,
-      group,
-      partition: 0,
-      handler,
-      // the sign of life goes on for as long as the program lives
-      holdLimit: Number.POSITIVE_INFINITY
-    }
+    this.origin = originOf(channel, group, handler)
     this.lease = { partition: 0, settle: (batch) => this.settle(batch) }
   }
 
@@ -79,8 +72,7 @@ class Member {
     keys: ReadonlyArray<string>,
     args: ReadonlyArray<Client.Argument>
   ): Effect.Effect<unknown, Failed> {
-    const { connection } = this.lists
-    return connection.attempt(operation, () => connection.run(script, keys, args), this.options)
+    return this.lists.connection.perform(operation, script, keys, args, this.options)
   }
 
   readonly join: Effect.Effect<void, Failed> = Effect.suspend(() => {

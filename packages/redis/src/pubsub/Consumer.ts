@@ -10,6 +10,7 @@ import { Effect, Exit, Latch, type Scope } from "effect"
 import * as Client from "../client/Client.ts"
 import * as Envelope from "../client/Envelope.ts"
 import * as Failure from "../client/Failure.ts"
+import { originOf } from "../client/Origin.ts"
 import type { Settings } from "../client/Options.ts"
 
 type Failed = BrokerError.BrokerError
@@ -74,14 +75,7 @@ class Listener {
     if (known !== undefined) return known
     // forgotten ones are made again
     if (this.origins.size >= mostOrigins) this.origins.clear()
-    const origin: Origin = {
-      system: "redis",
-      channel,
-      group: this.options.group,
-      partition: 0,
-      handler: this.options.handler,
-      holdLimit: Number.POSITIVE_INFINITY
-    }
+    const origin = originOf(channel, this.options.group, this.options.handler)
     this.origins.set(channel, origin)
     return origin
   }

@@ -1,7 +1,7 @@
 /**
  * Streams from outside: made, looked into, counted.
  */
-import type { BrokerError, Delivery, Driver, Origin } from "@millrace/core"
+import type { BrokerError, Delivery, Driver } from "@millrace/core"
 import { Effect, Option, Stream } from "effect"
 import * as Declaration from "../client/Declaration.ts"
 import * as Failure from "../client/Failure.ts"
@@ -10,6 +10,7 @@ import { Maker } from "./Deliveries.ts"
 import type { Entry } from "./Entry.ts"
 import * as Scripts from "./Scripts.ts"
 import type { Streams } from "./Streams.ts"
+import { originOf } from "../client/Origin.ts"
 
 type Failed = BrokerError.BrokerError
 
@@ -22,11 +23,7 @@ export const declare = (streams: Streams, declaration: Driver.Declaration): Effe
   return Effect.flatMap(
     streams.token,
     (token) =>
-      Effect.asVoid(
-        connection.attempt("declare", () => connection.run(Scripts.declare, [channel], [`millrace:${token}`]), {
-          channel
-        })
-      )
+      Effect.asVoid(connection.perform("declare", Scripts.declare, [channel], [`millrace:${token}`], { channel }))
   )
 }
 
@@ -35,14 +32,7 @@ const page = 256
 /** What is in the stream now, oldest first. */
 export const browse = (streams: Streams, channel: string): Stream.Stream<Delivery, Failed> => {
   const { connection } = streams
-  const origin: Origin = {
-    system: "redis",
-    channel,
-    group: "",
-    partition: 0,
-    handler: "",
-    holdLimit: Number.POSITIVE_INFINITY
-  }
+  const origin = originOf(channel)
   const maker = new Maker(origin, page, Number.POSITIVE_INFINITY)
   const ask = (name: string, args: Array<string | number>) =>
     Effect.map(
@@ -73,11 +63,10 @@ export const lag = (
 ): Effect.Effect<ReadonlyArray<Driver.Lag>, Failed> => {
   const { connection } = streams
   return Effect.flatMap(
-    connection.attempt(
-      "lag",
-      () => connection.run(Scripts.lag, [channel, Keys.beside(channel, group, "delayed")], [group]),
-      { channel, group }
-    ),
+    connection.perform("lag", Scripts.lag, [channel, Keys.beside(channel, group, "delayed")], [group], {
+      channel,
+      group
+    }),
     (reply) => {
       // a list of at most one number
       const [messages] = reply as ReadonlyArray<number>

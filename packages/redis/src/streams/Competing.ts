@@ -4,7 +4,7 @@
  * New messages come by a blocked read on a connection of its own. Beside it a sweep looks for what else may run: delayed
  * messages that are due, what others gave back, what nobody has kept alive for the length of a claim.
  */
-import type { BrokerError, Driver, Origin } from "@millrace/core"
+import type { BrokerError, Driver } from "@millrace/core"
 import { Duration, Effect, Exit, Latch, type Scope } from "effect"
 import * as Client from "../client/Client.ts"
 import * as Failure from "../client/Failure.ts"
@@ -13,6 +13,7 @@ import { type Again, idOf, Maker } from "./Deliveries.ts"
 import type { Entry } from "./Entry.ts"
 import * as Scripts from "./Scripts.ts"
 import type { Streams } from "./Streams.ts"
+import { originOf } from "../client/Origin.ts"
 
 type Failed = BrokerError.BrokerError
 
@@ -56,16 +57,7 @@ class Member {
     this.name = name
     const { channel, group, handler } = options
     this.keys = [channel, Keys.beside(channel, group, "delayed")]
-    const origin: Origin = {
-      system: "redis",
-      channel,
-      group,
-      partition: 0,
-      handler,
-      // the engine keeps the claims alive for as long as handlers run
-      holdLimit: Number.POSITIVE_INFINITY
-    }
-    this.maker = new Maker(origin, options.batch, options.bytes)
+    this.maker = new Maker(originOf(channel, group, handler), options.batch, options.bytes)
     this.lease = {
       partition: 0,
       claim: streams.times.claim,
@@ -83,9 +75,7 @@ class Member {
     script: Client.Script,
     args: ReadonlyArray<Client.Argument>
   ): Effect.Effect<void, Failed> {
-    return Effect.asVoid(
-      this.streams.connection.attempt(operation, () => this.streams.connection.run(script, this.keys, args), this.where)
-    )
+    return Effect.asVoid(this.streams.connection.perform(operation, script, this.keys, args, this.where))
   }
 
   /** What is done is acknowledged by one command, whoever has taken it over meanwhile: it is done. */
@@ -198,15 +188,8 @@ class Member {
       if (look) this.lastLook = now
       const count = Math.min(this.maker.count, 256)
       this.next = times.sweep
-      const reply = yield* connection.attempt("consume", () =>
-        connection.run(Scripts.sweep, this.keys, [
-          group,
-          this.name,
-          released,
-          count,
-          look ? times.claim : 0,
-          prefix
-        ]), this.where)
+      const args = [group, this.name, released, count, look ? times.claim : 0, prefix]
+      const reply = yield* connection.perform("consume", Scripts.sweep, this.keys, args, this.where)
       // as the script answers
       const [entries, next, gone] = reply as [ReadonlyArray<Again>, number, number]
       if (next >= 0) this.next = Math.min(this.next, next)

@@ -5,7 +5,7 @@
  * that was stopped in the middle can neither take messages nor settle them once another has taken over. The next one begins
  * with all that is pending, in the order of the stream.
  */
-import { type BrokerError, type Driver, type Origin } from "@millrace/core"
+import { type BrokerError, type Driver } from "@millrace/core"
 import { Deferred, Effect, type Scope } from "effect"
 import * as Client from "../client/Client.ts"
 import * as Keys from "../client/Keys.ts"
@@ -14,6 +14,7 @@ import { type Again, idOf, Maker } from "./Deliveries.ts"
 import type { Entry } from "./Entry.ts"
 import * as Scripts from "./Scripts.ts"
 import type { Streams } from "./Streams.ts"
+import { originOf } from "../client/Origin.ts"
 
 type Failed = BrokerError.BrokerError
 
@@ -44,15 +45,7 @@ class Reader {
     this.token = token
     const { channel, group, handler } = options
     this.lock = Keys.beside(channel, group, "lock")
-    const origin: Origin = {
-      system: "redis",
-      channel,
-      group,
-      partition: 0,
-      handler,
-      holdLimit: Number.POSITIVE_INFINITY
-    }
-    this.maker = new Maker(origin, options.batch, options.bytes)
+    this.maker = new Maker(originOf(channel, group, handler), options.batch, options.bytes)
     this.lease = { partition: 0, settle: (batch) => this.settle(batch) }
   }
 
@@ -62,8 +55,7 @@ class Reader {
     keys: ReadonlyArray<string>,
     args: ReadonlyArray<Client.Argument>
   ): Effect.Effect<unknown, Failed> {
-    const { connection } = this.streams
-    return connection.attempt(operation, () => connection.run(script, keys, args), this.options)
+    return this.streams.connection.perform(operation, script, keys, args, this.options)
   }
 
   /** What is given back stays pending: the next reader begins with it. The engine holds what waits for its next attempt. */

@@ -66,7 +66,7 @@ export class Streams {
     const name = JSON.stringify([channel, group])
     const at = from === "latest" && !known.has(name) ? "$" : "0"
     return Effect.map(
-      connection.attempt("consume", () => connection.run(Scripts.begin, [channel], [group, at]), { channel, group }),
+      connection.perform("consume", Scripts.begin, [channel], [group, at], { channel, group }),
       () => void known.add(name)
     )
   }
