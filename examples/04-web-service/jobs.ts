@@ -36,7 +36,6 @@ export class Jobs extends Context.Service<Jobs, {
 }>()("examples/web/Jobs") {}
 
 const make = Effect.gen(function*() {
-  yield* tables
   const sql = yield* SqlClient.SqlClient
   const outbox = yield* Effect.context<Outbox.To<Broker.Broker>>()
   const committed = <A, E>(effect: Effect.Effect<A, E | SqlError.SqlError, Outbox.To<Broker.Broker>>) =>
@@ -81,4 +80,4 @@ const make = Effect.gen(function*() {
   })
 })
 
-export const layer = Layer.effect(Jobs, make)
+export const layer = Layer.provide(Layer.effect(Jobs, make), tables)

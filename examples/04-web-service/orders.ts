@@ -57,7 +57,6 @@ export class Orders extends Context.Service<Orders, {
 }>()("examples/web/Orders") {}
 
 const make = Effect.gen(function*() {
-  yield* tables
   const sql = yield* SqlClient.SqlClient
   const outbox = yield* Effect.context<Outbox.To<Broker.Broker>>()
   const committed = <A, E>(effect: Effect.Effect<A, E | SqlError.SqlError, Outbox.To<Broker.Broker>>) =>
@@ -127,4 +126,4 @@ const make = Effect.gen(function*() {
   })
 })
 
-export const layer = Layer.effect(Orders, make)
+export const layer = Layer.provide(Layer.effect(Orders, make), tables)

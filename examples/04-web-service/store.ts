@@ -2,7 +2,7 @@
  * What both sides of the service need of the database: its tables, one error, and transactions.
  */
 import { type BrokerError, type Publisher } from "@millrace/core"
-import { Data, Effect } from "effect"
+import { Data, Effect, Layer, Schedule } from "effect"
 import { SqlClient, SqlError } from "effect/sql"
 
 /** The database failed, and everything of the transaction is undone. Class `dependency`: 503, or handled again. */
@@ -29,8 +29,7 @@ export const typed = <A, E, R>(
 ): Effect.Effect<A, E | StoreFailed, R> =>
   Effect.mapError(effect, (error) => SqlError.isSqlError(error) ? failed(error) : error)
 
-/** The tables: those of the front, `web_orders` and `web_states`, and that of the worker, `web_jobs`. */
-export const tables = typed(Effect.gen(function*() {
+const create = Effect.gen(function*() {
   const sql = yield* SqlClient.SqlClient
   yield* sql`CREATE TABLE IF NOT EXISTS web_orders
     (id TEXT PRIMARY KEY, correlation_id TEXT NOT NULL, body TEXT NOT NULL, status TEXT NOT NULL, sequence INTEGER NOT NULL)`
@@ -38,4 +37,12 @@ export const tables = typed(Effect.gen(function*() {
     (id TEXT NOT NULL, sequence INTEGER NOT NULL, status TEXT NOT NULL, reason TEXT, PRIMARY KEY (id, sequence))`
   yield* sql`CREATE TABLE IF NOT EXISTS web_jobs
     (id TEXT PRIMARY KEY, status TEXT NOT NULL, sequence INTEGER NOT NULL, reason TEXT)`
-}))
+})
+
+/**
+ * The tables: those of the front, `web_orders` and `web_states`, and that of the worker, `web_jobs`. Of processes that make them
+ * at the same time PostgreSQL refuses all but one, so the others look again.
+ */
+export const tables = Layer.effectDiscard(
+  typed(Effect.retry(create, { times: 3, schedule: Schedule.spaced("100 millis") }))
+)
