@@ -1,7 +1,7 @@
 /**
  * From the end of a chain to a response: answers are written, errors become problems, and what is worth a line is logged.
  */
-import { Failure, Outcome } from "@millrace/core"
+import { Failure, Outcome, Redaction } from "@millrace/core"
 import { Cause, Effect, Exit } from "effect"
 import { HttpServerRespondable, HttpServerResponse } from "effect/http"
 import * as Ids from "./ids.ts"
@@ -9,6 +9,8 @@ import * as Problem from "./Problem.ts"
 import type { Given, Request } from "./Request.ts"
 
 const noContent = HttpServerResponse.empty({ status: 204 })
+
+const redaction = Redaction.make()
 
 const log = (
   problem: Problem.Problem,
@@ -20,7 +22,7 @@ const log = (
   const message = `serve ${request.channel} answered ${problem.status}`
   // what nobody expected is logged whole; of all else, tag and class say enough and hold no content
   const line = problem.failure === "defect"
-    ? Effect.logWithLevel(problem.level)(message, Cause.die(error))
+    ? Effect.logWithLevel(problem.level)(message, Redaction.hideCause(redaction, request, Cause.die(error)))
     : Effect.logWithLevel(problem.level)(message)
   return Effect.annotateLogs(line, {
     requestId,

@@ -5,6 +5,7 @@ import { Cause, Data, Effect, Stream } from "effect"
 import { tagOf } from "../model/Failure.ts"
 import * as Headers from "../model/Headers.ts"
 import { type Delivery, Outgoing } from "../model/Message.ts"
+import * as Redaction from "../model/Redaction.ts"
 import * as After from "../pipeline/After.ts"
 import * as Description from "../pipeline/Description.ts"
 import type { Handler } from "../pipeline/Handler.ts"
@@ -64,7 +65,10 @@ export interface DeadLetter {
   readonly passes: number
 }
 
-const messageOf = (error: unknown): string => {
+const usual = Redaction.make()
+
+/** What an error says, without what is secret in its message. */
+const messageOf = (error: unknown, delivery: Delivery, redaction: Redaction.Redaction): string => {
   const text = error instanceof Error && error.message !== ""
     ? error.message
     : Cause.isCause(error)
@@ -72,7 +76,7 @@ const messageOf = (error: unknown): string => {
     : typeof error === "string"
     ? error
     : tagOf(error)
-  return cut(text, maximumMessage)
+  return cut(Redaction.hide(redaction, delivery, text), maximumMessage)
 }
 
 const cut = (text: string, length: number): string => text.length > length ? `${text.slice(0, length - 1)}…` : text
@@ -95,6 +99,8 @@ export const toOutgoing = (options: {
   readonly channel: string
   /** Unix time in milliseconds. */
   readonly at: number
+  /** What is replaced in the error's message. Default: secrets of the usual names that the message itself holds. */
+  readonly redaction?: Redaction.Redaction | undefined
 }): Outgoing<Uint8Array> => {
   const { delivery, error } = options
   const before = delivery.ownHeaders
@@ -109,7 +115,7 @@ export const toOutgoing = (options: {
   added[names.handler] = delivery.origin.handler
   added[names.attempts] = String(delivery.attempt)
   added[names.errorType] = cut(tagOf(error), maximumType)
-  added[names.errorMessage] = messageOf(error)
+  added[names.errorMessage] = messageOf(error, delivery, options.redaction ?? usual)
   added[names.at] = String(options.at)
   added[names.passes] = String((numberOf(before[names.passes]) ?? 0) + 1)
   return new Outgoing(options.channel, delivery.raw, delivery.key, added, {

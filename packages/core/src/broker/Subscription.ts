@@ -6,6 +6,7 @@ import * as Address from "../model/Address.ts"
 import type { Channel, Content } from "../model/Channel.ts"
 import type { Delivery, Raw } from "../model/Message.ts"
 import type { Outcome } from "../model/Outcome.ts"
+import * as Redaction from "../model/Redaction.ts"
 import * as Description from "../pipeline/Description.ts"
 import * as Eager from "../pipeline/Eager.ts"
 import type { Handler } from "../pipeline/Handler.ts"
@@ -201,6 +202,7 @@ export const make: Build = (<P, On, A, E, R>(
   }
   const name = options.name ?? steps.at(-1)!.name
   const { pattern } = channel
+  const redaction = Redaction.make(channel.content._tag === "schema" ? { schemas: [channel.content.schema] } : {})
   const letters = lettersOf(options.deadLetters ?? DeadLetters.channelOf, pattern)
   const run = Description.isDescribed(handler) ? handler : Eager.run(handler)
   const subscription: Subscription<R, Of<On>> = {
@@ -222,7 +224,7 @@ export const make: Build = (<P, On, A, E, R>(
       handle: run as Handler<Delivery, A, E, R>,
       settle: (exit: Exit.Exit<unknown, unknown>): Outcome => Settlement.ofExit(policy, exit),
       deadLetter: (delivery, error, at) =>
-        DeadLetters.toOutgoing({ delivery, error, at, channel: letters(delivery.channel) }),
+        DeadLetters.toOutgoing({ delivery, error, at, redaction, channel: letters(delivery.channel) }),
       inFlight: {
         messages: count("inFlight.messages", options.inFlight?.messages, 4096),
         bytes: count("inFlight.bytes", options.inFlight?.bytes, 64 * 1024 * 1024)

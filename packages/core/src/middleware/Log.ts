@@ -41,7 +41,7 @@ export interface Options {
   readonly answer?: "none" | { readonly characters: number } | undefined
   /** What is replaced in bodies, headers, keys and ids, beside the usual names of secrets. Default: nothing more. */
   readonly redact?: Redaction.Options | undefined
-  /** What is shown of an error: its `tag` and class, or the whole `cause`, which may repeat content. Default: `tag`. */
+  /** What is shown of an error: its `tag` and class, or the whole `cause` without the message's secrets, which may repeat other content. Default: `tag`. */
   readonly error?: "tag" | "cause" | undefined
 }
 
@@ -225,7 +225,9 @@ export const middleware = (options: Options = {}) => {
       const failure = classOf(ending.error)
       if (failure !== undefined) fields["failure"] = failure
     }
-    const cause = errors === "cause" && exit._tag === "Failure" ? exit.cause : Cause.empty
+    const cause = errors === "cause" && exit._tag === "Failure"
+      ? Redaction.hideCause(redaction, message, exit.cause)
+      : Cause.empty
     write(fiber, { level, cause, text: `${fields["operation"]} ${fields["channel"]} ${ending.status}` }, fields)
   }
 

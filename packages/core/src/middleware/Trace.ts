@@ -2,12 +2,13 @@
  * One span for each message, by the OpenTelemetry conventions for messaging, through Effect's `Tracer`; W3C Trace Context
  * and Baggage from the headers of what comes in and into the headers of what goes out.
  */
-import { Clock, Context, Effect, Exit, Fiber, LogLevel, Option, Random, References, Tracer } from "effect"
+import { Cause, Clock, Context, Effect, Exit, Fiber, LogLevel, Option, Random, References, Tracer } from "effect"
 import { Broker } from "../broker/Broker.ts"
 import * as Bag from "../model/Baggage.ts"
 import * as Correlation from "../model/Correlation.ts"
 import { tagOf } from "../model/Failure.ts"
 import type { Envelope } from "../model/Message.ts"
+import * as Redaction from "../model/Redaction.ts"
 import * as TraceContext from "../model/TraceContext.ts"
 import { attributesOf, nameOf, placeOf } from "../pipeline/Conventions.ts"
 import * as Eager from "../pipeline/Eager.ts"
@@ -42,6 +43,8 @@ export interface Options {
   readonly system?: string | undefined
   /** The name of the span. Default: `process CHANNEL`, `publish CHANNEL`, and for servers and clients the channel. */
   readonly name?: ((message: Envelope) => string) | undefined
+  /** What is replaced in the error of a span, beside the usual names of secrets. Default: nothing more. */
+  readonly redact?: Redaction.Options | undefined
   /** Attributes beside those of the conventions. Default: none. */
   readonly attributes?: ((message: Envelope) => Readonly<Record<string, unknown>>) | undefined
 }
@@ -163,6 +166,15 @@ export const middleware = (options: Options = {}) => {
       ...options.attributes?.(message)
     }
   })
+  const redaction = Redaction.make(options.redact)
+  /** The end as a span tells it: an error without what is secret in its message. */
+  const told = (message: Envelope, exit: Exit.Exit<unknown, unknown>): Exit.Exit<unknown, unknown> => {
+    const { error, status } = Ending.of(exit)
+    if (status !== "failed") return exit
+    return Exit.failCause(
+      Redaction.hideCause(redaction, message, exit._tag === "Failure" ? exit.cause : Cause.fail(error))
+    )
+  }
   const spare = (fiber: Fiber.Fiber<unknown, unknown>): boolean =>
     sample < 1 && fiber.getRef(Random.Random).nextDoubleUnsafe() >= sample
 
@@ -170,7 +182,11 @@ export const middleware = (options: Options = {}) => {
     { name: "Trace", stage: "consume", shows: { relation, sample } },
     (next) => {
       const within = (message: Envelope, { close, span }: Open, inner: typeof next): Middleware.Returns =>
-        Eager.around(message, (message) => Eager.provide(Tracer.ParentSpan, span, inner, message), close)
+        Eager.around(
+          message,
+          (message) => Eager.provide(Tracer.ParentSpan, span, inner, message),
+          (exit) => close(told(message, exit))
+        )
 
       const receive = (fiber: Fiber.Fiber<unknown, unknown>, message: Envelope): Middleware.Returns => {
         const { headers } = message

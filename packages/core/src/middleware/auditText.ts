@@ -2,10 +2,10 @@
  * What an audit row shows of a body and of an error, with secrets replaced.
  */
 import { Cause, type Exit } from "effect"
-import * as Headers from "../model/Headers.ts"
-import { type Envelope, Message, Outgoing } from "../model/Message.ts"
+import type { Envelope } from "../model/Message.ts"
 import type { Outcome } from "../model/Outcome.ts"
 import * as Redaction from "../model/Redaction.ts"
+import { bodyOf } from "../model/secretsIn.ts"
 
 // the most characters of an error message
 const maximumMessage = 1024
@@ -32,14 +32,6 @@ const json = (value: unknown): string | undefined => {
     return undefined
   }
 }
-
-/** The body as it was published, or a value that is not encoded yet. */
-const bodyOf = (message: Envelope): unknown =>
-  message instanceof Message
-    ? message.delivery.tombstone ? undefined : message.delivery.payload
-    : message instanceof Outgoing && message.native?.tombstone !== true
-    ? message.payload
-    : undefined
 
 // a UTF-16 unit takes at most 3 bytes of UTF-8, so a character that is cut at the end lies beyond `limit`
 const textOf = (body: unknown, limit: number): string | undefined =>
@@ -69,14 +61,5 @@ const interrupted = { _tag: "Interrupted" }
 export const errorText = (redaction: Redaction.Redaction, error: unknown, message: Envelope): string | undefined => {
   const text = error instanceof Error ? error.message : typeof error === "string" ? error : ""
   if (text === "") return undefined
-  const secrets: Array<string> = []
-  const headers = message.headers
-  for (const name in headers) {
-    const value = headers[name]!
-    if (!redaction.isSecret(name) && !Headers.secretNames.has(name)) continue
-    secrets.push(value, ...value.split(/\s+/).filter((part) => part.length >= 8))
-  }
-  const body = textOf(bodyOf(message), Infinity)
-  if (body !== undefined) secrets.push(...redaction.secrets(body))
-  return cut(Redaction.without(redaction.text(text), secrets.filter((secret) => secret !== "")), maximumMessage)
+  return cut(Redaction.hide(redaction, message, text), maximumMessage)
 }

@@ -4,9 +4,9 @@
  */
 import type { Schema, SchemaAST } from "effect"
 import { secretFields, SecretId } from "./secretFields.ts"
+import { placeholder } from "./secretsIn.ts"
 
-/** What a secret reads in its place. */
-export const placeholder = "<redacted>"
+export { hide, hideCause, placeholder, without } from "./secretsIn.ts"
 
 /** What to replace. */
 export interface Options {
@@ -358,7 +358,3 @@ export const make = (options: Options = {}): Redaction => {
     }
   }
 }
-
-/** `text` with each of `secrets` replaced, the longest first. */
-export const without = (text: string, secrets: ReadonlyArray<string>): string =>
-  [...secrets].sort((a, b) => b.length - a.length).reduce((each, secret) => each.replaceAll(secret, placeholder), text)

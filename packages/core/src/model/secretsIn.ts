@@ -1,0 +1,67 @@
+/**
+ * The secrets of one message, hidden in what is said of it elsewhere: an error's message or stack may repeat what it holds.
+ */
+import { Cause } from "effect"
+import { tagOf } from "./Failure.ts"
+import { secretNames } from "./Headers.ts"
+import { type Envelope, Message, Outgoing } from "./Message.ts"
+import type { Redaction } from "./Redaction.ts"
+
+/** What a secret reads in its place. */
+export const placeholder = "<redacted>"
+
+/** What is looked at of a body, in bytes or characters: 256 KiB. */
+const most = 262_144
+
+const decoder = new TextDecoder()
+
+/** The body as far as it is at hand: bytes, or a value that is not encoded yet. */
+export const bodyOf = (message: Envelope): unknown =>
+  message instanceof Message
+    ? message.delivery.tombstone ? undefined : message.delivery.payload
+    : message instanceof Outgoing
+    ? message.native?.tombstone === true ? undefined : message.payload
+    : message.body
+
+const textOf = (body: unknown): string | undefined => {
+  if (body === undefined) return undefined
+  if (body instanceof Uint8Array) return decoder.decode(body.subarray(0, most))
+  try {
+    return JSON.stringify(body)?.slice(0, most)
+  } catch {
+    return undefined
+  }
+}
+
+/** The secrets of a message: values of secret headers, and what a redaction finds in the first 256 KiB of its body. */
+const secretsOf = (redaction: Redaction, message: Envelope): ReadonlyArray<string> => {
+  const secrets: Array<string> = []
+  for (const name in message.headers) {
+    const value = message.headers[name]!
+    if (!redaction.isSecret(name) && !secretNames.has(name)) continue
+    secrets.push(value, ...value.split(/\s+/).filter((part) => part.length >= 8))
+  }
+  const body = textOf(bodyOf(message))
+  if (body !== undefined) secrets.push(...redaction.secrets(body))
+  return secrets.filter((secret) => secret !== "")
+}
+
+/** `text` with each of `secrets` replaced, the longest first. */
+export const without = (text: string, secrets: ReadonlyArray<string>): string =>
+  [...secrets].sort((a, b) => b.length - a.length).reduce((each, secret) => each.replaceAll(secret, placeholder), text)
+
+/** A text that tells of a message, without the message's secrets and what looks like one. */
+export const hide = (redaction: Redaction, message: Envelope, text: string): string =>
+  without(redaction.text(text), secretsOf(redaction, message))
+
+/** A cause that tells of a message: itself where it repeats no secret, else one error with the same tag and the rest of the text. */
+export const hideCause = <E>(redaction: Redaction, message: Envelope, cause: Cause.Cause<E>): Cause.Cause<unknown> => {
+  const text = Cause.pretty(cause)
+  const clean = hide(redaction, message, text)
+  if (clean === text) return cause
+  const error = Cause.squash(cause)
+  const shown = new Error(error instanceof Error ? hide(redaction, message, error.message) : "")
+  shown.name = tagOf(error)
+  shown.stack = clean
+  return Cause.fail(shown)
+}
