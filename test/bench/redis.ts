@@ -58,9 +58,7 @@ const raw = (all: number, acknowledge: Acknowledge) => async (): Promise<Measure
   const [stream, group] = [environment(streamName), fresh()]
   const redis = client(environment(urlName))
   await redis.xgroup("CREATE", stream, group, "0")
-  let ended = false
-  const finished = progress.finished.finally(() => ended = true)
-  while (!ended) {
+  while (!progress.complete) {
     const reply = await redis.callBuffer("XREADGROUP", [
       "GROUP",
       group,
@@ -82,7 +80,7 @@ const raw = (all: number, acknowledge: Acknowledge) => async (): Promise<Measure
     progress.add(bytes, entries.length)
   }
   redis.disconnect()
-  return finished
+  return progress.finished
 }
 
 const together: Acknowledge = async (redis, stream, group, entries) => {
@@ -99,9 +97,7 @@ const naive = async (): Promise<Measured> => {
   const [stream, group] = [environment(streamName), fresh()]
   const redis = client(environment(urlName))
   await redis.xgroup("CREATE", stream, group, "0")
-  let ended = false
-  const finished = progress.finished.finally(() => ended = true)
-  while (!ended) {
+  while (!progress.complete) {
     const reply = await redis.xreadgroup("GROUP", group, "naive", "COUNT", 1, "BLOCK", 1000, "STREAMS", stream, ">")
     // one stream was asked for
     const [[, entries]] = reply as [[string, Array<[string, Array<string>]>]]
@@ -110,7 +106,7 @@ const naive = async (): Promise<Measured> => {
     progress.add(fields[1]!.length)
   }
   redis.disconnect()
-  return finished
+  return progress.finished
 }
 
 /** P16, on Redis Streams: what the engine and eight middlewares add to ioredis. */
