@@ -2,10 +2,20 @@
  * What the service runs on: a database, and a broker that may come and go.
  */
 import { PgClient } from "@effect/sql-pg"
-import { Broker, type BrokerError, DeadLetters, Failure, MemoryBroker, RateLimit, Subscriptions } from "@millrace/core"
+import {
+  Broker,
+  type BrokerError,
+  DeadLetters,
+  Failure,
+  Health,
+  MemoryBroker,
+  RateLimit,
+  Subscriptions
+} from "@millrace/core"
+import { HealthRoutes, type Server } from "@millrace/http"
 import * as Listener from "@millrace/http/Listener"
 import { Kafka } from "@millrace/kafka"
-import { Inbox, Outbox, OutboxRelay, SqliteClient } from "@millrace/sql"
+import { Inbox, Outbox, OutboxRelay, SqlHealth, SqliteClient } from "@millrace/sql"
 import { type Config, Effect, Layer, Redacted, Schedule } from "effect"
 import { createServer } from "node:http"
 import * as Api from "./api.ts"
@@ -27,9 +37,30 @@ export const stores = ({ database }: Settings) =>
     Layer.provideMerge(client(database))
   )
 
-/** The HTTP server. It needs the database, and no broker. */
+/** Ready where the database is; messages that wait for the broker only degrade it, since orders are accepted. */
+const health = Layer.unwrap(Effect.map(Outbox.watch(), ({ lag }) =>
+  Health.layer([
+    SqlHealth.client(),
+    Health.check({
+      name: "outbox",
+      check: Effect.map(lag, ({ age = 0, pending }) =>
+        age > 60_000 ? Health.degraded("messages wait for the broker") : { pending }),
+      whenDown: "degraded"
+    })
+  ])))
+
+type Route = Server.Route<Orders.Orders | RateLimit.Store | Health.Registry>
+
+const routes = (limit: number): ReadonlyArray<Route> => [...Api.routes(limit), ...HealthRoutes.make()]
+
+/** The HTTP server, with the routes of probes (`/livez`, `/readyz` …). It needs the database, and no broker. */
 export const http = ({ host, limit, port }: Settings) =>
-  Layer.provide(Listener.layer(createServer, Api.routes(limit), { host, port }), RateLimit.layerMemory())
+  Health.layerLifetime().pipe(
+    Layer.provideMerge(
+      Listener.layer(createServer, routes(limit), { host, port })
+    ),
+    Layer.provide([RateLimit.layerMemory(), health])
+  )
 
 const declared = Layer.effectDiscard(
   Effect.gen(function*() {

@@ -89,11 +89,9 @@ const make = Effect.gen(function*() {
         correlationId: correlation_id,
         status,
         sequence: Number(sequence),
-        states: states.map(({ reason, sequence, status }) => ({
-          sequence: Number(sequence),
-          status,
-          ...(reason === null ? {} : { reason })
-        }))
+        states: states.map(({ reason, sequence, status }) =>
+          reason === null ? { sequence: Number(sequence), status } : { sequence: Number(sequence), status, reason }
+        )
       }
     }, typed),
 

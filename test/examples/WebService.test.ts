@@ -191,6 +191,8 @@ describe("the web service", { timeout: 60_000 }, () => {
       assert.notProperty(body, "id")
       assert.strictEqual((yield* sql`SELECT * FROM web_orders`).length, 0)
       assert.strictEqual((yield* sql`SELECT * FROM web_states`).length, 0)
+      const { body: health, status: ready } = yield* ask("GET", "/readyz")
+      assert.deepInclude([ready, health.status], "warn")
       yield* sql`ALTER TABLE elsewhere RENAME TO millrace_outbox`
       assert.strictEqual((yield* ask("POST", "/orders", order("lamp"))).status, 202)
     }).pipe(quietly))
