@@ -123,6 +123,35 @@ describe("Health", () => {
     })
   })
 
+  it.effect("W8 an answer at the very end of its time is one or the other, and the next run begins", () => {
+    const { check, counts } = counted("a", Effect.sleep("1 second"), { cache: 0 })
+    const stubborn = counted("b", Effect.uninterruptible(Effect.sleep("1 second")), { cache: 0 })
+    return Effect.gen(function*() {
+      for (const runs of [1, 2, 3]) {
+        assert.strictEqual((yield* asked()).took, 1000)
+        assert.deepStrictEqual([counts.runs, stubborn.counts.runs], [runs, runs])
+      }
+    }).pipe(Effect.provide(running([check, stubborn.check])))
+  })
+
+  it.effect("W8 what is asked when the registry goes is interrupted", () => {
+    let interrupted = 0
+    const check = Health.check({
+      name: "a",
+      check: Effect.onInterrupt(Effect.never, () => Effect.sync(() => void interrupted++))
+    })
+    return Effect.gen(function*() {
+      const scope = yield* Scope.make()
+      const context = yield* Layer.buildWithScope(running([check]), scope)
+      const asking = yield* Effect.forkChild(Effect.provideContext(Health.report("readiness"), context))
+      yield* TestClock.adjust(1)
+      yield* Scope.close(scope, Exit.void)
+      yield* TestClock.adjust(0)
+      assert.strictEqual(interrupted, 1)
+      yield* Fiber.join(asking)
+    })
+  })
+
   it.effect("W8 a flood of a thousand askers is one run, whoever of them goes, until the answer is too old", () => {
     const { check, counts } = counted("a", Effect.sleep(100))
     return Effect.gen(function*() {

@@ -31,7 +31,8 @@ class Entry {
   asking: Deferred.Deferred<void> | undefined
   /** The last run, where it was given up and has not ended, and since when it runs. */
   hanging: { readonly fiber: Fiber.Fiber<unknown, unknown>; readonly since: number } | undefined
-  fiber: Fiber.Fiber<unknown, unknown> | undefined
+  /** What waits for the answer, and what asks. */
+  fibers: ReadonlyArray<Fiber.Fiber<unknown, unknown>> = []
 
   constructor(check: Check.Check<never> | Check.Liveness) {
     this.check = check
@@ -108,21 +109,23 @@ export const make = (settings: Settings): Effect.Effect<Registry, never, Scope.S
     const run = (entry: Entry, check: Check.Check<never>): Effect.Effect<void> =>
       Effect.suspend(() => {
         const begun = now()
-        if (entry.hanging !== undefined) {
+        const { hanging } = entry
+        if (hanging !== undefined) {
           // one run at a time: what does not end would pile up
-          return Effect.sync(() => record(entry, Report.late, begun - entry.hanging!.since))
+          record(entry, Report.late, begun - hanging.since)
+          return Effect.void
         }
-        const ended = Deferred.makeUnsafe<Exit.Exit<unknown, unknown>>()
+        const ended = Deferred.makeUnsafe<void>()
         const fiber = runFork(check.ask)
-        entry.fiber = fiber
-        fiber.addObserver((exit) => {
+        entry.fibers = [...entry.fibers, fiber]
+        fiber.addObserver(() => {
           if (entry.hanging?.fiber === fiber) entry.hanging = undefined
-          Deferred.doneUnsafe(ended, Exit.succeed(exit))
+          Deferred.doneUnsafe(ended, Exit.void)
         })
-        return Effect.map(Effect.timeoutOption(Deferred.await(ended), check.timeLimit), (exit) => {
-          if (exit._tag === "Some") {
-            return record(entry, Report.foundOf(exit.value, check.explain), now() - begun, exit.value)
-          }
+        return Effect.map(Effect.timeoutOption(Deferred.await(ended), check.timeLimit), () => {
+          // it may have ended at the very last moment
+          const exit = fiber.pollUnsafe()
+          if (exit !== undefined) return record(entry, Report.foundOf(exit, check.explain), now() - begun, exit)
           entry.hanging = { fiber, since: begun }
           fiber.interruptUnsafe()
           record(entry, Report.late, now() - begun)
@@ -142,10 +145,12 @@ export const make = (settings: Settings): Effect.Effect<Registry, never, Scope.S
       const asking = entry.asking = Deferred.makeUnsafe<void>()
       const done = Effect.sync(() => {
         entry.asking = undefined
+        entry.fibers = entry.hanging === undefined ? [] : [entry.hanging.fiber]
         Deferred.doneUnsafe(asking, Exit.void)
       })
       // who asks may go, the others still wait for it
-      runFork(Effect.ensuring(permits.withPermit(run(entry, check)), done))
+      const fiber = runFork(Effect.ensuring(permits.withPermit(run(entry, check)), done))
+      if (fiber.pollUnsafe() === undefined) entry.fibers = [...entry.fibers, fiber]
       return Deferred.await(asking)
     }
 
@@ -172,11 +177,6 @@ export const make = (settings: Settings): Effect.Effect<Registry, never, Scope.S
         return entry.asking === undefined ? start(entry, check) : Deferred.await(entry.asking)
       })
 
-    yield* Effect.addFinalizer(() =>
-      Effect.sync(() => {
-        for (const { fiber } of entries.values()) fiber?.interruptUnsafe()
-      })
-    )
     return {
       phase: (next) =>
         Effect.sync(() => {
@@ -199,7 +199,7 @@ export const make = (settings: Settings): Effect.Effect<Registry, never, Scope.S
           (entry) =>
             Effect.sync(() => {
               entries.delete(check.name)
-              entry.fiber?.interruptUnsafe()
+              for (const fiber of entry.fibers) fiber.interruptUnsafe()
             })
         ).pipe(
           Effect.flatMap((entry) =>

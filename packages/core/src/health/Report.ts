@@ -81,7 +81,7 @@ export const make = (
   checks
 })
 
-const shortened = (text: string): string => text.slice(0, maximumText).toWellFormed()
+const shortened = (text: string): string => String(text).slice(0, maximumText).toWellFormed()
 
 const isPlain = (value: unknown): value is Details[string] =>
   value === null || typeof value === "string" || typeof value === "number" || typeof value === "boolean"
