@@ -3,39 +3,23 @@ import { assert, describe, it } from "@effect/vitest"
 import { Client, type Request, Server } from "@millrace/http"
 import { Effect, Option, pipe, Tracer } from "effect"
 import { FetchHttpClient, HttpClient } from "effect/http"
-import { call, serve } from "./support.ts"
+import { request as nodeRequest } from "node:http"
+import { cases, type Fields, traceId } from "../core/traceCases.ts"
+import { serve } from "./support.ts"
 
-const id = "0af7651916cd43dd8448eb211c80319c"
-const parent = "b7ad6b7169203331"
+/** A request whose fields are sent as they stand: names in any case, and twice. */
+const send = (base: string, fields: Fields): Promise<void> =>
+  new Promise((resolve, reject) => {
+    const { host, hostname, port } = new URL(base)
+    const headers = ["host", host, ...fields.flatMap(([name, value]) => [name, value])]
+    const request = nodeRequest({ hostname, port, path: "/first", headers, agent: false })
+    request.on("error", reject)
+    request.on("response", (response) => void response.resume().on("end", () => resolve()))
+    request.end()
+  })
 
-/** From the W3C's own test suite: what comes in, and the trace that goes on; undefined where a new one begins. */
-const cases: ReadonlyArray<readonly [string, string, string | undefined]> = [
-  ["a good one", `00-${id}-${parent}-01`, id],
-  ["not sampled", `00-${id}-${parent}-00`, id],
-  ["the random flag", `00-${id}-${parent}-03`, id],
-  ["a higher version", `cc-${id}-${parent}-01`, id],
-  ["a higher version with more to come", `cc-${id}-${parent}-01-what-the-future-brings`, id],
-  ["a higher version that goes on without a dash", `cc-${id}-${parent}-01.what`, undefined],
-  ["version 00 with more", `00-${id}-${parent}-01-what`, undefined],
-  ["version ff", `ff-${id}-${parent}-01`, undefined],
-  ["an illegal version", `.0-${id}-${parent}-01`, undefined],
-  ["a version too short", `0-${id}-${parent}-01`, undefined],
-  ["zeros as the trace", `00-${"0".repeat(32)}-${parent}-01`, undefined],
-  ["an illegal trace", `00-${id.slice(0, -1)}.-${parent}-01`, undefined],
-  ["a trace too long", `00-${id}0-${parent}-01`, undefined],
-  ["a trace too short", `00-${id.slice(1)}-${parent}-01`, undefined],
-  ["upper case", `00-${id.toUpperCase()}-${parent}-01`, undefined],
-  ["zeros as the parent", `00-${id}-${"0".repeat(16)}-01`, undefined],
-  ["an illegal parent", `00-${id}-${parent.slice(0, -1)}.-01`, undefined],
-  ["a parent too short", `00-${id}-${parent.slice(1)}-01`, undefined],
-  ["flags too short", `00-${id}-${parent}-1`, undefined],
-  ["flags too long", `00-${id}-${parent}-001`, undefined],
-  ["illegal flags", `00-${id}-${parent}-.0`, undefined],
-  ["nothing", "", undefined]
-]
-
-describe("trace context on HTTP", () => {
-  it.live("W10 X1 what comes in by a server goes out by a client, or begins anew where it is malformed", () =>
+describe("the W3C's cases of Trace Context, on HTTP", () => {
+  it.live("W10 X1 B9 what comes in by a server goes out by a client, or begins anew where it is malformed", () =>
     Effect.gen(function*() {
       const got: Array<Readonly<Record<string, string>>> = []
       const last = yield* serve(
@@ -43,14 +27,7 @@ describe("trace context on HTTP", () => {
       )
       const client = Client.make(yield* HttpClient.HttpClient, Trace.middleware())
       let span: Tracer.AnySpan | undefined
-      const spans: Array<Tracer.Span> = []
-      const tracer = Tracer.make({
-        span: (options) => {
-          const span = new Tracer.NativeSpan(options)
-          spans.push(span)
-          return span
-        }
-      })
+      const tracer = Tracer.make({ span: (options) => new Tracer.NativeSpan(options) })
       const handler = (_: Request) =>
         Effect.gen(function*() {
           span = Option.getOrUndefined(yield* Effect.serviceOption(Tracer.ParentSpan))
@@ -64,21 +41,42 @@ describe("trace context on HTTP", () => {
           (request: Request) => Effect.provideService(Effect.suspend(() => traced(request)), Tracer.Tracer, tracer)
         )
       )
-      for (const [name, header, expected] of cases) {
-        got.length = 0
-        yield* Effect.promise(() => call(base, "/first", { headers: { traceparent: header, tracestate: "a=1,b=2" } }))
-        const [, version, trace] = /^(\w\w)-(\w{32})-\w{16}-\w\w$/.exec(got[0]?.["traceparent"] ?? "") ?? []
-        assert.strictEqual(version, "00", name)
-        assert.strictEqual(span?.traceId, trace, name)
-        if (expected === undefined) {
-          assert.notStrictEqual(trace, id, name)
-          // a state whose parent is malformed is nobody's
-          assert.isUndefined(got[0]?.["tracestate"], name)
-        } else {
-          assert.strictEqual(trace, expected, name)
-          assert.strictEqual(got[0]?.["tracestate"], "a=1,b=2", name)
+      for (const [name, list] of Object.entries(cases)) {
+        const parents = new Set<string | undefined>()
+        for (const [fields, expected] of list) {
+          const what = `${name} ${JSON.stringify(fields)}`
+          got.length = 0
+          yield* Effect.promise(() => send(base, fields))
+          const [, version, trace, parent] = /^(\w\w)-(\w{32})-(\w{16})-\w\w$/.exec(got[0]?.["traceparent"] ?? "") ?? []
+          assert.strictEqual(version, "00", what)
+          assert.strictEqual(span?.traceId, trace, what)
+          assert.strictEqual(trace === traceId, expected.trace === "same", what)
+          assert.strictEqual(got[0]?.["tracestate"], expected.state, what)
+          parents.add(parent)
         }
+        if (name.startsWith("multiple")) assert.strictEqual(parents.size, list.length, name)
       }
-      assert.isAbove(spans.length, cases.length)
+    }).pipe(Effect.provide(FetchHttpClient.layer)))
+
+  it.live("B9 baggage in several fields goes on as one list, at most 64 members and 8,192 characters", () =>
+    Effect.gen(function*() {
+      const got: Array<string | undefined> = []
+      const last = yield* serve(
+        Server.route("GET", "/last", (request: Request) => Effect.sync(() => void got.push(request.headers["baggage"])))
+      )
+      const client = Client.make(yield* HttpClient.HttpClient, Trace.middleware())
+      const base = yield* serve(
+        Server.route(
+          "GET",
+          "/first",
+          pipe((_: Request) => Effect.asVoid(Effect.exit(client.get(`${last}/last`))), Trace.middleware())
+        )
+      )
+      const many = Array.from({ length: 64 }, (_, i) => `key${i}=value`).join(",")
+      const long = `a=${"0123456789".repeat(819)}`
+      for (const fields of [["a=1", "b=%22;p=1"], [many], [long], [many, "over=1"]]) {
+        yield* Effect.promise(() => send(base, fields.map((value) => ["Baggage", value] as const)))
+      }
+      assert.deepStrictEqual(got, ["a=1,b=%22;p=1", many, long, many])
     }).pipe(Effect.provide(FetchHttpClient.layer)))
 })

@@ -48,15 +48,22 @@ export const textOf = (value: Uint8Array | null): string | undefined => {
   }
 }
 
-/** The text view of native fields: the first field of a name that is valid UTF-8. What is left out stays in the fields. */
+// lists, which may come in several fields (RFC 9110, 5.3); a `traceparent` that came twice is none, which is seen when it is joined
+const joined: ReadonlySet<string> = new Set(["baggage", "traceparent", "tracestate"])
+
+/**
+ * The text view of native fields: the first field of a name that is valid UTF-8, and of the W3C's trace headers all of them, as
+ * one list. What is left out stays in the fields.
+ */
 export const fromFields = (fields: ReadonlyArray<Field>): Headers => {
   if (fields.length === 0) return empty
   const headers: Record<string, string> = Object.create(null)
   for (let i = 0; i < fields.length; i++) {
     const name = fields[i]![0].toLowerCase()
-    if (headers[name] !== undefined) continue
+    const before = headers[name]
+    if (before !== undefined && !joined.has(name)) continue
     const text = textOf(fields[i]![1])
-    if (text !== undefined) headers[name] = text
+    if (text !== undefined) headers[name] = before === undefined ? text : `${before},${text}`
   }
   return headers
 }
