@@ -316,6 +316,22 @@ describe("secrets", () => {
     60_000
   )
 
+  it.effect("H5 what only the channel's schema calls a secret is hidden in the reason of a dead letter", () =>
+    Effect.gen(function*() {
+      const Patient = Schema.Struct({ name: Redaction.secret(Schema.String) })
+      const Patients = Channel.make("patients", { payload: Patient })
+      const handler = pipe(
+        ({ payload }: Message<typeof Patient.Type>) =>
+          Effect.fail(new Broken({ message: `there is a ${payload.name} already` })),
+        Decode.middleware(Patients)
+      )
+      yield* Subscription.run(Subscription.make(Patients, { group: "g" }, handler))
+      yield* Publisher.make(Patients).publish({ name: "S3CRET" })
+      yield* TestClock.adjust("1 second")
+      const [letter] = yield* Stream.runCollect(DeadLetters.list("patients.dead-letters"))
+      assert.strictEqual(letter?.errorMessage, "there is a <redacted> already")
+    }).pipe(Effect.scoped, Effect.provide(MemoryBroker.layer({ partitions: 1 }))))
+
   it("H5 a description shows no credential of a destination", () => {
     const sink = Sink.handler({
       url: "https://example.com/hooks/{key}",
