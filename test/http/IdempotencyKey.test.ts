@@ -4,8 +4,6 @@ import { Body, IdempotencyKey, Plain, type Request, Server } from "@millrace/htt
 import * as Listener from "@millrace/http/Listener"
 import { Context, Data, Effect, Exit, Fiber, Layer, pipe, Schema, Stream } from "effect"
 import { HttpRouter, HttpServerResponse } from "effect/http"
-import { TestClock } from "effect/testing"
-import * as fc from "fast-check"
 import { createServer, type IncomingMessage } from "node:http"
 import { connect, type Socket } from "node:net"
 import { call, type Line, logging, post, serveWith, signal } from "./support.ts"
@@ -483,75 +481,4 @@ describe("IdempotencyKey", () => {
         }
       }
     }))
-
-  it.effect("W4 W5 of ten thousand keys, twice each and at the same time, every one runs once", () =>
-    Effect.gen(function*() {
-      const runs = new Map<string, number>()
-      const work = (request: Request) =>
-        Effect.map(Effect.yieldNow, () => {
-          const key = request.headers["idempotency-key"]!
-          runs.set(key, (runs.get(key) ?? 0) + 1)
-          return { key }
-        })
-      const route = Server.route("POST", "/", pipe(work, IdempotencyKey.middleware({ running: "wait" })))
-      const { run } = Server.nativeOf(route)
-      const ask = (key: string) =>
-        run({
-          method: "POST",
-          url: "/",
-          headers: { "idempotency-key": key },
-          params: {},
-          address: undefined,
-          body: () => Exit.succeed(new Uint8Array([1]))
-        })
-      const keys = Array.from({ length: 10_000 }, (_, i) => `key-${i}`)
-      const asked = yield* Effect.forkChild(
-        Effect.forEach([...keys, ...keys.toReversed()], ask, { concurrency: 4000 })
-      )
-      yield* TestClock.adjust("1 minute")
-      const answers = yield* Fiber.join(asked)
-      assert.strictEqual(runs.size, keys.length)
-      assert.deepStrictEqual([...new Set(runs.values())], [1])
-      assert.strictEqual(answers.filter(({ status }) => status === 200).length, 20_000)
-      assert.strictEqual(answers.filter(({ headers }) => headers["idempotent-replayed"] === "true").length, 10_000)
-    }).pipe(Effect.provide(Idempotency.layerMemory())))
-
-  it("W4 a key of any characters that a quoted string holds is one key, and no other is the same", () =>
-    fc.assert(
-      fc.asyncProperty(fc.array(fc.stringMatching(/^[ -~]{1,255}$/), { minLength: 1, maxLength: 20 }), (keys) =>
-        Effect.runPromise(
-          Effect.gen(function*() {
-            const seen = new Set<string>()
-            const handler = pipe((_: Request) =>
-              Effect.succeed("done"), IdempotencyKey.middleware())
-            const { run } = Server.nativeOf(Server.route("PATCH", "/", handler))
-            for (const key of keys) {
-              const response = yield* run({
-                method: "PATCH",
-                url: "/",
-                headers: { "idempotency-key": `"${key.replaceAll(/["\\]/g, "\\$&")}"` },
-                params: {},
-                address: undefined,
-                body: () => Exit.succeed(new Uint8Array())
-              })
-              assert.strictEqual(response.status, 200)
-              assert.strictEqual(response.headers["idempotent-replayed"], seen.has(key) ? "true" : undefined)
-              seen.add(key)
-            }
-          }).pipe(Effect.provide(Idempotency.layerMemory()))
-        ))
-    ))
-
-  it("W4 options that cannot hold are refused when the middleware is built", () => {
-    const wrong = (options: IdempotencyKey.Options, message: RegExp) =>
-      assert.throws(() => IdempotencyKey.middleware(options), message)
-    wrong({ limit: 0 }, /^IdempotencyKey: limit must be an integer from 1, got 0$/)
-    wrong({ bodyLimit: 1.5 }, /^IdempotencyKey: bodyLimit must be an integer from 1, got 1.5$/)
-    wrong({ fields: ["etag", "Set-Cookie"] }, /^IdempotencyKey: fields must name what may be repeated, got Set-Cookie$/)
-    wrong(
-      { keeps: { statuses: [199] } },
-      /^IdempotencyKey: keeps.statuses must hold 200 to 599 or 2xx to 5xx, got 199$/
-    )
-    wrong({ lease: 1 }, /^Idempotency: lease must be a duration from 100 ms, got 1$/)
-  })
 })

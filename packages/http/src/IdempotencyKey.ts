@@ -41,7 +41,7 @@ export interface Options extends
     "keep" | "lease" | "maximumWait" | "missing" | "running" | "unavailable"
   >
 {
-  /** The methods that it is for; requests of others pass. Default: POST and PATCH. */
+  /** The methods that it is for, in any case; requests of others pass. Default: POST and PATCH. */
   readonly methods?: ReadonlyArray<string> | undefined
   /** The field that holds the key, quoted or not. Default: `idempotency-key`. */
   readonly header?: string | undefined
@@ -163,7 +163,7 @@ type Errors =
  * @category constructors
  */
 export const middleware = (options: Options = {}) => {
-  const methods: ReadonlySet<string> = new Set(options.methods ?? defaults.methods)
+  const methods: ReadonlySet<string> = new Set((options.methods ?? defaults.methods).map((each) => each.toUpperCase()))
   const header = (options.header ?? defaults.header).toLowerCase()
   const bodyLimit = count("bodyLimit", options.bodyLimit ?? defaults.bodyLimit)
   const { before, except, statuses } = options.keeps ?? {}
