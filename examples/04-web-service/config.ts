@@ -32,6 +32,8 @@ const optional = <A>(read: (name: string) => Config.Config<A>) => (name: string)
 
 const Place = Schema.NonEmptyString.check(Schema.isPattern(/^(?:postgres(?:ql)?:\/\/.|(?!.*:\/\/))/))
 
+const Brokers = Schema.String.check(Schema.isPattern(/^(?:kafkas?:\/\/\S+|[^\s,]+:\d+(?:,[^\s,]+:\d+)*)$/))
+
 const file = join(tmpdir(), "millrace-web-service.db")
 
 export const variables = {
@@ -84,7 +86,7 @@ export const variables = {
     otherwise: "Info",
     value: "Info"
   }),
-  kafkaBrokers: variable("KAFKA_BROKERS", optional(Config.Redacted), {
+  kafkaBrokers: variable("KAFKA_BROKERS", optional((name) => Config.schema(Schema.Redacted(Brokers), name)), {
     means: "Where Kafka is: host:port,… or kafka://user:password@host:port",
     must: "host:port,… where BROKER is kafka",
     otherwise: "none",
@@ -97,6 +99,16 @@ export const variables = {
     otherwise: "off",
     value: Option.none()
   }),
+  kafkaSasl: variable(
+    "KAFKA_SASL_MECHANISM",
+    optional((name: string) => Config.Literals(["plain", "scram-sha-256", "scram-sha-512"], name)),
+    {
+      means: "How Kafka is told who this is",
+      must: "plain, scram-sha-256 or scram-sha-512",
+      otherwise: "plain, where there is a username",
+      value: Option.none()
+    }
+  ),
   kafkaUsername: variable("KAFKA_USERNAME", optional(Config.NonEmptyString), {
     means: "Who this is to Kafka",
     must: "a name",
@@ -148,11 +160,11 @@ const check = <A>(one: Variable<A>) =>
 /** What is wrong of several together. */
 const together = Effect.gen(function*() {
   const kind = yield* Effect.option(broker.config)
-  const brokers = yield* kafkaBrokers.config
+  const brokers = yield* Effect.option(kafkaBrokers.config)
   const works = yield* Effect.option(worker.config)
   const isKafka = Option.contains(kind, "kafka" as const)
   return [
-    ...(isKafka && Option.isNone(brokers) ? yield* wrong(kafkaBrokers) : []),
+    ...(isKafka && Option.isSome(brokers) && Option.isNone(brokers.value) ? yield* wrong(kafkaBrokers) : []),
     ...(!isKafka && Option.isSome(kind) && Option.contains(works, false)
       ? ["WORKER must be true where BROKER is memory: nobody else could read it"]
       : [])
@@ -174,7 +186,7 @@ export const help: string = [
   "A web service whose orders travel through a broker. It takes no arguments, and these variables of the environment:",
   "",
   ...Object.values<Variable<unknown>>(variables).map(({ means, must, name, otherwise }) =>
-    `  ${name.padEnd(15)} ${means}\n${" ".repeat(18)}${must}; default: ${otherwise}`
+    `  ${name.padEnd(20)} ${means}\n${" ".repeat(23)}${must}; default: ${otherwise}`
   ),
   "",
   "Kafka's other variables are those of Kafka.layerConfig (docs/kafka.md). A wrong value ends the start with exit code 78."

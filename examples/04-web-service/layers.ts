@@ -17,18 +17,27 @@ import * as Listener from "@millrace/http/Listener"
 import { Kafka } from "@millrace/kafka"
 import { Inbox, Outbox, OutboxRelay, SqlHealth, SqliteClient } from "@millrace/sql"
 import { type Config, Effect, Layer, Redacted, Schedule } from "effect"
+import { SqlClient, type SqlError } from "effect/sql"
 import { createServer } from "node:http"
 import * as Api from "./api.ts"
 import type { Settings } from "./config.ts"
 import { Cancelled, Placed, Replies } from "./contract.ts"
 import * as Jobs from "./jobs.ts"
 import * as Orders from "./orders.ts"
+import { StoreFailed } from "./store.ts"
 import * as Worker from "./worker.ts"
 
-const client = (database: Redacted.Redacted) =>
+const sqlite = (filename: string) =>
+  Layer.catch(SqliteClient.layer({ filename }), (cause) =>
+    Layer.effect(
+      SqlClient.SqlClient,
+      Effect.fail(new StoreFailed({ message: `DATABASE ${filename} does not open: ${cause.message}`, cause }))
+    ))
+
+const client = (database: Redacted.Redacted): Layer.Layer<SqlClient.SqlClient, SqlError.SqlError | StoreFailed> =>
   /^postgres(ql)?:/.test(Redacted.value(database))
     ? PgClient.layer({ url: database })
-    : SqliteClient.layer({ filename: Redacted.value(database) })
+    : sqlite(Redacted.value(database))
 
 /** The database, and what is kept there. One client for all, so that their rows are of one transaction. */
 export const stores = ({ database }: Settings) =>

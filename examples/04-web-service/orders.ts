@@ -114,8 +114,8 @@ const make = Effect.gen(function*() {
     }, committed),
 
     again: Effect.gen(function*() {
-      const rows = yield* sql<Row>`SELECT * FROM web_orders`
-      const open = rows.filter(({ status }) => !Status.isFinal(status))
+      const states = Status.states.filter((status) => !Status.isFinal(status))
+      const open = yield* sql<Row>`SELECT * FROM web_orders WHERE ${sql.in("status", states)}`
       yield* placed.publishAll(
         open.map(({ body, correlation_id }) => ({ correlationId: correlation_id, data: read(body) }))
       )

@@ -39,14 +39,15 @@ interface Answer {
 }
 
 /** The whole service on a port of its own, its client, and what lies beneath. */
-const service = (workTime = 20) =>
+const service = (workTime = 20, worker = true) =>
   Effect.gen(function*() {
+    const own = { ...settings(workTime), worker }
     const broker = yield* Layer.build(MemoryBroker.layer())
-    const stores = yield* Layer.build(Layers.stores(settings(workTime)))
-    yield* Effect.forkScoped(
-      Effect.provideContext(Layers.messaging(settings(workTime), Layer.succeedContext(broker)), stores)
-    )
-    const server = yield* Effect.provideContext(Layer.build(Layers.http(settings(workTime))), stores)
+    const stores = yield* Layer.build(Layers.stores(own))
+    const messaging = (own: Settings.Settings) =>
+      Effect.forkScoped(Effect.provideContext(Layers.messaging(own, Layer.succeedContext(broker)), stores))
+    yield* messaging(own)
+    const server = yield* Effect.provideContext(Layer.build(Layers.http(own)), stores)
     const base = `http://127.0.0.1:${Context.get(server, Listener.Address).port}`
     const ask = (method: string, path: string, body?: unknown, headers?: Record<string, string>) =>
       Effect.promise(async (): Promise<Answer> => {
@@ -71,7 +72,8 @@ const service = (workTime = 20) =>
             readonly data: { readonly id: string; readonly sequence?: number; readonly status?: string }
           }
         })))
-    return { ask, until, messages, sql: Context.get(stores, SqlClient.SqlClient) }
+    const sql = Context.get(stores, SqlClient.SqlClient)
+    return { ask, until, messages, sql, work: messaging({ ...own, worker: true }) }
   })
 
 /** Its log is of no interest here. */
@@ -115,6 +117,19 @@ describe("the web service", { timeout: 60_000 }, () => {
         yield* ask("POST", "/orders", order("lamp"), { "x-request-id": "a b" })
       ]
       assert.strictEqual(new Set([one.body.correlationId, two.body.correlationId, "a b", "req-7"]).size, 4)
+    }).pipe(quietly))
+
+  it.live("B1 B8 without its worker it accepts orders, which wait in the broker for one", () =>
+    Effect.gen(function*() {
+      const { ask, messages, until, work } = yield* service(20, false)
+      const { id } = (yield* ask("POST", "/orders", order("lamp"))).body
+      yield* Effect.repeat(messages(Placed.name), {
+        until: (all) => all.length === 1,
+        schedule: Schedule.spaced("10 millis")
+      })
+      assert.strictEqual((yield* ask("GET", `/orders/${id}`)).body.status, "received")
+      yield* work
+      assert.strictEqual((yield* until(id, isFinal)).body.status, "completed")
     }).pipe(quietly))
 
   it.live("B4 what is out of stock, busy or cancelled ends as what it is, with the reason", () =>
@@ -217,7 +232,8 @@ describe("its configuration", { timeout: 60_000 }, () => {
     WORK_TIME: "long",
     RATE_LIMIT: "0.5",
     LOG_LEVEL: "loud",
-    KAFKA_TLS: "maybe"
+    KAFKA_TLS: "maybe",
+    KAFKA_SASL_MECHANISM: "trust"
   }
 
   it.effect("B1 has a default for each variable, and reads each from the environment", () =>
@@ -256,6 +272,8 @@ describe("its configuration", { timeout: 60_000 }, () => {
       assert.include(kafka.message, "KAFKA_BROKERS must be host:port,… where BROKER is kafka, nothing came")
       assert.include(kafka.message, `PORT must be an integer from 0 to 65535, got "x"`)
       assert.notInclude(kafka.message, "hush")
+      const address = yield* Effect.flip(load({ BROKER: "kafka", KAFKA_BROKERS: "kafka.example.com" }))
+      assert.include(address.message, "KAFKA_BROKERS must be host:port,… where BROKER is kafka, got a value")
       const database = yield* Effect.flip(load({ DATABASE: "mysql://u:hush@db/shop" }))
       assert.include(database.message, "DATABASE must be a file or postgres://…, got a value that is not shown here")
       assert.notInclude(database.message, "hush")
@@ -275,6 +293,9 @@ describe("its configuration", { timeout: 60_000 }, () => {
     assert.strictEqual(refused.code, 78)
     assert.include(refused.output, `PORT must be an integer from 0 to 65535, got "abc"`)
     assert.include(refused.output, "KAFKA_BROKERS must be")
+    const closed = await run("env", ["PORT=0", "DATABASE=/no/such/folder/web.db", process.execPath, main])
+    assert.strictEqual(closed.code, 1)
+    assert.include(closed.output, "DATABASE /no/such/folder/web.db does not open")
     const argument = await node(["8080"])
     assert.strictEqual(argument.code, 78)
   })
