@@ -361,9 +361,15 @@ describe("Health", () => {
       fc.assert(
         fc.asyncProperty(
           fc.dictionary(
-            fc.string({ maxLength: 400 }),
-            fc.oneof(fc.string({ maxLength: 2000 }), fc.double(), fc.boolean(), fc.constant(null), fc.object()),
-            { maxKeys: 80 }
+            fc.string({ maxLength: 400, size: "max" }),
+            fc.oneof(
+              fc.string({ maxLength: 800, size: "max" }),
+              fc.double(),
+              fc.boolean(),
+              fc.constant(null),
+              fc.object({ maxDepth: 1, maxKeys: 1 })
+            ),
+            { maxKeys: 80, size: "max" }
           ),
           fc.boolean(),
           (details, isDegraded) => {
