@@ -45,7 +45,10 @@ export interface Options extends
   readonly methods?: ReadonlyArray<string> | undefined
   /** The field that holds the key, quoted or not. Default: `idempotency-key`. */
   readonly header?: string | undefined
-  /** Whose key it is, beside the route: the same key of another caller is another request. Default: `Caller.principal`. */
+  /**
+   * Whose key it is, beside the route: the same key of another caller is another request. Default: `Caller.principal`, which
+   * knows of `Auth` only: where others say who calls, give it.
+   */
   readonly caller?: ((request: Request<unknown>) => string) | undefined
   /** The most bytes of a body, which is read before the key is claimed; an integer from 1. Default: 1 MiB. */
   readonly bodyLimit?: number | undefined
