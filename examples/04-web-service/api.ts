@@ -39,7 +39,7 @@ const record = ({ payload }: Message<Reply>) =>
   )
 
 /** What stands around every route. The route itself logs what it answers to a failure. */
-export const around = (limit: number) =>
+const around = (limit: number) =>
   Stack.start<Request>()
     .use(Correlate.middleware())
     .use(Log.middleware({ levels: { done: "Debug", failed: "Debug" } }))

@@ -1,6 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import {
   Channel,
+  Correlate,
   DeadLetter,
   Decode,
   Description,
@@ -18,6 +19,7 @@ import {
   Timeout,
   Trace
 } from "@millrace/core"
+import { Body, type Request as HttpRequest, Server } from "@millrace/http"
 import { Data, Effect, pipe, Schema } from "effect"
 import * as fc from "fast-check"
 import { read, sources } from "../repo/workspace.ts"
@@ -181,6 +183,26 @@ describe("the recommended order", () => {
       ]
     )
     assert.strictEqual(Order.explain(handler).split("\n\n").length, 2)
+  })
+
+  it("W9 a route of HTTP is compared as a handler is", () => {
+    const place = (_: HttpRequest<{ readonly id: string }>) => Effect.void
+    const handler = pipe(
+      place,
+      Body.json(Schema.Struct({ id: Schema.String })),
+      Log.middleware(),
+      RateLimit.middleware({ limit: 5 }),
+      Correlate.middleware()
+    )
+    assert.deepStrictEqual(Order.explain(Server.route("POST", "/orders", handler)).split("\n"), [
+      "here       recommended",
+      "Correlate  Correlate",
+      "RateLimit  Log",
+      "Log        RateLimit",
+      "Body       Body",
+      "place      place",
+      "- RateLimit stands outside Log, and is better inside it: whatever is refused or fails further in is still a line, and only one"
+    ])
   })
 
   it("W9 it is printed: all of it, or what one kind of source has", () => {

@@ -1,13 +1,12 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Broker, DeadLetters, MemoryBroker, Order } from "@millrace/core"
-import { Body } from "@millrace/http"
 import * as Listener from "@millrace/http/Listener"
 import { ConfigProvider, Context, Duration, Effect, Layer, Redacted, References, Schedule, Stream } from "effect"
 import { SqlClient } from "effect/sql"
 import * as fc from "fast-check"
 import * as Api from "../../examples/04-web-service/api.ts"
 import * as Settings from "../../examples/04-web-service/config.ts"
-import { Cancelled, NewOrder, Placed, Replies } from "../../examples/04-web-service/contract.ts"
+import { Cancelled, Placed, Replies } from "../../examples/04-web-service/contract.ts"
 import * as Layers from "../../examples/04-web-service/layers.ts"
 import * as Worker from "../../examples/04-web-service/worker.ts"
 import { run } from "../repo/workspace.ts"
@@ -127,7 +126,8 @@ describe("the web service", { timeout: 60_000 }, () => {
         until: (all) => all.length === 1,
         schedule: Schedule.spaced("10 millis")
       })
-      assert.strictEqual((yield* ask("GET", `/orders/${id}`)).body.status, "received")
+      // as long as it takes to ask fifty times: a worker would have begun
+      for (let i = 0; i < 50; i++) assert.strictEqual((yield* ask("GET", `/orders/${id}`)).body.status, "received")
       yield* work
       assert.strictEqual((yield* until(id, isFinal)).body.status, "completed")
     }).pipe(quietly))
@@ -216,8 +216,10 @@ describe("the web service", { timeout: 60_000 }, () => {
     for (const each of [...Api.subscriptions, ...Worker.subscriptions("1 second")]) {
       assert.deepStrictEqual(Order.advise(each), [], each.name)
     }
-    const route = Api.around(1).use(Body.json(NewOrder)).handle(() => Effect.void)
-    assert.deepStrictEqual(Order.advise(route), [])
+    for (const route of Api.routes(1)) {
+      assert.match(Order.explain(route), /^here .*\nCorrelate  Correlate\nLog  /, route.path)
+      assert.deepStrictEqual(Order.advise(route), [], route.path)
+    }
   })
 })
 

@@ -1,7 +1,7 @@
 /**
  * Routes and endpoints of Effect's HTTP servers, behind the same middlewares as consumers, publishers and clients.
  */
-import { After, Eager, Failure, type Handler, Order } from "@millrace/core"
+import { After, Description, Eager, Failure, type Handler, Order } from "@millrace/core"
 import { ByteSize, Cause, Context, Effect, Exit, Fiber, Option } from "effect"
 import { constant } from "effect/Function"
 import {
@@ -157,8 +157,8 @@ export interface Native<R> {
   readonly run: (source: Source) => Effect.Effect<HttpServerResponse.HttpServerResponse, never, R>
 }
 
-/** A route: of Effect's `HttpRouter`, and of a `Listener`. */
-export interface Route<R> extends HttpRouter.Route<never, R> {
+/** A route: of Effect's `HttpRouter`, and of a `Listener`. It describes itself: `Order.explain` and `Description.toText` take it. */
+export interface Route<R> extends HttpRouter.Route<never, R>, Description.Described {
   readonly [NativeId]: Native<R>
 }
 
@@ -231,7 +231,7 @@ export const route: Build = <A, E, R>(
   )
   const own = channel
   const native: Native<R> = { channel: own, run: (source) => run(makeRequest(source, own, key)) }
-  return Object.assign(built, { [NativeId]: native })
+  return Object.assign(built, { [NativeId]: native, [Description.DescriptionId]: Description.of(handler) })
 }
 
 /**
