@@ -15,6 +15,7 @@ import { nats } from "./nats.ts"
 import { rabbitmq } from "./rabbitmq.ts"
 import { ratelimit } from "./ratelimit.ts"
 import { redis } from "./redis.ts"
+import { security } from "./security.ts"
 import { stack } from "./stack.ts"
 import { wrappers } from "./wrappers.ts"
 
@@ -47,6 +48,7 @@ export const benches: ReadonlyArray<Bench> = [
   observing,
   idempotency,
   ratelimit,
+  security,
   keyed,
   memory,
   fairness,

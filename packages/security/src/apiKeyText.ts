@@ -22,7 +22,14 @@ const random = (bytes: number, length: number): string =>
     length
   )
 
-const checksum = (text: string): string => write(BigInt(crc32(text)), lengths.checksum)
+/** As `write` does it, for what is read with each message: 32 bits need no large numbers. */
+const checksum = (text: string): string => {
+  let sum = ""
+  for (let left = crc32(text); sum.length < lengths.checksum; left = Math.floor(left / 62)) {
+    sum = alphabet[left % 62]! + sum
+  }
+  return sum
+}
 
 /** A new id, of 96 random bits. */
 export const newId = (): string => random(12, lengths.id)

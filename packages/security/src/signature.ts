@@ -47,12 +47,17 @@ export const secondsOf = (text: string): number | undefined =>
 export const sign = (key: KeyObject, id: string, timestamp: number, payload: Uint8Array): string =>
   scheme + createHmac("sha256", key).update(`${id}.${timestamp}.`).update(payload).digest("base64")
 
+const form = /^v1,[A-Za-z0-9+/]{43}=$/
+
+const bytesOf = (signature: string): Uint8Array => Buffer.from(form.test(signature) ? signature : scheme, "latin1")
+
 /** Signatures of our scheme: their bytes, or undefined for more than are looked at. Others in the list are for others. */
 export const candidatesOf = (field: string): ReadonlyArray<Uint8Array> | undefined => {
   if (field.length > maximumLength) return undefined
+  // one alone, as nearly always
+  if (!field.includes(" ")) return field.startsWith(scheme) ? [bytesOf(field)] : []
   const ours = field.split(" ").filter((each) => each.startsWith(scheme))
-  if (ours.length > maximum) return undefined
-  return ours.map((each) => Buffer.from(/^v1,[A-Za-z0-9+/]{43}=$/.test(each) ? each : scheme, "latin1"))
+  return ours.length > maximum ? undefined : ours.map(bytesOf)
 }
 
 /** Whether the key made one of the signatures; all are compared, each in constant time. */
