@@ -5,34 +5,17 @@
  * It is `Idempotency` of core with answers of HTTP: its claims, leases, tokens and stores, and its promises.
  */
 import { Description, Eager, Failure, Idempotency, Middleware } from "@millrace/core"
-import { Cause, type Context, Data, Duration, Effect, Exit, Fiber } from "effect"
+import { Cause, type Context, Duration, Effect, Exit, Fiber } from "effect"
 import type { HttpServerResponse } from "effect/http"
 import * as Body from "./Body.ts"
 import * as Caller from "./Caller.ts"
-import { keeping, keepingValue, Kept, type Manner, never, replay } from "./idempotencyAnswer.ts"
+import { IdempotencyAnswerLost, keeping, keepingValue, Kept, type Manner, never, replay } from "./idempotencyAnswer.ts"
 import { fingerprint, keyOf } from "./idempotencyField.ts"
 import { type Keeps, statusesOf } from "./idempotencyKeeps.ts"
 import type { Request } from "./Request.ts"
 
+export { IdempotencyAnswerLost } from "./idempotencyAnswer.ts"
 export type { Keeps, Status } from "./idempotencyKeeps.ts"
-
-/**
- * The request was done under its key, and its answer was not kept, so it can be neither repeated nor done again. Class
- * `permanent`, answered with 409.
- */
-export class IdempotencyAnswerLost extends Data.TaggedError("IdempotencyAnswerLost")<{
-  readonly channel: string
-  /** What the request was answered with. */
-  readonly status: number
-  /** `large`: it was longer than what is kept; `stream`: it was a stream or a file. */
-  readonly reason: "large" | "stream"
-}> {
-  readonly failure = "permanent" as const
-  override get message(): string {
-    const why = this.reason === "large" ? "it is too long" : "it is a stream"
-    return `The request was done and answered with ${this.status}; its answer cannot be repeated, as ${why}`
-  }
-}
 
 /** Options of `middleware`. */
 export interface Options extends

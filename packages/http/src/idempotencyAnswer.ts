@@ -1,10 +1,28 @@
 /**
  * Answers of HTTP as they are kept for requests that come again: status, chosen fields and bytes.
  */
-import { Effect, Exit, Pull, Schema, Scope, Stream } from "effect"
+import { Data, Effect, Exit, Pull, Schema, Scope, Stream } from "effect"
 import { HttpBody, HttpServerResponse } from "effect/http"
 import type { Valued } from "./endpointValues.ts"
 import type { Request } from "./Request.ts"
+
+/**
+ * The request was done under its key, and its answer was not kept, so it can be neither repeated nor done again. Class
+ * `permanent`, answered with 409.
+ */
+export class IdempotencyAnswerLost extends Data.TaggedError("IdempotencyAnswerLost")<{
+  readonly channel: string
+  /** What the request was answered with. */
+  readonly status: number
+  /** `large`: it was longer than what is kept; `stream`: it was a stream or a file. */
+  readonly reason: "large" | "stream"
+}> {
+  readonly failure = "permanent" as const
+  override get message(): string {
+    const why = this.reason === "large" ? "it is too long" : "it is a stream"
+    return `The request was done and answered with ${this.status}; its answer cannot be repeated, as ${why}`
+  }
+}
 
 /** An answer as it is kept. `lost` says why its body is not; then it cannot be answered again. */
 export const Kept = Schema.Struct({
