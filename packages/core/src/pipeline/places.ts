@@ -47,7 +47,8 @@ const rows: ReadonlyArray<Row> = [
   [["DeadLetter", "messages", "what fails for good further in is given up once, and after its last attempt"]],
   [
     ["Decode", "messages", "bytes are read once for all attempts, and what cannot be read is not tried again"],
-    ["Body", "http", "it is read once, and what is wrong with it is said before a key is taken or anything runs"]
+    ["Body", "http", "it is read once, and what is wrong with it is said before a key is taken or anything runs"],
+    ["IdempotencyKey", "http", "one claim covers all attempts, and a copy gets the answer of the first"]
   ],
   [["Idempotency", "both", "one claim covers all attempts, and a copy runs none of them"]],
   [["Fallback", "both", "it answers when all attempts are over, and not in the place of the second"]],
