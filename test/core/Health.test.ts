@@ -214,17 +214,19 @@ describe("Health", () => {
             assert.strictEqual(report.status, critical.length > 0 ? "down" : wrong.length > 0 ? "degraded" : "up")
             assert.deepStrictEqual(report.checks.map(({ status }) => status), drawn.map(({ found }) => found))
           }).pipe(
-            Effect.provide(running(drawn.map(({ found, late, whenDown }, i) =>
-              Health.check({
-                name: `c${i}`,
-                whenDown,
-                check: Effect.delay(
-                  found === "up" ? Effect.void : found === "down" ? refused : Effect.succeed(Health.degraded("slow")),
-                  late
-                )
-              })
-            ))),
-            Effect.provide(TestClock.layer()),
+            Effect.provide(Layer.provideMerge(
+              running(drawn.map(({ found, late, whenDown }, i) =>
+                Health.check({
+                  name: `c${i}`,
+                  whenDown,
+                  check: Effect.delay(
+                    found === "up" ? Effect.void : found === "down" ? refused : Effect.succeed(Health.degraded("slow")),
+                    late
+                  )
+                })
+              )),
+              TestClock.layer()
+            )),
             Effect.scoped,
             Effect.runPromise
           )
@@ -258,7 +260,7 @@ describe("Health", () => {
       // the whole cause is for the log only
       assert.match(lines[0]!, /^Warn Health: a is down .*hunter2/)
       assert.strictEqual(lines[1], "Info Health: a is up again")
-    }).pipe(Effect.provide(noisy([check])), Effect.provide(logging(lines)))
+    }).pipe(Effect.provide(Layer.provideMerge(noisy([check]), logging(lines))))
   })
 
   it.effect("W8 what has never been up is down at its first failure, however many it may have", () =>

@@ -2,6 +2,7 @@
  * A report of health as a document, in each of the forms that others read.
  */
 import type { Health } from "@millrace/core"
+import { DateTime } from "effect"
 
 /**
  * The form of a document.
@@ -14,7 +15,7 @@ export type Form = "health+json" | "microprofile" | "services"
 
 type Json = { readonly [name: string]: unknown }
 
-const iso = (at: number): string => new Date(at).toISOString()
+const iso = (at: number): string => DateTime.formatIso(DateTime.makeUnsafe(at))
 
 const micros = (latency: number): number => Math.round(latency * 1000) / 1000
 
