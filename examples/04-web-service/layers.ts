@@ -81,7 +81,7 @@ const declared = Layer.effectDiscard(
   })
 )
 
-/** A broker in memory forgets with its process, so what has no end yet is published again. */
+/** A broker in memory forgets with its process, so orders without an end are published again; cancellations are not. */
 const remembered = Layer.effectDiscard(
   Effect.gen(function*() {
     const again = yield* (yield* Orders.Orders).again
