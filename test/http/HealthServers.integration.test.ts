@@ -8,9 +8,11 @@ import { IdempotencyRedis, RateLimitRedis } from "@millrace/redis"
 import { AuditPostgres, SqlHealth } from "@millrace/sql"
 import { Nats as NatsServers, Postgres, Redis, type Server } from "@millrace/testing/servers"
 import { Context, Effect, Layer, Redacted, References, Schedule } from "effect"
+import { spawn } from "node:child_process"
 import { readFileSync } from "node:fs"
 import { createServer } from "node:http"
-import { expect } from "vitest"
+import { createInterface } from "node:readline"
+import { describe, expect } from "vitest"
 import { describeServer } from "../services/describe.ts"
 import { call } from "./support.ts"
 
@@ -161,5 +163,28 @@ describeServer("Health of a program on real servers", servers, (all) => {
         for (const { latencyMs } of late) expect(latencyMs).toBeGreaterThanOrEqual(timeLimit - 5)
         yield* until(base, isWell)
       }
+    }).pipe(Effect.scoped))
+})
+
+describe("Health of a program that is ended", () => {
+  it.live("W8 by SIGTERM readiness is 503 while the program goes on, and what it then takes is done", () =>
+    Effect.gen(function*() {
+      const file = new URL("fixtures/healthProgram.ts", import.meta.url).pathname
+      const child = yield* Effect.acquireRelease(
+        Effect.sync(() => spawn(process.execPath, ["--no-warnings", file], { stdio: ["ignore", "pipe", "inherit"] })),
+        (child) => Effect.sync(() => void child.kill("SIGKILL"))
+      )
+      const lines: Array<string> = []
+      const ended = new Promise((resolve) => child.once("exit", resolve))
+      createInterface({ input: child.stdout }).on("line", (line) => lines.push(line))
+      const started = Effect.sync(() => /^port (\d+)$/.exec(lines[0] ?? "")?.[1])
+      const port = yield* Effect.repeat(Effect.delay(started, 20), { until: (found) => found !== undefined })
+      const base = `http://127.0.0.1:${port}`
+      yield* until(base, isWell)
+      child.kill("SIGTERM")
+      const seen = yield* until(base, ({ code }) => code === 503)
+      expect(seen.services).toMatchObject({ broker: { status: "up" } })
+      yield* Effect.promise(() => ended)
+      expect(lines).toEqual([`port ${port}`, "handled 0"])
     }).pipe(Effect.scoped))
 })
