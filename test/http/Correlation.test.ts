@@ -12,7 +12,8 @@ import {
   Subscription
 } from "@millrace/core"
 import { assert, describe, it } from "@effect/vitest"
-import { Body, Client, type Request, Server, Webhook } from "@millrace/http"
+import { Deliveries } from "@millrace/testing"
+import { Body, Client, type Request, Server, Sink, Webhook } from "@millrace/http"
 import { Data, Deferred, Effect, Layer, Logger, pipe, Schema, Stream } from "effect"
 import { FetchHttpClient, HttpClient, HttpClientRequest, HttpServerResponse } from "effect/http"
 import { call, type Line, logging, post, serve } from "./support.ts"
@@ -217,6 +218,20 @@ describe("correlation on HTTP", () => {
       const [sent] = yield* Stream.runCollect(broker.browse("orders"))
       assert.match(sent?.headers["correlation-id"] ?? "", uuid)
     }).pipe(Effect.provide(MemoryBroker.layer({ partitions: 1 }))))
+
+  it.live("B9 a sink's request has the checked ids, and not what came", () =>
+    Effect.gen(function*() {
+      const got: Array<Readonly<Record<string, string>>> = []
+      const partner = yield* serve(
+        Server.route("POST", "/", (request: Request) => Effect.sync(() => void got.push(request.headers)))
+      )
+      const sink = pipe(Sink.handler({ url: `${partner}/` }), Correlate.middleware())
+      yield* Deliveries.run(sink, Deliveries.make({ headers: { "correlation-id": "<script>", "message-id": "m-1" } }))
+      yield* Deliveries.run(sink, Deliveries.make({ headers: { "x-correlation-id": "c-1", "message-id": "m-1" } }))
+      assert.match(got[0]?.["correlation-id"] ?? "", uuid)
+      for (const name of ["correlation-id", "x-request-id"]) assert.strictEqual(got[1]?.[name], "c-1")
+      assert.strictEqual(got[1]?.["causation-id"], "m-1")
+    }).pipe(Effect.provide(FetchHttpClient.layer)))
 
   it.live("H5 the line shows the request's body, which the handler reads all the same, and the answer, redacted", () =>
     Effect.gen(function*() {

@@ -1,7 +1,7 @@
 /**
  * A handler of messages that sends each one as a request.
  */
-import type { Handler, Message } from "@millrace/core"
+import { Correlation, type Handler, type Message } from "@millrace/core"
 import { Data, Duration, Effect, Exit } from "effect"
 import { HttpBody, HttpClient, HttpClientRequest } from "effect/http"
 import * as Client from "./Client.ts"
@@ -28,7 +28,7 @@ export interface Options {
     | { readonly [name: string]: string }
     | ((message: Message<unknown>) => { readonly [name: string]: string })
     | undefined
-  /** Headers of the message that the request gets, too. Default: see `defaults`. */
+  /** Headers of the message that the request gets, too. Default: see `defaults`; inside `Correlate`, its ids in their place. */
   readonly forward?: ReadonlyArray<string> | undefined
   /**
    * The `Idempotency-Key`, by which the server can tell what is delivered again. Default: the message's `message-id`, else
@@ -190,6 +190,12 @@ export const handler: Build = (<E, R>(
     for (const name of forward) {
       const value = message.headers[name]
       if (value !== undefined) headers[name] = value
+    }
+    // those of `Correlate`, which were checked
+    const ids = options.forward === undefined ? Correlation.current() : undefined
+    if (ids !== undefined) {
+      headers[Correlation.names.correlation] = headers[Correlation.names.request] = ids.id
+      if (ids.causation !== undefined) headers[Correlation.names.causation] = ids.causation
     }
     const key = keyOf(message)
     if (key !== undefined) headers["idempotency-key"] = quoted(key)
