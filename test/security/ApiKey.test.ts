@@ -1,13 +1,16 @@
 import { Auth, Eager, type Envelope, Settlement } from "@millrace/core"
+import { Server } from "@millrace/http"
 import { ApiKey } from "@millrace/security"
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Duration, Effect, Exit, Fiber, Layer, Redacted } from "effect"
+import { HttpRouter } from "effect/http"
 import { TestClock } from "effect/testing"
 import * as fc from "fast-check"
 import { createHash, createHmac } from "node:crypto"
 import { inspect } from "node:util"
 import { crc32 } from "node:zlib"
 import { deliver, runChain } from "../core/support.ts"
+import { call, serveWith } from "../http/support.ts"
 
 const prefix = "acme_test"
 const pepper = Redacted.make("a pepper of more than thirty-two bytes, kept apart")
@@ -340,6 +343,42 @@ describe("in a pipeline", () => {
         const back = outcome(yield* send(Redacted.value(bob.key)))
         assert.isTrue(back._tag === "Retry" && Duration.toMillis(back.after ?? 0) === 3000)
       })))
+
+  it.live("F8 B10 on HTTP every refusal is one and the same answer, and an outage says when to come again", () => {
+    const revoked = Effect.runSync(ApiKey.generate({ prefix }))
+    const keys = new Map([
+      stored(ada, { scopes: ["a"] }),
+      stored(revoked, { revoked: true }),
+      stored(bob, { expiresAt: 1 })
+    ])
+    return over(keys, (state) =>
+      Effect.gen(function*() {
+        const verifier = yield* Auth.Verifier
+        const handler = Auth.middleware({ header: "x-api-key", scheme: "", scopes: ["a"] })(
+          (_message: Envelope) => Effect.map(Auth.Principal, ({ subject }) => ({ subject }))
+        )
+        const base = yield* Effect.orDie(serveWith(
+          Server.layer(Server.route("GET", "/", handler)).pipe(
+            HttpRouter.provideRequest(Layer.succeed(Auth.Verifier, verifier))
+          )
+        ))
+        const send = (headers: Record<string, string>) => Effect.promise(() => call(base, "/", { headers }))
+        const good = yield* send({ "X-Api-Key": Redacted.value(ada.key) })
+        assert.deepStrictEqual([good.status, good.json()], [200, { subject: "ada" }])
+        const stranger = Redacted.value((yield* ApiKey.generate({ prefix })).key)
+        const wrong = [stranger, ...[forged(ada), revoked.key, bob.key].map(Redacted.value), "no key", `${stranger}x`]
+        const answers = yield* Effect.forEach([{}, ...wrong.map((key) => ({ "x-api-key": key }))], send)
+        const shown = answers.map(({ headers, json, status }) => {
+          const { requestId: _, ...problem } = json()
+          return JSON.stringify([status, headers["www-authenticate"], headers["content-type"], problem])
+        })
+        assert.strictEqual(new Set(shown).size, 1, shown.join("\n"))
+        assert.include(shown[0], "[401,")
+        state.answer = Effect.fail(down)
+        const late = yield* send({ "x-api-key": Redacted.value((yield* ApiKey.generate({ prefix })).key) })
+        assert.deepStrictEqual([late.status, late.headers["retry-after"]], [503, "3"])
+      }).pipe(Effect.scoped))
+  })
 })
 
 describe("options", () => {

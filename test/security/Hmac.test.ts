@@ -16,7 +16,7 @@ import {
 } from "@millrace/core"
 import { Client, Server, Webhook } from "@millrace/http"
 import { Hmac } from "@millrace/security"
-import { Deliveries, MiddlewareLaws } from "@millrace/testing"
+import { type Deliveries, MiddlewareLaws } from "@millrace/testing"
 import { assert, describe, it } from "@effect/vitest"
 import { Clock, Deferred, Effect, Exit, Layer, pipe, Redacted, Schema } from "effect"
 import { FetchHttpClient, HttpBody, HttpClient, HttpClientRequest, HttpRouter } from "effect/http"
@@ -80,8 +80,11 @@ const said = (exit: Exit.Exit<unknown, unknown>): string => {
 }
 
 const repeatable = Hmac.verify({ keys, replay: "allow" })(subject)
-const verdict = (message: Deliveries.Carrier & Hmac.Signed, handler = repeatable, now = epoch * 1000) =>
-  Effect.runSync(Effect.map(Effect.provideService(runChain(handler, message), Clock.Clock, standing(now)), said))
+const verdict = (
+  message: Deliveries.Carrier & Hmac.Signed,
+  handler: (message: Deliveries.Carrier & Hmac.Signed) => Effect.Effect<unknown, unknown> = repeatable,
+  now = epoch * 1000
+) => Effect.runSync(Effect.map(Effect.provideService(runChain(handler, message), Clock.Clock, standing(now)), said))
 
 describe("signatures", () => {
   it("F8 the vector that the specification's own libraries are tested with", () => {
@@ -237,6 +240,28 @@ describe("signatures", () => {
     ] as const
     for (const [message, handler] of stages) assert.strictEqual(verdict(message, handler), "partner")
     assert.strictEqual(verdict(sent(old), by(fresh)), "signature")
+  })
+})
+
+describe("principals", () => {
+  it("F8 the name of the key is the subject, its scopes are the principal's, and are asked for as any other's", () => {
+    const both = [...keys, { name: "other", secret: two.secret }] as const
+    const write = pipe(subject, Auth.scopes("orders:write"), Hmac.verify({ keys: both, replay: "allow" }))
+    assert.strictEqual(verdict(signed(), write), "partner")
+    const exit = Effect.runSync(
+      Effect.provideService(runChain(write, signed({ bytes: two.bytes })), Clock.Clock, standing(epoch * 1000))
+    )
+    assert.deepStrictEqual(exit, Exit.fail(new Auth.Forbidden({ subject: "other", missing: ["orders:write"] })))
+    assert.strictEqual(Settlement.ofExit({ entries: {}, table: Settlement.table }, exit)._tag, "DeadLetter")
+    const all = Hmac.verify({ keys, replay: "allow" })((_message: Envelope) => Auth.Principal)
+    const principal = Effect.runSync(Effect.provideService(all(signed()), Clock.Clock, standing(epoch * 1000)))
+    assert.deepStrictEqual(principal, {
+      subject: "partner",
+      issuer: undefined,
+      scopes: ["orders:write"],
+      claims: { sub: "partner" }
+    })
+    assert.throws(() => (principal.scopes as Array<string>).push("admin"), TypeError)
   })
 })
 

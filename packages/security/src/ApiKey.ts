@@ -227,7 +227,7 @@ const verifier = (idOf: (key: string) => string | undefined, hashers: ReadonlyAr
  * at the latest then; while the store cannot be asked, for `stale`. Messages with the same new key share one question. The
  * time that checking takes does not tell an unknown id from a wrong secret; the time that the store takes is its own.
  *
- * Bounds: `capacity` keys, of about 600 bytes each, and as many unknown ids. No key is kept, only hashes are.
+ * Bounds: `capacity` keys, of about 650 bytes each, and as many unknown ids. No key is kept, only hashes are.
  *
  * Errors: `Unauthorized` (class `auth`) is dead-lettered: `malformed` for what is no key, `expired` for a right secret whose time
  * is over, and `refused` for an unknown id, a wrong secret and a revoked key alike. `AuthUnavailable` (class `dependency`) goes

@@ -1,8 +1,8 @@
 /**
  * What is stored of API keys, and how it is hashed.
  */
-import { Auth } from "@millrace/core"
-import { Context, Effect, Exit, Layer, Redacted } from "effect"
+import type { Auth } from "@millrace/core"
+import { Context, type Effect, Exit, Layer, Redacted } from "effect"
 import { createHmac, createSecretKey, hash, type KeyObject } from "node:crypto"
 
 /** A hash of a key; several of them hold while one secret takes the place of another. */

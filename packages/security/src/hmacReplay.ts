@@ -1,7 +1,7 @@
 /**
  * A signature counts once: what was let pass is remembered for as long as its time would be taken again.
  */
-import { Auth, Eager, type Envelope, Idempotency, Message, Outcome } from "@millrace/core"
+import { Auth, Eager, type Envelope, Idempotency, Message, type Outcome } from "@millrace/core"
 import { Effect, Exit } from "effect"
 import { hash } from "node:crypto"
 
