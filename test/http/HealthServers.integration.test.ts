@@ -12,7 +12,7 @@ import { spawn } from "node:child_process"
 import { readFileSync } from "node:fs"
 import { createServer } from "node:http"
 import { createInterface } from "node:readline"
-import { describe, expect } from "vitest"
+import { describe, expect, vi } from "vitest"
 import { describeServer } from "../services/describe.ts"
 import { call } from "./support.ts"
 
@@ -21,6 +21,9 @@ const servers = Effect.all({ redis: Redis.own(), postgres: Postgres.own(), nats:
 })
 
 type Servers = Effect.Success<typeof servers>
+
+// servers that start and stop, three of them in a test
+vi.setConfig({ testTimeout: 120_000 })
 
 const timeLimit = 1500
 
