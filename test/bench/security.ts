@@ -119,7 +119,7 @@ const byHand = (): Promise<Measured> => {
   })
 }
 
-/** P10: what it costs to know who sent a message, beside a signature that is checked for each. */
+/** F8: what it costs to know who sent a message, beside a signature that is checked for each. */
 export const security: Bench = {
   name: "security",
   about:
@@ -150,21 +150,21 @@ export const security: Bench = {
   ],
   goals: [
     {
-      id: "P10",
+      id: "F8",
       text: "a known token, times cheaper than jose with RS256",
       target: 40,
       better: "higher",
       measured: (of) => of("jose, RS256 each").cpu / of("millrace, token that is known").cpu
     },
     {
-      id: "P10",
+      id: "F8",
       text: "an API key, times cheaper than jose with HS256",
       target: 3,
       better: "higher",
       measured: (of) => of("jose, HS256 each").cpu / of("millrace, API key").cpu
     },
     {
-      id: "P10",
+      id: "F8",
       text: "a signature of 1 KiB, times the HMAC by hand",
       target: 2,
       better: "lower",

@@ -53,7 +53,7 @@ const issuerServer = Effect.gen(function*() {
       return Effect.promise(() => arrived.promise)
     }),
     layer: Jwt.layer({
-      keys: { url: `http://127.0.0.1:${port}/jwks` },
+      keys: { url: `http://127.0.0.1:${port}/jwks`, keep: "1 hour" },
       algorithms: ["EdDSA"],
       issuer,
       audience: "orders"
@@ -176,7 +176,7 @@ describe("a server of keys", () => {
       }).pipe(Effect.provide(server.layer))
     }).pipe(Effect.scoped))
 
-  it.effect("F8 dies: its keys hold for a day, then messages go back until it lives again", () =>
+  it.effect("F8 dies: its keys hold for as long as they may, then messages go back until it lives again", () =>
     Effect.gen(function*() {
       yield* TestClock.setTime(epoch * 1000)
       const server = yield* issuerServer
@@ -185,9 +185,9 @@ describe("a server of keys", () => {
         yield* server.die
         yield* TestClock.adjust("30 seconds")
         assert.deepStrictEqual([yield* settle(two), yield* settle(one)], ["Retry", "Ack"])
-        yield* TestClock.adjust("23 hours")
+        yield* TestClock.adjust("59 minutes")
         assert.deepStrictEqual([yield* settle(two), yield* settle(one)], ["Retry", "Ack"])
-        yield* TestClock.adjust("1 hour")
+        yield* TestClock.adjust("1 minutes")
         assert.deepStrictEqual([yield* settle(two), yield* settle(one)], ["Retry", "Retry"])
         server.state.keys = [two.jwk]
         yield* server.revive
