@@ -1,6 +1,7 @@
 import {
   Auth,
   Channel,
+  Decode,
   Eager,
   type Envelope,
   Idempotency,
@@ -12,9 +13,10 @@ import {
   Publisher,
   Retry,
   Settlement,
+  Stack,
   Subscription
 } from "@millrace/core"
-import { Client, Server, Webhook } from "@millrace/http"
+import { Body, Client, Server, Webhook } from "@millrace/http"
 import { Hmac } from "@millrace/security"
 import { type Deliveries, MiddlewareLaws } from "@millrace/testing"
 import { assert, describe, it } from "@effect/vitest"
@@ -468,6 +470,35 @@ describe("on brokers and HTTP", () => {
       const wrong = yield* Effect.flip(post({ id: 1 }))
       assert.strictEqual(wrong._tag === "StatusFailed" && wrong.status, 422)
     }).pipe(Effect.provide(FetchHttpClient.layer)))
+
+  it.live("F8 X1 the middleware of a consumer guards a route of bytes unchanged, and stands outside Decode by its type", () =>
+    Effect.gen(function*() {
+      const guard = Hmac.verify({ keys, tolerance: "1 day" })
+      const route = Server.route("POST", "/", pipe(subject, guard, Body.bytes()))
+      const base = yield* serveWith(Server.layer(route).pipe(HttpRouter.provideRequest(Idempotency.layerMemory())))
+      const time = Math.floor((yield* Clock.currentTimeMillis) / 1000)
+      const send = (headers: Record<string, string>) =>
+        Effect.map(
+          Effect.promise(() => call(base, "/", { method: "POST", headers, body })),
+          ({ status, text }) => `${status} ${status === 200 ? text : ""}`
+        )
+      assert.strictEqual(yield* send(headersOf({ time })), `200 "partner"`)
+      assert.strictEqual(yield* send(headersOf({ time })), "401 ")
+      assert.strictEqual(yield* send(headersOf({ time, id: "msg_2" })), `200 "partner"`)
+      assert.strictEqual(yield* send(headersOf({ time, id: "msg_3", bytes: two.bytes })), "401 ")
+      const stack = Stack.start().use(guard).use(Decode.middleware(Orders))
+      const decoded = Stack.start().use(Decode.middleware(Orders))
+      // @ts-expect-error what was signed are the bytes
+      const wrong = () => decoded.use(guard)
+      const handler = stack.handle((message) =>
+        Effect.map(Auth.Principal, ({ subject }) => subject + message.payload.id)
+      )
+      const order = utf8.encode(`{"id":"7"}`)
+      const exit = yield* runChain(handler, signed({ time, body: order })).pipe(
+        Effect.provide(Idempotency.layerMemory())
+      )
+      assert.deepStrictEqual([exit, typeof wrong], [Exit.succeed("partner7"), "function"])
+    }))
 
   it.effect("F8 a body that is no text and no bytes is not sent unsigned", () =>
     Effect.gen(function*() {

@@ -123,8 +123,9 @@ type Provides = { readonly provides: Auth.Principal }
  * A signature is remembered, once its message is done, for as long as it could come again: twice the tolerance and a second. A
  * request that comes with the same one is refused; a sender that tries again signs again. A message is refused from another
  * place than before (partition and position), since a broker delivers it again from the same; what failed or is to be retried
- * gives its signature back. Where places change (RabbitMQ, MQTT, lists of Redis), a message that comes again after the process
- * died is refused like a copy: take `replay: "allow"` there, and `Idempotency` inside.
+ * gives its signature back. Where places are counted anew with each connection (RabbitMQ, MQTT, NATS without JetStream, lists and
+ * channels of Redis) a place says nothing: what comes again after a crash may be refused, and a copy may pass. There take
+ * `replay: "allow"`, and `Idempotency` inside.
  *
  * Errors: `Unauthorized` (class `auth`) is dead-lettered; `AuthUnavailable` (class `dependency`), where the store cannot be asked,
  * goes back to the source. Source: Standard Webhooks 1.0.0.
