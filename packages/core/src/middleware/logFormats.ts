@@ -34,6 +34,11 @@ export const bounds = { value: 16_384, fields: 256 } as const
 // what every line has; an annotation of that name is shown under another
 const own: ReadonlySet<string> = new Set(["timestamp", "level", "message", "cause", "spans"])
 
+/** Names that are remembered as secret or not; what comes beyond is decided anew each time. */
+const remembered = 1000
+
+const word = /^[\w/@+-]{0,128}$/
+
 const cut = (text: string): string => text.length > bounds.value ? `${text.slice(0, bounds.value - 1)}…` : text
 
 /** The fields of a line in order, each a text, a number, a boolean, null, or a plain list or object of them. */
@@ -41,10 +46,23 @@ type Fields = Map<string, unknown>
 
 const cleaner = (redact: Redaction.Options | undefined) => {
   const redaction = Redaction.make({ ...redact, values: [...credentials, ...redact?.values ?? []] })
-  const isSecret = (name: string): boolean =>
-    redaction.isSecret(name) || Headers.secretNames.has(name.toLowerCase().replace(/^x-/, "")) ||
-    Headers.secretNames.has(name.toLowerCase())
-  const text = (value: string): string => redaction.text(cut(value))
+  const names = new Map<string, boolean>()
+  const decide = (name: string): boolean => {
+    const lower = name.toLowerCase()
+    return redaction.isSecret(name) || Headers.secretNames.has(lower) ||
+      Headers.secretNames.has(lower.replace(/^x-/, ""))
+  }
+  const isSecret = (name: string): boolean => {
+    const known = names.get(name)
+    if (known !== undefined) return known
+    const found = decide(name)
+    if (names.size < remembered) names.set(name, found)
+    return found
+  }
+  // most values are one word, in which only a pattern or a schema of the program's own could find something
+  const usual = redact?.values === undefined && redact?.schemas === undefined
+  const text = (value: string): string =>
+    usual && word.test(value) && !value.startsWith("eyJ") ? value : redaction.text(cut(value))
   const plain = (_: string, value: unknown): unknown =>
     typeof value === "string"
       ? text(value)

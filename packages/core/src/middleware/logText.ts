@@ -7,7 +7,7 @@ import type * as Redaction from "../model/Redaction.ts"
 
 // control characters, line and paragraph separators, and what turns the direction of text
 // oxlint-disable-next-line no-control-regex
-const breaking = /[\p{Cc}\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]/gu
+const breaking = /[\u0000-\u001f\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069]/g
 
 /** What could begin another line, or hide one, written as an escape. */
 export const escaped = (text: string): string =>
