@@ -23,7 +23,7 @@ export interface Entry {
   readonly detail?: "none" | "message" | { readonly text: string } | undefined
   /** The level at which the answer is logged, or `None`. Default: that of the error's class. */
   readonly level?: LogLevel.Severity | "None" | undefined
-  /** `Retry-After` where the error itself names no time. Default: none. */
+  /** `Retry-After` where the error itself names no time. Default: a second where a store could not be asked (503), none else. */
   readonly retryAfter?: Duration.Input | undefined
   /** Fields of the answer beside `content-type` and `retry-after`. Default: none. */
   readonly headers?: { readonly [name: string]: string } | undefined
@@ -143,6 +143,11 @@ export const tags: Tags = {
   RequestFailed: ofUpstream,
   StatusFailed: ofUpstream
 }
+
+/** What a store that cannot be asked fails with: it is asked again by itself, so whoever comes back soon may be served. */
+const stores: ReadonlySet<string> = new Set(["IdempotencyUnavailable", "RateLimitUnavailable"])
+
+const storeBack = Duration.seconds(1)
 
 /** Changes to the default table. */
 export interface Options {
@@ -345,9 +350,8 @@ export const of = (problems: Problems, error: unknown): Problem => {
   const failure = classified?.failure ?? (rule === undefined ? "defect" : classOfStatus(rule.status))
   const own = problems.table[failure]
   const entry = rule ?? own
-  const wait = classified?.retryAfter ?? (entry.retryAfter === undefined
-    ? undefined
-    : Duration.fromInputUnsafe(entry.retryAfter))
+  const pause = entry.retryAfter ?? (entry.status === 503 && stores.has(Failure.tagOf(error)) ? storeBack : undefined)
+  const wait = classified?.retryAfter ?? (pause === undefined ? undefined : Duration.fromInputUnsafe(pause))
   const retryAfter = wait === undefined ? undefined : Number(RetryAfter.format(wait))
   const detail = detailOf(entry, error)
   const fields = fieldsOf(error)
