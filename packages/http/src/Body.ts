@@ -2,66 +2,29 @@
  * Bodies of requests: read once, bounded while they are read, and checked before the handler sees them.
  */
 import { type Channel, Middleware } from "@millrace/core"
-import { Data, Effect, Exit, Schema, type SchemaIssue, SchemaParser } from "effect"
+import { Effect, Exit, Schema, type SchemaIssue, SchemaParser } from "effect"
 import * as SchemaJITCompiler from "effect/schema/SchemaJITCompiler"
+import {
+  BodyInvalid,
+  BodyMalformed,
+  BodyTooLarge,
+  type BytesError,
+  type JsonError,
+  MediaTypeUnsupported
+} from "./bodyErrors.ts"
 import { firstError } from "./jsonPlace.ts"
-import { type Field, fieldsOfIssue } from "./Problem.ts"
+import { fieldsOfIssue } from "./problemFields.ts"
 import type { Request } from "./Request.ts"
 
-/** The body is longer than the route takes; it was not read to its end. Class `validation`, answered with 413. */
-export class BodyTooLarge extends Data.TaggedError("BodyTooLarge")<{
-  /** In bytes. */
-  readonly limit: number
-}> {
-  readonly failure = "validation" as const
-  override get message(): string {
-    return `The body is longer than ${this.limit} bytes`
-  }
-}
-
-/** The body ended before its end, or was read before. Class `transient`. */
-export class BodyUnreadable extends Data.TaggedError("BodyUnreadable")<{
-  readonly message: string
-  readonly cause?: unknown
-}> {
-  readonly failure = "transient" as const
-}
-
-/** The bytes of the body are no JSON, or no UTF-8. Class `poison`, answered with 400; the message says where. */
-export class BodyMalformed extends Data.TaggedError("BodyMalformed")<{
-  readonly message: string
-  /** Where reading stopped, in characters from 0, or undefined where that is not known. */
-  readonly position: number | undefined
-}> {
-  readonly failure = "poison" as const
-}
-
-/** The body was read, and its content is wrong. Class `validation`, answered with 422 and one field for each place. */
-export class BodyInvalid extends Data.TaggedError("BodyInvalid")<{
-  readonly fields: ReadonlyArray<Field>
-}> {
-  readonly failure = "validation" as const
-  override get message(): string {
-    const [first] = this.fields
-    return first === undefined ? "The body is invalid" : `The body is invalid: ${first.detail} at ${first.pointer}`
-  }
-}
-
-/** The body is of another media type than the route takes. Class `validation`, answered with 415. */
-export class MediaTypeUnsupported extends Data.TaggedError("MediaTypeUnsupported")<{
-  readonly accepts: ReadonlyArray<string>
-}> {
-  readonly failure = "validation" as const
-  override get message(): string {
-    return `The body must be ${this.accepts.join(" or ")}`
-  }
-}
-
-/** What reading a body as bytes can fail with. */
-export type BytesError = BodyTooLarge | BodyUnreadable | MediaTypeUnsupported
-
-/** What reading a body as JSON can fail with. */
-export type JsonError = BytesError | BodyMalformed | BodyInvalid
+export {
+  BodyInvalid,
+  BodyMalformed,
+  BodyTooLarge,
+  BodyUnreadable,
+  type BytesError,
+  type JsonError,
+  MediaTypeUnsupported
+} from "./bodyErrors.ts"
 
 /** Options of `bytes`. */
 export interface Options {

@@ -3,10 +3,13 @@
  * same document as an envelope on brokers.
  */
 import { type BrokerError, Failure, type Idempotency, type RateLimit } from "@millrace/core"
-import { Context, Duration, type LogLevel, SchemaIssue } from "effect"
+import { Context, Duration, type LogLevel } from "effect"
 import { HttpServerResponse, ProblemDetails } from "effect/http"
+import { fieldsOf, wellFormed } from "./problemFields.ts"
 import * as RateLimitFields from "./RateLimitFields.ts"
 import * as RetryAfter from "./retryAfter.ts"
+
+export { type Field, fieldsOf, fieldsOfIssue, maximumFields } from "./problemFields.ts"
 
 /** What is answered to an error. */
 export interface Entry {
@@ -217,51 +220,6 @@ export const defaults: Problems = { table, tags }
  * ```
  */
 export const Current = Context.Reference<Problems>("@millrace/http/Problem/Current", { defaultValue: () => defaults })
-
-/** A place that is wrong: a JSON Pointer as a URI fragment (RFC 6901, 6), e.g. `#/lines/0/sku`, and what is wrong there. */
-export interface Field {
-  readonly pointer: string
-  readonly detail: string
-}
-
-/** Most fields of one problem; what else is wrong shows when these are mended. */
-export const maximumFields = 32
-
-const maximumText = 256
-
-const standard = SchemaIssue.makeFormatterStandardSchemaV1()
-
-const step = (key: PropertyKey): string =>
-  encodeURIComponent(String(key).replaceAll("~", "~0").replaceAll("/", "~1")).slice(0, maximumText)
-
-const wellFormed = (text: string): string => text.slice(0, maximumText).toWellFormed()
-
-/** The places where a schema refuses; values of the body are in none. */
-export const fieldsOfIssue = (issue: SchemaIssue.Issue): ReadonlyArray<Field> =>
-  standard(issue).issues.slice(0, maximumFields).map(({ message, path }) => ({
-    pointer: `#${
-      (path ?? []).slice(0, maximumFields).map((part) =>
-        `/${step(wellFormed(String(typeof part === "object" ? part.key : part)))}`
-      ).join("")
-    }`,
-    detail: wellFormed(message)
-  }))
-
-const isField = (value: unknown): value is Field =>
-  typeof value === "object" && value !== null && "pointer" in value && typeof value.pointer === "string" &&
-  "detail" in value && typeof value.detail === "string"
-
-/** The places that an error names: its `fields`, or those of the schema's `issue` that it carries. */
-export const fieldsOf = (error: unknown): ReadonlyArray<Field> => {
-  if (typeof error !== "object" || error === null) return []
-  if ("fields" in error && Array.isArray(error.fields)) {
-    return error.fields.filter(isField).slice(0, maximumFields).map(({ detail, pointer }) => ({
-      pointer: wellFormed(pointer),
-      detail: wellFormed(detail)
-    }))
-  }
-  return "issue" in error && SchemaIssue.isIssue(error.issue) ? fieldsOfIssue(error.issue) : []
-}
 
 /** What is answered to one error, before it is written. */
 export interface Problem {

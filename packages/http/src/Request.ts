@@ -4,9 +4,23 @@
 import { Correlation, type Envelope, Headers, type Hook } from "@millrace/core"
 import { Effect, Exit } from "effect"
 import type { HttpServerResponse } from "effect/http"
-import { BodyTooLarge, type BodyUnreadable } from "./Body.ts"
-import type { Values } from "./endpointValues.ts"
+import { BodyTooLarge, type BodyUnreadable } from "./bodyErrors.ts"
 import { firstWrong, shownName } from "./headerText.ts"
+
+/** A value that an endpoint answers or fails with, as it is kept. */
+export interface Valued {
+  readonly status: number
+  /** Which of the schemas wrote it: `success` or `error`, and its number; undefined of what no schema can write. */
+  readonly value: string | undefined
+  readonly body: Uint8Array
+}
+
+/** How the values of an endpoint are kept. */
+export interface Values {
+  /** Undefined of an error that the endpoint does not declare, and of interruptions. */
+  readonly write: (exit: Exit.Exit<unknown, unknown>) => Effect.Effect<Valued | undefined>
+  readonly read: (value: string, body: Uint8Array) => Effect.Effect<unknown, unknown>
+}
 
 /** What a server knows of a request; one for each server that requests come from. */
 export interface Source {

@@ -4,26 +4,12 @@
  */
 import { Effect, Exit, Schema, SchemaParser } from "effect"
 import * as Answer from "./answer.ts"
+import type { Valued, Values } from "./Request.ts"
 
 /** What an endpoint declares, as far as it is read here. */
 export interface Declares {
   readonly success: ReadonlySet<Schema.Top>
   readonly error: ReadonlySet<Schema.Top>
-}
-
-/** A value that an endpoint answers or fails with, as it is kept. */
-export interface Valued {
-  readonly status: number
-  /** Which of the schemas wrote it: `success` or `error`, and its number; undefined of what no schema can write. */
-  readonly value: string | undefined
-  readonly body: Uint8Array
-}
-
-/** How the values of an endpoint are kept. */
-export interface Values {
-  /** Undefined of an error that the endpoint does not declare, and of interruptions. */
-  readonly write: (exit: Exit.Exit<unknown, unknown>) => Effect.Effect<Valued | undefined>
-  readonly read: (value: string, body: Uint8Array) => Effect.Effect<unknown, unknown>
 }
 
 interface Member {
