@@ -13,20 +13,9 @@ import { type Message, Outgoing } from "../model/Message.ts"
 import type * as Outcome from "../model/Outcome.ts"
 import type { Config, Make, OnAnswer, Refuse } from "../pipeline/Handler.ts"
 import type { NoPublisher, Said } from "../pipeline/Misplaced.ts"
-import { headersOf, names, publishing, repliesOf, steps, wrap } from "./publishing.ts"
+import { headersOf, names, type Options, publishing, repliesOf, steps, wrap } from "./publishing.ts"
 
-export { names } from "./publishing.ts"
-
-/** Options of `middleware`. */
-export interface Options<P> {
-  /** Default: the channel's key of the answer. */
-  readonly key?: ((answer: P, message: Message<unknown>) => string | undefined) | undefined
-  /** Beside those of `names`, over which they rule. */
-  readonly headers?:
-    | { readonly [name: string]: string }
-    | ((answer: P, message: Message<unknown>) => { readonly [name: string]: string })
-    | undefined
-}
+export { names, type Options } from "./publishing.ts"
 
 /** Which of the channels of an address an answer goes to; nothing where it has no parameters. */
 export type At<P, Name extends string> = [Name] extends [never] ? unknown : {

@@ -8,7 +8,17 @@ import type { Message, Outgoing } from "../model/Message.ts"
 import * as Outcome from "../model/Outcome.ts"
 import * as Description from "../pipeline/Description.ts"
 import * as Middleware from "../pipeline/Middleware.ts"
-import type { Options } from "./Publish.ts"
+
+/** How an answer is published. */
+export interface Options<P> {
+  /** Default: the channel's key of the answer. */
+  readonly key?: ((answer: P, message: Message<unknown>) => string | undefined) | undefined
+  /** Beside those of `names`, over which they rule. */
+  readonly headers?:
+    | { readonly [name: string]: string }
+    | ((answer: P, message: Message<unknown>) => { readonly [name: string]: string })
+    | undefined
+}
 
 /** Names of the headers that link a message to the one that caused it. */
 export const names = {

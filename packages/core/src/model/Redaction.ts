@@ -4,9 +4,9 @@
  */
 import type { Schema, SchemaAST } from "effect"
 import { secretFields, SecretId } from "./secretFields.ts"
-import { placeholder } from "./secretsIn.ts"
+import { placeholder, type Redaction } from "./secretsIn.ts"
 
-export { hide, hideCause, placeholder, without } from "./secretsIn.ts"
+export { hide, hideCause, placeholder, type Redaction, without } from "./secretsIn.ts"
 
 /** What to replace. */
 export interface Options {
@@ -61,16 +61,6 @@ export const usual: { readonly containing: ReadonlyArray<string>; readonly equal
  * ```
  */
 export const secret = <S extends Schema.Top>(schema: S): S["Rebuild"] => schema.annotate({ [SecretId]: true })
-
-/** A compiled redaction. */
-export interface Redaction {
-  /** Whether a field or header of this name is a secret, wherever it stands. */
-  readonly isSecret: (name: string) => boolean
-  /** The text with its secrets replaced. It may end anywhere: what a cut leaves of a secret is replaced as well. */
-  readonly text: (text: string) => string
-  /** The secrets of a text as they stand in it, to be looked for elsewhere; those shorter than 3 characters are left out. */
-  readonly secrets: (text: string) => ReadonlyArray<string>
-}
 
 const plain = (name: string): string => name.toLowerCase().replace(/[^\p{L}\p{N}]/gu, "")
 

@@ -5,10 +5,19 @@ import { Cause } from "effect"
 import { tagOf } from "./Failure.ts"
 import { secretNames } from "./Headers.ts"
 import { type Envelope, Message, Outgoing } from "./Message.ts"
-import type { Redaction } from "./Redaction.ts"
 
 /** What a secret reads in its place. */
 export const placeholder = "<redacted>"
+
+/** A compiled redaction. */
+export interface Redaction {
+  /** Whether a field or header of this name is a secret, wherever it stands. */
+  readonly isSecret: (name: string) => boolean
+  /** The text with its secrets replaced. It may end anywhere: what a cut leaves of a secret is replaced as well. */
+  readonly text: (text: string) => string
+  /** The secrets of a text as they stand in it, to be looked for elsewhere; those shorter than 3 characters are left out. */
+  readonly secrets: (text: string) => ReadonlyArray<string>
+}
 
 /** What is looked at of a body, in bytes or characters: 256 KiB. */
 const most = 262_144
