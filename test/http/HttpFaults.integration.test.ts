@@ -226,27 +226,27 @@ describeServer("HTTP under faults", servers, (all) => {
           start(settings(kind, { lease: 600 }))
         ], { concurrency: "unbounded" })
         const names = Array.from({ length: 10 }, (_, i) => `${kind} still ${i}`)
-        const early = names.map((name) => ask(first.base, "/wait", keyed(name, 300)))
+        const early = names.map((name) => ask(first.base, "/wait", keyed(name, 1_000)))
         yield* until(() => first.said("began").length === names.length)
         first.child.kill("SIGSTOP")
         // half of them are done when the first wakes up, half are not
-        const [soon, slow] = [0, 1_000].map((takes, half) =>
+        const [soon, slow] = [0, 2_000].map((takes, half) =>
           Promise.all(
             names.filter((_, i) => i % 2 === half).map((name) => ask(second.base, "/wait", keyed(name, takes)))
           )
         )
         const done = yield* Effect.promise(() => soon!)
         yield* until(() => second.said("began").length === names.length)
+        // its handlers and its signs of life are due together
+        yield* Effect.sleep("700 millis")
         first.child.kill("SIGCONT")
         const late = yield* Effect.promise(() => Promise.all(early))
         const rest = yield* Effect.promise(() => slow!)
         const served = names.map((_, i) => (i % 2 === 0 ? done : rest)[Math.floor(i / 2)]!)
         expect(served.map(({ headers, status }) => [status, headers["idempotent-replayed"]]))
           .toEqual(names.map(() => [200, undefined]))
-        expect(late.map(({ status }) => status)).toEqual(names.map(() => 409))
-        for (const { text } of late) {
-          expect(JSON.parse(text)).toMatchObject({ type: "urn:millrace:problem:idempotency-key-lost" })
-        }
+        expect(late.map(({ status, text }) => [status, JSON.parse(text).type]))
+          .toEqual(names.map(() => [409, "urn:millrace:problem:idempotency-key-lost"]))
         const again = yield* Effect.promise(() =>
           Promise.all(names.flatMap((name) => [first, second].map(({ base }) => ask(base, "/wait", keyed(name)))))
         )
