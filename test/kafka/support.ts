@@ -173,6 +173,7 @@ export const plain = {
   handler: "test",
   from: "earliest",
   ordered: true,
+  messages: 1000,
   batch: 100,
   bytes: 64 * 1024 * 1024
 } as const

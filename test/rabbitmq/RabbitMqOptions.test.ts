@@ -99,6 +99,7 @@ describe("RabbitMQ's patterns", () => {
     handler: "h",
     from: "earliest" as const,
     ordered: false,
+    messages: 1,
     batch: 1,
     bytes: 1
   })

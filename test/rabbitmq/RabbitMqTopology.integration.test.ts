@@ -1,8 +1,8 @@
-import { Broker } from "@millrace/core"
+import { Broker, Lanes } from "@millrace/core"
 import { RabbitMq } from "@millrace/rabbitmq"
 import { RabbitMq as Servers } from "@millrace/testing/servers"
 import { it } from "@effect/vitest"
-import { Effect, Fiber } from "effect"
+import { Deferred, Effect, Fiber } from "effect"
 import { expect } from "vitest"
 import { describeServer } from "../services/describe.ts"
 import { errorOf, eventually, fresh, numbered, on, optionsOf, outgoing } from "./support.ts"
@@ -59,6 +59,21 @@ describeServer("RabbitMQ laid out", Servers.own(), (server) => {
       const tooMany = yield* errorOf(broker.publish(outgoing(channel, "m", { headers: { long: "x".repeat(70_000) } })))
       expect(tooMany.reason, tooMany.message).toBe("Invalid")
       yield* broker.publish(outgoing(channel, "after"))
+    })))
+
+  it.live("T16 of two subscriptions with one message in flight each, the free one gets all that the busy one has not begun", () =>
+    using(Effect.gen(function*() {
+      const channel = fresh("fair")
+      const broker = yield* Broker.Broker
+      yield* broker.declare({ channel })
+      const one = { inFlight: { messages: 1 }, lanes: Lanes.unordered(1) }
+      const gate = Deferred.makeUnsafe<void>()
+      const busy = yield* consuming(channel, () => Deferred.await(gate), one)
+      const free = yield* consuming(channel, () => Effect.void, one)
+      yield* broker.publishAll(numbered(10).map((text) => outgoing(channel, text)))
+      yield* eventually(() => busy.got.length === 1 && free.got.length === 9)
+      expect(new Set([...busy.texts(), ...free.texts()]).size).toBe(10)
+      yield* Deferred.succeed(gate, undefined)
     })))
 
   it.live("X5 a group that begins while messages come loses none", () =>

@@ -72,6 +72,7 @@ const watch = (driver: Driver.Driver, channel: string) =>
       handler: "test",
       from: "earliest",
       ordered: true,
+      messages: 1000,
       batch: 100,
       bytes: 1_000_000
     } as const

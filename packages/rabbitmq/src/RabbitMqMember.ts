@@ -17,6 +17,8 @@ type Failed = BrokerError.BrokerError
 // and costs more than all else that is done for a message.
 const together = 64
 const gathering = 4
+// What is handed to one consumer is kept from all others, also where many may be in flight.
+const mostAhead = 1024
 // channels of a pattern whose origins are kept
 const mostOrigins = 1000
 
@@ -100,7 +102,7 @@ export class Member {
     const clock = Context.get(context, Clock.Clock)
     this.origins = new Origins(options, link.connection.consumerTimeout)
     this.waits = new Waits(publishing, source.queue, () => clock.currentTimeMillisUnsafe())
-    this.prefetch = link.connection.prefetch ?? Math.min(1024, 2 * options.batch)
+    this.prefetch = link.connection.prefetch ?? Math.min(mostAhead, options.messages)
     this.enough = Math.max(1, Math.min(together, this.prefetch >> 3))
     this.lease = { partition: 0, settle: (batch) => this.settle(batch) }
   }

@@ -76,8 +76,8 @@ export interface Options {
   /** The most bytes that a log keeps, by whole segments of 64 MB; an integer from 1. Default: 1 GiB. */
   readonly logBytes?: number | undefined
   /**
-   * The most messages that RabbitMQ hands to one subscription ahead of their settlement, from 1 to 65535. Default: two batches, up
-   * to 1024. Each may be as long as the broker allows: lower it for long bodies, raise it for many handlers that wait.
+   * The most messages that RabbitMQ hands to one subscription ahead of their settlement, from 1 to 65535. Default: what may
+   * be in flight, up to 1024. Each may be as long as the broker allows: lower it for long bodies, raise it for many handlers that wait.
    */
   readonly prefetch?: number | undefined
   /** The broker's `consumer_timeout`: a message that is held longer goes to somebody else. Default: 30 minutes. */

@@ -120,7 +120,9 @@ export interface ConsumeOptions {
    * messages of a partition, one of them reads and the others stand by.
    */
   readonly ordered: boolean
-  /** The most messages that one batch may have. */
+  /** The most messages that may be in flight: what a broker hands out before it is asked should be no more. */
+  readonly messages: number
+  /** The most messages that one batch may have, and no more than `messages`. */
   readonly batch: number
   /** The most bytes that a batch of several messages should have: a batch is taken in whole. */
   readonly bytes: number

@@ -97,6 +97,7 @@ class Source<R> {
           handler: name,
           from,
           ordered: lanes._tag !== "unordered",
+          messages: inFlight.messages,
           // a longer batch would be taken in whole, beyond what may be in flight
           batch: Math.min(longest, inFlight.messages),
           bytes: inFlight.bytes
