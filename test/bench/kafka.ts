@@ -2,12 +2,15 @@ import { Broker, Headers, Lanes, Outgoing } from "@millrace/core"
 import { Kafka } from "@millrace/kafka"
 import * as KafkaPlatformatic from "@millrace/kafka/KafkaPlatformatic"
 import { Kafka as Server } from "@millrace/testing/servers"
+import { Transport } from "@nestjs/microservices"
 import { Effect, Exit, Layer, Scope } from "effect"
 import { Consumer, Producer } from "@platformatic/kafka"
 import { type Admin, type EachBatchPayload, Kafka as KafkaJs, logLevel } from "kafkajs"
 import { Socket } from "node:net"
 import { type Bench, type Measured, scaled, stopwatch } from "./Bench.ts"
-import { environment, fresh, Progress, read, serve, size } from "./reading.ts"
+import * as Moleculer from "./brokerPeers/moleculer.ts"
+import * as Nest from "./brokerPeers/nest.ts"
+import { body, environment, fresh, Progress, read, serve } from "./reading.ts"
 
 const brokersName = "MILLRACE_BENCH_BROKERS"
 const topicName = "MILLRACE_BENCH_TOPIC"
@@ -35,14 +38,13 @@ const fill = async (brokers: string, topic: string, messages: number): Promise<v
   // a batch that is sent again is written once
   const producer = client(brokers).producer({ idempotent: true })
   await producer.connect()
-  const value = Buffer.alloc(size, "x")
   const headers = { "content-type": "text/plain" }
   for (let i = 0; i < messages; i += 2_000) {
     await producer.send({
       topic,
       messages: Array.from({ length: 2_000 }, (_, k) => ({
         key: `key-${(i + k) % 1_000}`,
-        value,
+        value: body,
         headers,
         partition: (i + k) % partitions
       }))
@@ -82,9 +84,9 @@ const countCommits = (): void => {
 }
 
 /** Counts messages, and commits beside them. */
-const counting = (): Progress => {
+const counting = (all = count): Progress => {
   if (commits === undefined) countCommits()
-  return new Progress(count, {
+  return new Progress(all, {
     watch: () => {
       const before = commits!
       const stop = stopwatch()
@@ -170,6 +172,44 @@ const rawForAwait = async (): Promise<Measured> => {
   return measured
 }
 
+const nest = async (): Promise<Measured> => {
+  const progress = counting()
+  const topic = environment(topicName)
+  const options = {
+    client: { brokers: environment(brokersName).split(","), logLevel: logLevel.NOTHING },
+    consumer: { groupId: freshGroup(topic), maxWaitTimeInMs: maximumWait },
+    subscribe: { fromBeginning: true },
+    parser: { keepBinary: true }
+  }
+  const app = await Nest.listen(
+    { transport: Transport.KAFKA, options },
+    topic,
+    (value: Buffer) => progress.add(value.length)
+  )
+  const measured = await progress.finished
+  await app.close()
+  return measured
+}
+
+/** It waits for the commit of each message: it reads so many. */
+const few = scaled(3_000)
+
+const moleculer = async (): Promise<Measured> => {
+  const progress = counting(few)
+  const topic = environment(topicName)
+  const broker = await Moleculer.listen(
+    "Kafka",
+    { kafka: { brokers: environment(brokersName).split(","), logLevel: logLevel.NOTHING } },
+    { name: topic, group: fresh(), kafka: { fromBeginning: true, maxWaitTimeInMs: maximumWait } },
+    (value) => {
+      if (!progress.complete) progress.add(value.length)
+    }
+  )
+  const measured = await progress.finished
+  await broker.stop()
+  return measured
+}
+
 const written = scaled(200_000)
 /** Messages that are given at once. */
 const together = 1_000
@@ -200,7 +240,6 @@ const writing = async (
   return measured
 }
 
-const body = Buffer.alloc(size, "x")
 const batchOf = <A>(from: number, make: (key: string) => A): Array<A> =>
   Array.from({ length: together }, (_, i) => make(`key-${(from + i) % 1_000}`))
 
@@ -274,6 +313,8 @@ export const kafka: Bench = {
     { name: "millrace on platformatic", whose: "millrace", run: ours(KafkaPlatformatic.layer, Lanes.partition) },
     { name: "platformatic 'data'", whose: "limit", run: rawData },
     { name: "platformatic for await", whose: "peer", run: rawForAwait },
+    { name: "NestJS", whose: "peer", run: nest },
+    { name: "Moleculer channels", whose: "peer", run: moleculer },
     { name: "millrace writes", whose: "millrace", run: write(Kafka.layer) },
     { name: "kafkajs writes", whose: "peer", run: writeKafkajs },
     { name: "millrace on platformatic writes", whose: "millrace", run: write(KafkaPlatformatic.layer) },
@@ -314,6 +355,13 @@ export const kafka: Bench = {
       target: 1.5,
       better: "higher",
       measured: (of) => of("kafkajs eachMessage").cpu / of("millrace on platformatic").cpu
+    },
+    {
+      id: "P16",
+      text: "messages for each second of CPU, times NestJS",
+      target: 1,
+      better: "higher",
+      measured: (of) => of("NestJS").cpu / of("millrace, by partition").cpu
     }
   ]
 }

@@ -1,10 +1,12 @@
 import { Lanes } from "@millrace/core"
 import { Mqtt } from "@millrace/mqtt"
 import { Mosquitto } from "@millrace/testing/servers"
+import { Transport } from "@nestjs/microservices"
 import { Effect, Redacted } from "effect"
 import { connect, type IClientOptions, type MqttClient } from "mqtt"
 import { type Bench, type Measured, scaled } from "./Bench.ts"
-import { environment, fresh, Progress, read, serve, size } from "./reading.ts"
+import * as Nest from "./brokerPeers/nest.ts"
+import { body, environment, fresh, Progress, read, serve } from "./reading.ts"
 
 const urlName = "MILLRACE_BENCH_MQTT"
 const count = scaled(90_000)
@@ -22,10 +24,9 @@ const request = "bench/fill"
 
 /** A body, a key and a header each. */
 const fill = async (client: MqttClient, topic: string, qos: 0 | 1): Promise<void> => {
-  const payload = Buffer.alloc(size, "x")
   for (let i = 0; i < count; i += 500) {
     await Promise.all(Array.from({ length: Math.min(500, count - i) }, (_, k) =>
-      client.publishAsync(topic, payload, {
+      client.publishAsync(topic, body, {
         qos,
         properties: { contentType: "text/plain", userProperties: { "millrace-key": `key-${(i + k) % 1_000}` } }
       })))
@@ -83,6 +84,33 @@ const raw = (qos: 0 | 1) => async (): Promise<Measured> => {
   return measured
 }
 
+/** Like mqtt.js, it acknowledges on arrival. */
+const nest = async (): Promise<Measured> => {
+  const progress = new Progress(count)
+  const channel = fresh()
+  const pattern = `$share/${channel}/${channel}`
+  const options = {
+    url: environment(urlName),
+    clientId: channel,
+    protocolVersion: 5,
+    clean: false,
+    properties: { receiveMaximum, sessionExpiryInterval: 3600 },
+    subscribeOptions: { qos: 1 }
+  } as const
+  // it has parsed the body, a text with two quotes
+  const app = await Nest.listen(
+    { transport: Transport.MQTT, options },
+    pattern,
+    (text: string) => progress.add(text.length + 2)
+  )
+  // it does not tell when it has subscribed; who does so again is told
+  await app.unwrap<MqttClient>().subscribeAsync(pattern, { qos: 1 })
+  await ask(channel, 1)
+  const measured = await progress.finished
+  await app.close()
+  return measured
+}
+
 /** What the engine, acknowledgements that wait for it, and eight middlewares add to mqtt.js. */
 export const mqtt: Bench = {
   name: "mqtt",
@@ -94,7 +122,8 @@ export const mqtt: Bench = {
     { name: "mqtt.js, QoS 1", whose: "peer", run: raw(1) },
     { name: "millrace, QoS 1 in order", whose: "millrace", run: ours(1, "exclusive", Lanes.partition) },
     { name: "millrace, QoS 0", whose: "millrace", run: ours(0, "group", Lanes.unordered(256)) },
-    { name: "mqtt.js, QoS 0", whose: "peer", run: raw(0) }
+    { name: "mqtt.js, QoS 0", whose: "peer", run: raw(0) },
+    { name: "NestJS, QoS 1", whose: "peer", run: nest }
   ],
   goals: [
     {
@@ -110,6 +139,13 @@ export const mqtt: Bench = {
       target: 0.9,
       better: "higher",
       measured: (of) => of("mqtt.js, QoS 0").cpu / of("millrace, QoS 0").cpu
+    },
+    {
+      id: "P16",
+      text: "QoS 1: messages for each second of CPU, times NestJS",
+      target: 1,
+      better: "higher",
+      measured: (of) => of("NestJS, QoS 1").cpu / of("millrace, QoS 1").cpu
     }
   ]
 }

@@ -5,7 +5,8 @@ import { AckPolicy, jetstream, jetstreamManager, type JsMsg } from "@nats-io/jet
 import { connect, headers, type NatsConnection } from "@nats-io/transport-node"
 import { Effect, Redacted } from "effect"
 import { type Bench, type Measured, scaled } from "./Bench.ts"
-import { environment, fresh, Progress, read, serve, size } from "./reading.ts"
+import * as Moleculer from "./brokerPeers/moleculer.ts"
+import { body, environment, fresh, Progress, read, serve } from "./reading.ts"
 
 const serverName = "MILLRACE_BENCH_NATS"
 const channelName = "MILLRACE_BENCH_SUBJECT"
@@ -18,7 +19,6 @@ const fill = async (server: string, channel: string): Promise<void> => {
   const nc = await connect({ servers: server })
   const manager = await jetstreamManager(nc)
   await manager.streams.add({ name: channel, subjects: [channel] })
-  const body = new Uint8Array(size).fill(120)
   for (let i = 0; i < count; i += 500) {
     for (let k = 0; k < Math.min(500, count - i); k++) {
       const fields = headers()
@@ -101,6 +101,20 @@ const naive = async (): Promise<Measured> => {
   return measured
 }
 
+const moleculer = async (): Promise<Measured> => {
+  const progress = new Progress(count)
+  const servers = environment(serverName)
+  const broker = await Moleculer.listen(
+    "NATS",
+    { nats: { connectionOptions: { servers }, consumerOptions: { config: { deliver_policy: "all" } } } },
+    { name: environment(channelName), group: fresh(), maxInFlight: window },
+    (data) => progress.add(data.length)
+  )
+  const measured = await progress.finished
+  await broker.stop()
+  return measured
+}
+
 /** P16: what the engine, acknowledging and eight middlewares add to the client. */
 export const nats: Bench = {
   name: "nats",
@@ -125,6 +139,7 @@ export const nats: Bench = {
       run: raw({ policy: AckPolicy.Explicit, settle: (message) => message.ack() })
     },
     { name: "client, fetch of 100, each acknowledged", whose: "peer", run: naive },
+    { name: "Moleculer channels", whose: "peer", run: moleculer },
     { name: "millrace, by partition", whose: "millrace", run: ours(Lanes.partition) },
     { name: "millrace, by key", whose: "millrace", run: ours(Lanes.key(256)) }
   ],
@@ -142,6 +157,13 @@ export const nats: Bench = {
       target: 2.5,
       better: "higher",
       measured: (of) => of("client, each acknowledged").cpu / of("millrace, unordered").cpu
+    },
+    {
+      id: "P16",
+      text: "messages for each second of CPU, times Moleculer channels",
+      target: 1,
+      better: "higher",
+      measured: (of) => of("Moleculer channels").cpu / of("millrace, unordered").cpu
     }
   ]
 }

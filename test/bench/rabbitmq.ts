@@ -1,10 +1,13 @@
 import { Lanes } from "@millrace/core"
 import { RabbitMq } from "@millrace/rabbitmq"
 import { RabbitMq as Server } from "@millrace/testing/servers"
+import { type RmqContext, Transport } from "@nestjs/microservices"
 import { type Channel as Raw, connect, type ConsumeMessage } from "amqplib"
 import { Effect, Redacted } from "effect"
 import { type Bench, type Measured, scaled } from "./Bench.ts"
-import { environment, fresh, Progress, read, serve, size } from "./reading.ts"
+import * as Moleculer from "./brokerPeers/moleculer.ts"
+import * as Nest from "./brokerPeers/nest.ts"
+import { body, environment, fresh, Progress, read, serve } from "./reading.ts"
 
 const urlName = "MILLRACE_BENCH_RABBITMQ"
 const count = scaled(120_000)
@@ -15,13 +18,15 @@ const prefetch = 1024
 
 const share = () => serve(Effect.map(Server.make(), (server) => ({ [urlName]: Redacted.value(server.url) })))
 
+const group = "bench"
+const arguments_ = { "x-queue-type": "quorum", "x-delivery-limit": 1_000_000_000 }
+
 /** Runs with a full quorum queue of its own, as our groups have: a body, a key and two headers each. */
 const withQueue = async (messages: number, run: (queue: string) => Promise<Measured>): Promise<Measured> => {
   const client = await connect(environment(urlName), { noDelay: true })
   const channel = await client.createConfirmChannel()
-  const queue = fresh()
-  await channel.assertQueue(queue, { arguments: { "x-queue-type": "quorum", "x-delivery-limit": 1_000_000_000 } })
-  const body = Buffer.alloc(size, "x")
+  const queue = `${group}.${fresh()}`
+  await channel.assertQueue(queue, { arguments: arguments_ })
   for (let i = 0; i < messages; i += 1000) {
     for (let k = i; k < Math.min(messages, i + 1000); k++) {
       channel.sendToQueue(queue, body, {
@@ -71,6 +76,49 @@ const raw = (way: Way) => (): Promise<Measured> =>
     return measured
   })
 
+const nest = (): Promise<Measured> =>
+  withQueue(count, async (queue) => {
+    const progress = new Progress(count)
+    const options = {
+      urls: [environment(urlName)],
+      queue,
+      noAssert: true,
+      noAck: false,
+      prefetchCount: prefetch,
+      socketOptions: { connectionOptions: { noDelay: true } },
+      // what is not from a client of its own has no pattern
+      deserializer: { deserialize: (data: unknown) => ({ pattern: group, data }) }
+    }
+    const app = await Nest.listen({ transport: Transport.RMQ, options }, group, (text: string, context: RmqContext) => {
+      // it has parsed the body, a text with two quotes
+      progress.add(text.length + 2)
+      context.getChannelRef().ack(context.getMessage())
+    })
+    const measured = await progress.finished
+    await app.close()
+    return measured
+  })
+
+const moleculer = (): Promise<Measured> =>
+  withQueue(count, async (queue) => {
+    const progress = new Progress(count)
+    const amqp = {
+      url: environment(urlName),
+      socketOptions: { noDelay: true },
+      exchangeOptions: { autoDelete: true },
+      queueOptions: { arguments: arguments_ }
+    }
+    const broker = await Moleculer.listen(
+      "AMQP",
+      { maxInFlight: prefetch, amqp },
+      { name: queue.slice(group.length + 1), group },
+      (content) => progress.add(content.length)
+    )
+    const measured = await progress.finished
+    await broker.stop()
+    return measured
+  })
+
 const each: Way["settle"] = (channel, message) => channel.ack(message)
 const many = (every: number, of: number): Way["settle"] => (channel, message, n) => {
   if (n % every === 0 || n === of) channel.ack(message, true)
@@ -94,7 +142,9 @@ export const rabbitmq: Bench = {
       name: "amqplib as one writes it first: prefetch 1, ack each",
       whose: "peer",
       run: raw({ count: fewer, prefetch: 1, settle: each })
-    }
+    },
+    { name: "NestJS", whose: "peer", run: nest },
+    { name: "Moleculer channels", whose: "peer", run: moleculer }
   ],
   goals: [
     {
@@ -110,6 +160,13 @@ export const rabbitmq: Bench = {
       target: 1.4,
       better: "higher",
       measured: (of) => of(single).cpu / of("millrace").cpu
+    },
+    {
+      id: "P16",
+      text: "messages for each second of CPU, times NestJS",
+      target: 1,
+      better: "higher",
+      measured: (of) => of("NestJS").cpu / of("millrace").cpu
     }
   ]
 }

@@ -6,6 +6,9 @@ import { type Measured, type Shared, stopwatch } from "./Bench.ts"
 /** Bytes of a body. */
 export const size = 250
 
+/** A body: JSON, since some peers parse whatever they read, and a text, which costs them least. */
+export const body = Buffer.from(JSON.stringify("x".repeat(size - 2)))
+
 /** What `share` said of a server, in the processes of the variants. */
 export const environment = (name: string): string => {
   const value = process.env[name]

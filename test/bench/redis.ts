@@ -4,7 +4,8 @@ import { Redis as Server } from "@millrace/testing/servers"
 import { Effect, Redacted } from "effect"
 import { Redis } from "ioredis"
 import { type Bench, type Measured, scaled } from "./Bench.ts"
-import { environment, fresh, Progress, read, serve, size } from "./reading.ts"
+import * as Moleculer from "./brokerPeers/moleculer.ts"
+import { body, environment, fresh, Progress, read, serve } from "./reading.ts"
 
 const urlName = "MILLRACE_BENCH_REDIS"
 const streamName = "MILLRACE_BENCH_STREAM"
@@ -19,7 +20,6 @@ const client = (url: string) => new Redis(url, { protocol: 2 })
 /** A body, a key and a header each, as the driver writes them. */
 const fill = async (url: string, stream: string): Promise<void> => {
   const redis = client(url)
-  const body = Buffer.alloc(size, "x")
   for (let i = 0; i < count; i += 1000) {
     const pipeline = redis.pipeline()
     for (let k = 0; k < Math.min(1000, count - i); k++) {
@@ -109,6 +109,23 @@ const naive = async (): Promise<Measured> => {
   return progress.finished
 }
 
+/** Its answers must be those of RESP2; it gives the client either a URL or options. */
+const moleculer = async (): Promise<Measured> => {
+  const progress = new Progress(few)
+  const { hostname: host, password, port, username } = new URL(environment(urlName))
+  const broker = await Moleculer.listen(
+    "Redis",
+    { redis: { host, port: Number(port), username, password, protocol: 2, consumerOptions: { startID: "0" } } },
+    { name: environment(streamName), group: fresh(), maxInFlight: 256 },
+    (data) => {
+      if (!progress.complete) progress.add(data.length)
+    }
+  )
+  const measured = await progress.finished
+  await broker.stop()
+  return measured
+}
+
 /** P16, on Redis Streams: what the engine and eight middlewares add to ioredis. */
 export const redis: Bench = {
   name: "redis",
@@ -120,6 +137,7 @@ export const redis: Bench = {
     { name: "ioredis, 500 and one XACK", whose: "limit", run: raw(count, together) },
     { name: "ioredis, 500 and an XACK each", whose: "peer", run: raw(few, each) },
     { name: "ioredis, one read and acknowledged at a time", whose: "peer", run: naive },
+    { name: "Moleculer channels", whose: "peer", run: moleculer },
     { name: "millrace, in order", whose: "millrace", run: ours(Lanes.partition) }
   ],
   goals: [
@@ -137,6 +155,13 @@ export const redis: Bench = {
       better: "higher",
       measured: (of) =>
         of("millrace, unordered")["perSecond"]! / of("ioredis, one read and acknowledged at a time")["perSecond"]!
+    },
+    {
+      id: "P16",
+      text: "messages for each second of CPU, times Moleculer channels",
+      target: 1,
+      better: "higher",
+      measured: (of) => of("Moleculer channels").cpu / of("millrace, unordered").cpu
     }
   ]
 }
