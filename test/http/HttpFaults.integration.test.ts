@@ -245,8 +245,9 @@ describeServer("HTTP under faults", servers, (all) => {
         const served = names.map((_, i) => (i % 2 === 0 ? done : rest)[Math.floor(i / 2)]!)
         expect(served.map(({ headers, status }) => [status, headers["idempotent-replayed"]]))
           .toEqual(names.map(() => [200, undefined]))
-        expect(late.map(({ status, text }) => [status, JSON.parse(text).type]))
-          .toEqual(names.map(() => [409, "urn:millrace:problem:idempotency-key-lost"]))
+        // lost, or so long asleep that its own patience with the store was over
+        const lost = ["409 urn:millrace:problem:idempotency-key-lost", "503 about:blank"]
+        for (const { status, text } of late) expect(lost).toContain(`${status} ${JSON.parse(text).type}`)
         const again = yield* Effect.promise(() =>
           Promise.all(names.flatMap((name) => [first, second].map(({ base }) => ask(base, "/wait", keyed(name)))))
         )
