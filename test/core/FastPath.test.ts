@@ -5,6 +5,7 @@ import {
   Auth,
   Broker,
   Channel,
+  Correlate,
   DeadLetter,
   Decode,
   type Delivery,
@@ -65,7 +66,19 @@ type Caller = "fiber" | "plain" | "engine"
 
 type Step =
   | { readonly step: "note" | "service" | "header" | "around" | "gate" | "pause" | "Decode" | "Publish" | "Reply" }
-  | { readonly step: "Timeout" | "Filter" | "Trace" | "Metrics" | "Log" | "Audit" | "Auth" | "RateLimit" | "Hooks" }
+  | {
+    readonly step:
+      | "Timeout"
+      | "Filter"
+      | "Trace"
+      | "Metrics"
+      | "Log"
+      | "Audit"
+      | "Auth"
+      | "RateLimit"
+      | "Hooks"
+      | "Correlate"
+  }
   | { readonly step: "Retry"; readonly times: number; readonly defects: "pass" | "retry" }
   | { readonly step: "tags"; readonly tag: string }
   | { readonly step: "classes"; readonly failure: Failure.FailureClass }
@@ -188,6 +201,8 @@ const middlewareOf = (step: Step, i: number, { gate }: Case, way: Way, log: Arra
         return Metrics.middleware()
       case "Log":
         return Log.middleware()
+      case "Correlate":
+        return Correlate.middleware({ generate: Effect.succeed("made") })
       case "Audit":
         return Audit.middleware()
       case "Auth":
@@ -339,7 +354,8 @@ const leaf: fc.Arbitrary<Step> = fc.oneof(
     { step: "Audit" },
     { step: "Auth" },
     { step: "RateLimit" },
-    { step: "Hooks" }
+    { step: "Hooks" },
+    { step: "Correlate" }
   ),
   fc.record({
     step: fc.constant("Retry" as const),
