@@ -100,7 +100,7 @@ const program = command === undefined
   : command === "--help"
   ? Console.log(help)
   : command === "--order"
-  ? Console.log(Description.toText(Api.transfers({ address: 1, user: 1, trusted: [] })))
+  ? Effect.flatMap(settings, (limits) => Console.log(Description.toText(Api.transfers(limits))))
   : command === "token" && name !== undefined && rest.length === 0
   ? Effect.flatMap(Effect.flatMap(settings, ({ secret }) => Tokens.issue(secret, name)), Console.log)
   : Effect.fail({ message: "That is no command: --help says what there is." })
