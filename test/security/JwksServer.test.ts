@@ -80,6 +80,16 @@ const soon = (key: { readonly token: string }, expected: string) =>
     assert.fail(`it never came to ${expected}`)
   })
 
+/** A test whose clock stands at the tokens' time, with a server and a verifier that reads its keys. */
+const reading = (
+  test: (server: Effect.Success<typeof issuerServer>) => Generator<Effect.Effect<unknown, never, Auth.Verifier>, void>
+) =>
+  Effect.gen(function*() {
+    yield* TestClock.setTime(epoch * 1000)
+    const server = yield* issuerServer
+    yield* Effect.provide(Effect.gen(() => test(server)), server.layer)
+  }).pipe(Effect.scoped)
+
 const body = (text: string | Uint8Array, headers: Record<string, string> = {}) => (response: ServerResponse) => {
   for (const [name, value] of Object.entries(headers)) response.setHeader(name, value)
   response.end(text)
@@ -107,92 +117,76 @@ const wrongs: Readonly<Record<string, (response: ServerResponse) => void>> = {
 
 describe("a server of keys", () => {
   it.effect("F8 rotates: the new key is found, the old one goes with the next reading", () =>
-    Effect.gen(function*() {
-      yield* TestClock.setTime(epoch * 1000)
-      const server = yield* issuerServer
-      yield* Effect.gen(function*() {
-        assert.strictEqual(yield* settle(one), "Ack")
-        server.state.keys = [one.jwk, two.jwk]
-        // within the cool-down nobody can know: it comes back
-        assert.strictEqual(yield* settle(two), "Retry")
-        yield* TestClock.adjust("30 seconds")
-        assert.deepStrictEqual([yield* settle(two), yield* settle(one)], ["Ack", "Ack"])
-        server.state.keys = [two.jwk]
-        yield* TestClock.adjust("30 seconds")
-        // a stranger has the keys read
-        assert.strictEqual(yield* settle(three), "DeadLetter")
-        assert.strictEqual(yield* settle(two), "Ack")
-        assert.strictEqual(yield* settle(one), "Retry")
-        yield* TestClock.adjust("30 seconds")
-        assert.strictEqual(yield* settle(one), "DeadLetter")
-      }).pipe(Effect.provide(server.layer))
-    }).pipe(Effect.scoped))
+    reading(function*(server) {
+      assert.strictEqual(yield* settle(one), "Ack")
+      server.state.keys = [one.jwk, two.jwk]
+      // within the cool-down nobody can know: it comes back
+      assert.strictEqual(yield* settle(two), "Retry")
+      yield* TestClock.adjust("30 seconds")
+      assert.deepStrictEqual([yield* settle(two), yield* settle(one)], ["Ack", "Ack"])
+      server.state.keys = [two.jwk]
+      yield* TestClock.adjust("30 seconds")
+      // a stranger has the keys read
+      assert.strictEqual(yield* settle(three), "DeadLetter")
+      assert.strictEqual(yield* settle(two), "Ack")
+      assert.strictEqual(yield* settle(one), "Retry")
+      yield* TestClock.adjust("30 seconds")
+      assert.strictEqual(yield* settle(one), "DeadLetter")
+    }))
 
   it.effect("F8 whatever it sends instead of keys: what is known holds, what is not goes back, nothing is dead-lettered", () =>
-    Effect.gen(function*() {
-      yield* TestClock.setTime(epoch * 1000)
-      const server = yield* issuerServer
-      yield* Effect.gen(function*() {
-        assert.strictEqual(yield* settle(one), "Ack")
-        server.state.keys = [one.jwk, two.jwk]
-        for (const [name, answer] of Object.entries(wrongs)) {
-          server.state.answer = answer
-          const { asked } = server.state
-          yield* TestClock.adjust("30 seconds")
-          assert.strictEqual(yield* settle(two), "Retry", name)
-          assert.strictEqual(yield* settle(one), "Ack", name)
-          assert.isAbove(server.state.asked, asked, name)
-        }
-        server.state.answer = undefined
-        yield* soon(two, "Ack")
-        assert.strictEqual(yield* settle(one), "Ack")
-      }).pipe(Effect.provide(server.layer))
-    }).pipe(Effect.scoped))
+    reading(function*(server) {
+      assert.strictEqual(yield* settle(one), "Ack")
+      server.state.keys = [one.jwk, two.jwk]
+      for (const [name, answer] of Object.entries(wrongs)) {
+        server.state.answer = answer
+        const { asked } = server.state
+        yield* TestClock.adjust("30 seconds")
+        assert.strictEqual(yield* settle(two), "Retry", name)
+        assert.strictEqual(yield* settle(one), "Ack", name)
+        assert.isAbove(server.state.asked, asked, name)
+      }
+      server.state.answer = undefined
+      yield* soon(two, "Ack")
+      assert.strictEqual(yield* settle(one), "Ack")
+    }))
 
   it.effect("F8 hangs before or within its answer: five seconds, and one request for all who wait", () =>
-    Effect.gen(function*() {
-      yield* TestClock.setTime(epoch * 1000)
-      const server = yield* issuerServer
-      yield* Effect.gen(function*() {
+    reading(function*(server) {
+      assert.strictEqual(yield* settle(one), "Ack")
+      const ways = [() => {}, (response: ServerResponse) => void response.write("{\"keys\":[")]
+      for (const answer of ways) {
+        server.state.answer = answer
+        yield* TestClock.adjust("30 seconds")
+        const { asked } = server.state
+        const arrived = yield* Effect.forkChild(server.asked, { startImmediately: true })
+        const waiting = yield* Effect.forEach(
+          Array.from({ length: 10 }),
+          () => Effect.forkChild(settle(two), { startImmediately: true })
+        )
+        yield* Fiber.join(arrived)
         assert.strictEqual(yield* settle(one), "Ack")
-        const ways = [() => {}, (response: ServerResponse) => void response.write("{\"keys\":[")]
-        for (const answer of ways) {
-          server.state.answer = answer
-          yield* TestClock.adjust("30 seconds")
-          const { asked } = server.state
-          const arrived = yield* Effect.forkChild(server.asked, { startImmediately: true })
-          const waiting = yield* Effect.forEach(
-            Array.from({ length: 10 }),
-            () => Effect.forkChild(settle(two), { startImmediately: true })
-          )
-          yield* Fiber.join(arrived)
-          assert.strictEqual(yield* settle(one), "Ack")
-          yield* TestClock.adjust("4999 millis")
-          assert.isUndefined(waiting[0]!.pollUnsafe())
-          yield* TestClock.adjust("1 millis")
-          for (const fiber of waiting) assert.strictEqual(yield* Fiber.join(fiber), "Retry")
-          assert.strictEqual(server.state.asked, asked + 1)
-        }
-      }).pipe(Effect.provide(server.layer))
-    }).pipe(Effect.scoped))
+        yield* TestClock.adjust("4999 millis")
+        assert.isUndefined(waiting[0]!.pollUnsafe())
+        yield* TestClock.adjust("1 millis")
+        for (const fiber of waiting) assert.strictEqual(yield* Fiber.join(fiber), "Retry")
+        assert.strictEqual(server.state.asked, asked + 1)
+      }
+    }))
 
   it.effect("F8 dies: its keys hold for as long as they may, then messages go back until it lives again", () =>
-    Effect.gen(function*() {
-      yield* TestClock.setTime(epoch * 1000)
-      const server = yield* issuerServer
-      yield* Effect.gen(function*() {
-        assert.strictEqual(yield* settle(one), "Ack")
-        yield* server.die
-        yield* TestClock.adjust("30 seconds")
-        assert.deepStrictEqual([yield* settle(two), yield* settle(one)], ["Retry", "Ack"])
-        yield* TestClock.adjust("59 minutes")
-        assert.deepStrictEqual([yield* settle(two), yield* settle(one)], ["Retry", "Ack"])
-        yield* TestClock.adjust("1 minutes")
-        assert.deepStrictEqual([yield* settle(two), yield* settle(one)], ["Retry", "Retry"])
-        server.state.keys = [two.jwk]
-        yield* server.revive
-        yield* soon(two, "Ack")
-        yield* soon(one, "DeadLetter")
-      }).pipe(Effect.provide(server.layer))
-    }).pipe(Effect.scoped))
+    reading(function*(server) {
+      assert.strictEqual(yield* settle(one), "Ack")
+      yield* server.die
+      yield* TestClock.adjust("30 seconds")
+      assert.deepStrictEqual([yield* settle(two), yield* settle(one)], ["Retry", "Ack"])
+      yield* TestClock.adjust("59 minutes")
+      assert.deepStrictEqual([yield* settle(two), yield* settle(one)], ["Retry", "Ack"])
+      yield* TestClock.adjust("1 minutes")
+      assert.deepStrictEqual([yield* settle(two), yield* settle(one)], ["Retry", "Retry"])
+      server.state.keys = [two.jwk]
+      yield* server.revive
+      yield* soon(two, "Ack")
+      yield* soon(one, "DeadLetter")
+    }))
 })
