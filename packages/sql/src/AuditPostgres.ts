@@ -1,13 +1,15 @@
 /**
  * The audit store in PostgreSQL, for many machines: one table that several programs write to, a group of rows at a time.
  */
-import { PgClient, PgTypes } from "@effect/sql-pg"
+import { PgTypes } from "@effect/sql-pg"
 import { Audit, Gather } from "@millrace/core"
 import { Config, Duration, Effect, Layer, Random, type Redacted, Result, Schedule } from "effect"
-import { Migrator, SqlClient, type SqlError } from "effect/sql"
+import { Migrator, SqlClient } from "effect/sql"
 import { columns } from "./columns.ts"
+import { counted } from "./options.ts"
 import * as Address from "./postgres/address.ts"
 import * as Errors from "./postgres/errors.ts"
+import { own } from "./postgres/own.ts"
 import * as Rows from "./rows.ts"
 
 /** Options of `layerClient`. */
@@ -114,13 +116,6 @@ const parameters = (
   return [array(ids, "text"), ...columns.map((column, i) => array(values[i]!, types[column][0]))]
 }
 
-const counted = (option: string, value: number): number => {
-  if (!Number.isInteger(value) || value < 1) {
-    throw new RangeError(`AuditPostgres: ${option} must be an integer from 1, got ${value}`)
-  }
-  return value
-}
-
 const again: ReadonlySet<Audit.Reason> = new Set(["Unreachable", "Lost", "Busy"])
 
 const make = (options: TableOptions, where: string) => {
@@ -130,7 +125,7 @@ const make = (options: TableOptions, where: string) => {
       `AuditPostgres: table must be a name of at most 50 small letters, digits and _, got ${JSON.stringify(table)}`
     )
   }
-  const maximumGroup = counted("maximumGroup", options.maximumGroup ?? defaults.maximumGroup)
+  const maximumGroup = counted("AuditPostgres", "maximumGroup", options.maximumGroup ?? defaults.maximumGroup)
   const patience = Duration.fromInputUnsafe(options.patience ?? defaults.patience)
   if (!(Duration.toMillis(patience) >= 0)) {
     throw new RangeError(`AuditPostgres: patience must be a duration from 0, got ${String(options.patience)}`)
@@ -237,20 +232,16 @@ const noAddress = () =>
  */
 export const layer = (options: Options): Layer.Layer<Audit.Store, Audit.AuditError> => {
   const where = Address.shown(options.url) ?? "PostgreSQL"
-  const store = make(options, where)
-  const client = PgClient.layer({
+  return own(Audit.Store, make(options, where), {
     url: options.url,
-    maxConnections: counted("maximumConnections", options.maximumConnections ?? defaults.maximumConnections),
+    maxConnections: counted(
+      "AuditPostgres",
+      "maximumConnections",
+      options.maximumConnections ?? defaults.maximumConnections
+    ),
     connectTimeout: options.connectTimeout ?? defaults.connectTimeout,
     applicationName: "millrace-audit"
-  })
-  const failed = (error: Audit.AuditError | SqlError.SqlError) =>
-    error._tag === "SqlError" ? Errors.told("open", where)(error) : error
-  if (Address.shown(options.url) === undefined) return Layer.effect(Audit.Store, Effect.suspend(noAddress))
-  return Layer.effect(Audit.Store, store).pipe(
-    Layer.provide(client),
-    Layer.catch((error) => Layer.effect(Audit.Store, Effect.fail(failed(error))))
-  )
+  }, { invalid: noAddress, told: Errors.told("open", where) })
 }
 
 const environment = (options: Partial<Options>): Config.Config<Options> =>

@@ -2,14 +2,15 @@
  * The store of idempotency keys in PostgreSQL, for many machines: one table, a group of operations at a time; and the one whose
  * completions commit together with what the handler writes.
  */
-import { PgClient } from "@effect/sql-pg"
 import { Idempotency } from "@millrace/core"
 import { Config, Duration, Effect, Layer, Random, type Redacted, Schedule, type Scope } from "effect"
 import { Migrator, SqlClient, type SqlError } from "effect/sql"
 import * as Table from "./idempotency/postgres.ts"
 import * as Shared from "./idempotency/shared.ts"
+import { counted, lasting } from "./options.ts"
 import * as Address from "./postgres/address.ts"
 import * as Errors from "./postgres/errors.ts"
+import { own } from "./postgres/own.ts"
 
 /** Options of every layer here. */
 export interface TableOptions {
@@ -96,9 +97,9 @@ const make = (
       `${module}: table must be a name of at most 50 small letters, digits and _, got ${JSON.stringify(table)}`
     )
   }
-  const maximum = Shared.counted(module, "maximumGroup", options.maximumGroup ?? defaults.maximumGroup)
-  const patience = Shared.lasting(module, "patience", options.patience, defaults.patience, 0)
-  const every = Shared.lasting(module, "pruneEvery", options.pruneEvery, defaults.pruneEvery, 10)
+  const maximum = counted(module, "maximumGroup", options.maximumGroup ?? defaults.maximumGroup)
+  const patience = lasting(module, "patience", options.patience, defaults.patience, 0)
+  const every = lasting(module, "pruneEvery", options.pruneEvery, defaults.pruneEvery, 10)
   const statement = Table.statement(table)
   const isWorthIt = (error: SqlError.SqlError | Migrator.MigrationError) => again.has(Errors.read(where, error).reason)
   // waits of 50 ms, doubling to 1 second
@@ -227,31 +228,16 @@ export const layerClient = (
  * @category layers
  */
 export const layer = (options: Options): Layer.Layer<Idempotency.Store, Idempotency.IdempotencyUnavailable> => {
-  const shown = Address.shown(options.url)
-  const where = shown ?? "PostgreSQL"
-  const store = make(options, where)
-  const client = PgClient.layer({
+  const where = Address.shown(options.url) ?? "PostgreSQL"
+  return own(Idempotency.Store, make(options, where), {
     url: options.url,
-    maxConnections: Shared.counted(
-      module,
-      "maximumConnections",
-      options.maximumConnections ?? defaults.maximumConnections
-    ),
+    maxConnections: counted(module, "maximumConnections", options.maximumConnections ?? defaults.maximumConnections),
     connectTimeout: options.connectTimeout ?? defaults.connectTimeout,
     applicationName: "millrace-idempotency"
+  }, {
+    invalid: () => new Idempotency.IdempotencyUnavailable({ message: Address.needed }),
+    told: unavailable(where)
   })
-  const failed = (error: Idempotency.IdempotencyUnavailable | SqlError.SqlError) =>
-    error._tag === "SqlError" ? unavailable(where)(error) : error
-  if (shown === undefined) {
-    return Layer.effect(
-      Idempotency.Store,
-      Effect.suspend(() => new Idempotency.IdempotencyUnavailable({ message: Address.needed }))
-    )
-  }
-  return Layer.effect(Idempotency.Store, store).pipe(
-    Layer.provide(client),
-    Layer.catch((error) => Layer.effect(Idempotency.Store, Effect.fail(failed(error))))
-  )
 }
 
 const environment = (options: Partial<Options>): Config.Config<Options> =>

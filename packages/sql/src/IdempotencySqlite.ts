@@ -5,6 +5,7 @@ import { Idempotency } from "@millrace/core"
 import { Config, Duration, Effect, Layer } from "effect"
 import { kinds, type Reply, type Request, tags } from "./idempotency/protocol.ts"
 import * as Shared from "./idempotency/shared.ts"
+import { counted, lasting } from "./options.ts"
 import type { Failed } from "./sqlite/protocol.ts"
 import * as Thread from "./sqlite/Thread.ts"
 
@@ -120,9 +121,9 @@ export const layer = (options: Options): Layer.Layer<Idempotency.Store, Idempote
   const module = "IdempotencySqlite"
   const { filename, synchronous = defaults.synchronous } = options
   if (filename === "") throw new RangeError(`${module}: filename is needed, and it is empty`)
-  const maximum = Shared.counted(module, "maximumGroup", options.maximumGroup ?? defaults.maximumGroup)
-  const busy = Shared.lasting(module, "busyTimeout", options.busyTimeout, defaults.busyTimeout, 0)
-  const every = Shared.lasting(module, "pruneEvery", options.pruneEvery, defaults.pruneEvery, 10)
+  const maximum = counted(module, "maximumGroup", options.maximumGroup ?? defaults.maximumGroup)
+  const busy = lasting(module, "busyTimeout", options.busyTimeout, defaults.busyTimeout, 0)
+  const every = lasting(module, "pruneEvery", options.pruneEvery, defaults.pruneEvery, 10)
   return Layer.effect(
     Idempotency.Store,
     Effect.gen(function*() {

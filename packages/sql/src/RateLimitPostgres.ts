@@ -1,14 +1,15 @@
 /**
  * Rate limits in PostgreSQL: processes share them. One function call decides all policies of a message, by the server's clock.
  */
-import { PgClient } from "@effect/sql-pg"
 import { RateLimit } from "@millrace/core"
 import { Clock, Duration, Effect, Layer, Random, type Redacted, Schedule, type Scope } from "effect"
 import { Migrator, SqlClient, type SqlError } from "effect/sql"
+import { counted, lasting } from "./options.ts"
 import * as Address from "./postgres/address.ts"
 import * as Errors from "./postgres/errors.ts"
+import { own } from "./postgres/own.ts"
 import { functions } from "./ratelimit/functions.ts"
-import { identityOf, lasting, leases, most, places, pruning } from "./ratelimit/identity.ts"
+import { identityOf, leases, most, places, pruning } from "./ratelimit/identity.ts"
 
 /** Options of `layerClient`. */
 export interface ClientOptions {
@@ -191,29 +192,14 @@ export const layerClient = (
  * @category layers
  */
 export const layer = (options: Options): Layer.Layer<RateLimit.Store, RateLimit.RateLimitUnavailable> => {
-  const shown = Address.shown(options.url)
-  const where = shown ?? "PostgreSQL"
-  const store = make(options, where)
-  const maxConnections = options.maximumConnections ?? defaults.maximumConnections
-  if (!Number.isInteger(maxConnections) || maxConnections < 1) {
-    throw new RangeError(`${module}: maximumConnections must be an integer from 1, got ${maxConnections}`)
-  }
-  if (shown === undefined) {
-    return Layer.effect(
-      RateLimit.Store,
-      Effect.suspend(() => new RateLimit.RateLimitUnavailable({ message: `${module}: ${Address.needed}` }))
-    )
-  }
-  const client = PgClient.layer({
+  const where = Address.shown(options.url) ?? "PostgreSQL"
+  return own(RateLimit.Store, make(options, where), {
     url: options.url,
-    maxConnections,
+    maxConnections: counted(module, "maximumConnections", options.maximumConnections ?? defaults.maximumConnections),
     connectTimeout: options.connectTimeout ?? defaults.connectTimeout,
     applicationName: "millrace-rate-limit"
+  }, {
+    invalid: () => new RateLimit.RateLimitUnavailable({ message: `${module}: ${Address.needed}` }),
+    told: unavailable(where)
   })
-  return Layer.effect(RateLimit.Store, store).pipe(
-    Layer.provide(client),
-    Layer.catch((error) =>
-      Layer.effect(RateLimit.Store, Effect.fail(error._tag === "SqlError" ? unavailable(where)(error) : error))
-    )
-  )
 }

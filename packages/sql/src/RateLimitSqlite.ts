@@ -4,7 +4,9 @@
 import { RateLimit } from "@millrace/core"
 import { Clock, Duration, Effect, Exit, Layer, Random, type Scope } from "effect"
 import { DatabaseSync } from "node:sqlite"
-import { identityOf, lasting, leases, most, places, pruning } from "./ratelimit/identity.ts"
+import { lasting } from "./options.ts"
+import { identityOf, leases, most, places, pruning } from "./ratelimit/identity.ts"
+import { inTransaction } from "./sqlite/file.ts"
 
 /** Options of `layer`. */
 export interface Options {
@@ -65,7 +67,7 @@ const open = (filename: string): DatabaseSync => {
   }
 }
 
-const make = (filename: string, busy: number, every: number): Effect.Effect<Store, Failed, Scope.Scope> =>
+const make = (filename: string, busy: number, every: Duration.Duration): Effect.Effect<Store, Failed, Scope.Scope> =>
   Effect.gen(function*() {
     const clock = yield* Clock.Clock
     const failed = (error: unknown) =>
@@ -100,17 +102,6 @@ const make = (filename: string, busy: number, every: number): Effect.Effect<Stor
     )
     const lease = leases(yield* Random.nextIntBetween(0, 2 ** 32))
 
-    const inTransaction = <A>(run: () => A): A => {
-      database.exec("BEGIN IMMEDIATE")
-      try {
-        const answer = run()
-        database.exec("COMMIT")
-        return answer
-      } catch (error) {
-        if (database.isTransaction) database.exec("ROLLBACK")
-        throw error
-      }
-    }
     const stateOf = (id: string): RateLimit.State => {
       const row = select.get(id)
       // written below
@@ -129,7 +120,7 @@ const make = (filename: string, busy: number, every: number): Effect.Effect<Stor
         Effect.suspend(() => {
           const ids = charges.map(identityOf)
           return patiently(() =>
-            inTransaction(() => {
+            inTransaction(database, () => {
               const now = clock.currentTimeMillisUnsafe()
               const { decision, states } = RateLimit.decide(charges, ids.map(stateOf), now, within, lease())
               states?.forEach((state, i) => charges[i]!.cost > 0 && write(ids[i]!, charges[i]!, state, now))
@@ -140,7 +131,7 @@ const make = (filename: string, busy: number, every: number): Effect.Effect<Stor
       renew: (charges, lease) =>
         Effect.suspend(() =>
           patiently(() =>
-            inTransaction(() => {
+            inTransaction(database, () => {
               const now = clock.currentTimeMillisUnsafe()
               return places(charges).map((charge) => {
                 const id = identityOf(charge)
@@ -154,7 +145,7 @@ const make = (filename: string, busy: number, every: number): Effect.Effect<Stor
       release: (charges, lease) =>
         Effect.suspend(() =>
           patiently(() =>
-            inTransaction(() => {
+            inTransaction(database, () => {
               const now = clock.currentTimeMillisUnsafe()
               for (const charge of places(charges)) {
                 const id = identityOf(charge)
@@ -189,5 +180,5 @@ export const layer = (options: Options): Layer.Layer<RateLimit.Store, RateLimit.
   if (filename === "") throw new RangeError(`${module}: filename is needed, and it is empty`)
   const busy = lasting(module, "busyTimeout", options.busyTimeout, defaults.busyTimeout, 0)
   const every = lasting(module, "pruneEvery", options.pruneEvery, defaults.pruneEvery, 10)
-  return Layer.effect(RateLimit.Store, make(filename, busy, every))
+  return Layer.effect(RateLimit.Store, make(filename, Math.round(Duration.toMillis(busy)), every))
 }

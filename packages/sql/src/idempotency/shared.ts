@@ -2,7 +2,8 @@
  * What the SQL stores of idempotency keys share: keys that both databases hold exactly, and the removal of what has ended.
  */
 import { Idempotency } from "@millrace/core"
-import { Duration, Effect, type Scope } from "effect"
+import type { Duration } from "effect"
+import { Effect, type Scope } from "effect"
 import { createHash } from "node:crypto"
 
 // an index of PostgreSQL takes up to 2,700 bytes; a character is three at the most, beside surrogates
@@ -42,23 +43,3 @@ export const built = <A>(build: () => A): Effect.Effect<A, Idempotency.Idempoten
     catch: (error) =>
       new Idempotency.IdempotencyUnavailable({ message: error instanceof Error ? error.message : String(error) })
   })
-
-/** An integer from 1. */
-export const counted = (module: string, option: string, value: number): number => {
-  if (Number.isInteger(value) && value >= 1) return value
-  throw new RangeError(`${module}: ${option} must be an integer from 1, got ${value}`)
-}
-
-/** A duration from `least` milliseconds to 24 days. */
-export const lasting = (
-  module: string,
-  option: string,
-  value: Duration.Input | undefined,
-  otherwise: Duration.Duration,
-  least: number
-): Duration.Duration => {
-  const found = Duration.fromInputUnsafe(value ?? otherwise)
-  const millis = Duration.toMillis(found)
-  if (millis >= least && millis <= 0x7fff_ffff) return found
-  throw new RangeError(`${module}: ${option} must be a duration from ${least} ms to 24 days, got ${String(value)}`)
-}

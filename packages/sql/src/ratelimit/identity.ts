@@ -2,7 +2,7 @@
  * What a row of a rate limit is found by, and how often rows are removed that say nothing any more.
  */
 import type { RateLimit } from "@millrace/core"
-import { Duration, Effect, type Scope } from "effect"
+import { type Duration, Effect, type Scope } from "effect"
 import { createHash } from "node:crypto"
 
 /** The policy and the key of a charge, told apart from all others whatever their text; of one length, and nobody's name. */
@@ -23,22 +23,12 @@ export const leases = (process: number): () => number => {
 export const most = 1_000
 
 /** Removes what is as good as nothing, again and again while the scope is open; what fails is tried again then. */
-export const pruning = <E>(every: number, prune: Effect.Effect<number, E>): Effect.Effect<void, never, Scope.Scope> => {
+export const pruning = <E>(
+  every: Duration.Duration,
+  prune: Effect.Effect<number, E>
+): Effect.Effect<void, never, Scope.Scope> => {
   const all: Effect.Effect<void, E> = Effect.flatMap(prune, (removed) => removed < most ? Effect.void : all)
   return Effect.asVoid(
-    Effect.forkScoped(Effect.forever(Effect.andThen(Effect.sleep(Duration.millis(every)), Effect.ignore(all))))
+    Effect.forkScoped(Effect.forever(Effect.andThen(Effect.sleep(every), Effect.ignore(all))))
   )
-}
-
-/** Whole milliseconds from a least number on, or a RangeError. */
-export const lasting = (
-  module: string,
-  option: string,
-  value: Duration.Input | undefined,
-  otherwise: Duration.Duration,
-  least: number
-): number => {
-  const found = Duration.toMillis(value === undefined ? otherwise : Duration.fromInputUnsafe(value))
-  if (found >= least && found <= 0x7fff_ffff) return Math.round(found)
-  throw new RangeError(`${module}: ${option} must be a duration from ${least} ms to 24 days, got ${String(value)}`)
 }
