@@ -1,0 +1,100 @@
+/**
+ * Counters of failures in Effect's `Metric` registry. They cost nothing until something has failed.
+ */
+import { Context, Metric } from "effect"
+
+/** The most series of one counter in one registry; later pairs of channel and error tag are counted together as `other`. */
+const maximumSeries = 500
+
+/** The longest label, in UTF-16 code units; a longer one is cut. */
+const maximumLabel = 255
+
+const other = "other"
+
+type Count = (context: Context.Context<never>, channel: string, errorTag: string) => void
+
+/** One counter for each pair of channel and error tag of one registry. */
+class BoundCounters {
+  readonly #channels = new Map<string, Map<string, Metric.Counter<number>>>()
+  readonly #make: (channel: string, errorTag: string) => Metric.Counter<number>
+  #size = 0
+
+  constructor(make: (channel: string, errorTag: string) => Metric.Counter<number>) {
+    this.#make = make
+  }
+
+  find(channel: string, errorTag: string): Metric.Counter<number> {
+    return this.#channels.get(channel)?.get(errorTag) ??
+      (this.#size < maximumSeries ? this.#add(channel, errorTag) : this.#other())
+  }
+
+  #other(): Metric.Counter<number> {
+    return this.#channels.get(other)?.get(other) ?? this.#add(other, other)
+  }
+
+  #add(channel: string, errorTag: string): Metric.Counter<number> {
+    const counter = this.#make(channel, errorTag)
+    let tags = this.#channels.get(channel)
+    if (tags === undefined) {
+      tags = new Map()
+      this.#channels.set(channel, tags)
+    }
+    tags.set(errorTag, counter)
+    this.#size += 1
+    return counter
+  }
+}
+
+const counter = (id: string, description: string, unit: string): Count => {
+  const make = (channel: string, errorTag: string) =>
+    Metric.counter(id, {
+      description,
+      incremental: true,
+      attributes: { "messaging.destination.name": channel, "error.type": errorTag, unit }
+    })
+  const registries = new WeakMap<object, BoundCounters>()
+  return (context, channel, errorTag) => {
+    try {
+      const registry = Context.get(context, Metric.MetricRegistry)
+      let bound = registries.get(registry)
+      if (bound === undefined) {
+        bound = new BoundCounters(make)
+        registries.set(registry, bound)
+      }
+      bound.find(channel.slice(0, maximumLabel), errorTag.slice(0, maximumLabel)).updateUnsafe(1, context)
+    } catch {
+      // a count that is lost must not change what becomes of the message
+    }
+  }
+}
+
+/**
+ * Counts a retry in place: one more on `millrace.retries`, by channel (`messaging.destination.name`) and error tag
+ * (`error.type`). The counter is that of the context's `MetricRegistry`. Never throws.
+ */
+export const countRetry: Count = counter(
+  "millrace.retries",
+  "Retries in place, by channel and type of the error.",
+  "{retry}"
+)
+
+/**
+ * Counts a dead letter: one more on `millrace.dead_letters`, by channel (`messaging.destination.name`) and error tag
+ * (`error.type`). The counter is that of the context's `MetricRegistry`. Never throws.
+ */
+export const countDeadLetter: Count = counter(
+  "millrace.dead_letters",
+  "Messages that became dead letters, by channel and type of the error.",
+  "{message}"
+)
+
+/**
+ * Counts a dead letter that no broker took and that the subscription gave up: one more on `millrace.dead_letters.dropped`,
+ * by channel (`messaging.destination.name`) and error tag (`error.type`). The counter is that of the context's
+ * `MetricRegistry`. Never throws.
+ */
+export const countDropped: Count = counter(
+  "millrace.dead_letters.dropped",
+  "Dead letters that no broker took and that were given up, by channel and type of the error.",
+  "{message}"
+)
