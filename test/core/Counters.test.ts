@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { countDeadLetter, countDropped, countRetry } from "@millrace/core/pipeline/Counters"
+import { countDeadLetter, countDropped, countRequestRetry, countRetry } from "@millrace/core/pipeline/Counters"
 import { Context, Effect, Metric } from "effect"
 import { PrometheusMetrics } from "effect/observability"
 import * as fc from "fast-check"
@@ -34,6 +34,14 @@ describe("Counters", () => {
       ])
       assert.deepStrictEqual(read(another), [{ id, channel: "bills", tag: "Busy", count: 1 }])
     }
+  })
+
+  it("F11 count retries of requests by route", () => {
+    const context = fresh()
+    countRequestRetry(context, "GET example.com", "Busy")
+    assert.deepStrictEqual(Metric.snapshotUnsafe(context).map(({ attributes, id }) => ({ id, attributes })), [
+      { id: "millrace.retries", attributes: { "http.route": "GET example.com", "error.type": "Busy", unit: "{retry}" } }
+    ])
   })
 
   it("make no more than 501 series each and lose no count, whatever arrives", () => {

@@ -10,7 +10,21 @@ import {
   Stack,
   Timeout
 } from "@millrace/core"
-import { Cause, Clock, Context, Data, Duration, Effect, Exit, Fiber, pipe, Random, Schedule } from "effect"
+import {
+  Cause,
+  Clock,
+  Context,
+  Data,
+  Duration,
+  Effect,
+  Exit,
+  Fiber,
+  Metric,
+  pipe,
+  Random,
+  Schedule,
+  type Tracer
+} from "effect"
 import { TestClock } from "effect/testing"
 import * as fc from "fast-check"
 import { deliver, runChain } from "./support.ts"
@@ -49,6 +63,72 @@ describe("Retry", () => {
       assert.deepStrictEqual(calls, [0, 1000, 3000, 7000])
       assert.deepStrictEqual(exit, Exit.fail(new Flaky({ at: 4 })))
     }))
+
+  describe("telemetry", () => {
+    const counts = Effect.map(
+      Metric.snapshot,
+      (all) =>
+        all.filter(({ id }) => id === "millrace.retries").map(({ attributes, state }) => [
+          attributes?.["messaging.destination.name"] ?? attributes?.["http.route"],
+          attributes?.["error.type"],
+          "count" in state ? state.count : 0
+        ])
+    )
+    const fresh = <A, E, R>(self: Effect.Effect<A, E, R>) =>
+      Effect.suspend(() => Effect.provideService(self, Metric.MetricRegistry, new Map()))
+
+    it.effect("F11 each retry is counted by channel and error, and is an event on the current span", () =>
+      fresh(Effect.gen(function*() {
+        const { handler } = failing((attempt) =>
+          attempt === 1
+            ? Effect.fail(new Flaky({}))
+            : attempt === 2
+            ? Effect.die(new TypeError("no"))
+            : Effect.succeed("")
+        )
+        const span = yield* Effect.makeSpan("process")
+        yield* Effect.withParentSpan(
+          settle(pipe(handler, Retry.middleware({ schedule: even, defects: "retry" }))),
+          span
+        )
+        assert.deepStrictEqual(yield* counts, [["orders", "Flaky", 1], ["orders", "TypeError", 1]])
+        assert.deepStrictEqual((span as Tracer.NativeSpan).events, [
+          ["millrace.retry", 0n, {
+            "millrace.retry.attempt": 2,
+            "millrace.retry.delay": 1,
+            "error.type": "Flaky"
+          }],
+          ["millrace.retry", 1_000_000_000n, {
+            "millrace.retry.attempt": 3,
+            "millrace.retry.delay": 2,
+            "error.type": "TypeError"
+          }]
+        ])
+      })))
+
+    it.effect("F11 neither a success nor the last failure is counted", () =>
+      fresh(Effect.gen(function*() {
+        yield* settle(pipe(flaky(0).handler, Retry.middleware({ schedule: even })))
+        assert.deepStrictEqual(yield* counts, [])
+        yield* settle(pipe(flaky(99).handler, Retry.middleware({ schedule: even })))
+        assert.deepStrictEqual(yield* counts, [["orders", "Flaky", 3]])
+      })))
+
+    it.effect("F11 a span that throws changes nothing", () =>
+      fresh(Effect.gen(function*() {
+        const span = yield* Effect.makeSpan("process")
+        ;(span as Tracer.NativeSpan).event = () => {
+          throw new Error("no")
+        }
+        const { calls, handler } = flaky(1)
+        const exit = yield* Effect.withParentSpan(
+          settle(pipe(handler, Retry.middleware({ schedule: even }))),
+          span
+        )
+        assert.deepStrictEqual(exit, Exit.succeed("done"))
+        assert.strictEqual(calls.length, 2)
+      })))
+  })
 
   it.effect("F11 stops at the first success", () =>
     Effect.gen(function*() {

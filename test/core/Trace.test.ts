@@ -35,26 +35,12 @@ import { Otlp } from "effect/observability"
 import { TestClock } from "effect/testing"
 import * as fc from "fast-check"
 import { createServer } from "node:http"
-import { deliver, runChain } from "./support.ts"
+import { deliver, recording, runChain } from "./support.ts"
 
 const traceId = "0af7651916cd43dd8448eb211c80319c"
 const spanId = "b7ad6b7169203331"
 const sampled = `00-${traceId}-${spanId}-01`
 const unsampled = `00-${traceId}-${spanId}-00`
-
-const recording = () => {
-  const spans: Array<Tracer.Span> = []
-  const roots: Array<boolean> = []
-  const tracer = Tracer.make({
-    span: (options) => {
-      const span = new Tracer.NativeSpan(options)
-      roots.push(options.root)
-      spans.push(span)
-      return span
-    }
-  })
-  return { spans, roots, traced: Effect.provideService(Tracer.Tracer, tracer) }
-}
 
 const parentOf = (span: Tracer.Span | undefined) => span && Option.getOrUndefined(span.parent)
 const exitOf = (span: Tracer.Span | undefined) => span?.status._tag === "Ended" ? span.status.exit : undefined

@@ -1,5 +1,5 @@
 import { Deliveries } from "@millrace/testing"
-import { Effect, Exit } from "effect"
+import { Effect, Exit, Tracer } from "effect"
 import type { Handler } from "@millrace/core"
 
 export const deliver = Deliveries.make
@@ -13,3 +13,18 @@ export const runChain = <M extends Deliveries.Carrier, A, E, R>(
     Deliveries.run(handler, message),
     ({ exit, hooks }) => Exit.isSuccess(exit) && Exit.isFailure(hooks) ? Exit.failCause(hooks.cause) : exit
   )
+
+/** A tracer that keeps its spans, and which of them are roots. */
+export const recording = () => {
+  const spans: Array<Tracer.NativeSpan> = []
+  const roots: Array<boolean> = []
+  const tracer = Tracer.make({
+    span: (options) => {
+      const span = new Tracer.NativeSpan(options)
+      roots.push(options.root)
+      spans.push(span)
+      return span
+    }
+  })
+  return { spans, roots, traced: Effect.provideService(Tracer.Tracer, tracer) }
+}

@@ -2,68 +2,22 @@
  * Retry in place: the message keeps its lane while it waits, so order is kept and those behind it wait too. Retries that
  * should not hold a lane belong to the subscription (`settle`, `backoff`).
  */
-import { Cause, Clock, Context, Duration, Effect, Exit, Pull, Random, Schedule } from "effect"
+import { Cause, Clock, Context, Duration, Effect, Exit, Pull, Schedule } from "effect"
 import { classes, classOf, type FailureClass, isClassified, tagOf } from "../model/Failure.ts"
 import { type Envelope, Message } from "../model/Message.ts"
 import type { Description } from "../pipeline/Description.ts"
 import * as Eager from "../pipeline/Eager.ts"
 import type { Handler, Make, OnError } from "../pipeline/Handler.ts"
 import * as Middleware from "../pipeline/Middleware.ts"
+import { counted, exponential, millis, refuse } from "./retrySchedule.ts"
+import { tellRetry } from "./retryTelemetry.ts"
+
+export { type Exponential, exponential } from "./retrySchedule.ts"
 
 /** The number of the attempt in place, from 1: what a handler inside a `Retry` reads. */
 export const Attempt: Context.Reference<number> = Context.Reference("@millrace/core/Retry/Attempt", {
   defaultValue: () => 1
 })
-
-/** Options of `exponential`. */
-export interface Exponential {
-  /** How many retries follow the first attempt; an integer from 1. Default 3. */
-  readonly times?: number | undefined
-  /** The first wait. Default 1 second. */
-  readonly base?: Duration.Input | undefined
-  /** What each wait is multiplied by for the next one, from 1. Default 2. */
-  readonly factor?: number | undefined
-  /** The longest wait. Default 30 seconds. */
-  readonly cap?: Duration.Input | undefined
-  /** How far a wait may stray, as a part of it from 0 to 1. Default 0.2: between 80 % and 120 %. */
-  readonly jitter?: number | undefined
-}
-
-const refuse = (option: string, must: string, got: unknown): never => {
-  throw new RangeError(`Retry: ${option} must be ${must}, got ${String(got)}`)
-}
-
-const counted = (option: string, value: number): number =>
-  Number.isInteger(value) && value >= 1 ? value : refuse(option, "an integer from 1", value)
-
-const millis = (option: string, value: Duration.Input): number => {
-  const found = Duration.toMillis(Duration.fromInputUnsafe(value))
-  return found >= 0 ? found : refuse(option, "a duration from 0", value)
-}
-
-/**
- * Waits that grow: `base * factor ** n`, at most `cap`, ± `jitter` of it, `times` times.
- *
- * @throws RangeError when an option is out of range
- * @category schedules
- */
-export const exponential = (options: Exponential = {}): Schedule.Schedule<number> => {
-  const times = counted("times", options.times ?? 3)
-  const base = millis("base", options.base ?? "1 second")
-  const factor = options.factor ?? 2
-  const cap = millis("cap", options.cap ?? "30 seconds")
-  const jitter = options.jitter ?? 0.2
-  if (!(factor >= 1)) refuse("factor", "from 1", factor)
-  if (!(jitter >= 0 && jitter <= 1)) refuse("jitter", "from 0 to 1", jitter)
-  return Schedule.fromStepWithMetadata(Effect.succeed(({ attempt }: Schedule.InputMetadata<unknown>) => {
-    if (attempt > times) return Cause.done(times)
-    const wait = Math.min(cap, base * factor ** (attempt - 1))
-    return Effect.map(Random.next, (random): [number, Duration.Duration] => [
-      attempt,
-      Duration.millis(wait * (1 + jitter * (2 * random - 1)))
-    ])
-  }))
-}
 
 /** Which errors are retried, by tag or class; an error that either names is. */
 export interface Filter {
@@ -117,6 +71,10 @@ interface Policy<E, R> {
 const reasonOf = (cause: Cause.Cause<unknown>): Cause.Reason<unknown> | undefined =>
   Cause.hasInterrupts(cause) ? undefined : cause.reasons.find(Cause.isFailReason) ?? cause.reasons[0]
 
+/** The error or the defect of a reason. */
+const thrownBy = (reason: Cause.Reason<unknown>): unknown =>
+  Cause.isFailReason(reason) ? reason.error : Cause.isDieReason(reason) ? reason.defect : undefined
+
 type Opaque<E, R> = Handler<Envelope, Middleware.Result, Middleware.Failure | E, Middleware.Services | R>
 
 /** Everything after the first failure; made only then. */
@@ -151,11 +109,15 @@ const again = <E, R>(
         return Pull.matchEffect(step(now, error), {
           onDone: () => last,
           onFailure: (cause) => Effect.failCause(cause),
-          onSuccess: ([, wait]) => {
-            const delay = Math.max(after, Duration.toMillis(wait))
+          onSuccess: ([, own]) => {
+            const delay = Math.max(after, Duration.toMillis(own))
             // the next attempt may take as long as this one did, and must end before the limit too
             if (now + delay + (now - at) - start > limit) return last
-            return Effect.flatMap(Effect.sleep(delay), () => {
+            const wait = Effect.withFiber((fiber) => {
+              tellRetry(fiber, message, { attempt: attempt + 1, error: thrownBy(reason), delay })
+              return Effect.sleep(delay)
+            })
+            return Effect.flatMap(wait, () => {
               const from = clock.currentTimeMillisUnsafe()
               return Effect.catchCause(
                 Eager.provide(Attempt, attempt + 1, next, message),
@@ -236,7 +198,8 @@ type NothingToRetry =
  * - any error whose next attempt would not end before the broker's `holdLimit`, after which somebody else gets the message
  *
  * Default: 3 retries after 1, 2 and 4 seconds, ± 20 %. A success costs nothing: the schedule starts with the first failure.
- * The handler reads the number of its attempt from `Retry.Attempt`.
+ * The handler reads the number of its attempt from `Retry.Attempt`. Each retry is counted on `millrace.retries` of Effect's
+ * `Metric` registry, by channel and `error.type`, and is an event `millrace.retry` of the current span.
  *
  * **Example** (two kinds of errors, five retries)
  *

@@ -2,11 +2,9 @@
  * One span for each message, by the OpenTelemetry conventions for messaging, through Effect's `Tracer`; W3C Trace Context
  * and Baggage from the headers of what comes in and into the headers of what goes out.
  */
-import { Cause, Clock, Context, Effect, Exit, Fiber, LogLevel, Option, Random, References, Tracer } from "effect"
+import { Cause, Context, Effect, Exit, Fiber, Random, Tracer } from "effect"
 import { Broker } from "../broker/Broker.ts"
 import * as Bag from "../model/Baggage.ts"
-import * as Correlation from "../model/Correlation.ts"
-import { tagOf } from "../model/Failure.ts"
 import type { Envelope } from "../model/Message.ts"
 import * as Redaction from "../model/Redaction.ts"
 import * as TraceContext from "../model/TraceContext.ts"
@@ -15,6 +13,7 @@ import * as Eager from "../pipeline/Eager.ts"
 import * as Ending from "../pipeline/Ending.ts"
 import type { Handler } from "../pipeline/Handler.ts"
 import * as Middleware from "../pipeline/Middleware.ts"
+import { close, closeWithOutcome, type Open, open, tracerOf } from "./traceSpan.ts"
 
 /**
  * The baggage of the message that is being handled; what is published inside carries it on. Default: none.
@@ -49,58 +48,6 @@ export interface Options {
   readonly attributes?: ((message: Envelope) => Readonly<Record<string, unknown>>) | undefined
 }
 
-/** The tracer that spans go to, or undefined where nobody looks at them. */
-const tracerOf = (fiber: Fiber.Fiber<unknown, unknown>): Tracer.Tracer | undefined => {
-  const { tracer, tracerEnabled } = fiber.cache
-  if (!tracerEnabled || tracer === undefined || tracer === Tracer.nativeTracer) return undefined
-  const level = fiber.getRef(Tracer.CurrentTraceLevel)
-  return LogLevel.isGreaterThan(fiber.getRef(Tracer.MinimumTraceLevel), level) ? undefined : tracer
-}
-
-interface Open {
-  readonly span: Tracer.Span
-  readonly close: (exit: Exit.Exit<unknown, unknown>) => void
-}
-
-const open = (fiber: Fiber.Fiber<unknown, unknown>, tracer: Tracer.Tracer, options: {
-  readonly name: string
-  readonly kind: Tracer.SpanKind
-  readonly parent: Tracer.AnySpan | undefined
-  readonly links: ReadonlyArray<Tracer.SpanLink>
-  readonly attributes: Readonly<Record<string, unknown>>
-}): Open => {
-  const clock = fiber.getRef(Clock.Clock)
-  const now = fiber.getRef(References.TracerTimingEnabled) ? () => clock.currentTimeNanosUnsafe() : () => 0n
-  const span = tracer.span({
-    name: options.name,
-    kind: options.kind,
-    parent: Option.fromUndefinedOr(options.parent),
-    root: options.parent === undefined,
-    links: [...fiber.getRef(References.TracerSpanLinks), ...options.links],
-    annotations: Context.empty(),
-    startTime: now(),
-    sampled: true
-  })
-  const shared = fiber.getRef(References.TracerSpanAnnotations)
-  for (const key in shared) span.attribute(key, shared[key])
-  for (const key in options.attributes) span.attribute(key, options.attributes[key])
-  const ids = fiber.getRef(Correlation.Current)
-  if (ids !== undefined) {
-    const named = Correlation.attributesOf(ids, options.kind)
-    for (const key in named) span.attribute(key, named[key])
-  }
-  return { span, close: (exit) => close(span, now(), exit) }
-}
-
-/** A dead letter that a middleware answered is an error of the span, though the chain did not fail. */
-const close = (span: Tracer.Span, at: bigint, exit: Exit.Exit<unknown, unknown>): void => {
-  const { error, status } = Ending.of(exit)
-  if (status !== "done") span.attribute("millrace.status", status)
-  if (status !== "failed") return span.end(at, exit)
-  span.attribute("error.type", tagOf(error))
-  span.end(at, exit._tag === "Failure" ? exit : Exit.fail(error))
-}
-
 const ambientOf = (fiber: Fiber.Fiber<unknown, unknown>): Tracer.AnySpan | undefined => {
   const { span } = fiber.cache
   return span === undefined || Context.get(span.annotations, Tracer.DisablePropagation) ? undefined : span
@@ -128,6 +75,10 @@ const inject = <M extends Envelope>(message: M, span: Tracer.AnySpan | undefined
  * headers; headers that the message has already are kept, and then the span links to them. `baggage` becomes
  * `Trace.Baggage` and is written to what is published inside. Malformed headers are ignored. The span ends with the exit of
  * the chain: its error is the chain's, or the dead letter that a middleware answered; an interruption is no error.
+ *
+ * The span of a consumed message that is retried or becomes a dead letter has an event that says so: `millrace.redelivery`
+ * (with `millrace.redelivery.delay` in seconds, where the outcome names one) or `millrace.dead_letter` (with `error.type`).
+ * Such a span is handed to the exporter after the engine has decided; its end is still the end of the chain.
  *
  * No span is made where the tracer is Effect's own, which shows spans to nobody, and none for a trace that its sender does
  * not sample; its context flows on all the same. Nothing leaves or enters E and R.
@@ -181,11 +132,11 @@ export const middleware = (options: Options = {}) => {
   return Middleware.make()(
     { name: "Trace", stage: "consume", shows: { relation, sample } },
     (next) => {
-      const within = (message: Envelope, { close, span }: Open, inner: typeof next): Middleware.Returns =>
+      const within = (message: Envelope, opened: Open, inner: typeof next): Middleware.Returns =>
         Eager.around(
           message,
-          (message) => Eager.provide(Tracer.ParentSpan, span, inner, message),
-          (exit) => close(told(message, exit))
+          (message) => Eager.provide(Tracer.ParentSpan, opened.span, inner, message),
+          (exit) => closeWithOutcome(opened, message, told(message, exit))
         )
 
       const receive = (fiber: Fiber.Fiber<unknown, unknown>, message: Envelope): Middleware.Returns => {
@@ -286,6 +237,6 @@ export const batch =
       return Effect.acquireUseRelease(
         make,
         ({ span }) => Effect.withParentSpan(self, span),
-        ({ close }, exit) => Effect.sync(() => close(exit))
+        (opened, exit) => Effect.sync(() => close(opened, opened.now(), exit))
       )
     })

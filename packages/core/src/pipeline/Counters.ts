@@ -45,12 +45,14 @@ class BoundCounters {
   }
 }
 
-const counter = (id: string, description: string, unit: string): Count => {
+const destination = "messaging.destination.name"
+
+const counter = (id: string, description: string, unit: string, label = destination): Count => {
   const make = (channel: string, errorTag: string) =>
     Metric.counter(id, {
       description,
       incremental: true,
-      attributes: { "messaging.destination.name": channel, "error.type": errorTag, unit }
+      attributes: { [label]: channel, "error.type": errorTag, unit }
     })
   const registries = new WeakMap<object, BoundCounters>()
   return (context, channel, errorTag) => {
@@ -68,15 +70,20 @@ const counter = (id: string, description: string, unit: string): Count => {
   }
 }
 
+const retries = {
+  id: "millrace.retries",
+  description: "Retries in place, by channel and type of the error.",
+  unit: "{retry}"
+}
+
 /**
  * Counts a retry in place: one more on `millrace.retries`, by channel (`messaging.destination.name`) and error tag
  * (`error.type`). The counter is that of the context's `MetricRegistry`. Never throws.
  */
-export const countRetry: Count = counter(
-  "millrace.retries",
-  "Retries in place, by channel and type of the error.",
-  "{retry}"
-)
+export const countRetry: Count = counter(retries.id, retries.description, retries.unit)
+
+/** As `countRetry`, of a request of HTTP, whose channel is its route (`http.route`). */
+export const countRequestRetry: Count = counter(retries.id, retries.description, retries.unit, "http.route")
 
 /**
  * Counts a dead letter: one more on `millrace.dead_letters`, by channel (`messaging.destination.name`) and error tag

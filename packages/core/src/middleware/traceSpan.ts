@@ -1,0 +1,104 @@
+/**
+ * The span of one message: how it begins, and how it ends.
+ */
+import { Clock, Context, Duration, Exit, type Fiber, LogLevel, Option, References, Tracer } from "effect"
+import * as Correlation from "../model/Correlation.ts"
+import { tagOf } from "../model/Failure.ts"
+import type { Envelope } from "../model/Message.ts"
+import type * as Outcome from "../model/Outcome.ts"
+import * as Ending from "../pipeline/Ending.ts"
+
+/** The tracer that spans go to, or undefined where nobody looks at them. */
+export const tracerOf = (fiber: Fiber.Fiber<unknown, unknown>): Tracer.Tracer | undefined => {
+  const { tracer, tracerEnabled } = fiber.cache
+  if (!tracerEnabled || tracer === undefined || tracer === Tracer.nativeTracer) return undefined
+  const level = fiber.getRef(Tracer.CurrentTraceLevel)
+  return LogLevel.isGreaterThan(fiber.getRef(Tracer.MinimumTraceLevel), level) ? undefined : tracer
+}
+
+/** A span that has begun. */
+export interface Open {
+  readonly span: Tracer.Span
+  /** Nanoseconds of the clock that the span began by; 0 where spans are not timed. */
+  readonly now: () => bigint
+}
+
+/** Begins a span, with the attributes that are shared by all spans of the fiber. */
+export const open = (fiber: Fiber.Fiber<unknown, unknown>, tracer: Tracer.Tracer, options: {
+  readonly name: string
+  readonly kind: Tracer.SpanKind
+  readonly parent: Tracer.AnySpan | undefined
+  readonly links: ReadonlyArray<Tracer.SpanLink>
+  readonly attributes: Readonly<Record<string, unknown>>
+}): Open => {
+  const clock = fiber.getRef(Clock.Clock)
+  const now = fiber.getRef(References.TracerTimingEnabled) ? () => clock.currentTimeNanosUnsafe() : () => 0n
+  const span = tracer.span({
+    name: options.name,
+    kind: options.kind,
+    parent: Option.fromUndefinedOr(options.parent),
+    root: options.parent === undefined,
+    links: [...fiber.getRef(References.TracerSpanLinks), ...options.links],
+    annotations: Context.empty(),
+    startTime: now(),
+    sampled: true
+  })
+  const shared = fiber.getRef(References.TracerSpanAnnotations)
+  for (const key in shared) span.attribute(key, shared[key])
+  for (const key in options.attributes) span.attribute(key, options.attributes[key])
+  const ids = fiber.getRef(Correlation.Current)
+  if (ids !== undefined) {
+    const named = Correlation.attributesOf(ids, options.kind)
+    for (const key in named) span.attribute(key, named[key])
+  }
+  return { span, now }
+}
+
+/** Ends a span by the exit of its chain. A dead letter that a middleware answered is an error, though the chain did not fail. */
+export const close = ({ span }: Open, at: bigint, exit: Exit.Exit<unknown, unknown>): void => {
+  const { error, status } = Ending.of(exit)
+  if (status !== "done") span.attribute("millrace.status", status)
+  if (status !== "failed") return span.end(at, exit)
+  span.attribute("error.type", tagOf(error))
+  span.end(at, exit._tag === "Failure" ? exit : Exit.fail(error))
+}
+
+const addOutcome = ({ span }: Open, at: bigint, outcome: Outcome.Outcome): void => {
+  if (outcome._tag === "Retry") {
+    const { after } = outcome
+    span.event(
+      "millrace.redelivery",
+      at,
+      after === undefined ? {} : { "millrace.redelivery.delay": Duration.toSeconds(after) }
+    )
+  }
+  if (outcome._tag === "DeadLetter") {
+    span.event(
+      "millrace.dead_letter",
+      at,
+      outcome.error === undefined ? {} : { "error.type": tagOf(outcome.error) }
+    )
+  }
+}
+
+/**
+ * Ends the span of a message: now, or of a consumed message that may be tried again or given up, when its outcome is known.
+ */
+export const closeWithOutcome = (
+  opened: Open,
+  message: Envelope,
+  exit: Exit.Exit<unknown, unknown>
+): void => {
+  const at = opened.now()
+  const { status } = Ending.of(exit)
+  if (message.kind !== "consumer" || (status !== "failed" && status !== "retried")) return close(opened, at, exit)
+  message.after((_, outcome) => {
+    try {
+      if (outcome !== undefined) addOutcome(opened, at, outcome)
+      close(opened, at, exit)
+    } catch {
+      // a tracer that throws loses its span; the message is settled all the same
+    }
+    return undefined
+  })
+}
