@@ -22,15 +22,21 @@ export type Order = typeof Order.Type
 const Cancellation = Schema.Struct({ id: Schema.String })
 
 /** Orders that somebody has to work on. */
-export const Placed = Channel.make("web.orders", { payload: Parcel.make(Order), key: ({ data }) => data.id })
+export const Placed = Channel.make("web.orders", {
+  payload: Parcel.make(Order, { data: "required" }),
+  key: ({ data }) => data.id
+})
 
 /** On a channel of its own, so that it does not wait behind the order. */
 export const Cancelled = Channel.make("web.cancellations", {
-  payload: Parcel.make(Cancellation),
+  payload: Parcel.make(Cancellation, { data: "required" }),
   key: ({ data }) => data.id
 })
 
 /** How far an order is: each step of whoever works on it. */
-export const Replies = Channel.make("web.replies", { payload: Parcel.make(Status.Reply), key: ({ data }) => data.id })
+export const Replies = Channel.make("web.replies", {
+  payload: Parcel.make(Status.Reply, { data: "required" }),
+  key: ({ data }) => data.id
+})
 
-export type Reply = Parcel.Open<Status.Reply>
+export type Reply = Parcel.OpenRequired<Status.Reply>

@@ -21,7 +21,7 @@ const unlessEnded = <A, E, R>(
   )
 
 const work = (takes: Duration.Input) =>
-  Effect.fnUntraced(function*({ payload: { correlationId, data: order } }: Message<Parcel.Open<Order>>) {
+  Effect.fnUntraced(function*({ payload: { correlationId, data: order } }: Message<Parcel.OpenRequired<Order>>) {
     const job = { id: order.id, correlationId }
     const jobs = yield* Jobs
     const attempt = yield* jobs.begin(job)
@@ -42,7 +42,7 @@ const work = (takes: Duration.Input) =>
   }, unlessEnded)
 
 const cancel = Effect.fnUntraced(
-  function*({ payload: { correlationId, data: { id } } }: Message<Parcel.Open<{ readonly id: string }>>) {
+  function*({ payload: { correlationId, data: { id } } }: Message<Parcel.OpenRequired<{ readonly id: string }>>) {
     yield* (yield* Jobs).move({ id, correlationId }, "cancelled")
     yield* Effect.log(`${id}: cancelled`)
   },

@@ -21,7 +21,7 @@ describe("a parcel", () => {
       fc.assert(fc.property(encoded, (value) => {
         const parcel = Schema.decodeUnknownSync(schema)(value)
         assert.strictEqual(parcel.correlationId, value.correlationId)
-        assert.strictEqual(parcel.data.amount, Number(value.data.amount))
+        assert.strictEqual(parcel.data?.amount, Number(value.data.amount))
         assert.deepEqual(Schema.encodeSync(schema)(parcel), value)
       }))
     }
@@ -45,6 +45,32 @@ describe("a parcel", () => {
     assert.isTrue(Result.isFailure(Schema.decodeUnknownResult(closed)(value)))
   })
 
+  it("B2 data may be absent, both ways, and stays absent; where it is required its absence is refused", () => {
+    const required = [
+      Parcel.make(Order, { data: "required" }),
+      Parcel.make(Order, { data: "required", unknown: "refuse" })
+    ]
+    fc.assert(fc.property(correlationId, (id) => {
+      for (const schema of [open, closed]) {
+        const parcel = Schema.decodeUnknownSync(schema)({ correlationId: id })
+        assert.deepStrictEqual(Object.keys(parcel), ["correlationId"])
+        assert.deepStrictEqual(Schema.encodeSync(schema)(parcel), { correlationId: id })
+        assert.isTrue(Result.isFailure(Schema.decodeUnknownResult(schema)({ correlationId: id, data: null })))
+      }
+      for (const schema of required) {
+        assert.isTrue(Result.isFailure(Schema.decodeUnknownResult(schema)({ correlationId: id })))
+        assert.isTrue(Result.isFailure(Schema.encodeUnknownResult(schema)({ correlationId: id })))
+      }
+    }))
+    fc.assert(fc.property(encoded, (value) => {
+      for (const schema of required) {
+        const parcel = Schema.decodeUnknownSync(schema)(value)
+        assert.strictEqual(parcel.data.amount, Number(value.data.amount))
+        assert.deepEqual(Schema.encodeUnknownSync(schema)(parcel), value)
+      }
+    }))
+  })
+
   it("B2 an id that could break a line, or is too long, is refused in both directions", () => {
     for (const id of ["", "a\nb", "a b", "x".repeat(129), 7, undefined]) {
       const value = { correlationId: id, data: { id: "a", amount: "1" } }
@@ -57,11 +83,13 @@ describe("a parcel", () => {
   it("a choice that is none is refused when it is made", () => {
     // @ts-expect-error there are two choices
     assert.throws(() => Parcel.make(Order, { unknown: "drop" }), RangeError, "unknown must be keep or refuse, got drop")
+    // @ts-expect-error there are two choices
+    assert.throws(() => Parcel.make(Order, { data: "some" }), RangeError, "data must be optional or required, got some")
   })
 
   it.effect("B2 is the payload of a channel like any other", () =>
     Effect.gen(function*() {
-      const Orders = Channel.make("orders", { payload: closed, key: ({ data }) => data.id })
+      const Orders = Channel.make("orders", { payload: closed, key: ({ data }) => data?.id ?? "none" })
       yield* Publisher.make(Orders).publish({ correlationId: "c-1", data: { id: "a", amount: 2 } })
       const [message] = yield* Stream.runCollect((yield* Broker.Broker).browse("orders"))
       assert.strictEqual(message?.key, "a")

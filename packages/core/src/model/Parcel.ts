@@ -1,5 +1,6 @@
 /**
- * A body that names what it belongs to: a correlation id, and the data, as a schema over the schema of the data.
+ * A body that names what it belongs to: a correlation id, and the data, which may be absent, as a schema over the schema of
+ * the data.
  *
  * The id is also a header, where a middleware made it one. A body that has it keeps it where headers get lost: in files, in
  * tables, behind brokers that have none.
@@ -16,11 +17,22 @@ export const CorrelationId = Schema.String.check(
 /** What such a body holds. */
 export interface Parcel<A> {
   readonly correlationId: string
+  /** Absent where the id alone says all: an acknowledgement, or a question. */
+  readonly data?: A
+}
+
+/** A parcel that has data. */
+export interface Required<A> extends Parcel<A> {
   readonly data: A
 }
 
-/** A parcel with the fields that nobody here knows. */
+/** A parcel with fields beside its own. */
 export interface Open<A> extends Parcel<A> {
+  readonly [field: string]: unknown
+}
+
+/** A parcel that has data, with fields beside its own. */
+export interface OpenRequired<A> extends Required<A> {
   readonly [field: string]: unknown
 }
 
@@ -31,10 +43,20 @@ export interface Options {
    * adds gets through an older one; `refuse` fails, and names them. Default: `keep`.
    */
   readonly unknown?: "keep" | "refuse" | undefined
+  /** Whether a parcel without data is one: `required` refuses it, both ways. Default: `optional`. */
+  readonly data?: "optional" | "required" | undefined
 }
 
 /** The forms of `make`. */
 export interface Build {
+  <A, E, RD, RE>(
+    data: Schema.Codec<A, E, RD, RE>,
+    options: Options & { readonly unknown: "refuse"; readonly data: "required" }
+  ): Schema.Codec<Required<A>, Required<E>, RD, RE>
+  <A, E, RD, RE>(
+    data: Schema.Codec<A, E, RD, RE>,
+    options: Options & { readonly data: "required" }
+  ): Schema.Codec<OpenRequired<A>, OpenRequired<E>, RD, RE>
   <A, E, RD, RE>(
     data: Schema.Codec<A, E, RD, RE>,
     options: Options & { readonly unknown: "refuse" }
@@ -53,7 +75,8 @@ const Refused = Schema.Record(
 )
 
 /**
- * The schema of a parcel around the schema of its data; it decodes and encodes, and fails where either is wrong.
+ * The schema of a parcel around the schema of its data; it decodes and encodes, and fails where either is wrong. A parcel
+ * without data is one, unless `data` is `required`; `null` is data, and refused unless the schema of the data takes it.
  *
  * **Example** (an order in its parcel)
  *
@@ -66,22 +89,27 @@ const Refused = Schema.Record(
  *
  * const text = `{"correlationId":"7f3a","data":{"id":"a","placed":"2030-01-01T00:00:00.000Z"},"region":"eu"}`
  * const parcel = Schema.decodeUnknownSync(json)(text)
- * console.log(parcel.correlationId, parcel.data.id, parcel["region"]) // => 7f3a a eu
+ * console.log(parcel.correlationId, parcel.data?.id, parcel["region"]) // => 7f3a a eu
  * console.log(Schema.encodeSync(json)(parcel) === text) // => true
  * ```
  *
  * @category constructors
  */
 export const make: Build = <A, E, RD, RE>(data: Schema.Codec<A, E, RD, RE>, options: Options = {}) => {
-  const { unknown = "keep" } = options
+  const { data: presence = "optional", unknown = "keep" } = options
   if (unknown !== "keep" && unknown !== "refuse") {
     throw new RangeError(`Parcel: unknown must be keep or refuse, got ${String(unknown)}`)
   }
-  const fields = Schema.Struct({ correlationId: CorrelationId, data })
+  if (presence !== "optional" && presence !== "required") {
+    throw new RangeError(`Parcel: data must be optional or required, got ${String(presence)}`)
+  }
+  const fields = presence === "required"
+    ? Schema.Struct({ correlationId: CorrelationId, data })
+    : Schema.Struct({ correlationId: CorrelationId, data: Schema.optionalKey(data) })
   // the rest never has the names of the fields, which its type cannot say
   return Schema.StructWithRest(fields, [unknown === "keep" ? Kept : Refused]) as unknown as Schema.Codec<
-    Open<A>,
-    Open<E>,
+    OpenRequired<A>,
+    OpenRequired<E>,
     RD,
     RE
   >

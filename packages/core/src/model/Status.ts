@@ -145,7 +145,10 @@ export const apply = (standing: Standing, reply: Standing): Result.Result<Standi
  * ```ts
  * import { Channel, Parcel, Status } from "@millrace/core"
  *
- * const Replies = Channel.make("orders.replies", { payload: Parcel.make(Status.Reply), key: ({ data }) => data.id })
+ * const Replies = Channel.make("orders.replies", {
+ *   payload: Parcel.make(Status.Reply, { data: "required" }),
+ *   key: ({ data }) => data.id
+ * })
  * ```
  */
 export const Reply = Schema.Struct({
