@@ -4,7 +4,7 @@
  * One broker uses a folder at a time. A channel has one partition, which one consumer of a group reads while the others
  * stand by, and is never shortened.
  */
-import { BrokerError, delivery, Engine, Headers } from "@millrace/core"
+import { BrokerError, delivery, Engine, Features, Headers } from "@millrace/core"
 import type { Driver, Origin, Outgoing, Reader } from "@millrace/core"
 import { Cache, Clock, Data, Deferred, Duration, Effect, Exit } from "effect"
 import { FileSystem, Option, Scope, Semaphore, Stream } from "effect"
@@ -25,7 +25,7 @@ const decoded = (base64: string | null) => base64 === null ? null : Buffer.from(
 
 const entryOf = ({ fields, keyBytes, native, payload }: Outgoing<Uint8Array>, at: number): Entry => {
   const base64 = fields.map(([name, value]) => [name, encoded(value)] as const)
-  const head: Head = { at, key: encoded(keyBytes ?? null), fields: base64 }
+  const head: Head = { at: native?.timestamp ?? at, key: encoded(keyBytes ?? null), fields: base64 }
   return { head: Buffer.from(JSON.stringify(head)), body: native?.tombstone === true ? null : payload }
 }
 
@@ -80,6 +80,8 @@ const capabilities: Driver.Capabilities = {
   persistence: true,
   browse: true,
   tombstones: true,
+  partitions: false,
+  timestamps: "milliseconds",
   transactions: false,
   patterns: false,
   lag: true,
@@ -157,6 +159,8 @@ export const make = Effect.fn(function*(folder: string) {
     if (long !== undefined) {
       return yield* refuse("publish", "TooLarge", `${long.channel}: a body has at most ${maximumBytes} bytes`)
     }
+    const refused = messages.map((message) => Features.refuse(system, capabilities, message)).find((error) => error)
+    if (refused !== undefined) return yield* refused
     const at = yield* Clock.currentTimeMillis
     const append = ([channel, batch]: readonly [string, ReadonlyArray<Outgoing<Uint8Array>>]) =>
       Effect.flatMap(logOf(channel), (log) => log.append(batch.map((message) => entryOf(message, at))))
@@ -168,7 +172,6 @@ export const make = Effect.fn(function*(folder: string) {
     partitions !== 1 || Object.keys(settings).length > 0
       ? refuse("declare", "Unsupported", `${channel}: a channel in a folder has one partition and no settings`)
       : Effect.asVoid(logOf(channel)).pipe(failing("declare"))
-
   const browse: Driver.Driver["browse"] = (channel) =>
     Stream.unwrap(Effect.gen(function*() {
       const log = yield* logOf(channel).pipe(failing("browse"))
@@ -181,9 +184,7 @@ export const make = Effect.fn(function*(folder: string) {
       }, failing("browse"))
       return Stream.paginate(0, read)
     }))
-
   const check = whileOpen(Effect.void).pipe(failing("check"))
-
   const lag: Driver.Driver["lag"] = Effect.fnUntraced(function*(channel, group) {
     const path = pathOf(channel, group)
     if (!(yield* whileOpen(fs.exists(path)))) return []

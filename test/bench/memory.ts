@@ -50,6 +50,8 @@ const flood: Driver.Driver = {
     persistence: false,
     browse: false,
     tombstones: false,
+    partitions: false,
+    timestamps: "none",
     transactions: false,
     patterns: false,
     lag: false

@@ -27,6 +27,8 @@ const titles: Record<string, string> = {
   persistence: "messages outlive its process",
   browse: "can be browsed",
   tombstones: "has null bodies",
+  partitions: "publishers choose partitions",
+  timestamps: "keeps a publisher's timestamp in",
   patterns: "subscriptions by pattern",
   lag: "counts how far a group is behind",
   transactions: "transactions",

@@ -91,18 +91,18 @@ describe("Outbox", () => {
         headers: fc.dictionary(fc.stringMatching(/^[a-z-]{1,8}$/), text, { maxKeys: 4 }),
         keyBytes: fc.option(bytes, { nil: undefined }),
         fields: fc.option(fc.array(fc.tuple(text, fc.option(bytes)), { maxLength: 4 }), { nil: undefined }),
-        tombstone: fc.option(fc.constant(true), { nil: undefined })
+        tombstone: fc.option(fc.constant(true), { nil: undefined }),
+        partition: fc.option(fc.nat(), { nil: undefined }),
+        timestamp: fc.option(fc.nat(), { nil: undefined })
       })
       const samples = fc.sample(message, { numRuns: 400, seed: 7 })
-      const given = samples.map(({ channel, fields, headers, key, keyBytes, payload, tombstone }, i) =>
+      const given = samples.map(({ channel, headers, key, payload, ...native }, i) =>
         new Outgoing(
           channel,
           payload,
           key,
           { ...headers, "message-id": String(i) },
-          keyBytes === undefined && fields === undefined && tombstone === undefined
-            ? undefined
-            : { keyBytes, fields, tombstone }
+          Object.values(native).every((part) => part === undefined) ? undefined : native
         )
       )
       yield* door.publishAll(given)
@@ -123,7 +123,9 @@ describe("Outbox", () => {
           payload: of && Array.from(of.payload),
           headers: { ...of?.headers },
           fields: of?.fields,
-          tombstone: of?.native?.tombstone
+          tombstone: of?.native?.tombstone,
+          partition: of?.native?.partition,
+          timestamp: of?.native?.timestamp
         })
         assert.deepStrictEqual(parts(got), parts(one))
       }

@@ -9,6 +9,7 @@ import { type Config, Effect, Layer, type Scope, Stream } from "effect"
 import * as MqttConsumer from "./MqttConsumer.ts"
 import * as MqttError from "./MqttError.ts"
 import * as MqttOptions from "./MqttOptions.ts"
+import { features } from "./MqttPacket.ts"
 import * as MqttPublisher from "./MqttPublisher.ts"
 import * as MqttTopics from "./MqttTopics.ts"
 
@@ -27,7 +28,7 @@ const capabilities = ({ qos, sharing }: MqttOptions.Connection): Driver.Capabili
   replay: false,
   persistence: qos > 0,
   browse: false,
-  tombstones: false,
+  ...features,
   transactions: false,
   patterns: true,
   lag: false

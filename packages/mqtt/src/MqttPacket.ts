@@ -1,7 +1,7 @@
 /**
  * The core's messages as mqtt.js writes them, or why MQTT cannot hold them.
  */
-import { type BrokerError, Headers, type Outgoing } from "@millrace/core"
+import { type BrokerError, Features, Headers, type Outgoing } from "@millrace/core"
 import type { IClientPublishOptions, IPublishPacket } from "mqtt"
 import * as MqttError from "./MqttError.ts"
 import { isText, longest, names, refusedName } from "./MqttMessage.ts"
@@ -142,6 +142,9 @@ class Writer {
 const buffer = (bytes: Uint8Array): Buffer =>
   Buffer.isBuffer(bytes) ? bytes : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
 
+/** What MQTT can do of what a publisher may ask beside body, key and headers. */
+export const features: Features.Deciding = { tombstones: false, partitions: false, timestamps: "none" }
+
 /** A message as mqtt.js publishes it, or why it cannot be. */
 export const toPacket = (outgoing: Outgoing<Uint8Array>, qos: 0 | 1 | 2, retain: boolean): Packet | Failed => {
   const { channel, headers, key, native, payload } = outgoing
@@ -149,12 +152,8 @@ export const toPacket = (outgoing: Outgoing<Uint8Array>, qos: 0 | 1 | 2, retain:
   if (refused !== undefined) return MqttError.invalid("publish", `The channel ${JSON.stringify(channel)} ${refused}.`)
   const writer = new Writer(channel, retain)
   if (native !== undefined) {
-    if (native.tombstone === true) {
-      return MqttError.unsupported(
-        "publish",
-        `A message for ${channel} has a null body, and MQTT has none: an empty body with the header mqtt-retain removes what is retained.`
-      )
-    }
+    const lacking = Features.refuse("mqtt", features, outgoing)
+    if (lacking !== undefined) return lacking
     const { keyBytes } = native
     if (keyBytes !== undefined) {
       const text = Headers.textOf(keyBytes)

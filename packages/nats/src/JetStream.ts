@@ -13,6 +13,7 @@ import * as JetStreamOptions from "./JetStreamOptions.ts"
 import * as JetStreamPublisher from "./JetStreamPublisher.ts"
 import * as JetStreamStreams from "./JetStreamStreams.ts"
 import * as NatsClient from "./NatsClient.ts"
+import * as NatsMessage from "./NatsMessage.ts"
 import * as NatsOptions from "./NatsOptions.ts"
 
 export type { Options } from "./JetStreamOptions.ts"
@@ -31,7 +32,7 @@ const capabilities: Driver.Capabilities = {
   replay: true,
   persistence: true,
   browse: true,
-  tombstones: false,
+  ...NatsMessage.features,
   transactions: false,
   patterns: true,
   lag: true

@@ -8,6 +8,7 @@ import { type Config, Effect, Layer, type Scope, Stream } from "effect"
 import * as NatsClient from "./NatsClient.ts"
 import * as NatsConsumer from "./NatsConsumer.ts"
 import * as NatsError from "./NatsError.ts"
+import * as NatsMessage from "./NatsMessage.ts"
 import * as NatsNames from "./NatsNames.ts"
 import * as NatsOptions from "./NatsOptions.ts"
 import * as NatsPublisher from "./NatsPublisher.ts"
@@ -38,7 +39,7 @@ const capabilities: Driver.Capabilities = {
   replay: false,
   persistence: false,
   browse: false,
-  tombstones: false,
+  ...NatsMessage.features,
   transactions: false,
   patterns: true,
   lag: false

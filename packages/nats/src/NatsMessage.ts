@@ -5,7 +5,7 @@
  * values. What a line cannot hold is written as `=?bytes?B?…?=` (base64), a null value as `=?null?B??=`. The key is the field
  * `Millrace-Key`. Source: https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-4.md
  */
-import { type BrokerError, Headers, type Outgoing, type Reader } from "@millrace/core"
+import { type BrokerError, Features, Headers, type Outgoing, type Reader } from "@millrace/core"
 import { headers, type Msg, type MsgHdrs } from "@nats-io/transport-node"
 import * as NatsError from "./NatsError.ts"
 import * as NatsNames from "./NatsNames.ts"
@@ -135,18 +135,16 @@ export const toHeaders = (outgoing: Outgoing<Uint8Array>): MsgHdrs | undefined |
   return found
 }
 
+/** What NATS can do of what a publisher may ask beside body, key and headers. */
+export const features: Features.Deciding = { tombstones: false, partitions: false, timestamps: "none" }
+
 /** Refuses what NATS can never take; `most` is what the server says. */
 export const refuse = (outgoing: Outgoing<Uint8Array>, most: number | undefined): Failed | undefined => {
-  const { channel, native, payload } = outgoing
+  const { channel, payload } = outgoing
   const name = NatsNames.refuse(channel)
   if (name !== undefined) return NatsError.invalid("publish", name)
-  if (native?.tombstone === true) {
-    return NatsError.make(
-      "publish",
-      "Unsupported",
-      `A message of NATS always has a body, so ${channel} takes no tombstone: publish a message that says so.`
-    )
-  }
+  const refused = Features.refuse("nats", features, outgoing)
+  if (refused !== undefined) return refused
   return most !== undefined && payload.length > most ? tooLarge(channel, payload.length, most) : undefined
 }
 

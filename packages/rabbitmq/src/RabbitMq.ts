@@ -12,6 +12,7 @@ import * as RabbitMqConsumer from "./RabbitMqConsumer.ts"
 import * as RabbitMqError from "./RabbitMqError.ts"
 import * as RabbitMqGroups from "./RabbitMqGroups.ts"
 import type { Member } from "./RabbitMqMember.ts"
+import { features } from "./RabbitMqMessage.ts"
 import * as RabbitMqOptions from "./RabbitMqOptions.ts"
 import * as RabbitMqPublisher from "./RabbitMqPublisher.ts"
 import * as RabbitMqTopology from "./RabbitMqTopology.ts"
@@ -32,7 +33,7 @@ const capabilitiesOf = ({ log, queueType }: RabbitMqOptions.Connection): Driver.
   replay: log === "stream",
   persistence: true,
   browse: log === "stream",
-  tombstones: false,
+  ...features,
   transactions: false,
   patterns: true,
   lag: true

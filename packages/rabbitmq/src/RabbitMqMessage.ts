@@ -1,7 +1,7 @@
 /**
  * Messages in both directions: amqplib's records as the core reads them, and the core's messages as amqplib writes them.
  */
-import { type BrokerError, Headers, type Outgoing, type Reader } from "@millrace/core"
+import { type BrokerError, Features, Headers, type Outgoing, type Reader } from "@millrace/core"
 import type { Message, Options } from "amqplib"
 import * as RabbitMqError from "./RabbitMqError.ts"
 
@@ -122,16 +122,14 @@ const tableOf = (outgoing: Outgoing<Uint8Array>): Record<string, Value | Array<V
 // RabbitMQ takes these as more routing keys
 const routing = ["CC", "BCC"]
 
+/** What RabbitMQ can do of what a publisher may ask beside body, key and headers; AMQP's timestamp counts seconds. */
+export const features: Features.Deciding = { tombstones: false, partitions: false, timestamps: "seconds" }
+
 /** What of a message RabbitMQ or its client can never take. */
 export const refuse = (outgoing: Outgoing<Uint8Array>): BrokerError.BrokerError | undefined => {
   const { channel, headers, native } = outgoing
-  if (native?.tombstone === true) {
-    return RabbitMqError.make(
-      "publish",
-      "Unsupported",
-      `A message for ${channel} has a null body, and RabbitMQ has none: publish an empty body and say it by a header.`
-    )
-  }
+  const refused = Features.refuse("rabbitmq", features, outgoing)
+  if (refused !== undefined) return refused
   for (const name of routing) {
     if (headers[name] !== undefined || native?.fields?.some(([each]) => each === name) === true) {
       return RabbitMqError.invalid(
@@ -146,7 +144,9 @@ export const refuse = (outgoing: Outgoing<Uint8Array>): BrokerError.BrokerError 
 /** The properties of a message as amqplib writes them; `seconds` is now, in Unix time. */
 export const toProperties = (outgoing: Outgoing<Uint8Array>, seconds: number): Options.Publish => {
   const headers = tableOf(outgoing)
+  const chosen = outgoing.native?.timestamp
+  const timestamp = chosen === undefined ? seconds : Math.floor(chosen / 1000)
   return headers === undefined
-    ? { persistent: true, mandatory: true, timestamp: seconds }
-    : { persistent: true, mandatory: true, timestamp: seconds, headers }
+    ? { persistent: true, mandatory: true, timestamp }
+    : { persistent: true, mandatory: true, timestamp, headers }
 }

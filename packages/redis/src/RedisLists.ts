@@ -51,7 +51,7 @@ const capabilities: Driver.Capabilities = {
   replay: true,
   persistence: true,
   browse: true,
-  tombstones: true,
+  ...Publishing.features,
   transactions: false,
   patterns: false,
   lag: true

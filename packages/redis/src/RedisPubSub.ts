@@ -33,7 +33,7 @@ const capabilities = {
   replay: false,
   persistence: false,
   browse: false,
-  tombstones: true,
+  ...Publishing.features,
   transactions: false,
   patterns: true,
   lag: false

@@ -214,6 +214,8 @@ const door = <On>(options: Options<On>) =>
         persistence: true,
         browse: false,
         tombstones: true,
+        partitions: true,
+        timestamps: "milliseconds",
         transactions: true,
         patterns: false,
         lag: false

@@ -39,6 +39,10 @@ export interface Capabilities {
   readonly browse: boolean
   /** Whether a message can have a null body. */
   readonly tombstones: boolean
+  /** Whether a publisher can choose the partition of a message. */
+  readonly partitions: boolean
+  /** How exactly the broker keeps the timestamp that a publisher gives a message; `none` where it keeps its own or none. */
+  readonly timestamps: "milliseconds" | "seconds" | "none"
   readonly transactions: boolean
   /** Whether one subscription can read all channels whose names fit a pattern, those made later too. */
   readonly patterns: boolean

@@ -7,7 +7,7 @@ import type { Channel } from "../model/Channel.ts"
 import * as Correlation from "../model/Correlation.ts"
 import { type Classified, tagOf } from "../model/Failure.ts"
 import * as Headers from "../model/Headers.ts"
-import { Outgoing } from "../model/Message.ts"
+import { type NativeParts, Outgoing } from "../model/Message.ts"
 import * as After from "../pipeline/After.ts"
 import { bounded, encoder as compile, explain } from "../pipeline/compile.ts"
 import * as Description from "../pipeline/Description.ts"
@@ -18,6 +18,7 @@ import * as Order from "../pipeline/Order.ts"
 import type { Fold, Stack } from "../pipeline/Stack.ts"
 import { type Broker, keyOf, type Of } from "./Broker.ts"
 import { BrokerError } from "./BrokerError.ts"
+import { type Feature, has, unsupported } from "./Features.ts"
 
 /** A payload, or a parameter of the address, that its channel does not take; nothing was published. */
 export class EncodeError extends Data.TaggedError("EncodeError")<{
@@ -34,6 +35,20 @@ export interface Options {
   readonly key?: string | undefined
   readonly headers?: { readonly [name: string]: string } | undefined
 }
+
+/** Beside the payload, where the publisher declares these features. */
+export type Featured<F extends Feature> =
+  & Options
+  & ("partition" extends F ? {
+      /** The partition that the message goes to, an integer from 0. Default: by the key, as the broker chooses. */
+      readonly partition?: number | undefined
+    }
+    : {})
+  & ("timestamp" extends F ? {
+      /** Unix time in milliseconds that the broker keeps as the message's timestamp. Default: when it is published. */
+      readonly timestamp?: number | undefined
+    }
+    : {})
 
 /** Which of the channels of an address; nothing where it has no parameters. */
 export type At<Name extends string> = [Name] extends [never] ? {} : {
@@ -79,14 +94,20 @@ export const encoder = <P>(
 export const message = <P>(
   channel: Channel<P, string, unknown>,
   payload: P,
-  options?: Options & { readonly parameters?: Address.Parameters<string> | undefined }
+  options?: Options & NativeParts & { readonly parameters?: Address.Parameters<string> | undefined }
 ): Outgoing<P> =>
   new Outgoing(
     channel.pattern === undefined ? channel.name : nameOf(channel.name, channel.pattern, options?.parameters),
     payload,
     options?.key ?? channel.key?.(payload),
-    Correlation.linked(options?.headers === undefined ? Headers.empty : Headers.fromRecord(options.headers))
+    Correlation.linked(options?.headers === undefined ? Headers.empty : Headers.fromRecord(options.headers)),
+    options === undefined ? undefined : nativeOf(options)
   )
+
+const nativeOf = ({ partition, timestamp, tombstone }: NativeParts): NativeParts | undefined =>
+  partition === undefined && timestamp === undefined && tombstone === undefined
+    ? undefined
+    : { partition, timestamp, tombstone }
 
 /** The channel that an address with these values is. */
 const nameOf = (name: string, pattern: Address.Pattern, parameters: Address.Parameters<string> | undefined): string => {
@@ -115,18 +136,23 @@ interface Batch {
 
 const Batch = Context.Reference<Batch | undefined>("@millrace/core/Publisher/Batch", { defaultValue: () => undefined })
 
+const nothing = new Uint8Array(0)
+
 const encodes = <P>(
   channel: Channel<P, string, unknown>
 ): (outgoing: Outgoing<P>) => Effect.Effect<Outgoing<Uint8Array>, EncodeError> => {
   const encode = encoder(channel)
   const contentType = channel.content._tag === "bytes" ? undefined : channel.content.codec.contentType
-  return (outgoing) =>
-    Effect.mapEager(encode(outgoing.payload), (bytes) => {
+  return (outgoing) => {
+    // a tombstone has no payload to encode, whatever a middleware has made of it
+    if (outgoing.native?.tombstone === true) return Exit.succeed(outgoing.withPayload(nothing))
+    return Effect.mapEager(encode(outgoing.payload), (bytes) => {
       const encoded = outgoing.withPayload(bytes)
       return contentType === undefined || outgoing.headers["content-type"] !== undefined
         ? encoded
         : encoded.withHeader("content-type", contentType)
     })
+  }
 }
 
 /** What a publish chain ends in: encoding, and the broker. */
@@ -334,6 +360,99 @@ export const make: {
         })
       )
   }
+}
+
+/** A publisher that declares which features of its broker it uses. */
+export type Using<P, E, R, Name extends string, F extends Feature> =
+  & Omit<Publisher<P, E, R, Name>, "publish" | "publishAll">
+  & {
+    /** As `Publisher.publish`, with the options of the declared features. */
+    publish(payload: P, ...options: Beside<Name, Featured<F>>): Effect.Effect<void, E, R>
+    /** As `Publisher.publishAll`; partition and timestamp of `options` are those of every message. */
+    publishAll(
+      payloads: ReadonlyArray<P>,
+      ...options: Beside<Name, Omit<Featured<F>, "key">>
+    ): Effect.Effect<void, E, R>
+  }
+  & ("tombstone" extends F ? {
+      /** Publishes a null body: in a compacted topic, the deletion of the key. Headers and the rest are as in `publish`. */
+      tombstone(key: string, ...options: Beside<Name, Omit<Featured<F>, "key">>): Effect.Effect<void, E, R>
+    }
+    : {})
+
+/** What the publish middlewares of such a publisher see: a tombstone has no payload. */
+type Seen<P, F extends Feature> = "tombstone" extends F ? P | undefined : P
+
+/**
+ * A publisher that chooses partitions, gives timestamps or publishes tombstones, as far as it declares that it does.
+ *
+ * In: the channel, the features, and publish middlewares as in `make`; where `tombstone` is declared, these see `undefined` as
+ * the payload of a tombstone. Out: an effect that asks the broker of the channel for the features and gives the publisher;
+ * options and methods of features that are not declared do not exist on it. A timestamp counts whole milliseconds, of which
+ * a broker may keep the seconds only: see `timestamps` in its capabilities.
+ *
+ * Fails with a `BrokerError` of reason `Unsupported` where the broker lacks a declared feature: then there is no publisher.
+ * Publishing fails as that of `make` does, and with `Invalid` where the channel has no such partition: nothing is written.
+ *
+ * **Example** (a table of prices in a compacted topic)
+ *
+ * ```ts
+ * import { Effect, Schema } from "effect"
+ * import { Channel, MemoryBroker, Publisher } from "@millrace/core"
+ *
+ * const Price = Schema.Struct({ item: Schema.String, cents: Schema.Int })
+ * const Prices = Channel.make("prices", { payload: Price, key: (price) => price.item })
+ *
+ * const program = Effect.gen(function*() {
+ *   const prices = yield* Publisher.using(Prices, ["timestamp", "tombstone"])
+ *   yield* prices.publish({ item: "tea", cents: 350 }, { timestamp: Date.UTC(2030, 0, 1) })
+ *   yield* prices.tombstone("coffee")
+ * })
+ * await Effect.runPromise(Effect.provide(program, MemoryBroker.layer()))
+ * ```
+ *
+ * @throws OrderError when the middlewares stand in a wrong order
+ * @category constructors
+ */
+export const using: {
+  <P, Name extends string, On, const F extends Feature>(
+    channel: Channel<P, Name, On>,
+    features: ReadonlyArray<F>
+  ): Effect.Effect<Using<P, EncodeError | BrokerError, Of<On>, Name, F>, BrokerError, Of<On>>
+  <P, Name extends string, On, const F extends Feature, E, R>(
+    channel: Channel<P, Name, On>,
+    features: ReadonlyArray<F>,
+    through: Through<Seen<P, F>, E, R, Of<On>>
+  ): Effect.Effect<Using<P, E | Failing<Name>, R | Of<On>, Name, F>, BrokerError, Of<On>>
+  <P, Name extends string, On, const F extends Feature, L extends ReadonlyArray<Config>>(
+    channel: Channel<P, Name, On>,
+    features: ReadonlyArray<F>,
+    through: ThroughStack<Seen<P, F>, L>
+  ): Effect.Effect<
+    Using<P, Folded<L, Of<On>>["E"] | Failing<Name>, Folded<L, Of<On>>["R"] | Of<On>, Name, F>,
+    BrokerError,
+    Of<On>
+  >
+} = <P, Name extends string, On, F extends Feature, E, R>(
+  channel: Channel<P, Name, On>,
+  features: ReadonlyArray<F>,
+  through?: AnyThrough<Seen<P, F>, E, R, Of<On>>
+): Effect.Effect<Using<P, E | BrokerError | EncodeError, R | Of<On>, Name, F>, BrokerError, Of<On>> => {
+  // the innermost handler takes a tombstone whatever its payload, so both kinds of message pass one chain
+  const chain = composed<P, E, R, On>(channel, through as unknown as AnyThrough<P, E, R, Of<On>> | undefined)
+  const send = sender<P, On, E, R>(channel, () => chain)
+  const publisher = through === undefined ? make(channel) : make<P, Name, On, E, R>(channel, () => chain)
+  const tombstone = (key: string, options?: Options & NativeParts) =>
+    Effect.suspend(() => attempt(() => send(message(channel, undefined as P, { ...options, key, tombstone: true }))))
+  const own = features.some((feature) => feature === "tombstone") ? { ...publisher, tombstone } : publisher
+  // a publisher hands all of its options to `message`, which knows those of the features
+  const featured = own as unknown as Using<P, E | BrokerError | EncodeError, R | Of<On>, Name, F>
+  return Effect.flatMap(keyOf(channel), ({ capabilities, system }) => {
+    const lacking = features.find((feature) => !has(capabilities, feature))
+    return lacking === undefined
+      ? Effect.succeed(featured)
+      : Effect.fail(unsupported(system, channel.name, lacking))
+  })
 }
 
 /** What a publish fails with beside its middlewares: where the address has parameters, they may not fit. */

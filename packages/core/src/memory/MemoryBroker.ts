@@ -6,6 +6,7 @@ import { type Clock, Deferred, Duration, Effect, Exit, Latch, Layer, type Scope,
 import { Broker } from "../broker/Broker.ts"
 import { type BrokerError, make as failure } from "../broker/BrokerError.ts"
 import type { Capabilities, ConsumeOptions, Declaration, Driver, Lag, Sink } from "../broker/Driver.ts"
+import * as Features from "../broker/Features.ts"
 import * as Engine from "../engine/Engine.ts"
 import type { Pattern } from "../model/Address.ts"
 import { type Delivery, type Outgoing } from "../model/Message.ts"
@@ -153,6 +154,8 @@ const capabilities = (options: Options): Capabilities => ({
   persistence: false,
   browse: true,
   tombstones: true,
+  partitions: true,
+  timestamps: "milliseconds",
   transactions: false,
   patterns: true,
   lag: true,
@@ -246,11 +249,23 @@ const consumeAll = (state: State, pattern: Pattern, options: ConsumeOptions, sin
     return yield* Effect.raceFirst(read, Deferred.await(failed))
   })
 
+const refuse = (state: State, options: Options, outgoing: Outgoing<Uint8Array>): BrokerError | undefined => {
+  const refused = Features.refuse("memory", capabilities(options), outgoing)
+  const partition = outgoing.native?.partition
+  if (refused !== undefined || partition === undefined) return refused
+  const count = state.log(outgoing.channel).partitions.length
+  return partition < count ? undefined : Features.noPartition("memory", outgoing.channel, partition, count)
+}
+
 const publish =
   (state: State, options: Options, clock: Clock.Clock) =>
   (batch: ReadonlyArray<Outgoing<Uint8Array>>): Exit.Exit<void, BrokerError> => {
     if (!state.running) return Exit.fail(down("publish"))
     const { maximumBytes } = options
+    for (let i = 0; i < batch.length; i++) {
+      const refused = batch[i]!.native === undefined ? undefined : refuse(state, options, batch[i]!)
+      if (refused !== undefined) return Exit.fail(refused)
+    }
     if (maximumBytes !== undefined) {
       for (const { channel, payload } of batch) {
         if (payload.length > maximumBytes) {

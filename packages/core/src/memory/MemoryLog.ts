@@ -31,8 +31,8 @@ export class Publication implements Reader<Outgoing<Uint8Array>> {
   fields(outgoing: Outgoing<Uint8Array>): ReadonlyArray<Headers.Field> {
     return outgoing.fields
   }
-  timestamp(): number {
-    return this.millis
+  timestamp(outgoing: Outgoing<Uint8Array>): number {
+    return outgoing.native?.timestamp ?? this.millis
   }
 }
 
@@ -114,7 +114,7 @@ export class Log {
   append(outgoing: Outgoing<Uint8Array>, publication: Publication): void {
     const count = this.partitions.length
     const key = keyOf(outgoing)
-    const p = key === undefined ? this.turn++ % count : hash(key) % count
+    const p = outgoing.native?.partition ?? (key === undefined ? this.turn++ % count : hash(key) % count)
     this.partitions[p]!.append(outgoing, publication)
     this.fresh[p] = 1
   }

@@ -229,7 +229,7 @@ export class Outgoing<out P> implements Envelope {
   declare readonly payload: P
   declare readonly key: string | undefined
   declare readonly headers: Headers.Headers
-  /** What text cannot hold, for a copy that loses nothing: key bytes that replace `key`, and native fields that replace `headers` of the same name. */
+  /** What text cannot hold, for a copy that loses nothing: key bytes that replace `key`, and native fields that replace `headers` of the same name; and where and when it is published. */
   declare readonly native: NativeParts | undefined
   // shared by the copies of one publish; a message that is not being published has none
   declare protected books: Books | undefined
@@ -291,10 +291,14 @@ export class Outgoing<out P> implements Envelope {
   }
 }
 
-/** The parts of a published message that text cannot hold. */
+/** The parts of a published message beside body, key and text headers. Not every broker takes all of them. */
 export interface NativeParts {
   readonly keyBytes?: Uint8Array | undefined
   readonly fields?: ReadonlyArray<Headers.Field> | undefined
   /** A null body: a deletion, in a compacted topic. */
   readonly tombstone?: boolean | undefined
+  /** The partition that the message goes to, an integer from 0. Default: by the key, as the broker chooses. */
+  readonly partition?: number | undefined
+  /** Unix time in milliseconds that the broker keeps as the message's timestamp. Default: when it is published. */
+  readonly timestamp?: number | undefined
 }

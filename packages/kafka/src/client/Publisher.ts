@@ -4,8 +4,9 @@
  * A batch is confirmed when every replica in sync has it (`acks=all`). What Kafka may take later is tried again for
  * `producer.retryFor`; what it never will fails at once, and fails alone, though it went in one request with others.
  */
-import { BrokerError, type Outgoing } from "@millrace/core"
+import { BrokerError, Features, type Outgoing } from "@millrace/core"
 import { type Context, Deferred, Effect, Exit, Schedule, type Scope } from "effect"
+import { capabilities } from "./capabilities.ts"
 import type { Cluster } from "./Cluster.ts"
 import * as Failure from "./Failure.ts"
 import type { Settings } from "./Options.ts"
@@ -46,7 +47,10 @@ interface Entry {
 
 /** Refuses what clients would send for ever. */
 const refuse = ({ place }: Settings, batch: Batch): Failed | undefined => {
-  for (const { channel, payload } of batch) {
+  for (const outgoing of batch) {
+    const { channel, payload } = outgoing
+    const refused = Features.refuse("kafka", capabilities, outgoing)
+    if (refused !== undefined) return refused
     if (channel === "") return Failure.invalid("publish", "A message names no topic.")
     if (payload.length > longest) {
       return BrokerError.make({
@@ -85,6 +89,8 @@ class Line {
   private readonly fork: <A, E>(effect: Effect.Effect<A, E>) => unknown
   private readonly queue: Array<Entry> = []
   private readonly known = new Set<string>()
+  /** How many partitions a topic had when its number was last asked for. */
+  private readonly counts = new Map<string, number>()
   private producer: Producer | undefined
   private busy = false
   private closed: Deferred.Deferred<void> | undefined
@@ -192,12 +198,46 @@ class Line {
     for (const { channel } of batch) topics.add(channel)
     const where = { channel: Array.from(topics).join(", ") }
     return Failure.attempt(this.settings.place, "publish", () => this.exist(topics), where).pipe(
+      Effect.andThen(this.fit(batch)),
       Effect.andThen(this.connected),
       Effect.flatMap((producer) => Failure.attempt(this.settings.place, "publish", () => producer.send(batch), where)),
       // It may have been written: clients then give its sequence number to the next, which Kafka would drop as a duplicate.
       Effect.onError(() => this.drop()),
       Effect.asVoid
     )
+  }
+
+  /**
+   * Refuses a partition that its topic does not have: of such a message one client takes the remainder, and the other waits
+   * for a leader that will never be.
+   */
+  private fit(batch: Batch): Effect.Effect<void, Failed> {
+    const chosen = batch.filter(({ native }) => native?.partition !== undefined)
+    if (chosen.length === 0) return Effect.void
+    return Effect.forEach(chosen, ({ channel, native }) => {
+      const partition = native?.partition ?? 0
+      if (partition < (this.counts.get(channel) ?? 0)) return Effect.void
+      // more may have been added
+      return Failure.attempt(this.settings.place, "publish", () => this.count(channel), { channel }).pipe(
+        Effect.flatMap((count) => {
+          this.counts.set(channel, count)
+          return partition < count
+            ? Effect.void
+            : Effect.fail(Features.noPartition("kafka", channel, partition, count))
+        })
+      )
+    }, { discard: true })
+  }
+
+  private async count(topic: string): Promise<number> {
+    try {
+      return (await this.cluster.leaders(topic)).length
+    } catch (error) {
+      const isMissing = Failure.typeOf(error) === "UNKNOWN_TOPIC_OR_PARTITION"
+      if (!isMissing || this.settings.missingTopics !== "create") throw error
+      await this.cluster.create(topic, undefined, {})
+      return (await this.cluster.leaders(topic)).length
+    }
   }
 
   /** Clients take an unknown topic for one that is about to come, and try for as long as they may. */

@@ -98,6 +98,13 @@ const make = (settings: Settings, open: () => Transactional) =>
     const publish: KafkaTransaction["Service"]["publish"] = (messages, options) => {
       const offsets = behind(options?.after ?? [])
       if (messages.length === 0 && offsets.length === 0) return Exit.void
+      const chosen = messages.find(({ native }) => native?.partition !== undefined)
+      if (chosen !== undefined) {
+        return Exit.fail(Failure.invalid(
+          "publish",
+          `A message for ${chosen.channel} names its partition, which no transaction takes here: leave partition out, or publish it without a transaction.`
+        ))
+      }
       // interrupted in the middle it would stay open, and hold up its readers, until the broker gives it up
       return one.withPermit(Effect.uninterruptible(
         Effect.gen(function*() {

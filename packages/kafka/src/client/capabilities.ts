@@ -15,6 +15,8 @@ export const capabilities: Driver.Capabilities = {
   persistence: true,
   browse: true,
   tombstones: true,
+  partitions: true,
+  timestamps: "milliseconds",
   transactions: true,
   patterns: true,
   lag: true

@@ -96,6 +96,8 @@ export const toRecord = (outgoing: Outgoing<Uint8Array>): Message => {
     value: native?.tombstone === true ? null : buffer(outgoing.payload)
   }
   if (headers !== undefined) record.headers = headers
+  if (native?.partition !== undefined) record.partition = native.partition
+  if (native?.timestamp !== undefined) record.timestamp = String(native.timestamp)
   return record
 }
 

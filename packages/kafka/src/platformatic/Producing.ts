@@ -34,6 +34,8 @@ export const toMessage = (outgoing: Outgoing<Uint8Array>): Message => {
   if (keyBytes !== undefined) message.key = buffer(keyBytes)
   if (native?.tombstone !== true) message.value = buffer(payload)
   if (headers !== undefined) message.headers = headers
+  if (native?.partition !== undefined) message.partition = native.partition
+  if (native?.timestamp !== undefined) message.timestamp = BigInt(native.timestamp)
   return message
 }
 

@@ -1,7 +1,7 @@
 /**
  * Publishing: what goes to Redis goes in pipelines, one after another, none of them too long for its buffers.
  */
-import { BrokerError, type Outgoing } from "@millrace/core"
+import { BrokerError, Features, type Outgoing } from "@millrace/core"
 import { type Effect, Exit } from "effect"
 import type { Command, Connection } from "./Client.ts"
 import * as Failure from "./Failure.ts"
@@ -14,8 +14,14 @@ const mostMessages = 1000
 const mostBytes = 4 * 1024 * 1024
 const longest = 512 * 1024 * 1024
 
+/** What Redis can do of what a publisher may ask beside body, key and headers. */
+export const features: Features.Deciding = { tombstones: true, partitions: false, timestamps: "none" }
+
 const refuse = (connection: Connection, batch: ReadonlyArray<Outgoing<Uint8Array>>): Failed | undefined => {
-  for (const { channel, payload } of batch) {
+  for (const outgoing of batch) {
+    const { channel, payload } = outgoing
+    const refused = Features.refuse("redis", features, outgoing)
+    if (refused !== undefined) return refused
     if (channel === "") return Failure.invalid("publish", "A message names no channel.")
     if (payload.length > longest) {
       return BrokerError.make({

@@ -25,6 +25,8 @@ interface Native {
   readonly keyBytes?: string
   readonly fields?: ReadonlyArray<readonly [string, string | null]>
   readonly tombstone?: true
+  readonly partition?: number
+  readonly timestamp?: number
 }
 
 const encoder = new TextEncoder()
@@ -62,6 +64,8 @@ const nativeOf = (outgoing: Outgoing<Uint8Array>): string | null => {
     found.fields = native.fields.map(([name, value]) => [name, value === null ? null : base64(value)])
   }
   if (native?.tombstone === true) found.tombstone = true
+  if (native?.partition !== undefined) found.partition = native.partition
+  if (native?.timestamp !== undefined) found.timestamp = native.timestamp
   return Object.keys(found).length === 0 ? null : JSON.stringify(found)
 }
 
@@ -104,12 +108,13 @@ export const read = (record: { readonly [column: string]: unknown }): Stored => 
     Object.create(null) as { [name: string]: string },
     JSON.parse(textOf(record["headers"]) ?? "{}") as Headers.Headers
   )
-  const native: NativeParts | undefined =
-    parts.keyBytes === undefined && parts.fields === undefined && parts.tombstone === undefined ? undefined : {
-      keyBytes: parts.keyBytes === undefined ? undefined : bytes(parts.keyBytes),
-      fields: parts.fields?.map(([name, value]) => [name, value === null ? null : bytes(value)]),
-      tombstone: parts.tombstone
-    }
+  const native: NativeParts | undefined = record["native"] === null || record["native"] === undefined ? undefined : {
+    keyBytes: parts.keyBytes === undefined ? undefined : bytes(parts.keyBytes),
+    fields: parts.fields?.map(([name, value]) => [name, value === null ? null : bytes(value)]),
+    tombstone: parts.tombstone,
+    partition: parts.partition,
+    timestamp: parts.timestamp
+  }
   const payload = record["payload"]
   return {
     id: String(record["id"]),

@@ -73,6 +73,8 @@ export interface Sending {
   readonly keyBytes?: Uint8Array | undefined
   readonly fields?: ReadonlyArray<Headers.Field> | undefined
   readonly tombstone?: boolean | undefined
+  readonly partition?: number | undefined
+  readonly timestamp?: number | undefined
 }
 
 const encoder = new TextEncoder()
@@ -199,10 +201,8 @@ export class Bench {
   }
 
   message(body: string | Uint8Array, options: Sending = {}): Outgoing<Uint8Array> {
-    const { channel, fields, headers, key, keyBytes, tombstone } = options
-    const native = fields === undefined && keyBytes === undefined && tombstone === undefined
-      ? undefined
-      : { fields, keyBytes, tombstone }
+    const { channel, headers, key, ...rest } = options
+    const native = Object.keys(rest).length === 0 ? undefined : rest
     return new Outgoing(
       channel ?? this.channel,
       typeof body === "string" ? bytesOf(body) : body,

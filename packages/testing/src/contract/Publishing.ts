@@ -1,9 +1,9 @@
 /**
  * Scenarios of publishing: what was published arrives as it was, in order, to all who should have it, and is confirmed.
  */
-import { Broker, Channel, Publisher } from "@millrace/core"
+import { Broker, Channel, type Features, Publisher } from "@millrace/core"
 import { Clock, Effect } from "effect"
-import { type Bench, bytesOf, ensure, numbered, same, textOf } from "./Bench.ts"
+import { type Bench, bytesOf, ensure, numbered, refusedWith, same, textOf } from "./Bench.ts"
 import { arrives } from "./Cargo.ts"
 import { browse, type Scenario, scenario } from "./Scenario.ts"
 
@@ -170,5 +170,97 @@ export const publishing: ReadonlyArray<Scenario> = [
         }
       }),
     { needs: ["groups"] }
+  ),
+
+  scenario(
+    "publish-partition",
+    "a message goes to the partition that it names, whatever its key; one that is not there is refused",
+    ["F21"],
+    (bench) =>
+      Effect.gen(function*() {
+        yield* bench.declare(3)
+        const consumer = yield* bench.reader()
+        for (const partition of [2, 0, 1, 2]) yield* bench.send(`to ${partition}`, { key: "one", partition })
+        yield* bench.until("all arrived", () => consumer.got.length === 4)
+        yield* same(
+          "where they are",
+          consumer.got.map(({ delivery, text }) => `${text} is in ${delivery.partition}`).toSorted(),
+          ["to 0 is in 0", "to 1 is in 1", "to 2 is in 2", "to 2 is in 2"]
+        )
+        for (const partition of [3, 1000]) {
+          yield* refusedWith(`partition ${partition} of 3`, bench.send("m", { partition }), "Invalid")
+        }
+        for (const partition of [-1, 0.5, NaN]) {
+          yield* refusedWith(`partition ${partition}`, bench.send("m", { partition }), "Invalid")
+        }
+        yield* bench.quiet
+        yield* same("what was written", consumer.got.length, 4)
+      }),
+    { needs: ["chosen partitions"] }
+  ),
+
+  scenario(
+    "publish-timestamp",
+    "a message has the timestamp that its publisher gives it, as exactly as the capabilities say",
+    ["F21"],
+    (bench) =>
+      Effect.gen(function*() {
+        yield* bench.declare(1)
+        const consumer = yield* bench.reader()
+        // a broker may refuse what is older than it keeps, so these are of today
+        const now = yield* Clock.currentTimeMillis
+        const times = [now - 1234, now - 60_001, now]
+        for (const timestamp of times) yield* bench.send(String(timestamp), { timestamp })
+        yield* bench.has(consumer, times.map(String))
+        const kept = (time: number) => bench.capabilities.timestamps === "seconds" ? time - time % 1000 : time
+        yield* same(
+          "timestamps",
+          Object.fromEntries(consumer.got.map(({ delivery, text }) => [text, delivery.timestamp])),
+          Object.fromEntries(times.map((time) => [String(time), kept(time)]))
+        )
+        for (const timestamp of [-1, 0.5, NaN]) {
+          yield* refusedWith(`timestamp ${timestamp}`, bench.send("m", { timestamp }), "Invalid")
+        }
+      }),
+    { needs: ["timestamps"] }
+  ),
+
+  scenario(
+    "publish-features",
+    "a publisher that declares a feature is built where the broker has it, and refused where it lacks it",
+    ["F21"],
+    (bench) =>
+      Effect.gen(function*() {
+        yield* bench.declare(1)
+        const consumer = yield* bench.reader()
+        const channel = Channel.bytes(bench.channel)
+        const { capabilities } = bench
+        const has: Record<Features.Feature, boolean> = {
+          partition: capabilities.partitions,
+          timestamp: capabilities.timestamps !== "none",
+          tombstone: capabilities.tombstones
+        }
+        const on = Effect.provideService(Broker.Broker, bench.broker)
+        for (const feature of ["partition", "timestamp", "tombstone"] as const) {
+          const publisher = Publisher.using(channel, [feature]).pipe(on)
+          if (!has[feature]) {
+            const error = yield* refusedWith(`a publisher that uses ${feature}`, publisher, "Unsupported")
+            yield* ensure(
+              error.message.includes(bench.channel) && error.message.includes(feature),
+              () => `the sentence does not name ${bench.channel} and ${feature}: ${error.message}`
+            )
+          } else yield* publisher
+        }
+        yield* Publisher.using(channel, []).pipe(on)
+        if (!has.tombstone) return
+        const publisher = yield* Publisher.using(channel, ["tombstone"]).pipe(on)
+        yield* publisher.tombstone("gone", { headers: { why: "deleted" } }).pipe(
+          on,
+          Effect.catchTag("EncodeError", Effect.die)
+        )
+        yield* bench.until("the tombstone arrived", () => consumer.got.length === 1)
+        const { delivery, key } = consumer.got[0]!
+        yield* same("the tombstone", [delivery.tombstone, key, delivery.headers["why"]], [true, "gone", "deleted"])
+      })
   )
 ]

@@ -17,6 +17,8 @@ export type Feature =
   | "redelivery"
   | "order"
   | "partitions"
+  | "chosen partitions"
+  | "timestamps"
   | "attempts"
   | "delay"
   | "replay"
@@ -90,6 +92,10 @@ export const lacks = (needs: ReadonlyArray<Feature>, bench: Bench, declared: Dec
         return capabilities[feature]
       case "order":
         return capabilities.ordering !== "none"
+      case "chosen partitions":
+        return capabilities.partitions
+      case "timestamps":
+        return capabilities.timestamps !== "none"
       case "partitions":
         return capabilities.ordering === "partition"
       case "limit":
@@ -169,6 +175,16 @@ export const refusals: Record<Feature, Body> = {
       refusedWith("a subscription in the order of partitions", bench.reader({ lanes: Lanes.partition }), "Unsupported")
     ),
   partitions: onePartition,
+  "chosen partitions": (bench) =>
+    Effect.andThen(
+      bench.declare(1),
+      refusedWith("publishing to a partition", bench.send("m", { partition: 0 }), "Unsupported")
+    ),
+  timestamps: (bench) =>
+    Effect.andThen(
+      bench.declare(1),
+      refusedWith("publishing with a timestamp", bench.send("m", { timestamp: 1_000_000 }), "Unsupported")
+    ),
   // nothing to ask for: what was not acknowledged is gone
   redelivery: (bench) =>
     Effect.gen(function*() {
