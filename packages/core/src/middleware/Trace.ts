@@ -2,7 +2,7 @@
  * One span for each message, by the OpenTelemetry conventions for messaging, through Effect's `Tracer`; W3C Trace Context
  * and Baggage from the headers of what comes in and into the headers of what goes out.
  */
-import { Cause, Context, Effect, Exit, Fiber, Random, Tracer } from "effect"
+import { Context, Effect, Fiber, Random, Tracer } from "effect"
 import { Broker } from "../broker/Broker.ts"
 import * as Bag from "../model/Baggage.ts"
 import type { Envelope } from "../model/Message.ts"
@@ -10,10 +10,9 @@ import * as Redaction from "../model/Redaction.ts"
 import * as TraceContext from "../model/TraceContext.ts"
 import { attributesOf, nameOf, placeOf } from "../pipeline/Conventions.ts"
 import * as Eager from "../pipeline/Eager.ts"
-import * as Ending from "../pipeline/Ending.ts"
 import type { Handler } from "../pipeline/Handler.ts"
 import * as Middleware from "../pipeline/Middleware.ts"
-import { close, closeWithOutcome, type Open, open, tracerOf } from "./traceSpan.ts"
+import * as Spans from "../pipeline/Spans.ts"
 
 /**
  * The baggage of the message that is being handled; what is published inside carries it on. Default: none.
@@ -46,11 +45,6 @@ export interface Options {
   readonly redact?: Redaction.Options | undefined
   /** Attributes beside those of the conventions. Default: none. */
   readonly attributes?: ((message: Envelope) => Readonly<Record<string, unknown>>) | undefined
-}
-
-const ambientOf = (fiber: Fiber.Fiber<unknown, unknown>): Tracer.AnySpan | undefined => {
-  const { span } = fiber.cache
-  return span === undefined || Context.get(span.annotations, Tracer.DisablePropagation) ? undefined : span
 }
 
 const linkTo = (span: Tracer.AnySpan | undefined): ReadonlyArray<Tracer.SpanLink> =>
@@ -118,25 +112,17 @@ export const middleware = (options: Options = {}) => {
     }
   })
   const redaction = Redaction.make(options.redact)
-  /** The end as a span tells it: an error without what is secret in its message. */
-  const told = (message: Envelope, exit: Exit.Exit<unknown, unknown>): Exit.Exit<unknown, unknown> => {
-    const { error, status } = Ending.of(exit)
-    if (status !== "failed") return exit
-    return Exit.failCause(
-      Redaction.hideCause(redaction, message, exit._tag === "Failure" ? exit.cause : Cause.fail(error))
-    )
-  }
   const spare = (fiber: Fiber.Fiber<unknown, unknown>): boolean =>
     sample < 1 && fiber.getRef(Random.Random).nextDoubleUnsafe() >= sample
 
   return Middleware.make()(
     { name: "Trace", stage: "consume", shows: { relation, sample } },
     (next) => {
-      const within = (message: Envelope, opened: Open, inner: typeof next): Middleware.Returns =>
+      const within = (message: Envelope, opened: Spans.Open, inner: typeof next): Middleware.Returns =>
         Eager.around(
           message,
           (message) => Eager.provide(Tracer.ParentSpan, opened.span, inner, message),
-          (exit) => closeWithOutcome(opened, message, told(message, exit))
+          (exit) => Spans.closeWithOutcome(opened, message, Spans.withoutSecrets(redaction, [message], exit))
         )
 
       const receive = (fiber: Fiber.Fiber<unknown, unknown>, message: Envelope): Middleware.Returns => {
@@ -146,7 +132,7 @@ export const middleware = (options: Options = {}) => {
           ? next
           : (message) => Eager.provide(Baggage, Bag.parse(baggage), next, message)
         const remote = TraceContext.fromHeaders(headers)
-        const tracer = tracerOf(fiber)
+        const tracer = Spans.tracerOf(fiber)
         if (tracer === undefined || remote?.sampled === false) {
           return remote === undefined ? inner(message) : Eager.provide(Tracer.ParentSpan, remote, inner, message)
         }
@@ -158,21 +144,21 @@ export const middleware = (options: Options = {}) => {
         const links = linkTo(relation === "link" ? remote : undefined)
         return within(
           message,
-          open(fiber, tracer, { ...describe(fiber, message), kind: message.kind, parent, links }),
+          Spans.open(fiber, tracer, { ...describe(fiber, message), kind: message.kind, parent, links }),
           inner
         )
       }
 
       const send = (fiber: Fiber.Fiber<unknown, unknown>, message: Envelope): Middleware.Returns => {
-        const ambient = ambientOf(fiber)
+        const ambient = Spans.ambientOf(fiber)
         const baggage = fiber.getRef(Baggage)
-        const tracer = tracerOf(fiber)
+        const tracer = Spans.tracerOf(fiber)
         if (tracer === undefined || ambient?.sampled === false) return next(inject(message, ambient, baggage))
         if (ambient === undefined && spare(fiber)) {
           return next(inject(message, TraceContext.unsampledRoot(fiber.getRef(Random.Random)), baggage))
         }
         const given = TraceContext.fromHeaders(message.headers)
-        const opened = open(fiber, tracer, {
+        const opened = Spans.open(fiber, tracer, {
           ...describe(fiber, message),
           // the conventions: producer only where this span is the context that the message carries
           kind: given === undefined ? message.kind : "client",
@@ -191,9 +177,6 @@ export const middleware = (options: Options = {}) => {
     }
   )
 }
-
-/** Most links of a span: OpenTelemetry's limit unless it is set otherwise. */
-const maximumLinks = 128
 
 /**
  * Runs an effect inside one span that links to the span of each message of a batch, since a span has one parent and a
@@ -217,26 +200,9 @@ export const batch =
   (messages: ReadonlyArray<Envelope>, options: { readonly name?: string | undefined } = {}) =>
   <A, E, R>(self: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
     Effect.withFiber((fiber): Effect.Effect<A, E, R> => {
-      const tracer = tracerOf(fiber)
-      const first = messages[0]
-      if (tracer === undefined || first === undefined) return self
-      const links = messages.slice(0, maximumLinks).flatMap((message): ReadonlyArray<Tracer.SpanLink> => {
+      const links = messages.map((message): Tracer.SpanLink | undefined => {
         const span = TraceContext.fromHeaders(message.headers)
-        return span === undefined ? [] : [{ span, attributes: placeOf(message) }]
+        return span === undefined ? undefined : { span, attributes: placeOf(message) }
       })
-      const attributes = { ...attributesOf(first, undefined), "messaging.batch.message_count": messages.length }
-      const make = Effect.sync(() =>
-        open(fiber, tracer, {
-          name: options.name ?? nameOf(first),
-          kind: first.kind,
-          parent: ambientOf(fiber),
-          links,
-          attributes
-        })
-      )
-      return Effect.acquireUseRelease(
-        make,
-        ({ span }) => Effect.withParentSpan(self, span),
-        (opened, exit) => Effect.sync(() => close(opened, opened.now(), exit))
-      )
+      return Spans.batch(messages, links, Spans.ambientOf(fiber), options.name)(self)
     })

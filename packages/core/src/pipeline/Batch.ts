@@ -2,11 +2,14 @@
  * Messages handled together: a function of many becomes a handler of one, so that every middleware, retry and outcome stays
  * that of the single message.
  */
-import { type Context, Duration, Effect, Exit, Fiber, Result } from "effect"
+import { Context, Duration, Effect, Exit, Fiber, Random, Result, Tracer } from "effect"
 import type { Envelope } from "../model/Message.ts"
+import * as TraceContext from "../model/TraceContext.ts"
+import * as Ambient from "./Ambient.ts"
 import * as Description from "./Description.ts"
 import * as Eager from "./Eager.ts"
 import type { Handler } from "./Handler.ts"
+import * as Spans from "./Spans.ts"
 
 /** How many messages are handled together. */
 export interface Options {
@@ -31,18 +34,29 @@ export type ErrorOf<A> = ItemOf<A> extends infer Item ? Item extends Result.Resu
   : never
 
 /** A message that waits in a batch. */
-interface Member<M> {
-  readonly message: M
+interface Member<M> extends Ambient.Held<M> {
   readonly resume: (exit: Exit.Exit<unknown, unknown>) => void
 }
 
+/** Messages that came with the same services. */
 class Group<M> {
   members: Array<Member<M>> = []
   timer: Fiber.Fiber<void> | undefined
   running: Fiber.Fiber<unknown, unknown> | undefined
   /** Members that were interrupted while it ran. */
   gone = 0
+  #contexts: Map<unknown, Context.Context<never>> | undefined
+
+  contextOf(message: unknown): Context.Context<never> | undefined {
+    this.#contexts ??= new Map(this.members.map(({ context, message }) => [message, context]))
+    return this.#contexts.get(message)
+  }
 }
+
+/** The batch that the fiber handles. */
+const Current = Context.Reference<Pick<Group<unknown>, "contextOf"> | undefined>("@millrace/core/Batch/Current", {
+  defaultValue: () => undefined
+})
 
 const ended = (item: unknown): Exit.Exit<unknown, unknown> =>
   Result.isResult(item)
@@ -62,6 +76,55 @@ const tell = <M>(members: ReadonlyArray<Member<M>>, exit: Exit.Exit<unknown, unk
   members.forEach(({ resume }, i) => resume(wrong ?? ended(items[i])))
 }
 
+/** Runs a batch in a span of its own where its messages came with several, and links to each of them. */
+const linked = <A, E>(members: ReadonlyArray<Member<Envelope>>, self: Effect.Effect<A, E>): Effect.Effect<A, E> => {
+  const spans = Ambient.spansOf(members)
+  if (spans === undefined) return self
+  if (spans.length > 0) {
+    return Spans.batch(
+      members.map(({ message }) => message),
+      spans.map((span) => ({ span, attributes: {} })),
+      undefined
+    )(self)
+  }
+  // no sender wants this trace recorded
+  return Effect.flatMap(
+    Random.Random,
+    (random) => Effect.provideService(self, Tracer.ParentSpan, TraceContext.unsampledRoot(random))
+  )
+}
+
+/**
+ * Runs an effect inside a batch with the ids, the span, the log annotations and the baggage of one of its messages: what it
+ * publishes belongs to the flow of that message. Elsewhere, and with another message, the effect runs as it is.
+ *
+ * **Example** (a receipt for each payment)
+ *
+ * ```ts
+ * import { Effect } from "effect"
+ * import { Batch, Channel, type Message, Publisher } from "@millrace/core"
+ *
+ * const Receipts = Channel.bytes("receipts")
+ *
+ * const handler = Batch.handler({ size: 100 }, (messages: ReadonlyArray<Message<Uint8Array>>) =>
+ *   Effect.forEach(messages, (message) =>
+ *     Publisher.make(Receipts).publish(message.payload).pipe(Batch.within(message)), { discard: true }))
+ * ```
+ *
+ * @category combinators
+ */
+export const within = (message: Envelope) => <A, E, R>(self: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
+  Effect.updateContext(self, (context: Context.Context<R>) => {
+    const own = Context.get(context, Current)?.contextOf(message)
+    return own === undefined ? context : Ambient.alone(context, own)
+  })
+
+/** After so many batches of one the log tells why. */
+const tooLonely = 100
+
+const keptApart = (name: string, { differed }: Ambient.Comparison): string =>
+  `Batch: ${name} handles messages one by one, since a middleware outside gives each message a ${differed} of its own. Let it read what it needs from the messages, or use a handler of single messages.`
+
 /**
  * A handler of single messages, made of a function that handles many.
  *
@@ -72,8 +135,15 @@ const tell = <M>(members: ReadonlyArray<Member<M>>, exit: Exit.Exit<unknown, unk
  * Types: items that are `Result`s put their errors into `E`, beside those of the whole; what else they are is the answer.
  *
  * Interrupting a message (a `Timeout` outside, a lost lease) takes it out of a batch that has not begun, and leaves one that
- * has; a batch that nobody waits for any more is interrupted. A drain waits for it as for any handler. Services are those of
- * the first message: what a middleware gives to each message alone, like its principal, is read before the batch.
+ * has; a batch of which every message was interrupted is interrupted. A drain waits for it as for any handler.
+ *
+ * Services: the messages of one batch all came with the same services (each one the same object), and the batch runs with
+ * them. So with `Auth` outside, each batch holds the messages of one principal. A middleware outside that makes a service anew
+ * for each message, like a transaction, makes batches of one, and a warning names that service.
+ *
+ * Ids, spans, log annotations and baggage are those that all messages of the batch share. Messages of several flows get a new
+ * correlation id together, and log lines name the messages in `causationIds`; their spans are linked to one span of the batch.
+ * `Batch.within` runs an effect with the ids and the span of one message. An answer is published with those of its message.
  *
  * Messages must run side by side: `Subscription.make` refuses `Lanes.partition`, which runs one at a time, and lanes whose
  * limit is below `size`. With `Lanes.key`, no two messages of a key are in one batch.
@@ -115,15 +185,29 @@ export const handler = <M extends Envelope, A extends Answered, E = never, R = n
   if (!(wait >= 0 && wait < Number.POSITIVE_INFINITY)) {
     throw new RangeError(`Batch: wait must be a finite duration from 0, got ${String(options.wait)}`)
   }
-  let open: Group<M> | undefined
+  const name = run.name || "batch"
+  /** Groups that take more messages: one for each set of services. */
+  let open: ReadonlyArray<Group<M>> = []
+  const services = new Ambient.Comparison()
+  /** Batches of one in a row, each while other messages waited. */
+  let lonely = 0
 
-  const start = (group: Group<M>, context: Context.Context<never>): void => {
+  const close = (group: Group<M>): void => {
+    open = open.filter((each) => each !== group)
+  }
+
+  const start = (group: Group<M>): void => {
     if (group.running !== undefined) return
-    if (open === group) open = undefined
+    close(group)
     const { members } = group
+    lonely = size > 1 && members.length === 1 && open.length > 0 ? lonely + 1 : 0
+    if (lonely === tooLonely) Effect.runForkWith(members[0]!.context)(Effect.logWarning(keptApart(name, services)))
     const whole = Effect.suspend(() => run(members.map(({ message }) => message)))
-    // the services of R are those of the message that began it
-    group.running = Effect.runForkWith(context)(whole as Effect.Effect<A, E>)
+    // the services of R are those that each of the messages came with
+    const effect = whole as Effect.Effect<A, E>
+    group.running = members.length === 1
+      ? Effect.runForkWith(members[0]!.context)(effect)
+      : Effect.runForkWith(Context.add(Ambient.together(members), Current, group))(linked(members, effect))
     group.running.addObserver((exit) => tell(members, exit))
   }
 
@@ -134,7 +218,7 @@ export const handler = <M extends Envelope, A extends Answered, E = never, R = n
     }
     group.members = group.members.filter((each) => each !== member)
     if (group.members.length > 0) return Exit.void
-    if (open === group) open = undefined
+    close(group)
     return group.timer === undefined ? Exit.void : Fiber.interrupt(group.timer)
   }
 
@@ -142,23 +226,25 @@ export const handler = <M extends Envelope, A extends Answered, E = never, R = n
   const one = (message: M): Effect.Effect<unknown, unknown> =>
     Effect.callback<unknown, unknown>((resume) => {
       const { context } = Fiber.getCurrent()!
-      const group = open ??= new Group()
-      const member: Member<M> = { message, resume }
-      group.members.push(member)
-      if (group.members.length >= size) {
-        group.timer?.interruptUnsafe()
-        start(group, context)
-      } else if (group.timer === undefined) {
-        group.timer = Effect.runForkWith(context)(
-          Effect.andThen(Effect.sleep(wait), Effect.sync(() => start(group, context)))
+      let group = open.find(({ members }) => services.isSame(members[0]!.context, context))
+      if (group === undefined) open = [...open, group = new Group()]
+      const joined = group
+      const member: Member<M> = { message, context, resume }
+      joined.members.push(member)
+      if (joined.members.length >= size) {
+        joined.timer?.interruptUnsafe()
+        start(joined)
+      } else if (joined.timer === undefined) {
+        joined.timer = Effect.runForkWith(context)(
+          Effect.andThen(Effect.sleep(wait), Effect.sync(() => start(joined)))
         )
       }
-      return Effect.suspend(() => leave(group, member))
+      return Effect.suspend(() => leave(joined, member))
     })
 
   return Description.describe(
     // what a member resumes with is what the items are
     Eager.guard(one as Handler<M, AnswerOf<A>, E | ErrorOf<A>, R>),
-    [{ name: run.name || "batch", stage: "handle", shows: { batch: size, wait: `${wait} ms` }, batch: { size, wait } }]
+    [{ name, stage: "handle", shows: { batch: size, wait: `${wait} ms` }, batch: { size, wait } }]
   )
 }

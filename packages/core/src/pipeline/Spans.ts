@@ -1,14 +1,17 @@
 /**
- * The span of one message: how it begins, and how it ends.
+ * The spans of messages and of batches: how they begin, and how they end.
  */
-import { Clock, Context, Duration, Exit, type Fiber, LogLevel, Option, References, Tracer } from "effect"
+import { Cause, Clock, Context, Duration, Effect, Exit, type Fiber, LogLevel, Option, References, Tracer } from "effect"
 import * as Correlation from "../model/Correlation.ts"
 import { tagOf } from "../model/Failure.ts"
 import type { Envelope } from "../model/Message.ts"
 import type * as Outcome from "../model/Outcome.ts"
-import * as Ending from "../pipeline/Ending.ts"
+import * as Redaction from "../model/Redaction.ts"
+import { common } from "./Ambient.ts"
+import { attributesOf, nameOf } from "./Conventions.ts"
+import * as Ending from "./Ending.ts"
 
-/** The tracer that spans go to, or undefined where nobody looks at them. */
+/** The tracer that spans go to, or undefined where no exporter reads them. */
 export const tracerOf = (fiber: Fiber.Fiber<unknown, unknown>): Tracer.Tracer | undefined => {
   const { tracer, tracerEnabled } = fiber.cache
   if (!tracerEnabled || tracer === undefined || tracer === Tracer.nativeTracer) return undefined
@@ -102,3 +105,57 @@ export const closeWithOutcome = (
     return undefined
   })
 }
+
+/** The span that the fiber runs in, where it is to be the parent of others. */
+export const ambientOf = (fiber: Fiber.Fiber<unknown, unknown>): Tracer.AnySpan | undefined => {
+  const { span } = fiber.cache
+  return span === undefined || Context.get(span.annotations, Tracer.DisablePropagation) ? undefined : span
+}
+
+/** An end as a span shows it: an error without the secrets of the messages. */
+export const withoutSecrets = (
+  redaction: Redaction.Redaction,
+  messages: ReadonlyArray<Envelope>,
+  exit: Exit.Exit<unknown, unknown>
+): Exit.Exit<unknown, unknown> => {
+  const { error, status } = Ending.of(exit)
+  if (status !== "failed") return exit
+  return Exit.failCause(messages.reduce(
+    (cause, message) => Redaction.hideCause(redaction, message, cause),
+    exit._tag === "Failure" ? exit.cause : Cause.fail(error)
+  ))
+}
+
+/** Most links of a span: OpenTelemetry's limit unless it is set otherwise. */
+const maximumLinks = 128
+
+const usual = Redaction.make()
+
+/** Runs an effect inside one span that links to the messages of a batch; attributes are those that all messages share. */
+export const batch = (
+  messages: ReadonlyArray<Envelope>,
+  links: ReadonlyArray<Tracer.SpanLink | undefined>,
+  parent: Tracer.AnySpan | undefined,
+  name?: string | undefined
+) =>
+<A, E, R>(self: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
+  Effect.withFiber((fiber): Effect.Effect<A, E, R> => {
+    const tracer = tracerOf(fiber)
+    const first = messages[0]
+    if (tracer === undefined || first === undefined) return self
+    const shared = common(messages.map((message) => attributesOf(message, undefined)))
+    const make = Effect.sync(() =>
+      open(fiber, tracer, {
+        name: name ?? nameOf(first),
+        kind: first.kind,
+        parent,
+        links: links.slice(0, maximumLinks).filter((link) => link !== undefined),
+        attributes: { ...shared, "messaging.batch.message_count": messages.length }
+      })
+    )
+    return Effect.acquireUseRelease(
+      make,
+      ({ span }) => Effect.withParentSpan(self, span),
+      (opened, exit) => Effect.sync(() => close(opened, opened.now(), withoutSecrets(usual, messages, exit)))
+    )
+  })
