@@ -2,15 +2,21 @@ import { assert, describe, it } from "@effect/vitest"
 import {
   After,
   Broker,
+  Channel,
   type Delivery,
   type Envelope,
   Filter,
   Headers,
   Histogram,
+  Lanes,
+  MemoryBroker,
+  type Message,
   Metrics,
   Order,
   Outcome,
-  Outgoing
+  Outgoing,
+  Publisher,
+  Subscription
 } from "@millrace/core"
 import { Data, Deferred, Effect, Fiber, Layer, Metric, pipe } from "effect"
 import { FetchHttpClient } from "effect/http"
@@ -221,7 +227,7 @@ describe("Metrics", () => {
     )
   })
 
-  it.effect("F7 Effect's exporters read the figures by the names of the conventions, until the scope closes", () =>
+  it.effect("F7 Effect's exporters read the figures by the names of the conventions", () =>
     Effect.gen(function*() {
       const context = yield* Effect.context<never>()
       const text = yield* Effect.gen(function*() {
@@ -256,45 +262,106 @@ describe("Metrics", () => {
       assert.deepStrictEqual(value("millrace_messages", "millrace_status=\"failed\"", "\"orders\""), [1])
       assert.deepStrictEqual(value("millrace_bytes", "\"next\""), [3])
       assert.deepStrictEqual(value("millrace_in_flight", "\"orders\""), [0])
-      assert.deepStrictEqual(Metric.snapshotUnsafe(context), [])
     }).pipe(Effect.provideService(Metric.MetricRegistry, new Map())))
 
-  it("F7 Effect's OTLP layer exports them", async () => {
-    const bodies: Array<string> = []
-    const server = createServer((request, response) => {
-      let body = ""
-      request.on("data", (chunk) => body += String(chunk))
-      request.on("end", () => {
-        if (request.url === "/v1/metrics") bodies.push(body)
-        response.end("{}")
+  it.each(["first", "last"])(
+    "F7 the last OTLP export has the final figures, also when its layer closes %s",
+    async (which) => {
+      const bodies: Array<string> = []
+      const server = createServer((request, response) => {
+        let body = ""
+        request.on("data", (chunk) => body += String(chunk))
+        request.on("end", () => {
+          if (request.url === "/v1/metrics") bodies.push(body)
+          response.end("{}")
+        })
       })
-    })
-    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve))
-    const address = server.address()
-    const port = typeof address === "object" && address !== null ? address.port : 0
-    const Telemetry = Otlp.layerJson({ baseUrl: `http://127.0.0.1:${port}`, resource: { serviceName: "billing" } })
-      .pipe(
-        Layer.provide(FetchHttpClient.layer)
-      )
-    const handler = Metrics.middleware()((_: Delivery) => Effect.void)
-    try {
-      await Effect.runPromise(
-        Effect.forEach([1, 2, 3], (position) => runChain(handler, deliver({ system: "kafka", position }))).pipe(
-          // the exporter sends once more when its scope closes: the registry's is the outer one
-          Effect.provide(Telemetry.pipe(Layer.provideMerge(Layer.fresh(Metrics.layer)))),
-          Effect.provideService(Metric.MetricRegistry, new Map())
+      await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve))
+      const address = server.address()
+      const port = typeof address === "object" && address !== null ? address.port : 0
+      const Telemetry = Otlp.layerJson({ baseUrl: `http://127.0.0.1:${port}`, resource: { serviceName: "billing" } })
+        .pipe(
+          Layer.provide(FetchHttpClient.layer)
         )
-      )
-    } finally {
-      server.close()
+      const registry = Layer.fresh(Metrics.layer)
+      const handler = Metrics.middleware()((_: Delivery) => Effect.void)
+      try {
+        await Effect.runPromise(
+          Effect.forEach([1, 2, 3], (position) => runChain(handler, deliver({ system: "kafka", position }))).pipe(
+            // the exporter sends once more when its scope closes
+            Effect.provide(
+              which === "first" ? Layer.provideMerge(Telemetry, registry) : Layer.provideMerge(registry, Telemetry)
+            ),
+            Effect.provideService(Metric.MetricRegistry, new Map())
+          )
+        )
+      } finally {
+        server.close()
+      }
+      const metrics = bodies.flatMap((body) => JSON.parse(body).resourceMetrics)
+        .flatMap(({ scopeMetrics }) => scopeMetrics).flatMap((scope) => scope.metrics)
+      const duration = metrics.findLast(({ name }) => name === "messaging.process.duration")
+      assert.strictEqual(duration?.unit, "s")
+      assert.strictEqual(duration?.histogram.dataPoints[0].count, 3)
+      assert.strictEqual(duration?.histogram.dataPoints[0].explicitBounds.length, 14)
     }
-    const metrics = bodies.flatMap((body) => JSON.parse(body).resourceMetrics)
-      .flatMap(({ scopeMetrics }) => scopeMetrics).flatMap((scope) => scope.metrics)
-    const duration = metrics.findLast(({ name }) => name === "messaging.process.duration")
-    assert.strictEqual(duration?.unit, "s")
-    assert.strictEqual(duration?.histogram.dataPoints[0].count, 3)
-    assert.strictEqual(duration?.histogram.dataPoints[0].explicitBounds.length, 14)
-  })
+  )
+
+  it.effect("F7 a subscription and a publisher of thousands of topics have one set of series each, named by the address", () =>
+    Effect.gen(function*() {
+      const series = yield* Metric.MetricRegistry
+      const Temperatures = Channel.bytes("plant.{machine}.temperature")
+      const counted = pipe((_: Message<Uint8Array>) => Effect.void, Metrics.middleware())
+      const { health } = yield* Subscription.run(
+        Subscription.make(Temperatures, { group: "g", lanes: Lanes.unordered(8) }, counted)
+      )
+      const publisher = Publisher.make(Temperatures, Metrics.middleware())
+      for (let i = 0; i < 300; i++) {
+        yield* publisher.publish(new Uint8Array(1), { parameters: { machine: `m${i}` } })
+      }
+      yield* TestClock.adjust("1 second")
+      assert.strictEqual((yield* health).settled, 300)
+      const channels = yield* Metrics.snapshot
+      assert.sameDeepMembers(channels.map(({ channel, done, kind }) => [kind, channel, done]), [
+        ["producer", Temperatures.name, 300],
+        ["consumer", Temperatures.name, 300]
+      ])
+      assert.isBelow(series.size, 20)
+      for (const { attributes } of series.values()) {
+        assert.strictEqual(attributes?.["messaging.destination.template"], Temperatures.name)
+        assert.notProperty(attributes, "messaging.destination.name")
+      }
+    }).pipe(
+      Effect.scoped,
+      Effect.provide([MemoryBroker.layer({ partitions: 1 }), Layer.fresh(Metrics.layer)]),
+      Effect.provideService(Metric.MetricRegistry, new Map())
+    ))
+
+  it("F7 series are bounded whatever arrives: channels beyond the first are counted as other", () =>
+    fc.assert(fc.asyncProperty(
+      fc.integer({ min: 1, max: 4 }),
+      fc.array(fc.constantFrom("a", "b", "c", "d", "e", "f", "other"), { maxLength: 40 }),
+      (channels, all) =>
+        Effect.runPromise(
+          Effect.gen(function*() {
+            const series = yield* Metric.MetricRegistry
+            const registry = yield* Metrics.make({ channels })
+            const handler = Metrics.middleware()((_: Delivery) => Effect.void)
+            for (const channel of all) {
+              yield* Effect.provideService(runChain(handler, deliver({ channel })), Metrics.Registry, registry)
+            }
+            const named = [...new Set(all)].slice(0, channels)
+            const expected = new Map<string, number>()
+            for (const channel of all) {
+              const name = named.includes(channel) ? channel : "other"
+              expected.set(name, (expected.get(name) ?? 0) + 1)
+            }
+            const found = yield* registry.snapshot
+            assert.deepStrictEqual(new Map(found.map(({ channel, done }) => [channel, done])), expected)
+            assert.isAtMost(series.size, 9 * (channels + 1))
+          }).pipe(Effect.provideService(Metric.MetricRegistry, new Map()))
+        )
+    )))
 
   it("F7 options out of range are refused", () => {
     assert.throws(
@@ -303,6 +370,7 @@ describe("Metrics", () => {
       "Metrics: timeOneIn must be an integer from 1, got 0"
     )
     assert.throws(() => Metrics.make({ tags: 0 }), RangeError, "Metrics: tags must be an integer from 1, got 0")
+    assert.throws(() => Metrics.make({ channels: 0 }), RangeError, "Metrics: channels must be an integer from 1, got 0")
     assert.throws(() => Metrics.make({ tags: 1.5 }), RangeError, "Metrics: tags must be an integer from 1, got 1.5")
   })
 

@@ -4,12 +4,17 @@ import {
   After,
   Baggage,
   Broker,
+  Channel,
   type Delivery,
   type Envelope,
   type Handler,
   Headers,
+  MemoryBroker,
+  type Message,
   Outcome,
   Outgoing,
+  Publisher,
+  Subscription,
   Trace,
   TraceContext
 } from "@millrace/core"
@@ -315,6 +320,29 @@ describe("Trace", () => {
       assert.deepInclude(all(spans[0]), { "messaging.batch.message_count": 130, "error.type": "Broken" })
       assert.notProperty(all(spans[0]), "messaging.kafka.offset")
     }))
+
+  it.effect("F5 spans of a channel with parameters are named by its address, and say which channel it is", () =>
+    Effect.gen(function*() {
+      const { spans, traced } = recording()
+      const Temperatures = Channel.bytes("plant.{machine}.temperature")
+      const handler = Trace.middleware()((_: Message<Uint8Array>) => Effect.void)
+      yield* traced(Effect.gen(function*() {
+        yield* Subscription.run(Subscription.make(Temperatures, { group: "g" }, handler))
+        const publisher = Publisher.make(Temperatures, Trace.middleware())
+        yield* publisher.publish(new Uint8Array(1), { parameters: { machine: "m1" } })
+        yield* TestClock.adjust("1 second")
+      }))
+      assert.deepStrictEqual(spans.map(({ name }) => name), [
+        `publish ${Temperatures.name}`,
+        `process ${Temperatures.name}`
+      ])
+      for (const span of spans) {
+        assert.deepInclude(all(span), {
+          "messaging.destination.name": "plant.m1.temperature",
+          "messaging.destination.template": Temperatures.name
+        })
+      }
+    }).pipe(Effect.scoped, Effect.provide(MemoryBroker.layer({ partitions: 1 }))))
 
   it.effect("F5 attributes and links of the context reach the span", () =>
     Effect.gen(function*() {

@@ -101,7 +101,9 @@ export const message = <P>(
     payload,
     options?.key ?? channel.key?.(payload),
     Correlation.linked(options?.headers === undefined ? Headers.empty : Headers.fromRecord(options.headers)),
-    options === undefined ? undefined : nativeOf(options)
+    options === undefined ? undefined : nativeOf(options),
+    undefined,
+    channel.pattern?.address
   )
 
 const nativeOf = ({ partition, timestamp, tombstone }: NativeParts): NativeParts | undefined =>

@@ -137,6 +137,20 @@ const lettersOf = (
   )
 }
 
+/** Tells each origin the address that the subscription reads; drivers make one origin for all messages of a channel. */
+const named = <A, E, R>(
+  pattern: Address.Pattern | undefined,
+  handle: Handler<Delivery, A, E, R>
+): Handler<Delivery, A, E, R> => {
+  if (pattern === undefined) return handle
+  const { address } = pattern
+  return (delivery) => {
+    const origin: { template?: string | undefined } = delivery.origin
+    if (origin.template === undefined) origin.template = address
+    return handle(delivery)
+  }
+}
+
 /** A handler of many messages gets them from lanes that run side by side, and in time. */
 const checkBatch = (steps: ReadonlyArray<Description.Description>, consumer: Consumer<never>): void => {
   for (const { batch } of Description.ways(steps).flat()) {
@@ -221,7 +235,7 @@ export const make: Build = (<P, On, A, E, R>(
       lanes: options.lanes ?? Lanes.partition,
       retries: retriesOf(options.retries ?? Retries.held, pattern),
       // the driver's bytes are those of this channel
-      handle: run as Handler<Delivery, A, E, R>,
+      handle: named(pattern, run as Handler<Delivery, A, E, R>),
       settle: (exit: Exit.Exit<unknown, unknown>): Outcome => Settlement.ofExit(policy, exit),
       deadLetter: (delivery, error, at) =>
         DeadLetters.toOutgoing({ delivery, error, at, redaction, channel: letters(delivery.channel) }),

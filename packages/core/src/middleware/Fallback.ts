@@ -4,6 +4,7 @@
 import { Cause, Effect, type Exit, Metric } from "effect"
 import { classes as allClasses, classOf, type FailureClass, tagOf } from "../model/Failure.ts"
 import type { Envelope } from "../model/Message.ts"
+import { labelOf } from "../pipeline/Conventions.ts"
 import type { Description } from "../pipeline/Description.ts"
 import * as Eager from "../pipeline/Eager.ts"
 import type { Handler } from "../pipeline/Handler.ts"
@@ -12,7 +13,7 @@ import * as Middleware from "../pipeline/Middleware.ts"
 /** The header that tells the handler of a fallback why it was called: the tag of the error. */
 export const header = "millrace-fallback"
 
-/** How many answers were degraded, by `messaging.destination.name` and `error.type`. */
+/** How many answers were degraded, by `error.type` and `messaging.destination.name`, or `messaging.destination.template`. */
 export const degraded = Metric.counter("millrace.fallbacks", {
   description: "Messages answered by a fallback.",
   incremental: true
@@ -39,7 +40,7 @@ const build = (
     if (found === undefined) return Effect.failCause(cause)
     const tag = tagOf(found.error)
     const told = Metric.update(
-      Metric.withAttributes(degraded, { "messaging.destination.name": message.channel, "error.type": tag }),
+      Metric.withAttributes(degraded, { ...labelOf(message), "error.type": tag }),
       1
     )
     return Effect.andThen(

@@ -4,13 +4,13 @@
  * Everything is counted in place, in records bound once for each channel; whoever reads pays for the figures, not the
  * message.
  */
-import { Clock, Context, Effect, Fiber, Layer, Metric, type Scope } from "effect"
+import { Clock, Context, Effect, Fiber, Layer, Metric } from "effect"
 import { Broker } from "../broker/Broker.ts"
 import { type Envelope, Message } from "../model/Message.ts"
-import { attributesOf } from "../pipeline/Conventions.ts"
+import { attributesOf, destinationOf } from "../pipeline/Conventions.ts"
 import * as Eager from "../pipeline/Eager.ts"
 import * as Middleware from "../pipeline/Middleware.ts"
-import { type ChannelStatistics, groupOf, Recorder } from "../pipeline/Recorder.ts"
+import { type ChannelStatistics, groupOf, other, Recorder } from "../pipeline/Recorder.ts"
 import * as Series from "../pipeline/Series.ts"
 
 export type { ChannelStatistics, ErrorStatistics, Recorder } from "../pipeline/Recorder.ts"
@@ -34,42 +34,53 @@ export { MetricsRegistry as Registry }
 export interface RegistryOptions {
   /** Most distinct error tags of a channel, an integer from 1; what comes after them is counted as `other`. Default: 20. */
   readonly tags?: number | undefined
+  /**
+   * Most distinct channels, an integer from 1; a channel with parameters counts once. Messages of channels beyond them are
+   * counted together, as the channel `other` of their kind and group. Default: 1000.
+   */
+  readonly channels?: number | undefined
+}
+
+const count = (option: string, value: number): number => {
+  if (Number.isInteger(value) && value >= 1) return value
+  throw new RangeError(`Metrics: ${option} must be an integer from 1, got ${value}`)
 }
 
 /**
- * Makes a registry, and shows it in Effect's `Metric` registry until the scope closes, so that Effect's Prometheus and OTLP
- * exporters read it: `messaging.process.duration`, `messaging.client.operation.duration` (histograms in seconds, with
+ * Makes a registry, and shows it in Effect's `Metric` registry, so that Effect's Prometheus and OTLP exporters read it: `messaging.process.duration`, `messaging.client.operation.duration` (histograms in seconds, with
  * `error.type` on failures), `messaging.client.consumed.messages`, `messaging.client.sent.messages`, `millrace.messages` by
- * `millrace.status`, `millrace.in_flight`, `millrace.bytes`. The figures are made when they are read.
+ * `millrace.status`, `millrace.in_flight`, `millrace.bytes`. The figures are made when they are read. The series stay there
+ * when the program ends, so that an exporter that closes last exports the final figures.
  *
- * @throws RangeError when `tags` is not an integer from 1
+ * Labels follow OpenTelemetry: `messaging.destination.name`, or for a channel with parameters its address as
+ * `messaging.destination.template`, so a subscription of thousands of topics has one set of series.
+ *
+ * @throws RangeError when an option is not an integer from 1
  * @category constructors
  */
-export const make = (options: RegistryOptions = {}): Effect.Effect<MetricsRegistry["Service"], never, Scope.Scope> => {
-  const { tags = 20 } = options
-  if (!Number.isInteger(tags) || tags < 1) throw new RangeError(`Metrics: tags must be an integer from 1, got ${tags}`)
-  return Effect.gen(function*() {
-    const series = yield* Metric.MetricRegistry
+export const make = (options: RegistryOptions = {}): Effect.Effect<MetricsRegistry["Service"]> => {
+  const tags = count("tags", options.tags ?? 20)
+  const channels = count("channels", options.channels ?? 1000)
+  return Effect.map(Metric.MetricRegistry, (series) => {
     const recorders = new Map<string, Recorder>()
-    const shown = new Map<string, Series.Series>()
-    yield* Effect.addFinalizer(() =>
-      Effect.sync(() => {
-        for (const [key, metadata] of shown) if (series.get(key) === metadata) series.delete(key)
-      })
-    )
-    const show = (metadata: Series.Series) => {
-      const key = `millrace ${metadata.id} ${JSON.stringify(metadata.attributes)}`
-      shown.set(key, metadata)
-      series.set(key, metadata)
+    const show = (metadata: Series.Series) =>
+      void series.set(`millrace ${metadata.id} ${JSON.stringify(metadata.attributes)}`, metadata)
+    const distinct = new Set<string>()
+    const nameOf = (message: Envelope): string => {
+      const channel = destinationOf(message)
+      if (distinct.size < channels) distinct.add(channel)
+      return distinct.has(channel) ? channel : other
     }
     return MetricsRegistry.of({
       recorder: (message, system) => {
-        const id = `${message.kind} ${groupOf(message) ?? ""} ${message.channel}`
+        const channel = nameOf(message)
+        const id = `${message.kind} ${groupOf(message) ?? ""} ${channel}`
         const known = recorders.get(id)
         if (known !== undefined) return known
-        const labels = Series.labelsOf(message, attributesOf(message, system))
+        const labels = Series.labelsOf(message, channel, attributesOf(message, system))
         const recorder = new Recorder(
           message,
+          channel,
           tags,
           (tag, nanos) => show(Series.duration(message.kind, labels, tag, nanos))
         )
@@ -83,13 +94,13 @@ export const make = (options: RegistryOptions = {}): Effect.Effect<MetricsRegist
 }
 
 /**
- * A registry of its own for each scope that the layer is built in, with the defaults of `make`.
+ * A registry for each time that the layer is built, with the defaults of `make`.
  *
  * @category layers
  */
 export const layer: Layer.Layer<MetricsRegistry> = Layer.effect(MetricsRegistry, make())
 
-/** What has happened so far, on every channel that a message was seen of. */
+/** What has happened so far, on each channel that had a message. */
 export const snapshot: Effect.Effect<ReadonlyArray<ChannelStatistics>, never, MetricsRegistry> = Effect.flatMap(
   MetricsRegistry,
   (registry) => registry.snapshot

@@ -39,7 +39,10 @@ export interface Options {
   readonly sample?: number | undefined
   /** OpenTelemetry's `messaging.system` of what is published. Default: that of the `Broker` in the context, if there is one. */
   readonly system?: string | undefined
-  /** The name of the span. Default: `process CHANNEL`, `publish CHANNEL`, and for servers and clients the channel. */
+  /**
+   * The name of the span. Default: `process CHANNEL`, `publish CHANNEL`, and for servers and clients the channel. Of a channel
+   * with parameters the name is its address, e.g. `process plant.{machine}.temperature`.
+   */
   readonly name?: ((message: Envelope) => string) | undefined
   /** What is replaced in the error of a span, beside the usual names of secrets. Default: nothing more. */
   readonly redact?: Redaction.Options | undefined

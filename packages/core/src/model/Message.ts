@@ -29,6 +29,8 @@ export interface Envelope {
   readonly kind: "consumer" | "producer" | "server" | "client"
   /** Topic, queue, subject or route. */
   readonly channel: string
+  /** The address with parameters that the channel was read or written by; undefined where it has none. */
+  readonly template?: string | undefined
   readonly key: string | undefined
   readonly headers: Headers.Headers
   /** A copy with one header more: the only change made by a middleware that does not know the message's type. */
@@ -69,6 +71,8 @@ export interface Origin {
   /** The consumer group. */
   readonly group: string
   readonly partition: number
+  /** The address that a subscription with parameters reads, where it reads one: spans and metrics are named by it. */
+  readonly template?: string | undefined
   /** The subscription's name, as audit rows, logs and dead letters show it. */
   readonly handler: string
   /** Milliseconds a message may stay in one attempt before the broker gives it to somebody else; Infinity where it never does. */
@@ -104,6 +108,9 @@ export class Message<out P> implements Envelope {
   }
   get channel(): string {
     return this.delivery.origin.channel
+  }
+  get template(): string | undefined {
+    return this.delivery.origin.template
   }
   get partition(): number {
     return this.delivery.origin.partition
@@ -231,6 +238,8 @@ export class Outgoing<out P> implements Envelope {
   declare readonly headers: Headers.Headers
   /** What text cannot hold, for a copy that loses nothing: key bytes that replace `key`, and native fields that replace `headers` of the same name; and where and when it is published. */
   declare readonly native: NativeParts | undefined
+  /** The address with parameters that the channel was made of. */
+  declare readonly template: string | undefined
   // shared by the copies of one publish; a message that is not being published has none
   declare protected books: Books | undefined
 
@@ -240,7 +249,8 @@ export class Outgoing<out P> implements Envelope {
     key: string | undefined,
     headers: Headers.Headers,
     native?: NativeParts | undefined,
-    books?: Books | undefined
+    books?: Books | undefined,
+    template?: string | undefined
   ) {
     this.channel = channel
     this.payload = payload
@@ -248,6 +258,7 @@ export class Outgoing<out P> implements Envelope {
     this.headers = headers
     this.native = native
     this.books = books
+    this.template = template
   }
 
   get kind(): "producer" {
@@ -276,15 +287,24 @@ export class Outgoing<out P> implements Envelope {
       this.key,
       Headers.set(this.headers, name, value),
       this.native,
-      this.books
+      this.books,
+      this.template
     ) as this
   }
   /** The same message with no hooks yet: one publish. */
   fresh(): Outgoing<P> {
-    return new Outgoing(this.channel, this.payload, this.key, this.headers, this.native, { hooks: undefined })
+    return new Outgoing(
+      this.channel,
+      this.payload,
+      this.key,
+      this.headers,
+      this.native,
+      { hooks: undefined },
+      this.template
+    )
   }
   withPayload<B>(payload: B): Outgoing<B> {
-    return new Outgoing(this.channel, payload, this.key, this.headers, this.native, this.books)
+    return new Outgoing(this.channel, payload, this.key, this.headers, this.native, this.books, this.template)
   }
   after(hook: Hook): void {
     ;((this.books ??= { hooks: undefined }).hooks ??= []).push(hook)

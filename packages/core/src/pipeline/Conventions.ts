@@ -24,6 +24,15 @@ export const placeOf = (message: Envelope): Attributes => {
   return attributes
 }
 
+/** The address that a message was read or written by, else its channel: so many for a program, however many topics there are. */
+export const destinationOf = (message: Envelope): string => message.template ?? message.channel
+
+/** The attribute that names the destination of messages in metrics. */
+export const labelOf = (message: Envelope): Readonly<Record<string, string>> =>
+  message.template === undefined
+    ? { "messaging.destination.name": message.channel }
+    : { "messaging.destination.template": message.template }
+
 /** What all messages of one channel have in common; `system` where the message does not say. */
 export const attributesOf = (message: Envelope, system: string | undefined): Attributes => {
   if (message.kind === "server" || message.kind === "client") return {}
@@ -32,6 +41,7 @@ export const attributesOf = (message: Envelope, system: string | undefined): Att
     "messaging.operation.name": message.kind === "consumer" ? "process" : "publish",
     "messaging.operation.type": message.kind === "consumer" ? "process" : "send"
   }
+  if (message.template !== undefined) attributes["messaging.destination.template"] = message.template
   if (system !== undefined) attributes["messaging.system"] = system
   if (!(message instanceof Message)) return attributes
   const { origin } = message.delivery
@@ -40,10 +50,10 @@ export const attributesOf = (message: Envelope, system: string | undefined): Att
   return attributes
 }
 
-/** The name of a span: the operation and its channel, or of servers and clients the route. */
+/** The name of a span: the operation and its destination, or of servers and clients the route. */
 export const nameOf = (message: Envelope): string =>
   message.kind === "consumer"
-    ? `process ${message.channel}`
+    ? `process ${destinationOf(message)}`
     : message.kind === "producer"
-    ? `publish ${message.channel}`
+    ? `publish ${destinationOf(message)}`
     : message.channel

@@ -5,6 +5,7 @@ import type { Exit } from "effect"
 import { classOf, type FailureClass, tagOf } from "../model/Failure.ts"
 import { type Distribution, Histogram } from "../model/Histogram.ts"
 import { type Envelope, Message, type Origin } from "../model/Message.ts"
+import { destinationOf } from "./Conventions.ts"
 import * as Ending from "./Ending.ts"
 
 /** Errors of one tag. */
@@ -21,6 +22,7 @@ export interface ErrorStatistics {
 /** What happened on one channel; for consumers, in one group. Counts are since the registry was made. */
 export interface ChannelStatistics {
   readonly kind: Envelope["kind"]
+  /** The channel; the address where it has parameters; `other` for channels beyond those that the registry may hold. */
   readonly channel: string
   readonly group: string | undefined
   /** Deliveries counted by `Metrics.received`, also those that the filter dropped; 0 where it does not stand in the chain. */
@@ -66,9 +68,14 @@ export class Recorder {
   readonly #tags: number
   readonly #added: (errorType: string | undefined, nanos: Histogram) => void
 
-  constructor(message: Envelope, tags: number, added: (errorType: string | undefined, nanos: Histogram) => void) {
+  constructor(
+    message: Envelope,
+    channel: string,
+    tags: number,
+    added: (errorType: string | undefined, nanos: Histogram) => void
+  ) {
     this.kind = message.kind
-    this.channel = message.channel
+    this.channel = channel
     this.group = groupOf(message)
     this.#tags = tags
     this.#added = added
@@ -79,7 +86,9 @@ export class Recorder {
   serves(message: Envelope): boolean {
     const origin = message instanceof Message ? message.delivery.origin : undefined
     if (origin !== undefined && origin === this.#origin) return true
-    if (message.channel !== this.channel || origin?.group !== this.group || message.kind !== this.kind) return false
+    if (destinationOf(message) !== this.channel || origin?.group !== this.group || message.kind !== this.kind) {
+      return false
+    }
     this.#origin = origin
     return true
   }
@@ -142,7 +151,8 @@ export class Recorder {
   }
 }
 
-const other = "other"
+/** The channel of messages, and the tag of errors, that are counted together. */
+export const other = "other"
 const maximumTag = 100
 
 /** The consumer group of a message, where it has one. */

@@ -13,11 +13,15 @@ export type Series = Metric.Metric.Metadata<unknown, unknown>
 /** What tells the series of one channel from those of another. */
 export type Labels = Readonly<Record<string, string>>
 
-/** The labels of a channel: its attributes as text, or its route. */
-export const labelsOf = (message: Envelope, attributes: Attributes): Labels =>
-  message.kind === "server" || message.kind === "client"
-    ? { "http.route": message.channel }
-    : Object.fromEntries(Object.entries(attributes).map(([name, value]) => [name, String(value)]))
+/** The labels of a channel, or of all channels that are counted as one: its attributes as text, or its route. */
+export const labelsOf = (message: Envelope, channel: string, attributes: Attributes): Labels => {
+  if (message.kind === "server" || message.kind === "client") return { "http.route": channel }
+  const { "messaging.destination.name": _, "messaging.destination.template": template, ...labels } = attributes
+  const name = template === channel ? "messaging.destination.template" : "messaging.destination.name"
+  return Object.fromEntries(
+    Object.entries({ ...labels, [name]: channel }).map(([label, value]) => [label, String(value)])
+  )
+}
 
 const nothing = () => {}
 
