@@ -29,7 +29,7 @@ const both = <R extends Needs>(
       Effect.map(Layer.build(Layer.fresh(Layer.mergeAll(store, Known, RateLimit.layerMemory()))), Layer.succeedContext)
     const app = Server.layer(...routes as ReadonlyArray<Server.Route<Needs>>)
     const router = yield* serveWith(app.pipe(HttpRouter.provideRequest(yield* provided())))
-    const listener = Listener.layer<Needs>(createServer, routes, { port: 0, host: "127.0.0.1" })
+    const listener = Listener.layer(createServer, routes, { port: 0, host: "127.0.0.1" })
     const { port } = Context.get(
       yield* Layer.build(Layer.provide(listener, yield* provided())),
       Listener.Address

@@ -1,11 +1,12 @@
-import { Auth, Middleware, RateLimit } from "@millrace/core"
+import { Auth, type Health, Middleware, RateLimit } from "@millrace/core"
 import { assert, describe, it } from "@effect/vitest"
-import { Body, Plain, type Request, Server } from "@millrace/http"
+import { Body, HealthRoutes, Plain, type Request, Server } from "@millrace/http"
 import * as Listener from "@millrace/http/Listener"
 import { Context, Effect, Exit, Layer, pipe, Schema, Scope, Stream } from "effect"
 import { HttpServerResponse } from "effect/http"
 import { Agent, createServer, request as nodeRequest } from "node:http"
 import { connect } from "node:net"
+import { expectTypeOf } from "vitest"
 import { call, post, serve, signal } from "./support.ts"
 
 /** Routes on Node's own server at a free port; its base URL. */
@@ -181,6 +182,20 @@ describe("Listener", () => {
       }),
     10_000
   )
+
+  it("X1 routes of different needs are one listener", () => {
+    const limited = Server.route(
+      "GET",
+      "/a",
+      pipe((_: Request) => Effect.succeed(1), RateLimit.middleware({ limit: 5 }))
+    )
+    const known = Server.route("GET", "/b", pipe((_: Request) => Effect.succeed(1), Auth.middleware()))
+    expectTypeOf(Listener.layer(createServer, [limited, known, ...HealthRoutes.make()], { port: 0 })).toEqualTypeOf<
+      Layer.Layer<Listener.Address, Listener.ListenError, RateLimit.Store | Auth.Verifier | Health.Registry>
+    >()
+    expectTypeOf(Listener.make([limited, known]))
+      .toEqualTypeOf<Effect.Effect<Listener.Listener, never, RateLimit.Store | Auth.Verifier>>()
+  })
 
   it.live("X1 what middlewares need is what the listener needs", () =>
     Effect.gen(function*() {

@@ -18,7 +18,7 @@ const both = (routes: ReadonlyArray<Server.Route<Needs>>) =>
     const provided = () =>
       Effect.map(Layer.build(Layer.fresh(Layer.merge(Known, RateLimit.layerMemory()))), Layer.succeedContext)
     const router = yield* serveWith(Server.layer(...routes).pipe(HttpRouter.provideRequest(yield* provided())))
-    const listener = Listener.layer<Needs>(createServer, routes, { port: 0, host: "127.0.0.1" })
+    const listener = Listener.layer(createServer, routes, { port: 0, host: "127.0.0.1" })
     const { port } = Context.get(yield* Layer.build(Layer.provide(listener, yield* provided())), Listener.Address)
     return [["router", router], ["listener", `http://127.0.0.1:${port}`]] as const
   })

@@ -7,7 +7,7 @@ import { root, run } from "./workspace.ts"
 const folder = join(root, "test", ".cache", "messages")
 
 const head = `import {
-  Audit, Auth, Broker, Channel, DeadLetter, Decode, Filter, type Message, Metrics, type Outgoing, Publish, Publisher, RateLimit, Retry, Route, Router, Stack, Subscription
+  Audit, Auth, Broker, Channel, DeadLetter, Decode, Filter, type Message, Metrics, Outcome, type Outgoing, Publish, Publisher, RateLimit, Retry, Route, Router, Stack, Subscription
 } from "@millrace/core"
 import { Effect, pipe, Schema } from "effect"
 const Order = Schema.Struct({ id: Schema.String })
@@ -129,7 +129,7 @@ const mistakes: ReadonlyArray<Mistake> = [
   Filter.middleware((message: Message<Order>) => message.payload.id !== "")
 )`,
     says: [
-      "error TS2345: Argument of type 'Fixed<Message<{ readonly id: string; }>, Make<{ requires: never; answers: Ack; }>>' is not assignable to parameter of type '(b: Handler<Message<Raw<{ readonly id: string; }>>, string, DecodeError, never>) => Handler<Message<{ readonly id: string; }>, Answer<Make<{ requires: never; answers: Ack; }>, string>, DecodeError, never>'.",
+      "error TS2345: Argument of type 'Fixed<Message<{ readonly id: string; }>, Make<{ requires: never; answers: Ack; }>>' is not assignable to parameter of type '(b: Handler<Message<Raw<{ readonly id: string; }>>, string, DecodeError, never>) => Handler<Message<{ readonly id: string; }>, string | Ack, DecodeError, never>'.",
       "  Types of parameters 'next' and 'b' are incompatible.",
       "    Type 'Handler<Message<Raw<{ readonly id: string; }>>, string, DecodeError, never>' is not assignable to type 'Handler<Message<{ readonly id: string; }>, string, DecodeError, never>'.",
       "      Type 'Message<{ readonly id: string; }>' is not assignable to type 'Message<Raw<{ readonly id: string; }>>'.",
@@ -174,8 +174,70 @@ const mistakes: ReadonlyArray<Mistake> = [
     says: [
       "error TS2769: No overload matches this call.",
       "  The last overload gave the following error.",
-      "    Argument of type '{ group: string; }' is not assignable to parameter of type 'Options & { readonly settle: { readonly SoldOut: Entry<{ readonly _tag: \"SoldOut\"; }>; }; }'.",
-      "      Property 'settle' is missing in type '{ group: string; }' but required in type '{ readonly settle: { readonly SoldOut: Entry<{ readonly _tag: \"SoldOut\"; }>; }; }'."
+      "    Argument of type '{ group: string; }' is not assignable to parameter of type 'Options & NeedsEntries<\"SoldOut\", { readonly _tag: \"SoldOut\"; }>'.",
+      "      Property 'settle' is missing in type '{ group: string; }' but required in type 'NeedsEntries<\"SoldOut\", { readonly _tag: \"SoldOut\"; }>'."
+    ]
+  },
+  {
+    title: "several errors without an entry are named, however long their types are",
+    code:
+      `class SoldOut extends Schema.TaggedError<SoldOut>()("SoldOut", { order: Order, why: Schema.Literals(["stock", "recall"]) }) {}
+class CardDeclined extends Schema.TaggedError<CardDeclined>()("CardDeclined", { order: Order, why: Schema.Literals(["limit", "theft"]) }) {}
+class AddressUnknown extends Schema.TaggedError<AddressUnknown>()("AddressUnknown", { order: Order }) {}
+declare const place: (_: Message<Uint8Array>) => Effect.Effect<void, SoldOut | CardDeclined | AddressUnknown>
+Subscription.make(Orders, { group: "g" }, Stack.start().use(Auth.middleware()).handle(place))`,
+    says: [
+      "error TS2769: No overload matches this call.",
+      "  The last overload gave the following error.",
+      "    Argument of type '{ group: string; }' is not assignable to parameter of type 'Options & NeedsEntries<\"AddressUnknown\" | \"CardDeclined\" | \"SoldOut\", AddressUnknown | CardDeclined | SoldOut | Refusal>'.",
+      "      Property 'settle' is missing in type '{ group: string; }' but required in type 'NeedsEntries<\"AddressUnknown\" | \"CardDeclined\" | \"SoldOut\", AddressUnknown | CardDeclined | SoldOut | Refusal>'."
+    ]
+  },
+  {
+    title: "one of several errors without an entry is named",
+    code:
+      `class SoldOut extends Schema.TaggedError<SoldOut>()("SoldOut", { order: Order, why: Schema.Literals(["stock", "recall"]) }) {}
+class CardDeclined extends Schema.TaggedError<CardDeclined>()("CardDeclined", { order: Order, why: Schema.Literals(["limit", "theft"]) }) {}
+class AddressUnknown extends Schema.TaggedError<AddressUnknown>()("AddressUnknown", { order: Order }) {}
+declare const place: (_: Message<Uint8Array>) => Effect.Effect<void, SoldOut | CardDeclined | AddressUnknown>
+Subscription.make(
+  Orders,
+  { group: "g", settle: { SoldOut: Outcome.Ack, AddressUnknown: Outcome.Ack } },
+  Stack.start().use(Auth.middleware()).handle(place)
+)`,
+    says: [
+      "error TS2769: No overload matches this call.",
+      "  The last overload gave the following error.",
+      "    Property 'CardDeclined' is missing in type '{ SoldOut: Outcome.Ack; AddressUnknown: Outcome.Ack; }' but required in type '{ readonly AddressUnknown: Entry<AddressUnknown>; readonly AuthUnavailable?: Entry<AuthUnavailable>; readonly CardDeclined: Entry<CardDeclined>; readonly SoldOut: Entry<...>; readonly Unauthorized?: Entry<...>; }'."
+    ]
+  },
+  {
+    title: "a handler of a stack shows its answer, errors and needs",
+    code: `export const handler: "what an editor shows" = Stack.start().use(Metrics.middleware()).use(Auth.middleware())
+  .use(Decode.middleware(Orders)).handle((message) => Effect.succeed(message.payload.id))`,
+    says: [
+      "error TS2322: Type 'Handler<Message<Uint8Array<ArrayBufferLike>>, string, DecodeError | Refusal, AuthVerifier | MetricsRegistry>' is not assignable to type '\"what an editor shows\"'."
+    ]
+  },
+  {
+    title: "a handler of a pipe shows its answer, errors and needs",
+    code: `export const handler: "what an editor shows" = pipe(
+  (message: Message<Order>) => Effect.succeed(message.payload.id),
+  Decode.middleware(Orders),
+  Auth.middleware(),
+  Filter.middleware((message: Message<Uint8Array>) => message.payload.length > 0)
+)`,
+    says: [
+      "error TS2322: Type 'Handler<Message<Uint8Array<ArrayBufferLike>>, string | Ack, DecodeError | Refusal, AuthVerifier>' is not assignable to type '\"what an editor shows\"'."
+    ]
+  },
+  {
+    title: "a router whose stack publishes answers, around one whose handler answers something else",
+    code: `const inner = Router.make({ group: "g" }).add(Orders, {}, () => Effect.succeed({ total: 3 }))
+Router.make({ through: Stack.start().use(Publish.middleware(Orders)) }).include(inner)`,
+    says: [
+      "error TS2379: Argument of type 'Building<never, Broker, Delivery<Uint8Array<ArrayBufferLike>>, [], \"g\", { readonly A: { total: number; }; readonly E: never; }>' is not assignable to parameter of type 'Router<never, Broker, { readonly A: { total: number; }; readonly E: never; }> & { readonly \"this answer cannot be published\": { total: number; }; }' with 'exactOptionalPropertyTypes: true'. Consider adding 'undefined' to the types of the target's properties.",
+      "  Property '\"this answer cannot be published\"' is missing in type 'Building<never, Broker, Delivery<Uint8Array<ArrayBufferLike>>, [], \"g\", { readonly A: { total: number; }; readonly E: never; }>' but required in type '{ readonly \"this answer cannot be published\": { total: number; }; }'."
     ]
   },
   {
@@ -235,7 +297,7 @@ const mistakes: ReadonlyArray<Mistake> = [
     title: "a router whose stack decodes",
     code: `Router.make({ through: Stack.start().use(Decode.middleware(Channel.unchecked("a"))) })`,
     says: [
-      "error TS2322: Type 'Stack<Message<Uint8Array<ArrayBufferLike>>, Message<unknown>, [Make<{ fails: DecodeError; answers: never; }>]>' is not assignable to type 'Stack<Message<Uint8Array<ArrayBufferLike>>, Message<unknown>, [Make<{ fails: DecodeError; answers: never; }>]> & Refuse<\"A router's stack hands on bytes: each handler decodes its own channel.\">'.",
+      "error TS2322: Type 'Stack<Message<Uint8Array<ArrayBufferLike>>, Message<unknown>, [Make<{ fails: DecodeError; answers: never; }>]>' is not assignable to type 'Stack<Message<Uint8Array<ArrayBufferLike>>, Message<unknown>, [Make<{ fails: DecodeError; answers: never; }>]> & Refuse<...>'.",
       "  Property '[refused]' is missing in type 'Stack<Message<Uint8Array<ArrayBufferLike>>, Message<unknown>, [Make<{ fails: DecodeError; answers: never; }>]>' but required in type 'Refuse<\"A router's stack hands on bytes: each handler decodes its own channel.\">'."
     ]
   }
@@ -253,7 +315,12 @@ beforeAll(async () => {
     JSON.stringify({
       extends: relative(folder, join(root, "tsconfig.json")),
       include: ["*.ts"],
-      compilerOptions: { noEmit: true, rewriteRelativeImportExtensions: false, noUnusedLocals: false }
+      compilerOptions: {
+        noEmit: true,
+        rewriteRelativeImportExtensions: false,
+        noUnusedLocals: false,
+        noErrorTruncation: false
+      }
     })
   )
   const { output } = await run("tsc", ["-p", folder, "--pretty", "false"])

@@ -8,6 +8,7 @@ import {
   Channel,
   DeadLetters,
   Decode,
+  Fallback,
   type Handler,
   Log,
   type Message,
@@ -111,6 +112,42 @@ describe("F20 several brokers", () => {
       .toEqualTypeOf<Effect.Effect<DeadLetters.Replayed, BrokerError.BrokerError, Archive>>()
     expectTypeOf(DeadLetters.replay({} as DeadLetters.DeadLetter))
       .toEqualTypeOf<Effect.Effect<DeadLetters.Replayed, BrokerError.BrokerError, Broker.Broker>>()
+  })
+})
+
+describe("H1 fallbacks", () => {
+  class Down extends Data.TaggedError("Down")<{ readonly host: string }> {
+    readonly failure = "dependency"
+  }
+  class Mixed extends Data.TaggedError("Mixed")<{ readonly failure: "timeout" | "poison" }> {}
+  class Sum extends Data.Error<{ readonly _tag: "One" | "Two" }> {}
+
+  it("H1 a fallback gets each error that may be of the class, and E loses those alone that are always", () => {
+    const failing = (_: Message<Order>): Effect.Effect<Order, Down | Mixed | Refused | BrokerError.BrokerError> =>
+      Effect.fail(new Refused())
+    const answered = pipe(
+      failing,
+      Fallback.classes(["dependency", "timeout"], (_message, error) => {
+        expectTypeOf(error).toEqualTypeOf<Down | Mixed | BrokerError.BrokerError>()
+        return Effect.succeed(1)
+      })
+    )
+    expectTypeOf(answered)
+      .toEqualTypeOf<Handler<Message<Order>, Order | number, Mixed | Refused | BrokerError.BrokerError, never>>()
+    // @ts-expect-error a BrokerError has no host
+    pipe(failing, Fallback.classes(["dependency"], (_message, error) => Effect.succeed(error.host)))
+  })
+
+  it("H1 an error of several tags may come by each of them", () => {
+    const failing = (_: Message<Order>): Effect.Effect<Order, Sum | Down> => Effect.fail(new Down({ host: "a" }))
+    const answered = pipe(
+      failing,
+      Fallback.tags(["One"], (_message, error) => {
+        expectTypeOf(error).toEqualTypeOf<Sum>()
+        return Effect.succeed(1)
+      })
+    )
+    expectTypeOf(answered).toEqualTypeOf<Handler<Message<Order>, Order | number, Sum | Down, never>>()
   })
 })
 
@@ -219,6 +256,41 @@ describe("F20 routers", () => {
     Router.make({ group: "g", through: Stack.start<Message<Raw<Order>>>().use(Decode.middleware(Orders)) })
     // @ts-expect-error no such option
     Router.make({ grup: "g" })
+  })
+
+  it("F20 a stack asks of the handlers of a router inside it what it asks of its own", () => {
+    const publishing = Router.make({ through: Stack.start().use(Publish.middleware(Orders)) })
+    const decoded = (group: string) => Router.make({ group }).add(Orders, {}, pipe(echo, Decode.middleware(Orders)))
+    publishing.include(decoded("g"))
+    const counting = decoded("g").add(Payments, {}, (_: Message<Uint8Array>) => Effect.succeed(3))
+    // @ts-expect-error one of its handlers answers a number
+    publishing.include(counting)
+    // @ts-expect-error also when it stands in another router
+    publishing.include(Router.make({ prefix: "a." }).include(counting))
+    // @ts-expect-error a router of which only the needs are known may answer anything
+    publishing.include(counting as Router.Router<never, Broker.Broker>)
+    const retrying = Router.make({ through: Stack.start().use(Retry.middleware()) })
+    retrying.include(decoded("g"))
+    // @ts-expect-error one of its handlers cannot fail
+    retrying.include(counting)
+    // an outcome is no payload, and is not published
+    publishing.include(
+      Router.make({ group: "g" }).add(Payments, {}, (_: Message<Uint8Array>) => Effect.succeed(Outcome.Ack))
+    )
+    assertType<Router.Router<Broker.Broker, Broker.Broker>>(publishing.include(decoded("g")))
+  })
+
+  it("F20 subscriptions of different needs are one layer", () => {
+    const stock = Subscription.make(
+      Orders,
+      { group: "a", settle: { OutOfStock: Outcome.Ack } },
+      pipe(place, Decode.middleware(Orders))
+    )
+    const archived = Subscription.make(Done, { group: "b" }, pipe(echo, Decode.middleware(Done)))
+    expectTypeOf(Subscriptions.layer([stock, archived])).toEqualTypeOf<
+      Layer.Layer<Subscriptions.Registry, BrokerError.BrokerError, Stock | Broker.Broker | Archive>
+    >()
+    expectTypeOf(Subscriptions.layer()).toEqualTypeOf<Layer.Layer<Subscriptions.Registry, BrokerError.BrokerError>>()
   })
 
   it("F20 each broker that a router reads is needed", () => {

@@ -27,6 +27,9 @@ export interface Listener {
 
 type Answering = Fiber.Fiber<HttpServerResponse.HttpServerResponse>
 
+/** The services that routes need, each its own. */
+type NeedsOf<Each> = Each extends Route<infer R> ? R : never
+
 interface Found<R> {
   readonly handler: Native<R>
   readonly params: Readonly<Record<string, string | undefined>>
@@ -87,7 +90,13 @@ const unanswered = (exit: Exit.Exit<unknown, unknown>): HttpServerResponse.HttpS
  *
  * @category constructors
  */
-export const make = <R = never>(routes: ReadonlyArray<Route<R>>): Effect.Effect<Listener, never, R> =>
+export const make = <const Routes extends ReadonlyArray<Route<unknown>>>(
+  routes: Routes
+): Effect.Effect<Listener, never, NeedsOf<Routes[number]>> =>
+  // a route takes the services of all
+  serving(routes as ReadonlyArray<Route<unknown>> as ReadonlyArray<Route<NeedsOf<Routes[number]>>>)
+
+const serving = <R>(routes: ReadonlyArray<Route<R>>): Effect.Effect<Listener, never, R> =>
   Effect.withFiber((fiber) => {
     const context = fiber.context as Context.Context<R>
     const runFork = Effect.runForkWith(context)
@@ -187,11 +196,11 @@ const close = (server: Server): Effect.Effect<void> =>
  *
  * @category layers
  */
-export const layer = <R = never>(
+export const layer = <const Routes extends ReadonlyArray<Route<unknown>>>(
   create: (listener: RequestListener) => Server,
-  routes: ReadonlyArray<Route<R>>,
+  routes: Routes,
   options: Options
-): Layer.Layer<ListenerAddress, ListenError, Exclude<R, Scope.Scope>> => {
+): Layer.Layer<ListenerAddress, ListenError, Exclude<NeedsOf<Routes[number]>, Scope.Scope>> => {
   const grace = Duration.fromInputUnsafe(options.grace ?? "20 seconds")
   return Layer.effect(
     ListenerAddress,

@@ -37,8 +37,16 @@ interface Entry {
   readonly handler: Handler<never, unknown, unknown, unknown>
 }
 
-/** Subscriptions that need the services `R`, to the brokers `On`. */
-export interface Router<out R, out On> {
+/** What a handler answers and fails with. */
+export interface Ends {
+  readonly A: unknown
+  readonly E: unknown
+}
+
+/** Subscriptions that need the services `R`, to the brokers `On`; their handlers end by `Each`, one member for each of them. */
+export interface Router<out R, out On, out Each extends Ends = Ends> {
+  /** Only a type: how the handlers end is asked for by the stack of a router around this one. */
+  readonly "~ends"?: Each
   readonly subscriptions: ReadonlyArray<Subscription.Subscription<R, On>>
   readonly "~entries": ReadonlyArray<Entry>
 }
@@ -49,13 +57,25 @@ type Inside<At, P> = At extends Delivery ? Delivery<Raw<P>> : Message<Raw<P>>
 /** What a stack itself fails with: the router settles it. */
 type Fails<L extends ReadonlyArray<Config>> = Fold<L, { A: never; E: never; R: never }>["E"]
 
+/** How a handler that ends by `Each` does so outside a stack. */
+type Outside<L extends ReadonlyArray<Config>, Each> = Each extends Ends
+  ? { readonly A: Fold<L, Each & { readonly R: never }>["A"]; readonly E: Fold<L, Each & { readonly R: never }>["E"] }
+  : never
+
+/** What the middlewares of a stack ask of each of the handlers inside. */
+type CheckEach<L extends ReadonlyArray<Config>, Each> = (
+  Each extends Ends ? (asked: Check<L, Each & { readonly R: never }>) => void : never
+) extends (asked: infer All) => void ? All : unknown
+
 /** What is left of a handler's own errors outside a stack: its subscription settles them. */
 type Left<L extends ReadonlyArray<Config>, A, E, R> = Exclude<Fold<L, { A: A; E: E; R: R }>["E"], Fails<L>>
 
 type ErrorsOf<H> = H extends Handler<never, unknown, infer E, unknown> ? E : never
 
 /** A router to which subscriptions are added; each call answers a new one. */
-export interface Building<out R, out On, At, L extends ReadonlyArray<Config>, Group> extends Router<R, On> {
+export interface Building<out R, out On, At, L extends ReadonlyArray<Config>, Group, out Each extends Ends = never>
+  extends Router<R, On, Each>
+{
   /**
    * Adds a subscription, as `Subscription.make` binds it: the router's stack stands outside its handler.
    *
@@ -66,21 +86,35 @@ export interface Building<out R, out On, At, L extends ReadonlyArray<Config>, Gr
     channel: Channel.Channel<P, Name, Where>,
     options: Own<Group> & Settlement.Settle<Left<L, A, E, R2>> & Settlement.Named<Left<L, A, E, R2>>,
     handler: Handler<Inside<At, P>, A, E, R2> & Check<L, { A: A; E: E; R: R2 }>
-  ): Building<R | Fold<L, { A: A; E: E; R: R2 }>["R"], On | Of<Where>, At, L, Group>
+  ): Building<
+    R | Fold<L, { A: A; E: E; R: R2 }>["R"],
+    On | Of<Where>,
+    At,
+    L,
+    Group,
+    Each | Outside<L, { readonly A: A; readonly E: E }>
+  >
   add<P, H>(
     channel: Channel.Channel<P, string, unknown>,
     options: Own<Group> & Settlement.Settle<ErrorsOf<H>> & Settlement.Named<ErrorsOf<H>>,
     handler: Said<H, NoHandler<H, Inside<At, P>>>
-  ): Building<R, On, At, L, Group>
+  ): Building<R, On, At, L, Group, Each>
   /**
    * Adds the subscriptions of another router: the prefixes of this one come before theirs, its stack stands outside, and its
-   * options hold where they have none.
+   * options hold where they have none. Each of their handlers must fit the stack, as in `add`.
    *
    * @throws as `add`
    */
-  include<R2, On2>(
-    router: Router<R2, On2>
-  ): Building<R | Fold<L, { A: unknown; E: unknown; R: R2 }>["R"], On | On2, At, L, Group>
+  include<R2, On2, Each2 extends Ends>(
+    router: Router<R2, On2, Each2> & CheckEach<L, Each2>
+  ): Building<
+    R | Fold<L, { A: unknown; E: unknown; R: R2 }>["R"],
+    On | On2,
+    At,
+    L,
+    Group,
+    Each | Outside<L, Each2>
+  >
 }
 
 type Shared = Options & {

@@ -36,19 +36,25 @@ export type Open<E> = Exclude<E, Classified>
 
 type TagOf<E> = E extends { readonly _tag: infer Tag extends string } ? Tag : never
 
-type ByTag<E, Tag> = Extract<E, { readonly _tag: Tag }>
+/** The errors that may have the tag. */
+type ByTag<E, Tag> = E extends { readonly _tag: infer Own } ? Tag extends Own ? E : never : never
 
 type Flat<T> = { [K in keyof T]: T[K] } & {}
 
 /** One entry for each error without a class; entries for classified errors are optional and rule over the table. */
-export type Entries<E> = Flat<
-  & { readonly [Tag in TagOf<Open<E>>]: Entry<ByTag<E, Tag>> }
+export type Entries<E, Needed extends string = TagOf<Open<E>>> = Flat<
+  & { readonly [Tag in Needed]: Entry<ByTag<E, Tag>> }
   & { readonly [Tag in TagOf<Exclude<E, Open<E>>>]?: Entry<ByTag<E, Tag>> }
 >
 
+/** Requires `settle`. The compiler prints the tags that need an entry first, however long the types of the errors are. */
+export interface NeedsEntries<Tag extends string, E> {
+  readonly settle: Entries<E, Tag>
+}
+
 /** `settle` is asked for where an error needs an entry; one without a tag could have none, and is refused by `Named`. */
 export type Settle<E> = [TagOf<Open<E>>] extends [never] ? { readonly settle?: Entries<E> | undefined }
-  : { readonly settle: Entries<E> }
+  : NeedsEntries<TagOf<Open<E>>, E>
 
 type Untagged<E> = E extends { readonly _tag: string } ? never : E
 

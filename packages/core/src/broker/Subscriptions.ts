@@ -129,6 +129,9 @@ const make = Effect.gen(function*() {
   })
 })
 
+/** What subscriptions need, each its own: their brokers and the services of their handlers. */
+type NeedsOf<S> = S extends Subscription.Subscription<infer R, infer On> ? On | Exclude<R, Scope.Scope> : never
+
 /**
  * Subscriptions that run from the beginning, e.g. those of a router, and those that are started later. When its scope closes,
  * all are drained side by side: put their brokers beneath it, so that they outlive the drain.
@@ -161,11 +164,16 @@ const make = Effect.gen(function*() {
  *
  * @category layers
  */
-export const layer = <R = never, On = never>(
-  subscriptions: ReadonlyArray<Subscription.Subscription<R, On>> = []
-): Layer.Layer<SubscriptionsRegistry, BrokerError.BrokerError, On | Exclude<R, Scope.Scope>> =>
+export const layer = <const S extends ReadonlyArray<Subscription.Subscription<unknown, unknown>> = []>(
+  subscriptions?: S
+): Layer.Layer<SubscriptionsRegistry, BrokerError.BrokerError, NeedsOf<S[number]>> =>
   Layer.effect(
     SubscriptionsRegistry,
     Effect.tap(make, (registry) =>
-      Effect.forEach(subscriptions, registry.start, { concurrency: "unbounded", discard: true }))
+      Effect.forEach(
+        // what each of them needs is in the layer's type
+        (subscriptions ?? []) as ReadonlyArray<Subscription.Subscription<NeedsOf<S[number]>, never>>,
+        registry.start,
+        { concurrency: "unbounded", discard: true }
+      ))
   )

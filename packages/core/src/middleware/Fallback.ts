@@ -92,10 +92,10 @@ const build = (
  */
 export const tags = <M extends Envelope, E, const T extends ReadonlyArray<TagOf<E>>, A2, E2 = never, R2 = never>(
   tags: T,
-  fallback: (message: M, error: Extract<E, { readonly _tag: T[number] }>) => Effect.Effect<A2, E2, R2>
+  fallback: (message: M, error: ByTag<E, T[number]>) => Effect.Effect<A2, E2, R2>
 ): <A, R>(
   next: Handler<M, A, E, R>
-) => Handler<M, A | A2, Exclude<E, { readonly _tag: T[number] }> | E2, R | R2> => {
+) => Handler<M, A | A2, WithoutTags<E, T[number]> | E2, R | R2> => {
   if (tags.length === 0) throw new RangeError("Fallback: tags must be at least one, got none")
   const set = new Set<string>(tags)
   return build({ tags }, (error) => set.has(tagOf(error)), fallback as never)
@@ -104,8 +104,23 @@ export const tags = <M extends Envelope, E, const T extends ReadonlyArray<TagOf<
 /** The tags of errors. */
 export type TagOf<E> = E extends { readonly _tag: infer Tag extends string } ? Tag : never
 
+/** The errors that may have one of the tags. */
+type ByTag<E, Tag> = E extends { readonly _tag: infer Own } ? [Own & Tag] extends [never] ? never : E : never
+
+/** The errors that may have another tag than these, or none. */
+type WithoutTags<E, Tag> = E extends { readonly _tag: infer Own } ? [Own] extends [Tag] ? never : E : E
+
+/** The errors that may be of one of the classes, those whose class is known when they are made included. */
+type ByClass<E, Class> = E extends { readonly failure: infer Own } ? [Own & Class] extends [never] ? never : E : never
+
+/** The errors that may be of another class than these, or of none. */
+type WithoutClasses<E, Class> = E extends { readonly failure: infer Own } ? [Own] extends [Class] ? never : E : E
+
 /**
  * As `tags`, for errors of some classes, whatever their tags.
+ *
+ * An error whose class is known only when it is made, as that of a `BrokerError`, may come to the fallback, and stays in `E`
+ * since it may be of another class.
  *
  * **Example** (nothing, where the dependency is down, its circuit is open or it takes too long)
  *
@@ -129,10 +144,10 @@ export type TagOf<E> = E extends { readonly _tag: infer Tag extends string } ? T
  */
 export const classes = <M extends Envelope, E, const C extends ReadonlyArray<FailureClass>, A2, E2 = never, R2 = never>(
   classes: C,
-  fallback: (message: M, error: Extract<E, { readonly failure: C[number] }>) => Effect.Effect<A2, E2, R2>
+  fallback: (message: M, error: ByClass<E, C[number]>) => Effect.Effect<A2, E2, R2>
 ): <A, R>(
   next: Handler<M, A, E, R>
-) => Handler<M, A | A2, Exclude<E, { readonly failure: C[number] }> | E2, R | R2> => {
+) => Handler<M, A | A2, WithoutClasses<E, C[number]> | E2, R | R2> => {
   if (classes.length === 0) throw new RangeError("Fallback: classes must be at least one, got none")
   const set = new Set<FailureClass | undefined>(classes)
   for (const each of classes) {

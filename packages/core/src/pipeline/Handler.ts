@@ -35,15 +35,6 @@ export interface Make<C extends Partial<Config>> {
   readonly answers: Part<C, "answers">
 }
 
-/** The answer of a handler of `A`, seen from outside a middleware of `C`. */
-export type Answer<C extends Config, A> = A | C["answers"]
-
-/** The errors of a handler of `E`, seen from outside a middleware of `C`. */
-export type Failures<C extends Config, E> = Exclude<E, C["handles"]> | C["fails"]
-
-/** The needs of a handler of `R`, seen from outside a middleware of `C`. */
-export type Needs<C extends Config, R> = Exclude<R, C["provides"]> | C["requires"]
-
 /** What a Stack reads of a middleware that keeps the message; a phantom, absent at run time. */
 export interface AroundMark<in In, in out C extends Config> {
   readonly "~around": { readonly outer: (_: In) => void; readonly config: (_: C) => C }
@@ -56,17 +47,23 @@ export interface ChangeMark<in Outer, out Inner, in out C extends Config> {
 
 /** A middleware that leaves the message as it is, and works on any message with the fields of `In`. */
 export interface Around<In, C extends Config> extends Described, AroundMark<In, C> {
-  <M extends In, A, E, R>(next: Handler<M, A, E, R>): Handler<M, Answer<C, A>, Failures<C, E>, Needs<C, R>>
+  <M extends In, A, E, R>(
+    next: Handler<M, A, E, R>
+  ): Handler<M, A | C["answers"], Exclude<E, C["handles"]> | C["fails"], Exclude<R, C["provides"]> | C["requires"]>
 }
 
 /** As `Around`, for one message type: functions in its options are typed by the handler that it is piped after. */
 export interface Fixed<M, C extends Config> extends Described, AroundMark<M, C> {
-  <A, E, R>(next: Handler<M, A, E, R>): Handler<M, Answer<C, A>, Failures<C, E>, Needs<C, R>>
+  <A, E, R>(
+    next: Handler<M, A, E, R>
+  ): Handler<M, A | C["answers"], Exclude<E, C["handles"]> | C["fails"], Exclude<R, C["provides"]> | C["requires"]>
 }
 
 /** A middleware that takes an `Outer` message and hands on an `Inner` one. */
 export interface Change<Outer, Inner, C extends Config> extends Described, ChangeMark<Outer, Inner, C> {
-  <A, E, R>(next: Handler<Inner, A, E, R>): Handler<Outer, Answer<C, A>, Failures<C, E>, Needs<C, R>>
+  <A, E, R>(
+    next: Handler<Inner, A, E, R>
+  ): Handler<Outer, A | C["answers"], Exclude<E, C["handles"]> | C["fails"], Exclude<R, C["provides"]> | C["requires"]>
 }
 
 declare const refused: unique symbol
@@ -82,7 +79,7 @@ export interface OnError<In, Reason extends string, C extends Config>
 {
   <M extends In, A, E, R>(
     next: Handler<M, A, E, R> & ([E] extends [never] ? Refuse<Reason> : unknown)
-  ): Handler<M, Answer<C, A>, Failures<C, E>, Needs<C, R>>
+  ): Handler<M, A | C["answers"], Exclude<E, C["handles"]> | C["fails"], Exclude<R, C["provides"]> | C["requires"]>
 }
 
 /** As `Around`, for handlers that answer a `Payload`. */
@@ -91,5 +88,5 @@ export interface OnAnswer<In, Payload, C extends Config>
 {
   <M extends In, A extends Payload, E, R>(
     next: Handler<M, A, E, R>
-  ): Handler<M, Answer<C, A>, Failures<C, E>, Needs<C, R>>
+  ): Handler<M, A | C["answers"], Exclude<E, C["handles"]> | C["fails"], Exclude<R, C["provides"]> | C["requires"]>
 }

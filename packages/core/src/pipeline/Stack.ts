@@ -48,8 +48,6 @@ type AskedOf<H, L extends ReadonlyArray<Config>> = H extends Handler<never, infe
 type NoInnermost<H, At, Asked> = H extends (message: At) => unknown ? unknown extends Asked ? NoHandler<H, At> : Asked
   : NoHandler<H, At>
 
-type Done<M0, T extends Types> = Handler<M0, T["A"], T["E"], T["R"]>
-
 /** Middlewares, outermost first: from messages of `Outer` to the messages of `Inner` that a handler will get. */
 export interface Stack<Outer, Inner, L extends ReadonlyArray<Config>> {
   /** The same stack with one middleware more, inside all that it has. */
@@ -60,7 +58,12 @@ export interface Stack<Outer, Inner, L extends ReadonlyArray<Config>> {
   /** Wraps a handler; what it infers is what `pipe(handler, inner, …, outer)` infers. */
   handle<A, E, R>(
     handler: ((message: Inner) => Effect.Effect<A, E, R>) & Check<L, { A: A; E: E; R: R }>
-  ): Done<Outer, Fold<L, { A: A; E: E; R: R }>>
+  ): Handler<
+    Outer,
+    Fold<L, { A: A; E: E; R: R }>["A"],
+    Fold<L, { A: A; E: E; R: R }>["E"],
+    Fold<L, { A: A; E: E; R: R }>["R"]
+  >
   handle<H>(handler: Said<H, NoInnermost<H, Inner, AskedOf<H, L>>>): Handler<Outer, unknown>
 }
 
