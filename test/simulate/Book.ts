@@ -1,9 +1,9 @@
-import type { Delivery, Driver, MemoryBroker, Outcome, Outgoing } from "@millrace/core"
+import type { Audit, Delivery, Driver, MemoryBroker, Outcome, Outgoing } from "@millrace/core"
 import type { Simulation } from "@millrace/testing"
 import { Duration, Effect, type Exit } from "effect"
 import { cameTo, type Consumer, type Entry, idOf, isGone, type LeaseBook, type Run, type Waits } from "./records.ts"
-import type { Event, Rule } from "./rules.ts"
 import type { Settings } from "./settings.ts"
+import { Tally } from "./Tally.ts"
 
 /** Sums of fractions of milliseconds are not exact. */
 const epsilon = 0.01
@@ -11,35 +11,30 @@ const epsilon = 0.01
 /** Milliseconds until an engine knows what it was asked: some handlers, each for the longest time that one spends at once. */
 const lag = 30
 
-const count = <Key>(counts: Map<Key, number>, key: Key): void => {
-  counts.set(key, (counts.get(key) ?? 0) + 1)
+/** What an audit calls outcomes. */
+const statuses: { readonly [Tag in Outcome.Outcome["_tag"]]: Audit.Status } = {
+  Ack: "done",
+  Retry: "retried",
+  DeadLetter: "deadLettered",
+  Reject: "rejected",
+  Release: "released"
 }
 
 /** What was seen of a history, and what was wrong with it. */
-export class Book {
+export class Book extends Tally {
   readonly entries: Array<Array<Entry>> = []
   readonly leases = new Map<Driver.Lease, LeaseBook>()
   private readonly of = new WeakMap<Delivery, LeaseBook>()
-  private readonly world: Simulation.World
   private readonly settings: Settings
-  readonly checked = new Map<Rule, number>()
-  readonly happened = new Map<Event, number>()
   /** Whether the broker is there, and how often that has changed. */
   isUp = true
   private turns = 0
+  /** The run whose hooks are called. */
+  private ending: Run | undefined
 
   constructor(world: Simulation.World, settings: Settings) {
-    this.world = world
+    super(world)
     this.settings = settings
-  }
-
-  check(rule: Rule, holds: boolean, otherwise: () => string): void {
-    count(this.checked, rule)
-    if (!holds) this.world.expect(false, () => `${rule}: ${otherwise()}`)
-  }
-
-  note(event: Event): void {
-    count(this.happened, event)
   }
 
   // ---- the source
@@ -87,6 +82,19 @@ export class Book {
 
   // ---- the network
 
+  consuming(consumer: Consumer): void {
+    const early = consumer.restarts.begin()
+    if (early === undefined || !this.settings.has.refusals) return
+    this.check("restart", early === 0, () => `${consumer.name} consumes again ${early} ms too early`)
+  }
+
+  astray(operation: Simulation.Operation | "consume", how: "silent" | "broken", lease?: Driver.Lease): void {
+    this.note(operation === "extend" ? "lost extend" : how === "silent" ? "call without an answer" : "broken driver")
+    this.world.log(`${operation} is ${how}`)
+    const book = operation === "settle" && lease !== undefined ? this.leases.get(lease) : undefined
+    if (book !== undefined) book.unheard = true
+  }
+
   opened(consumer: Consumer, lease: Driver.Lease): void {
     this.world.log(() => `${consumer.name} is given partition ${lease.partition}`)
     this.leases.set(lease, {
@@ -95,6 +103,7 @@ export class Book {
       closing: undefined,
       closed: false,
       severed: false,
+      unheard: false,
       calls: 0,
       lanes: new Map(),
       concluded: new Set(),
@@ -111,6 +120,7 @@ export class Book {
     )
     for (const delivery of batch) {
       this.of.set(delivery, book)
+      this.claimed(book, delivery)
       this.entries[delivery.partition]![delivery.position]!.offers++
       const lane = this.laneOf(delivery)
       if (lane === undefined) continue
@@ -137,6 +147,14 @@ export class Book {
       ahead < span + 2 * messages,
       () => `${consumer.name} asks for more with ${ahead} of ${span} messages settled beyond one that is not`
     )
+  }
+
+  /** A message whose handler runs is not offered again: its claim is kept. */
+  private claimed(book: LeaseBook, { partition, position }: Delivery): void {
+    if (this.settings.claim === undefined || book.unheard) return
+    const entry = this.entries[partition]![position]!
+    const runs = entry.runs.some((run) => book.running.has(run))
+    this.check("claim", !runs, () => `${idOf(entry)} is offered again while its handler runs`)
   }
 
   /** How many are settled under a lease beyond its first that is not. */
@@ -187,6 +205,7 @@ export class Book {
       )
       // an engine that is refused lets its connection go
       if (exit._tag === "Success") {
+        consumer.restarts.settled()
         if (typeof what !== "number") {
           for (const each of what) this.delayed(own[each.delivery.position]!, each.outcome, at)
         }
@@ -204,6 +223,8 @@ export class Book {
   }
 
   private settledOne(book: LeaseBook, entry: Entry, outcome: Outcome.Outcome): void {
+    const last = entry.runs.findLast((run) => run.lease === book && run.outcome !== undefined)
+    this.told(entry, last === undefined ? [] : [last], outcome._tag)
     const ran = (which: (what: Waits["failed"]) => boolean) => entry.runs.some((run) => which(cameTo(run)))
     switch (outcome._tag) {
       case "Ack":
@@ -262,7 +283,11 @@ export class Book {
         this.world.now() - at <= revoke + this.settings.farewell,
         () => `giving back partition ${lease.partition} took ${this.world.now() - at} ms, with ${revoke} ms of grace`
       )
-      this.check("lost", book.calls === 0, () => `partition ${lease.partition} is given back while it is being told of`)
+      this.check(
+        "lost",
+        book.calls === 0 || book.unheard,
+        () => `partition ${lease.partition} is given back while it is being told of`
+      )
     }
   }
 
@@ -271,9 +296,12 @@ export class Book {
     const header = (name: string) => outgoing.headers[`dead-letter-${name}`]
     const entry = this.entries[Number(header("partition"))]?.[Number(header("position"))]
     if (entry === undefined) return this.check("5 letter", false, () => "a dead letter of a message that never was")
-    this.world.log(() => `the dead letter of ${idOf(entry)} is written: ${header("error-type")}`)
+    this.world.log(() =>
+      `the dead letter of ${idOf(entry)} is written: ${header("error-type")}: ${header("error-message")}`
+    )
     if (entry.letters++ > 0) this.note("letter without an answer")
     this.check("5 letter", this.wasDecided(entry), () => `${idOf(entry)} has a dead letter that nobody decided`)
+    this.told(entry, entry.runs.filter((run) => run.consumer === consumer), "DeadLetter")
     const failures = entry.runs.map(cameTo)
     if (!failures.includes("DeadLetter")) this.note("given up")
     this.check(
@@ -290,8 +318,8 @@ export class Book {
     const passes = Number(headers["dead-letter-passes"] ?? 0) + 1
     this.check(
       "10 headers",
-      Object.keys(outgoing.headers).length <= 11 && header("passes") === String(passes) &&
-        header("error-message")!.length <= 1024,
+      Object.keys(outgoing.headers).length <= 12 && header("passes") === String(passes) &&
+        (header("error-message") ?? "").length <= 1024,
       () => `the dead letter of ${idOf(entry)} has headers ${Object.keys(outgoing.headers).join(", ")}`
     )
     for (const run of entry.runs) {
@@ -299,6 +327,56 @@ export class Book {
       run.lease.concluded.add(entry.position)
       run.lease.buried.add(entry.position)
     }
+  }
+
+  /**
+   * Whether hooks were told what the broker is told, by the last run of a message under a lease. A hook that fails changes the
+   * outcome after others were told of it; and what waits is given back when its lease ends.
+   */
+  private told(entry: Entry, runs: ReadonlyArray<Run>, tag: Outcome.Outcome["_tag"]): void {
+    const ended = runs.filter(({ lease, outcome }) => outcome !== undefined && !lease.unheard)
+    if (ended.length === 0 || tag === "Release" || !this.settings.has.told) return
+    const isSame = ({ hooks, outcome }: Run) =>
+      outcome!._tag === tag || (tag === "Retry" && outcome!._tag === "Release") ||
+      hooks.some(({ failed }) => failed !== undefined)
+    this.check(
+      "told",
+      ended.some(isSame),
+      () =>
+        `the hooks of ${idOf(entry)} were told ${
+          ended.map(({ outcome }) => outcome!._tag).join(", ")
+        }, and the broker ${tag}`
+    )
+  }
+
+  /** A row of the audit, written in the hooks of the run that ends. */
+  row({ partition, position, status }: Audit.Entry): void {
+    const run = this.ending
+    const id = `${partition}/${position}`
+    if (run === undefined || idOf(run.entry) !== id) {
+      return this.check("told", false, () => `an audit row of ${id} belongs to no run that ends`)
+    }
+    run.rows++
+    this.check(
+      "told",
+      run.outcome === undefined || statuses[run.outcome._tag] === status,
+      () => `the hooks of ${id} were told ${run.outcome?._tag}, and the audit wrote ${status}`
+    )
+  }
+
+  /** What metrics of a consumer have counted, after its end. */
+  counted({ name, statistics }: Consumer, runs: ReadonlyArray<Run>): void {
+    const [counts] = statistics?.() ?? []
+    if (statistics === undefined || runs.length === 0) return
+    const { done = 0, failed = 0, inFlight = 0, interrupted = 0, rejected = 0, retried = 0, started = 0 } = counts ?? {}
+    const acknowledged = runs.filter(({ outcome }) => outcome?._tag === "Ack").length
+    this.check(
+      "told",
+      inFlight === 0 && started === runs.length && done === acknowledged &&
+        started === done + failed + interrupted + rejected + retried,
+      () =>
+        `the metrics of ${name} count ${started} calls, ${inFlight} in flight, ${done} done, of ${runs.length} and ${acknowledged}`
+    )
   }
 
   /** Whether a run decided for the dead letters, or the message was held as long as it may be. */
@@ -347,6 +425,7 @@ export class Book {
 
   /** The connection of a consumer has ended. */
   severed(consumer: Consumer): void {
+    consumer.restarts.end()
     if (consumer.draining === undefined) this.sever(consumer)
   }
 
@@ -424,7 +503,7 @@ export class Book {
     )
     entry.until = 0
     const last = entry.runs.findLast((run) => run.lease === lease)
-    if (last !== undefined && !this.settings.delay) {
+    if (last !== undefined && !this.settings.delay && !lease.unheard) {
       const what = cameTo(last)
       if (what === "Throttled") this.note("throttled")
       if (last.hooks.some(({ failed }) => failed !== undefined)) {
@@ -459,8 +538,10 @@ export class Book {
       after: undefined,
       selfInterrupt: false,
       hooksRun: 0,
+      began: now,
       ended: undefined,
-      outcome: undefined
+      outcome: undefined,
+      rows: 0
     }
     entry.runs.push(run)
     lease.running.add(run)
@@ -473,20 +554,24 @@ export class Book {
     const id = idOf(run.entry)
     this.check("hooks", ++run.hooksRun === 1, () => `a hook of ${id} runs again`)
     if (outcome === undefined) return
+    this.ending = run
     run.ended = this.world.now()
     run.outcome = outcome
+    if (run.ended - run.began > (this.settings.claim ?? Number.POSITIVE_INFINITY)) this.note("long run")
     run.lease.running.delete(run)
     run.consumer.suspended.delete(run)
     this.world.log(() => `${run.consumer.name}: ${id} came to ${outcome._tag}`)
     const interrupted = exit._tag === "Failure" && exit.cause.reasons.some((reason) => reason._tag === "Interrupt") &&
       !run.selfInterrupt
     if (interrupted) this.interrupted(run)
-    // hooks hear of a retry that will not be made as of the dead letter that it is
-    const isGivenUp = outcome._tag === "DeadLetter" && run.expected === "Retry"
+    // hooks hear of a retry that will not be made as of the dead letter that it is, and of a release as of the retry that it is
+    const isAgain = run.expected === "Retry" || run.expected === "Release"
+    const isGivenUp = outcome._tag === "DeadLetter" && isAgain
     if (isGivenUp) this.note("given up")
     this.check(
       "2 once",
-      outcome._tag === run.expected || (interrupted && outcome._tag === "Release") ||
+      outcome._tag === run.expected || (outcome._tag === "Retry" && isAgain) ||
+        (interrupted && outcome._tag === "Release") ||
         (isGivenUp && this.hasCost(run.entry, run.lease, 1)),
       () => `${id} came to ${outcome._tag}, not ${run.expected}`
     )

@@ -1,37 +1,29 @@
 /**
- * The consumers of a history, their subscription, and what befalls them.
+ * The consumers of a history, and what befalls them.
  */
 import type * as Core from "@millrace/core"
 import { Simulation } from "@millrace/testing"
-import { Cause, Deferred, Effect, Exit, type Fiber, Latch, Scope } from "effect"
+import { Cause, Deferred, Effect, Exit, type Fiber, Scope } from "effect"
 import { Book } from "./Book.ts"
-import { ending, type Mishap, type Trouble, trouble } from "./endings.ts"
-import type { Consumer, Run, Waits } from "./records.ts"
-import type { Settings, Subject } from "./settings.ts"
-
-/** The channel of all histories. */
-export const channel = "c"
-
-/** What the store of `gather` writes. */
-interface Item {
-  readonly run: Run
-  readonly waits: Waits
-}
+import type { Consumer } from "./records.ts"
+import { Restarts } from "./Restarts.ts"
+import { channel, type Settings, type Subject } from "./settings.ts"
+import { type Site, Work } from "./Work.ts"
 
 /** What is under way in a history. */
-export class Stage {
+export class Stage implements Site {
   readonly book: Book
   readonly consumers: Array<Consumer> = []
   readonly memory: Core.MemoryBroker.MemoryBroker
   readonly network: Simulation.Network
   /** Whether things go wrong. */
   stormy = true
+  /** Completes when nothing goes wrong any more. */
+  readonly calm = Deferred.makeUnsafe<void>()
   private readonly world: Simulation.World
   private readonly subject: Subject
   private readonly settings: Settings
-  // opened by whoever starts next, in the middle of its call
-  private readonly gate = Latch.makeUnsafe(false)
-  private readonly calm = Deferred.makeUnsafe<void>()
+  private readonly work: Work
   private serial = 0
 
   constructor(world: Simulation.World, subject: Subject, settings: Settings, memory: Core.MemoryBroker.MemoryBroker) {
@@ -40,8 +32,11 @@ export class Stage {
     this.settings = settings
     this.memory = memory
     this.book = new Book(world, settings)
+    this.work = new Work(world, subject, settings, this)
     const of = (process: Simulation.Process) => this.consumers.find((one) => one.process === process)!
     this.network = Simulation.network(world, memory.driver, {}, {
+      consuming: (process) => this.book.consuming(of(process)),
+      astray: (_, operation, how, lease) => this.book.astray(operation, how, lease),
       opened: (process, lease) => this.book.opened(of(process), lease),
       offered: (process, lease, batch) => this.book.offered(of(process), lease, batch),
       closing: (process, lease, how) => this.book.closing(of(process), lease, how),
@@ -50,7 +45,7 @@ export class Stage {
       published: (process, batch) => {
         for (const outgoing of batch) this.book.letter(of(process), outgoing)
       }
-    })
+    }, subject.BrokerError.make)
   }
 
   publish(count: number): void {
@@ -85,6 +80,8 @@ export class Stage {
       draining: undefined,
       drained: false,
       killed: false,
+      restarts: new Restarts(world, this.settings),
+      statistics: undefined,
       health: () => consumer.running === undefined ? undefined : Effect.runSync(consumer.running.health)
     }
     this.consumers.push(consumer)
@@ -92,8 +89,7 @@ export class Stage {
     const { delay, native } = this.settings
     const broker = subject.Engine.make(this.network.connect(process, { delay, deadLetter: native }))
     const begin = Effect.gen({ self: this }, function*() {
-      const gather = yield* subject.Gather.make({ write: (items: ReadonlyArray<Item>) => this.write(items) })
-      consumer.running = yield* subject.Subscription.run(this.subscription(consumer, gather))
+      consumer.running = yield* this.work.subscribe(consumer)
       world.log(`${consumer.name} runs`)
     }).pipe(
       Effect.provideService(subject.Broker.Broker, broker),
@@ -189,120 +185,9 @@ export class Stage {
   settle(): void {
     this.world.log("everything works from now on")
     this.stormy = false
-    Object.assign(this.network.faults, { publish: 0, settle: 0, slow: 0 })
+    // a lost extension costs nothing, so those go on
+    Object.assign(this.network.faults, { publish: 0, settle: 0, silent: 0, broken: 0, slow: 0 })
     Deferred.doneUnsafe(this.calm, Exit.void)
     for (const consumer of this.alive) if (consumer.paused) this.pause(consumer, false)
-  }
-
-  // ---- the subscription
-
-  private subscription(consumer: Consumer, gather: Core.Gather.Gather<Item, Trouble>) {
-    const { Channel, Subscription } = this.subject
-    return Subscription.make(Channel.bytes(channel), {
-      group: "g",
-      name: "handle",
-      lanes: this.settings.lanes,
-      inFlight: this.settings.inFlight,
-      hold: this.settings.hold,
-      grace: this.settings.grace,
-      backoff: { base: 5, factor: 2, cap: 60, jitter: 0.2 },
-      restart: { base: 1, cap: 40 },
-      settle: {
-        Named: this.subject.Outcome.Reject(),
-        Nasty: () => {
-          throw new Error("the entry throws")
-        }
-      }
-    }, (delivery) => this.handle(consumer, delivery, gather))
-  }
-
-  private handle(
-    consumer: Consumer,
-    delivery: Core.Delivery,
-    gather: Core.Gather.Gather<Item, Trouble>
-  ): Effect.Effect<unknown, Mishap> {
-    const run = this.book.start(consumer, delivery)
-    const { chance, integer } = this.world
-    delivery.after((exit, outcome) => {
-      this.book.end(run, exit, outcome)
-      return undefined
-    })
-    if (this.stormy ? chance(0.4) : chance(0.1)) this.hook(run, delivery, gather)
-    if (this.stormy && chance(0.1)) this.hook(run, delivery, gather)
-    // others go on in the middle of this call: a handler that waited, who joins the group, who ends
-    if (chance(0.5)) this.gate.openUnsafe()
-    if (this.stormy && chance(0.01) && this.alive.length < 3) this.start()
-    if (this.stormy && chance(0.003)) {
-      this.book.note("drain by a handler")
-      this.drain(consumer)
-    }
-    if (this.stormy && chance(0.05)) this.world.spend(integer(1, 10))
-    if (this.stormy && chance(0.01) && consumer.running !== undefined) this.pause(consumer, true)
-    const end = ending(this.world, this.subject, run, this.stormy)
-    if (this.stormy ? chance(0.5) : chance(0.8)) return end()
-    consumer.suspended.add(run)
-    return this.waits(end)
-  }
-
-  private waits<E>(end: () => Effect.Effect<unknown, E>): Effect.Effect<unknown, E> {
-    const { chance, integer } = this.world
-    if (chance(0.2)) {
-      this.gate.closeUnsafe()
-      return Effect.andThen(Effect.timeoutOption(this.gate.await, 50), Effect.suspend(end))
-    }
-    const wait = chance(0.1) ? integer(100, 300) : integer(0, 15)
-    const slow = Effect.andThen(Effect.sleep(wait), Effect.suspend(end))
-    // some take their time to be interrupted
-    return chance(0.1)
-      ? Effect.onInterrupt(slow, () => Effect.sleep(wait))
-      : chance(0.05)
-      ? Effect.uninterruptible(slow)
-      : slow
-  }
-
-  // ---- what must last
-
-  private hook(run: Run, delivery: Core.Delivery, gather: Core.Gather.Gather<Item, Trouble>): void {
-    const { world } = this
-    const { chance, integer } = world
-    const waits: Waits = { done: undefined, failed: undefined }
-    run.hooks.push(waits)
-    delivery.after(() => {
-      if (chance(0.5)) return gather.add({ run, waits })
-      const { exit, failed } = this.stormy && chance(0.4) ? trouble(world) : { exit: Exit.void, failed: undefined }
-      const end = () => {
-        waits.failed = failed
-        waits.done = world.now()
-        world.log(() => `a hook of ${run.entry.partition}/${run.entry.position} ends, ${failed ?? "well"}`)
-        return exit
-      }
-      if (chance(0.5)) {
-        end()
-        if (exit._tag === "Failure" && chance(0.3)) {
-          waits.failed = "DeadLetter"
-          throw new Error("the hook throws")
-        }
-        return exit
-      }
-      const wait = this.stormy && chance(0.05) ? Deferred.await(this.calm) : Effect.sleep(integer(0, 30))
-      return Effect.andThen(wait, Effect.suspend(end))
-    })
-  }
-
-  /** The store of `gather`: slow, and at times without success. */
-  private write(items: ReadonlyArray<Item>): Effect.Effect<void, Trouble> {
-    const { chance, integer } = this.world
-    const { exit, failed } = this.stormy && chance(0.3) ? trouble(this.world) : { exit: Exit.void, failed: undefined }
-    return Effect.andThen(
-      Effect.sleep(this.stormy ? integer(0, 40) : 0),
-      Effect.suspend(() => {
-        for (const { run, waits } of items) {
-          waits.failed = failed
-          waits.done = this.world.now()
-          this.world.log(() => `${run.entry.partition}/${run.entry.position} is written, ${failed ?? "well"}`)
-        }
-        return exit
-      })
-    )
   }
 }

@@ -85,12 +85,18 @@ class Stage {
         return consume(options, sink)
       }
     }
-    this.network = Simulation.network(world, driver, {
-      publish: world.pick([0, 0.3]),
-      settle: world.pick([0, 0, 0.1]),
-      slow: world.pick([0, 0.2, 0.8]),
-      longest: world.pick([5, 50])
-    }, { published: (_, batch) => batch.forEach((outgoing) => this.published(outgoing)) })
+    this.network = Simulation.network(
+      world,
+      driver,
+      {
+        publish: world.pick([0, 0.3]),
+        settle: world.pick([0, 0, 0.1]),
+        slow: world.pick([0, 0.2, 0.8]),
+        longest: world.pick([5, 50])
+      },
+      { published: (_, batch) => batch.forEach((outgoing) => this.published(outgoing)) },
+      subject.BrokerError.make
+    )
   }
 
   // ---- what goes over the network

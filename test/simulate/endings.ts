@@ -20,14 +20,49 @@ export class Named extends Data.TaggedError("Named")<{ readonly message: string 
 /** Its entry throws. */
 export class Nasty extends Data.TaggedError("Nasty")<{ readonly message: string }> {}
 
-export type Mishap = Trouble | Named | Nasty
+/** Its getters throw; the class alone can be read. */
+export class Unreadable {
+  readonly failure: "transient" | "permanent"
+
+  constructor(failure: "transient" | "permanent") {
+    this.failure = failure
+  }
+
+  get _tag(): "Unreadable" {
+    throw new Error("the getter of _tag throws")
+  }
+
+  get name(): string {
+    throw new Error("the getter of name throws")
+  }
+
+  get message(): string {
+    throw new Error("the getter of message throws")
+  }
+}
+
+/** An `Error` whose message cannot be read, as proxies of other libraries are. */
+export class Mute extends Error {
+  readonly failure = "permanent"
+  readonly _tag = "Mute"
+
+  override get message(): string {
+    throw new Error("the getter of message throws")
+  }
+}
+
+/** An `Error` whose fields are not what they are declared to be. */
+const odd = (): Error => Object.assign(new Error("odd"), { name: undefined, message: { not: "a text" } })
+
+export type Mishap = Trouble | Named | Nasty | Unreadable | Mute
 
 /** How a run ends. */
 export const ending = (
   world: Simulation.World,
   { Outcome }: Subject,
   run: Run,
-  isStormy: boolean
+  isStormy: boolean,
+  hasThrowing: boolean
 ): () => Effect.Effect<unknown, Mishap> => {
   const { chance, integer, pick } = world
   const answer = (outcome: Core.Outcome.Outcome) => {
@@ -41,6 +76,7 @@ export const ending = (
   const message = chance(0.1) ? "x".repeat(5000) : "no"
   if (isStormy && run.entry.isStubborn) return fails(new Trouble({ failure: "transient", message }), "Retry")
   if (!isStormy || chance(0.55)) return () => Exit.succeed(1)
+  if (hasThrowing && chance(0.3)) return unreadable(world, run)
   switch (
     pick([
       "retry",
@@ -92,6 +128,27 @@ export const ending = (
       return () => {
         throw new Error(message)
       }
+  }
+}
+
+/** Endings that a careful handler does not have: errors that cannot be read, and no answer at all. */
+const unreadable = ({ pick }: Simulation.World, run: Run): () => Effect.Effect<unknown, Mishap> => {
+  run.expected = "DeadLetter"
+  switch (pick(["transient", "permanent", "mute", "odd", "undefined", "constructor"])) {
+    case "transient":
+      run.expected = "Retry"
+      return () => Exit.fail(new Unreadable("transient"))
+    case "permanent":
+      return () => Exit.fail(new Unreadable("permanent"))
+    case "mute":
+      return () => Exit.fail(new Mute())
+    case "odd":
+      return () => Exit.die(odd())
+    case "constructor":
+      return () => Exit.die(Object.assign(new Error("a tag that every object has"), { _tag: "constructor" }))
+    default:
+      // JavaScript that forgets its return
+      return () => undefined as never
   }
 }
 

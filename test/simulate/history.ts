@@ -1,19 +1,25 @@
 import type { Simulation } from "@millrace/testing"
 import { Effect, Fiber } from "effect"
-import type { Book } from "./Book.ts"
+import { fair } from "./fair.ts"
 import { cameTo } from "./records.ts"
-import { setUp, type Subject } from "./settings.ts"
-import { channel, Stage } from "./Stage.ts"
+import { channel, kinds, setUp, type Subject } from "./settings.ts"
+import { Stage } from "./Stage.ts"
+import type { Tally } from "./Tally.ts"
 
-/** One history: a storm, then calm weather in which all that is left must be done. */
-export const history = (subject: Subject) => (world: Simulation.World): Effect.Effect<Book> =>
+/** One history: most often a storm, and now and then an uneven load. */
+export const history = (subject: Subject) => (world: Simulation.World): Effect.Effect<Tally> =>
+  kinds.fairness > 0 && world.chance(kinds.fairness) ? fair(subject, world) : storm(subject, world)
+
+/** A storm, then calm weather in which all that is left must be done. */
+const storm = (subject: Subject, world: Simulation.World): Effect.Effect<Tally> =>
   Effect.gen(function*() {
     const settings = setUp(world, subject)
     const { chance, integer, pick } = world
     world.log(() => JSON.stringify(settings))
     const memory = yield* subject.MemoryBroker.make({
       partitions: settings.partitions,
-      settlement: settings.settlement
+      settlement: settings.settlement,
+      claim: settings.claim
     })
     const stage = new Stage(world, subject, settings, memory)
     yield* memory.driver.declare({ channel, partitions: settings.partitions }).pipe(Effect.orDie)
@@ -21,7 +27,10 @@ export const history = (subject: Subject) => (world: Simulation.World): Effect.E
       publish: pick([0, 0.3, 0.8]),
       settle: pick([0, 0, 0.1]),
       slow: pick([0, 0.2, 0.8]),
-      longest: pick([5, 50])
+      longest: pick([5, 50]),
+      extend: settings.has.claims ? pick([0, 0.3]) : 0,
+      silent: settings.has.silence ? pick([0.01, 0.05]) : 0,
+      broken: settings.has.broken ? pick([0.01, 0.05]) : 0
     })
     stage.publish(settings.messages)
     for (let i = integer(1, 2); i > 0; i--) stage.start()
@@ -50,7 +59,8 @@ export const history = (subject: Subject) => (world: Simulation.World): Effect.E
     }
     stage.up(true)
     stage.settle()
-    if (chance(0.2)) { for (const one of stage.alive) stage.drain(one) }
+    // an operator starts anew what waits for an answer that never comes
+    if (settings.has.silence || chance(0.2)) { for (const one of stage.alive) stage.drain(one) }
     if (stage.alive.length === 0) stage.start()
     const { book } = stage
     const committed = () => memory.positions(channel, "g").every((done, p) => done === memory.ends(channel)[p])
@@ -86,11 +96,25 @@ export const history = (subject: Subject) => (world: Simulation.World): Effect.E
       book.check("drain", end._tag === "Some", () => `the drain of ${one.name} does not end`)
     }
     yield* Effect.sleep(1000)
+    for (const one of stage.consumers) {
+      if (one.killed) continue
+      const { fibers, timers } = one.process.held()
+      if (settings.has.leaks) {
+        book.check(
+          "leaks",
+          fibers === 0 && timers === 0,
+          () => `${one.name} has ended and holds ${fibers} fibers and ${timers} timers`
+        )
+      }
+      book.counted(one, book.all.flatMap(({ runs }) => runs).filter(({ consumer }) => consumer === one))
+    }
     for (const entry of book.all) {
       for (const run of entry.runs) {
         if (run.consumer.killed) continue
-        book.check("hooks", run.hooksRun === 1, () =>
-          `the hooks of ${entry.partition}/${entry.position} ran ${run.hooksRun} times`)
+        const id = `${entry.partition}/${entry.position}`
+        book.check("hooks", run.hooksRun === 1, () => `the hooks of ${id} ran ${run.hooksRun} times`)
+        if (!settings.has.observers) continue
+        book.check("told", run.rows === 1, () => `the audit has ${run.rows} rows of one run of ${id}`)
       }
     }
     return book

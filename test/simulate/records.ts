@@ -1,9 +1,10 @@
 /**
  * What a history leaves behind: messages, runs of the handler, leases.
  */
-import type { Broker, Delivery, Outcome, Outgoing } from "@millrace/core"
+import type { Broker, Delivery, Metrics, Outcome, Outgoing } from "@millrace/core"
 import type { Simulation } from "@millrace/testing"
 import type { Scope } from "effect"
+import type { Restarts } from "./Restarts.ts"
 
 /** One published message. */
 export interface Entry {
@@ -42,8 +43,11 @@ export interface Run {
   after: number | undefined
   selfInterrupt: boolean
   hooksRun: number
+  readonly began: number
   ended: number | undefined
   outcome: Outcome.Outcome | undefined
+  /** Rows that an audit has written of it. */
+  rows: number
 }
 
 /** What was seen of one lease. */
@@ -54,6 +58,8 @@ export interface LeaseBook {
   closed: boolean
   /** Its connection has ended, and its engine is about to hear of it. */
   severed: boolean
+  /** The broker never answered a commit or a settlement of it: what that call told may come again. */
+  unheard: boolean
   calls: number
   /** What was offered, by lane. */
   readonly lanes: Map<unknown, Array<number>>
@@ -91,5 +97,8 @@ export interface Consumer {
   draining: number | undefined
   drained: boolean
   killed: boolean
+  readonly restarts: Restarts
+  /** What its metrics have counted, where it has any. */
+  statistics: (() => ReadonlyArray<Metrics.ChannelStatistics>) | undefined
   readonly health: () => Broker.Health | undefined
 }

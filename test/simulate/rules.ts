@@ -1,3 +1,5 @@
+import type { Kind } from "./settings.ts"
+
 /** What is checked in each history; the numbers are the settlement rules of the design. */
 export const rules = {
   "1 outcome": "the broker is told of each message what its run came to, and nothing else",
@@ -21,6 +23,11 @@ export const rules = {
   pause: "a paused subscription starts nothing",
   drain: "a drain ends in time; nothing starts, runs or is told after it",
   hooks: "hooks run once for each run",
+  claim: "a message whose handler runs keeps its claim",
+  restart: "a source that fails again and again is started more and more seldom",
+  told: "hooks, audit rows, metrics and the broker are told the same of each run",
+  leaks: "a consumer that has ended holds no fiber and no timer",
+  fair: "no partition waits for one that floods or stands still",
   health: "what is pending and running goes back to zero"
 } as const
 
@@ -46,7 +53,28 @@ export const events = {
   throttled: "a retry names its own time",
   redelivery: "a message comes again after its lease ended",
   "delay of the broker": "the broker holds what waits for its next attempt",
+  "lost extend": "a call that extends claims fails, breaks or is never answered",
+  "long run": "a handler runs longer than its claim lasts",
+  "call without an answer": "a call to the broker is never answered",
+  "broken driver": "a call to the broker throws, or dies with a defect",
+  "stuck lane": "a handler does not end, and messages wait behind it",
+  flood: "a partition has more to do than fits in flight",
   "native dead letter": "the broker writes a dead letter by itself"
 } as const
 
 export type Event = keyof typeof events
+
+/** The rules and events that only histories with a certain kind of trouble have. */
+export const kindOf: { readonly [Name in Rule | Event]?: Kind } = {
+  claim: "claims",
+  restart: "refusals",
+  told: "told",
+  fair: "fairness",
+  "stuck lane": "fairness",
+  flood: "fairness",
+  leaks: "leaks",
+  "lost extend": "claims",
+  "long run": "claims",
+  "call without an answer": "silence",
+  "broken driver": "broken"
+}

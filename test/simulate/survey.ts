@@ -4,17 +4,24 @@
 import { Simulation } from "@millrace/testing"
 import { Effect } from "effect"
 import { history } from "./history.ts"
-import { events, rules } from "./rules.ts"
-import type { Subject } from "./settings.ts"
+import { type Event, events, kindOf, type Rule, rules } from "./rules.ts"
+import { kinds, type Subject } from "./settings.ts"
+
+/** Whether histories can have it: its kind of trouble is switched on. */
+const isOn = (name: Rule | Event): boolean => {
+  const kind = kindOf[name]
+  return kind === undefined || kinds[kind] > 0
+}
 
 /** How often each rule was checked and each event happened, over many histories. */
 export class Coverage {
-  private readonly rules = new Map<string, number>(Object.keys(rules).map((name) => [name, 0]))
-  private readonly events = new Map<string, number>(Object.keys(events).map((name) => [name, 0]))
+  // the keys of an object literal are the names of its type
+  private readonly rules = new Map((Object.keys(rules) as Array<Rule>).filter(isOn).map((name) => [name, 0]))
+  private readonly events = new Map((Object.keys(events) as Array<Event>).filter(isOn).map((name) => [name, 0]))
 
-  add(checked: ReadonlyMap<string, number>, happened: ReadonlyMap<string, number>): void {
-    for (const [name, times] of checked) this.rules.set(name, this.rules.get(name)! + times)
-    for (const [name, times] of happened) this.events.set(name, this.events.get(name)! + times)
+  add(checked: ReadonlyMap<Rule, number>, happened: ReadonlyMap<Event, number>): void {
+    for (const [name, times] of checked) this.rules.set(name, (this.rules.get(name) ?? 0) + times)
+    for (const [name, times] of happened) this.events.set(name, (this.events.get(name) ?? 0) + times)
   }
 
   /** What was seen less often than it must be: a rule that nothing puts to the test proves nothing. */

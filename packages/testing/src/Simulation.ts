@@ -43,6 +43,6 @@
  */
 export { check, type Checked, type CheckOptions, Failed } from "./simulation/Check.ts"
 export { run } from "./simulation/Machine.ts"
-export { type Faults, make as network, type Network, type Watch } from "./simulation/Network.ts"
+export { type Faults, make as network, type Network, type Operation, type Watch } from "./simulation/Network.ts"
 export { type Storm, storm } from "./simulation/Storm.ts"
-export type { History, Options, Process, World } from "./simulation/World.ts"
+export type { Held, History, Options, Process, World } from "./simulation/World.ts"

@@ -2,8 +2,8 @@
  * The machine behind a world: one scheduler, one clock, one source of chance. What runs in it is decided by its seed alone, so
  * a history that fails is run again by its number.
  */
-import { Cause, Clock, Context, Duration, Effect, Exit, Fiber, Logger, Random, Scheduler } from "effect"
-import type { History, Options, Process, World } from "./World.ts"
+import { Cause, Clock, Context, Duration, Effect, Exit, Fiber, Logger, Metric, Random, Scheduler } from "effect"
+import type { Held, History, Options, Process, World } from "./World.ts"
 
 /** The Unix time at which every world begins: 2026-01-01T00:00:00Z. */
 export const epoch = 1_767_225_600_000
@@ -30,6 +30,8 @@ interface Sleeper extends Task {
 
 class Owner implements Process {
   alive = true
+  /** Fibers that have begun and not ended. */
+  fibers = 0
   readonly name: string
   readonly context: Context.Context<never>
   private readonly engine: Machine
@@ -54,6 +56,10 @@ class Owner implements Process {
 
   kill(): void {
     this.engine.kill(this)
+  }
+
+  held(): Held {
+    return { fibers: this.fibers, timers: this.engine.timersOf(this) }
   }
 }
 
@@ -115,12 +121,20 @@ class Machine {
     const logger = Logger.make<unknown, void>(({ cause, logLevel, message }) => {
       if (!this.recording) return
       const parts = Array.isArray(message) ? message : [message]
-      const reason = cause.reasons.length === 0 ? "" : ` ${Cause.pretty(cause)}`
+      const reason = cause.reasons.length === 0 ? "" : ` ${text(cause)}`
       this.write(`${owner.name}: ${logLevel}: ${parts.map(text).join(" ")}${reason}`)
     })
     return Context.make(Scheduler.Scheduler, scheduler).pipe(
       Context.add(Clock.Clock, clock),
       Context.add(Random.Random, random),
+      Context.add(Metric.FiberRuntimeMetrics, {
+        recordFiberStart: () => {
+          owner.fibers++
+        },
+        recordFiberEnd: () => {
+          owner.fibers--
+        }
+      }),
       Context.add(Logger.CurrentLoggers, new Set([logger]))
     )
   }
@@ -156,6 +170,24 @@ class Machine {
     this.forget((one) => one.owner === owner)
   }
 
+  timersOf(owner: Owner): number {
+    return this.sleepers.filter((one) => one.owner === owner).length
+  }
+
+  /** Runs one task. A throw that no fiber catches would end a real program, so it is a fault of the history. */
+  private step(task: Task): void {
+    try {
+      task.run()
+    } catch (defect) {
+      this.fault(`an exception that no fiber caught would end the process: ${text(defect)}`)
+    }
+  }
+
+  private fault(what: string): void {
+    this.faults.push(what)
+    if (this.recording) this.write(`FAULT ${what}`)
+  }
+
   private write(line: string): void {
     this.lines.push(`${this.time.toFixed(1).padStart(9)} ms  ${line}`)
   }
@@ -177,9 +209,7 @@ class Machine {
       },
       expect: (holds, otherwise) => {
         if (holds) return
-        const fault = typeof otherwise === "string" ? otherwise : otherwise()
-        this.faults.push(fault)
-        if (this.recording) this.write(`FAULT ${fault}`)
+        this.fault(typeof otherwise === "string" ? otherwise : otherwise())
       },
       process: (name) => new Owner(this, name)
     }
@@ -201,7 +231,7 @@ class Machine {
         const task = this.tasks[at]!
         const last = this.tasks.pop()!
         if (at < length - 1) this.tasks[at] = last
-        task.run()
+        this.step(task)
       } else if (this.sleepers.length > 0) this.time = this.soonest
       else {
         exit = this.stuck(
@@ -219,8 +249,20 @@ class Machine {
   }
 }
 
-const text = (part: unknown): string =>
-  typeof part === "string" ? part : part instanceof Error ? part.message : String(part)
+/** A value as text. An error whose getters throw is still one: a log must not change what a history does. */
+const text = (part: unknown): string => {
+  try {
+    return typeof part === "string"
+      ? part
+      : Cause.isCause(part)
+      ? Cause.pretty(part)
+      : part instanceof Error
+      ? `${part.message}`
+      : String(part)
+  } catch {
+    return "a value that cannot be read"
+  }
+}
 
 /** Runs one history to its end, at once: no real time passes in it, and nothing outside can reach it. */
 export const run = <A, E>(

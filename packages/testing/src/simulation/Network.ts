@@ -12,14 +12,32 @@ export interface Faults {
   publish?: number | undefined
   /** A commit or a settlement fails. Half of these were carried out all the same. Default: 0. */
   settle?: number | undefined
+  /**
+   * A call that extends claims fails or is never answered; half of these were carried out all the same. Never two calls of
+   * one lease in a row, so a claim that is extended three times in its life is kept. Default: 0.
+   */
+  extend?: number | undefined
+  /** A channel is not declared. Half of these were declared all the same. Default: 0. */
+  declare?: number | undefined
+  /** A publish, a commit, a settlement or a declaration is never answered. Half of these were carried out. Default: 0. */
+  silent?: number | undefined
+  /** A call throws, or dies with a defect: a publish, a commit, a settlement, `extend` or the begin of `consume`. Default: 0. */
+  broken?: number | undefined
   /** A call takes a while. Default: 0. */
   slow?: number | undefined
   /** The longest such while in milliseconds. Default: 20. */
   longest?: number | undefined
+  /** The broker refuses to write a message, for good: answers the error, or undefined where it takes the message. */
+  refuses?: ((outgoing: Outgoing<Uint8Array>) => BrokerError.BrokerError | undefined) | undefined
 }
+
+/** A call to the broker. */
+export type Operation = "publish" | "settle" | "extend" | "declare"
 
 /** Sees what goes over the network, at the moment it happens. */
 export interface Watch {
+  /** A process asks for messages: a source begins a life. */
+  readonly consuming?: ((process: Process) => void) | undefined
   /** The engine was offered a batch; before it takes it. */
   readonly offered?: ((process: Process, lease: Driver.Lease, batch: ReadonlyArray<Delivery>) => void) | undefined
   /** The connection of a process has ended, by whomever. */
@@ -39,6 +57,12 @@ export interface Watch {
     | undefined
   /** The broker carried a publish out, whether the answer arrives or not. */
   readonly published?: ((process: Process, batch: ReadonlyArray<Outgoing<Uint8Array>>) => void) | undefined
+  /** The broker refused a publish for good. */
+  readonly refused?: ((process: Process, outgoing: Outgoing<Uint8Array>) => void) | undefined
+  /** A call goes wrong otherwise than by an error that the broker answers; `lease` where it is one of a lease. */
+  readonly astray?:
+    | ((process: Process, operation: Operation | "consume", how: "silent" | "broken", lease?: Driver.Lease) => void)
+    | undefined
 }
 
 /** A broker behind a network. */
@@ -50,32 +74,66 @@ export interface Network {
   readonly faults: Faults
 }
 
-const failed = (system: string, operation: BrokerError.BrokerError["operation"]) =>
-  BrokerError.make({ system, operation, reason: "Lost", message: `The connection broke during ${operation}.` })
+type Act = () => Effect.Effect<void, BrokerError.BrokerError>
 
 interface Link {
   readonly fiber: Fiber.Fiber<void, BrokerError.BrokerError>
   readonly far: Scope.Closeable
 }
 
-/** Puts a network between a driver and the processes of a world. The driver itself runs in a process that never dies. */
-export const make = (world: World, driver: Driver.Driver, faults: Faults = {}, watch: Watch = {}): Network => {
+/**
+ * Puts a network between a driver and the processes of a world. The driver itself runs in a process that never dies.
+ *
+ * `error` makes the errors of calls that fail; a program that runs a copy of the core gives that copy's. Default: this core's.
+ */
+export const make = (
+  world: World,
+  driver: Driver.Driver,
+  faults: Faults = {},
+  watch: Watch = {},
+  error: typeof BrokerError.make = BrokerError.make
+): Network => {
   const far = world.process("broker")
   const links = new Map<Process, Set<Link>>()
   const { system } = driver
 
-  /** A call of a process: at once, late, or with an answer that says the wrong thing. */
-  const call = (
-    operation: "publish" | "settle",
-    act: () => Effect.Effect<void, BrokerError.BrokerError>
-  ): Effect.Effect<void, BrokerError.BrokerError> => {
-    const fails = world.chance(faults[operation] ?? 0)
-    const carried = !fails || world.chance(0.5)
+  // what never happens takes no number from the world, so a fault that is added changes no other history
+  const happens = (rate: number | undefined): boolean => rate !== undefined && rate > 0 && world.chance(rate)
+
+  const failed = (operation: Operation) =>
+    error({
+      system,
+      operation: operation === "extend" ? "settle" : operation,
+      reason: "Lost",
+      message: `The connection broke during ${operation}.`
+    })
+
+  /** Whether a call is carried out although its answer says otherwise, or never comes. */
+  const carried = (act: Act): Effect.Effect<unknown> => world.chance(0.5) ? Effect.exit(Effect.suspend(act)) : Exit.void
+
+  /** A call of a process: at once, late, with an answer that says the wrong thing, without an answer, or a throw. */
+  const call = (process: Process, operation: Operation, act: Act, lease?: Driver.Lease): ReturnType<Act> => {
+    if (happens(faults.broken)) {
+      watch.astray?.(process, operation, "broken", lease)
+      const defect = new Error(`The driver broke during ${operation}.`)
+      if (world.chance(0.5)) throw defect
+      return Effect.andThen(carried(act), Effect.die(defect))
+    }
+    if (happens(faults.silent)) {
+      watch.astray?.(process, operation, "silent", lease)
+      return Effect.andThen(carried(act), Effect.never)
+    }
+    return answered(operation, act, faults[operation] ?? 0)
+  }
+
+  const answered = (operation: Operation, act: Act, rate: number): ReturnType<Act> => {
+    const fails = world.chance(rate)
+    const isCarried = !fails || world.chance(0.5)
     const wait = world.chance(faults.slow ?? 0) ? world.integer(1, faults.longest ?? 20) : 0
     const acted = (): Effect.Effect<void, BrokerError.BrokerError> => {
-      const done = carried ? act() : Exit.void
+      const done = isCarried ? act() : Exit.void
       if (!fails) return done
-      const lost = Exit.fail(failed(system, operation))
+      const lost = Exit.fail(failed(operation))
       return Exit.isExit(done) ? lost : Effect.andThen(done, lost)
     }
     // some drivers know at once that a call fails
@@ -88,15 +146,37 @@ export const make = (world: World, driver: Driver.Driver, faults: Faults = {}, w
     )
   }
 
+  /** Extends claims; of two calls in a row at least one arrives in time. */
+  const extending = (process: Process, lease: () => Driver.Lease) => {
+    let isLost = false
+    return (act: Act): ReturnType<Act> => {
+      isLost = !isLost && happens(faults.extend)
+      if (!isLost) return answered("extend", act, 0)
+      switch (world.integer(0, 2)) {
+        case 0:
+          watch.astray?.(process, "extend", "silent", lease())
+          return Effect.andThen(carried(act), Effect.never)
+        case 1:
+          watch.astray?.(process, "extend", "broken", lease())
+          return Effect.andThen(carried(act), Effect.die(new Error("The driver broke during extend.")))
+        default:
+          return answered("extend", act, 1)
+      }
+    }
+  }
+
   const leaseOf = (process: Process, lease: Driver.Lease): Driver.Lease => {
-    const { commit, settle } = lease
-    const told = (
-      what: number | ReadonlyArray<Driver.Settled>,
-      act: () => Effect.Effect<void, BrokerError.BrokerError>
-    ) => {
+    const { commit, extend, settle } = lease
+    const told = (what: number | ReadonlyArray<Driver.Settled>, act: Act) => {
       const end = watch.settling?.(process, near, what)
-      const called = call("settle", act)
-      if (end === undefined) return called
+      if (end === undefined) return call(process, "settle", act, near)
+      let called: ReturnType<Act>
+      try {
+        called = call(process, "settle", act, near)
+      } catch (defect) {
+        end(Exit.die(defect))
+        throw defect
+      }
       if (Exit.isExit(called)) {
         end(called as Exit.Exit<void, BrokerError.BrokerError>)
         return called
@@ -106,10 +186,12 @@ export const make = (world: World, driver: Driver.Driver, faults: Faults = {}, w
         return undefined
       })
     }
+    const extended = extending(process, () => near)
     const near: Driver.Lease = {
       ...lease,
       commit: commit && ((position) => told(position, () => commit(position))),
-      settle: settle && ((batch) => told(batch, () => settle(batch)))
+      settle: settle && ((batch) => told(batch, () => settle(batch))),
+      extend: extend && ((batch) => extended(() => extend(batch)))
     }
     return near
   }
@@ -158,7 +240,18 @@ export const make = (world: World, driver: Driver.Driver, faults: Faults = {}, w
       all.push(() => resume(Effect.void))
     })
 
-  const consume = (process: Process): Driver.Driver["consume"] => (options, sink) =>
+  const consume = (process: Process): Driver.Driver["consume"] => (options, sink) => {
+    watch.consuming?.(process)
+    if (happens(faults.broken)) {
+      watch.astray?.(process, "consume", "broken")
+      const defect = new Error("The driver broke as it began to consume.")
+      if (world.chance(0.5)) throw defect
+      return Effect.die(defect)
+    }
+    return consuming(process, options, sink)
+  }
+
+  const consuming = (process: Process, options: Driver.ConsumeOptions, sink: Driver.Sink) =>
     Effect.uninterruptibleMask((restore) =>
       Effect.gen(function*() {
         const scope = yield* Scope.make()
@@ -176,7 +269,13 @@ export const make = (world: World, driver: Driver.Driver, faults: Faults = {}, w
     )
 
   const publish = (process: Process): Driver.Driver["publish"] => (batch) =>
-    call("publish", () => {
+    call(process, "publish", () => {
+      for (const outgoing of batch) {
+        const refusal = faults.refuses?.(outgoing)
+        if (refusal === undefined) continue
+        watch.refused?.(process, outgoing)
+        return Exit.fail(refusal)
+      }
       const done = driver.publish(batch)
       if (!Exit.isExit(done)) return Effect.tap(done, () => Effect.sync(() => watch.published?.(process, batch)))
       if (done._tag === "Success") watch.published?.(process, batch)
@@ -189,7 +288,8 @@ export const make = (world: World, driver: Driver.Driver, faults: Faults = {}, w
       ...driver,
       capabilities: { ...driver.capabilities, ...capabilities },
       consume: consume(process),
-      publish: publish(process)
+      publish: publish(process),
+      declare: (declaration) => Effect.suspend(() => call(process, "declare", () => driver.declare(declaration)))
     }),
     gone: (process) => {
       for (const { fiber, far: scope } of links.get(process) ?? []) {

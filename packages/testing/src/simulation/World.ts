@@ -12,6 +12,16 @@ export interface Process {
   /** Runs an effect in this process and waits for it; waits for ever when the process is killed meanwhile. */
   readonly run: <A, E>(effect: Effect.Effect<A, E>) => Effect.Effect<A, E>
   readonly kill: () => void
+  /** Counts the fibers of this process that have not ended, and its timers that have not fired. */
+  readonly held: () => Held
+}
+
+/** The fibers and timers of a process. */
+export interface Held {
+  /** Fibers that have begun and not ended. */
+  readonly fibers: number
+  /** Sleeping timers. */
+  readonly timers: number
 }
 
 /** What a program may ask of its world. All of it is decided by the seed. */
