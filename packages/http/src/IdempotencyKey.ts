@@ -120,6 +120,7 @@ type Errors =
  *
  * Errors: `IdempotencyRefused` (400 without a key or with none that is one, 422 with one that was used for another request),
  * `IdempotencyRunning` (409 with `Retry-After`), `IdempotencyLost` (409), `IdempotencyAnswerLost` (409),
+ * `IdempotencyUnrepeatable` (409 where another version of the program kept the answer in a form that this one cannot read),
  * `IdempotencyUnavailable` (503), and those of reading the body.
  *
  * Source: draft-ietf-httpapi-idempotency-key-header-07; RFC 9651 (Structured Fields).
@@ -196,6 +197,9 @@ export const middleware = (options: Options = {}) => {
       ...(finishes ? [{ outside: "Timeout", because: "a handler that has begun is not cut off from outside" }] : [])
     ]
   }, (next) => {
+    const unreadable = ({ channel }: Request<unknown>) =>
+      Exit.fail(new Idempotency.IdempotencyUnrepeatable({ channel, reason: "unreadable" }))
+
     const passed = (ended: Ended) => Exit.fail(new Passing(ended))
 
     /** What an endpoint answers itself is kept as a value. */
@@ -240,12 +244,19 @@ export const middleware = (options: Options = {}) => {
         const { lost: reason, status } = answer
         return Exit.fail(new IdempotencyAnswerLost({ channel: request.channel, status, reason }))
       }
-      request.answerField("idempotent-replayed", "true")
+      const replayed = (ended: Ended): Ended => {
+        request.answerField("idempotent-replayed", "true")
+        return ended
+      }
       const { values } = request.books
-      // the value of a handler like this one
       return answer.value === undefined || values === undefined
-        ? Exit.succeed(replay(answer))
-        : values.read(answer.value, answer.body) as Middleware.Returns
+        ? replayed(Exit.succeed(replay(answer)))
+        : Effect.flatMap(
+          values.read(answer.value, answer.body),
+          // the value of a handler like this one
+          (found): Middleware.Returns<Errors, never, Response> =>
+            found === undefined ? unreadable(request) : replayed(found as Ended)
+        )
     }
 
     // described, so that it is not taken for the code of a user

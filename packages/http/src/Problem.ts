@@ -129,6 +129,12 @@ export const tags: Tags = {
     detail: "message"
   },
   IdempotencyLost: { status: 409, type: `${idempotency}lost`, title: "Request superseded", detail: "message" },
+  IdempotencyUnrepeatable: {
+    status: 409,
+    type: `${idempotency}unrepeatable`,
+    title: "Request done, answer not readable",
+    detail: "message"
+  },
   IdempotencyAnswerLost: {
     status: 409,
     type: `${idempotency}answer-lost`,

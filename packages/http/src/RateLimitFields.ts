@@ -4,6 +4,7 @@
  * Source: draft-ietf-httpapi-ratelimit-headers-10, RFC 9651 (Structured Fields), RFC 9110 10.2.3.
  */
 import type { Envelope, RateLimit } from "@millrace/core"
+import { compositeKey } from "@millrace/core/model/compositeKey"
 import type { Request } from "./Request.ts"
 
 /** A decision with the policies that were asked, in the same order, as `RateLimited` has both. */
@@ -118,7 +119,7 @@ const isRequest = (message: Envelope): message is Request<unknown> => message.ki
 export const onDecision = (options: Options = {}) => {
   return (message: Envelope, limited: Limited): void => {
     if (!isRequest(message)) return
-    const part = limited.policies.map(({ id }) => id).join(" ")
+    const part = compositeKey(...limited.policies.map(({ id }) => id))
     const found = fields(limited, options)
     for (const name in found) {
       if (name !== "retry-after") message.answerField(name, found[name]!, name.startsWith("x-") ? "" : part)

@@ -19,7 +19,8 @@ export interface Valued {
 export interface Values {
   /** Undefined of an error that the endpoint does not declare, and of interruptions. */
   readonly write: (exit: Exit.Exit<unknown, unknown>) => Effect.Effect<Valued | undefined>
-  readonly read: (value: string, body: Uint8Array) => Effect.Effect<unknown, unknown>
+  /** What the endpoint had answered; undefined where this version of it cannot read that. */
+  readonly read: (value: string, body: Uint8Array) => Effect.Effect<Exit.Exit<unknown, unknown> | undefined>
 }
 
 /** What a server knows of a request; one for each server that requests come from. */

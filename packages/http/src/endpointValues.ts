@@ -72,10 +72,18 @@ const make = ({ error, success }: Declares): Values => {
     },
     read: (value, body) => {
       const member = [...values, ...errors].find(({ name }) => name === value)
-      if (member === undefined) return Exit.die(new Error(`The endpoint has changed: it has no ${value}`))
-      const json: unknown = body.length === 0 ? undefined : JSON.parse(text.decode.decode(body))
-      const read = Effect.orDie(member.decode(json))
-      return value.startsWith("error") ? Effect.flip(read) : read
+      if (member === undefined) return Exit.succeed(undefined)
+      return Effect.catchCause(
+        Effect.suspend(() => {
+          const json: unknown = body.length === 0 ? undefined : JSON.parse(text.decode.decode(body))
+          return Effect.map(
+            member.decode(json),
+            (found): Exit.Exit<unknown, unknown> => value.startsWith("error") ? Exit.fail(found) : Exit.succeed(found)
+          )
+        }),
+        // another version of the endpoint wrote it
+        () => Exit.succeed(undefined)
+      )
     }
   }
 }

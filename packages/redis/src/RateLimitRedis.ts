@@ -3,6 +3,7 @@
  * server's clock. Needs Redis 7.0 or newer, or Valkey.
  */
 import { type BrokerError, DriverOptions, RateLimit } from "@millrace/core"
+import { compositeKey } from "@millrace/core/model/compositeKey"
 import { Clock, type Config, Effect, Layer, Random, type Scope } from "effect"
 import * as Client from "./client/Client.ts"
 import * as ClientOptions from "./client/Options.ts"
@@ -80,7 +81,7 @@ const make = (options: Options): Effect.Effect<Store, BrokerError.BrokerError, S
     const time = (): string =>
       options.clock === "process" ? String(clock.currentTimeMillisUnsafe()) : ""
     const keyOf = ({ key, policy }: RateLimit.Charge): string =>
-      `{${prefix}}:${policy.id}:${key}`
+      `{${prefix}}:${compositeKey(policy.id, key)}`
     const run = (
       script: Client.Script,
       charges: ReadonlyArray<RateLimit.Charge>,

@@ -2,6 +2,7 @@
  * Signatures of messages and requests, by Standard Webhooks: whoever has the secret sent these bytes, now, and once.
  */
 import { type Around, Auth, Eager, type Idempotency, Middleware } from "@millrace/core"
+import { compositeKey } from "@millrace/core/model/compositeKey"
 import { Clock, Duration, Effect, Exit, Redacted } from "effect"
 import { SecureRandom } from "effect/crypto"
 import { compile, type Keys, type Signed } from "./hmacKeys.ts"
@@ -92,7 +93,7 @@ export const verifier: BuildVerifier = ((options: Options) => {
       if (found === undefined) return refuse("signature")
       const { principal } = found
       if (!remembers) return Exit.succeed(principal)
-      return Effect.mapEager(once(message, `${principal.subject}\n${id}\n${time}`, window), () => principal)
+      return Effect.mapEager(once(message, compositeKey(principal.subject, id, time), window), () => principal)
     })
   // the form that remembers nothing never asks for the store
 }) as BuildVerifier

@@ -2,6 +2,7 @@
  * A signature counts once: what was let pass is remembered for as long as its time would be taken again.
  */
 import { Auth, Eager, type Envelope, Idempotency, Message, type Outcome } from "@millrace/core"
+import { compositeKey } from "@millrace/core/model/compositeKey"
 import { Effect, Exit } from "effect"
 import { hash } from "node:crypto"
 
@@ -11,7 +12,9 @@ const replayed = Exit.fail(new Auth.Unauthorized({ reason: "replayed" }))
 
 /** Where a delivery lies: what comes again from the same place was delivered again, and not sent again. */
 const placeOf = (message: Envelope): string =>
-  message instanceof Message ? `${message.channel}\n${message.partition}\n${message.position}` : ""
+  message instanceof Message
+    ? compositeKey(message.channel, String(message.partition), String(message.position))
+    : ""
 
 /** Two groups handle one message once each. */
 const groupOf = (message: Envelope): string => message instanceof Message ? message.delivery.origin.group : ""
@@ -36,7 +39,7 @@ export const once = (
   window: number
 ): Effect.Effect<void, Auth.Unauthorized | Auth.AuthUnavailable, Idempotency.Store> =>
   Effect.flatMapEager(Eager.service(Idempotency.Store), (store) => {
-    const key = `hmac:${hash("sha256", `${groupOf(message)}\n${signed}`, "base64url")}`
+    const key = `hmac:${hash("sha256", compositeKey(groupOf(message), signed), "base64url")}`
     const claimed = store.claim({ key, fingerprint: placeOf(message), lease: window })
     const decide = (claim: Idempotency.Claim): Exit.Exit<void, Auth.Unauthorized> => {
       if (claim._tag !== "Claimed") {

@@ -22,7 +22,7 @@ export {
 
 /** Options that each form of `middleware` has. */
 export interface Common {
-  /** What is protected: `payments`. Breakers of one name share their circuits, whatever they stand around. */
+  /** What is protected: `payments`. Without "/". Breakers of one name share their circuits, whatever they stand around. */
   readonly name: string
   /** When a circuit opens. Default: `consecutive(5)`. */
   readonly trip?: Trip | undefined
@@ -179,6 +179,8 @@ const verdictOf = (failures: ReadonlySet<FailureClass | undefined>) => (exit: Ex
 export const middleware: Build = ((options: Options | KeyedOptions<Envelope>) => {
   const { by, name } = options
   if (name === "") throw new RangeError("CircuitBreaker: name must say what is protected, got an empty text")
+  // it divides the name from the key of a circuit, so that no key makes the name of another breaker's circuit
+  if (name.includes("/")) throw new RangeError(`CircuitBreaker: name must not contain "/", got ${name}`)
   const openFor = millis("openFor", options.openFor ?? defaults.openFor)
   const maximumOpenFor = millis("maximumOpenFor", options.maximumOpenFor ?? openFor)
   if (maximumOpenFor < openFor) {

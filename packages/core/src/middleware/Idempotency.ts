@@ -4,17 +4,27 @@
  * A key is claimed before the handler runs, under a lease that a heartbeat keeps alive, and completed with the answer when it
  * has succeeded. Each claim has a token of its own, so an owner whose lease has ended can no longer complete it.
  */
-import { Duration, Effect, Exit, type Schema } from "effect"
+import { Clock, Duration, Effect, Exit, type Schema } from "effect"
+import { compositeKey } from "../model/compositeKey.ts"
 import type { Envelope } from "../model/Message.ts"
-import * as Outcome from "../model/Outcome.ts"
+import type * as Outcome from "../model/Outcome.ts"
 import * as Eager from "../pipeline/Eager.ts"
 import type { Make, OnAnswer } from "../pipeline/Handler.ts"
 import * as Middleware from "../pipeline/Middleware.ts"
+import { codecOf, repeated, silent } from "./idempotencyAnswer.ts"
+import { claimed } from "./idempotencyClaimed.ts"
 import { type IdempotencyError, IdempotencyLost, IdempotencyRefused, IdempotencyRunning } from "./idempotencyErrors.ts"
-import { codecOf, fingerprintOf, keyOf, placeOf, silent } from "./idempotencyRequest.ts"
+import { monotonic } from "./idempotencyLease.ts"
+import { fingerprintOf, keyOf, placeOf } from "./idempotencyRequest.ts"
 import { type Claim, IdempotencyStore, type Request } from "./idempotencyStore.ts"
 
-export { type IdempotencyError, IdempotencyLost, IdempotencyRefused, IdempotencyRunning } from "./idempotencyErrors.ts"
+export {
+  type IdempotencyError,
+  IdempotencyLost,
+  IdempotencyRefused,
+  IdempotencyRunning,
+  IdempotencyUnrepeatable
+} from "./idempotencyErrors.ts"
 export { grouped, type GroupOptions, Operation } from "./idempotencyGroups.ts"
 export { layerMemory, type MemoryOptions } from "./idempotencyMemory.ts"
 export { type Claim, IdempotencyStore as Store, IdempotencyUnavailable, type Request } from "./idempotencyStore.ts"
@@ -47,7 +57,10 @@ export interface Options<in M extends Envelope = Envelope> {
   readonly maximumWait?: Duration.Input | undefined
   /** What becomes of a request while the store cannot be asked: it fails, or runs all the same. Default: `refuse`. */
   readonly unavailable?: "refuse" | "run" | undefined
-  /** How long a claim holds when its owner gives no sign of life; from 100 ms. Three signs fit into it. Default: 30 seconds. */
+  /**
+   * How long a claim holds when its owner gives no sign of life; from 100 ms. A heartbeat is sent every third of it; a handler
+   * whose store has not answered for five sixths of it is interrupted. Default: 30 seconds.
+   */
   readonly lease?: Duration.Input | undefined
   /** How long an answer is kept; from 1 ms. Default: 24 hours. */
   readonly keep?: Duration.Input | undefined
@@ -76,18 +89,6 @@ const millis = (option: string, value: Duration.Input | undefined, otherwise: Du
   throw new RangeError(`Idempotency: ${option} must be a duration from ${from} ms, got ${String(value)}`)
 }
 
-/** What says that a message is done; the rest goes back or to the dead letters, and may come again under its key. */
-const isDone = (answer: unknown): boolean =>
-  !Outcome.isOutcome(answer) || answer._tag === "Ack" || answer._tag === "Reject"
-
-/** Rolls a transaction back whose answer says that the message is not done, or has failed. */
-class Unfinished {
-  readonly answer: Middleware.Result
-  constructor(answer: Middleware.Result) {
-    this.answer = answer
-  }
-}
-
 type Needs<A> = Make<{ requires: IdempotencyStore; fails: IdempotencyError; answers: A }>
 
 type Idempotent<M, A> = OnAnswer<M, A | Outcome.Outcome, Needs<A>>
@@ -99,7 +100,7 @@ const looks = { first: 10, last: 500 }
 
 /** The forms of `middleware`. */
 export interface Build {
-  <M extends Envelope, A>(options: AnswerOptions<M, A>): Idempotent<M, A>
+  <M extends Envelope, A>(options: AnswerOptions<M, A>): Idempotent<M, A | Outcome.Ack>
   <M extends Envelope = Envelope>(options?: Options<M>): Idempotent<M, void>
 }
 
@@ -110,6 +111,10 @@ export interface Build {
  * `IdempotencyError` enters E. Outcomes pass, and only `Ack` and `Reject` count as done: a duplicate of either answers nothing,
  * and its message is acknowledged without running.
  *
+ * An answer that its schema refuses is passed on, and its key is done all the same: the handler does not run again. A duplicate
+ * whose answer was not kept, or was kept by a version of the program whose answers this one cannot read, is acknowledged where
+ * it is a consumed message (`Outcome.Ack`), and fails with `IdempotencyUnrepeatable` elsewhere. Each writes a warning to the log.
+ *
  * What fails, is interrupted or is to be tried again gives its key back, so a `Retry` stands on either side. The answer is kept
  * before it is passed on; when keeping it fails, the request fails, and runs again once its lease has ended. So effects
  * happen at least once, and twice only if the process dies, or the store is lost, between an effect and its completion: what
@@ -117,7 +122,8 @@ export interface Build {
  * or checks the key itself.
  *
  * Errors: `IdempotencyRefused` (class `validation`) goes to the dead letters, `IdempotencyRunning` and `IdempotencyLost` (class
- * `conflict`) and `IdempotencyUnavailable` (class `dependency`) go back to the source.
+ * `conflict`) and `IdempotencyUnavailable` (class `dependency`) go back to the source; `IdempotencyUnrepeatable` (class
+ * `permanent`) is no consumer's.
  *
  * Source: the Idempotency-Key draft of the IETF (draft-ietf-httpapi-idempotency-key-header-07); fencing tokens by M. Kleppmann,
  * How to do distributed locking, 2016.
@@ -164,74 +170,14 @@ export const middleware: Build = (<M extends Envelope>(
     },
     order: [{ inside: "Auth", because: "whoever is refused must not take a key" }]
   }, (next) => {
-    /** Runs the handler under a claim. */
-    const owned = (message: M, store: IdempotencyStore["Service"], id: string, token: number): Returns => {
-      const { channel } = message
-      const lost = () => Exit.fail(new IdempotencyLost({ channel }))
-      const release = Effect.suspend(() => Effect.ignore(store.release(id, token)))
-
-      const complete = (answer: Middleware.Result): Middleware.Returns<IdempotencyError> =>
-        isDone(answer)
-          ? Effect.flatMapEager(
-            codec.write(answer),
-            (bytes) =>
-              Effect.flatMapEager(
-                store.complete(id, token, bytes, keep),
-                (isKept): Middleware.Returns<IdempotencyError> => isKept ? Exit.succeed(answer) : lost()
-              )
-          )
-          : Effect.as(release, answer)
-
-      let isCompleting = false
-
-      /** Never completes; fails when the claim is not this handler's any more, or nobody knows whether it is. */
-      const beat = (unheard: number): Effect.Effect<never, IdempotencyLost> =>
-        Effect.flatMap(
-          Effect.sleep(lease / 3),
-          () =>
-            Effect.matchEffect(Effect.suspend(() => store.extend(id, token, lease)), {
-              // an answer that is kept while its claim is extended ends the claim, and nothing is lost
-              onSuccess: (isHeld): Effect.Effect<never, IdempotencyLost> => isHeld || isCompleting ? beat(0) : lost(),
-              onFailure: () => unheard === 2 ? lost() : beat(unheard + 1)
-            })
-        )
-
-      /** The handler and the keeping of its answer, or neither. */
-      const together = (within: NonNullable<IdempotencyStore["Service"]["transaction"]>): Returns => {
-        const handled = Effect.suspend(() => next(message))
-        const kept = Effect.flatMap(handled, (answer): Middleware.Returns<IdempotencyError | Unfinished> => {
-          isCompleting = isDone(answer)
-          if (!isCompleting || isFailure?.(answer) === true) return Exit.fail(new Unfinished(answer))
-          return complete(answer)
-        })
-        return Effect.catch(
-          within(kept),
-          (error): Returns => error instanceof Unfinished ? complete(error.answer) : Exit.fail(error)
-        )
-      }
-
-      const { transaction } = store
-      const result = transaction === undefined ? next(message) : together(transaction)
-      if (Eager.isDone(result)) {
-        return result._tag === "Success" ? complete(result.value) : Effect.andThen(release, result)
-      }
-      let pending = true
-      // the chain may be interrupted before its first step: then only the hook knows of the claim
-      message.after(() => pending ? release : undefined)
-      return Effect.uninterruptibleMask((restore) =>
-        Effect.flatMap(Effect.exit(restore(Effect.raceFirst(result, beat(0)))), (exit): Returns => {
-          pending = false
-          if (exit._tag === "Failure") return Effect.andThen(release, exit)
-          return transaction === undefined ? restore(complete(exit.value)) : exit
-        })
-      )
-    }
+    const owned = claimed({ next, lease, keep, codec, isFailure })
 
     const decide = (
       message: M,
       store: IdempotencyStore["Service"],
       request: Request,
       claim: Claim | typeof unclaimed,
+      since: number | undefined,
       waited: number,
       step: number
     ): Returns => {
@@ -239,10 +185,9 @@ export const middleware: Build = (<M extends Envelope>(
         case "Unclaimed":
           return next(message)
         case "Claimed":
-          return owned(message, store, request.key, claim.token)
+          return owned(message, store, request.key, claim.token, since)
         case "Completed":
-          // the answer of a handler like this one
-          return codec.read(claim.result) as Returns
+          return repeated(message, codec, claim.result)
         case "Reused":
           return Exit.fail(new IdempotencyRefused({ channel: message.channel, reason: "reused" }))
         case "Running": {
@@ -270,7 +215,18 @@ export const middleware: Build = (<M extends Envelope>(
     ): Returns => {
       const claim = store.claim(request)
       const safe = unavailable === "run" ? Effect.catchEager(claim, () => Exit.succeed(unclaimed)) : claim
-      return Effect.flatMapEager(safe, (found) => decide(message, store, request, found, waited, step))
+      if (Eager.isDone(safe)) {
+        return Effect.flatMapEager(safe, (found) => decide(message, store, request, found, undefined, waited, step))
+      }
+      return Effect.flatMap(Clock.Clock, (clock) => {
+        // the store begins to count after this
+        const since = monotonic(clock)
+        return Effect.flatMap(safe, (found): Returns =>
+          // no handler begins under a claim that may have ended on its way here
+          found._tag === "Claimed" && monotonic(clock) - since >= lease
+            ? Exit.fail(new IdempotencyLost({ channel: message.channel }))
+            : decide(message, store, request, found, since, waited, step))
+      })
     }
 
     return (message): Returns => {
@@ -281,7 +237,7 @@ export const middleware: Build = (<M extends Envelope>(
         return Exit.fail(new IdempotencyRefused({ channel: message.channel, reason }))
       }
       const request: Request = {
-        key: `${placeOf(message)}\n${caller?.(message) ?? ""}\n${own}`,
+        key: `${placeOf(message)}${compositeKey(caller?.(message) ?? "", own)}`,
         fingerprint: fingerprint(message) ?? "",
         lease
       }
@@ -294,4 +250,4 @@ export const middleware: Build = (<M extends Envelope>(
   // what is answered is the type of `answer`, which the marks do not know
 }) as unknown as Build
 
-type Returns = Middleware.Returns<IdempotencyError, IdempotencyStore>
+type Returns = Middleware.Returns<IdempotencyError, IdempotencyStore, Outcome.Ack>

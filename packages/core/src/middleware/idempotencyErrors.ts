@@ -45,5 +45,26 @@ export class IdempotencyLost extends Data.TaggedError("IdempotencyLost")<{ reado
   }
 }
 
+/**
+ * The request was done before, and its answer cannot be repeated: its schema refused it, or the handler answered an outcome
+ * (`unkept`), or another version of the program kept it in a form that this one cannot read (`unreadable`). Class `permanent`. A
+ * consumed message is acknowledged instead.
+ */
+export class IdempotencyUnrepeatable extends Data.TaggedError("IdempotencyUnrepeatable")<{
+  readonly channel: string
+  readonly reason: "unkept" | "unreadable"
+}> {
+  readonly failure = "permanent" as const
+  override get message(): string {
+    const why = this.reason === "unkept" ? "it was not kept" : "this version of the program cannot read it"
+    return `The request to ${this.channel} was done before; its answer cannot be repeated, as ${why}`
+  }
+}
+
 /** Everything that the middleware fails with. */
-export type IdempotencyError = IdempotencyRefused | IdempotencyRunning | IdempotencyLost | IdempotencyUnavailable
+export type IdempotencyError =
+  | IdempotencyRefused
+  | IdempotencyRunning
+  | IdempotencyLost
+  | IdempotencyUnrepeatable
+  | IdempotencyUnavailable

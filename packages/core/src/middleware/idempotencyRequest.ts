@@ -1,9 +1,8 @@
 /**
- * What tells one request from another: its key, its place, what it says; and how its answer is kept.
+ * What tells one request from another: its key, its place, what it says.
  */
-import { Effect, Exit, type Schema } from "effect"
+import { compositeKey } from "../model/compositeKey.ts"
 import { type Envelope, Message } from "../model/Message.ts"
-import { decoder, encoder } from "../pipeline/compile.ts"
 
 /** FNV-1a in two halves that begin apart: no defence against whoever makes collisions, who only fools himself. */
 const hash = (bytes: Uint8Array): string => {
@@ -37,27 +36,6 @@ export const fingerprintOf = (message: Envelope): string | undefined => {
 
 /** The channel, and of a consumer its group: two groups handle one message once each. */
 export const placeOf = (message: Envelope): string =>
-  message instanceof Message ? `${message.delivery.origin.group}\n${message.channel}` : message.channel
-
-const nothing = new Uint8Array(0)
-const text = { encode: new TextEncoder(), decode: new TextDecoder() }
-
-/** How an answer is kept. */
-export interface Codec {
-  readonly write: (answer: unknown) => Effect.Effect<Uint8Array>
-  readonly read: (bytes: Uint8Array) => Effect.Effect<unknown>
-}
-
-/** Of a handler that answers nothing. */
-export const silent: Codec = { write: () => Exit.succeed(nothing), read: () => Exit.void }
-
-/** JSON by a schema; an answer that does not fit its own schema is a mistake of the program. */
-export const codecOf = <A>(schema: Schema.ConstraintCodec<A, unknown>): Codec => {
-  const [write, read] = [encoder(schema), decoder(schema)]
-  return {
-    // the type of `middleware` asks for an answer of the schema
-    write: (answer) =>
-      Effect.mapEager(Effect.orDie(write(answer as A)), (json) => text.encode.encode(JSON.stringify(json))),
-    read: (bytes) => Effect.orDie(read(JSON.parse(text.decode.decode(bytes))))
-  }
-}
+  message instanceof Message
+    ? compositeKey(message.delivery.origin.group, message.channel)
+    : compositeKey(message.channel)

@@ -2,6 +2,7 @@
  * Refusals remembered: a key that is over its limit is not asked about again before it can pass.
  */
 import { Clock, Effect, Exit, Layer } from "effect"
+import { compositeKey } from "../model/compositeKey.ts"
 import { type Charge, count, type Decision } from "./rateLimitPolicy.ts"
 import { RateLimitStore } from "./rateLimitStore.ts"
 
@@ -42,7 +43,7 @@ const make = (store: Service, capacity: number, clock: Clock.Clock): Service => 
     take: (charges, within) => {
       const charge = single(charges)
       if (charge === undefined) return store.take(charges, within)
-      const id = `${charge.policy.id}\n${charge.key}`
+      const id = compositeKey(charge.policy.id, charge.key)
       const asked = clock.currentTimeMillisUnsafe()
       const known = denied.get(id)
       if (known !== undefined) {

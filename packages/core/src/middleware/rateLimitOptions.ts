@@ -2,6 +2,7 @@
  * The options of a rate limit, and the charges of a message that they make.
  */
 import { Duration } from "effect"
+import { compositeKey } from "../model/compositeKey.ts"
 import type { Envelope, Message } from "../model/Message.ts"
 import { type Charge, type Decision, type Policy, policy, type PolicyNumbers } from "./rateLimitPolicy.ts"
 
@@ -82,7 +83,7 @@ export interface PoliciesOptions<in M> extends Handling {
 const words = {
   channel: (message: Envelope) => message.channel,
   // the same key in two channels is two things
-  key: (message: Envelope) => message.key === undefined ? message.channel : `${message.channel}\n${message.key}`,
+  key: ({ channel, key }: Envelope) => key === undefined ? compositeKey(channel) : compositeKey(channel, key),
   consumer: (message: Message<unknown>) => message.delivery.origin.group
 }
 

@@ -136,7 +136,7 @@ export const policy = (name: string, options: PolicyNumbers = {}): Policy => {
     }
     const numbers = `${limit}/${window}/${burst}`
     return {
-      id: algorithm === "gcra" ? `${name}:${numbers}` : `${name}:${algorithm}:${numbers}`,
+      id: `${name}:${algorithm}:${numbers}`,
       name,
       algorithm,
       limit,

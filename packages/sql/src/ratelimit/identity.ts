@@ -2,12 +2,13 @@
  * What a row of a rate limit is found by, and how often rows are removed that say nothing any more.
  */
 import type { RateLimit } from "@millrace/core"
+import { compositeKey } from "@millrace/core/model/compositeKey"
 import { type Duration, Effect, type Scope } from "effect"
 import { createHash } from "node:crypto"
 
 /** The policy and the key of a charge, told apart from all others whatever their text; of one length, and nobody's name. */
 export const identityOf = ({ key, policy }: RateLimit.Charge): string =>
-  createHash("sha256").update(`${policy.id.length}:${policy.id}${key}`).digest("hex")
+  createHash("sha256").update(compositeKey(policy.id, key)).digest("hex")
 
 /** The charges that hold places. */
 export const places = (charges: ReadonlyArray<RateLimit.Charge>): ReadonlyArray<RateLimit.Charge> =>
