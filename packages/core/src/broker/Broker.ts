@@ -4,16 +4,21 @@
 import { Context, Effect, type Exit, Layer, type Scope, type Stream } from "effect"
 import type { Pattern } from "../model/Address.ts"
 import type { Channel } from "../model/Channel.ts"
-import * as Failure from "../model/Failure.ts"
+import type * as Failure from "../model/Failure.ts"
 import type { Delivery, Envelope, Outgoing } from "../model/Message.ts"
 import type { Outcome } from "../model/Outcome.ts"
 import * as After from "../pipeline/After.ts"
+import * as Description from "../pipeline/Description.ts"
 import * as Eager from "../pipeline/Eager.ts"
 import type { Around, Config, Handler } from "../pipeline/Handler.ts"
-import { BrokerError, type BrokerError as Failed } from "./BrokerError.ts"
+import * as Order from "../pipeline/Order.ts"
+import * as PublishBatch from "../pipeline/publishBatch.ts"
+import * as Wrapping from "../pipeline/wrapping.ts"
+import type { BrokerError as Failed } from "./BrokerError.ts"
 import type { Capabilities, Declaration, Lag } from "./Driver.ts"
 import type { Intake, Pause } from "./Intake.ts"
 import type { Lanes } from "./Lanes.ts"
+import { refused } from "./refused.ts"
 import type { Retries } from "./Retries.ts"
 
 /** A subscription as the engine runs it: types gone, options resolved, times in milliseconds. */
@@ -136,25 +141,28 @@ export const Draining = Context.Reference<{ readonly isDraining: () => boolean }
 })
 
 /** A message broker. */
-export class Broker extends Context.Service<Broker, {
-  readonly system: string
-  readonly capabilities: Capabilities
-  /**
-   * Completes when the broker has confirmed the message. Acts when it is called, so a program publishes by a `Publisher`,
-   * whose effects may be kept and run again.
-   */
-  readonly publish: (message: Outgoing<Uint8Array>) => Effect.Effect<void, Failed>
-  /** Completes when the broker has confirmed all of them. */
-  readonly publishAll: (messages: ReadonlyArray<Outgoing<Uint8Array>>) => Effect.Effect<void, Failed>
-  /** Runs until the scope closes; completes when the source is ready. */
-  readonly consume: <R>(consumer: Consumer<R>) => Effect.Effect<Running, Failed, R | Scope.Scope>
-  readonly declare: (declaration: Declaration) => Effect.Effect<void, Failed>
-  readonly browse: (channel: string) => Stream.Stream<Delivery, Failed>
-  /** Asks the broker for one answer: its health, now. */
-  readonly check: Effect.Effect<void, Failed>
-  /** How far a group is behind, for each partition; `Unsupported` where the broker does not count. */
-  readonly lag: (channel: string, group: string) => Effect.Effect<ReadonlyArray<Lag>, Failed>
-}>()("@millrace/core/Broker") {}
+export class Broker extends Context.Service<
+  Broker,
+  Description.Described & {
+    readonly system: string
+    readonly capabilities: Capabilities
+    /**
+     * Completes when the broker has confirmed the message. Acts when it is called, so a program publishes by a `Publisher`,
+     * whose effects may be kept and run again.
+     */
+    readonly publish: (message: Outgoing<Uint8Array>) => Effect.Effect<void, Failed>
+    /** Completes when the broker has confirmed all of them. */
+    readonly publishAll: (messages: ReadonlyArray<Outgoing<Uint8Array>>) => Effect.Effect<void, Failed>
+    /** Runs until the scope closes; completes when the source is ready. */
+    readonly consume: <R>(consumer: Consumer<R>) => Effect.Effect<Running, Failed, R | Scope.Scope>
+    readonly declare: (declaration: Declaration) => Effect.Effect<void, Failed>
+    readonly browse: (channel: string) => Stream.Stream<Delivery, Failed>
+    /** Asks the broker for one answer: its health, now. */
+    readonly check: Effect.Effect<void, Failed>
+    /** How far a group is behind, for each partition; `Unsupported` where the broker does not count. */
+    readonly lag: (channel: string, group: string) => Effect.Effect<ReadonlyArray<Lag>, Failed>
+  }
+>()("@millrace/core/Broker") {}
 
 type NoServices<C extends Config> = [C["provides"]] extends [never] ? unknown
   : { readonly "a broker-wide middleware gives handlers no services": C["provides"] }
@@ -167,7 +175,11 @@ type OnlyClassified<C extends Config> = [Exclude<C["fails"], Failure.Classified>
  *
  * The middleware may need services, which the layer then needs; it gives handlers none, and fails only with classified
  * errors. On the publishing side such an error arrives as a `BrokerError` of reason `Refused` and of the error's class.
- * Of two such layers, the one that is provided last to the subscription (nearest to it) is the outer one.
+ * Of two such layers, the one that is provided last to the subscription (nearest to it) is the outer one, when consuming and
+ * when publishing. A batch stays one batch, as with a middleware of `Publisher.make`.
+ *
+ * A wrong order of middlewares, those of several such layers among them, is a defect: an `OrderError` when the layer is built,
+ * when a subscription starts, or at the first publish of a publisher.
  *
  * @category layers
  */
@@ -180,25 +192,42 @@ export const wrap = <C extends Config>(
       const broker = yield* Broker
       const context = yield* Effect.context<C["requires"]>()
       const apply: Around<Envelope, C> = middleware
-      const publish = Eager.provideContext(apply((message: Outgoing<Uint8Array>) => broker.publish(message)), context)
-      const refuse = (error: unknown): Failed =>
-        error instanceof BrokerError ? error : new BrokerError({
-          system: broker.system,
-          operation: "publish",
-          reason: "Refused",
-          message: `Publishing was refused by a middleware of the broker: ${Failure.tagOf(error)}`,
-          failure: Failure.classOf(error) ?? "permanent",
-          retryAfter: Failure.isClassified(error) ? error.retryAfter : undefined,
-          cause: error
-        })
-      const publishOne = (message: Outgoing<Uint8Array>): Effect.Effect<void, Failed> =>
-        Effect.asVoid(Effect.mapErrorEager(After.around(message.fresh(), publish), refuse))
+      const steps = [...Description.of(middleware), ...broker[Description.DescriptionId] ?? []]
+      Order.check({ [Description.DescriptionId]: steps })
+      const refuse = refused(broker.system)
+      const innermost = Description.describe(
+        Eager.guard((message: Outgoing<Uint8Array>) => broker.publish(message)),
+        [{ name: "Broker", stage: "publish" }]
+      )
+      const chain = PublishBatch.chain(
+        innermost,
+        // a middleware that is for every envelope leaves the payload as it is
+        (entries) => broker.publishAll(entries.map(({ message }) => message as Outgoing<Uint8Array>)),
+        apply
+      )
+      const publish = Eager.provideContext(chain, context)
       return Broker.of({
         ...broker,
-        publish: publishOne,
-        publishAll: (messages) => Effect.forEach(messages, publishOne, { concurrency: "unbounded", discard: true }),
+        [Description.DescriptionId]: steps,
+        publish: (message) => Effect.asVoid(Effect.mapErrorEager(After.around(message.fresh(), publish), refuse)),
+        publishAll: (messages) =>
+          Effect.mapErrorEager(
+            Effect.updateContext(
+              PublishBatch.publish(chain, messages, (error) => error),
+              (caller: Context.Context<never>) => Context.merge(context, caller)
+            ),
+            refuse
+          ),
         consume: (consumer) =>
-          broker.consume({ ...consumer, handle: Eager.provideContext(apply(consumer.handle), context) })
+          Effect.suspend(() => {
+            const within = (next: typeof consumer.handle) => {
+              const own = apply(next)
+              return Description.describe(Eager.provideContext(own, context), Description.of(own))
+            }
+            const handle = Wrapping.add(consumer.handle, within, Description.of(middleware))
+            Order.check(handle)
+            return broker.consume({ ...consumer, handle })
+          })
       })
     })
   )

@@ -1,7 +1,7 @@
 /**
  * Publishing: a value of a channel's type goes through the publish middlewares, is encoded, and is confirmed by the broker.
  */
-import { Context, Data, Deferred, Effect, Exit, Fiber, SchemaIssue } from "effect"
+import { Data, Effect, Exit, SchemaIssue } from "effect"
 import * as Address from "../model/Address.ts"
 import type { Channel } from "../model/Channel.ts"
 import * as Correlation from "../model/Correlation.ts"
@@ -15,6 +15,8 @@ import * as Eager from "../pipeline/Eager.ts"
 import type { Config, Handler, Refuse } from "../pipeline/Handler.ts"
 import type { NoPublisher, Said } from "../pipeline/Misplaced.ts"
 import * as Order from "../pipeline/Order.ts"
+import type { Run } from "../pipeline/inBatch.ts"
+import * as PublishBatch from "../pipeline/publishBatch.ts"
 import type { Fold, Stack } from "../pipeline/Stack.ts"
 import { type Broker, keyOf, type Of } from "./Broker.ts"
 import { BrokerError } from "./BrokerError.ts"
@@ -129,20 +131,11 @@ export const attempt = <A, E, R>(effect: () => Effect.Effect<A, E, R>): Effect.E
   }
 }
 
-/** Where the messages of a `publishAll` gather while their chains wait for the one confirmation. */
-interface Batch {
-  /** Whose messages they are: a middleware may publish to another channel on the way. */
-  readonly channel: object
-  readonly add: (message: Outgoing<Uint8Array>) => Effect.Effect<void, BrokerError> | undefined
-}
-
-const Batch = Context.Reference<Batch | undefined>("@millrace/core/Publisher/Batch", { defaultValue: () => undefined })
+type Encode<P> = (outgoing: Outgoing<P>) => Effect.Effect<Outgoing<Uint8Array>, EncodeError>
 
 const nothing = new Uint8Array(0)
 
-const encodes = <P>(
-  channel: Channel<P, string, unknown>
-): (outgoing: Outgoing<P>) => Effect.Effect<Outgoing<Uint8Array>, EncodeError> => {
+const encodes = <P>(channel: Channel<P, string, unknown>): Encode<P> => {
   const encode = encoder(channel)
   const contentType = channel.content._tag === "bytes" ? undefined : channel.content.codec.contentType
   return (outgoing) => {
@@ -161,18 +154,52 @@ const encodes = <P>(
 export type Innermost<P, B = Broker> = Handler<Outgoing<P>, void, EncodeError | BrokerError, B>
 
 /** The innermost publish handler of a channel: encodes, names the content type, and hands to the broker. */
-export const handler = <P, On = never>(channel: Channel<P, string, On>): Innermost<P, Of<On>> => {
-  const encode = encodes(channel)
+export const handler = <P, On = never>(channel: Channel<P, string, On>): Innermost<P, Of<On>> =>
+  innermost(channel, encodes(channel), () => {})
+
+const innermost = <P, On>(
+  channel: Channel<P, string, On>,
+  encode: Encode<P>,
+  check: (broker: Broker["Service"]) => void
+): Innermost<P, Of<On>> => {
   const key = keyOf(channel)
   return (outgoing) =>
-    Effect.flatMapEager(
-      encode(outgoing),
-      (encoded) =>
-        Effect.flatMapEager(Eager.service(Batch), (batch) =>
-          (batch?.channel === channel ? batch.add(encoded) : undefined) ??
-            Effect.flatMapEager(Eager.service(key), (broker) =>
-              broker.publish(encoded)))
-    )
+    Effect.flatMapEager(encode(outgoing), (encoded) =>
+      Effect.flatMapEager(Eager.service(key), (broker) => {
+        check(broker)
+        return broker.publish(encoded)
+      }))
+}
+
+/** As `innermost`, for the messages of one batch. */
+const innermostAll = <P, On>(
+  channel: Channel<P, string, On>,
+  encode: Encode<P>,
+  check: (broker: Broker["Service"]) => void
+): Run => {
+  const key = keyOf(channel)
+  return (entries) => {
+    const batch: Array<Outgoing<Uint8Array>> = []
+    const from = (at: number): Effect.Effect<void, EncodeError | BrokerError, Of<On>> => {
+      for (let i = at; i < entries.length; i++) {
+        // the middlewares of this channel pass its payloads on
+        const encoded = encode(entries[i]!.message as Outgoing<P>)
+        if (!Eager.isDone(encoded)) {
+          return Effect.flatMap(encoded, (message) => {
+            batch.push(message)
+            return from(i + 1)
+          })
+        }
+        if (encoded._tag === "Failure") return Exit.failCause(encoded.cause)
+        batch.push(encoded.value)
+      }
+      return Effect.flatMap(key, (broker) => {
+        check(broker)
+        return broker.publishAll(batch)
+      })
+    }
+    return from(0)
+  }
 }
 
 /** Publish middlewares: a function of the innermost handler, e.g. a middleware, or `(next) => pipe(next, inner, outer)`. */
@@ -203,8 +230,9 @@ export interface Publisher<in P, out E, out R, in Name extends string = never> e
    */
   publish(payload: P, ...options: Beside<Name>): Effect.Effect<void, E, R>
   /**
-   * Publishes messages in order, as one batch; completes when all are confirmed. A message that fails before it reaches the
-   * broker fails the whole, and none is published. Headers of `options` go on every message.
+   * Publishes messages in order, as one batch; completes when the broker has confirmed all and the hooks of the publish
+   * middlewares have run. A message that fails before it reaches the broker fails the whole, and none is published. A `Retry`
+   * publishes the whole again. Headers of `options` go on every message.
    */
   publishAll(
     payloads: ReadonlyArray<P>,
@@ -215,20 +243,36 @@ export interface Publisher<in P, out E, out R, in Name extends string = never> e
 const composed = <P, E, R, On>(
   channel: Channel<P, string, On>,
   through: AnyThrough<P, E, R, Of<On>> | undefined
-): Handler<Outgoing<P>, unknown, E, R> => {
-  const innermost = Description.describe(handler(channel), [{
+): Handler<Outgoing<P>, unknown, E, R> & Description.Described => {
+  const encode = encodes(channel)
+  let steps: ReadonlyArray<Description.Description> = []
+  let seen: ReadonlyArray<Description.Description> | undefined
+  /** The middlewares of `Broker.wrap` stand inside those of the publisher. */
+  const check = (broker: Broker["Service"]): void => {
+    const around = broker[Description.DescriptionId]
+    if (around === undefined || around === seen) return
+    Order.check({ [Description.DescriptionId]: [...steps, ...around] })
+    seen = around
+  }
+  const last = Description.describe(innermost(channel, encode, check), [{
     name: "Broker",
     stage: "publish",
     shows: { channel: channel.name }
   }])
-  const chain = through === undefined
-    // without middlewares E and R are the innermost handler's
-    ? innermost as unknown as Handler<Outgoing<P>, unknown, E, R>
-    : typeof through === "function"
-    ? through(innermost)
-    // E and R are what its list of configs folds to
-    : through.handle(innermost as never) as Handler<Outgoing<P>, unknown, E, R>
+  const chain = PublishBatch.chain(
+    last,
+    innermostAll(channel, encode, check),
+    (next): Handler<Outgoing<P>, unknown, E, R> =>
+      through === undefined
+        // without middlewares E and R are the innermost handler's
+        ? next as unknown as Handler<Outgoing<P>, unknown, E, R>
+        : typeof through === "function"
+        ? through(next)
+        // E and R are what its list of configs folds to
+        : through.handle(next as never) as Handler<Outgoing<P>, unknown, E, R>
+  )
   Order.check(chain)
+  steps = Description.of(chain)
   return chain
 }
 
@@ -255,57 +299,21 @@ export const sender = <P, On = never, E = EncodeError | BrokerError, R = Of<On>>
   through?: AnyThrough<P, E, R, Of<On>> | undefined
 ): ((outgoing: Outgoing<P>) => Effect.Effect<void, E | BrokerError, R>) & Description.Described => {
   const chain = composed(channel, through)
-  return Description.describe(
-    (outgoing: Outgoing<P>) => Effect.asVoid(After.around(outgoing.fresh(), chain, hookFailed)),
-    Description.of(chain)
-  )
+  return Description.describe(sends(chain), Description.of(chain))
 }
 
-/** Sends messages side by side, each started when the one before it has been handed over, and hands all over at once. */
-const sendAll = <P, On, E, R>(
-  channel: Channel<P, string, On>,
-  send: (outgoing: Outgoing<P>) => Effect.Effect<void, E, R>,
-  messages: ReadonlyArray<Outgoing<P>>
-): Effect.Effect<void, E | BrokerError, R | Of<On>> =>
-  Effect.scoped(Effect.gen(function*() {
-    const broker = yield* keyOf(channel)
-    const confirmed = Deferred.makeUnsafe<void, BrokerError>()
-    const batch: Array<Outgoing<Uint8Array>> = []
-    let open = true
-    const fibers: Array<Fiber.Fiber<void, E>> = []
-    for (const message of messages) {
-      const handed = Deferred.makeUnsafe<void>()
-      const add: Batch["add"] = (encoded) => {
-        // a middleware that publishes again after the batch has failed does so alone
-        if (!open) return undefined
-        batch.push(encoded)
-        Deferred.doneUnsafe(handed, Exit.void)
-        return Deferred.await(confirmed)
-      }
-      const fiber = yield* Effect.suspend(() => send(message)).pipe(
-        Effect.provideService(Batch, { channel, add }),
-        Effect.onExit(() => Deferred.succeed(handed, undefined)),
-        Effect.forkScoped({ startImmediately: true })
-      )
-      fibers.push(fiber)
-      yield* Deferred.await(handed)
-      const early = fiber.pollUnsafe()
-      if (early !== undefined) yield* early
-    }
-    open = false
-    const exit = yield* Effect.exit(batch.length === 0 ? Effect.void : broker.publishAll(batch))
-    yield* Deferred.done(confirmed, exit)
-    yield* Fiber.joinAll(fibers)
-  }))
+const sends = <P, E, R>(chain: Handler<Outgoing<P>, unknown, E, R>) => (outgoing: Outgoing<P>) =>
+  Effect.asVoid(After.around(outgoing.fresh(), chain, hookFailed))
 
 /**
  * A publisher of a channel, with the publish middlewares that its messages pass: direct publishes and batches alike, in order.
+ * Each middleware acts on a batch as the `inBatch` of its description says.
  *
  * `through` is a middleware, a stack over `Outgoing<P>`, or a function of the innermost handler. What it fails with and needs
  * is what publishing fails with and needs; without it that is `EncodeError | BrokerError` and the `Broker`. A hook that a
  * middleware registered and that fails becomes a `BrokerError` of reason `Refused`, of the hook's class.
  *
- * **Example** (with retries of its own)
+ * **Example** (with retries of its own; a batch that the broker refuses is published again as one)
  *
  * ```ts
  * import { Effect, Schema } from "effect"
@@ -345,21 +353,21 @@ export const make: {
   // nothing is of the type that says why it is refused
   through?: AnyThrough<P, E, R, Of<On>> | Refuse<string> | undefined
 ): Publisher<P, E | BrokerError | EncodeError, R | Of<On>, Name> => {
-  const send = sender(channel, through as AnyThrough<P, E, R, Of<On>> | undefined)
-  const encode = encodes(channel)
-  const key = keyOf(channel)
+  const chain = composed(channel, through as AnyThrough<P, E, R, Of<On>> | undefined)
+  const send = sends(chain)
   return {
     channel: channel.name,
-    [Description.DescriptionId]: Description.of(send),
+    [Description.DescriptionId]: Description.of(chain),
     publish: (payload, ...[options]) => Effect.suspend(() => attempt(() => send(message(channel, payload, options)))),
     publishAll: (payloads, ...[options]) =>
       Effect.suspend(() =>
-        attempt((): Effect.Effect<void, E | BrokerError | EncodeError, R | Of<On>> => {
-          const messages = payloads.map((payload) => message(channel, payload, options))
-          if (through !== undefined) return sendAll(channel, send, messages)
-          return Effect.flatMap(Effect.forEach(messages, encode), (batch) =>
-            Effect.flatMap(key, (broker) => broker.publishAll(batch)))
-        })
+        attempt(() =>
+          PublishBatch.publish(
+            chain,
+            payloads.map((payload) => message(channel, payload, options)),
+            hookFailed
+          )
+        )
       )
   }
 }

@@ -151,6 +151,7 @@ export const middleware = (options: Options = {}): Around<Envelope, Make<{ requi
   return Middleware.make()({
     name: "Audit",
     stage: "consume",
+    inBatch: "each",
     shows: { body: body === "none" ? "none" : `${characters} characters`, onStoreError },
     order: [{ outside: "Retry", because: "inside it, every attempt would add a row with the final outcome" }]
   }, (next) => {

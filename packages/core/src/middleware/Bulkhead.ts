@@ -124,26 +124,29 @@ export const middleware = (
     throw new RangeError(`Bulkhead: retryAfter must be a duration above 0, got ${String(options.retryAfter)}`)
   }
   const full = () => new BulkheadFull({ bulkhead: name, retryAfter })
-  return Middleware.make()({ name: "Bulkhead", stage: "consume", shows: { name, limit, queue } }, (next) => {
-    // found once, as long as it is asked for in the same compartments
-    let seen: BulkheadCompartments["Service"] | undefined
-    let own: Compartment | undefined
-    const find = (all: BulkheadCompartments["Service"]): Compartment => {
-      if (seen === all && own !== undefined) return own
-      seen = all
-      return own = all.of(name, limit, queue)
+  return Middleware.make()(
+    { name: "Bulkhead", stage: "consume", inBatch: "once", shows: { name, limit, queue } },
+    (next) => {
+      // found once, as long as it is asked for in the same compartments
+      let seen: BulkheadCompartments["Service"] | undefined
+      let own: Compartment | undefined
+      const find = (all: BulkheadCompartments["Service"]): Compartment => {
+        if (seen === all && own !== undefined) return own
+        seen = all
+        return own = all.of(name, limit, queue)
+      }
+      const pass = (compartment: Compartment, message: Envelope): Middleware.Returns<BulkheadFull> => {
+        if (compartment.take()) return Eager.around(message, next, () => compartment.free())
+        if (queue > 0) return compartment.wait(() => next(message), full)
+        compartment.refused++
+        return Exit.fail(full())
+      }
+      return (message): Middleware.Returns<BulkheadFull, BulkheadCompartments> => {
+        const found = Eager.service(BulkheadCompartments)
+        return Eager.isDone(found) && found._tag === "Success"
+          ? pass(find(found.value), message)
+          : Effect.flatMap(found, (all) => pass(find(all), message))
+      }
     }
-    const pass = (compartment: Compartment, message: Envelope): Middleware.Returns<BulkheadFull> => {
-      if (compartment.take()) return Eager.around(message, next, () => compartment.free())
-      if (queue > 0) return compartment.wait(() => next(message), full)
-      compartment.refused++
-      return Exit.fail(full())
-    }
-    return (message): Middleware.Returns<BulkheadFull, BulkheadCompartments> => {
-      const found = Eager.service(BulkheadCompartments)
-      return Eager.isDone(found) && found._tag === "Success"
-        ? pass(find(found.value), message)
-        : Effect.flatMap(found, (all) => pass(find(all), message))
-    }
-  })
+  )
 }

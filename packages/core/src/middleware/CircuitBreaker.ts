@@ -208,6 +208,7 @@ export const middleware: Build = ((options: Options | KeyedOptions<Envelope>) =>
   return Middleware.make()({
     name: "CircuitBreaker",
     stage: "consume",
+    inBatch: "once",
     shows: {
       name,
       by: typeof by === "function" ? by.name || "a function" : by,

@@ -56,7 +56,7 @@ const build = (
   }
   // the types of the handler and of its fallback are those of the forms below
   const made: unknown = Middleware.make()(
-    { name: "Fallback", stage: "consume", shows },
+    { name: "Fallback", stage: "consume", inBatch: "each", shows },
     wrap as never
   )
   return made as never

@@ -161,7 +161,7 @@ export const middleware = (options: Options): Around<Envelope, Make<{ requires: 
     throw new RangeError(`Hedge: burst must be an integer from 1, got ${burst}`)
   }
   const shows = { after: Duration.format(Duration.millis(after)), budget, name: options.name }
-  return Middleware.make()({ name: "Hedge", stage: "consume", shows }, (next) => {
+  return Middleware.make()({ name: "Hedge", stage: "consume", inBatch: "once", shows }, (next) => {
     /** The first is under way and takes long. */
     const hedge = (
       spending: Budget,

@@ -81,7 +81,7 @@ export const middleware = <const O extends Options>(options: O): Around<Envelope
   const names = [preSend, postSend, preExecute, postExecute, postSave, onError].filter((hook) => hook !== undefined)
 
   const described = Middleware.make()(
-    { name: "Hooks", stage: "consume", shows: { hooks: names.length, onFailure } },
+    { name: "Hooks", stage: "consume", inBatch: "each", shows: { hooks: names.length, onFailure } },
     (next) => (message) => {
       const sends = message.kind === "producer" || message.kind === "client"
       const pre = sends ? preSend : preExecute

@@ -163,6 +163,7 @@ export const middleware: Build = (<M extends Envelope>(
   return Middleware.make<{ message: M }>()({
     name: "Idempotency",
     stage: "consume",
+    inBatch: "each",
     shows: {
       keep: Duration.format(Duration.millis(keep)),
       lease: Duration.format(Duration.millis(lease)),

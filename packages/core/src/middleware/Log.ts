@@ -232,7 +232,12 @@ export const middleware = (options: Options = {}) => {
   }
 
   return Middleware.make()(
-    { name: "Log", stage: "consume", shows: { slow: options.slow, headers, body: characters, answer } },
+    {
+      name: "Log",
+      stage: "consume",
+      inBatch: "each",
+      shows: { slow: options.slow, headers, body: characters, answer }
+    },
     (next) => {
       const handle = (message: Envelope): Middleware.Returns => {
         const fiber = Fiber.getCurrent()

@@ -172,7 +172,7 @@ export const middleware = (options: Options = {}) => {
     throw new RangeError(`Metrics: timeOneIn must be an integer from 1, got ${timeOneIn}`)
   }
   return Middleware.make()(
-    { name: "Metrics", stage: "consume", shows: timeOneIn === 1 ? {} : { timeOneIn } },
+    { name: "Metrics", stage: "consume", inBatch: "each", shows: timeOneIn === 1 ? {} : { timeOneIn } },
     (next) => {
       const finder = new Finder()
       let untilTimed = 1

@@ -190,6 +190,8 @@ export const middleware: Build = ((
   return Middleware.make()({
     name: "RateLimit",
     stage: "consume",
+    // places are held while the batch is published: a batch takes one
+    inBatch: leases.length > 0 ? "once" : "each",
     shows: only !== undefined && !("policies" in options)
       ? {
         by: only.by,

@@ -161,6 +161,7 @@ const policyOf = <E, R>(
 const describe = <E, R>(policy: Policy<E, R>, options: Common<E, R>, filter: Filter): Description => ({
   name: "Retry",
   stage: "consume",
+  inBatch: "once",
   shows: {
     times: options.times ?? (options.schedule === undefined ? 3 : undefined),
     tags: filter.tags,

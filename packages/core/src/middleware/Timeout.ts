@@ -59,7 +59,7 @@ export const middleware = (options: Options = {}): Around<Envelope, Make<{ fails
     throw new RangeError(`Timeout: after must be a duration above 0, got ${String(options.after)}`)
   }
   return Middleware.make()(
-    { name: "Timeout", stage: "consume", shows: { after: Duration.format(after) } },
+    { name: "Timeout", stage: "consume", inBatch: "once", shows: { after: Duration.format(after) } },
     (next) => (message): Middleware.Returns<TimeoutExceeded> => {
       const result = next(message)
       if (Eager.isDone(result)) return result

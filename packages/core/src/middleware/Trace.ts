@@ -119,7 +119,7 @@ export const middleware = (options: Options = {}) => {
     sample < 1 && fiber.getRef(Random.Random).nextDoubleUnsafe() >= sample
 
   return Middleware.make()(
-    { name: "Trace", stage: "consume", shows: { relation, sample } },
+    { name: "Trace", stage: "consume", inBatch: "each", shows: { relation, sample } },
     (next) => {
       const within = (message: Envelope, opened: Spans.Open, inner: typeof next): Middleware.Returns =>
         Eager.around(

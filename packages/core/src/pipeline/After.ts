@@ -30,12 +30,19 @@ export const run = (
   let result: Effect.Effect<void, Classified> = Exit.void
   for (let i = hooks.length - 1; i >= 0; i--) {
     const each = call(hooks[i]!, exit, outcome)
-    if (isDone(each) && each._tag === "Success") continue
-    // two failures at hand need no fiber: the first is the answer
-    if (isDone(result)) result = result._tag === "Success" ? each : isDone(each) ? result : both(result, each)
-    else result = both(result, each)
+    result = following(result, each)
   }
   return result
+}
+
+/** Both, and the first failure; what has ended needs no fiber. */
+const following = (
+  result: Effect.Effect<void, Classified>,
+  each: Effect.Effect<void, Classified>
+): Effect.Effect<void, Classified> => {
+  if (isDone(each) && each._tag === "Success") return result
+  if (!isDone(result)) return both(result, each)
+  return result._tag === "Success" ? each : isDone(each) ? result : both(result, each)
 }
 
 const both = (
@@ -63,14 +70,32 @@ export const around = <
   message: M,
   chain: Handler<M, A, E, R>,
   failed?: (error: Classified) => E2
-): Effect.Effect<A, E | E2, R> => {
-  const hooks = (exit: Exit.Exit<A, E>): Effect.Effect<void, E2> | undefined => {
+): Effect.Effect<A, E | E2, R> =>
+  ending(guard(chain)(message), (exit): Effect.Effect<void, E2> | undefined => {
     if (message.hooks === undefined) return undefined
     const result = run(message.hooks, exit, undefined)
     // without `failed`, E2 is Classified
     return failed === undefined ? result as Effect.Effect<void, E2> : Effect.mapErrorEager(result, failed)
-  }
-  const result = guard(chain)(message)
+  })
+
+/** As `around`, for messages that end together: the hooks of each are told how all ended. */
+export const aroundAll = <A, E, R, E2>(
+  messages: ReadonlyArray<{ readonly hooks: ReadonlyArray<Hook> | undefined }>,
+  whole: Effect.Effect<A, E, R>,
+  failed: (error: Classified) => E2
+): Effect.Effect<A, E | E2, R> =>
+  ending(whole, (exit) => {
+    let result: Effect.Effect<void, Classified> = Exit.void
+    for (const { hooks } of messages) {
+      if (hooks !== undefined) result = following(result, run(hooks, exit, undefined))
+    }
+    return Effect.mapErrorEager(result, failed)
+  })
+
+const ending = <A, E, R, E2>(
+  result: Effect.Effect<A, E, R>,
+  hooks: (exit: Exit.Exit<A, E>) => Effect.Effect<void, E2> | undefined
+): Effect.Effect<A, E | E2, R> => {
   if (isDone(result)) {
     const after = hooks(result)
     return after === undefined ? result : Effect.flatMapEager(after, (): Effect.Effect<A, E> => result)

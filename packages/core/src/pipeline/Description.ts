@@ -33,6 +33,9 @@ export type Rule =
   | { readonly inside: string; readonly because: string }
   | { readonly outside: string; readonly because: string }
 
+/** How a middleware of a publisher acts on the messages of one `publishAll`. */
+export type InBatch = "once" | "each"
+
 /** One middleware, or the handler, as a pipeline shows it. */
 export interface Description {
   readonly name: string
@@ -40,6 +43,18 @@ export interface Description {
   /** Options worth showing; never a secret. */
   readonly shows?: Readonly<Record<string, unknown>> | undefined
   readonly order?: ReadonlyArray<Rule> | undefined
+  /**
+   * How a middleware of a publisher acts on the messages of one `publishAll`.
+   *
+   * - `each`: it runs for each message, and all messages are inside side by side: `next` of each ends when the batch ends, with
+   *   the result of the batch. Messages that it passes to `next` again after a failure are published as one batch again.
+   * - `once`: it runs once for the whole batch, with the last message, and each call of `next` publishes the batch. For what
+   *   holds something while `next` runs (a place, a connection, a time limit) or counts calls of the broker.
+   * - default: as `each`. But where it lets no further message in for a second while others are inside, because those hold what
+   *   that message waits for, the middleware starts over, one message after the other: `next` of all but the last then succeeds
+   *   when the message is taken into the batch, and only `next` of the last ends as the batch does. A warning tells of it.
+   */
+  readonly inBatch?: InBatch | undefined
   /** Of a step where ways part: the pipelines of which one is taken, by name, each outermost first. It is the last step. */
   readonly routes?: Readonly<Record<string, ReadonlyArray<Description>>> | undefined
   /** Of a step that answers whoever asks: what the answer is, for documents. */

@@ -8,6 +8,7 @@ import type { Described, Description } from "./Description.ts"
 import * as Descriptions from "./Description.ts"
 import * as Eager from "./Eager.ts"
 import type { Around, Change, Handler, Make, OnError } from "./Handler.ts"
+import * as PublishBatch from "./publishBatch.ts"
 
 declare const mark: unique symbol
 
@@ -74,8 +75,13 @@ type Opaque = Handler<never, unknown, unknown, unknown> & Described
 const prepare = (next: Opaque): Opaque => Descriptions.isDescribed(next) ? next : Eager.run(next)
 
 const compose = (description: Description, build: (next: Opaque) => Opaque) => {
-  const apply = (next: Opaque): Opaque =>
-    Descriptions.describe(Eager.guard(build(prepare(next))), [description, ...Descriptions.of(next)])
+  const apply = (next: Opaque): Opaque => {
+    const inner = prepare(next)
+    const run = PublishBatch.of(inner)
+    const guarded = (inside: Opaque): Opaque => Eager.guard(build(inside))
+    const handler = run === undefined ? guarded(inner) : PublishBatch.layer(inner, run, description, guarded)
+    return Descriptions.describe(handler, [description, ...Descriptions.of(next)])
+  }
   return Descriptions.describe(apply, [description])
 }
 
@@ -85,6 +91,9 @@ const compose = (description: Description, build: (next: Opaque) => Opaque) => {
  * `build` is called once for each handler; what it returns is called once for each message, on a fiber. What it answers,
  * fails with and needs beyond the handler is inferred; what it reads beyond an `Envelope`, provides or handles is declared:
  * `make<{ message: Message<Uint8Array>, provides: Principal }>()`.
+ *
+ * A middleware of a publisher that holds something while `next` runs (a place, a connection, a time limit) says `inBatch: "once"`
+ * in its description, see there: `publishAll` then passes it once.
  *
  * **Example** (counting messages)
  *
