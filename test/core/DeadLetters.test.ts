@@ -51,6 +51,9 @@ const outgoing = (channel: string, { body, fields, key, tombstone }: Published):
 
 const known: ReadonlySet<string> = new Set([...Object.values(DeadLetters.names), "dead-letter-replayed"])
 
+const { digest, headers: encoded, length, omitted } = DeadLetters.names
+const smaller: ReadonlySet<string> = new Set([digest, encoded, length, omitted])
+
 /** What of a delivery is the message itself. */
 const message = (delivery: Delivery): Published => ({
   body: Uint8Array.from(delivery.raw),
@@ -170,7 +173,8 @@ describe("DeadLetters", () => {
         errorType: "Refused",
         errorMessage: "card expired",
         at: 1_002_000,
-        passes: 1
+        passes: 1,
+        omitted: []
       })
     }).pipe(Effect.provide(MemoryBroker.layer({ partitions: 1 })), Effect.scoped))
 
@@ -222,7 +226,8 @@ describe("DeadLetters", () => {
       assert.strictEqual(letter?.passes, 2)
       assert.deepStrictEqual(
         added(letter!.delivery),
-        Object.values(DeadLetters.names).map((name): string => name).sort()
+        // the others are those of letters that a broker refused as they were
+        [...known].filter((name) => !smaller.has(name) && name !== "dead-letter-replayed").sort()
       )
     }).pipe(Effect.provide(MemoryBroker.layer({ partitions: 1 })), Effect.scoped))
 

@@ -400,7 +400,9 @@ describe("the fast path and the general path", { timeout: 60_000 }, () => {
     const expected = await observe(input, "at once", "fiber")
     assert.match(expected.at(-1) ?? "", /^end /)
     for (const [way, caller] of ways) {
-      assert.deepStrictEqual(await observe(input, way, caller), expected, `${way}, called by ${caller}`)
+      // the engine retries what is given back outside of a drain, and says so
+      const told = expected.map((line) => caller === "engine" ? line.replace("Release", "Retry") : line)
+      assert.deepStrictEqual(await observe(input, way, caller), told, `${way}, called by ${caller}`)
     }
   }
 

@@ -109,8 +109,18 @@ describe("Router", () => {
     assert.deepStrictEqual(
       subscriptions.map(({ consumer: { from, group, hold, lanes } }) => ({ from, group, hold, lanes })),
       [
-        { from: "latest", group: "inner", hold: { attempts: 3, age: 600_000, span: 7 }, lanes: Lanes.unordered(2) },
-        { from: "latest", group: "own", hold: { attempts: 3, age: 1000, span: 7 }, lanes: Lanes.key(4) }
+        {
+          from: "latest",
+          group: "inner",
+          hold: { attempts: 3, age: 600_000, span: 7, retryAfter: 86_400_000 },
+          lanes: Lanes.unordered(2)
+        },
+        {
+          from: "latest",
+          group: "own",
+          hold: { attempts: 3, age: 1000, span: 7, retryAfter: 86_400_000 },
+          lanes: Lanes.key(4)
+        }
       ]
     )
   })

@@ -119,6 +119,7 @@ const letter = (planned: Planned, changes: Partial<DeadLetters.DeadLetter> = {})
   errorMessage: "The credential was refused: expired (exp)",
   at: 0,
   passes: 1,
+  omitted: [],
   ...changes
 })
 

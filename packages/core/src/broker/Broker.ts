@@ -15,6 +15,7 @@ import * as Order from "../pipeline/Order.ts"
 import * as PublishBatch from "../pipeline/publishBatch.ts"
 import * as Wrapping from "../pipeline/wrapping.ts"
 import type { BrokerError as Failed } from "./BrokerError.ts"
+import type { Form } from "./deadLetter.ts"
 import type { Capabilities, Declaration, Lag } from "./Driver.ts"
 import type { Intake, Pause } from "./Intake.ts"
 import type { Lanes } from "./Lanes.ts"
@@ -32,17 +33,28 @@ export interface Consumer<R> {
   readonly lanes: Lanes
   readonly handle: Handler<Delivery, unknown, unknown, R>
   readonly settle: (exit: Exit.Exit<unknown, unknown>) => Outcome
-  /** The dead letter of a message, ready to be published. */
-  readonly deadLetter: (delivery: Delivery, error: unknown, at: number) => Outgoing<Uint8Array>
+  /** Composes the dead letter of a message, or a smaller form of it. */
+  readonly deadLetter: (delivery: Delivery, error: unknown, at: number, form: Form) => Outgoing<Uint8Array>
+  /** The dead letter channel, where its name does not depend on the message. */
+  readonly deadLetterChannel: string | undefined
+  /** What the engine does with a message whose dead letter the broker refuses for good, in every form. */
+  readonly refusedDeadLetter: "wait" | "drop"
   readonly inFlight: { readonly messages: number; readonly bytes: number }
   readonly retries: Retries
   /** How a retry without a time of its own waits: `base * factor ** (attempt - 1)`, at most `cap`, ± `jitter` of it. */
   readonly backoff: { readonly base: number; readonly factor: number; readonly cap: number; readonly jitter: number }
   /** What a message that keeps failing may cost before it goes to the dead letters. */
-  readonly hold: { readonly attempts: number; readonly age: number; readonly span: number }
+  readonly hold: {
+    readonly attempts: number
+    readonly age: number
+    readonly span: number
+    readonly retryAfter: number
+  }
   /** How long a revoked lease and a drain wait for what runs. */
   readonly grace: { readonly revoke: number; readonly drain: number }
   readonly restart: { readonly base: number; readonly cap: number }
+  /** Milliseconds after which a message that waits, and one whose handler runs, is reported as stalled. */
+  readonly stalled: { readonly waiting: number; readonly running: number }
 }
 
 /** A partition in the hands of a subscription. */
@@ -53,21 +65,36 @@ export interface LeaseHealth {
   readonly pending: number
   /** Where the broker settles by position: the one below which it has been told that all is done. */
   readonly position: number | undefined
+  /** Unix time in milliseconds since which a commit or settle call waits for the broker's answer; undefined where none does. */
+  readonly settlingSince: number | undefined
 }
 
-/** A message that keeps its lane busy. */
+/**
+ * What a message in flight waits for.
+ *
+ * - `running`: its handler runs
+ * - `retry`: the time of its next attempt
+ * - `delayed retry`: the broker's confirmation of its delayed retry
+ * - `dead letter`: the broker's confirmation of its dead letter
+ * - `parked`: the broker has refused its dead letter for good, in every form
+ * - `durable effect`: an effect of a hook that must be durable before the message is settled
+ */
+export type LaneState = "running" | "retry" | "delayed retry" | "dead letter" | "parked" | "durable effect"
+
+/** A message in flight that is not settled. */
 export interface LaneHealth {
   readonly channel: string
   readonly partition: number
   readonly position: number
   readonly key: string | undefined
   readonly attempt: number
-  /** Whether its handler runs, or it waits for its next attempt. */
-  readonly state: "running" | "waiting"
-  /** Unix time in milliseconds since which it does. */
+  readonly state: LaneState
+  /** Unix time in milliseconds since which the message is in this state; for `retry`, since its first failure. */
   readonly since: number
-  /** Messages that wait for it. */
+  /** Messages that wait behind it in its lane. */
   readonly behind: number
+  /** Why it waits, if an error is the reason. */
+  readonly error: unknown
 }
 
 /** The most lanes that health shows. */
@@ -83,8 +110,14 @@ export interface Health {
   readonly lastPoll: number | undefined
   readonly partitions: ReadonlyArray<number>
   readonly leases: ReadonlyArray<LeaseHealth>
-  /** The busy lanes, the oldest of each state first: those that run, then those that wait; at most `shownLanes`. */
+  /** Messages that keep a lane or a commit waiting: running handlers first, then by state, the oldest first; at most `shownLanes`. */
   readonly lanes: ReadonlyArray<LaneHealth>
+  /** Messages and broker calls that have waited for longer than `stalled` of the subscription. */
+  readonly stuck: number
+  /** Dead letters that the broker has confirmed, since the subscription started. */
+  readonly deadLetters: number
+  /** Messages whose dead letter the broker refused for good, and that were dropped by the subscription's choice. */
+  readonly dropped: number
   /** Messages taken in and not settled. */
   readonly pending: number
   readonly pendingBytes: number

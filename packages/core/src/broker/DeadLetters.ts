@@ -1,47 +1,18 @@
 /**
  * Dead letters: the message as it was published, and beside it why it failed, where it came from and who gave up on it.
  */
-import { Cause, Data, Effect, Stream } from "effect"
-import { tagOf } from "../model/Failure.ts"
-import * as Headers from "../model/Headers.ts"
+import { Data, Effect, Stream } from "effect"
 import { type Delivery, Outgoing } from "../model/Message.ts"
-import * as Redaction from "../model/Redaction.ts"
 import * as After from "../pipeline/After.ts"
 import * as Description from "../pipeline/Description.ts"
 import type { Handler } from "../pipeline/Handler.ts"
 import * as Order from "../pipeline/Order.ts"
 import { Broker, type Key } from "./Broker.ts"
 import type { BrokerError } from "./BrokerError.ts"
+import { names, originalFields, replayed as replayedName } from "./deadLetter.ts"
 import { hookFailed, type Through } from "./Publisher.ts"
 
-/** Names of the headers that a dead letter adds; each value is text. */
-export const names = {
-  channel: "dead-letter-channel",
-  partition: "dead-letter-partition",
-  position: "dead-letter-position",
-  timestamp: "dead-letter-timestamp",
-  group: "dead-letter-group",
-  handler: "dead-letter-handler",
-  attempts: "dead-letter-attempts",
-  errorType: "dead-letter-error-type",
-  errorMessage: "dead-letter-error-message",
-  at: "dead-letter-at",
-  passes: "dead-letter-passes"
-} as const
-
-const replayed = "dead-letter-replayed"
-
-const own: ReadonlySet<string> = new Set([...Object.values(names), replayed])
-
-/** The longest error message that a dead letter keeps, in characters. */
-export const maximumMessage = 1024
-
-const maximumType = 256
-
-const suffix = ".dead-letters"
-
-/** The channel of dead letters of a channel, where a subscription names no other: `NAME.dead-letters`. */
-export const channelOf = (channel: string): string => `${channel}${suffix}`
+export { channelOf, maximumMessage, names, toOutgoing } from "./deadLetter.ts"
 
 /** A dead letter, read back. */
 export interface DeadLetter {
@@ -63,71 +34,14 @@ export interface DeadLetter {
   readonly at: number
   /** 1, and one more each time a replay of it came back. */
   readonly passes: number
+  /** What the letter lacks, since the broker refused it as it was: original headers, or headers and body. */
+  readonly omitted: ReadonlyArray<string>
 }
-
-const usual = Redaction.make()
-
-/** What an error says, without what is secret in its message. */
-const messageOf = (error: unknown, delivery: Delivery, redaction: Redaction.Redaction): string => {
-  const text = error instanceof Error && error.message !== ""
-    ? error.message
-    : Cause.isCause(error)
-    ? Cause.pretty(error)
-    : typeof error === "string"
-    ? error
-    : tagOf(error)
-  return cut(Redaction.hide(redaction, delivery, text), maximumMessage)
-}
-
-const cut = (text: string, length: number): string => text.length > length ? `${text.slice(0, length - 1)}…` : text
 
 const numberOf = (text: string | undefined): number | undefined => {
   const value = text === undefined ? Number.NaN : Number(text)
   return Number.isNaN(value) ? undefined : value
 }
-
-/**
- * The dead letter of a delivery: its bytes, key and native headers unchanged, and the headers of `names`.
- *
- * What is read from a `NAME.dead-letters` channel keeps where it first came from; the error is replaced and `passes` counts
- * on, so headers do not grow from pass to pass. On any other channel these headers are whatever its publisher wrote, and
- * decide nothing: a replay goes where the message was really read.
- */
-export const toOutgoing = (options: {
-  readonly delivery: Delivery
-  readonly error: unknown
-  readonly channel: string
-  /** Unix time in milliseconds. */
-  readonly at: number
-  /** What is replaced in the error's message. Default: secrets of the usual names that the message itself holds. */
-  readonly redaction?: Redaction.Redaction | undefined
-}): Outgoing<Uint8Array> => {
-  const { delivery, error } = options
-  const before = delivery.ownHeaders
-  const origin = delivery.channel.endsWith(suffix) ? before : Headers.empty
-  const added: Record<string, string> = Object.create(null)
-  added[names.channel] = origin[names.channel] ?? delivery.channel
-  added[names.partition] = origin[names.partition] ?? String(delivery.partition)
-  added[names.position] = origin[names.position] ?? String(delivery.position)
-  const timestamp = origin[names.timestamp] ?? delivery.timestamp?.toString()
-  if (timestamp !== undefined) added[names.timestamp] = timestamp
-  added[names.group] = delivery.origin.group
-  added[names.handler] = delivery.origin.handler
-  added[names.attempts] = String(delivery.attempt)
-  added[names.errorType] = cut(tagOf(error), maximumType)
-  added[names.errorMessage] = messageOf(error, delivery, options.redaction ?? usual)
-  added[names.at] = String(options.at)
-  added[names.passes] = String((numberOf(before[names.passes]) ?? 0) + 1)
-  return new Outgoing(options.channel, delivery.raw, delivery.key, added, {
-    keyBytes: delivery.keyBytes,
-    fields: original(delivery),
-    tombstone: delivery.tombstone
-  })
-}
-
-/** The native fields of the message itself, without what earlier passes added. */
-const original = (delivery: Delivery): ReadonlyArray<Headers.Field> =>
-  delivery.fields.filter(([name]) => !own.has(name.toLowerCase()))
 
 const read = (delivery: Delivery): DeadLetter | undefined => {
   const headers = delivery.headers
@@ -145,7 +59,8 @@ const read = (delivery: Delivery): DeadLetter | undefined => {
     errorType: headers[names.errorType] ?? "",
     errorMessage: headers[names.errorMessage] ?? "",
     at: numberOf(headers[names.at]) ?? 0,
-    passes: numberOf(headers[names.passes]) ?? 1
+    passes: numberOf(headers[names.passes]) ?? 1,
+    omitted: headers[names.omitted]?.split(",") ?? []
   }
 }
 
@@ -225,10 +140,10 @@ const replaying = <On, E, R>(options: ReplayOptions<On, E, R> | undefined) => {
       const channel = options?.to ?? letter.channel
       const headers: Record<string, string> = Object.create(null)
       headers[names.passes] = String(letter.passes)
-      headers[replayed] = "true"
+      headers[replayedName] = "true"
       const outgoing = new Outgoing(channel, letter.delivery.raw, letter.delivery.key, headers, {
         keyBytes: letter.delivery.keyBytes,
-        fields: original(letter.delivery),
+        fields: originalFields(letter.delivery),
         tombstone: letter.delivery.tombstone
       })
       return Effect.as(After.around(outgoing.fresh(), chain, hookFailed), new Replayed({ letter, channel }))

@@ -40,7 +40,7 @@ export const held: Held = { _tag: "held" }
  *
  * The n-th retry comes after the n-th delay, no earlier; when the last has failed, the message goes to the dead letters.
  * `backoff`, `hold.attempts` and `hold.age` do not apply. An error with a `retryAfter` spends no retry: up to the first delay
- * the message waits in its place, beyond that it leaves it.
+ * the message waits in its place, beyond that it leaves it. `hold.retryAfter` bounds such waits.
  *
  * - Where the broker delays by itself and counts its deliveries, it does: the message is settled as a retry, with any lanes,
  *   and joins its lane again when it is delivered. Every delivery counts.
@@ -95,6 +95,7 @@ export const names = {
   timestamp: "delayed-retry-timestamp",
   attempts: "delayed-retry-attempts",
   failures: "delayed-retry-failures",
+  named: "delayed-retry-named",
   at: "delayed-retry-at",
   due: "delayed-retry-due"
 } as const
@@ -107,6 +108,8 @@ export interface Progress {
   readonly attempts: number
   /** How many retries it has spent. */
   readonly failures: number
+  /** Milliseconds that its errors have told it to wait so far (`retryAfter`), all added up. */
+  readonly named: number
   /** Unix time in milliseconds at which it was put where it waits. */
   readonly at: number
   /** Unix time in milliseconds of its next attempt. */
@@ -122,6 +125,7 @@ export const toOutgoing = (original: Delivery, channel: string, progress: Progre
   if (original.timestamp !== undefined) added[names.timestamp] = String(original.timestamp)
   added[names.attempts] = String(progress.attempts)
   added[names.failures] = String(progress.failures)
+  if (progress.named > 0) added[names.named] = String(progress.named)
   added[names.at] = String(progress.at)
   added[names.due] = String(progress.due)
   return new Outgoing(channel, original.raw, original.key, added, {
@@ -190,6 +194,7 @@ export const read = (waiting: Delivery, group: string): Waiting | undefined => {
   return {
     attempts,
     failures,
+    named: millis(headers[names.named]) ?? 0,
     at,
     due,
     original: delivery(

@@ -48,8 +48,11 @@ export interface Options {
   /**
    * What a message that keeps failing may cost before it goes to the dead letters: attempts (default 10), the time since
    * its first attempt (default 10 minutes), and messages settled ahead of it whose commit it holds (default 100,000).
-   * Retries that name their own time (`retryAfter`) count in none of them. Where the broker itself delays, nothing is held:
-   * its count of deliveries is that of the attempts.
+   * Where the broker itself delays, nothing is held: its count of deliveries is that of the attempts.
+   *
+   * Retries whose error names a time (`retryAfter`) count in none of these. Such a wait is never shorter than `backoff.base`,
+   * so `Retry-After: 0` is no hot loop; the named waits of one message add up to at most `retryAfter` (default 1 day), and a
+   * message that is asked to wait longer goes to the dead letters.
    *
    * `span` bounds what comes again after a crash, too: while so many messages of a partition are settled beyond one that is
    * not, be it failing or slow, nothing more of that partition is taken in.
@@ -58,6 +61,7 @@ export interface Options {
     readonly attempts?: number | undefined
     readonly age?: Duration.Input | undefined
     readonly span?: number | undefined
+    readonly retryAfter?: Duration.Input | undefined
   } | undefined
   /** How long a revoked lease (default 10 seconds) and a drain (default 30 seconds) wait for what runs. */
   readonly grace?: {
@@ -74,6 +78,21 @@ export interface Options {
    * `NAME.dead-letters`. A subscription by a pattern must not match it.
    */
   readonly deadLetters?: string | ((channel: string) => string) | undefined
+  /**
+   * What happens to a message whose dead letter the broker refuses for good in every form, the smallest included: `wait` keeps
+   * the message unsettled, its lane waits, `health` shows it as `parked`, and the engine tries again every `backoff.cap`;
+   * `drop` acknowledges the message with an Error line and the counter `millrace.dead_letters.dropped`. Default: `wait`.
+   */
+  readonly refusedDeadLetter?: "wait" | "drop" | undefined
+  /**
+   * When a message counts as stuck: after it has waited (for its next attempt, a dead letter, a durable effect, an answer of
+   * the broker) for `waiting` (default 10 seconds), or its handler has run for `running` (default 5 minutes). Stuck messages
+   * are counted in `health`, degrade the health check, and cause one Warn line, repeated at doubling intervals.
+   */
+  readonly stalled?: {
+    readonly waiting?: Duration.Input | undefined
+    readonly running?: Duration.Input | undefined
+  } | undefined
 }
 
 /** A subscription that needs the services `R`, to the broker `On`. */
@@ -148,6 +167,16 @@ const named = <A, E, R>(
     const origin: { template?: string | undefined } = delivery.origin
     if (origin.template === undefined) origin.template = address
     return handle(delivery)
+  }
+}
+
+/** The dead letter channel of a channel; undefined where the rule, which is the user's code, throws or names none. */
+const letterChannel = (rule: (channel: string) => string, channel: string): string | undefined => {
+  try {
+    const name: unknown = rule(channel)
+    return typeof name === "string" && name !== "" ? name : undefined
+  } catch {
+    return undefined
   }
 }
 
@@ -237,8 +266,12 @@ export const make: Build = (<P, On, A, E, R>(
       // the driver's bytes are those of this channel
       handle: named(pattern, run as Handler<Delivery, A, E, R>),
       settle: (exit: Exit.Exit<unknown, unknown>): Outcome => Settlement.ofExit(policy, exit),
-      deadLetter: (delivery, error, at) =>
-        DeadLetters.toOutgoing({ delivery, error, at, redaction, channel: letters(delivery.channel) }),
+      deadLetter: (delivery, error, at, form) => {
+        const channel = letterChannel(letters, delivery.channel) ?? DeadLetters.channelOf(delivery.channel)
+        return DeadLetters.toOutgoing({ delivery, error, at, redaction, channel, form })
+      },
+      deadLetterChannel: pattern === undefined ? letterChannel(letters, channel.name) : undefined,
+      refusedDeadLetter: options.refusedDeadLetter ?? "wait",
       inFlight: {
         messages: count("inFlight.messages", options.inFlight?.messages, 4096),
         bytes: count("inFlight.bytes", options.inFlight?.bytes, 64 * 1024 * 1024)
@@ -252,7 +285,8 @@ export const make: Build = (<P, On, A, E, R>(
       hold: {
         attempts: count("hold.attempts", options.hold?.attempts, 10),
         age: millis("hold.age", options.hold?.age, 600_000),
-        span: count("hold.span", options.hold?.span, 100_000)
+        span: count("hold.span", options.hold?.span, 100_000),
+        retryAfter: millis("hold.retryAfter", options.hold?.retryAfter, 86_400_000)
       },
       grace: {
         revoke: millis("grace.revoke", options.grace?.revoke, 10_000),
@@ -261,6 +295,10 @@ export const make: Build = (<P, On, A, E, R>(
       restart: {
         base: millis("restart.base", options.restart?.base, 100),
         cap: millis("restart.cap", options.restart?.cap, 30_000)
+      },
+      stalled: {
+        waiting: millis("stalled.waiting", options.stalled?.waiting, 10_000),
+        running: millis("stalled.running", options.stalled?.running, 300_000)
       }
     },
     broker: keyOf(channel)

@@ -46,6 +46,14 @@ export class Fifo<A> {
     return item
   }
 
+  /** Drops the items for which `isGone` holds. */
+  drop(isGone: (item: A) => boolean): void {
+    const kept = Array.from(this).filter((item) => !isGone(item))
+    this.items.length = 0
+    this.head = 0
+    for (const item of kept) this.items.push(item)
+  }
+
   *[Symbol.iterator](): Generator<A> {
     // what was given out is behind the head
     for (let i = this.head; i < this.items.length; i++) yield this.items[i] as A

@@ -1,25 +1,48 @@
 /**
- * Runs the messages of one subscription: as far as they go on the engine's own fiber, and in a fiber of their own once they
- * suspend. What has finished waits here for its durable effects, its dead letter or its next attempt.
+ * Runs the messages of one subscription: each as far as it goes on the engine's own fiber, and in a fiber of its own once it
+ * suspends. Then it does what `RetryPolicy` has decided.
+ *
+ * Where each rule of settlement lives: `RetryPolicy` decides what becomes of a message; `Lanes` keeps order; `Room` is
+ * backpressure; `Claims` extends claims; `PendingEffects` waits for durable effects; `DeadLetterWriter` publishes dead letters and
+ * delayed retries; `LeaseState` counts what is settled and tells the broker; `endLeases` ends leases; this file is the loop.
+ *
+ * | latch                  | closes when                                      | opens when                                   | resumes            |
+ * | ---------------------- | ------------------------------------------------ | -------------------------------------------- | ------------------ |
+ * | `Worker.work`          | a turn of the loop begins                        | a message may start, or has ended            | the loop           |
+ * | `LeaseState.room`      | a lease has used up its room; on pause           | half of its room is free; on resume          | `Sink.offer`       |
+ * | `LeaseState.slack`     | `span` messages are settled beyond an unsettled one | half of them are committed                | `Sink.offer`       |
+ * | `LeaseState.clear`     | a batch is taken in                              | its last message is settled                  | `Sink.settled`     |
+ * | `LeaseState.quiet`     | a handler suspends, an effect or a letter begins | the last of them has ended                   | drain and revoke   |
+ * | `LeaseState.still`     | a commit or settle call begins                   | the broker has answered                      | drain and revoke   |
+ *
+ * All of them open when their lease ends.
  */
-import { Cause, Clock, Context, Effect, Exit, type Fiber, Latch, Scheduler } from "effect"
-import type { Consumer, LaneHealth } from "../broker/Broker.ts"
+import { Cause, Clock, Context, Effect, Exit, type Fiber, Latch, Scheduler, type Scope } from "effect"
+import type { Consumer } from "../broker/Broker.ts"
 import type { BrokerError } from "../broker/BrokerError.ts"
 import type { Capabilities, Lease, Sink } from "../broker/Driver.ts"
 import type { Classified } from "../model/Failure.ts"
+import { tagOf } from "../model/Failure.ts"
 import type { Delivery, Outgoing } from "../model/Message.ts"
 import * as Outcome from "../model/Outcome.ts"
 import * as After from "../pipeline/After.ts"
+import * as Counters from "../pipeline/Counters.ts"
 import { isDone } from "../pipeline/Eager.ts"
-import { type Detour, isNative } from "./Detour.ts"
-import { Dues, isDue } from "./Dues.ts"
-import { Durables, type Waiting } from "./Durables.ts"
-import * as Farewell from "./Farewell.ts"
+import { Claims } from "./Claims.ts"
+import { DeadLetterWriter, type Leaving, type Written } from "./DeadLetterWriter.ts"
+import { DelayQueue, isDue } from "./DelayQueue.ts"
+import { endLeases, farewell, type InProgress } from "./endLeases.ts"
 import { Fifo } from "./Fifo.ts"
-import { type Kind, Letters } from "./Letters.ts"
-import { Patience } from "./Patience.ts"
-import { Slice } from "./Slice.ts"
-import { type Batch, type Lane, Tenure, tenureOf } from "./Tenure.ts"
+import { called, fork, log } from "./guard.ts"
+import { Lanes } from "./Lanes.ts"
+import { type Batch, type Lane, leaseOf, LeaseState } from "./LeaseState.ts"
+import { closed, MessageScopes } from "./MessageScopes.ts"
+import { PendingEffects, type Waiting } from "./PendingEffects.ts"
+import { ChannelRetries, type RetryTier } from "./RetryChannels.ts"
+import * as Retrying from "./RetryPolicy.ts"
+import { Room } from "./Room.ts"
+import { type InFlight, StallMonitor } from "./stalls.ts"
+import { TimeSlice } from "./TimeSlice.ts"
 
 interface Running {
   readonly delivery: Delivery
@@ -27,216 +50,225 @@ interface Running {
 }
 
 /** What the worker needs of its broker. */
-export interface Doors {
+export interface BrokerPort {
   readonly capabilities: Capabilities
   readonly publish: (batch: ReadonlyArray<Outgoing<Uint8Array>>) => Effect.Effect<void, BrokerError>
-  /** A broker that refuses to be told: its source is started again. */
+  /** The source must start again: the broker refuses a commit, or something threw where nothing should. */
   readonly failed: (error: unknown) => void
+  /** Something failed that the engine tries again by itself. */
+  readonly noted: (error: unknown) => void
 }
 
-/** How the engine delays retries, and which of its channels this is: 0 is the subscription's own. */
-export interface Level {
-  readonly detour: Detour
-  readonly level: number
+const policyOf = (
+  consumer: Retrying.Limits & Pick<Consumer<never>, "lanes">,
+  capabilities: Capabilities,
+  random: () => number,
+  tier: RetryTier | undefined
+): Retrying.RetryPolicy => {
+  // what a broker writes by itself names the channel it was read from, which must be the subscription's own
+  const isLetterWritten = capabilities.deadLetter && (tier === undefined || tier.tier === 0)
+  if (tier !== undefined) return new ChannelRetries(consumer, isLetterWritten, tier)
+  return Retrying.brokerDelays(capabilities, consumer)
+    ? new Retrying.BrokerDelayedRetries(consumer, isLetterWritten, random)
+    : new Retrying.HeldRetries(consumer, isLetterWritten, random)
 }
 
-export class Worker<R> implements Farewell.Runs {
-  readonly tenures = new Map<Lease, Tenure>()
-  pending = 0
-  pendingBytes = 0
+export class Worker<R> implements InProgress {
+  readonly leases = new Map<Lease, LeaseState>()
+  readonly room: Room
+  readonly stalls: StallMonitor
   active = 0
   settled = 0
+  /** Commit and settle calls that the broker has confirmed. */
+  confirmations = 0
+  deadLetters = 0
+  dropped = 0
   draining = false
   paused = false
 
   private readonly consumer: Consumer<R>
-  private readonly doors: Doors
+  private readonly port: BrokerPort
   private readonly context: Context.Context<R>
   private readonly clock: Clock.Clock
   private readonly dispatcher: Scheduler.SchedulerDispatcher
   private waking = false
   private readonly limit: number
-  /** The broker holds what waits for its next attempt: nothing here counts its failures, and no lane waits for it. */
-  private readonly isDelayed: boolean
-  /** How retries leave their lane where the broker does not delay; undefined where they wait in it. */
-  private readonly way: Level | undefined
-  /** Of a retry channel: what was taken in and has to wait. */
-  private readonly dues = new Dues()
+  private readonly tier: RetryTier | undefined
+  /** Of a retry channel: messages taken in whose time has not come. */
+  private readonly delays = new DelayQueue()
   private alarm: { readonly at: number; readonly timer: Fiber.Fiber<void> } | undefined
   private readonly intake = new Fifo<Batch>()
-  private offset = 0
-  private readonly ready = new Fifo<Lane>()
-  private readonly loose = new Fifo<Delivery>()
-  private readonly dirty: Array<Tenure> = []
+  private readonly dirty: Array<LeaseState> = []
   private readonly fibers = new Map<Fiber.Fiber<unknown, unknown>, Running>()
-  private readonly timers = new Map<Fiber.Fiber<void>, Running>()
-  private readonly keepers = new Map<Tenure, Fiber.Fiber<never, BrokerError>>()
-  private readonly slice: Slice
-  private readonly patience: Patience
-  private readonly durables: Durables<R>
-  private readonly letters: Letters<R>
-  // whose handler is being called; a lease may end in the middle of that call
-  private calling: Tenure | undefined
+  private readonly timers = new Map<Fiber.Fiber<void>, Running & { readonly lane: Lane | undefined }>()
+  private readonly slice: TimeSlice
+  private readonly lanes: Lanes
+  private readonly claims: Claims
+  private readonly policy: Retrying.RetryPolicy
+  private readonly effects: PendingEffects<R>
+  private readonly writer: DeadLetterWriter<R>
+  private readonly scopes: MessageScopes<R>
+  // the lease whose handler is being called; it may end in the middle of that call
+  private calling: LeaseState | undefined
   private isAwaited = false
   // the loop waits for work; what wakes it now goes on in the slice that has begun
   private isIdle = false
   private isSameSlice = false
   private readonly work = Latch.makeUnsafe(false)
-  private readonly room = Latch.makeUnsafe(true)
 
   constructor(
     consumer: Consumer<R>,
-    doors: Doors,
+    port: BrokerPort,
     context: Context.Context<R>,
     random: () => number,
-    way?: Level | undefined
+    tier?: RetryTier | undefined
   ) {
     this.consumer = consumer
-    this.doors = doors
+    this.port = port
     this.context = context
     this.clock = Context.get(context, Clock.Clock)
     this.dispatcher = Context.get(context, Scheduler.Scheduler).makeDispatcher()
-    this.isDelayed = isNative(doors.capabilities, consumer)
-    this.way = way
+    this.tier = tier
     this.limit = consumer.lanes._tag === "partition" ? Number.POSITIVE_INFINITY : consumer.lanes.limit
-    this.slice = new Slice(this.clock)
-    this.patience = new Patience(consumer, this.isDelayed, random)
-    this.durables = new Durables(context, (waiting, exit) => this.awaited(waiting, exit))
-    this.letters = new Letters(context, {
+    this.room = new Room(consumer.inFlight, this.leases)
+    this.slice = new TimeSlice(this.clock)
+    this.lanes = new Lanes(consumer.lanes)
+    this.claims = new Claims(context, (lease, cause) => this.report(lease, cause))
+    this.policy = policyOf(consumer, port.capabilities, random, tier)
+    this.effects = new PendingEffects(context, this.clock, (waiting, exit) => this.durable(waiting, exit))
+    this.writer = new DeadLetterWriter(context, {
       consumer,
-      publish: doors.publish,
-      backoff: (failures) => this.patience.backoff(failures)
+      publish: port.publish,
+      backoff: (failures) => Retrying.backoff(consumer.backoff, failures, random),
+      clock: this.clock,
+      failed: port.noted
+    })
+    this.scopes = new MessageScopes(context)
+    this.stalls = new StallMonitor(consumer, context, this.clock, {
+      inFlight: () => this.inFlight(),
+      leases: () => this.leases.values()
     })
   }
 
   // ---- from the driver
 
   open(lease: Lease): void {
-    const tenure = new Tenure(lease, this.consumer.hold.span)
-    this.tenures.set(lease, tenure)
-    const { claim, extend } = lease
-    if (extend === undefined || claim === undefined) return
-    // three times in the life of a claim, so that one lost call costs nothing
-    const keep = Effect.flatMap(Effect.sleep(claim / 3), () => {
-      const open = Array.from(tenure.open())
-      return open.length === 0 ? Effect.void : extend(open)
+    const state = new LeaseState(lease, this.consumer.hold.span, this.clock, () => {
+      this.confirmations++
     })
-    const fiber = Effect.runForkWith(this.context)(Effect.forever(keep))
-    this.keepers.set(tenure, fiber)
-    fiber.addObserver((exit) => this.report(tenure, exit))
+    this.leases.set(lease, state)
+    this.claims.keep(state)
   }
 
   offer(lease: Lease, deliveries: ReadonlyArray<Delivery>): Effect.Effect<void> {
-    const tenure = this.tenures.get(lease)
-    if (tenure === undefined || tenure.stopped || deliveries.length === 0) return Exit.void
-    const before = tenure.bytes
-    this.intake.push(tenure.take(deliveries))
-    this.pending += deliveries.length
-    this.pendingBytes += tenure.bytes - before
+    const state = this.leases.get(lease)
+    if (state === undefined || state.stopped || deliveries.length === 0) return Exit.void
+    this.intake.push(state.take(deliveries))
     this.wakeNow()
-    const slack = tenure.whenSlack
-    const { bytes, messages } = this.consumer.inFlight
-    if (!this.paused && this.pending < messages && this.pendingBytes < bytes) return slack
-    this.room.closeUnsafe()
-    return Effect.flatMapEager(slack, () => this.room.await)
+    const slack = state.whenSlack
+    this.room.check(state)
+    return Effect.flatMapEager(slack, () => state.whenRoom)
   }
 
   clear(lease: Lease): Effect.Effect<void> {
-    return this.tenures.get(lease)?.whenClear ?? Exit.void
+    return this.leases.get(lease)?.whenClear ?? Exit.void
   }
 
   close(lease: Lease, how: "revoke" | "lost"): Effect.Effect<void> {
     return Effect.suspend(() => {
-      const tenure = this.tenures.get(lease)
-      return tenure === undefined ? Effect.void : how === "lost" ? this.lose(tenure) : this.revoke(tenure)
+      const state = this.leases.get(lease)
+      return state === undefined ? Effect.void : how === "lost" ? this.lose(state) : this.revoke(state)
     })
   }
 
   // ---- ends of a lease
 
-  private forget(tenure: Tenure): void {
+  private forget(lease: LeaseState): void {
     // it may end in two ways at once: revoked, and then lost or drained before that was over
-    if (!this.tenures.delete(tenure.lease)) return
-    tenure.end()
-    this.keepers.get(tenure)?.interruptUnsafe()
-    this.keepers.delete(tenure)
-    this.pending -= tenure.unsettled
-    this.pendingBytes -= tenure.bytes
-    this.cancel(tenure)
-    if (this.dues.length > 0) this.dues.drop((delivery) => tenureOf(delivery) === tenure)
-    this.patience.forget(tenure)
-    this.makeRoom()
+    if (!this.leases.delete(lease.lease)) return
+    lease.end()
+    this.claims.end(lease)
+    this.cancel(lease)
+    if (this.delays.length > 0) this.delays.drop((delivery) => leaseOf(delivery) === lease)
+    this.intake.drop((batch) => batch.lease === lease)
+    this.lanes.forget(lease)
+    this.policy.forget(lease)
+    this.room.end(lease)
+    this.room.update()
     this.wake()
   }
 
-  lose(tenure: Tenure): Effect.Effect<void> {
+  lose(lease: LeaseState): Effect.Effect<void> {
     return Effect.suspend(() => {
-      tenure.stopped = true
-      tenure.lost = true
-      this.interrupt(tenure)
-      this.giveUp(tenure)
-      this.forget(tenure)
+      lease.stopped = true
+      lease.lost = true
+      this.interrupt(lease)
+      this.giveUp(lease)
+      this.forget(lease)
       return Effect.void
     })
   }
 
-  /** The connection has ended: all is lost, and what was interrupted gets time to end before the same messages come again. */
+  /** The connection has ended: all leases are lost, and interrupted handlers get time to end before redelivery. */
   loseAll(): Effect.Effect<void> {
     return Effect.suspend(() => {
-      const tenures = Array.from(this.tenures.values())
-      const lost = Effect.forEach(tenures, (tenure) => this.lose(tenure), { discard: true })
-      return Effect.andThen(lost, Effect.timeoutOption(this.quiet(tenures), Farewell.farewell)).pipe(Effect.asVoid)
+      const leases = Array.from(this.leases.values())
+      const lost = Effect.forEach(leases, (lease) => this.lose(lease), { discard: true })
+      return Effect.andThen(lost, Effect.timeoutOption(this.quiet(leases), farewell)).pipe(Effect.asVoid)
     })
   }
 
-  /** Nothing new; what runs may finish for a while; then it is interrupted, and the broker is told the last of it. */
-  private revoke(tenure: Tenure): Effect.Effect<void> {
+  /** Starts nothing more; running handlers may finish for a while, then they are interrupted; the broker is told the last outcomes. */
+  private revoke(lease: LeaseState): Effect.Effect<void> {
     return Effect.suspend(() => {
-      tenure.stopped = true
-      this.cancel(tenure)
-      return Farewell.finish(this, [tenure], this.consumer.grace.revoke)
-    }).pipe(Effect.andThen(Effect.sync(() => this.forget(tenure))))
+      lease.stopped = true
+      this.cancel(lease)
+      return endLeases(this, [lease], this.consumer.grace.revoke)
+    }).pipe(Effect.andThen(Effect.sync(() => this.forget(lease))))
   }
 
-  /** Attempts that wait for their time are not made. */
-  private cancel(tenure: Tenure): void {
-    for (const [timer, { delivery }] of this.timers) if (tenureOf(delivery) === tenure) timer.interruptUnsafe()
+  /** Messages that wait for their next attempt wait no longer. */
+  private cancel(lease: LeaseState): void {
+    for (const [timer, { delivery }] of this.timers) if (leaseOf(delivery) === lease) timer.interruptUnsafe()
   }
 
-  interrupt(tenure: Tenure): void {
-    for (const [fiber, { delivery }] of this.fibers) if (tenureOf(delivery) === tenure) fiber.interruptUnsafe()
+  interrupt(lease: LeaseState): void {
+    for (const [fiber, { delivery }] of this.fibers) if (leaseOf(delivery) === lease) fiber.interruptUnsafe()
   }
 
-  giveUp(tenure: Tenure): void {
-    this.letters.giveUp(tenure)
-    this.durables.giveUp(tenure)
+  giveUp(lease: LeaseState): void {
+    this.writer.giveUp(lease)
+    this.effects.giveUp(lease)
   }
 
-  /** Completes when no handler, durable effect or dead letter of them is awaited; the call that asks for it counts, too. */
-  quiet(tenures: ReadonlyArray<Tenure>): Effect.Effect<void> {
+  /** Completes when no handler, durable effect or dead letter is in progress; the call that asks for it counts, too. */
+  quiet(leases: ReadonlyArray<LeaseState>): Effect.Effect<void> {
     const { calling } = this
-    if (calling !== undefined && !this.isAwaited && tenures.includes(calling)) {
+    if (calling !== undefined && !this.isAwaited && leases.includes(calling)) {
       this.isAwaited = true
       calling.began()
     }
-    return Effect.forEach(tenures, (tenure) => tenure.whenQuiet, { concurrency: "unbounded", discard: true })
+    return Effect.forEach(leases, (lease) => lease.whenQuiet, { concurrency: "unbounded", discard: true })
   }
 
-  /** Starts nothing any more, waits for what runs, interrupts the rest, and tells the broker the last of it. */
+  /** Starts nothing more, waits for running handlers, interrupts the rest, and tells the broker the last outcomes. */
   drain(limit: number): Effect.Effect<void> {
     return Effect.suspend(() => {
       this.draining = true
       for (const timer of this.timers.keys()) timer.interruptUnsafe()
       this.alarm?.timer.interruptUnsafe()
-      // and what runs on under a lease that was lost
-      const running = Array.from(this.fibers.values(), ({ delivery }) => tenureOf(delivery))
-      const tenures = Array.from(new Set([...this.tenures.values(), ...running]))
-      for (const tenure of tenures) tenure.stopped = true
-      this.room.openUnsafe()
+      // handlers of a lease that was lost may still run
+      const running = Array.from(this.fibers.values(), ({ delivery }) => leaseOf(delivery))
+      const leases = Array.from(new Set([...this.leases.values(), ...running]))
+      for (const lease of leases) {
+        lease.stopped = true
+        lease.openRoom()
+      }
       return Effect.andThen(
-        Farewell.finish(this, tenures, limit),
+        endLeases(this, leases, limit),
         Effect.sync(() => {
-          for (const tenure of tenures) this.forget(tenure)
+          for (const lease of leases) this.forget(lease)
+          this.stalls.end()
         })
       )
     })
@@ -244,7 +276,7 @@ export class Worker<R> implements Farewell.Runs {
 
   pause(): void {
     this.paused = true
-    this.room.closeUnsafe()
+    this.room.shut()
     // a handler that pauses its own subscription is the last that starts: the slice is over
     this.slice.end()
     this.turnLeases()
@@ -252,18 +284,23 @@ export class Worker<R> implements Farewell.Runs {
 
   resume(): void {
     this.paused = false
-    this.makeRoom()
+    this.room.open()
     this.wake()
     this.turnLeases()
   }
 
-  /** As the intake is by the time it runs, not as it was when it was asked for. */
+  /** Pauses or resumes the driver, by the state at the time when it runs. */
   private turnLeases(): void {
-    const turns = Array.from(this.tenures.keys()).filter(({ pause, resume }) => pause ?? resume)
+    const turns = Array.from(this.leases.keys()).filter(({ pause, resume }) => pause ?? resume)
     if (turns.length === 0) return
-    Effect.runForkWith(this.context)(
-      Effect.forEach(turns, (lease) => (this.paused ? lease.pause : lease.resume) ?? Effect.void, { discard: true })
+    const turn = Effect.forEach(
+      turns,
+      (lease) => called(() => (this.paused ? lease.pause : lease.resume) ?? Effect.void),
+      { discard: true }
     )
+    fork(this.context, turn, (exit) => {
+      if (exit._tag === "Failure" && !Cause.hasInterruptsOnly(exit.cause)) this.port.noted(Cause.squash(exit.cause))
+    })
   }
 
   oldest(): Running | undefined {
@@ -272,319 +309,350 @@ export class Worker<R> implements Farewell.Runs {
     return undefined
   }
 
-  /** What keeps lanes busy, the oldest of each state first, and how much waits behind it. */
-  busiest(most: number): ReadonlyArray<LaneHealth> {
-    const shown: Array<LaneHealth> = []
-    const show = (running: Running, state: LaneHealth["state"]) => {
-      const { delivery, since } = running
-      const id = this.laneId(delivery)
-      const lane = id === undefined ? undefined : tenureOf(delivery).lanes.get(id)
-      shown.push({
-        channel: delivery.channel,
-        partition: delivery.partition,
-        position: delivery.position,
-        key: delivery.key,
-        attempt: delivery.attempt,
-        state,
-        since,
-        behind: lane?.queue.length ?? 0
-      })
+  /** Messages that have started and are not settled. */
+  *inFlight(): Generator<InFlight> {
+    for (const { delivery, since } of this.fibers.values()) {
+      const behind = this.lanes.behind(delivery)?.queue.length ?? 0
+      yield { delivery, since, state: "running", behind, error: undefined }
     }
-    for (const running of this.fibers.values()) {
-      if (shown.length === most) return shown
-      show(running, "running")
+    for (const { delivery, lane, since } of this.timers.values()) {
+      const cost = this.policy.costOf(delivery)
+      yield {
+        delivery,
+        since: cost?.since ?? since,
+        state: "retry",
+        behind: lane?.queue.length ?? 0,
+        error: cost?.error
+      }
     }
-    for (const waiting of this.timers.values()) {
-      if (shown.length === most) return shown
-      show(waiting, "waiting")
-    }
-    return shown
+    yield* this.writer.inFlight()
+    yield* this.effects.inFlight()
   }
 
   // ---- one message
 
-  private laneId(delivery: Delivery): unknown {
-    const { lanes } = this.consumer
-    if (lanes._tag === "partition") return null
-    if (lanes._tag === "unordered") return undefined
-    return delivery.key ?? (lanes.keyless === "partition" ? null : undefined)
-  }
-
   /** Runs a message as far as it goes; true when it is finished and its lane may go on. */
   private start(delivery: Delivery, batch: Batch, lane: Lane | undefined): boolean {
-    const { tenure } = batch
-    if (tenure.stopped || this.draining) return false
-    this.calling = tenure
-    const isFinished = this.call(delivery, batch, lane)
+    const { lease } = batch
+    if (lease.stopped || this.draining) return false
+    this.calling = lease
+    let isFinished = false
+    this.guarded(() => {
+      isFinished = this.call(delivery, batch, lane)
+    })
     this.calling = undefined
     if (this.isAwaited) {
       this.isAwaited = false
-      tenure.ended()
+      lease.ended()
     }
     return isFinished
   }
 
   private call(delivery: Delivery, batch: Batch, lane: Lane | undefined): boolean {
-    let effect: Effect.Effect<unknown, unknown, R>
-    try {
-      effect = this.consumer.handle(delivery)
-    } catch (defect) {
-      effect = Exit.die(defect)
-    }
-    if (isDone(effect)) return this.complete(delivery, batch, effect, lane)
-    const fiber = Effect.runForkWith(this.context)(effect)
+    const { scopes } = this
+    const { scope } = scopes
+    scopes.enter()
+    const effect = this.handled(delivery)
+    if (isDone(effect)) return this.finish(delivery, batch, effect, lane, scope)
+    const fiber = Effect.runForkWith(scopes.context)(effect)
     const exit = fiber.pollUnsafe()
-    if (exit !== undefined) return this.complete(delivery, batch, exit, lane)
-    this.suspend(fiber, delivery, batch, lane)
+    if (exit !== undefined) return this.finish(delivery, batch, exit, lane, scope)
+    scopes.rotate()
+    this.suspend(fiber, delivery, batch, lane, scope)
     return false
+  }
+
+  private handled(delivery: Delivery): Effect.Effect<unknown, unknown, R> {
+    try {
+      const effect: unknown = this.consumer.handle(delivery)
+      if (Effect.isEffect(effect)) return effect as Effect.Effect<unknown, unknown, R>
+      return Exit.die(new TypeError(`The handler returned ${typeof effect} instead of an Effect`))
+    } catch (defect) {
+      return Exit.die(defect)
+    }
+  }
+
+  private finish(
+    delivery: Delivery,
+    batch: Batch,
+    exit: Exit.Exit<unknown, unknown>,
+    lane: Lane | undefined,
+    scope: Scope.Closeable
+  ): boolean {
+    if (scope.state._tag === "Empty") return this.complete(delivery, batch, exit, lane, undefined)
+    this.scopes.rotate()
+    return this.complete(delivery, batch, exit, lane, scope)
   }
 
   private suspend(
     fiber: Fiber.Fiber<unknown, unknown>,
     delivery: Delivery,
     batch: Batch,
-    lane: Lane | undefined
+    lane: Lane | undefined,
+    scope: Scope.Closeable
   ): void {
-    const { tenure } = batch
-    const own = this.laneFor(delivery, tenure, lane)
+    const { lease } = batch
+    const own = this.lanes.hold(delivery, lane)
     this.active++
-    tenure.began()
+    lease.began()
     this.fibers.set(fiber, { delivery, since: this.clock.currentTimeMillisUnsafe() })
-    if (tenure.lost) fiber.interruptUnsafe()
-    fiber.addObserver((exit) => {
-      this.active--
-      this.fibers.delete(fiber)
-      if (this.complete(delivery, batch, exit, own)) this.proceed(own)
-      this.touch(tenure)
-      tenure.ended()
-      this.wake()
-    })
+    this.stalls.watch()
+    if (lease.lost) fiber.interruptUnsafe()
+    fiber.addObserver((exit) =>
+      this.guarded(() => {
+        this.active--
+        this.fibers.delete(fiber)
+        if (this.complete(delivery, batch, exit, own, scope)) this.lanes.proceed(own)
+        this.touch(lease)
+        lease.ended()
+        this.wake()
+      })
+    )
   }
 
-  /** The lane that a message which is not finished keeps shut; undefined where it needs none, or its lane has gone on. */
-  private laneFor(delivery: Delivery, tenure: Tenure, lane: Lane | "late" | undefined): Lane | undefined {
-    if (lane === "late") return undefined
-    if (lane !== undefined) return lane
-    const id = this.laneId(delivery)
-    if (id === undefined) return undefined
-    const own: Lane = { tenure, id, again: undefined, queue: new Fifo() }
-    tenure.lanes.set(id, own)
-    return own
-  }
-
-  private proceed(lane: Lane | undefined): void {
-    if (lane !== undefined) this.ready.push(lane)
+  /** Where nothing should throw, and the fiber's observer has nobody to tell: the source starts again. */
+  private guarded(run: () => void): void {
+    try {
+      run()
+    } catch (defect) {
+      this.port.failed(defect)
+    }
   }
 
   private complete(
     delivery: Delivery,
     batch: Batch,
     exit: Exit.Exit<unknown, unknown>,
-    lane: Lane | undefined
+    lane: Lane | undefined,
+    scope: Scope.Closeable | undefined
   ): boolean {
-    const asked = this.settle(exit)
+    const verdict = this.decide(delivery, exit)
     const { hooks } = delivery
-    if (exit._tag === "Failure" && asked._tag === "Retry") this.patience.note(delivery, Cause.squash(exit.cause))
-    if (hooks === undefined) return this.apply(delivery, batch, asked, lane)
+    const close = scope && closed(scope, exit)
+    if (hooks === undefined && close === undefined) return this.apply(delivery, batch, verdict, lane)
     delivery.hooks = undefined
-    const outcome = this.foresee(delivery, batch.tenure, asked)
-    const after = After.run(hooks, exit, outcome)
-    if (isDone(after)) {
-      return this.apply(delivery, batch, after._tag === "Success" ? outcome : this.settle(after), lane)
-    }
-    // an acknowledgement that waits to become durable keeps no lane shut: what fails to is handled again, late
-    if (outcome._tag === "Ack" || outcome._tag === "Reject") {
-      this.durables.add(after, delivery, outcome, "late")
-      return true
-    }
-    this.durables.add(after, delivery, outcome, this.laneFor(delivery, batch.tenure, lane))
-    return false
+    const after = hooks === undefined
+      ? close!
+      : close === undefined
+      ? After.run(hooks, exit, verdict.outcome)
+      : Effect.andThen(close, Effect.suspend(() => After.run(hooks, exit, verdict.outcome)))
+    if (isDone(after)) return this.apply(delivery, batch, this.revised(delivery, verdict, after), lane)
+    // an acknowledgement that waits to become durable keeps no lane shut: a message whose effect fails is handled again, late
+    const isLate = verdict.outcome._tag === "Ack" || verdict.outcome._tag === "Reject"
+    this.effects.add(after, delivery, verdict, isLate ? "late" : this.lanes.hold(delivery, lane))
+    this.stalls.watch()
+    return isLate
   }
 
-  /** Hooks hear what the broker will be told: a retry that will not be made is a dead letter. */
-  private foresee(delivery: Delivery, tenure: Tenure, outcome: Outcome.Outcome): Outcome.Outcome {
-    if (outcome._tag !== "Retry") return outcome
-    const now = this.clock.currentTimeMillisUnsafe()
-    if (this.way === undefined) {
-      const given = this.patience.foresee(delivery, tenure, outcome, now)
-      return given === undefined ? outcome : Outcome.DeadLetter(given.error)
-    }
-    const { detour, level } = this.way
-    return detour.next(delivery, level, outcome, now) === undefined ? this.noneLeft(delivery, detour) : outcome
-  }
-
-  private noneLeft(delivery: Delivery, { delays }: Detour): Outcome.DeadLetter {
-    return Outcome.DeadLetter(this.patience.reason(delivery, `${delays.length + 1} attempts failed`))
-  }
-
-  /** What an exit means; entries of a subscription are code of its user, and may throw. */
-  private settle(exit: Exit.Exit<unknown, unknown>): Outcome.Outcome {
+  /** The one decision on an attempt. Entries of a subscription and a driver's readers are called here, and may throw. */
+  private decide(delivery: Delivery, exit: Exit.Exit<unknown, unknown>): Retrying.Verdict {
     try {
-      return this.consumer.settle(exit)
+      const outcome = this.settle(exit)
+      if (outcome._tag === "Ack") return Retrying.acknowledged
+      const error = exit._tag === "Failure" ? Cause.squash(exit.cause) : undefined
+      const isReleased = outcome._tag === "Release" && !this.draining && !leaseOf(delivery).stopped
+      const now = this.clock.currentTimeMillisUnsafe()
+      // a released message goes back with its lease; outside of a drain or a revoke that is a retry
+      return this.policy.decide(delivery, isReleased ? Outcome.Retry() : outcome, error, now)
     } catch (defect) {
-      return Outcome.DeadLetter(defect)
+      return { _tag: "GiveUp", outcome: Outcome.DeadLetter(defect) }
     }
   }
 
-  /** What messages waited for has ended. */
-  private awaited({ lane, of }: Waiting, exit: Exit.Exit<void, Classified>): void {
-    const failure = exit._tag === "Failure" ? this.settle(exit) : undefined
-    for (const { delivery, outcome } of of) {
-      const batch = delivery.slot as Batch
-      if (this.apply(delivery, batch, failure ?? outcome, lane) && lane !== "late") this.proceed(lane)
-      this.touch(batch.tenure)
-      batch.tenure.ended()
+  /** The outcome of an exit. */
+  private settle(exit: Exit.Exit<unknown, unknown>): Outcome.Outcome {
+    const outcome: unknown = this.consumer.settle(exit)
+    if (Outcome.isOutcome(outcome)) return outcome
+    return Outcome.DeadLetter(new TypeError(`An entry of settle answered ${typeof outcome} instead of an outcome`))
+  }
+
+  /** A hook that fails settles the message by its error, whatever its chain came to. */
+  private revised(
+    delivery: Delivery,
+    verdict: Retrying.Verdict,
+    after: Exit.Exit<void, Classified>
+  ): Retrying.Verdict {
+    return after._tag === "Success" ? verdict : this.decide(delivery, after)
+  }
+
+  /** The effect that messages waited for has ended. */
+  private durable({ lane, messages }: Waiting, exit: Exit.Exit<void, Classified>): void {
+    for (const { delivery, verdict } of messages) {
+      this.guarded(() => {
+        const batch = delivery.slot as Batch
+        if (this.apply(delivery, batch, this.revised(delivery, verdict, exit), lane)) this.lanes.proceed(lane)
+        this.touch(batch.lease)
+        batch.lease.ended()
+      })
     }
     this.wake()
   }
 
-  /** Does what the outcome says; true when the lane may go on. */
-  private apply(delivery: Delivery, batch: Batch, outcome: Outcome.Outcome, lane: Lane | "late" | undefined): boolean {
-    if (batch.tenure.lost) return false
-    switch (outcome._tag) {
-      case "Ack":
-      case "Reject":
-        this.done(delivery, batch, outcome)
-        return true
-      case "DeadLetter":
-        return this.bury(delivery, batch, outcome, lane)
-      case "Retry":
-        return this.again(delivery, batch, outcome, lane)
-      case "Release":
-        // it goes back with its lease; until then its lane stays shut, or later messages of its key would overtake it
-        if (this.draining || batch.tenure.stopped) {
-          this.laneFor(delivery, batch.tenure, lane)
-          batch.tenure.release(delivery, outcome)
-          return false
-        }
-        return this.again(delivery, batch, Outcome.Retry(), lane)
+  /** Does what the verdict says; true when the lane may go on. */
+  private apply(
+    delivery: Delivery,
+    batch: Batch,
+    verdict: Retrying.Verdict,
+    lane: Lane | "late" | undefined
+  ): boolean {
+    if (batch.lease.lost) return false
+    switch (verdict._tag) {
+      case "Settle":
+        return this.tell(delivery, batch, verdict, lane)
+      case "Hold":
+        this.countRetry(delivery, verdict.cost.error)
+        this.policy.held(delivery, verdict)
+        return this.hold(delivery, verdict.after, lane)
+      case "Publish": {
+        const { error, outgoing } = verdict
+        this.countRetry(delivery, error)
+        return this.leave({ kind: "delayed retry", delivery, compose: () => outgoing }, batch, Outcome.Ack, lane, error)
+      }
+      case "GiveUp":
+        return this.deadLetter(delivery, batch, verdict.outcome, lane)
     }
   }
 
-  private done(delivery: Delivery, batch: Batch, outcome: Outcome.Outcome): void {
-    const { tenure } = batch
-    if (!tenure.settle(delivery, batch, outcome)) return
-    this.patience.settled(delivery)
-    this.settled++
-    if (this.tenures.get(tenure.lease) !== tenure) return
-    this.pending--
-    this.pendingBytes -= delivery.payload.length
-    this.makeRoom()
-    this.touch(tenure)
-  }
-
-  private makeRoom(): void {
-    const { bytes, messages } = this.consumer.inFlight
-    if (!this.paused && this.pending <= messages / 2 && this.pendingBytes <= bytes / 2) this.room.openUnsafe()
-  }
-
-  private touch(tenure: Tenure): void {
-    if (tenure.dirty) return
-    tenure.dirty = true
-    this.dirty.push(tenure)
-  }
-
-  private again(delivery: Delivery, batch: Batch, outcome: Outcome.Retry, lane: Lane | "late" | undefined): boolean {
-    if (this.way !== undefined) return this.detour(this.way, delivery, batch, outcome, lane)
-    const after = this.patience.ask(delivery, batch.tenure, outcome, this.clock.currentTimeMillisUnsafe())
-    if (typeof after !== "number") return this.bury(delivery, batch, Outcome.DeadLetter(after.error), lane)
-    if (!this.isDelayed) return this.hold(delivery, batch.tenure, after, lane)
-    delivery.attempts++
-    this.done(delivery, batch, Outcome.Retry({ after }))
+  private tell(
+    delivery: Delivery,
+    batch: Batch,
+    { error, outcome }: Retrying.Settle,
+    lane: Lane | "late" | undefined
+  ): boolean {
+    if (outcome._tag === "Release") {
+      // its lane stays shut until its lease ends, or later messages of its key would overtake it
+      this.lanes.hold(delivery, lane)
+      batch.lease.release(delivery, outcome)
+      return false
+    }
+    if (outcome._tag === "Retry") {
+      this.countRetry(delivery, error)
+      delivery.attempts++
+    }
+    if (outcome._tag === "DeadLetter") this.reportDeadLetter(delivery, outcome.error)
+    this.done(delivery, batch, outcome)
     return true
   }
 
-  /** Out of its lane, by a retry channel; a short time that it names itself it waits in it. */
-  private detour(
-    { detour, level }: Level,
-    delivery: Delivery,
-    batch: Batch,
-    outcome: Outcome.Retry,
-    lane: Lane | "late" | undefined
-  ): boolean {
-    const next = detour.next(delivery, level, outcome, this.clock.currentTimeMillisUnsafe())
-    if (typeof next === "number") return this.hold(delivery, batch.tenure, next, lane)
-    if (next !== undefined) return this.leave("delayed retry", delivery, batch, next, Outcome.Ack, lane)
-    return this.bury(delivery, batch, this.noneLeft(delivery, detour), lane)
+  private done(delivery: Delivery, batch: Batch, outcome: Outcome.Outcome): void {
+    const { lease } = batch
+    if (!lease.settle(delivery, batch, outcome)) return
+    this.policy.settled(delivery)
+    this.settled++
+    if (this.leases.get(lease.lease) === lease) this.touch(lease)
   }
 
-  /** In its lane, which waits with it. */
-  private hold(delivery: Delivery, tenure: Tenure, after: number, lane: Lane | "late" | undefined): boolean {
+  private touch(lease: LeaseState): void {
+    if (lease.dirty) return
+    lease.dirty = true
+    this.dirty.push(lease)
+  }
+
+  /** Keeps a message in its lane until its next attempt. */
+  private hold(delivery: Delivery, after: number, lane: Lane | "late" | undefined): boolean {
     delivery.attempts++
-    const wait = this.laneFor(delivery, tenure, lane)
-    if (tenure.stopped || this.draining) return false
+    const own = this.lanes.hold(delivery, lane)
+    if (leaseOf(delivery).stopped || this.draining) return false
     const timer = Effect.runForkWith(this.context)(Effect.sleep(after))
-    this.timers.set(timer, { delivery, since: this.clock.currentTimeMillisUnsafe() })
+    this.timers.set(timer, { delivery, lane: own, since: this.clock.currentTimeMillisUnsafe() })
+    this.stalls.watch()
     timer.addObserver((exit) => {
       this.timers.delete(timer)
       if (exit._tag === "Failure") return
-      this.requeue(delivery, tenure, wait)
+      this.lanes.again(delivery, own)
       this.wake()
     })
     return false
   }
 
-  private requeue(delivery: Delivery, tenure: Tenure, lane: Lane | undefined): void {
-    const id = this.laneId(delivery)
-    if (id === undefined) {
-      this.loose.push(delivery)
-      return
-    }
-    const other = lane ?? tenure.lanes.get(id)
-    if (other === undefined || other === lane) {
-      const own = lane ?? this.laneFor(delivery, tenure, undefined)!
-      own.again = delivery
-      this.ready.push(own)
-    } else other.queue.unshift(delivery)
-  }
-
-  private bury(
+  private deadLetter(
     delivery: Delivery,
     batch: Batch,
     outcome: Outcome.DeadLetter,
     lane: Lane | "late" | undefined
   ): boolean {
-    // what a broker writes by itself names the channel it was read from, which must be the subscription's own
-    const isOwn = this.way === undefined || this.way.level === 0
-    if (this.doors.capabilities.deadLetter && isOwn) {
-      this.done(delivery, batch, outcome)
-      return true
-    }
-    const letter = this.consumer.deadLetter(delivery, outcome.error, this.clock.currentTimeMillisUnsafe())
-    return this.leave("dead letter", delivery, batch, letter, isOwn ? outcome : Outcome.Ack, lane)
+    const at = this.clock.currentTimeMillisUnsafe()
+    // the broker of a retry channel must not write a dead letter of its own
+    const told = this.tier === undefined || this.tier.tier === 0 ? outcome : Outcome.Ack
+    const compose: Leaving["compose"] = (form) => this.consumer.deadLetter(delivery, outcome.error, at, form)
+    return this.leave({ kind: "dead letter", delivery, compose }, batch, told, lane, outcome.error)
   }
 
-  /** Until the broker has what it leaves behind, the message stays unsettled and its lane shut, and it does not run again. */
+  /** Until the broker has confirmed what a message leaves behind, the message is unsettled, its lane is shut, and it does not run again. */
   private leave(
-    kind: Kind,
-    delivery: Delivery,
+    leaving: Leaving,
     batch: Batch,
-    outgoing: Outgoing<Uint8Array>,
     outcome: Outcome.Outcome,
-    lane: Lane | "late" | undefined
+    lane: Lane | "late" | undefined,
+    error: unknown
   ): boolean {
-    const { tenure } = batch
-    const letter = this.letters.write(kind, delivery, outgoing)
-    if (letter === undefined) {
-      this.done(delivery, batch, outcome)
+    const { delivery } = leaving
+    const { lease } = batch
+    const first = this.writer.publish(leaving)
+    if (first === true) {
+      this.left(leaving, batch, outcome, error)
       return true
     }
-    const own = this.laneFor(delivery, tenure, lane)
-    this.letters.insist(letter, (isWritten) => {
-      if (isWritten) {
-        this.done(delivery, batch, outcome)
-        this.proceed(own)
-      }
-      this.touch(tenure)
-      tenure.ended()
-      this.wake()
-    })
+    const own = this.lanes.hold(delivery, lane)
+    this.stalls.watch()
+    this.writer.confirm(leaving, first, own, (exit) =>
+      this.guarded(() => {
+        if (exit._tag === "Success") this.confirmed(exit.value, leaving, batch, outcome, own, error)
+        this.touch(lease)
+        lease.ended()
+        this.wake()
+      }))
     return false
+  }
+
+  private confirmed(
+    written: Written,
+    leaving: Leaving,
+    batch: Batch,
+    outcome: Outcome.Outcome,
+    lane: Lane | undefined,
+    error: unknown
+  ): void {
+    const { delivery } = leaving
+    if (written === "refused") {
+      const refused = Outcome.DeadLetter(error ?? new Error("Given up: the broker refuses its delayed retry"))
+      if (this.deadLetter(delivery, batch, refused, lane)) this.lanes.proceed(lane)
+      return
+    }
+    if (written === "written") this.left(leaving, batch, outcome, error)
+    else {
+      this.dropped++
+      Counters.countDropped(this.context, delivery.channel, tagOf(error))
+      this.done(delivery, batch, Outcome.Reject(error))
+      const text = `The broker refuses the dead letter of ${this.consumer.name} in every form; its message is dropped`
+      log(this.context, Effect.annotateLogs(Effect.logError(text), placeOf(delivery, error)))
+    }
+    this.lanes.proceed(lane)
+  }
+
+  private left(leaving: Leaving, batch: Batch, outcome: Outcome.Outcome, error: unknown): void {
+    this.done(leaving.delivery, batch, outcome)
+    if (leaving.kind === "dead letter") this.reportDeadLetter(leaving.delivery, error)
+  }
+
+  // ---- what users see of failures, whichever middlewares they have
+
+  private countRetry(delivery: Delivery, error: unknown): void {
+    // a retry channel passes on messages whose time has not come: none of their attempts failed
+    if (error === undefined && this.tier !== undefined && this.tier.tier > 0) return
+    Counters.countRetry(this.context, delivery.channel, error === undefined ? "Retry" : tagOf(error))
+  }
+
+  private reportDeadLetter(delivery: Delivery, error: unknown): void {
+    this.deadLetters++
+    Counters.countDeadLetter(this.context, delivery.channel, tagOf(error))
+    const text = `A message of ${delivery.channel} became a dead letter of ${this.consumer.name}`
+    log(this.context, Effect.annotateLogs(Effect.logWarning(text), placeOf(delivery, error)))
   }
 
   // ---- the loop
 
-  /** Once for all that happens in one turn: opening a latch resumes its waiter on the spot. */
+  /** Once for all that happens in one turn: opening a latch resumes its waiter at once. */
   private wake(): void {
     if (this.waking) return
     this.waking = true
@@ -594,7 +662,7 @@ export class Worker<R> implements Farewell.Runs {
     }, 0)
   }
 
-  /** On the spot while the slice lasts, so that what is quick is done before more is taken in; later else. */
+  /** At once while the slice lasts, so that quick messages are done before more are taken in; later else. */
   private wakeNow(): void {
     if (!this.isIdle || this.paused || !this.slice.isOpen()) return this.wake()
     this.isSameSlice = true
@@ -603,8 +671,8 @@ export class Worker<R> implements Farewell.Runs {
 
   /** Goes on with a lane until a message of it is not finished, nothing is left of it, or the slice is over. */
   private follow(lane: Lane): void {
-    const { queue, tenure } = lane
-    if (tenure.lanes.get(lane.id) !== lane) return
+    const { lease, queue } = lane
+    if (lease.lanes.get(lane.id) !== lane) return
     if (lane.again !== undefined) {
       const delivery = lane.again
       lane.again = undefined
@@ -612,48 +680,52 @@ export class Worker<R> implements Farewell.Runs {
     }
     while (queue.length > 0) {
       if (this.active >= this.limit || this.slice.isOver()) {
-        this.ready.push(lane)
+        this.lanes.ready.push(lane)
         return
       }
       const delivery = queue.shift()!
       if (!this.start(delivery, delivery.slot as Batch, lane)) return
     }
-    tenure.lanes.delete(lane.id)
+    lease.lanes.delete(lane.id)
   }
 
   private tellAll(): void {
     while (this.dirty.length > 0) {
-      const tenure = this.dirty.pop()!
-      const told = tenure.tell()
+      const lease = this.dirty.pop()!
+      const told = lease.tell()
       if (isDone(told) && told._tag === "Success") continue
-      Effect.runForkWith(this.context)(told).addObserver((exit) => this.report(tenure, exit))
+      fork(this.context, told, (exit) => {
+        if (exit._tag === "Failure") this.report(lease, exit.cause)
+      })
+      if (lease.settlingSince !== undefined) this.stalls.watch()
     }
   }
 
-  /** A broker that cannot be told: the source starts anew, unless the lease is lost already. */
-  private report(tenure: Tenure, exit: Exit.Exit<void, BrokerError>): void {
-    if (exit._tag === "Success" || tenure.lost) return
-    this.doors.failed(Cause.squash(exit.cause))
+  /** The broker cannot be told: the source starts again, unless the lease is lost already. */
+  private report(lease: LeaseState, cause: Cause.Cause<unknown>): void {
+    if (!lease.lost) this.port.failed(Cause.squash(cause))
   }
 
-  /** One turn: what may run, runs, until nothing may or the slice is over. */
+  /** One turn: messages run until none may or the slice is over. */
   private turn(): Effect.Effect<void> {
-    // before anything runs: a handler may make another one ready, or have messages offered, in the middle of its call
+    // before anything runs: a handler may make another message ready, or have some offered, in the middle of its call
     this.work.closeUnsafe()
     this.isIdle = false
     if (!this.isSameSlice) this.slice.begin()
     this.isSameSlice = false
-    const over = !this.paused && !this.draining &&
-      (this.runLoose() || this.runReady() || this.runDues() || this.runIntake())
+    const isOver = !this.paused && !this.draining &&
+      (this.runLoose() || this.runReady() || this.runDelayed() || this.runIntake())
     this.tellAll()
-    if (over) return Effect.yieldNow
+    this.room.update()
+    if (isOver) return Effect.yieldNow
     this.isIdle = true
     return this.work.await
   }
 
   private runLoose(): boolean {
-    while (this.loose.length > 0 && this.active < this.limit) {
-      const delivery = this.loose.shift()!
+    const { loose } = this.lanes
+    while (loose.length > 0 && this.active < this.limit) {
+      const delivery = loose.shift()!
       this.start(delivery, delivery.slot as Batch, undefined)
       if (this.slice.isOver()) return true
     }
@@ -661,8 +733,9 @@ export class Worker<R> implements Farewell.Runs {
   }
 
   private runReady(): boolean {
-    while (this.ready.length > 0 && this.active < this.limit) {
-      this.follow(this.ready.shift()!)
+    const { ready } = this.lanes
+    while (ready.length > 0 && this.active < this.limit) {
+      this.follow(ready.shift()!)
       if (this.slice.isOver()) return true
     }
     return false
@@ -674,46 +747,43 @@ export class Worker<R> implements Farewell.Runs {
       batch !== undefined && this.active < this.limit;
       batch = this.intake.peek()
     ) {
-      const { deliveries, tenure } = batch
-      if (tenure.stopped) this.offset = deliveries.length
-      while (this.offset < deliveries.length && this.active < this.limit) {
-        const delivery = deliveries[this.offset++]!
+      const { deliveries, lease } = batch
+      while (!lease.stopped && batch.taken < deliveries.length && this.active < this.limit) {
+        const delivery = deliveries[batch.taken++]!
         if (!this.waits(delivery)) this.enter(delivery, batch)
         if (this.slice.isOver()) return true
       }
-      if (this.offset === deliveries.length) {
-        this.offset = 0
-        this.intake.shift()
-      }
+      const isTaken = lease.stopped || batch.taken === deliveries.length
+      // a lease that ended in the middle has taken its batches along
+      if (isTaken && this.intake.peek() === batch) this.intake.shift()
     }
     return false
   }
 
-  /** Runs a message, or puts it into its lane where one is open. */
+  /** Runs a message, or queues it in its lane where one is open. */
   private enter(delivery: Delivery, batch: Batch): void {
-    const { lanes } = batch.tenure
-    const lane = lanes.size === 0 ? undefined : lanes.get(this.laneId(delivery))
+    const lane = this.lanes.behind(delivery)
     if (lane === undefined) this.start(delivery, batch, undefined)
     else lane.queue.push(delivery)
   }
 
   /** Of a retry channel: keeps a message whose time has not come. */
   private waits(delivery: Delivery): boolean {
-    const { way } = this
-    if (way === undefined || way.level === 0) return false
-    const due = way.detour.due(delivery, way.level)
+    const { tier } = this
+    if (tier === undefined || tier.tier === 0) return false
+    const due = tier.channels.due(delivery, tier.tier)
     if (isDue(due, this.clock.currentTimeMillisUnsafe())) return false
-    this.dues.push(delivery, due)
-    this.wakeAt(this.dues.next)
+    this.delays.push(delivery, due)
+    this.wakeAt(this.delays.next)
     return true
   }
 
-  private runDues(): boolean {
-    if (this.dues.length === 0) return false
+  private runDelayed(): boolean {
+    if (this.delays.length === 0) return false
     while (this.active < this.limit) {
-      const delivery = this.dues.shift(this.clock.currentTimeMillisUnsafe())
+      const delivery = this.delays.shift(this.clock.currentTimeMillisUnsafe())
       if (delivery === undefined) {
-        this.wakeAt(this.dues.next)
+        this.wakeAt(this.delays.next)
         return false
       }
       this.enter(delivery, delivery.slot as Batch)
@@ -753,3 +823,11 @@ export class Worker<R> implements Farewell.Runs {
     }
   }
 }
+
+const placeOf = (delivery: Delivery, error: unknown) => ({
+  channel: delivery.channel,
+  partition: delivery.partition,
+  position: delivery.position,
+  attempt: delivery.attempt,
+  error: tagOf(error)
+})

@@ -22,17 +22,24 @@ import { behind, SubscriptionDown } from "./checks.ts"
 export interface SubscriptionsOptions extends Common<BrokerError | SubscriptionDown> {
   /** A message whose handler runs for longer makes it degraded; from 1 ms. Default: 5 minutes. */
   readonly stuck?: Duration.Input | undefined
+  /**
+   * A message that waits for longer (for its next attempt, its dead letter, a durable effect) makes it degraded, as does a
+   * commit that the broker does not answer; from 1 ms. Default: 10 seconds.
+   */
+  readonly stalled?: Duration.Input | undefined
   /** A source that gives no sign of life for longer is down; from 1 ms. Default: it may be silent. */
   readonly silence?: Duration.Input | undefined
 }
 
 interface Numbers {
   readonly stuck: number
+  readonly stalled: number
   readonly silence: number | undefined
 }
 
 const numbersOf = (options: SubscriptionsOptions): Numbers => ({
   stuck: millis("stuck", options.stuck ?? "5 minutes", 1),
+  stalled: millis("stalled", options.stalled ?? "10 seconds", 1),
   silence: options.silence === undefined ? undefined : millis("silence", options.silence, 1)
 })
 
@@ -40,8 +47,8 @@ const down = (message: string) => Effect.fail(new SubscriptionDown({ message }))
 
 /** What is wrong with one, if anything. */
 const verdictOf = (
-  { lanes, lastPoll, name, pauses, state }: Health,
-  { silence, stuck }: Numbers,
+  { lanes, lastPoll, leases, name, pauses, state }: Health,
+  { silence, stalled, stuck }: Numbers,
   now: number
 ): { readonly status: "degraded" | "down"; readonly why: string } | undefined => {
   if (state !== "running" && state !== "paused") return { status: "down", why: `${name} is ${state}` }
@@ -53,10 +60,23 @@ const verdictOf = (
     const by = pauses.map((pause) => pause.by).join(", ")
     return { status: "degraded", why: by === "" ? `${name} is paused` : `${name} is paused by ${by}` }
   }
-  const late = lanes.filter(({ since, state }) => state === "running" && now - since > stuck)
-  return late.length === 0 ? undefined : {
+  const late = lanes.filter(({ since, state }) => now - since > (state === "running" ? stuck : stalled))
+  const oldest = late.toSorted((one, other) => one.since - other.since)[0]
+  if (oldest !== undefined) {
+    const { partition, position, since } = oldest
+    const others = late.length === 1 ? "" : `, and ${late.length - 1} more`
+    return {
+      status: "degraded",
+      why: `${name} is stuck for ${now - since} ms at position ${position} of partition ${partition}: ${
+        oldest.state === "running" ? "its handler runs" : `it waits (${oldest.state})`
+      }${others}`
+    }
+  }
+  const silent = leases.find(({ settlingSince }) => settlingSince !== undefined && now - settlingSince > stalled)
+  return silent === undefined ? undefined : {
     status: "degraded",
-    why: `${late.length} lanes of ${name} have run one message for longer than ${stuck} ms`
+    why:
+      `the broker of ${name} has not answered a commit of partition ${silent.partition} for longer than ${stalled} ms`
   }
 }
 
@@ -73,6 +93,8 @@ const detailsOf = (health: Health): Details => ({
   partitions: health.partitions.length,
   pending: health.pending,
   running: health.running,
+  stuck: health.stuck,
+  deadLetters: health.deadLetters,
   restarts: health.restarts,
   lastPoll: health.lastPoll ?? null,
   ...oldestOf(health)
@@ -80,7 +102,7 @@ const detailsOf = (health: Health): Details => ({
 
 /**
  * A subscription that the program has started: down unless it takes messages, degraded while it is paused (by a circuit
- * breaker, a kill switch, by hand), while a lane is stuck, and where it is further behind than `lag`.
+ * breaker, a kill switch, by hand), while a message does not move, and where it is further behind than `lag`.
  *
  * The reader of a retry channel that does not run makes it degraded. A source that connects again is down meanwhile;
  * `downAfter` makes it wait.

@@ -10,7 +10,8 @@ import * as Features from "../broker/Features.ts"
 import * as Engine from "../engine/Engine.ts"
 import type { Pattern } from "../model/Address.ts"
 import { type Delivery, type Outgoing } from "../model/Message.ts"
-import { Group, Member, type Rules } from "./MemoryGroup.ts"
+import { isDone } from "../pipeline/Eager.ts"
+import { Group, Member, type Owned, type Rules } from "./MemoryGroup.ts"
 import { Log, Publication } from "./MemoryLog.ts"
 
 /** Options of a memory broker. */
@@ -184,6 +185,7 @@ const consume = (state: State, options: ConsumeOptions, sink: Sink) =>
       }
     )
     if (member.cut) return yield* Deferred.await(cut)
+    const scope = yield* Effect.scope
     sink.ready()
     // it ends only with the race
     const read: Effect.Effect<void, BrokerError> = Effect.whileLoop({
@@ -194,7 +196,12 @@ const consume = (state: State, options: ConsumeOptions, sink: Sink) =>
         const found = group.next(member)
         if (found !== undefined) {
           sink.polled()
-          return sink.offer(found.lease, found.batch)
+          const { batch, owned } = found
+          const room = sink.offer(owned.lease, batch)
+          if (isDone(room)) return room
+          // the other partitions go on meanwhile
+          owned.isFull = true
+          return Effect.asVoid(Effect.forkIn(Effect.onExit(room, () => roomOf(owned, member)), scope))
         }
         member.news.closeUnsafe()
         // a claim or a delay may end while nothing is published
@@ -206,6 +213,12 @@ const consume = (state: State, options: ConsumeOptions, sink: Sink) =>
       }
     })
     return yield* Effect.raceFirst(read, Deferred.await(cut))
+  })
+
+const roomOf = (owned: Owned, member: Member): Effect.Effect<void> =>
+  Effect.sync(() => {
+    owned.isFull = false
+    member.wake()
   })
 
 /** One reader for each channel that fits, those made later too: these are read from their beginning. */

@@ -43,6 +43,8 @@ export interface Owned {
   readonly origin: Origin
   /** The next position to read. */
   next: number
+  /** The engine has no room for more of this partition. */
+  isFull: boolean
 }
 
 /** What is to be delivered again: at once, or when its time has come. */
@@ -75,11 +77,11 @@ export interface Rules {
 
 /** The next messages of a lease; a class for the reason of the engine's `Batch`. */
 class Found {
-  readonly lease: Lease
+  readonly owned: Owned
   readonly batch: ReadonlyArray<Delivery>
 
-  constructor(lease: Lease, batch: ReadonlyArray<Delivery>) {
-    this.lease = lease
+  constructor(owned: Owned, batch: ReadonlyArray<Delivery>) {
+    this.owned = owned
     this.batch = batch
   }
 }
@@ -273,6 +275,7 @@ export class Group {
     member.leases.set(partition, {
       lease,
       next: own.position,
+      isFull: false,
       origin: {
         system: "memory",
         channel: this.channel,
@@ -300,21 +303,23 @@ export class Group {
   /** When a member has to look again, though nothing is published: Unix time in milliseconds, or Infinity. */
   wakes(member: Member): number {
     let next = Number.POSITIVE_INFINITY
-    for (const partition of member.leases.keys()) {
+    for (const [partition, { isFull }] of member.leases) {
+      if (isFull) continue
       next = Math.min(next, this.progress[partition]!.back[0]?.due ?? Number.POSITIVE_INFINITY)
     }
     return next
   }
 
-  /** The next batch for a member, of its partitions in turn; undefined where there is none. */
+  /** The next batch for a member, of its partitions that are not full, in turn; undefined where there is none. */
   next(member: Member): Found | undefined {
     const owned = Array.from(member.leases.entries())
     for (let i = 0; i < owned.length; i++) {
       const [partition, own] = owned[(member.turn + i) % owned.length]!
+      if (own.isFull) continue
       const batch = this.read(partition, own, member.options.batch)
       if (batch.length > 0) {
         member.turn = (member.turn + i + 1) % owned.length
-        return new Found(own.lease, batch)
+        return new Found(own, batch)
       }
     }
     return undefined

@@ -278,7 +278,7 @@ const health: Scenario = scenario(
       yield* same(
         "lanes",
         busy.lanes.map(({ attempt, behind, channel, key, state }) => [key, state, attempt, behind, channel]),
-        [["culprit", "running", 1, 1, bench.channel], ["other", "waiting", 2, 0, bench.channel]]
+        [["culprit", "running", 1, 1, bench.channel], ["other", "retry", 2, 0, bench.channel]]
       )
       yield* same("pending by lease", busy.leases.reduce((sum, { pending }) => sum + pending, 0), 3)
       yield* ensure(
@@ -291,7 +291,7 @@ const health: Scenario = scenario(
         Effect.map(consumer.health, (each) => each.pending === 1 ? each : undefined)
       )
       yield* same("idle", [idle.pendingBytes, idle.running, idle.settled, idle.oldest], [5, 0, 3, undefined])
-      yield* same("lanes that are left", idle.lanes.map(({ key, state }) => [key, state]), [["other", "waiting"]])
+      yield* same("lanes that are left", idle.lanes.map(({ key, state }) => [key, state]), [["other", "retry"]])
     })
 )
 

@@ -1,77 +1,91 @@
 /**
- * The books of one lease: what was taken in, what is settled, and what the broker has been told of it.
+ * State of one lease: the messages taken in under it, those that are settled, and the commit or settle calls to the broker.
  */
-import { Effect, Exit, Latch } from "effect"
+import { type Clock, Effect, Exit, Latch } from "effect"
 import type { BrokerError } from "../broker/BrokerError.ts"
 import type { Lease, Settled } from "../broker/Driver.ts"
 import type { Delivery } from "../model/Message.ts"
 import type { Outcome } from "../model/Outcome.ts"
 import { isDone } from "../pipeline/Eager.ts"
 import { Fifo } from "./Fifo.ts"
+import { called } from "./guard.ts"
 
 /**
- * What was offered at once. A delivery's `slot` is its batch and its `index` its place there.
+ * The messages of one `offer`. A delivery's `slot` is its batch and its `index` its place there.
  *
  * A class, for V8 may take the objects of a literal for long-lived ones, and then all messages of a batch that is done stay
  * until the next full collection.
  */
 export class Batch {
-  readonly tenure: Tenure
+  readonly lease: LeaseState
   readonly deliveries: ReadonlyArray<Delivery>
   /** 1 where the delivery is settled. */
   readonly flags: Uint8Array
+  /** Messages that have left the intake. */
+  taken = 0
   done = 0
   /** Everything before it is settled. */
   prefix = 0
 
-  constructor(tenure: Tenure, deliveries: ReadonlyArray<Delivery>) {
-    this.tenure = tenure
+  constructor(lease: LeaseState, deliveries: ReadonlyArray<Delivery>) {
+    this.lease = lease
     this.deliveries = deliveries
     this.flags = new Uint8Array(deliveries.length)
   }
 }
 
-/** Messages that must not run at once: one at a time, in order. It exists only while one of them is suspended or waits. */
+/** Messages that run one at a time, in order. A lane exists only while one of them is suspended or waits. */
 export interface Lane {
-  readonly tenure: Tenure
+  readonly lease: LeaseState
   readonly id: unknown
-  /** What runs again before the queue goes on. */
+  /** The message that runs again before the queue goes on. */
   again: Delivery | undefined
   readonly queue: Fifo<Delivery>
 }
 
-/** The book of one lease. */
-export class Tenure {
+/** The state of one lease. */
+export class LeaseState {
   readonly lease: Lease
   readonly lanes = new Map<unknown, Lane>()
-  /** Nothing of it may start any more. */
+  /** No message of it may start any more. */
   stopped = false
-  /** Nothing of it may be settled any more. */
+  /** No message of it may be settled any more. */
   lost = false
-  /** Handlers that are suspended, durable effects and dead letters that are awaited. */
+  /** Suspended handlers, durable effects and dead letters in progress. */
   busy = 0
   unsettled = 0
   /** Messages settled so far. */
   settled = 0
   bytes = 0
+  /** The worker will tell the broker of it at the end of the turn. */
   dirty = false
+  /** Unix time in milliseconds since which a call waits for the broker's answer. */
+  settlingSince: number | undefined
   private readonly batches = new Fifo<Batch>()
-  // of those settled, the ones before the first that is not
+  // of the settled messages, those before the first unsettled one
   private passed = 0
   private position = -1
-  private told = -1
+  private confirmed = -1
   private outcomes: Array<Settled> = []
   private telling = false
   private readonly quiet = Latch.makeUnsafe(true)
   private readonly clear = Latch.makeUnsafe(true)
   private readonly slack = Latch.makeUnsafe(true)
   private readonly still = Latch.makeUnsafe(true)
+  private readonly room = Latch.makeUnsafe(true)
   private readonly span: number
+  private readonly clock: Clock.Clock
+  private readonly told: () => void
 
-  /** `span`: the most messages settled beyond one that is not, where the broker settles by position. */
-  constructor(lease: Lease, span: number) {
+  /**
+   * `span`: the most messages settled beyond one that is not, where the broker settles by position. `told` is called when the
+   * broker has confirmed a commit or settle call.
+   */
+  constructor(lease: Lease, span: number, clock: Clock.Clock, told: () => void) {
+    this.told = told
     this.lease = lease
     this.span = lease.commit === undefined ? Number.POSITIVE_INFINITY : span
+    this.clock = clock
   }
 
   take(deliveries: ReadonlyArray<Delivery>): Batch {
@@ -101,7 +115,7 @@ export class Tenure {
     return true
   }
 
-  /** Gives a delivery back to a broker that settles each message; others deliver again what no commit passed. */
+  /** Releases a delivery to a broker that settles each message; others redeliver what no commit has passed. */
   release(delivery: Delivery, outcome: Outcome): void {
     const batch = delivery.slot as Batch
     if (this.lease.settle === undefined || this.lost || batch.flags[delivery.index] === 1) return
@@ -109,7 +123,7 @@ export class Tenure {
     this.outcomes.push({ delivery, outcome })
   }
 
-  /** What is not settled, in order of position. */
+  /** Unsettled messages, in order of position. */
   *open(): Generator<Delivery> {
     for (const { deliveries, flags } of this.batches) {
       for (let k = 0; k < deliveries.length; k++) if (flags[k] === 0) yield deliveries[k]!
@@ -125,22 +139,22 @@ export class Tenure {
     if (--this.busy === 0) this.quiet.openUnsafe()
   }
 
-  /** Where the broker settles by position: the one below which it has been told that all is done. */
+  /** Where the broker settles by position: the position below which it has confirmed that all is done. */
   get committed(): number | undefined {
-    return this.told < 0 ? undefined : this.told
+    return this.confirmed < 0 ? undefined : this.confirmed
   }
 
-  /** Completes when no handler, durable effect or dead letter of it is awaited. */
+  /** Completes when no handler, durable effect or dead letter of the lease is in progress. */
   get whenQuiet(): Effect.Effect<void> {
     return this.quiet.await
   }
 
-  /** Completes when all that was taken in is settled, or the lease has ended. */
+  /** Completes when all messages taken in are settled, or the lease has ended. */
   get whenClear(): Effect.Effect<void> {
     return this.clear.isOpen() ? Exit.void : this.clear.await
   }
 
-  /** Completes when there are few enough messages settled whose commit an earlier one holds: all of them come again after a crash. */
+  /** Completes when less than `span` messages are settled beyond an unsettled one: all of them are redelivered after a crash. */
   get whenSlack(): Effect.Effect<void> {
     if (this.span !== Number.POSITIVE_INFINITY) {
       this.advance()
@@ -153,21 +167,35 @@ export class Tenure {
     return this.settled - this.passed
   }
 
-  /** Completes when no call to the broker is under way. */
+  /** Completes when the intake of this lease is open. */
+  get whenRoom(): Effect.Effect<void> {
+    return this.room.isOpen() ? Exit.void : this.room.await
+  }
+
+  closeRoom(): void {
+    this.room.closeUnsafe()
+  }
+
+  openRoom(): void {
+    this.room.openUnsafe()
+  }
+
+  /** Completes when no call to the broker is in progress. */
   get whenStill(): Effect.Effect<void> {
     return this.still.isOpen() ? Exit.void : this.still.await
   }
 
-  /** Nobody waits for it any more. */
+  /** Resumes the driver, which may wait for this lease. */
   end(): void {
     this.stopped = true
     this.lost = true
     this.lanes.clear()
     this.clear.openUnsafe()
     this.slack.openUnsafe()
+    this.room.openUnsafe()
   }
 
-  /** The lowest position all below which is settled. */
+  /** Moves to the lowest position all below which is settled. */
   private advance(): void {
     for (let batch = this.batches.peek(); batch !== undefined; batch = this.batches.peek()) {
       const { deliveries, flags, prefix } = batch
@@ -183,20 +211,26 @@ export class Tenure {
   }
 
   /**
-   * Tells the broker what is new: one call at a time, what gathers meanwhile goes with the next. Returns an Exit when there
-   * is nothing to wait for.
+   * Tells the broker about newly settled messages: one call at a time, the messages settled meanwhile go with the next call.
+   * Returns an Exit when there is nothing to wait for.
    */
   tell(): Effect.Effect<void, BrokerError> {
     this.dirty = false
     if (this.telling || this.lost) return Exit.void
-    const call = this.next()
-    if (call === undefined) return Exit.void
-    if (isDone(call)) return call._tag === "Success" ? this.tell() : call
     this.telling = true
+    const call = this.next()
+    if (call === undefined || isDone(call)) {
+      this.telling = false
+      this.openSlack()
+      return call?._tag === "Success" ? this.tell() : call ?? Exit.void
+    }
+    this.settlingSince = this.clock.currentTimeMillisUnsafe()
     this.still.closeUnsafe()
+    this.openSlack()
     return Effect.flatMap(
       Effect.onExitPrimitive(call, () => {
         this.telling = false
+        this.settlingSince = undefined
         this.still.openUnsafe()
         return undefined
       }),
@@ -204,28 +238,35 @@ export class Tenure {
     )
   }
 
+  /** After a call has begun: the driver resumes at once and may offer, settle and tell in the middle of this call. */
+  private openSlack(): void {
+    if (this.ahead <= this.span / 2 && !this.slack.isOpen()) this.slack.openUnsafe()
+  }
+
   private next(): Effect.Effect<void, BrokerError> | undefined {
     this.advance()
-    if (this.ahead <= this.span / 2 && !this.slack.isOpen()) this.slack.openUnsafe()
-    if (this.lease.commit !== undefined) {
+    const { commit, settle } = this.lease
+    if (commit !== undefined) {
       const position = this.position
-      if (position <= this.told) return undefined
-      return Effect.mapEager(this.lease.commit(position), () => {
-        this.told = position
+      if (position <= this.confirmed) return undefined
+      return Effect.mapEager(called(() => commit(position)), () => {
+        this.confirmed = position
+        this.told()
       })
     }
-    if (this.lease.settle !== undefined && this.outcomes.length > 0) {
+    if (settle !== undefined && this.outcomes.length > 0) {
       const batch = this.outcomes
       this.outcomes = []
-      return Effect.mapErrorEager(this.lease.settle(batch), (error) => {
+      const call = Effect.mapErrorEager(called(() => settle(batch)), (error) => {
         // told again with the next call: brokers take the same outcome twice
         this.outcomes = batch.concat(this.outcomes)
         return error
       })
+      return Effect.mapEager(call, this.told)
     }
     return undefined
   }
 }
 
 /** The lease that a delivery came by. */
-export const tenureOf = (delivery: Delivery): Tenure => (delivery.slot as Batch).tenure
+export const leaseOf = (delivery: Delivery): LeaseState => (delivery.slot as Batch).lease

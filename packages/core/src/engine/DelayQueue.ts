@@ -1,5 +1,5 @@
 /**
- * Messages whose time has not come, the earliest first.
+ * Messages of a retry channel whose time has not come, the earliest first.
  */
 import type { Delivery } from "../model/Message.ts"
 
@@ -9,11 +9,11 @@ const epsilon = 0.01
 /** Whether a time has come. */
 export const isDue = (due: number, now: number): boolean => due - now < epsilon
 
-/** How many free places at the front are put up with. */
+/** Free places at the front beyond which the arrays are compacted. */
 const slack = 32
 
-/** Sorted by time. What comes in is most often the last of all: whoever waits in one channel waits equally long. */
-export class Dues {
+/** Sorted by time. A message most often comes in as the last: messages of one channel wait equally long. */
+export class DelayQueue {
   private readonly times: Array<number> = []
   private readonly deliveries: Array<Delivery | undefined> = []
   private head = 0
@@ -45,7 +45,7 @@ export class Dues {
     return delivery
   }
 
-  /** Drops those for which it holds. */
+  /** Drops the messages for which `isGone` holds. */
   drop(isGone: (delivery: Delivery) => boolean): void {
     this.compact()
     let kept = 0

@@ -10,7 +10,7 @@ const length = 4
 const longest = 64
 
 /** One slice after another; looks at the clock seldom while messages are quick, and after each that is not. */
-export class Slice {
+export class TimeSlice {
   private readonly clock: Clock.Clock
   private began = 0
   private looked = 0

@@ -9,7 +9,7 @@ interface Entry extends Pause {
 }
 
 /** Who pauses, and what that does. */
-export class Gate implements Intake {
+export class PauseControl implements Intake {
   private readonly owners = new Map<object, Entry>()
   private readonly context: Context.Context<never>
   private readonly clock: Clock.Clock

@@ -1,0 +1,257 @@
+/**
+ * One source of messages: connects, restarts after a failure by a doubling wait, and drains.
+ */
+import { Cause, Clock, Context, Deferred, Effect, Exit, Fiber, Scope } from "effect"
+import { type Consumer, type Health, shownLanes } from "../broker/Broker.ts"
+import { type BrokerError, make as failure } from "../broker/BrokerError.ts"
+import type { Driver } from "../broker/Driver.ts"
+import { called, isFault, logged } from "./guard.ts"
+import type { RetryTier } from "./RetryChannels.ts"
+import { laneHealth } from "./stalls.ts"
+import { Worker } from "./Worker.ts"
+
+/** The most messages that a driver is asked for at once. */
+const longest = 512
+
+export class Source<R> {
+  state: Health["state"] = "starting"
+  lastPoll: number | undefined
+  restarts = 0
+  lastError: unknown
+  private fiber: Fiber.Fiber<void, BrokerError> | undefined
+  private readonly driver: Driver
+  private readonly consumer: Consumer<R>
+  private readonly clock: Clock.Clock
+  private readonly started = Deferred.makeUnsafe<void, BrokerError>()
+  // when the present life became ready, and how many calls the broker had confirmed then
+  private ready: { readonly at: number; readonly confirmations: number } | undefined
+  readonly worker: Worker<R>
+
+  constructor(
+    driver: Driver,
+    consumer: Consumer<R>,
+    context: Context.Context<R>,
+    random: () => number,
+    tier?: RetryTier | undefined
+  ) {
+    this.driver = driver
+    this.consumer = consumer
+    this.clock = Context.get(context, Clock.Clock)
+    this.worker = new Worker(
+      consumer,
+      {
+        capabilities: driver.capabilities,
+        publish: driver.publish,
+        // unsettled messages are redelivered: the source starts again
+        failed: (error) => {
+          this.lastError = error
+          this.fiber?.interruptUnsafe()
+        },
+        noted: (error) => {
+          this.lastError = error
+        }
+      },
+      context,
+      random,
+      tier
+    )
+  }
+
+  /** Completes when the source is ready; fails with the error that kept it from starting. */
+  get whenStarted(): Effect.Effect<void, BrokerError> {
+    return Deferred.await(this.started)
+  }
+
+  /**
+   * Starts the fibers of the source; the effect that it returns drains it. Both fibers have an observer: a defect that ends one
+   * of them is shown by `lastError`, and it starts again.
+   */
+  start(context: Context.Context<R>): Effect.Effect<void> {
+    const lives = this.keep(this.run(), context)
+    const loop = this.keep(this.worker.loop, context)
+    return Effect.suspend(() => {
+      // at once, so that nothing starts while the source hears of it
+      this.worker.draining = true
+      return Effect.asVoid(Effect.andThen(Fiber.interrupt(lives), Fiber.interrupt(loop)))
+    })
+  }
+
+  /** A fiber that ends only when it is interrupted. */
+  private keep(effect: Effect.Effect<void, never, R>, context: Context.Context<R>): Fiber.Fiber<void> {
+    const again = (exit: Exit.Exit<void>): Effect.Effect<void, never, R> => {
+      if (!isFault(exit)) return Effect.void
+      const defect = Cause.squash(exit.cause)
+      this.lastError = defect
+      this.fiber?.interruptUnsafe()
+      const line = logged(Effect.logError(`The engine of ${this.consumer.name} failed; it starts again`, exit.cause))
+      return Effect.andThen(line, Effect.sleep(Math.max(1, this.consumer.restart.base))).pipe(Effect.andThen(forever))
+    }
+    const forever: Effect.Effect<void, never, R> = Effect.flatMap(Effect.exit(effect), again)
+    return Effect.runForkWith(context)(forever)
+  }
+
+  /** One life of the source: from its connection to its end; leases that are still open then are lost. */
+  private life(): Effect.Effect<Exit.Exit<void, BrokerError>> {
+    return Effect.uninterruptibleMask((restore) =>
+      Effect.gen({ self: this }, function*() {
+        const scope = yield* Scope.make()
+        this.ready = undefined
+        const sink = this.worker.sink({
+          ready: () => {
+            this.lastPoll = this.clock.currentTimeMillisUnsafe()
+            this.ready ??= { at: this.lastPoll, confirmations: this.worker.confirmations }
+            if (this.state !== "draining") this.state = this.worker.paused ? "paused" : "running"
+            Deferred.doneUnsafe(this.started, Exit.void)
+          },
+          polled: () => {
+            this.lastPoll = this.clock.currentTimeMillisUnsafe()
+          }
+        })
+        const { channel, from, group, inFlight, lanes, name, pattern } = this.consumer
+        const options = {
+          channel,
+          pattern,
+          group,
+          handler: name,
+          from,
+          ordered: lanes._tag !== "unordered",
+          messages: inFlight.messages,
+          // a longer batch would be taken in whole, beyond what may be in flight
+          batch: Math.min(longest, inFlight.messages),
+          bytes: inFlight.bytes
+        }
+        const consume = called(() => this.driver.consume(options, sink))
+        this.fiber = yield* Effect.forkChild(restore(Scope.provide(consume, scope)))
+        const exit = yield* restore(Fiber.await(this.fiber)).pipe(
+          Effect.onInterrupt(() => this.stop(scope))
+        )
+        yield* this.worker.loseAll()
+        yield* this.close(scope, exit)
+        return exit
+      })
+    )
+  }
+
+  /** Stops the intake, waits for running handlers, tells the broker the last outcomes, and only then leaves the group. */
+  private stop(scope: Scope.Closeable): Effect.Effect<void> {
+    return Effect.gen({ self: this }, function*() {
+      this.state = "draining"
+      this.worker.draining = true
+      if (this.fiber !== undefined) yield* Fiber.interrupt(this.fiber)
+      yield* this.worker.drain(this.consumer.grace.drain)
+      yield* this.close(scope, Exit.void)
+      this.state = "stopped"
+    })
+  }
+
+  /** A finalizer of the driver that throws must not keep the source from going on. */
+  private close(scope: Scope.Closeable, exit: Exit.Exit<unknown, unknown>): Effect.Effect<void> {
+    return Effect.matchCause(Scope.close(scope, exit), {
+      onSuccess: () => {},
+      onFailure: (cause) => {
+        this.lastError = Cause.squash(cause)
+      }
+    })
+  }
+
+  /** Lives again and again until interrupted; the first life's failure to start is the caller's. */
+  private run(): Effect.Effect<void> {
+    const { base, cap } = this.consumer.restart
+    const once = (wait: number): Effect.Effect<void> =>
+      Effect.flatMap(this.life(), (exit) => {
+        const isStarted = Deferred.isDoneUnsafe(this.started)
+        if (isFault(exit)) {
+          this.lastError = Cause.squash(exit.cause)
+          if (!isStarted) return Effect.asVoid(Deferred.done(this.started, exit))
+        }
+        this.state = "restarting"
+        this.restarts++
+        const next = this.hasProven() ? base : wait
+        const text = `The source of ${this.consumer.name} ended; it starts again in ${next} ms`
+        return logged(Effect.logWarning(text, this.lastError ?? "connection closed")).pipe(
+          Effect.andThen(Effect.sleep(next)),
+          Effect.andThen(Effect.suspend(() => once(Math.min(cap, Math.max(1, next) * 2))))
+        )
+      })
+    return Effect.onInterrupt(once(base), () =>
+      Effect.suspend(() => {
+        Deferred.doneUnsafe(this.started, Exit.fail(this.neverReady()))
+        if (this.state === "stopped") return Effect.void
+        // between two lives all running handlers were interrupted before, and may take their time to end
+        this.state = "draining"
+        return Effect.andThen(
+          this.worker.drain(0),
+          Effect.sync(() => {
+            this.state = "stopped"
+          })
+        )
+      }))
+  }
+
+  private neverReady(): BrokerError {
+    const message = `Subscription ${this.consumer.name} was drained before its source was ready.`
+    return failure({ system: this.driver.system, operation: "consume", reason: "Lost", message })
+  }
+
+  /** A life in which the broker confirmed a settlement, or that lasted for the longest wait, has shown that the source works. */
+  private hasProven(): boolean {
+    const { ready } = this
+    if (ready === undefined) return false
+    return this.worker.confirmations > ready.confirmations ||
+      this.clock.currentTimeMillisUnsafe() - ready.at >= this.consumer.restart.cap
+  }
+
+  /** Stops and starts the intake, at once. */
+  turn(isOpen: boolean): void {
+    if (isOpen && this.state === "paused") this.state = "running"
+    if (!isOpen && this.state === "running") this.state = "paused"
+    if (isOpen) this.worker.resume()
+    else this.worker.pause()
+  }
+
+  health(): Omit<Health, "pauses" | "retries"> {
+    const { worker } = this
+    const oldest = worker.oldest()
+    const leases = Array.from(worker.leases.values())
+    return {
+      name: this.consumer.name,
+      channel: this.consumer.channel,
+      group: this.consumer.group,
+      state: this.state,
+      lastPoll: this.lastPoll,
+      partitions: leases.map(({ lease }) => lease.partition).sort((a, b) => a - b),
+      leases: leases.map(({ committed, lease, settlingSince, unsettled }) => ({
+        channel: lease.channel ?? this.consumer.channel,
+        partition: lease.partition,
+        pending: unsettled,
+        position: committed,
+        settlingSince
+      })),
+      lanes: first(worker.inFlight(), shownLanes).map(laneHealth),
+      stuck: worker.stalls.stuck().length,
+      deadLetters: worker.deadLetters,
+      dropped: worker.dropped,
+      pending: worker.room.pending,
+      pendingBytes: worker.room.pendingBytes,
+      running: worker.active,
+      settled: worker.settled,
+      restarts: this.restarts,
+      lastError: this.lastError,
+      oldest: oldest && {
+        key: oldest.delivery.key,
+        partition: oldest.delivery.partition,
+        position: oldest.delivery.position,
+        since: oldest.since
+      }
+    }
+  }
+}
+
+const first = <A>(items: Iterable<A>, most: number): ReadonlyArray<A> => {
+  const found: Array<A> = []
+  for (const item of items) {
+    if (found.length === most) return found
+    found.push(item)
+  }
+  return found
+}
