@@ -3,7 +3,7 @@
  */
 import { Data, Effect, Exit, SchemaIssue } from "effect"
 import * as Address from "../model/Address.ts"
-import type { Channel } from "../model/Channel.ts"
+import type { Channel, Content } from "../model/Channel.ts"
 import * as Correlation from "../model/Correlation.ts"
 import { type Classified, tagOf } from "../model/Failure.ts"
 import * as Headers from "../model/Headers.ts"
@@ -240,6 +240,14 @@ export interface Publisher<in P, out E, out R, in Name extends string = never> e
   ): Effect.Effect<void, E, R>
 }
 
+/** What a document shows of a channel that is published to. */
+export const sentTo = <P>({ content, name, pattern }: Channel<P, string, unknown>): Description.Sent => ({
+  name,
+  pattern,
+  // read for its schema only
+  content: content as Content<never>
+})
+
 const composed = <P, E, R, On>(
   channel: Channel<P, string, On>,
   through: AnyThrough<P, E, R, Of<On>> | undefined
@@ -257,7 +265,8 @@ const composed = <P, E, R, On>(
   const last = Description.describe(innermost(channel, encode, check), [{
     name: "Broker",
     stage: "publish",
-    shows: { channel: channel.name }
+    shows: { channel: channel.name },
+    sends: [sentTo(channel)]
   }])
   const chain = PublishBatch.chain(
     last,

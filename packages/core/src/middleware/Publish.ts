@@ -94,7 +94,7 @@ export const middleware: {
 ): Publishes<P, E | BrokerError, R | Of<On>> => {
   const send = Publisher.sender(channel, options.through as Publisher.AnyThrough<P, E, R, Of<On>> | undefined)
   const built: unknown = wrap(
-    { shows: { channel: channel.name, through: steps(send) } },
+    { shows: { channel: channel.name, through: steps(send) }, sends: [Publisher.sentTo(channel)] },
     send,
     (answer, message) =>
       answer === undefined ? undefined : Publisher.message(channel, answer, {
@@ -152,7 +152,8 @@ export const route = <C extends Named>(
   const list = Object.entries<Channel.Channel<P, never, unknown>>(channels)
   const ways = new Map(list.map(([name, channel]) => [name, { channel, send: Publisher.sender(channel) }]))
   const shows = Object.fromEntries(list.map(([name, channel]) => [name, channel.name]))
-  const built: unknown = publishing({ shows }, (answer: P | undefined, message) => {
+  const sends = list.map(([, channel]) => Publisher.sentTo(channel))
+  const built: unknown = publishing({ shows, sends }, (answer: P | undefined, message) => {
     const name = answer === undefined ? undefined : choose(answer, message)?.toString()
     if (name === undefined || answer === undefined) return undefined
     const way = ways.get(name)
@@ -214,7 +215,8 @@ export const reply: {
   const codec = channel ?? anything as unknown as Channel.Channel<P, never, On>
   const send = Publisher.sender(codec, options.through)
   const shows = { to: names.replyTo, channel: channel?.name, through: steps(send) }
-  const built: unknown = wrap({ shows }, send, (answer, message) => {
+  const sends = channel === undefined ? undefined : [Publisher.sentTo(channel)]
+  const built: unknown = wrap({ shows, sends }, send, (answer, message) => {
     const named = message.headers[names.replyTo]
     const to = named !== undefined && (allow === undefined || allow(named)) ? named : channel?.name
     if (to === undefined) return undefined

@@ -75,7 +75,7 @@ type Build<P> = (answer: P, message: Message<unknown>) => Outgoing<P> | undefine
 
 /** Publishes an answer as the message that it is built into. */
 export const wrap = <P, E, R>(
-  description: Pick<Description.Description, "shows">,
+  description: Pick<Description.Description, "shows" | "sends">,
   send: (outgoing: Outgoing<P>) => Effect.Effect<void, E, R>,
   build: Build<P>
 ) =>
@@ -86,11 +86,11 @@ export const wrap = <P, E, R>(
 
 /** Publishes an answer that is no outcome, however that is done. */
 export const publishing = <P, E, R>(
-  description: Pick<Description.Description, "shows">,
+  description: Pick<Description.Description, "shows" | "sends">,
   send: (answer: P, message: Message<unknown>) => Effect.Effect<void, E, R> | undefined
 ) =>
   Middleware.make<{ message: Message<unknown> }>()(
-    { name: "Publish", stage: "publish", shows: description.shows, order },
+    { name: "Publish", stage: "publish", ...description, order },
     (next) => (message) =>
       Effect.flatMapEager(next(message), (answer): Middleware.Returns<E | Publisher.EncodeError, R> => {
         // the mark stands for the handler's answer, which the type of `middleware` demands

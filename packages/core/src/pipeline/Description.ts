@@ -2,6 +2,7 @@
  * What a pipeline says of itself: kept on the composed function, read when it is built, and free while messages flow.
  */
 
+import type { Pattern } from "../model/Address.ts"
 import type { Content } from "../model/Channel.ts"
 
 /** Where on a message's way a middleware stands. */
@@ -36,6 +37,13 @@ export type Rule =
 /** How a middleware of a publisher acts on the messages of one `publishAll`. */
 export type InBatch = "once" | "each"
 
+/** A channel that a step publishes to. */
+export interface Sent {
+  readonly name: string
+  readonly pattern: Pattern | undefined
+  readonly content: Content<never>
+}
+
 /** One middleware, or the handler, as a pipeline shows it. */
 export interface Description {
   readonly name: string
@@ -59,6 +67,8 @@ export interface Description {
   readonly routes?: Readonly<Record<string, ReadonlyArray<Description>>> | undefined
   /** Of a step that answers whoever asks: what the answer is, for documents. */
   readonly replies?: Content<never> | undefined
+  /** Of a step that publishes: the channels that it publishes to, for documents. */
+  readonly sends?: ReadonlyArray<Sent> | undefined
   /** Of a handler that takes messages together: how many, and how many milliseconds it waits for them. */
   readonly batch?: { readonly size: number; readonly wait: number } | undefined
 }
