@@ -13,8 +13,9 @@ import {
 import { assert, describe, it } from "@effect/vitest"
 import { NodeHttpClient } from "@effect/platform-node"
 import { type Call, Client } from "@millrace/http"
-import { Clock, Duration, Effect, Exit, pipe, Redacted, Schedule, type Scope, Tracer } from "effect"
-import { FetchHttpClient, HttpClient } from "effect/http"
+import { Clock, Duration, Effect, Exit, Fiber, pipe, Redacted, Schedule, type Scope, Tracer } from "effect"
+import { FetchHttpClient, HttpClient, type HttpClientError, HttpClientResponse } from "effect/http"
+import { TestClock } from "effect/testing"
 import * as fc from "fast-check"
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http"
 import { type AddressInfo, createServer as createSocket } from "node:net"
@@ -293,4 +294,43 @@ describe("Client", () => {
     assert.isUndefined(parseWait("1.5", now))
     assert.strictEqual(formatWait(Duration.infinity), "86400")
   })
+
+  it.live("a POST without a key that a Timeout cuts off is sent once, by Retry and by the class of its error", () =>
+    Effect.gen(function*() {
+      const { base, seen } = yield* server(() => {})
+      const through = (next: Client.Innermost<HttpClientError.HttpClientError, never>) =>
+        pipe(next, Timeout.middleware({ after: "50 millis" }), Retry.middleware({ schedule: Schedule.recurs(2) }))
+      const client = Client.make(yield* HttpClient.HttpClient, through)
+      const late = failureOf(yield* Effect.exit(client.post(base)))
+      assert.deepInclude(late, { _tag: "TimeoutExceeded", failure: "permanent" })
+      assert.strictEqual(seen.length, 1)
+      // what may be repeated is repeated
+      const again = failureOf(yield* Effect.exit(client.post(base, { headers: { "idempotency-key": "a" } })))
+      assert.deepInclude(again, { _tag: "TimeoutExceeded", failure: "timeout" })
+      assert.strictEqual(seen.length, 4)
+      yield* Effect.exit(client.get(base))
+      assert.strictEqual(seen.length, 7)
+    }).pipe(Effect.scoped, Effect.provide(FetchHttpClient.layer)))
+
+  it.effect("a POST that a Timeout cuts off before it was sent is tried again", () =>
+    Effect.gen(function*() {
+      let sent = 0
+      const client = Client.make(
+        HttpClient.make((request) => Effect.sync(() => (sent++, HttpClientResponse.fromWeb(request, new Response())))),
+        (next: Client.Innermost<HttpClientError.HttpClientError, never>) => {
+          let calls = 0
+          const slow = (call: Call) =>
+            Effect.andThen(Effect.sleep(calls++ === 0 ? "1 minute" : 0), Effect.suspend(() => next(call)))
+          return pipe(
+            slow,
+            Timeout.middleware({ after: "1 second" }),
+            Retry.middleware({ schedule: Schedule.recurs(2) })
+          )
+        }
+      )
+      const fiber = yield* Effect.forkChild(client.post("http://localhost/"))
+      yield* TestClock.adjust("10 seconds")
+      assert.strictEqual((yield* Fiber.join(fiber)).status, 200)
+      assert.strictEqual(sent, 1)
+    }))
 })

@@ -6,6 +6,7 @@ import { HttpClientRequest } from "effect/http"
 
 interface Books {
   hooks: Array<Hook> | undefined
+  isUnrepeatable: boolean
 }
 
 /**
@@ -23,7 +24,7 @@ export class Call implements Envelope {
     request: HttpClientRequest.HttpClientRequest,
     channel: string,
     key: string | undefined,
-    books: Books = { hooks: undefined }
+    books: Books = { hooks: undefined, isUnrepeatable: false }
   ) {
     this.request = request
     this.channel = channel
@@ -37,6 +38,9 @@ export class Call implements Envelope {
   get headers(): Headers.Headers {
     return this.request.headers
   }
+  get isUnrepeatable(): boolean {
+    return this.books.isUnrepeatable
+  }
   get hooks(): ReadonlyArray<Hook> | undefined {
     return this.books.hooks
   }
@@ -44,6 +48,10 @@ export class Call implements Envelope {
   get body(): Uint8Array | undefined {
     const { body } = this.request
     return body._tag === "Uint8Array" ? body.body : undefined
+  }
+  /** Says that the request is sent and must not be sent twice, or that it has ended. Copies of a call share it. */
+  markUnrepeatable(isUnrepeatable: boolean): void {
+    this.books.isUnrepeatable = isUnrepeatable
   }
   withHeader(name: string, value: string): this {
     // no subclass adds a field, so a plain copy is a full one

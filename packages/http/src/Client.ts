@@ -74,7 +74,8 @@ export const handler = <E, R>(client: HttpClient.HttpClient.With<E, R>, options:
     const found = verdictOf(table, response.status)
     return found === "done" ? Exit.succeed(response) : ofResponse(response, found, mayRepeat(request))
   }
-  return ({ request }) => {
+  return (call) => {
+    const { request } = call
     const wrong = firstWrong(request.headers)
     if (wrong !== undefined) {
       return refuse(request, `the header ${shownName(wrong)} has characters that no header may have`)
@@ -87,9 +88,17 @@ export const handler = <E, R>(client: HttpClient.HttpClient.With<E, R>, options:
           : judge(request, error.response)
         // what is no HttpClientError is of E without it
         : Exit.fail(error as Exclude<E, HttpClientError.HttpClientError>)
-    const sent = Effect.matchEffect(client.execute(request), {
+    const judged = Effect.matchEffect(client.execute(request), {
       onSuccess: (response) => judge(request, response),
       onFailure: failed
+    })
+    const sent = mayRepeat(request) ? judged : Effect.suspend(() => {
+      call.markUnrepeatable(true)
+      // an interrupted request stays marked: it may have been received
+      return Effect.onExitPrimitive(judged, (exit) => {
+        if (!Exit.hasInterrupts(exit)) call.markUnrepeatable(false)
+        return undefined
+      })
     })
     // a span that a middleware has made already is the one that the request carries
     return request.headers["traceparent"] === undefined
@@ -160,7 +169,7 @@ type AnyThrough = (next: Innermost<unknown, unknown>) => Innermost<unknown, unkn
  *
  * Errors: `StatusFailed` by the class of the status (`statuses`), with `retryAfter` from `Retry-After`; `RequestFailed` of
  * class `dependency` where no answer came, `permanent` where the request cannot be sent. What would be tried again, and must
- * not be sent twice (a POST without `Idempotency-Key`, see `repeat`), is `permanent`: neither `Retry` nor the source of the
+ * not be sent twice (a POST without `Idempotency-Key`, see `repeat`), is `permanent`, also where a `Timeout` cut it off: neither `Retry` nor the source of the
  * message that is being handled sends it again. A connection that was never made is tried again, whatever the method.
  *
  * Headers with line breaks and the like are refused before anything is sent. `Trace` writes the span of the request into it,

@@ -16,14 +16,23 @@ export interface Options {
 /** What `middleware` does where an option is not given. */
 export const defaults: { readonly after: Duration.Duration } = { after: Duration.seconds(30) }
 
-/** What is inside took too long and was interrupted; class `timeout`, so the message is tried again. */
+/**
+ * The handler took too long and was interrupted. Class `timeout`, so the message is tried again; class `permanent` of a client's
+ * request that was sent and must not be sent twice (a POST without `Idempotency-Key`), so neither `Retry` nor the broker repeats
+ * it.
+ */
 export class TimeoutExceeded extends Data.TaggedError("TimeoutExceeded")<{
   readonly channel: string
   readonly after: Duration.Duration
+  /** Whether a request was sent that must not be sent twice. Default: false. */
+  readonly isUnrepeatable?: boolean | undefined
 }> {
-  readonly failure = "timeout" as const
+  get failure(): "timeout" | "permanent" {
+    return this.isUnrepeatable === true ? "permanent" : "timeout"
+  }
   override get message(): string {
-    return `A message of ${this.channel} took longer than ${Duration.format(this.after)}`
+    const why = this.isUnrepeatable === true ? ", was sent and is not sent twice" : ""
+    return `A message of ${this.channel} took longer than ${Duration.format(this.after)}${why}`
   }
 }
 
@@ -36,7 +45,9 @@ export class TimeoutExceeded extends Data.TaggedError("TimeoutExceeded")<{
  * finishes at once costs no timer; one that blocks the thread cannot be stopped by anything in the same process. Inside
  * `Retry` each attempt has the time, outside it all of them together.
  *
- * Errors: `TimeoutExceeded` (class `timeout`) goes back to the source, by the back-off of its subscription.
+ * Errors: `TimeoutExceeded` (class `timeout`) goes back to the source, by the back-off of its subscription. Of a client's request
+ * that was sent and must not be sent twice (RFC 9110, 9.2.2) it is of class `permanent`: no `Retry` repeats it, and the message
+ * whose handler sent it goes to the dead letters.
  *
  * **Example** (five seconds for each attempt)
  *
@@ -58,6 +69,8 @@ export const middleware = (options: Options = {}): Around<Envelope, Make<{ fails
   if (!(Duration.toMillis(after) > 0)) {
     throw new RangeError(`Timeout: after must be a duration above 0, got ${String(options.after)}`)
   }
+  const late = ({ channel, isUnrepeatable }: Envelope) =>
+    new TimeoutExceeded(isUnrepeatable === true ? { channel, after, isUnrepeatable } : { channel, after })
   return Middleware.make()(
     { name: "Timeout", stage: "consume", inBatch: "once", shows: { after: Duration.format(after) } },
     (next) => (message): Middleware.Returns<TimeoutExceeded> => {
@@ -65,7 +78,7 @@ export const middleware = (options: Options = {}): Around<Envelope, Make<{ fails
       if (Eager.isDone(result)) return result
       return Effect.timeoutOrElse(result, {
         duration: after,
-        orElse: () => Effect.fail(new TimeoutExceeded({ channel: message.channel, after }))
+        orElse: () => Effect.fail(late(message))
       })
     }
   )

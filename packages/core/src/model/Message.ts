@@ -27,6 +27,11 @@ export interface Hook {
  */
 export interface Envelope {
   readonly kind: "consumer" | "producer" | "server" | "client"
+  /**
+   * Whether a request was sent for it that has no answer yet and must not be sent twice (RFC 9110, 9.2.2): when it is interrupted,
+   * its failure is `permanent`. Left out: no.
+   */
+  readonly isUnrepeatable?: boolean | undefined
   /** Topic, queue, subject or route. */
   readonly channel: string
   /** The address with parameters that the channel was read or written by; undefined where it has none. */
