@@ -1,4 +1,4 @@
-import { BrokerError, type Driver, Headers, MemoryBroker, type Outgoing } from "@millrace/core"
+import { BrokerError, type Driver, Features, Headers, MemoryBroker, type Outgoing } from "@millrace/core"
 import { BrokerContract } from "@millrace/testing"
 import { Effect, Exit, Stream } from "effect"
 import { assert, describe, it } from "vitest"
@@ -8,6 +8,7 @@ import { failure, wrongs } from "./wrongDrivers.ts"
 const others: Record<string, string> = {
   "publish-subscribe": "drops headers",
   "publish-many-channels": "reorders a batch on its way in",
+  "publish-features": "drops the mark of tombstones",
 
   "payload-empty": "takes an empty body for a tombstone",
   "payload-huge": "writes bodies as text",
@@ -78,12 +79,20 @@ const refusing = (right: Driver.Driver): Driver.Driver => {
     name === name.toLowerCase() && /^\P{Cc}*$/u.test(Headers.textOf(value) ?? "\0")
   const text = ({ native: { fields = [] } = {} }: Outgoing<Uint8Array>) =>
     fields.every(isText) && new Set(fields.map(([name]) => name)).size === fields.length
+  const capabilities: Driver.Capabilities = {
+    ...right.capabilities,
+    browse: false,
+    tombstones: false,
+    partitions: false,
+    timestamps: "none",
+    ordering: "channel"
+  }
   return {
     ...right,
-    capabilities: { ...right.capabilities, browse: false, tombstones: false, ordering: "channel" },
+    capabilities,
     browse: () => Stream.fail(unsupported("browse")),
     publish: (batch) =>
-      batch.some((message) => message.native?.tombstone === true || !text(message))
+      batch.some((message) => Features.refuse("small", capabilities, message) !== undefined || !text(message))
         ? Exit.fail(unsupported("publish"))
         : right.publish(batch),
     declare: (declaration) =>

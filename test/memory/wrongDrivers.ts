@@ -234,6 +234,30 @@ export const wrongs: ReadonlyArray<Wrong> = [
     make: delivering((batch) => batch.map((delivery) => copy(delivery, { tombstone: false })))
   },
   {
+    fault: "chooses partitions by itself",
+    found: "publish-partition",
+    says: /where they are|expected a BrokerError Invalid/,
+    make: reparted(({ partition: _, ...native }) => native)
+  },
+  {
+    fault: "has no choice of partitions, says so, and takes one",
+    found: "publish-partition",
+    says: /publishing to a partition: expected a BrokerError Unsupported/,
+    make: (right) => ({ capabilities: { ...right.capabilities, partitions: false } })
+  },
+  {
+    fault: "keeps timestamps of its own",
+    found: "publish-timestamp",
+    says: /timestamps/,
+    make: reparted(({ timestamp: _, ...native }) => native)
+  },
+  {
+    fault: "has no timestamps of publishers, says so, and takes one",
+    found: "publish-timestamp",
+    says: /publishing with a timestamp: expected a BrokerError Unsupported/,
+    make: (right) => ({ capabilities: { ...right.capabilities, timestamps: "none" } })
+  },
+  {
     fault: "reorders a batch on its way in",
     found: "order-key",
     says: /began and|offered after|not:/,
