@@ -49,7 +49,11 @@ const published: fc.Arbitrary<Published> = fc.oneof(
 const outgoing = (channel: string, { body, fields, key, tombstone }: Published): Outgoing<Uint8Array> =>
   new Outgoing(channel, body, undefined, Headers.empty, { keyBytes: key, fields, tombstone })
 
-const known: ReadonlySet<string> = new Set([...Object.values(DeadLetters.names), "dead-letter-replayed"])
+const known: ReadonlySet<string> = new Set([
+  ...Object.values(DeadLetters.names),
+  "dead-letter-replayed",
+  "dead-letter-replay-id"
+])
 
 const { digest, headers: encoded, length, omitted } = DeadLetters.names
 const smaller: ReadonlySet<string> = new Set([digest, encoded, length, omitted])
@@ -125,7 +129,7 @@ describe("DeadLetters", () => {
             const first = added((yield* letters("orders.dead-letters"))[0]!.delivery)
             for (let pass = 1; pass <= times; pass++) {
               const newest = (yield* letters("orders.dead-letters")).at(-1)!
-              const replayed = yield* DeadLetters.replay(newest)
+              const replayed = yield* DeadLetters.replay(newest, { reach: "all" })
               assert.strictEqual(replayed.channel, "orders")
               yield* TestClock.adjust("1 minute")
               assert.strictEqual(seen.length, pass + 1)
@@ -210,7 +214,7 @@ describe("DeadLetters", () => {
       assert.strictEqual(letter?.channel, "orders")
       assert.strictEqual(letter?.position, 0)
       assert.strictEqual(letter?.passes, 1)
-      assert.strictEqual((yield* DeadLetters.replay(letter!)).channel, "orders")
+      assert.strictEqual((yield* DeadLetters.replay(letter!, { reach: "all" })).channel, "orders")
     }).pipe(Effect.provide(MemoryBroker.layer({ partitions: 1 })), Effect.scoped))
 
   it.effect("F13 a dead letter that fails again keeps where it first came from", () =>
@@ -227,7 +231,7 @@ describe("DeadLetters", () => {
       assert.deepStrictEqual(
         added(letter!.delivery),
         // the others are those of letters that a broker refused as they were
-        [...known].filter((name) => !smaller.has(name) && name !== "dead-letter-replayed").sort()
+        [...known].filter((name) => !smaller.has(name) && !name.startsWith("dead-letter-replay")).sort()
       )
     }).pipe(Effect.provide(MemoryBroker.layer({ partitions: 1 })), Effect.scoped))
 
@@ -244,7 +248,11 @@ describe("DeadLetters", () => {
       const [repaired] = yield* Stream.runCollect(broker.browse("repaired"))
       assert.deepStrictEqual(Array.from(repaired!.raw), [7])
       assert.strictEqual(repaired!.key, "k")
-      assert.deepStrictEqual(added(repaired!), ["dead-letter-passes", "dead-letter-replayed"])
+      assert.deepStrictEqual(added(repaired!), [
+        "dead-letter-passes",
+        "dead-letter-replay-id",
+        "dead-letter-replayed"
+      ])
     }).pipe(Effect.provide(MemoryBroker.layer({ partitions: 1 })), Effect.scoped))
 
   it.effect("F13 all that fit a filter are replayed, in order and once, each with its audit row", () =>
@@ -271,10 +279,11 @@ describe("DeadLetters", () => {
         2,
         4
       ])
-      const replayed = yield* DeadLetters.replayAll("orders.dead-letters", {
+      const replayed = yield* Stream.runCollect(DeadLetters.replayAll("orders.dead-letters", {
         filter: { channel: "orders", passes: 1 },
+        reach: "all",
         through: Audit.middleware()
-      })
+      }))
       assert.deepStrictEqual(replayed.map(({ letter }) => letter.delivery.raw[0]), [0, 2, 4])
       yield* TestClock.adjust("1 minute")
       // all three came back, and are not new

@@ -42,6 +42,7 @@ const others: Record<string, string> = {
   "delay-bounded": "delivers each message twice",
   "dead-letter": "drops key bytes",
   "dead-letter-once": "drops headers",
+  "dead-letter-replay-group": "drops headers",
   poison: "writes bodies as text",
   defect: "drops headers",
   "dead-letter-tombstone": "drops the mark of tombstones",

@@ -234,6 +234,14 @@ export const wrongs: ReadonlyArray<Wrong> = [
     make: delivering((batch) => batch.map((delivery) => copy(delivery, { tombstone: false })))
   },
   {
+    fault: "goes on browsing what came meanwhile",
+    found: "browse-ends",
+    says: /what was read/,
+    make: (right) => ({
+      browse: (channel) => Stream.concat(right.browse(channel), Stream.suspend(() => right.browse(channel)))
+    })
+  },
+  {
     fault: "chooses partitions by itself",
     found: "publish-partition",
     says: /where they are|expected a BrokerError Invalid/,

@@ -94,12 +94,20 @@ const browse = (
       // a list of values
       (reply) => reply as ReadonlyArray<Buffer>
     )
-  const values = (key: string) =>
+  const pages = (key: string) =>
     Stream.paginate(
       0,
       (from) =>
         Effect.map(range(key, from), (found) =>
           [found, found.length < page ? Option.none() : Option.some(from + page)] as const)
+    )
+  // what is published meanwhile is not read: a reader that publishes here would never end
+  const values = (key: string) =>
+    Stream.unwrap(
+      Effect.map(
+        connection.attempt("browse", () => connection.send("LLEN", [key]), { channel }),
+        (length) => Stream.take(pages(key), Number(length))
+      )
     )
   return Stream.concat(values(keysOf(channel).first), values(channel)).pipe(
     Stream.map((value) => Envelope.open(value)),

@@ -2,8 +2,9 @@
  * Where a message that failed waits for its next attempt: what that keeps in order, and what it holds up meanwhile.
  */
 import { Duration } from "effect"
-import * as Headers from "../model/Headers.ts"
-import { type Delivery, delivery, type Origin, Outgoing, type Reader } from "../model/Message.ts"
+import type * as Headers from "../model/Headers.ts"
+import { type Delivery, Outgoing } from "../model/Message.ts"
+import { asItWas } from "./asItWas.ts"
 
 /** It waits in its place: order is kept, and what stands behind it in its lane waits too. */
 export interface Held {
@@ -135,30 +136,8 @@ export const toOutgoing = (original: Delivery, channel: string, progress: Progre
   })
 }
 
-/** Reads a message from a retry channel as it was in its own. */
-class AsItWas implements Reader<Delivery> {
-  private readonly published: number | undefined
-
-  constructor(published: number | undefined) {
-    this.published = published
-  }
-
-  key(native: Delivery): string | undefined {
-    return native.ownKey
-  }
-  keyBytes(native: Delivery): Uint8Array | undefined {
-    return native.keyBytes
-  }
-  headers(native: Delivery): Headers.Headers {
-    return Headers.fromFields(this.fields(native))
-  }
-  fields(native: Delivery): ReadonlyArray<Headers.Field> {
-    return native.fields.filter(([name]) => !own.has(name.toLowerCase()))
-  }
-  timestamp(): number | undefined {
-    return this.published
-  }
-}
+const originalFields = (waiting: Delivery): ReadonlyArray<Headers.Field> =>
+  waiting.fields.filter(([name]) => !own.has(name.toLowerCase()))
 
 /** A message that waits in a retry channel, read back. */
 export interface Waiting extends Progress {
@@ -190,20 +169,20 @@ export const read = (waiting: Delivery, group: string): Waiting | undefined => {
     channel === undefined || partition === undefined || position === undefined || attempts === undefined ||
     failures === undefined || at === undefined || due === undefined
   ) return undefined
-  const from: Origin = { ...origin, channel, group, partition }
+  const place = {
+    channel,
+    partition,
+    position,
+    timestamp: millis(headers[names.timestamp]),
+    group,
+    handler: origin.handler
+  }
   return {
     attempts,
     failures,
     named: millis(headers[names.named]) ?? 0,
     at,
     due,
-    original: delivery(
-      from,
-      new AsItWas(millis(headers[names.timestamp])),
-      waiting,
-      position,
-      waiting.tombstone ? null : waiting.raw,
-      attempts + waiting.attempts
-    )
+    original: asItWas(waiting, place, attempts + waiting.attempts, originalFields)
   }
 }

@@ -35,7 +35,10 @@ export const names = {
 
 export const replayed = "dead-letter-replayed"
 
-const own: ReadonlySet<string> = new Set([...Object.values(names), replayed])
+/** The header of a replayed message that says which replay of which dead letter it is. */
+export const replayId = "dead-letter-replay-id"
+
+const own: ReadonlySet<string> = new Set([...Object.values(names), replayed, replayId])
 
 /** The longest error message that a dead letter keeps, in characters. */
 export const maximumMessage = 1024

@@ -2,7 +2,7 @@
  * Scenarios of what a message holds: bodies, keys, headers and null bodies, byte for byte, and what a channel shows of them.
  */
 import { Headers } from "@millrace/core"
-import { Effect } from "effect"
+import { Effect, Stream } from "effect"
 import { type Bench, bytesOf, ensure, type Got, hex, numbered, refusedWith, same, textOf } from "./Bench.ts"
 import { browse, type Fields, fieldsOf, type Scenario, scenario } from "./Scenario.ts"
 
@@ -146,6 +146,26 @@ export const cargo: ReadonlyArray<Scenario> = [
         yield* same("key of a tombstone", consumer.got[2]!.key, "k")
       }),
     { needs: ["tombstones"] }
+  ),
+
+  scenario(
+    "browse-ends",
+    "browsing ends with what was there when it began, though its reader publishes there",
+    ["X5", "F22"],
+    (bench) =>
+      Effect.gen(function*() {
+        yield* bench.declare(1)
+        const wanted = numbered(300)
+        yield* bench.sendAll(wanted)
+        const seen: Array<string> = []
+        yield* Stream.runForEachArray(bench.broker.browse(bench.channel), (found) => {
+          seen.push(...found.map(({ raw }) => textOf(raw)))
+          return seen.length > 1000 ? Effect.interrupt : bench.sendAll(found.map(() => "again"))
+        })
+        yield* same("what was read", seen, wanted)
+        yield* same("what is there", (yield* browse(bench)).length, 2 * wanted.length)
+      }),
+    { needs: ["browse"] }
   ),
 
   scenario(

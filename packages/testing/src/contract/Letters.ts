@@ -1,8 +1,18 @@
 /**
  * Scenarios of dead letters: the message as it came, why it ended, once, and back again.
  */
-import { Broker, Channel, DeadLetters, Decode, type Delivery, Outcome } from "@millrace/core"
-import { Effect, pipe, Schema, Stream } from "effect"
+import {
+  Broker,
+  Channel,
+  DeadLetters,
+  Decode,
+  type Delivery,
+  Lanes,
+  Outcome,
+  Replays,
+  Subscription
+} from "@millrace/core"
+import { Effect, pipe, Schema, Scope, Stream } from "effect"
 import { type Bench, bytesOf, ensure, hex, numbered, same, textOf, trouble } from "./Bench.ts"
 import { browse, type Fields, fieldsOf, lacks, type Scenario, scenario } from "./Scenario.ts"
 
@@ -13,7 +23,7 @@ const list = (bench: Bench) =>
   Stream.runCollect(DeadLetters.list(bench.deadLetters)).pipe(Effect.provideService(Broker.Broker, bench.broker))
 
 const replay = (bench: Bench, letter: DeadLetters.DeadLetter) =>
-  DeadLetters.replay(letter).pipe(Effect.provideService(Broker.Broker, bench.broker))
+  DeadLetters.replay(letter, { reach: "all" }).pipe(Effect.provideService(Broker.Broker, bench.broker))
 
 const ownFields = (delivery: Delivery): ReadonlyArray<string> =>
   delivery.fields.filter(([name]) => !name.startsWith("dead-letter-")).map(([name, value]) => `${name}=${hex(value)}`)
@@ -117,6 +127,52 @@ const listed: Scenario = scenario(
       if (bench.capabilities.retention) {
         yield* same("messages in the channel", (yield* browse(bench)).length, 3)
       }
+    }),
+  { needs: ["browse"] }
+)
+
+const toGroup: Scenario = scenario(
+  "dead-letter-replay-group",
+  "a replay reaches the group that failed and no other, and a second run skips what was replayed",
+  ["F22"],
+  (bench) =>
+    Effect.gen(function*() {
+      yield* bench.declare(1)
+      const seen: Array<Delivery> = []
+      let isBroken = true
+      const subscription = Subscription.make(
+        Channel.bytes(bench.channel),
+        {
+          group: bench.group,
+          name: "failing",
+          restart: { base: 10, cap: 500 },
+          lanes: bench.capabilities.ordering === "none" ? Lanes.unordered(1) : Lanes.partition
+        },
+        (delivery: Delivery) => {
+          seen.push(delivery)
+          return isBroken ? Effect.fail(trouble("permanent")) : Effect.void
+        }
+      )
+      const start = <A, E, R>(run: Effect.Effect<A, E, R>) =>
+        run.pipe(Effect.provideService(Broker.Broker, bench.broker), Scope.provide(bench.scope))
+      yield* start(Subscription.run(subscription))
+      yield* start(Replays.run(subscription))
+      const other = bench.capabilities.fanOut ? yield* bench.reader({ group: `${bench.group}-other` }) : undefined
+      const wanted = numbered(3)
+      yield* bench.sendAll(wanted, { key: "k" })
+      yield* bench.untilSome("all are listed", Effect.map(list(bench), ({ length }) => length === 3 || undefined))
+      isBroken = false
+      const run = Stream.runCollect(DeadLetters.replayAll(bench.deadLetters)).pipe(
+        Effect.provideService(Broker.Broker, bench.broker),
+        Effect.map((all) => all.map(({ how, letter }) => `${textOf(letter.delivery.raw)} ${how}`).toSorted())
+      )
+      yield* same("the first run", yield* run, wanted.map((text) => `${text} published`))
+      yield* bench.until("all were replayed", () => seen.length >= 6, () => seen.length)
+      yield* same("the second run", yield* run, wanted.map((text) => `${text} already`))
+      yield* bench.quiet
+      const told = ({ channel, key, position, raw }: Delivery) => [textOf(raw), channel, key, position].join(" ")
+      yield* same("what was replayed", seen.slice(3).map(told).toSorted(), seen.slice(0, 3).map(told).toSorted())
+      if (other !== undefined) yield* same("what another group got", other.texts.toSorted(), wanted)
     }),
   { needs: ["browse"] }
 )
@@ -240,4 +296,4 @@ const tombstones: Scenario = scenario(
   { needs: ["tombstones", "browse"] }
 )
 
-export const letters: ReadonlyArray<Scenario> = [whole, listed, once, poison, defects, tombstones]
+export const letters: ReadonlyArray<Scenario> = [whole, listed, toGroup, once, poison, defects, tombstones]

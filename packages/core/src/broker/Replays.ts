@@ -1,0 +1,159 @@
+/**
+ * Replays for one consumer group: a channel beside that of the subscription, which only the group that failed reads.
+ */
+import { Effect, Exit, Layer, type Scope } from "effect"
+import * as Address from "../model/Address.ts"
+import type * as Headers from "../model/Headers.ts"
+import type { Delivery } from "../model/Message.ts"
+import * as Outcome from "../model/Outcome.ts"
+import { asItWas } from "./asItWas.ts"
+import type { Running } from "./Broker.ts"
+import type { BrokerError } from "./BrokerError.ts"
+import { names, originalFields, replayed, replayId } from "./deadLetter.ts"
+import { groupChannel } from "./replayRecord.ts"
+import * as Retries from "./Retries.ts"
+import * as Subscription from "./Subscription.ts"
+
+export { groupChannel as channelOf } from "./replayRecord.ts"
+
+const counted = (text: string | undefined): number => {
+  const value = text === undefined ? Number.NaN : Number(text)
+  return Number.isSafeInteger(value) ? value : 0
+}
+
+// of the headers that a replay adds, the handler sees these, and a dead letter of it counts on
+const shown = new Set<string>([names.passes, replayed, replayId])
+
+const fieldsOf = (copy: Delivery): ReadonlyArray<Headers.Field> =>
+  originalFields(copy).concat(copy.fields.filter(([name]) => shown.has(name.toLowerCase())))
+
+/**
+ * The message of a replay as it was in its own channel; undefined where it is no replay for this group. The channel is that
+ * of the broker, without the end that makes it a replay channel: no header decides it.
+ */
+const read = (copy: Delivery, group: string, handler: string): Delivery | undefined => {
+  const { headers } = copy
+  const end = groupChannel("", group)
+  if (!copy.channel.endsWith(end) || headers[names.group] !== group || headers[replayId] === undefined) return undefined
+  const timestamp = headers[names.timestamp]
+  return asItWas(
+    copy,
+    {
+      channel: copy.channel.slice(0, -end.length),
+      partition: counted(headers[names.partition]),
+      position: counted(headers[names.position]),
+      timestamp: timestamp === undefined ? undefined : counted(timestamp),
+      group,
+      handler
+    },
+    copy.attempts,
+    fieldsOf
+  )
+}
+
+/** The pattern of the replay channels of a subscription by pattern, which it must not read itself. */
+const patternOf = (pattern: Address.Pattern, group: string): Address.Pattern | undefined => {
+  const { address, parts } = pattern
+  const last = parts.at(-1)
+  const own = typeof last === "object" && last.reach === "rest"
+    ? undefined
+    : Address.pattern(groupChannel(address, group))
+  const values = parts.flatMap((part) => typeof part === "string" ? [] : [[part.name, "x"]])
+  if (own !== undefined && pattern.match(Address.fill(own, Object.fromEntries(values))) === undefined) return own
+  throw new RangeError(
+    `Replays: ${address} matches its own replay channels, so every group that reads it would get each replay: replay its dead letters with reach "all"`
+  )
+}
+
+/**
+ * The subscription that takes the replays for the group of another subscription, with the same handler.
+ *
+ * In: the subscription whose dead letters are replayed. Out: a subscription to `CHANNEL.GROUP.replay`, by the group
+ * `GROUP.replay` and the name `NAME.replay`, which is run as any other. Handler and middlewares see each message with its own
+ * channel, group, partition, position, key, headers and timestamp, and with the header `dead-letter-replay-id`. A message that
+ * fails again waits in its place (`Retries.held`), and then becomes a dead letter of its own channel again. A message that
+ * `DeadLetters.replay` has not published for this group goes to the dead letters of the replay channel.
+ *
+ * A program that may write to the replay channel may have the group handle any message: grant it to those who replay.
+ *
+ * @throws RangeError when the subscription reads a pattern that matches its own replay channels
+ * @category constructors
+ */
+export const make = <R, On>(
+  subscription: Subscription.Subscription<R, On>
+): Subscription.Subscription<R, On> => {
+  const { consumer } = subscription
+  const { group, name } = consumer
+  const channel = groupChannel(consumer.channel, group)
+  return {
+    ...subscription,
+    name: `${name}.replay`,
+    channel,
+    consumer: {
+      ...consumer,
+      channel,
+      pattern: consumer.pattern === undefined ? undefined : patternOf(consumer.pattern, group),
+      // a group reads one channel: members that join and leave here must not stop the others
+      group: `${group}.replay`,
+      name: `${name}.replay`,
+      from: "earliest",
+      // retry channels of its own, for the few messages of a replay, would outlive it
+      retries: Retries.held,
+      handle: (copy) => {
+        const original = read(copy, group, name)
+        if (original === undefined) {
+          return Exit.succeed(Outcome.DeadLetter(new Error(`${copy.channel} takes replays for the group ${group}`)))
+        }
+        // hooks are registered on the one and run by the other
+        original.hooks = copy.hooks = []
+        return consumer.handle(original)
+      },
+      deadLetter: (copy, error, at, form) => consumer.deadLetter(read(copy, group, name) ?? copy, error, at, form)
+    }
+  }
+}
+
+/**
+ * Declares the replay channel and starts the subscription of `make`; completes when its source is ready, and stops it by a
+ * drain when the scope closes. The channels of a pattern are not declared.
+ *
+ * Needs its broker and what the handler needs; fails with the `BrokerError` that kept the channel from being declared or the
+ * source from starting.
+ *
+ * @throws RangeError as `make` does
+ */
+export const run = <R, On>(
+  subscription: Subscription.Subscription<R, On>
+): Effect.Effect<Running, BrokerError, On | R | Scope.Scope> => {
+  const replays = make(subscription)
+  const { channel, pattern } = replays.consumer
+  return Effect.flatMap(
+    replays.broker,
+    (broker) =>
+      Effect.andThen(pattern === undefined ? broker.declare({ channel }) : Effect.void, Subscription.run(replays))
+  )
+}
+
+/**
+ * `run` as a layer: replays are taken for as long as the layer lives.
+ *
+ * **Example** (a subscription, and the replays of what it gave up)
+ *
+ * ```ts
+ * import { Effect, Layer } from "effect"
+ * import { Channel, MemoryBroker, type Message, Replays, Subscription } from "@millrace/core"
+ *
+ * const orders = Subscription.make(
+ *   Channel.bytes("orders"),
+ *   { group: "billing", name: "bill" },
+ *   (message: Message<Uint8Array>) => Effect.log(message.raw.length)
+ * )
+ * const program = Layer.provide(Layer.merge(Subscription.layer(orders), Replays.layer(orders)), MemoryBroker.layer())
+ * ```
+ *
+ * @throws RangeError as `make` does
+ * @category layers
+ */
+export const layer = <R, On>(
+  subscription: Subscription.Subscription<R, On>
+): Layer.Layer<never, BrokerError, On | Exclude<R, Scope.Scope>> => Layer.effectDiscard(run(subscription))

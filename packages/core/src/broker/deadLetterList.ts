@@ -1,0 +1,107 @@
+/**
+ * Lists dead letters: what each says of its message, and which of them fit.
+ */
+import { Effect, Stream } from "effect"
+import type { Delivery } from "../model/Message.ts"
+import { Broker, type Key } from "./Broker.ts"
+import type { BrokerError } from "./BrokerError.ts"
+import { names } from "./deadLetter.ts"
+
+/** A dead letter, read back. */
+export interface DeadLetter {
+  /** The dead letter's own channel, partition and position. */
+  readonly delivery: Delivery
+  /** Where the message was first read from. */
+  readonly channel: string
+  readonly partition: number
+  readonly position: number
+  /** Unix time in milliseconds of the original message, or undefined where its broker did not say. */
+  readonly timestamp: number | undefined
+  readonly group: string
+  readonly handler: string
+  /** How often it had been tried. */
+  readonly attempts: number
+  readonly errorType: string
+  readonly errorMessage: string
+  /** Unix time in milliseconds at which it was given up. */
+  readonly at: number
+  /** 1, and one more each time a replay of it came back. */
+  readonly passes: number
+  /** What the letter lacks, since the broker refused it as it was: original headers, or headers and body. */
+  readonly omitted: ReadonlyArray<string>
+}
+
+const numberOf = (text: string | undefined): number | undefined => {
+  const value = text === undefined ? Number.NaN : Number(text)
+  return Number.isNaN(value) ? undefined : value
+}
+
+const read = (delivery: Delivery): DeadLetter | undefined => {
+  const headers = delivery.headers
+  const channel = headers[names.channel]
+  if (channel === undefined) return undefined
+  return {
+    delivery,
+    channel,
+    partition: numberOf(headers[names.partition]) ?? 0,
+    position: numberOf(headers[names.position]) ?? 0,
+    timestamp: numberOf(headers[names.timestamp]),
+    group: headers[names.group] ?? "",
+    handler: headers[names.handler] ?? "",
+    attempts: numberOf(headers[names.attempts]) ?? 1,
+    errorType: headers[names.errorType] ?? "",
+    errorMessage: headers[names.errorMessage] ?? "",
+    at: numberOf(headers[names.at]) ?? 0,
+    passes: numberOf(headers[names.passes]) ?? 1,
+    omitted: headers[names.omitted]?.split(",") ?? []
+  }
+}
+
+/** Where dead letters are. */
+export interface Options<On> {
+  /** Default: `Broker`. */
+  readonly broker?: Key<On> | undefined
+}
+
+/** Which dead letters; all conditions hold together. */
+export interface Filter {
+  /** The channel that the message was first read from. */
+  readonly channel?: string | undefined
+  readonly group?: string | undefined
+  readonly handler?: string | undefined
+  readonly errorType?: string | undefined
+  /** Given up at this Unix time in milliseconds or later. */
+  readonly from?: number | undefined
+  /** Given up before this Unix time in milliseconds. */
+  readonly to?: number | undefined
+  /** How often it had been given up, at most; 1 is what was never replayed. */
+  readonly passes?: number | undefined
+}
+
+const fits = (filter: Filter | undefined) => (letter: DeadLetter): boolean =>
+  filter === undefined || (
+    letter.channel === (filter.channel ?? letter.channel) && letter.group === (filter.group ?? letter.group) &&
+    letter.handler === (filter.handler ?? letter.handler) &&
+    letter.errorType === (filter.errorType ?? letter.errorType) &&
+    letter.at >= (filter.from ?? -Infinity) && letter.at < (filter.to ?? Infinity) &&
+    letter.passes <= (filter.passes ?? Infinity)
+  )
+
+/** The service of the broker that holds the dead letters. */
+export const keyIn = <On>(options: Options<On> | undefined): Key<On> =>
+  // without the option On is the default's type
+  options?.broker ?? (Broker as unknown as Key<On>)
+
+/**
+ * The dead letters that are in a channel now and fit, oldest first; nothing is consumed. What is no dead letter is passed over.
+ *
+ * Fails with a `BrokerError` of reason `Unsupported` where the broker cannot be browsed. Needs the `Broker`, or the one given.
+ */
+export const list = <On = Broker>(
+  channel: string,
+  options?: Options<On> & { readonly filter?: Filter | undefined }
+): Stream.Stream<DeadLetter, BrokerError, On> =>
+  Stream.unwrap(Effect.map(keyIn(options), (broker) => broker.browse(channel))).pipe(
+    Stream.flatMap((delivery) => Stream.fromIterable([read(delivery)].filter((letter) => letter !== undefined))),
+    Stream.filter(fits(options?.filter))
+  )
