@@ -208,8 +208,8 @@ class Line {
   }
 
   /**
-   * Refuses a partition that its topic does not have: of such a message one client takes the remainder, and the other waits
-   * for a leader that will never be.
+   * Refuses a partition that its topic does not have: kafkajs confirms such a message and sends nothing, @platformatic/kafka
+   * sends it to another partition.
    */
   private fit(batch: Batch): Effect.Effect<void, Failed> {
     const chosen = batch.filter(({ native }) => native?.partition !== undefined)
