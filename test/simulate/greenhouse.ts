@@ -12,21 +12,21 @@ const source = join(import.meta.dirname, "../../packages/core/src")
 const cache = join(import.meta.dirname, ".cache")
 
 /** The text with the bug; the edit must fit exactly once. */
-const apply = (plant: Plant, text: string, { file, find, replace }: Edit): string => {
+const apply = (plant: Plant, text: string, { file, find, replace }: Edit, list: string): string => {
   const times = text.split(find).length - 1
   if (times === 1) return text.replace(find, () => replace)
   throw new Error(
     `The plant ${plant.name} does not fit: its text stands ${times} times in packages/core/src/${file}, not once. ` +
-      `Mend it in test/simulate/plants.ts:\n${find}`
+      `Mend it in ${list}:\n${find}`
   )
 }
 
-/** Every file that the plant changes, with its bug. */
-export const mutated = (plant: Plant): ReadonlyMap<string, string> => {
+/** Every file that the plant changes, with its bug. `list`: the file that the plant is written in. */
+export const mutated = (plant: Plant, list = "test/simulate/plants.ts"): ReadonlyMap<string, string> => {
   const files = new Map<string, string>()
   for (const edit of plant.edits) {
     const before = files.get(edit.file) ?? readFileSync(join(source, edit.file), "utf8")
-    files.set(edit.file, apply(plant, before, edit))
+    files.set(edit.file, apply(plant, before, edit, list))
   }
   return files
 }
