@@ -205,8 +205,7 @@ const consume = (state: State, options: ConsumeOptions, sink: Sink) =>
         }
         member.news.closeUnsafe()
         // a claim or a delay may end while nothing is published
-        const { claim, now } = state.rules
-        const wait = Math.min(claim, group.wakes(member) - now())
+        const wait = group.wakes(member) - state.rules.now()
         return wait === Number.POSITIVE_INFINITY
           ? member.news.await
           : Effect.asVoid(Effect.timeoutOption(member.news.await, Math.max(0, wait)))

@@ -305,7 +305,10 @@ export class Group {
     let next = Number.POSITIVE_INFINITY
     for (const [partition, { isFull }] of member.leases) {
       if (isFull) continue
-      next = Math.min(next, this.progress[partition]!.back[0]?.due ?? Number.POSITIVE_INFINITY)
+      const { back, out } = this.progress[partition]!
+      next = Math.min(next, back[0]?.due ?? Number.POSITIVE_INFINITY)
+      if (this.rules.claim === Number.POSITIVE_INFINITY) continue
+      for (const { until } of out.values()) next = Math.min(next, until)
     }
     return next
   }
