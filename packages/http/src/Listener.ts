@@ -2,6 +2,7 @@
  * Routes on Node's own HTTP server, without a step between: for the routes that must be fast. What they are served by is all
  * that differs from Effect's server.
  */
+import { Detached } from "@millrace/core"
 import { Context, Data, Duration, Effect, type Exit, Fiber, Layer, type Scope } from "effect"
 import { FindMyWay, type HttpRouter, HttpServerResponse } from "effect/http"
 import type { RequestListener, Server } from "node:http"
@@ -98,7 +99,7 @@ export const make = <const Routes extends ReadonlyArray<Route<unknown>>>(
 
 const serving = <R>(routes: ReadonlyArray<Route<R>>): Effect.Effect<Listener, never, R> =>
   Effect.withFiber((fiber) => {
-    const context = fiber.context as Context.Context<R>
+    const context = Detached.context(fiber.context as Context.Context<R>)
     const runFork = Effect.runForkWith(context)
     const find = finder(routes)
     let pending = 0

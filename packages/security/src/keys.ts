@@ -1,4 +1,4 @@
-import { Auth } from "@millrace/core"
+import { Auth, Detached } from "@millrace/core"
 import { Clock, Deferred, Duration, Effect, FiberSet, Redacted, type Scope, Stream } from "effect"
 import { HttpClient, type HttpClientResponse } from "effect/http"
 import * as jose from "jose"
@@ -251,7 +251,7 @@ export const remote = (
     const read = Effect.suspend((): Effect.Effect<void, Auth.AuthUnavailable> => {
       if (reading !== undefined) return Deferred.await(reading)
       const begun = reading = Deferred.makeUnsafe<void, Auth.AuthUnavailable>()
-      fork(Effect.onExit(readOnce, (exit) =>
+      fork(Effect.onExit(Detached.effect(readOnce), (exit) =>
         Effect.sync(() => {
           reading = undefined
           Deferred.doneUnsafe(begun, exit)
@@ -276,7 +276,7 @@ export const remote = (
       onSuccess: () => Effect.sleep(Math.min(refresh, Math.max(cooldown, fresh ?? Infinity))),
       onFailure: () => Effect.sleep(Math.min(cooldown, refresh))
     })
-    fork(Effect.forever(readAndWait))
+    fork(Detached.effect(Effect.forever(readAndWait)))
     return { find, has: (id) => ids.has(id) }
   })
 }

@@ -1,7 +1,7 @@
 /**
  * The inbox: a message is handled once for each group, because its id is written in the transaction of its handler.
  */
-import { type Message, Middleware, Outcome } from "@millrace/core"
+import { Detached, type Message, Middleware, Outcome } from "@millrace/core"
 import type { Failure } from "@millrace/core"
 import { Context, Data, Duration, Effect, Exit, Layer } from "effect"
 import { SqlClient, type SqlError } from "effect/sql"
@@ -119,7 +119,7 @@ export const layer = (options: Options = {}): Layer.Layer<InboxStore, InboxError
           while: (gone) => gone === pruned
         }).pipe(Effect.map(() => total))
       })
-      yield* Effect.forkScoped(Effect.forever(Effect.delay(Effect.ignore(all), every)))
+      yield* Effect.forkScoped(Detached.effect(Effect.forever(Effect.delay(Effect.ignoreCause(all), every))))
       return InboxStore.of({
         table,
         add: (sql, consumer, channel, message) =>

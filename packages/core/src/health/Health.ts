@@ -3,6 +3,7 @@
  * messages.
  */
 import { Clock, Context, Duration, Effect, Layer, type Scope } from "effect"
+import * as Detached from "../model/Detached.ts"
 import * as Check from "./Check.ts"
 import * as Pulse from "./Pulse.ts"
 import * as Checks from "./Registry.ts"
@@ -125,12 +126,14 @@ const make = <R>(
     const add = <R = never>(check: Check.Check<R> | Check.Liveness): Effect.Effect<void, never, R | Scope.Scope> =>
       Effect.contextWith((context: Context.Context<R>) =>
         registry.add(
-          check._tag === "Liveness" ? check : { ...check, ask: Effect.provideContext(check.ask, context) }
+          check._tag === "Liveness"
+            ? check
+            : { ...check, ask: Effect.provideContext(check.ask, Detached.context(context)) }
         )
       )
     if (eventLoop !== "off") {
       const pulse = Pulse.make(yield* Clock.Clock, eventLoop)
-      yield* Effect.forkScoped(pulse.run)
+      yield* Effect.forkScoped(Detached.effect(pulse.run))
       yield* add(pulse.check)
     }
     for (const check of checks) yield* add(check)

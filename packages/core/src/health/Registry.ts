@@ -2,6 +2,7 @@
  * Asks checks, side by side and each within its time, and keeps what they answered.
  */
 import { Clock, Deferred, Effect, Exit, type Fiber, Metric, type Scope, Semaphore } from "effect"
+import * as Detached from "../model/Detached.ts"
 import type * as Check from "./Check.ts"
 import * as Report from "./Report.ts"
 
@@ -50,7 +51,7 @@ export interface Registry {
 export const make = (settings: Settings): Effect.Effect<Registry, never, Scope.Scope> =>
   Effect.gen(function*() {
     const clock = yield* Clock.Clock
-    const runFork = Effect.runForkWith(yield* Effect.context<never>())
+    const runFork = Effect.runForkWith(Detached.context(yield* Effect.context<never>()))
     const permits = Semaphore.makeUnsafe(settings.concurrency)
     const entries = new Map<string, Entry>()
     const labels = new Set<string>()
@@ -205,7 +206,9 @@ export const make = (settings: Settings): Effect.Effect<Registry, never, Scope.S
           Effect.flatMap((entry) =>
             check._tag === "Liveness" || check.refresh === undefined
               ? Effect.void
-              : Effect.forkScoped(Effect.forever(Effect.andThen(ask(entry, true), Effect.sleep(check.refresh))))
+              : Effect.forkScoped(
+                Detached.effect(Effect.forever(Effect.andThen(ask(entry, true), Effect.sleep(check.refresh))))
+              )
           )
         ),
       report: (kind) =>

@@ -2,6 +2,7 @@
  * The circuits of a process, and how others learn of them.
  */
 import { Clock, Context, Effect, Layer, Metric, PubSub, Stream } from "effect"
+import * as Detached from "../model/Detached.ts"
 import { Circuit, type Policy, type State } from "./circuit.ts"
 
 /** How a circuit is. */
@@ -75,7 +76,7 @@ export const layer = (options: CircuitsOptions = {}): Layer.Layer<CircuitBreaker
     CircuitBreakerCircuits,
     Effect.gen(function*() {
       const clock = yield* Clock.Clock
-      const context = yield* Effect.context<never>()
+      const context = Detached.context(yield* Effect.context<never>())
       const news = yield* PubSub.sliding<Transition>(256)
       const circuits = new Map<string, Circuit>()
       const now = () => clock.currentTimeMillisUnsafe()

@@ -4,7 +4,8 @@
  * The correlation id is one for all that a first request or message led to. The causation id names the one message or
  * request that led to this one directly.
  */
-import { Context, Fiber, type Random, type Tracer } from "effect"
+import { Fiber, type Random, type Tracer } from "effect"
+import * as Detached from "./Detached.ts"
 import type { Headers } from "./Headers.ts"
 
 /** Names of the headers. */
@@ -32,7 +33,7 @@ export interface Correlation {
 }
 
 /** The ids of what is being handled; undefined where nothing tells them. Forked and detached fibers inherit it. */
-export const Current = Context.Reference<Correlation | undefined>("@millrace/core/Correlation/Current", {
+export const Current = Detached.reference<Correlation | undefined>("@millrace/core/Correlation/Current", {
   defaultValue: () => undefined
 })
 

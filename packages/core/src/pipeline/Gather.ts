@@ -3,6 +3,7 @@
  * load is low and as large as the store is slow.
  */
 import { Deferred, Effect, type Exit, type Scope } from "effect"
+import * as Detached from "../model/Detached.ts"
 
 /** Gathers items into groups and writes one group at a time. */
 export interface Gather<in T, out E> {
@@ -77,7 +78,7 @@ export const make = <T, E = never, R = never>(
   const maximum = counted("maximum", options.maximum ?? 1024)
   const capacity = counted("capacity", options.capacity ?? 65_536)
   return Effect.gen(function*() {
-    const context = yield* Effect.context<R>()
+    const context = Detached.context(yield* Effect.context<R>())
     const fork = Effect.runForkWith(context)
     const groups: Array<Group<T, E>> = []
     let unwritten = 0

@@ -1,7 +1,7 @@
 /**
  * What a row of a rate limit is found by, and how often rows are removed that say nothing any more.
  */
-import type { RateLimit } from "@millrace/core"
+import { Detached, type RateLimit } from "@millrace/core"
 import { compositeKey } from "@millrace/core/model/compositeKey"
 import { type Duration, Effect, type Scope } from "effect"
 import { createHash } from "node:crypto"
@@ -30,6 +30,6 @@ export const pruning = <E>(
 ): Effect.Effect<void, never, Scope.Scope> => {
   const all: Effect.Effect<void, E> = Effect.flatMap(prune, (removed) => removed < most ? Effect.void : all)
   return Effect.asVoid(
-    Effect.forkScoped(Effect.forever(Effect.andThen(Effect.sleep(every), Effect.ignore(all))))
+    Effect.forkScoped(Detached.effect(Effect.forever(Effect.andThen(Effect.sleep(every), Effect.ignoreCause(all)))))
   )
 }
