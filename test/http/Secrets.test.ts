@@ -128,7 +128,7 @@ const sinks = () => {
           "spans",
           span.name,
           JSON.stringify(Object.fromEntries(span.attributes)),
-          JSON.stringify(span.events),
+          JSON.stringify(span.events, (_, value: unknown) => typeof value === "bigint" ? String(value) : value),
           exit._tag === "Failure" ? `${Cause.pretty(exit.cause)} ${JSON.stringify(exit.cause)}` : ""
         )
       }

@@ -268,7 +268,7 @@ export const middleware = (options: Options = {}) => {
         onFailure: (cause): Middleware.Returns<Errors, never, Response> => {
           const found = Cause.findErrorOption(cause)
           if (found._tag === "None") return Exit.failCause(cause as Cause.Cause<never>)
-          return found.value instanceof Passing ? found.value.ended : Exit.fail(found.value)
+          return Failure.isInstance(found.value, Passing) ? found.value.ended : Exit.fail(found.value)
         }
       })
 

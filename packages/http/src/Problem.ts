@@ -279,15 +279,21 @@ const phrases: { readonly [status: number]: string } = {
 const detailOf = (entry: Entry, error: unknown): string | undefined =>
   typeof entry.detail === "object"
     ? entry.detail.text
-    : entry.detail === "message" && error instanceof Error && error.message !== ""
-    ? wellFormed(error.message)
+    : entry.detail === "message" && Failure.isInstance(error, Error) && Failure.messageOf(error) !== ""
+    ? wellFormed(Failure.messageOf(error))
     : undefined
 
 const ruleOf = (problems: Problems, error: unknown): Entry | undefined => {
   const tag = Failure.tagOf(error)
   const rule = Object.hasOwn(problems.tags, tag) ? problems.tags[tag] : undefined
-  // found by the tag that it was typed by
-  return typeof rule === "function" ? rule(error as never) : rule
+  if (typeof rule !== "function") return rule
+  try {
+    // found by the tag that it was typed by
+    return rule(error as never)
+  } catch {
+    // its class says what is answered
+    return undefined
+  }
 }
 
 /** The class that a status stands for, for an error that has an entry and no class. */
@@ -310,12 +316,11 @@ const classOfStatus = (status: number): Failure.FailureClass =>
  */
 export const of = (problems: Problems, error: unknown): Problem => {
   const rule = ruleOf(problems, error)
-  const classified = Failure.isClassified(error) ? error : undefined
-  const failure = classified?.failure ?? (rule === undefined ? "defect" : classOfStatus(rule.status))
+  const failure = Failure.classOf(error) ?? (rule === undefined ? "defect" : classOfStatus(rule.status))
   const own = problems.table[failure]
   const entry = rule ?? own
   const pause = entry.retryAfter ?? (entry.status === 503 && stores.has(Failure.tagOf(error)) ? storeBack : undefined)
-  const wait = classified?.retryAfter ?? (pause === undefined ? undefined : Duration.fromInputUnsafe(pause))
+  const wait = Failure.retryAfterOf(error) ?? (pause === undefined ? undefined : Duration.fromInputUnsafe(pause))
   const retryAfter = wait === undefined ? undefined : Number(RetryAfter.format(wait))
   const detail = detailOf(entry, error)
   const fields = fieldsOf(error)

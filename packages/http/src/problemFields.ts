@@ -40,11 +40,16 @@ const isField = (value: unknown): value is Field =>
 /** The places that an error names: its `fields`, or those of the schema's `issue` that it carries. */
 export const fieldsOf = (error: unknown): ReadonlyArray<Field> => {
   if (typeof error !== "object" || error === null) return []
-  if ("fields" in error && Array.isArray(error.fields)) {
-    return error.fields.filter(isField).slice(0, maximumFields).map(({ detail, pointer }) => ({
-      pointer: wellFormed(pointer),
-      detail: wellFormed(detail)
-    }))
+  try {
+    if ("fields" in error && Array.isArray(error.fields)) {
+      return error.fields.filter(isField).slice(0, maximumFields).map(({ detail, pointer }) => ({
+        pointer: wellFormed(pointer),
+        detail: wellFormed(detail)
+      }))
+    }
+    return "issue" in error && SchemaIssue.isIssue(error.issue) ? fieldsOfIssue(error.issue) : []
+  } catch {
+    // an error may be any value, also one whose fields cannot be read
+    return []
   }
-  return "issue" in error && SchemaIssue.isIssue(error.issue) ? fieldsOfIssue(error.issue) : []
 }

@@ -2,7 +2,7 @@
  * The relay of an outbox: reads what was committed, publishes it by the program's broker, and marks it done once that has
  * confirmed it.
  */
-import { Broker, type BrokerError } from "@millrace/core"
+import { Broker, type BrokerError, Detached, Failure } from "@millrace/core"
 import { PgClient } from "@effect/sql-pg"
 import {
   Clock,
@@ -226,7 +226,9 @@ const relay = <On>(options: Options<On>, settings: ReturnType<typeof settled>) =
       Effect.catchDefect((defect) =>
         Effect.fail(
           new OutboxError({
-            message: `The relay of ${settings.table} has a defect: ${String(defect)}`,
+            message: `The relay of ${settings.table} has a defect: ${
+              Failure.messageOf(defect) || Failure.tagOf(defect)
+            }`,
             failure: "defect",
             cause: defect
           })
@@ -270,8 +272,8 @@ const relay = <On>(options: Options<On>, settings: ReturnType<typeof settled>) =
       Effect.sync(() => Wakes.add(table.sql, () => void latch.openUnsafe())),
       (remove) => Effect.sync(remove)
     )
-    for (const each of [beat, prune, listen]) yield* Effect.forkScoped(each)
-    const running = yield* Effect.forkScoped(main)
+    for (const each of [beat, prune, listen]) yield* Effect.forkScoped(Detached.effect(each))
+    const running = yield* Effect.forkScoped(Detached.effect(main))
     yield* Effect.addFinalizer(() =>
       Effect.gen(function*() {
         isStopping = true

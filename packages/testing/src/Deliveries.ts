@@ -5,6 +5,7 @@ import {
   After,
   type Delivery,
   delivery,
+  Eager,
   type Envelope,
   type Failure,
   type Handler,
@@ -17,7 +18,7 @@ import {
   Settlement,
   type Subscription
 } from "@millrace/core"
-import { Effect, Exit } from "effect"
+import { type Context, Effect, Exit, Fiber } from "effect"
 
 /** The parts of a delivery; each has a default. */
 export interface Options {
@@ -151,13 +152,28 @@ const ended = <A, E>(
     )
   })
 
-const through = <M extends Carrier, A, E, R>(handler: Handler<M, A, E, R>, message: M, settle: Settle) =>
-  // whoever interrupts it waits for the hooks, as for those of an engine
-  Effect.uninterruptibleMask((restore) =>
-    Effect.flatMap(
-      Effect.exit(restore(Effect.suspend(() => handler(message)))),
-      (exit) => ended(message, exit, settle)
+/**
+ * Calls a handler as an engine does: at once, and what suspends goes on in a fiber of its own with the caller's services. So a
+ * middleware that keeps the fiber of the call behaves here as it does there.
+ */
+const call = <M extends Carrier, A, E, R>(
+  handler: Handler<M, A, E, R>,
+  message: M,
+  restore: <B, F, S>(effect: Effect.Effect<B, F, S>) => Effect.Effect<B, F, S>
+): Effect.Effect<Exit.Exit<A, E>, never, R> =>
+  Effect.contextWith((context: Context.Context<R>) => {
+    const result = Eager.guard(handler)(message)
+    if (Eager.isDone(result)) return Effect.succeed(result)
+    const fiber = Effect.runForkWith(context)(result)
+    return Effect.onInterrupt(restore(Fiber.await(fiber)), () => Fiber.interrupt(fiber)).pipe(
+      Effect.catchCause(() => Fiber.await(fiber))
     )
+  })
+
+const through = <M extends Carrier, A, E, R>(handler: Handler<M, A, E, R>, message: M, settle: Settle) =>
+  // an interruption waits for the hooks, as it does in an engine
+  Effect.uninterruptibleMask((restore) =>
+    Effect.flatMap(call(handler, message, restore), (exit) => ended(message, exit, settle))
   )
 
 /**

@@ -7,6 +7,9 @@ import type { Envelope, Handler } from "@millrace/core"
 import { Cause, Context, Data, Effect, Exit, Fiber, Layer, Logger } from "effect"
 import { TestClock } from "effect/testing"
 import * as Deliveries from "./Deliveries.ts"
+import * as Faults from "./laws/faults.ts"
+
+export { oddErrors } from "./laws/odd.ts"
 
 /** The error that the handler inside fails with: it carries no class. */
 export class LawError extends Data.TaggedError("LawError")<{}> {}
@@ -53,7 +56,9 @@ const reasonOf = (exit: Exit.Exit<unknown, unknown>): Cause.Reason<unknown> => {
 /**
  * Registers the laws of a middleware as tests, each with a handler that ends at once and with one that ends later.
  *
- * `build` makes a new instance each time it is called. The tests run in virtual time and print no logs.
+ * `build` makes a new instance each time it is called. The tests run in virtual time and print no logs. Beside good and bad
+ * ends they try errors of any kind (`oddErrors`), loggers and tracers that throw, hooks that throw, and handlers that return no
+ * effect: none of these may change the end of a message or hold a place, a permit or a timer.
  *
  * **Example** (a middleware of one's own)
  *
@@ -267,6 +272,14 @@ export const suite = <Outer extends Deliveries.Carrier, Inner extends Envelope, 
           assert.deepStrictEqual(seen, ["the caller"])
         })
     )
+
+    Faults.register({
+      build,
+      message: options.message,
+      answer,
+      passes: typeof options.failure !== "function",
+      law
+    })
   })
 }
 

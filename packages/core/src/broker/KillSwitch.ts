@@ -2,7 +2,8 @@
  * Stops the intake of subscriptions: by itself after a burst of failures, or by hand.
  */
 import { Clock, Context, Duration, Effect, type Exit, Layer } from "effect"
-import { isClassified } from "../model/Failure.ts"
+import * as Detached from "../model/Detached.ts"
+import { retryAfterOf } from "../model/Failure.ts"
 import type { Delivery } from "../model/Message.ts"
 import * as Outcome from "../model/Outcome.ts"
 import * as Eager from "../pipeline/Eager.ts"
@@ -82,7 +83,7 @@ const failed = (exit: Exit.Exit<unknown, unknown>): boolean | undefined => {
   const { reasons } = exit.cause
   if (reasons.some(({ _tag }) => _tag === "Interrupt")) return undefined
   const error = reasons.find(({ _tag }) => _tag === "Fail")
-  return error?._tag === "Fail" && isClassified(error.error) && error.error.retryAfter !== undefined ? undefined : true
+  return error?._tag === "Fail" && retryAfterOf(error.error) !== undefined ? undefined : true
 }
 
 interface Engaged {
@@ -211,7 +212,7 @@ export const layer = (options: Options = {}): Layer.Layer<Broker | KillSwitch, n
   return Layer.effectContext(
     Effect.gen(function*() {
       const broker = yield* Broker
-      const context = yield* Effect.context<never>()
+      const context = Detached.context(yield* Effect.context<never>())
       const one = new Switch(
         numbers,
         yield* Clock.Clock,

@@ -3,7 +3,7 @@
  */
 import { Data } from "effect"
 import { hasProperty } from "effect/Predicate"
-import { classOf, type FailureClass, tagOf } from "../model/Failure.ts"
+import { classOf, type FailureClass, messageOf, tagOf } from "../model/Failure.ts"
 
 /** Problem details by RFC 9457; `error` is a declared error, as its schema encodes it. */
 export interface Problem {
@@ -47,9 +47,7 @@ const generic: Record<FailureClass, readonly [status: number, title: string, det
 
 // its message holds no value of the body and is bounded; whatever else fails keeps its words to itself
 const told = (error: unknown): string | undefined =>
-  tagOf(error) === "DecodeError" && hasProperty(error, "message") && typeof error.message === "string"
-    ? error.message
-    : undefined
+  tagOf(error) === "DecodeError" ? messageOf(error) || undefined : undefined
 
 /** What a caller is told of an error that nobody declared. */
 export const of = (error: unknown): Problem => {
@@ -59,7 +57,7 @@ export const of = (error: unknown): Problem => {
 
 /** What a caller is told of a declared error. */
 export const declared = (error: unknown, encoded: unknown): Problem => ({
-  type: `errors/${encodeURIComponent(tagOf(error))}`,
+  type: `errors/${encodeURIComponent(tagOf(error).toWellFormed())}`,
   title: tagOf(error),
   status: generic[classOf(error) ?? "validation"][0],
   detail: "The request was refused with an error that it declares.",

@@ -5,7 +5,7 @@ import { Data, Effect, Exit, SchemaIssue } from "effect"
 import * as Address from "../model/Address.ts"
 import type { Channel, Content } from "../model/Channel.ts"
 import * as Correlation from "../model/Correlation.ts"
-import { type Classified, tagOf } from "../model/Failure.ts"
+import { type Classified, classOf, messageOf, retryAfterOf, tagOf } from "../model/Failure.ts"
 import * as Headers from "../model/Headers.ts"
 import { type NativeParts, Outgoing } from "../model/Message.ts"
 import * as After from "../pipeline/After.ts"
@@ -70,7 +70,7 @@ export const encoder = <P>(
   const refused = (cause: unknown): EncodeError => {
     const found = SchemaIssue.isIssue(cause)
       ? explain(cause)
-      : { path: "", message: bounded(cause instanceof Error ? cause.message : String(cause)) }
+      : { path: "", message: bounded(messageOf(cause) || tagOf(cause)) }
     const place = found.path === "" ? "" : ` at ${found.path}`
     return new EncodeError({ channel: name, cause, message: `Not a payload of ${name}: ${found.message}${place}` })
   }
@@ -118,7 +118,7 @@ const nameOf = (name: string, pattern: Address.Pattern, parameters: Address.Para
   try {
     return Address.fill(pattern, parameters ?? {})
   } catch (cause) {
-    throw new EncodeError({ channel: name, cause, message: cause instanceof Error ? cause.message : String(cause) })
+    throw new EncodeError({ channel: name, cause, message: messageOf(cause) || tagOf(cause) })
   }
 }
 
@@ -292,8 +292,8 @@ export const hookFailed = (error: Classified): BrokerError =>
     operation: "publish",
     reason: "Refused",
     message: `A hook of a publish middleware failed after publishing: ${tagOf(error)}`,
-    failure: error.failure,
-    retryAfter: error.retryAfter,
+    failure: classOf(error) ?? "permanent",
+    retryAfter: retryAfterOf(error),
     cause: error
   })
 

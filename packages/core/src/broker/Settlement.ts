@@ -2,14 +2,14 @@
  * From the end of a chain to what becomes of the message: computed once, outside everything.
  */
 import { Cause, type Exit } from "effect"
-import { type Classified, classOf, type FailureClass, isClassified, tagOf } from "../model/Failure.ts"
+import { type Classified, classOf, type FailureClass, retryAfterOf, tagOf } from "../model/Failure.ts"
 import * as Outcome from "../model/Outcome.ts"
 
 /** What each class of failure does to its message; data that a subscription may change. */
 export type Table = { readonly [Class in FailureClass]: (error: Classified) => Outcome.Outcome }
 
-const again = (error: Classified) => Outcome.Retry({ after: error.retryAfter })
-const dead = (error: Classified) => error.retryAfter === undefined ? Outcome.DeadLetter(error) : again(error)
+const again = (error: Classified) => Outcome.Retry({ after: retryAfterOf(error) })
+const dead = (error: Classified) => retryAfterOf(error) === undefined ? Outcome.DeadLetter(error) : again(error)
 
 /**
  * What may succeed later is tried again (`transient`, `throttled`, `conflict`, `timeout`, `dependency`), what never will is
@@ -68,22 +68,52 @@ export interface Policy {
   readonly table: Table
 }
 
-/** The outcome of one error. */
+/** The outcome of a user's function; where it throws or returns no outcome, a dead letter that names this. */
+const decided = (where: string, decide: () => unknown, error: unknown): Outcome.Outcome => {
+  try {
+    const outcome = decide()
+    return Outcome.isOutcome(outcome)
+      ? outcome
+      : Outcome.DeadLetter(new TypeError(`Settlement: ${where} returned no Outcome`, { cause: error }))
+  } catch (defect) {
+    return Outcome.DeadLetter(defect)
+  }
+}
+
+// both tables are the user's, and a tag may be any text: `constructor` is an entry only where the user wrote it
+const ownOf = <T>(table: { readonly [name: string]: T }, name: string): T | undefined =>
+  Object.hasOwn(table, name) ? table[name] : undefined
+
+const ofClass = (policy: Policy, failure: FailureClass, error: unknown): Outcome.Outcome => {
+  const row = ownOf(policy.table, failure)
+  // an error of this class is Classified
+  return row === undefined
+    ? Outcome.DeadLetter(error)
+    : decided(`the table's ${failure}`, () => row(error as Classified), error)
+}
+
+/**
+ * The outcome of one error: by the entry of its tag, else by the table for its class, else a dead letter.
+ *
+ * Never throws: where an entry or a row of the table throws or returns no outcome, the message is a dead letter.
+ */
 export const ofError = (policy: Policy, error: unknown): Outcome.Outcome => {
-  const entry = policy.entries[tagOf(error)]
-  const outcome = entry === undefined
-    ? isClassified(error) ? policy.table[error.failure](error) : Outcome.DeadLetter(error)
-    : typeof entry === "function"
+  const tag = tagOf(error)
+  const entry = ownOf(policy.entries, tag)
+  const failure = classOf(error)
+  const outcome = entry !== undefined
     // the entry was typed by the tag that found it
-    ? entry(error as never)
-    : entry
+    ? decided(`the entry ${tag}`, () => typeof entry === "function" ? entry(error as never) : entry, error)
+    : failure !== undefined
+    ? ofClass(policy, failure, error)
+    : Outcome.DeadLetter(error)
   // dead letters name their reason even where the entry was a plain outcome
   return outcome._tag === "DeadLetter" && outcome.error === undefined ? Outcome.DeadLetter(error) : outcome
 }
 
 /**
  * The outcome of a finished chain: an answered outcome holds, any other answer acknowledges; an error is settled by its
- * entry or its class; an interruption releases; a defect is settled as the class `defect`.
+ * entry or its class; an interruption releases; a defect is settled as the class `defect`. Never throws.
  */
 export const ofExit = (policy: Policy, exit: Exit.Exit<unknown, unknown>): Outcome.Outcome => {
   if (exit._tag === "Success") return Outcome.isOutcome(exit.value) ? exit.value : Outcome.Ack
@@ -94,8 +124,6 @@ export const ofExit = (policy: Policy, exit: Exit.Exit<unknown, unknown>): Outco
   }
   if (Cause.hasInterrupts(exit.cause)) return Outcome.Release
   const defect = Cause.squash(exit.cause)
-  const outcome = policy.table.defect(
-    classOf(defect) === undefined ? { failure: "defect" } : defect as Classified
-  )
+  const outcome = ofClass(policy, "defect", classOf(defect) === undefined ? { failure: "defect" } : defect)
   return outcome._tag === "DeadLetter" ? Outcome.DeadLetter(defect) : outcome
 }

@@ -6,12 +6,12 @@ import { BrokerError } from "./BrokerError.ts"
 
 /** The error of a publish that a middleware of a broker has refused. */
 export const refused = (system: string) => (error: unknown): BrokerError =>
-  error instanceof BrokerError ? error : new BrokerError({
+  Failure.isInstance(error, BrokerError) ? error : new BrokerError({
     system,
     operation: "publish",
     reason: "Refused",
     message: `Publishing was refused by a middleware of the broker: ${Failure.tagOf(error)}`,
     failure: Failure.classOf(error) ?? "permanent",
-    retryAfter: Failure.isClassified(error) ? error.retryAfter : undefined,
+    retryAfter: Failure.retryAfterOf(error),
     cause: error
   })

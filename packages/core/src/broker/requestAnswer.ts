@@ -107,18 +107,26 @@ export const answer = <Q, A, E, On>(
     Channel.make(request.channel.name, { payload: request.reply, codec: request.codec })
   )
   const { errors } = request
-  const isDeclared = errors === undefined ? () => false : Schema.is(errors)
+  const fits = errors === undefined ? () => false : Schema.is(errors)
+  // an error may be any value, also one that no schema can read
+  const isDeclared = (error: unknown): boolean => {
+    try {
+      return fits(error)
+    } catch {
+      return false
+    }
+  }
   const encodeError = errors === undefined ? undefined : encoder(errors)
 
   const problemOf = (outcome: Outcome.Outcome): Effect.Effect<Problem.Problem> => {
     if (outcome._tag === "Ack") return Exit.succeed(Problem.unanswered)
     const error = outcome._tag === "DeadLetter" || outcome._tag === "Reject" ? outcome.error : undefined
     if (encodeError === undefined || !isDeclared(error)) return Exit.succeed(Problem.of(error))
-    return Effect.catchEager(
-      // Schema.is has just said so
-      Effect.mapEager(encodeError(error as E), (encoded) => Problem.declared(error, encoded)),
-      () => Exit.succeed(Problem.of(error))
-    )
+    // Schema.is has just said so; a field that throws is a defect of the encoding
+    return Effect.matchCauseEager(encodeError(error as E), {
+      onSuccess: (encoded) => Problem.declared(error, encoded),
+      onFailure: () => Problem.of(error)
+    })
   }
 
   const built: unknown = Middleware.make<{ message: Message<unknown> }>()(

@@ -2,12 +2,13 @@
  * The audit trail: one durable row for each message that was handled or published, written before it is acknowledged.
  */
 import { Clock, Effect, Exit } from "effect"
-import { tagOf } from "../model/Failure.ts"
+import { messageOf, tagOf } from "../model/Failure.ts"
 import { type Envelope, Message } from "../model/Message.ts"
 import type { Outcome } from "../model/Outcome.ts"
 import * as Redaction from "../model/Redaction.ts"
 import * as Eager from "../pipeline/Eager.ts"
 import type { Around, Make } from "../pipeline/Handler.ts"
+import * as Lost from "../pipeline/Lost.ts"
 import * as Middleware from "../pipeline/Middleware.ts"
 import { type AuditError, AuditStore, type Entry, type Status } from "./auditStore.ts"
 import * as Text from "./auditText.ts"
@@ -72,13 +73,25 @@ const telling = (onStoreError: "retry" | "run") => {
         if (told) return Effect.void
         told = true
         return onStoreError === "run"
-          ? Effect.logWarning(`Audit: rows were not stored, and their messages go on: ${error.message}`)
-          : Effect.logError(`Audit: rows were not stored, and their messages wait for it: ${error.message}`)
+          ? said(Effect.logWarning(`Audit: rows were not stored, and their messages go on: ${messageOf(error)}`))
+          : said(Effect.logError(`Audit: rows were not stored, and their messages wait for it: ${messageOf(error)}`))
       })
     strict = append
     return answer = onStoreError === "run" ? Effect.catch(append, tell) : Effect.tapError(append, tell)
   }
 }
+
+/** A text of a row; where the program's own patterns or values throw, the row is written without it. */
+const textOf = (make: () => string | undefined): string | undefined => {
+  try {
+    return make()
+  } catch (defect) {
+    Lost.tell("Audit", defect)
+    return undefined
+  }
+}
+
+const said = (line: Effect.Effect<void>): Effect.Effect<void> => Lost.quietly("A logger", line)
 
 /**
  * Writes one row for each message, with its final outcome, and holds the message until the row is durable.
@@ -136,7 +149,7 @@ export const middleware = (options: Options = {}): Around<Envelope, Make<{ requi
       partition: delivery?.partition,
       position: delivery?.position,
       key: message.key,
-      body: characters === 0 ? undefined : Text.bodyText(redaction, message, characters),
+      body: characters === 0 ? undefined : textOf(() => Text.bodyText(redaction, message, characters)),
       handler: delivery?.origin.handler,
       attempt: delivery?.attempt,
       startedAt,
@@ -144,7 +157,7 @@ export const middleware = (options: Options = {}): Around<Envelope, Make<{ requi
       duration,
       status: outcome !== undefined ? statuses[outcome._tag] : exit._tag === "Success" ? "done" : "failed",
       errorTag: error === undefined ? undefined : tagOf(error),
-      errorMessage: error === undefined ? undefined : Text.errorText(redaction, error, message)
+      errorMessage: error === undefined ? undefined : textOf(() => Text.errorText(redaction, error, message))
     }
   }
 

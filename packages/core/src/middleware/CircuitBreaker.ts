@@ -3,7 +3,7 @@
  */
 import { Data, Duration, Effect, Exit } from "effect"
 import { Intake } from "../broker/Intake.ts"
-import { classes as allClasses, classOf, type FailureClass } from "../model/Failure.ts"
+import { classes as allClasses, classOf, type FailureClass, isInstance } from "../model/Failure.ts"
 import type { Envelope } from "../model/Message.ts"
 import * as Eager from "../pipeline/Eager.ts"
 import type { Around, Fixed, Make } from "../pipeline/Handler.ts"
@@ -133,7 +133,7 @@ const verdictOf = (failures: ReadonlySet<FailureClass | undefined>) => (exit: Ex
   for (const reason of exit.cause.reasons) {
     if (reason._tag !== "Fail") continue
     // what another circuit has refused was not called either
-    if (reason.error instanceof CircuitOpen) return undefined
+    if (isInstance(reason.error, CircuitOpen)) return undefined
     return failures.has(classOf(reason.error)) ? "fails" : "answers"
   }
   return undefined

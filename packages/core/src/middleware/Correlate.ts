@@ -7,6 +7,7 @@ import * as Correlation from "../model/Correlation.ts"
 import { type Envelope, Message } from "../model/Message.ts"
 import * as Eager from "../pipeline/Eager.ts"
 import type { Handler } from "../pipeline/Handler.ts"
+import * as Lost from "../pipeline/Lost.ts"
 import * as Middleware from "../pipeline/Middleware.ts"
 
 export { Current } from "../model/Correlation.ts"
@@ -61,8 +62,15 @@ const ownOf = ({ headers, kind }: Envelope): string | undefined => {
 const mark = (span: Tracer.AnySpan | undefined, message: Envelope, ids: Correlation.Correlation): void => {
   if (span?._tag !== "Span") return
   const attributes = Correlation.attributesOf(ids, message.kind)
-  for (const name in attributes) span.attribute(name, attributes[name])
+  try {
+    for (const name in attributes) span.attribute(name, attributes[name])
+  } catch (defect) {
+    Lost.tell("A span", defect)
+  }
 }
+
+/** The fiber that runs now. After a suspension that may be another one than at the call, so it is never kept. */
+const running = (): Fiber.Fiber<unknown, unknown> => Fiber.getCurrent()!
 
 const annotationsOf = (before: Readonly<Record<string, unknown>>, ids: Correlation.Correlation) => {
   const after: Record<string, unknown> = { ...before, correlationId: ids.id }
@@ -131,11 +139,8 @@ export const middleware = (options: Options = {}) => {
       order
     },
     (next) => {
-      const within = (
-        fiber: Fiber.Fiber<unknown, unknown>,
-        message: Envelope,
-        ids: Correlation.Correlation
-      ): Middleware.Returns => {
+      const within = (message: Envelope, ids: Correlation.Correlation): Middleware.Returns => {
+        const fiber = running()
         const before = fiber.context
         const annotations = annotationsOf(fiber.getRef(References.CurrentLogAnnotations), ids)
         const add = <R>(context: Context.Context<R>): Context.Context<R> =>
@@ -178,9 +183,9 @@ export const middleware = (options: Options = {}) => {
             upstream,
             replaced: given === null ? "malformed" : upstream === undefined ? undefined : "untrusted"
           }
-          mark(fiber.cache.span, message, ids)
+          mark(running().cache.span, message, ids)
           message.correlated?.(ids)
-          return within(fiber, message, ids)
+          return within(message, ids)
         }
         return isTrusted ? enter(sent) : Effect.flatMapEager(make(fiber), enter)
       }
@@ -201,7 +206,7 @@ export const middleware = (options: Options = {}) => {
         if (current !== undefined) return next(write(message, current))
         const begin = (id: string): Middleware.Returns => {
           const ids = { id, causation: undefined, upstream: undefined, replaced: undefined }
-          return within(fiber, write(message, ids), ids)
+          return within(write(message, ids), ids)
         }
         const given = find(message)
         return typeof given === "string" ? begin(given) : Effect.flatMapEager(make(fiber), begin)

@@ -3,7 +3,7 @@
  * retries of its own, and acknowledges the message after that.
  */
 import { Cause, Effect, Exit } from "effect"
-import { classes as allClasses, classOf, type FailureClass, isClassified, tagOf } from "../model/Failure.ts"
+import { classes as allClasses, classOf, type FailureClass, retryAfterOf, tagOf } from "../model/Failure.ts"
 import type { Message } from "../model/Message.ts"
 import * as Outcome from "../model/Outcome.ts"
 import type { Description } from "../pipeline/Description.ts"
@@ -36,11 +36,8 @@ const wrap =
         return Exit.failCause(cause)
       }
       const error: unknown = reason.error
-      return Exit.succeed(
-        isClassified(error) && error.retryAfter !== undefined
-          ? Outcome.Retry({ after: error.retryAfter })
-          : Outcome.DeadLetter(error)
-      )
+      const after = retryAfterOf(error)
+      return Exit.succeed(after === undefined ? Outcome.DeadLetter(error) : Outcome.Retry({ after }))
     }
     return (message: Message<unknown>): Middleware.Returns<never, never, Answer> => {
       const result = next(message)
@@ -171,9 +168,7 @@ export const afterAttempts = (
   }
   const built: unknown = Middleware.make<{ message: Message<unknown> }>()(
     describe({ attempts }),
-    wrap((error, message) =>
-      message.attempt >= attempts && retriable(error) && !(isClassified(error) && error.retryAfter !== undefined)
-    )
+    wrap((error, message) => message.attempt >= attempts && retriable(error) && retryAfterOf(error) === undefined)
   )
   // an error with retryAfter is not taken, so a retry is never answered
   return built as Around<Message<unknown>, Make<{ answers: Outcome.DeadLetter }>>

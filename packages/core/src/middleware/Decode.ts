@@ -3,6 +3,7 @@
  */
 import { Data, Effect, Exit, type SchemaIssue } from "effect"
 import type { Channel } from "../model/Channel.ts"
+import { messageOf, tagOf } from "../model/Failure.ts"
 import type { Message, Raw } from "../model/Message.ts"
 import * as Outcome from "../model/Outcome.ts"
 import { decoder, explain } from "../pipeline/compile.ts"
@@ -50,13 +51,13 @@ export type Answers<T extends Tombstone> = "acknowledge" extends T ? Outcome.Ack
 
 const unreadable = (channel: string, cause: unknown, length: number): DecodeError => {
   // only the place is taken from the codec's message, which may quote the body
-  const place = cause instanceof Error ? / at position \d+/.exec(cause.message)?.[0] ?? "" : ""
+  const place = / at position \d+/.exec(messageOf(cause))?.[0] ?? ""
   return new DecodeError({
     failure: "poison",
     channel,
     path: "",
     message: `The body (${length} bytes) cannot be read as the codec of ${channel} asks: ${
-      cause instanceof Error ? cause.name : "failed"
+      cause instanceof Error ? tagOf(cause) : "failed"
     }${place}`
   })
 }

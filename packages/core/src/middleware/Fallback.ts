@@ -8,6 +8,7 @@ import { labelOf } from "../pipeline/Conventions.ts"
 import type { Description } from "../pipeline/Description.ts"
 import * as Eager from "../pipeline/Eager.ts"
 import type { Handler } from "../pipeline/Handler.ts"
+import * as Lost from "../pipeline/Lost.ts"
 import * as Middleware from "../pipeline/Middleware.ts"
 
 /** The header that tells the handler of a fallback why it was called: the tag of the error. */
@@ -44,7 +45,7 @@ const build = (
       1
     )
     return Effect.andThen(
-      Effect.andThen(told, Effect.annotateCurrentSpan("millrace.fallback", tag)),
+      Effect.andThen(told, Lost.quietly("A span", Effect.annotateCurrentSpan("millrace.fallback", tag))),
       Effect.suspend(() => fallback(message.withHeader(header, tag), found.error))
     )
   }

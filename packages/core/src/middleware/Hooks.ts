@@ -5,8 +5,10 @@
 import { Cause, type Context, Data, Effect, Exit, Fiber } from "effect"
 import { classOf, type FailureClass, tagOf } from "../model/Failure.ts"
 import type { Envelope } from "../model/Message.ts"
+import * as Eager from "../pipeline/Eager.ts"
 import * as Ending from "../pipeline/Ending.ts"
 import type { Around, Make } from "../pipeline/Handler.ts"
+import * as Lost from "../pipeline/Lost.ts"
 import * as Middleware from "../pipeline/Middleware.ts"
 
 /** The moments. */
@@ -131,14 +133,16 @@ const run = (
 ): Effect.Effect<unknown, HookError> => {
   let effect: Run
   try {
-    effect = call()
+    effect = Eager.effectOf(call(), `The hook ${hook}`)
   } catch (defect) {
     effect = Exit.die(defect)
   }
   const guarded = Effect.matchCauseEffectEager(effect, {
     onSuccess: () => Exit.void,
     onFailure: (cause): Effect.Effect<void, HookError> => {
-      if (onFailure === "log") return Effect.logWarning(`The hook ${hook} failed; its message goes on`, cause)
+      if (onFailure === "log") {
+        return Lost.quietly("A logger", Effect.logWarning(`The hook ${hook} failed; its message goes on`, cause))
+      }
       const error = Cause.squash(cause)
       return Exit.fail(
         new HookError({

@@ -9,6 +9,7 @@ import { type Envelope, Message } from "../model/Message.ts"
 import * as Redaction from "../model/Redaction.ts"
 import * as Eager from "../pipeline/Eager.ts"
 import * as Ending from "../pipeline/Ending.ts"
+import * as Lost from "../pipeline/Lost.ts"
 import * as Middleware from "../pipeline/Middleware.ts"
 import { answerOf, bodyText, credentials, oneLine } from "./logText.ts"
 
@@ -99,8 +100,9 @@ const write = (
   for (const logger of fiber.getRef(References.CurrentLoggers)) {
     try {
       logger.log({ fiber, date, cause: line.cause, logLevel: line.level, message: [line.text] })
-    } catch {
+    } catch (defect) {
       // a line is lost, which is less than a message
+      Lost.tell("A logger", defect)
     }
   }
   fiber.setContext(context)
@@ -116,7 +118,8 @@ const isEnabled = (fiber: Fiber.Fiber<unknown, unknown>, level: LogLevel.Severit
  * timestamp and level are the logger's own, e.g. `Log.layer`'s.
  *
  * What comes from outside is cut and cannot break the line; secrets are redacted (see `Redaction`). The duration is of the
- * Clock's monotonic time. Annotations of the context (`Effect.annotateLogs`) are kept. Nothing leaves or enters E and R.
+ * Clock's monotonic time. Annotations of the context (`Effect.annotateLogs`) are kept. A line that cannot be made, or whose
+ * logger throws, is lost; that is told once on standard error, and the message goes on. Nothing leaves or enters E and R.
  *
  * Sources: OWASP Logging Cheat Sheet; OpenTelemetry semantic conventions for the words.
  *
@@ -231,6 +234,21 @@ export const middleware = (options: Options = {}) => {
     write(fiber, { level, cause, text: `${fields["operation"]} ${fields["channel"]} ${ending.status}` }, fields)
   }
 
+  const begin = (
+    fiber: Fiber.Fiber<unknown, unknown>,
+    message: Envelope,
+    level: LogLevel.Severity,
+    ids: Correlation.Correlation | undefined
+  ): void => {
+    try {
+      const fields = fieldsOf(fiber, message, "started", ids)
+      const text = `${fields["operation"]} ${fields["channel"]} started`
+      write(fiber, { level, cause: Cause.empty, text }, fields)
+    } catch (defect) {
+      Lost.tell("Log", defect)
+    }
+  }
+
   return Middleware.make()(
     {
       name: "Log",
@@ -244,16 +262,18 @@ export const middleware = (options: Options = {}) => {
         if (fiber === undefined) return Effect.suspend(() => handle(message))
         const clock = fiber.getRef(Clock.Clock)
         const ids = fiber.getRef(Correlation.Current)
-        if (options.start !== undefined && isEnabled(fiber, options.start)) {
-          const fields = fieldsOf(fiber, message, "started", ids)
-          const text = `${fields["operation"]} ${fields["channel"]} started`
-          write(fiber, { level: options.start, cause: Cause.empty, text }, fields)
-        }
+        if (options.start !== undefined && isEnabled(fiber, options.start)) begin(fiber, message, options.start, ids)
         const start = clock.monotonicTimeNanosUnsafe()
         return Eager.around(
           message,
           next,
-          (exit) => end(Fiber.getCurrent() ?? fiber, message, exit, clock.monotonicTimeNanosUnsafe() - start, ids)
+          (exit) => {
+            try {
+              end(Fiber.getCurrent() ?? fiber, message, exit, clock.monotonicTimeNanosUnsafe() - start, ids)
+            } catch (defect) {
+              Lost.tell("Log", defect)
+            }
+          }
         )
       }
       return handle

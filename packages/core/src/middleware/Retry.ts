@@ -2,8 +2,9 @@
  * Retry in place: the message keeps its lane while it waits, so order is kept and those behind it wait too. Retries that
  * should not hold a lane belong to the subscription (`settle`, `backoff`).
  */
-import { Cause, Clock, Context, Duration, Effect, Exit, Pull, Schedule } from "effect"
-import { classes, classOf, type FailureClass, isClassified, tagOf } from "../model/Failure.ts"
+import { Cause, Clock, type Context, Duration, Effect, Exit, Pull, Schedule } from "effect"
+import * as Detached from "../model/Detached.ts"
+import { classes, classOf, type FailureClass, retryAfterOf, tagOf } from "../model/Failure.ts"
 import { type Envelope, Message } from "../model/Message.ts"
 import type { Description } from "../pipeline/Description.ts"
 import * as Eager from "../pipeline/Eager.ts"
@@ -15,7 +16,7 @@ import { tellRetry } from "./retryTelemetry.ts"
 export { type Exponential, exponential } from "./retrySchedule.ts"
 
 /** The number of the attempt in place, from 1: what a handler inside a `Retry` reads. */
-export const Attempt: Context.Reference<number> = Context.Reference("@millrace/core/Retry/Attempt", {
+export const Attempt: Context.Reference<number> = Detached.reference("@millrace/core/Retry/Attempt", {
   defaultValue: () => 1
 })
 
@@ -104,7 +105,8 @@ const again = <E, R>(
         if (attempt > policy.times || reason === undefined || !policy.retries(reason)) return last
         const now = clock.currentTimeMillisUnsafe()
         const error = Cause.isFailReason(reason) ? reason.error : undefined
-        const after = isClassified(error) && error.retryAfter !== undefined ? Duration.toMillis(error.retryAfter) : 0
+        const asked = retryAfterOf(error)
+        const after = asked === undefined ? 0 : Duration.toMillis(asked)
         if (after > (limit === Infinity ? longestRetryAfter : limit)) return last
         return Pull.matchEffect(step(now, error), {
           onDone: () => last,

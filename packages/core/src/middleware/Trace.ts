@@ -5,12 +5,14 @@
 import { Context, Effect, Fiber, Random, Tracer } from "effect"
 import { Broker } from "../broker/Broker.ts"
 import * as Bag from "../model/Baggage.ts"
+import * as Detached from "../model/Detached.ts"
 import type { Envelope } from "../model/Message.ts"
 import * as Redaction from "../model/Redaction.ts"
 import * as TraceContext from "../model/TraceContext.ts"
 import { attributesOf, nameOf, placeOf } from "../pipeline/Conventions.ts"
 import * as Eager from "../pipeline/Eager.ts"
 import type { Handler } from "../pipeline/Handler.ts"
+import * as Lost from "../pipeline/Lost.ts"
 import * as Middleware from "../pipeline/Middleware.ts"
 import * as Spans from "../pipeline/Spans.ts"
 
@@ -26,7 +28,9 @@ import * as Spans from "../pipeline/Spans.ts"
  * const tenant = Effect.map(Trace.Baggage, (baggage) => baggage.get("tenant")?.value)
  * ```
  */
-export const Baggage = Context.Reference<Bag.Baggage>("@millrace/core/Trace/Baggage", { defaultValue: () => Bag.empty })
+export const Baggage = Detached.reference<Bag.Baggage>("@millrace/core/Trace/Baggage", {
+  defaultValue: () => Bag.empty
+})
 
 /** Options of `middleware`. */
 export interface Options {
@@ -56,9 +60,10 @@ const linkTo = (span: Tracer.AnySpan | undefined): ReadonlyArray<Tracer.SpanLink
 const inject = <M extends Envelope>(message: M, span: Tracer.AnySpan | undefined, baggage: Bag.Baggage): M => {
   let out = message
   if (span !== undefined && message.headers[TraceContext.names.parent] === undefined) {
-    out = out.withHeader(TraceContext.names.parent, TraceContext.parentOf(span))
-    const state = TraceContext.stateOf(span)
-    if (state !== undefined) out = out.withHeader(TraceContext.names.state, state)
+    const parent = Lost.attempt("Trace", () => TraceContext.parentOf(span))
+    const state = Lost.attempt("Trace", () => TraceContext.stateOf(span))
+    if (parent !== undefined) out = out.withHeader(TraceContext.names.parent, parent)
+    if (parent !== undefined && state !== undefined) out = out.withHeader(TraceContext.names.state, state)
   }
   if (baggage.size === 0 || message.headers[Bag.name] !== undefined) return out
   const header = Bag.format(baggage)
@@ -78,7 +83,8 @@ const inject = <M extends Envelope>(message: M, span: Tracer.AnySpan | undefined
  * Such a span is handed to the exporter after the engine has decided; its end is still the end of the chain.
  *
  * No span is made where the tracer is Effect's own, which shows spans to nobody, and none for a trace that its sender does
- * not sample; its context flows on all the same. Nothing leaves or enters E and R.
+ * not sample; its context flows on all the same. A tracer that throws loses its span; that is told once on standard error, and
+ * the message goes on. Nothing leaves or enters E and R.
  *
  * Sources: W3C Trace Context, W3C Baggage, OpenTelemetry semantic conventions for messaging spans (1.44).
  *
@@ -125,7 +131,9 @@ export const middleware = (options: Options = {}) => {
         Eager.around(
           message,
           (message) => Eager.provide(Tracer.ParentSpan, opened.span, inner, message),
-          (exit) => Spans.closeWithOutcome(opened, message, Spans.withoutSecrets(redaction, [message], exit))
+          (exit) =>
+            Lost.attempt("Trace", () =>
+              Spans.closeWithOutcome(opened, message, Spans.withoutSecrets(redaction, [message], exit)))
         )
 
       const receive = (fiber: Fiber.Fiber<unknown, unknown>, message: Envelope): Middleware.Returns => {
@@ -145,11 +153,11 @@ export const middleware = (options: Options = {}) => {
           return Eager.provide(Tracer.ParentSpan, root, inner, message)
         }
         const links = linkTo(relation === "link" ? remote : undefined)
-        return within(
-          message,
-          Spans.open(fiber, tracer, { ...describe(fiber, message), kind: message.kind, parent, links }),
-          inner
+        const opened = Lost.attempt(
+          "Trace",
+          () => Spans.open(fiber, tracer, { ...describe(fiber, message), kind: message.kind, parent, links })
         )
+        return opened === undefined ? inner(message) : within(message, opened, inner)
       }
 
       const send = (fiber: Fiber.Fiber<unknown, unknown>, message: Envelope): Middleware.Returns => {
@@ -161,14 +169,17 @@ export const middleware = (options: Options = {}) => {
           return next(inject(message, TraceContext.unsampledRoot(fiber.getRef(Random.Random)), baggage))
         }
         const given = TraceContext.fromHeaders(message.headers)
-        const opened = Spans.open(fiber, tracer, {
-          ...describe(fiber, message),
-          // the conventions: producer only where this span is the context that the message carries
-          kind: given === undefined ? message.kind : "client",
-          parent: ambient,
-          links: linkTo(given)
-        })
-        return within(inject(message, opened.span, baggage), opened, next)
+        const opened = Lost.attempt("Trace", () =>
+          Spans.open(fiber, tracer, {
+            ...describe(fiber, message),
+            // the conventions: producer only where this span is the context that the message carries
+            kind: given === undefined ? message.kind : "client",
+            parent: ambient,
+            links: linkTo(given)
+          }))
+        return opened === undefined
+          ? next(inject(message, ambient, baggage))
+          : within(inject(message, opened.span, baggage), opened, next)
       }
 
       const handle: Handler<Envelope, Middleware.Result, Middleware.Failure, Middleware.Services> = (message) => {

@@ -1,7 +1,10 @@
 /**
  * Takes old rows out of an audit store.
  */
-import { Clock, Duration, Effect, Layer, Schedule } from "effect"
+import { Cause, Clock, Duration, Effect, Layer, Schedule } from "effect"
+import * as Detached from "../model/Detached.ts"
+import { messageOf } from "../model/Failure.ts"
+import * as Lost from "../pipeline/Lost.ts"
 import { AuditStore } from "./auditStore.ts"
 
 /** Options of `layerRetention`. */
@@ -41,8 +44,14 @@ export const layerRetention = (options: RetentionOptions): Layer.Layer<never, ne
   return Layer.effectDiscard(Effect.gen(function*() {
     const store = yield* AuditStore
     const round = Effect.flatMap(Clock.currentTimeMillis, (now) => store.prune({ before: now - keep })).pipe(
-      Effect.catch((error) => Effect.logWarning(`Audit: old rows were not removed: ${error.message}`))
+      // a defect of the store or of a logger must not end the rounds
+      Effect.catchCause((cause) =>
+        Lost.quietly(
+          "A logger",
+          Effect.logWarning(`Audit: old rows were not removed: ${messageOf(Cause.squash(cause))}`)
+        )
+      )
     )
-    yield* Effect.forkScoped(Effect.repeat(round, Schedule.spaced(every)))
+    yield* Effect.forkScoped(Detached.effect(Effect.repeat(round, Schedule.spaced(every))))
   }))
 }

@@ -2,6 +2,7 @@
  * What an audit row shows of a body and of an error, with secrets replaced.
  */
 import { Cause, type Exit } from "effect"
+import { messageOf } from "../model/Failure.ts"
 import type { Envelope } from "../model/Message.ts"
 import type { Outcome } from "../model/Outcome.ts"
 import * as Redaction from "../model/Redaction.ts"
@@ -59,7 +60,7 @@ const interrupted = { _tag: "Interrupted" }
 
 /** What an error says, without what is secret in its message's headers and body. */
 export const errorText = (redaction: Redaction.Redaction, error: unknown, message: Envelope): string | undefined => {
-  const text = error instanceof Error ? error.message : typeof error === "string" ? error : ""
+  const text = messageOf(error)
   if (text === "") return undefined
   return cut(Redaction.hide(redaction, message, text), maximumMessage)
 }

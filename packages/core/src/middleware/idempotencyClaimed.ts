@@ -2,6 +2,7 @@
  * Runs a handler under a claim: its heartbeats, the keeping of its answer, and the release of its key.
  */
 import { Clock, Effect, Exit } from "effect"
+import { isInstance } from "../model/Failure.ts"
 import type { Envelope } from "../model/Message.ts"
 import * as Outcome from "../model/Outcome.ts"
 import * as Eager from "../pipeline/Eager.ts"
@@ -72,7 +73,7 @@ export const claimed =
       })
       return Effect.catch(
         within(answered),
-        (error): Returns => error instanceof Unfinished ? complete(error.answer) : Exit.fail(error)
+        (error): Returns => isInstance(error, Unfinished) ? complete(error.answer) : Exit.fail(error)
       )
     }
 

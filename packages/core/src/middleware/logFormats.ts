@@ -2,7 +2,9 @@
  * How log lines are written: one line for each, flat fields, nothing that could begin another line, and secrets redacted once
  * more, whoever logged them.
  */
-import { Cause, Config, ConfigProvider, Effect, Layer, Logger, LogLevel, References } from "effect"
+import { Config, ConfigProvider, Effect, Layer, Logger, LogLevel, References } from "effect"
+import { prettyOf } from "../model/causeText.ts"
+import { isInstance, messageOf, tagOf } from "../model/Failure.ts"
 import * as Headers from "../model/Headers.ts"
 import * as Redaction from "../model/Redaction.ts"
 import { credentials, escaped } from "./logText.ts"
@@ -68,8 +70,8 @@ const cleaner = (redact: Redaction.Options | undefined) => {
       ? text(value)
       : typeof value === "bigint"
       ? String(value)
-      : value instanceof Error
-      ? text(`${value.name}: ${value.message}`)
+      : isInstance(value, Error)
+      ? text(`${tagOf(value)}: ${messageOf(value)}`)
       : value instanceof Map
       ? Object.fromEntries(value)
       : value instanceof Set
@@ -93,7 +95,7 @@ const cleaner = (redact: Redaction.Options | undefined) => {
   return { text, field: (name: string, given: unknown) => isSecret(name) ? Redaction.placeholder : value(given) }
 }
 
-const messageOf = (message: unknown, clean: (part: unknown) => unknown): string =>
+const textOf = (message: unknown, clean: (part: unknown) => unknown): string =>
   (Array.isArray(message) ? message : [message])
     .map((part) => {
       const shown = clean(part)
@@ -108,7 +110,7 @@ const fieldsOf = (
   const fields: Fields = new Map<string, unknown>([
     ["timestamp", date.toISOString()],
     ["level", logLevel.toUpperCase()],
-    ["message", messageOf(message, (part) => field("", part))]
+    ["message", textOf(message, (part) => field("", part))]
   ])
   const annotations = fiber.getRef(References.CurrentLogAnnotations)
   for (const name of Object.keys(annotations)) {
@@ -121,7 +123,7 @@ const fieldsOf = (
     const now = date.getTime()
     fields.set("spans", Object.fromEntries(spans.map(([label, start]) => [text(label), now - start])))
   }
-  if (cause.reasons.length > 0) fields.set("cause", text(Cause.pretty(cause)))
+  if (cause.reasons.length > 0) fields.set("cause", text(prettyOf(cause)))
   return fields
 }
 

@@ -3,7 +3,8 @@
  */
 import { Duration } from "effect"
 
-const TypeId = "~millrace/Outcome"
+// a symbol, since a handler may answer a body that its sender wrote: no JSON can be an outcome
+const TypeId: unique symbol = Symbol.for("~millrace/Outcome")
 
 interface Tagged<Tag extends string> {
   readonly [TypeId]: true
@@ -55,5 +56,11 @@ export const DeadLetter = (error?: unknown): DeadLetter => ({ [TypeId]: true, _t
 export const Reject = (error?: unknown): Reject => ({ [TypeId]: true, _tag: "Reject", error })
 
 /** Whether a value is an outcome: a handler may answer one, and then it holds. */
-export const isOutcome = (value: unknown): value is Outcome =>
-  typeof value === "object" && value !== null && TypeId in value
+export const isOutcome = (value: unknown): value is Outcome => {
+  if (typeof value !== "object" || value === null) return false
+  try {
+    return TypeId in value
+  } catch {
+    return false
+  }
+}

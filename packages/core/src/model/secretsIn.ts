@@ -2,7 +2,9 @@
  * The secrets of one message, hidden in what is said of it elsewhere: an error's message or stack may repeat what it holds.
  */
 import { Cause } from "effect"
-import { tagOf } from "./Failure.ts"
+import { bounded } from "./bounded.ts"
+import { isWhole, prettyOf } from "./causeText.ts"
+import { messageOf, tagOf } from "./Failure.ts"
 import { secretNames } from "./Headers.ts"
 import { type Envelope, Message, Outgoing } from "./Message.ts"
 
@@ -59,17 +61,30 @@ const secretsOf = (redaction: Redaction, message: Envelope): ReadonlyArray<strin
 export const without = (text: string, secrets: ReadonlyArray<string>): string =>
   [...secrets].sort((a, b) => b.length - a.length).reduce((each, secret) => each.replaceAll(secret, placeholder), text)
 
-/** A text that tells of a message, without the message's secrets and what looks like one. */
-export const hide = (redaction: Redaction, message: Envelope, text: string): string =>
-  without(redaction.text(text), secretsOf(redaction, message))
+/** The most characters of a text about a message that are searched and shown: 64 KiB. */
+const longest = 65_536
+
+/**
+ * A text that tells of a message, without the message's secrets and what looks like one; at most 64 KiB of it, since a longer
+ * text blocks the process while it is searched.
+ */
+export const hide = (redaction: Redaction, message: Envelope, text: string): string => {
+  const secrets = secretsOf(redaction, message)
+  if (text.length <= longest) return without(redaction.text(text), secrets)
+  // a secret that the cut divides would not be found: the end of what was searched is dropped, as long as the longest secret
+  const reach = secrets.reduce((most, secret) => Math.max(most, secret.length), 0)
+  const clean = without(redaction.text(text.slice(0, longest + reach)), secrets)
+  return bounded(clean.slice(0, Math.max(0, clean.length - reach)), longest)
+}
 
 /** A cause that tells of a message: itself where it repeats no secret, else one error with the same tag and the rest of the text. */
 export const hideCause = <E>(redaction: Redaction, message: Envelope, cause: Cause.Cause<E>): Cause.Cause<unknown> => {
-  const text = Cause.pretty(cause)
+  const text = prettyOf(cause)
   const clean = hide(redaction, message, text)
-  if (clean === text) return cause
+  // what was cut may hold a secret further on
+  if (clean === text && isWhole(cause)) return cause
   const error = Cause.squash(cause)
-  const shown = new Error(error instanceof Error ? hide(redaction, message, error.message) : "")
+  const shown = new Error(hide(redaction, message, messageOf(error)))
   shown.name = tagOf(error)
   shown.stack = clean
   return Cause.fail(shown)

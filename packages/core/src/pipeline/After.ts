@@ -5,12 +5,20 @@ import { type Context, Effect, Exit, Fiber } from "effect"
 import type { Classified } from "../model/Failure.ts"
 import type { Envelope, Hook } from "../model/Message.ts"
 import type { Outcome } from "../model/Outcome.ts"
-import { guard, isDone } from "./Eager.ts"
+import { effectOf, guard, isDone } from "./Eager.ts"
 import type { Handler } from "./Handler.ts"
 
-const call = (hook: Hook, exit: Exit.Exit<unknown, unknown>, outcome: Outcome | undefined) => {
+const call = (
+  hook: Hook,
+  exit: Exit.Exit<unknown, unknown>,
+  outcome: Outcome | undefined
+): Effect.Effect<void, Classified> => {
   try {
-    return hook(exit, outcome) ?? Exit.void
+    const answer = hook(exit, outcome)
+    // a hook of untyped code may return anything; a promise alone is work that would not be awaited
+    return Effect.isEffect(answer) || (answer as unknown) instanceof Promise
+      ? effectOf(answer as Effect.Effect<void, Classified>, "A hook")
+      : Exit.void
   } catch (defect) {
     return Exit.die(defect)
   }

@@ -3,6 +3,7 @@
  * that of the single message.
  */
 import { Context, Duration, Effect, Exit, Fiber, Random, Result, Tracer } from "effect"
+import * as Detached from "../model/Detached.ts"
 import type { Envelope } from "../model/Message.ts"
 import * as TraceContext from "../model/TraceContext.ts"
 import * as Ambient from "./Ambient.ts"
@@ -54,7 +55,7 @@ class Group<M> {
 }
 
 /** The batch that the fiber handles. */
-const Current = Context.Reference<Pick<Group<unknown>, "contextOf"> | undefined>("@millrace/core/Batch/Current", {
+const Current = Detached.reference<Pick<Group<unknown>, "contextOf"> | undefined>("@millrace/core/Batch/Current", {
   defaultValue: () => undefined
 })
 

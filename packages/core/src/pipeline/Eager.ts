@@ -8,6 +8,7 @@
 import { Context, Effect, Exit, Fiber } from "effect"
 import type { Envelope } from "../model/Message.ts"
 import type { Handler } from "./Handler.ts"
+import * as Lost from "./Lost.ts"
 
 // what Effect marks an Exit with; `Exit.isExit` asks more, and this is asked several times for each message
 const ExitTypeId = "~effect/Exit"
@@ -17,17 +18,53 @@ export const isDone = ((self: object) => ExitTypeId in self) as <A, E, R>(
   self: Effect.Effect<A, E, R>
 ) => self is Exit.Exit<A, E>
 
-/** Turns a throw of user code at call time into a defect, so that it cannot skip what is outside. */
-export const guard = <M, A, E, R>(handler: Handler<M, A, E, R>): Handler<M, A, E, R> => (message) => {
+// what Effect marks an Effect with
+const EffectTypeId = "~effect/Effect"
+
+const nameOf = (answer: unknown): string =>
+  answer === null ? "null" : typeof answer === "object" ? "an object" : typeof answer === "function" ? "a function" : (
+    answer === undefined ? "undefined" : `a ${typeof answer}`
+  )
+
+/** The defect of code that returned `answer` where it had to return an Effect. */
+const noEffect = (what: string, answer: unknown): Exit.Exit<never> => {
+  if (!(answer instanceof Promise)) {
+    return Exit.die(new TypeError(`${what} returned ${nameOf(answer)} instead of an Effect`))
+  }
+  // its failure has no other observer, and would end the process
+  answer.catch(() => undefined)
+  return Exit.die(
+    new TypeError(`${what} returned a Promise instead of an Effect: call it inside Effect.tryPromise`)
+  )
+}
+
+/** What a call returned where it is an Effect; anything else that untyped code returned is a defect that says so. */
+export const effectOf = <A, E, R>(answer: Effect.Effect<A, E, R>, what = "The handler"): Effect.Effect<A, E, R> => {
+  const given: unknown = answer
   try {
-    return handler(message)
+    return ((typeof given === "object" && given !== null) || typeof given === "function") && EffectTypeId in given
+      ? answer
+      : noEffect(what, given)
   } catch (defect) {
     return Exit.die(defect)
   }
 }
 
 /**
- * Runs the rest of the chain, and `after` exactly once when it has ended, whatever happened.
+ * Turns a throw of user code at call time into a defect, so that it cannot skip what is outside. What is returned and is no
+ * Effect is a defect too.
+ */
+export const guard = <M, A, E, R>(handler: Handler<M, A, E, R>): Handler<M, A, E, R> => (message) => {
+  try {
+    return effectOf(handler(message))
+  } catch (defect) {
+    return Exit.die(defect)
+  }
+}
+
+/**
+ * Runs the rest of the chain, and `after` exactly once when it has ended, whatever happened. What `after` throws is dropped and
+ * told once on standard error: the end of the message stays what it was.
  *
  * It runs now, so the answer may be a value already: call it for each message, never keep it in a const.
  *
@@ -41,14 +78,22 @@ export const around = <M extends Envelope, A, E, R>(
 ): Effect.Effect<A, E, R> => {
   const result = next(message)
   if (isDone(result)) {
-    after(result)
+    try {
+      after(result)
+    } catch (defect) {
+      Lost.tell("Eager.around", defect)
+    }
     return result
   }
   let pending = true
   const once = (exit: Exit.Exit<A, E>): undefined => {
     if (!pending) return
     pending = false
-    after(exit)
+    try {
+      after(exit)
+    } catch (defect) {
+      Lost.tell("Eager.around", defect)
+    }
   }
   message.after(() => once(Exit.interrupt()))
   return Effect.onExitPrimitive(result, once)
@@ -123,7 +168,7 @@ export const run = <M, A, E, R>(handler: Handler<M, A, E, R>): Handler<M, A, E, 
   return (message) => {
     let effect: Effect.Effect<A, E, R>
     try {
-      effect = handler(message)
+      effect = effectOf(handler(message))
     } catch (defect) {
       return Exit.die(defect)
     }

@@ -10,6 +10,7 @@ import * as Redaction from "../model/Redaction.ts"
 import { common } from "./Ambient.ts"
 import { attributesOf, nameOf } from "./Conventions.ts"
 import * as Ending from "./Ending.ts"
+import * as Lost from "./Lost.ts"
 
 /** The tracer that spans go to, or undefined where no exporter reads them. */
 export const tracerOf = (fiber: Fiber.Fiber<unknown, unknown>): Tracer.Tracer | undefined => {
@@ -144,18 +145,21 @@ export const batch = (
     const first = messages[0]
     if (tracer === undefined || first === undefined) return self
     const shared = common(messages.map((message) => attributesOf(message, undefined)))
-    const make = Effect.sync(() =>
+    const opened = Lost.attempt("A span", () =>
       open(fiber, tracer, {
         name: name ?? nameOf(first),
         kind: first.kind,
         parent,
         links: links.slice(0, maximumLinks).filter((link) => link !== undefined),
         attributes: { ...shared, "messaging.batch.message_count": messages.length }
-      })
-    )
+      }))
+    if (opened === undefined) return self
     return Effect.acquireUseRelease(
-      make,
+      Effect.succeed(opened),
       ({ span }) => Effect.withParentSpan(self, span),
-      (opened, exit) => Effect.sync(() => close(opened, opened.now(), withoutSecrets(usual, messages, exit)))
+      (opened, exit) =>
+        Effect.sync(() =>
+          Lost.attempt("A span", () => close(opened, opened.now(), withoutSecrets(usual, messages, exit)))
+        )
     )
   })

@@ -6,6 +6,7 @@
  */
 import { type Effect, Schema, SchemaIssue, SchemaParser } from "effect"
 import * as SchemaJITCompiler from "effect/schema/SchemaJITCompiler"
+import { bounded as cut } from "../model/bounded.ts"
 
 /** From what a codec read to a payload: an Exit, unless the schema itself suspends. */
 export const decoder = <P>(
@@ -29,8 +30,7 @@ export const encoder = <P>(
 export const maximumText = 512
 
 /** At most `length` characters of a text. */
-export const bounded = (text: string, length: number = maximumText): string =>
-  text.length > length ? `${text.slice(0, length - 1)}…` : text
+export const bounded = (text: string, length: number = maximumText): string => cut(text, length)
 
 const step = (key: PropertyKey): string =>
   typeof key === "number"

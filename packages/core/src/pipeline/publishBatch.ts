@@ -3,6 +3,7 @@
  * the next one, so the broker gets one batch, in order, for each attempt.
  */
 import { Context, Effect, Exit, Fiber } from "effect"
+import * as Detached from "../model/Detached.ts"
 import type { Classified } from "../model/Failure.ts"
 import type { Outgoing } from "../model/Message.ts"
 import * as After from "./After.ts"
@@ -30,7 +31,7 @@ interface Taking {
   readonly take: Take
 }
 
-const Current = Context.Reference<Taking | undefined>("@millrace/core/PublishBatch", { defaultValue: () => undefined })
+const Current = Detached.reference<Taking | undefined>("@millrace/core/PublishBatch", { defaultValue: () => undefined })
 
 // while no batch is on its way, `next` of a single publish reads no service
 let underWay = 0

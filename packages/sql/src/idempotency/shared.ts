@@ -1,7 +1,7 @@
 /**
  * What the SQL stores of idempotency keys share: keys that both databases hold exactly, and the removal of what has ended.
  */
-import { Idempotency } from "@millrace/core"
+import { Detached, Failure, Idempotency } from "@millrace/core"
 import type { Duration } from "effect"
 import { Effect, type Scope } from "effect"
 import { createHash } from "node:crypto"
@@ -33,7 +33,9 @@ export const pruning = (
     Effect.catch(some, (error) => Effect.as(Effect.logDebug("Idempotency: what has ended was not removed", error), 0)),
     (removed) => removed < most ? Effect.void : Effect.andThen(Effect.sleep("20 millis"), round)
   )
-  return Effect.asVoid(Effect.forkScoped(Effect.forever(Effect.andThen(Effect.sleep(every), round))))
+  return Effect.asVoid(
+    Effect.forkScoped(Detached.effect(Effect.forever(Effect.andThen(Effect.sleep(every), Effect.ignoreCause(round)))))
+  )
 }
 
 /** Builds with options from the environment: what is out of range there is no fault of the program. */
@@ -41,5 +43,5 @@ export const built = <A>(build: () => A): Effect.Effect<A, Idempotency.Idempoten
   Effect.try({
     try: build,
     catch: (error) =>
-      new Idempotency.IdempotencyUnavailable({ message: error instanceof Error ? error.message : String(error) })
+      new Idempotency.IdempotencyUnavailable({ message: Failure.messageOf(error) || Failure.tagOf(error) })
   })

@@ -1,7 +1,7 @@
 /**
  * What a failed statement means: a class to settle by, and a sentence that says what to do.
  */
-import type { Failure } from "@millrace/core"
+import { Failure } from "@millrace/core"
 import { Effect } from "effect"
 import { Migrator, SqlError } from "effect/sql"
 
@@ -70,7 +70,9 @@ export const checkTable = (module: string, table: string): string => {
 export const typed = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E | SqlError.SqlError, R> =>
   Effect.catchCause(effect, (cause): Effect.Effect<never, E | SqlError.SqlError> => {
     for (const reason of cause.reasons) {
-      if (reason._tag === "Die" && reason.defect instanceof SqlError.SqlError) return Effect.fail(reason.defect)
+      if (reason._tag === "Die" && Failure.isInstance(reason.defect, SqlError.SqlError)) {
+        return Effect.fail(reason.defect)
+      }
     }
     return Effect.failCause(cause)
   })
