@@ -108,6 +108,24 @@ describe("the services of a batch", () => {
       assert.include(String(lines[0]), "test/Tenant")
     }))
 
+  it.effect("F20 messages with scopes of their own are together, and the scope of the batch is closed before they end", () =>
+    Effect.gen(function*() {
+      const events: Array<string> = []
+      const finalizer = (name: string) => Effect.addFinalizer(() => Effect.sync(() => void events.push(name)))
+      const batch = Batch.handler({ size: 2 }, (messages: ReadonlyArray<Bytes>) => {
+        events.push(`batch of ${messages.length}`)
+        return Effect.andThen(finalizer("batch closed"), Effect.sleep("1 second"))
+      })
+      const handler = (message: Bytes) =>
+        Effect.scoped(Effect.andThen(
+          finalizer(`message ${message.position} closed`),
+          Effect.tap(batch(message), () => Effect.sync(() => void events.push(`message ${message.position} ended`)))
+        ))
+      yield* run(handler, [{}, {}])
+      assert.deepStrictEqual(events.slice(0, 2), ["batch of 2", "batch closed"])
+      assert.strictEqual(events.length, 6)
+    }))
+
   it.effect("F20 an attempt of one message keeps none apart", () =>
     Effect.gen(function*() {
       const sizes: Array<number> = []

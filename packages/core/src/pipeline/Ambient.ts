@@ -2,7 +2,7 @@
  * The services of messages that are handled together. Services that differ keep messages apart; references that only name
  * one message (its ids, span, log annotations, baggage and attempt) do not: the whole gets those that all messages share.
  */
-import { Clock, Context, Random, References, Tracer } from "effect"
+import { Clock, Context, Random, References, Scope, Tracer } from "effect"
 import * as Correlation from "../model/Correlation.ts"
 import type { Envelope } from "../model/Message.ts"
 
@@ -19,10 +19,12 @@ const naming: ReadonlyArray<string> = [
   "@millrace/core/Retry/Attempt"
 ]
 
-/** Keys of all references that do not keep messages apart. */
+/** Keys of the references, and of the one service, that do not keep messages apart. */
 const ambient: ReadonlyArray<string> = [
   ...naming,
   annotations,
+  // the whole has a scope of its own
+  Scope.Scope.key,
   References.CurrentLogSpans.key,
   References.CurrentStackFrame.key,
   References.TracerSpanAnnotations.key,

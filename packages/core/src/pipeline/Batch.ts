@@ -140,7 +140,8 @@ const keptApart = (name: string, { differed }: Ambient.Comparison): string =>
  *
  * Services: the messages of one batch all came with the same services (each one the same object), and the batch runs with
  * them. So with `Auth` outside, each batch holds the messages of one principal. A middleware outside that makes a service anew
- * for each message, like a transaction, makes batches of one, and a warning names that service.
+ * for each message, like a transaction, makes batches of one, and a warning names that service. A batch has a scope of its
+ * own, which is closed before its messages end.
  *
  * Ids, spans, log annotations and baggage are those that all messages of the batch share. Messages of several flows get a new
  * correlation id together, and log lines name the messages in `causationIds`; their spans are linked to one span of the batch.
@@ -203,7 +204,9 @@ export const handler = <M extends Envelope, A extends Answered, E = never, R = n
     const { members } = group
     lonely = size > 1 && members.length === 1 && open.length > 0 ? lonely + 1 : 0
     if (lonely === tooLonely) Effect.runForkWith(members[0]!.context)(Effect.logWarning(keptApart(name, services)))
-    const whole = Effect.suspend(() => run(members.map(({ message }) => message)))
+    const called = Effect.suspend(() => run(members.map(({ message }) => message)))
+    // what the batch opens is closed before any of its messages ends
+    const whole = members.length === 1 ? called : Effect.scoped(called)
     // the services of R are those that each of the messages came with
     const effect = whole as Effect.Effect<A, E>
     group.running = members.length === 1
