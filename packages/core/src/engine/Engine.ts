@@ -118,7 +118,7 @@ const consume = <R>(
       health: Effect.sync(() => ({
         ...source.health(),
         pauses: pauses.pauses(),
-        retries: waits.map(({ channel, delay, source: { lastError, state, worker: { room } } }) => ({
+        retries: waits.map(({ channel, delay, source: { lastError, state, worker: { leases: { room } } } }) => ({
           channel,
           delay,
           state,

@@ -125,7 +125,7 @@ export class Source<R> {
         const exit = yield* restore(Fiber.await(this.fiber)).pipe(
           Effect.onInterrupt(() => this.stop(scope))
         )
-        yield* this.worker.loseAll()
+        yield* this.worker.leases.loseAll()
         yield* this.close(scope, exit)
         return exit
       })
@@ -212,7 +212,7 @@ export class Source<R> {
   health(): Omit<Health, "pauses" | "retries"> {
     const { worker } = this
     const oldest = worker.oldest()
-    const leases = Array.from(worker.leases.values())
+    const leases = Array.from(worker.leases.all.values())
     return {
       name: this.consumer.name,
       channel: this.consumer.channel,
@@ -231,8 +231,8 @@ export class Source<R> {
       stuck: worker.stalls.stuck().length,
       deadLetters: worker.deadLetters,
       dropped: worker.dropped,
-      pending: worker.room.pending,
-      pendingBytes: worker.room.pendingBytes,
+      pending: worker.leases.room.pending,
+      pendingBytes: worker.leases.room.pendingBytes,
       running: worker.active,
       settled: worker.settled,
       restarts: this.restarts,
