@@ -1,6 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Channel, Engine, Lanes, type Outcome, Subscription } from "@millrace/core"
-import { Duration, Effect, Exit, Fiber, Logger, Scope } from "effect"
+import { Duration, Effect, Exit, Fiber, Logger, References, Scope } from "effect"
 import { TestClock } from "effect/testing"
 import { altered, isLetter, message, refusal } from "./altered.ts"
 
@@ -315,5 +315,22 @@ describe("one decision", () => {
       yield* broker.publish(message("a"))
       yield* TestClock.adjust("1 second")
       assert.deepStrictEqual([memory.ends("c.dead-letters"), memory.positions("c", "g")], [[1], [1]])
+    }).pipe(Effect.scoped))
+})
+
+describe("a subscription that is started inside a request", () => {
+  it.effect("W3 B6 does not carry the annotations of that request", () =>
+    Effect.gen(function*() {
+      const { broker } = yield* altered({ partitions: 1 }, {})
+      const seen: Array<unknown> = []
+      const subscription = Subscription.make(
+        Orders,
+        { group: "g", name: "s" },
+        () => Effect.map(References.CurrentLogAnnotations, (annotations) => void seen.push(annotations))
+      )
+      yield* Effect.annotateLogs(broker.consume(subscription.consumer), { request: "r-1" })
+      yield* broker.publish(message("a"))
+      yield* TestClock.adjust("1 second")
+      assert.deepStrictEqual(seen, [{}])
     }).pipe(Effect.scoped))
 })

@@ -4,7 +4,8 @@
  */
 import { Cause, Result } from "effect"
 import { Base64, Base64Url } from "effect/encoding"
-import { tagOf } from "../model/Failure.ts"
+import { prettyOf } from "../model/causeText.ts"
+import * as Failure from "../model/Failure.ts"
 import * as Headers from "../model/Headers.ts"
 import { type Delivery, Outgoing } from "../model/Message.ts"
 import * as Redaction from "../model/Redaction.ts"
@@ -98,14 +99,8 @@ const line = (text: unknown, length: number): string =>
 
 /** What an error says, without what is secret in its message. */
 const messageOf = (error: unknown, delivery: Delivery, redaction: Redaction.Redaction): string => {
-  const text = error instanceof Error && error.message !== ""
-    ? error.message
-    : Cause.isCause(error)
-    ? Cause.pretty(error)
-    : typeof error === "string"
-    ? error
-    : tagOf(error)
-  return line(Redaction.hide(redaction, delivery, text), maximumMessage)
+  const text = Cause.isCause(error) ? prettyOf(error) : Failure.messageOf(error)
+  return line(Redaction.hide(redaction, delivery, text === "" ? Failure.tagOf(error) : text), maximumMessage)
 }
 
 const numberOf = (text: string | undefined): number | undefined => {
@@ -136,7 +131,7 @@ export const toOutgoing = (options: Options): Outgoing<Uint8Array> => {
   added[names.group] = line(delivery.origin.group, maximumText)
   added[names.handler] = line(delivery.origin.handler, maximumText)
   added[names.attempts] = String(delivery.attempt)
-  const type = line(readable(() => tagOf(error), "unknown"), maximumText)
+  const type = line(Failure.tagOf(error), maximumText)
   added[names.errorType] = type
   const { redaction = usual } = options
   if (!isSmall) added[names.errorMessage] = readable(() => messageOf(error, delivery, redaction), type)

@@ -6,6 +6,7 @@ import { Broker, type Consumer, Draining, type Running } from "../broker/Broker.
 import { type BrokerError, BrokerError as Failed, make as failure } from "../broker/BrokerError.ts"
 import type { Driver } from "../broker/Driver.ts"
 import { Intake } from "../broker/Intake.ts"
+import * as Detached from "../model/Detached.ts"
 import { called, logged } from "./guard.ts"
 import { PauseControl } from "./PauseControl.ts"
 import { RetryChannels, type RetryTier } from "./RetryChannels.ts"
@@ -70,7 +71,8 @@ const consume = <R>(
     const refused = refuse(driver, consumer as Consumer<never>)
     if (refused !== undefined) return yield* Effect.fail(refused)
     const random = yield* Random.Random
-    const own = yield* Effect.context<R>()
+    // a subscription that is started inside a request outlives it
+    const own = Detached.context(yield* Effect.context<R>())
     const sources: Array<Source<R>> = []
     const pauses = new PauseControl(own, (isOpen) => {
       for (const source of sources) source.turn(isOpen)

@@ -27,6 +27,7 @@ import { tagOf } from "../model/Failure.ts"
 import type { Delivery, Outgoing } from "../model/Message.ts"
 import * as Outcome from "../model/Outcome.ts"
 import * as After from "../pipeline/After.ts"
+import { destinationOf } from "../pipeline/Conventions.ts"
 import * as Counters from "../pipeline/Counters.ts"
 import { isDone } from "../pipeline/Eager.ts"
 import { DeadLetterWriter, type Leaving, type Written } from "./DeadLetterWriter.ts"
@@ -509,7 +510,7 @@ export class Worker<R> {
     if (written === "written") this.left(leaving, batch, outcome, error)
     else {
       this.dropped++
-      Counters.countDropped(this.context, delivery.channel, tagOf(error))
+      Counters.countDropped(this.context, destinationOf(delivery), tagOf(error))
       this.done(delivery, batch, Outcome.Reject(error))
       const text = `The broker refuses the dead letter of ${this.consumer.name} in every form; its message is dropped`
       log(this.context, Effect.annotateLogs(Effect.logError(text), placeOf(delivery, error)))
@@ -527,12 +528,12 @@ export class Worker<R> {
   private countRetry(delivery: Delivery, error: unknown): void {
     // a retry channel passes on messages whose time has not come: none of their attempts failed
     if (error === undefined && this.tier !== undefined && this.tier.tier > 0) return
-    Counters.countRetry(this.context, delivery.channel, error === undefined ? "Retry" : tagOf(error))
+    Counters.countRetry(this.context, destinationOf(delivery), error === undefined ? "Retry" : tagOf(error))
   }
 
   private reportDeadLetter(delivery: Delivery, error: unknown): void {
     this.deadLetters++
-    Counters.countDeadLetter(this.context, delivery.channel, tagOf(error))
+    Counters.countDeadLetter(this.context, destinationOf(delivery), tagOf(error))
     const text = `A message of ${delivery.channel} became a dead letter of ${this.consumer.name}`
     log(this.context, Effect.annotateLogs(Effect.logWarning(text), placeOf(delivery, error)))
   }
