@@ -60,7 +60,8 @@ const killers = (chosen: ReadonlyArray<string>): ReadonlyArray<string> => {
 const stateOf = (copy: string): string => {
   const packages = join(tests, "../packages")
   const files = [
-    ...globSync("{core,memory,engine,mutate,simulate}/*.ts", { cwd: tests }).map((file) => join(tests, file)),
+    ...globSync("{core,memory,engine,simulate}/*.ts", { cwd: tests }).map((file) => join(tests, file)),
+    ...["worlds", "worker", "vitest", "load"].map((name) => join(import.meta.dirname, `${name}.ts`)),
     ...globSync("testing/src/**/*.ts", { cwd: packages }).map((file) => join(packages, file))
   ]
   return hashOf(copy, ...files.sort().map((file) => readFileSync(file, "utf8")))

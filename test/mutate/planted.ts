@@ -163,5 +163,320 @@ export const planted: ReadonlyArray<Plant> = [
     "broker/KillSwitch.ts",
     "this.current = { by, since, until: milliseconds === undefined ? undefined : since + milliseconds }\n    this.recent.clear()",
     "this.current = { by, since, until: milliseconds === undefined ? undefined : since + milliseconds }"
+  ),
+  mutant(
+    "policy-forget",
+    "keeps what the messages of a lost lease have cost",
+    "engine/Worker.ts",
+    "    this.policy.forget(lease)\n",
+    ""
+  ),
+  mutant(
+    "claims-end",
+    "extends the claims of a lease that has ended",
+    "engine/Worker.ts",
+    "    this.claims.end(lease)\n",
+    ""
+  ),
+  mutant(
+    "claims-late",
+    "extends claims once, just before they end",
+    "engine/Claims.ts",
+    "const wait = claim / 3",
+    "const wait = claim * 0.99"
+  ),
+  mutant(
+    "claims-one-lost-call",
+    "ends a lease when the broker does not answer one extension",
+    "engine/Claims.ts",
+    "then - since < claim * 0.9",
+    "then - since < 0"
+  ),
+  mutant(
+    "worker-quiet-calling",
+    "does not wait for the handler that drains inside its own call",
+    "engine/Worker.ts",
+    "if (calling !== undefined && !this.isAwaited && leases.includes(calling)) {",
+    "if (calling !== undefined && this.isAwaited && leases.includes(calling)) {"
+  ),
+  mutant(
+    "lanes-again-order",
+    "puts a message that failed late behind its lane",
+    "engine/Lanes.ts",
+    "} else other.queue.unshift(delivery)",
+    "} else other.queue.push(delivery)"
+  ),
+  mutant(
+    "worker-delays-drop",
+    "keeps the delayed messages of a lost lease",
+    "engine/Worker.ts",
+    "    if (this.delays.length > 0) this.delays.drop((delivery) => leaseOf(delivery) === lease)\n",
+    ""
+  ),
+  mutant(
+    "room-while-paused",
+    "takes more in while it is paused",
+    "engine/Room.ts",
+    "if (this.closed.size === 0 || this.isShut) return",
+    "if (this.closed.size === 0) return"
+  ),
+  mutant(
+    "room-share",
+    "lets one lease take the room of all others",
+    "engine/Room.ts",
+    "Math.max(other[field], reserve)",
+    "other[field]"
+  ),
+  mutant(
+    "worker-drain-lost",
+    "ends a drain before the handlers of a lost lease have ended",
+    "engine/Worker.ts",
+    "new Set([...this.leases.values(), ...running])",
+    "new Set(this.leases.values())"
+  ),
+  mutant(
+    "worker-lose-all-no-wait",
+    "starts the source again before interrupted handlers have ended",
+    "engine/Worker.ts",
+    "return Effect.andThen(lost, Effect.timeoutOption(this.quiet(leases), farewell)).pipe(Effect.asVoid)",
+    "return lost"
+  ),
+  mutant(
+    "worker-lost-in-call",
+    "lets a handler run on whose lease ended during its call",
+    "engine/Worker.ts",
+    "    if (lease.lost) fiber.interruptUnsafe()\n",
+    ""
+  ),
+  mutant(
+    "worker-hook-revises",
+    "ignores the failure of a hook that ended at once",
+    "engine/Worker.ts",
+    "return this.apply(delivery, batch, this.revised(delivery, verdict, after), lane)",
+    "return this.apply(delivery, batch, verdict, lane)"
+  ),
+  mutant(
+    "worker-reject-waits",
+    "keeps the lane of a rejected message shut until its hooks have ended",
+    "engine/Worker.ts",
+    "verdict.outcome._tag === \"Ack\" || verdict.outcome._tag === \"Reject\"",
+    "verdict.outcome._tag === \"Ack\""
+  ),
+  mutant(
+    "worker-letter-of-retry-channel",
+    "lets the broker write the dead letter of a retry channel",
+    "engine/Worker.ts",
+    "const told = this.tier === undefined || this.tier.tier === 0 ? outcome : Outcome.Ack",
+    "const told = outcome"
+  ),
+  mutant(
+    "worker-native-letter-of-retry-channel",
+    "leaves the dead letter of a retry channel to the broker",
+    "engine/Worker.ts",
+    "capabilities.deadLetter && (tier === undefined || tier.tier === 0)",
+    "capabilities.deadLetter"
+  ),
+  mutant(
+    "worker-handle-throws",
+    "acknowledges a message whose handler throws",
+    "engine/Worker.ts",
+    "    } catch (defect) {\n      return Exit.die(defect)",
+    "    } catch {\n      return Exit.void"
+  ),
+  mutant(
+    "worker-settle-throws",
+    "acknowledges a message whose settle entry throws",
+    "engine/Worker.ts",
+    "return { _tag: \"GiveUp\", outcome: Outcome.DeadLetter(defect) }",
+    "return defect === undefined ? Retrying.acknowledged : Retrying.acknowledged"
+  ),
+  mutant(
+    "worker-interrupted-hold",
+    "holds a message in a lease that has stopped",
+    "engine/Worker.ts",
+    "if (leaseOf(delivery).stopped || this.draining) return false\n    const timer",
+    "const timer"
+  ),
+  mutant(
+    "lease-release-gap",
+    "counts a released message as settled for the commit",
+    "engine/LeaseState.ts",
+    "if (this.lease.settle === undefined || this.lost || batch.flags[delivery.index] === 1) return",
+    "if (this.lost || batch.flags[delivery.index] === 1) return"
+  ),
+  mutant(
+    "lease-slack-off-by-one",
+    "takes one message more ahead than `span` allows",
+    "engine/LeaseState.ts",
+    "if (this.ahead >= this.span)",
+    "if (this.ahead > this.span)"
+  ),
+  mutant(
+    "lease-slack-reopen",
+    "resumes the driver only when nothing is settled ahead",
+    "engine/LeaseState.ts",
+    "if (this.ahead <= this.span / 2 && !this.slack.isOpen())",
+    "if (this.ahead === 0 && !this.slack.isOpen())"
+  ),
+  mutant(
+    "lease-refused-outcomes-lost",
+    "does not repeat outcomes that the broker refused",
+    "engine/LeaseState.ts",
+    "        this.outcomes = batch.concat(this.outcomes)\n",
+    ""
+  ),
+  mutant(
+    "lease-passed",
+    "counts the messages of a batch twice as passed",
+    "engine/LeaseState.ts",
+    "this.passed += deliveries.length - prefix",
+    "this.passed += deliveries.length"
+  ),
+  mutant(
+    "policy-named-age",
+    "counts the time that an error named in the age",
+    "engine/RetryPolicy.ts",
+    "since: since + now - named.at,",
+    "since,"
+  ),
+  mutant(
+    "policy-named-span",
+    "counts what was settled during a named wait in the span",
+    "engine/RetryPolicy.ts",
+    "settledBefore: settledBefore + lease.settled - named.settled,",
+    "settledBefore,"
+  ),
+  mutant(
+    "policy-span-off",
+    "lets one message more go past",
+    "engine/RetryPolicy.ts",
+    "return settled >= span",
+    "return settled > span"
+  ),
+  mutant(
+    "policy-attempts-off",
+    "tries a held message once more",
+    "engine/RetryPolicy.ts",
+    "if (cost.failures >= attempts)",
+    "if (cost.failures > attempts)"
+  ),
+  mutant(
+    "policy-broker-attempts-off",
+    "tries a message that the broker delays once more",
+    "engine/RetryPolicy.ts",
+    "if (failures >= hold.attempts)",
+    "if (failures > hold.attempts)"
+  ),
+  mutant(
+    "policy-backoff-power",
+    "waits the second delay first",
+    "engine/RetryPolicy.ts",
+    "base * factor ** (failures - 1)",
+    "base * factor ** failures"
+  ),
+  mutant(
+    "policy-jitter",
+    "only adds jitter",
+    "engine/RetryPolicy.ts",
+    "(2 * random() - 1)",
+    "random()"
+  ),
+  mutant(
+    "policy-named-zero",
+    "repeats at once when an error names no time",
+    "engine/RetryPolicy.ts",
+    "return millis > base ? millis : base",
+    "return millis"
+  ),
+  mutant(
+    "policy-named-sum",
+    "bounds each named wait, not their sum",
+    "engine/RetryPolicy.ts",
+    "const waited = cost.waited + named",
+    "const waited = named"
+  ),
+  mutant(
+    "writer-backoff",
+    "does not back off between attempts to write a dead letter",
+    "engine/DeadLetterWriter.ts",
+    "Effect.andThen(this.again(writing, 0, failures + 1))",
+    "Effect.andThen(this.again(writing, 0, failures))"
+  ),
+  mutant(
+    "writer-give-up",
+    "writes the dead letters of a lease that has ended",
+    "engine/DeadLetterWriter.ts",
+    "if (leaseOf(delivery) === lease) fiber.interruptUnsafe()",
+    "if (leaseOf(delivery) === lease) void fiber"
+  ),
+  mutant(
+    "end-give-up",
+    "waits for durable effects after the end",
+    "engine/endLeases.ts",
+    "for (const lease of leases) inProgress.giveUp(lease)",
+    "void inProgress.giveUp"
+  ),
+  mutant(
+    "end-still",
+    "tells the broker the last outcomes beside the running call",
+    "engine/endLeases.ts",
+    "      lease.whenStill,\n      Effect.suspend",
+    "      Effect.void,\n      Effect.suspend"
+  ),
+  mutant(
+    "end-last-timeout",
+    "waits for a broker that never answers",
+    "engine/endLeases.ts",
+    "Effect.timeoutOption(Effect.exit(calls), farewell)",
+    "Effect.exit(calls)"
+  ),
+  mutant(
+    "effects-late-leak",
+    "keeps entries of effects that have ended",
+    "engine/PendingEffects.ts",
+    "    if (this.late.get(waiting.effect) === waiting) this.late.delete(waiting.effect)\n",
+    ""
+  ),
+  mutant(
+    "effects-shared-give-up",
+    "takes an effect from the other leases that wait for it",
+    "engine/PendingEffects.ts",
+    "      if (left.length > 0) continue\n",
+    ""
+  ),
+  mutant(
+    "delays-stable",
+    "reverses messages of equal times",
+    "engine/DelayQueue.ts",
+    "this.times[at - 1]! > due",
+    "this.times[at - 1]! >= due"
+  ),
+  mutant(
+    "pause-owner-timer",
+    "leaves the timer of an owner's earlier pause running",
+    "engine/PauseControl.ts",
+    "    this.owners.get(owner)?.timer?.interruptUnsafe()\n    const timer",
+    "    const timer"
+  ),
+  mutant(
+    "pause-end",
+    "leaves the timers of pauses running after the end",
+    "engine/PauseControl.ts",
+    "    for (const { timer } of this.owners.values()) timer?.interruptUnsafe()\n",
+    ""
+  ),
+  mutant(
+    "retry-after-longer",
+    "replaces a longer backoff by retryAfter",
+    "middleware/Retry.ts",
+    "const delay = Math.max(after, Duration.toMillis(own))",
+    "const delay = after > 0 ? after : Duration.toMillis(own)"
+  ),
+  mutant(
+    "idempotency-net",
+    "keeps the claim of a message that was interrupted before its first step",
+    "middleware/idempotencyClaimed.ts",
+    "    message.after(() => pending ? release : undefined)\n",
+    ""
   )
 ]
