@@ -268,7 +268,11 @@ describe("X12 a circuit", () => {
     const build = (options: Partial<CircuitBreaker.Options>) => () =>
       CircuitBreaker.middleware({ name: "it", ...options })
     assert.throws(build({ name: "" }), RangeError, "CircuitBreaker: name must say what is protected")
-    assert.throws(build({ openFor: 0 }), RangeError, "CircuitBreaker: openFor must be whole milliseconds from 1, got 0")
+    assert.throws(
+      build({ openFor: 0 }),
+      RangeError,
+      "CircuitBreaker: openFor must be a finite duration from 1 ms, got 0"
+    )
     assert.throws(build({ probes: 0.5 }), RangeError, "CircuitBreaker: probes must be an integer from 1, got 0.5")
     assert.throws(
       build({ openFor: 9, maximumOpenFor: 8 }),

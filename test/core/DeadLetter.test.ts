@@ -103,7 +103,11 @@ describe("DeadLetter", () => {
   it("F13 options out of range are refused by name", () => {
     assert.throws(() => DeadLetter.tags(), RangeError, "DeadLetter: tags must be at least one, got none")
     assert.throws(() => DeadLetter.classes(), RangeError, "DeadLetter: classes must be at least one")
-    assert.throws(() => DeadLetter.classes("fatal" as "auth"), RangeError, "DeadLetter: classes must be of transient")
+    assert.throws(
+      () => DeadLetter.classes("fatal" as "auth"),
+      RangeError,
+      "DeadLetter: each of classes must be \"transient\""
+    )
     assert.throws(
       () => DeadLetter.afterAttempts(0),
       RangeError,

@@ -88,7 +88,7 @@ describe("X12 a fallback", () => {
     assert.throws(
       () => Fallback.classes(["other" as Failure.FailureClass], () => Effect.void),
       RangeError,
-      "Fallback: classes must be of transient, "
+      "Fallback: each of classes must be \"transient\", "
     )
   })
 })

@@ -442,7 +442,7 @@ describe("Health", () => {
     assert.throws(
       () => Health.check({ name: "a", check: Effect.void, kind }),
       RangeError,
-      "Health: kind must be readiness or startup, got liveness"
+      "Health: kind must be \"readiness\" or \"startup\", got liveness"
     )
     // @ts-expect-error what answers later would ask somebody
     Health.liveness("a", () => Promise.resolve(true))

@@ -323,13 +323,13 @@ describe("Idempotency", () => {
     assert.throws(
       () => Idempotency.middleware({ lease: 99 }),
       RangeError,
-      "Idempotency: lease must be a duration from 100 ms, got 99"
+      "Idempotency: lease must be a finite duration from 100 ms, got 99"
     )
     assert.throws(() => Idempotency.middleware({ keep: 0 }), RangeError, "Idempotency: keep must be")
     assert.throws(
       () => Idempotency.layerMemory({ capacity: 0 }),
       RangeError,
-      "capacity must be an integer from 1 to 2^30, got 0"
+      "capacity must be an integer from 1 to 1073741824, got 0"
     )
   })
 })

@@ -214,7 +214,7 @@ describe("X12 X4 a kill switch", () => {
     assert.throws(
       () => KillSwitch.layer({ window: 0 }),
       RangeError,
-      "KillSwitch: window must be whole milliseconds from 1, got 0"
+      "KillSwitch: window must be a finite duration from 1 ms, got 0"
     )
     return build({ restartAfter: "never" })
   })

@@ -81,10 +81,20 @@ describe("a parcel", () => {
   })
 
   it("a choice that is none is refused when it is made", () => {
-    // @ts-expect-error there are two choices
-    assert.throws(() => Parcel.make(Order, { unknown: "drop" }), RangeError, "unknown must be keep or refuse, got drop")
-    // @ts-expect-error there are two choices
-    assert.throws(() => Parcel.make(Order, { data: "some" }), RangeError, "data must be optional or required, got some")
+    const unknown = { unknown: "drop" } as const
+    assert.throws(
+      // @ts-expect-error: it is keep or refuse
+      () => Parcel.make(Order, unknown),
+      RangeError,
+      `Parcel: unknown must be "keep" or "refuse", got drop`
+    )
+    const data = { data: "some" } as const
+    assert.throws(
+      // @ts-expect-error: it is optional or required
+      () => Parcel.make(Order, data),
+      RangeError,
+      `Parcel: data must be "optional" or "required", got some`
+    )
   })
 
   it.effect("B2 is the payload of a channel like any other", () =>

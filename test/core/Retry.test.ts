@@ -409,12 +409,16 @@ describe("Retry", () => {
     assert.throws(() => Retry.middleware({ times: 0 }), RangeError, "Retry: times must be an integer from 1, got 0")
     assert.throws(() => Retry.middleware({ maximumElapsed: -1 }), RangeError, "Retry: maximumElapsed")
     assert.throws(() => Retry.exponential({ times: 1.5 }), RangeError, "Retry: times")
-    assert.throws(() => Retry.exponential({ factor: 0.5 }), RangeError, "Retry: factor must be from 1, got 0.5")
+    assert.throws(
+      () => Retry.exponential({ factor: 0.5 }),
+      RangeError,
+      "Retry: factor must be a number from 1, got 0.5"
+    )
     assert.throws(() => Retry.exponential({ jitter: 2 }), RangeError, "Retry: jitter must be from 0 to 1, got 2")
     assert.throws(
       () => Retry.middleware({ while: { classes: ["fatal" as "auth"] } }),
       RangeError,
-      "Retry: while.classes must be of transient"
+      "Retry: each of while.classes must be \"transient\""
     )
   })
 

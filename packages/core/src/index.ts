@@ -62,6 +62,7 @@ export {
   type Raw,
   type Reader
 } from "./model/Message.ts"
+export * as OptionCheck from "./model/OptionCheck.ts"
 export * as Outcome from "./model/Outcome.ts"
 export * as Parcel from "./model/Parcel.ts"
 export * as Redaction from "./model/Redaction.ts"

@@ -1,7 +1,8 @@
 /**
  * Options of a driver, checked once and in the same words by every driver: a sentence for each that cannot be right.
  */
-import { Duration, Effect, Exit, Option, Redacted } from "effect"
+import { type Duration, Effect, Exit, Redacted } from "effect"
+import * as OptionCheck from "../model/OptionCheck.ts"
 import * as BrokerError from "./BrokerError.ts"
 
 class Bad {
@@ -16,21 +17,15 @@ export const bad = (message: string): never => {
   throw new Bad(message)
 }
 
+const check = OptionCheck.makeWith(bad)
+
 /** The milliseconds of a duration from `least` (default 1 ms) to 24 days, which is as long as a timer can wait. */
 export const millis = <Otherwise extends number | undefined>(
   option: string,
   value: Duration.Input | undefined,
   otherwise: Otherwise,
   least = 1
-): number | Otherwise => {
-  if (value === undefined) return otherwise
-  const duration = Duration.fromInput(value)
-  const found = Option.isSome(duration) ? Duration.toMillis(duration.value) : Number.NaN
-  if (!(found >= least && found <= 2_147_483_647)) {
-    return bad(`${option} must be a duration from ${least} ms to 24 days, got ${String(value)}`)
-  }
-  return Math.round(found)
-}
+): number | Otherwise => value === undefined ? otherwise : check.millis(option, value, { least, most: 2_147_483_647 })
 
 /** An integer from 1, and to `most` where that is given. */
 export const integer = <Otherwise extends number | undefined>(
@@ -38,11 +33,7 @@ export const integer = <Otherwise extends number | undefined>(
   value: number | undefined,
   otherwise: Otherwise,
   most?: number
-): number | Otherwise => {
-  if (value === undefined) return otherwise
-  if (Number.isSafeInteger(value) && value >= 1 && value <= (most ?? value)) return value
-  return bad(`${option} must be an integer from 1${most === undefined ? "" : ` to ${most}`}, got ${String(value)}`)
-}
+): number | Otherwise => value === undefined ? otherwise : check.count(option, value, { most })
 
 /** One of the words that an option may be, or what it is without. */
 export const oneOf = <const Word extends string | number>(
@@ -50,12 +41,7 @@ export const oneOf = <const Word extends string | number>(
   value: Word | undefined,
   words: ReadonlyArray<Word>,
   otherwise: Word
-): Word => {
-  if (value === undefined) return otherwise
-  return words.includes(value)
-    ? value
-    : bad(`${option} must be ${words.map((word) => JSON.stringify(word)).join(" or ")}, got ${String(value)}`)
-}
+): Word => value === undefined ? otherwise : check.oneOf(option, value, words)
 
 /** A part of a URL without its percent-encoding; `what` says which part of which option. */
 export const decoded = (what: string, value: string): string => {

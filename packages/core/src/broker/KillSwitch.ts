@@ -5,6 +5,7 @@ import { Clock, Context, Duration, Effect, type Exit, Layer } from "effect"
 import * as Detached from "../model/Detached.ts"
 import { retryAfterOf } from "../model/Failure.ts"
 import type { Delivery } from "../model/Message.ts"
+import * as OptionCheck from "../model/OptionCheck.ts"
 import * as Outcome from "../model/Outcome.ts"
 import * as Eager from "../pipeline/Eager.ts"
 import type { Handler } from "../pipeline/Handler.ts"
@@ -22,7 +23,7 @@ export interface Options {
   readonly rate?: number | undefined
   /** How many messages there must have been; an integer from 1. Default: 100. */
   readonly minimum?: number | undefined
-  /** In which time; whole milliseconds from 1. It moves on by tenths of it. Default: 1 minute. */
+  /** In which time, from 1 ms. It moves on by tenths of it. Default: 1 minute. */
   readonly window?: Duration.Input | undefined
   /** After which time the intake goes on by itself; `never`: only by hand. Default: 1 minute. */
   readonly restartAfter?: Duration.Input | "never" | undefined
@@ -63,16 +64,7 @@ export class KillSwitch extends Context.Service<KillSwitch, {
   readonly status: Effect.Effect<Status>
 }>()("@millrace/core/KillSwitch") {}
 
-const count = (option: string, value: number): number => {
-  if (Number.isSafeInteger(value) && value >= 1) return value
-  throw new RangeError(`KillSwitch: ${option} must be an integer from 1, got ${value}`)
-}
-
-const millis = (option: string, value: Duration.Input): number => {
-  const found = Duration.toMillis(Duration.fromInputUnsafe(value))
-  if (Number.isSafeInteger(found) && found >= 1) return found
-  throw new RangeError(`KillSwitch: ${option} must be whole milliseconds from 1, got ${String(value)}`)
-}
+const check = OptionCheck.make("KillSwitch")
 
 /** A message that failed: an interrupted one did not, and one that names its time only came too early. */
 const failed = (exit: Exit.Exit<unknown, unknown>): boolean | undefined => {
@@ -101,19 +93,15 @@ interface Numbers {
   readonly restartAfter: number | undefined
 }
 
-const numbersOf = (options: Options): Numbers => {
-  const rate = options.rate ?? defaults.rate
-  if (!(rate > 0 && rate <= 1)) throw new RangeError(`KillSwitch: rate must be above 0 to 1, got ${rate}`)
-  return {
-    name: options.name ?? defaults.name,
-    rate,
-    minimum: count("minimum", options.minimum ?? defaults.minimum),
-    window: millis("window", options.window ?? defaults.window),
-    restartAfter: options.restartAfter === "never"
-      ? undefined
-      : millis("restartAfter", options.restartAfter ?? defaults.restartAfter)
-  }
-}
+const numbersOf = (options: Options): Numbers => ({
+  name: options.name ?? defaults.name,
+  rate: check.fraction("rate", options.rate ?? defaults.rate, "above 0"),
+  minimum: check.count("minimum", options.minimum ?? defaults.minimum),
+  window: check.millis("window", options.window ?? defaults.window),
+  restartAfter: options.restartAfter === "never"
+    ? undefined
+    : check.millis("restartAfter", options.restartAfter ?? defaults.restartAfter)
+})
 
 /** The state of one switch, and the intakes that obey it. */
 class Switch {
@@ -236,7 +224,7 @@ export const layer = (options: Options = {}): Layer.Layer<Broker | KillSwitch, n
       return Context.make(Broker, { ...broker, consume }).pipe(
         Context.add(KillSwitch, {
           engage: (by, { for: time } = {}) =>
-            Effect.sync(() => one.engage(by, time === undefined ? undefined : millis("for", time))),
+            Effect.sync(() => one.engage(by, time === undefined ? undefined : check.millis("for", time))),
           release: Effect.sync(() => one.release()),
           status: Effect.sync(() => {
             const { engaged } = one

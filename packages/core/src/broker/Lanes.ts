@@ -1,6 +1,7 @@
 /**
  * What runs side by side, and what waits: a lane runs one message at a time, in order.
  */
+import * as OptionCheck from "../model/OptionCheck.ts"
 
 /** One lane for each partition: the order of the broker. */
 export interface Partition {
@@ -24,13 +25,6 @@ export interface Unordered {
 /** What runs side by side. */
 export type Lanes = Partition | Key | Unordered
 
-const counted = (name: string, limit: number): number => {
-  if (!Number.isInteger(limit) || limit < 1) {
-    throw new RangeError(`Lanes.${name}: limit must be an integer from 1, got ${limit}`)
-  }
-  return limit
-}
-
 /** Messages of a partition run one after another; partitions run side by side. */
 export const partition: Partition = { _tag: "partition" }
 
@@ -41,15 +35,21 @@ export const partition: Partition = { _tag: "partition" }
  *
  * @throws RangeError when `limit` is not an integer from 1
  */
-export const key = (limit: number, options?: { readonly keyless?: "unordered" | "partition" | undefined }): Key => ({
-  _tag: "key",
-  limit: counted("key", limit),
-  keyless: options?.keyless ?? "unordered"
-})
+export const key = (limit: number, options?: { readonly keyless?: "unordered" | "partition" | undefined }): Key => {
+  const check = OptionCheck.make("Lanes.key")
+  return {
+    _tag: "key",
+    limit: check.count("limit", limit),
+    keyless: check.oneOf("keyless", options?.keyless ?? "unordered", ["unordered", "partition"])
+  }
+}
 
 /**
  * Up to `limit` messages run side by side, in any order.
  *
  * @throws RangeError when `limit` is not an integer from 1
  */
-export const unordered = (limit: number): Unordered => ({ _tag: "unordered", limit: counted("unordered", limit) })
+export const unordered = (limit: number): Unordered => ({
+  _tag: "unordered",
+  limit: OptionCheck.make("Lanes.unordered").count("limit", limit)
+})

@@ -12,7 +12,7 @@ import type { Declaration } from "./Driver.ts"
 import * as Lanes from "./Lanes.ts"
 import * as Problem from "./Problem.ts"
 import * as Publisher from "./Publisher.ts"
-import { attributesOf, DeadlineExceeded, millis, names, type Request } from "./requestContract.ts"
+import { attributesOf, check, DeadlineExceeded, names, type Request } from "./requestContract.ts"
 import * as Subscription from "./Subscription.ts"
 
 type RemoteError = Problem.RemoteError
@@ -135,10 +135,7 @@ export const client = <Q, A, E, On>(
   request: Request<Q, A, E, On>,
   options: ClientOptions = {}
 ): Effect.Effect<Client<Q, A, E>, BrokerError.BrokerError, Of<On> | Scope.Scope> => {
-  const most = options.pending ?? 1024
-  if (!Number.isInteger(most) || most < 1) {
-    throw new RangeError(`Request: pending must be an integer from 1, got ${most}`)
-  }
+  const most = check.count("pending", options.pending ?? 1024)
   const { channel } = request
   const key = keyOf(channel)
   const publisher = Publisher.make(channel)
@@ -211,7 +208,7 @@ export const client = <Q, A, E, On>(
     return {
       request: (payload, asking = {}) =>
         Effect.clockWith((clock) => {
-          const wait = asking.deadline === undefined ? request.deadline : millis(asking.deadline)
+          const wait = asking.deadline === undefined ? request.deadline : check.millis("deadline", asking.deadline)
           const deadline = clock.currentTimeMillisUnsafe() + wait
           const asked = room.withPermits(1)(Effect.suspend(() => ask(payload, asking, deadline)))
           // the broker is all that it needs

@@ -1,9 +1,10 @@
 /**
  * What both ends of a request agree on.
  */
-import { Data, Duration, type Schema } from "effect"
+import { Data, type Duration, type Schema } from "effect"
 import * as Channel from "../model/Channel.ts"
 import type { FailureClass } from "../model/Failure.ts"
+import * as OptionCheck from "../model/OptionCheck.ts"
 
 /** Names of the headers of requests and replies. */
 export const names = {
@@ -58,14 +59,7 @@ export interface Options<A, E> {
   readonly codec?: Channel.Codec | undefined
 }
 
-/** A deadline in milliseconds. */
-export const millis = (deadline: Duration.Input): number => {
-  const found = Duration.toMillis(Duration.fromInputUnsafe(deadline))
-  if (!(found > 0 && found < Number.POSITIVE_INFINITY)) {
-    throw new RangeError(`Request: deadline must be a finite duration above 0, got ${String(deadline)}`)
-  }
-  return found
-}
+export const check = OptionCheck.make("Request")
 
 /**
  * Makes a channel one of requests: what `client` sends and `answer` answers.
@@ -112,7 +106,7 @@ export const make = <Q, On, A, E = never>(
   reply: options.reply,
   errors: options.errors,
   codec: options.codec ?? Channel.json,
-  deadline: millis(options.deadline ?? "30 seconds")
+  deadline: check.millis("deadline", options.deadline ?? "30 seconds")
 })
 
 /** The attributes of what is counted. */

@@ -2,6 +2,7 @@
  * What a health check is: a value with a name, a kind, and an effect that asks.
  */
 import { Duration, type Effect } from "effect"
+import * as OptionCheck from "../model/OptionCheck.ts"
 
 /**
  * Which question a check answers.
@@ -118,18 +119,8 @@ export const checkName = (name: string): string => {
   )
 }
 
-/** An option that is a time, in milliseconds. */
-export const millis = (option: string, value: Duration.Input, from: number): number => {
-  const found = Duration.toMillis(Duration.fromInputUnsafe(value))
-  if (Number.isFinite(found) && found >= from) return found
-  throw new RangeError(`Health: ${option} must be a finite duration from ${from} ms, got ${String(value)}`)
-}
-
-/** An option that counts. */
-export const count = (option: string, value: number): number => {
-  if (Number.isSafeInteger(value) && value >= 1) return value
-  throw new RangeError(`Health: ${option} must be an integer from 1, got ${value}`)
-}
+/** The checks of the options of `Health`. */
+export const checkOption = OptionCheck.make("Health")
 
 /** What `check` does where an option is not given. */
 export const defaults: {
@@ -168,21 +159,18 @@ export const defaults: {
  */
 export const check = <E, R>(options: Options<E, R>): Check<R> => {
   const { explain } = options
-  const kind = options.kind ?? defaults.kind
-  // what comes from untyped code would restart programs
-  if (kind !== "readiness" && kind !== "startup") {
-    throw new RangeError(`Health: kind must be readiness or startup, got ${String(kind)}`)
-  }
+  // a kind of untyped code that is none of these would restart programs
+  const kind = checkOption.oneOf("kind", options.kind ?? defaults.kind, ["readiness", "startup"])
   return {
     _tag: "Check",
     name: checkName(options.name),
     kind,
     ask: options.check,
-    timeLimit: millis("timeLimit", options.timeLimit ?? defaults.timeLimit, 1),
-    whenDown: options.whenDown ?? defaults.whenDown,
-    downAfter: count("downAfter", options.downAfter ?? defaults.downAfter),
-    cache: options.cache === undefined ? undefined : millis("cache", options.cache, 0),
-    refresh: options.refresh === undefined ? undefined : millis("refresh", options.refresh, 10),
+    timeLimit: checkOption.millis("timeLimit", options.timeLimit ?? defaults.timeLimit),
+    whenDown: checkOption.oneOf("whenDown", options.whenDown ?? defaults.whenDown, ["degraded", "down"]),
+    downAfter: checkOption.count("downAfter", options.downAfter ?? defaults.downAfter),
+    cache: options.cache === undefined ? undefined : checkOption.millis("cache", options.cache, { least: 0 }),
+    refresh: options.refresh === undefined ? undefined : checkOption.millis("refresh", options.refresh, { least: 10 }),
     // it is handed the errors of the effect beside it only
     explain: explain === undefined ? () => undefined : (error) => explain(error as E)
   }

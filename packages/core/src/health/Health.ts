@@ -173,9 +173,9 @@ export const layer = <const Checks extends ReadonlyArray<Check.Any>>(
   options: Options = {}
 ): Layer.Layer<HealthRegistry, never, Exclude<Check.Needs<Checks[number]>, Scope.Scope>> => {
   const settings: Checks.Settings = {
-    cache: Check.millis("cache", options.cache ?? defaults.cache, 0),
-    concurrency: Check.count("concurrency", options.concurrency ?? defaults.concurrency),
-    maximumChecks: Check.count("maximumChecks", options.maximumChecks ?? defaults.maximumChecks)
+    cache: Check.checkOption.millis("cache", options.cache ?? defaults.cache, { least: 0 }),
+    concurrency: Check.checkOption.count("concurrency", options.concurrency ?? defaults.concurrency),
+    maximumChecks: Check.checkOption.count("maximumChecks", options.maximumChecks ?? defaults.maximumChecks)
   }
   const { eventLoop = defaults.eventLoop } = options
   if (checks.length + (eventLoop === "off" ? 0 : 1) > settings.maximumChecks) {
@@ -185,7 +185,7 @@ export const layer = <const Checks extends ReadonlyArray<Check.Any>>(
   }
   const twice = checks.find(({ name }, i) => checks.findIndex((other) => other.name === name) !== i)
   if (twice !== undefined) throw new RangeError(`Health: name must be of one check, got ${twice.name} twice`)
-  if (eventLoop !== "off") Check.millis("eventLoop.delay", eventLoop.delay ?? Pulse.defaults.delay, 10)
+  if (eventLoop !== "off") Pulse.delayOf(eventLoop)
   // each of them needs no more than all do
   const all = checks as ReadonlyArray<Check.Any> as ReadonlyArray<
     Check.Check<Check.Needs<Checks[number]>> | Check.Liveness
@@ -230,7 +230,7 @@ export interface LifetimeOptions {
  * @category layers
  */
 export const layerLifetime = (options: LifetimeOptions = {}): Layer.Layer<never, never, HealthRegistry> => {
-  const wait = Check.millis("wait", options.wait ?? 0, 0)
+  const wait = Check.checkOption.millis("wait", options.wait ?? 0, { least: 0 })
   return Layer.effectDiscard(
     Effect.acquireRelease(
       started,

@@ -17,9 +17,13 @@ const every = 1000
 
 const beats = 3
 
+/** The delay in milliseconds; throws a RangeError when it is out of range. */
+export const delayOf = (options: Options): number =>
+  Check.checkOption.millis("eventLoop.delay", options.delay ?? defaults.delay, { least: 10 })
+
 /** A fiber that wakes each second, and the check of how late it did. */
 export const make = (clock: Clock.Clock, options: Options) => {
-  const delay = Check.millis("eventLoop.delay", options.delay ?? defaults.delay, 10)
+  const delay = delayOf(options)
   const now = () => Number(clock.monotonicTimeNanosUnsafe()) / 1e6
   let last = now()
   let inRow = 0

@@ -10,7 +10,7 @@ import { CircuitBreakerCircuits } from "../middleware/circuits.ts"
 import { IdempotencyStore, type IdempotencyUnavailable } from "../middleware/idempotencyStore.ts"
 import { policy } from "../middleware/rateLimitPolicy.ts"
 import { RateLimitStore, type RateLimitUnavailable } from "../middleware/rateLimitStore.ts"
-import { type Check, check, type Common, count, type Degraded, degraded } from "./Check.ts"
+import { type Check, check, checkOption, type Common, type Degraded, degraded } from "./Check.ts"
 
 /** A subscription does not take messages. */
 export class SubscriptionDown extends Data.TaggedError("SubscriptionDown")<{
@@ -64,7 +64,7 @@ export interface LagOptions<On = Broker> extends BrokerOptions<On> {
  */
 export const lag = <On = Broker>(options: LagOptions<On>): Check<On> => {
   const { channel, group } = options
-  const most = count("most", options.most)
+  const most = checkOption.count("most", options.most)
   return check({
     explain: reasonOf,
     whenDown: "degraded",

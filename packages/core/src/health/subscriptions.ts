@@ -8,13 +8,12 @@ import { Registry } from "../broker/Subscriptions.ts"
 import {
   type Check,
   check,
+  checkOption,
   type Common,
-  count,
   type Degraded,
   degraded,
   type Details,
-  isDegraded,
-  millis
+  isDegraded
 } from "./Check.ts"
 import { behind, SubscriptionDown } from "./checks.ts"
 
@@ -38,9 +37,9 @@ interface Numbers {
 }
 
 const numbersOf = (options: SubscriptionsOptions): Numbers => ({
-  stuck: millis("stuck", options.stuck ?? "5 minutes", 1),
-  stalled: millis("stalled", options.stalled ?? "10 seconds", 1),
-  silence: options.silence === undefined ? undefined : millis("silence", options.silence, 1)
+  stuck: checkOption.millis("stuck", options.stuck ?? "5 minutes"),
+  stalled: checkOption.millis("stalled", options.stalled ?? "10 seconds"),
+  silence: options.silence === undefined ? undefined : checkOption.millis("silence", options.silence)
 })
 
 const down = (message: string) => Effect.fail(new SubscriptionDown({ message }))
@@ -133,7 +132,7 @@ export const subscription = (
   }
 ): Check<never> => {
   const numbers = numbersOf(options)
-  const most = options.lag === undefined ? undefined : count("lag", options.lag)
+  const most = options.lag === undefined ? undefined : checkOption.count("lag", options.lag)
   const asked: Effect.Effect<Degraded | Details, BrokerError | SubscriptionDown> = Effect.gen(function*() {
     const [health, now] = yield* Effect.all([running.health, Clock.currentTimeMillis])
     const verdict = verdictOf(health, numbers, now)

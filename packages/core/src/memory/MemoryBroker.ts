@@ -2,7 +2,7 @@
  * A full broker in memory: partitions, groups, rebalancing, redelivery, positions that outlive a subscription, tombstones,
  * native headers. It runs on the clock of its program, so a test runs it in virtual time.
  */
-import { type Clock, Deferred, Duration, Effect, Exit, Latch, Layer, type Scope, Stream } from "effect"
+import { type Clock, Deferred, type Duration, Effect, Exit, Latch, Layer, type Scope, Stream } from "effect"
 import { Broker } from "../broker/Broker.ts"
 import { type BrokerError, make as failure } from "../broker/BrokerError.ts"
 import type { Capabilities, ConsumeOptions, Declaration, Driver, Lag, Sink } from "../broker/Driver.ts"
@@ -10,6 +10,7 @@ import * as Features from "../broker/Features.ts"
 import * as Engine from "../engine/Engine.ts"
 import type { Pattern } from "../model/Address.ts"
 import { type Delivery, type Outgoing } from "../model/Message.ts"
+import * as OptionCheck from "../model/OptionCheck.ts"
 import { isDone } from "../pipeline/Eager.ts"
 import { Group, Member, type Owned, type Rules } from "./MemoryGroup.ts"
 import { Log, Publication } from "./MemoryLog.ts"
@@ -50,12 +51,7 @@ export interface MemoryBroker {
   readonly ends: (channel: string) => ReadonlyArray<number>
 }
 
-const counted = (option: string, value: number): number => {
-  if (!Number.isInteger(value) || value < 1) {
-    throw new RangeError(`MemoryBroker: ${option} must be an integer from 1, got ${value}`)
-  }
-  return value
-}
+const check = OptionCheck.make("MemoryBroker")
 
 // how many messages more than the retention are dropped at once
 const step = 64
@@ -72,13 +68,11 @@ class State {
   readonly rules: Rules
 
   constructor(options: Options, now: () => number) {
-    this.partitions = counted("partitions", options.partitions ?? 4)
-    this.retention = counted("retention", options.retention ?? 1000)
+    this.partitions = check.count("partitions", options.partitions ?? 4)
+    this.retention = check.count("retention", options.retention ?? 1000)
     this.rules = {
-      settlement: options.settlement ?? "position",
-      claim: options.claim === undefined
-        ? Number.POSITIVE_INFINITY
-        : Duration.toMillis(Duration.fromInputUnsafe(options.claim)),
+      settlement: check.oneOf("settlement", options.settlement ?? "position", ["position", "message"]),
+      claim: check.millis("claim", options.claim ?? Number.POSITIVE_INFINITY, { infinite: true }),
       now
     }
   }

@@ -4,6 +4,7 @@
 import { Clock, Effect, Exit } from "effect"
 import { messageOf, tagOf } from "../model/Failure.ts"
 import { type Envelope, Message } from "../model/Message.ts"
+import * as OptionCheck from "../model/OptionCheck.ts"
 import type { Outcome } from "../model/Outcome.ts"
 import * as Redaction from "../model/Redaction.ts"
 import * as Eager from "../pipeline/Eager.ts"
@@ -127,11 +128,9 @@ const said = (line: Effect.Effect<void>): Effect.Effect<void> => Lost.quietly("A
  */
 export const middleware = (options: Options = {}): Around<Envelope, Make<{ requires: AuditStore }>> => {
   const body = options.body ?? defaults.body
-  const characters = body === "none" ? 0 : body.characters
-  if (body !== "none" && (!Number.isInteger(characters) || characters < 1)) {
-    throw new RangeError(`Audit: body.characters must be an integer from 1, got ${characters}`)
-  }
-  const onStoreError = options.onStoreError ?? defaults.onStoreError
+  const check = OptionCheck.make("Audit")
+  const characters = body === "none" ? 0 : check.count("body.characters", body.characters)
+  const onStoreError = check.oneOf("onStoreError", options.onStoreError ?? defaults.onStoreError, ["retry", "run"])
   const redaction = Redaction.make(options.redact)
 
   const entry = (

@@ -3,6 +3,7 @@
  */
 import { Context, Data, Duration, Effect, Exit, Layer } from "effect"
 import type { Envelope } from "../model/Message.ts"
+import * as OptionCheck from "../model/OptionCheck.ts"
 import * as Eager from "../pipeline/Eager.ts"
 import type { Around, Make } from "../pipeline/Handler.ts"
 import * as Middleware from "../pipeline/Middleware.ts"
@@ -80,10 +81,7 @@ export const layer: Layer.Layer<BulkheadCompartments> = Layer.sync(BulkheadCompa
   }
 })
 
-const count = (option: string, value: number, from: number): number => {
-  if (Number.isSafeInteger(value) && value >= from) return value
-  throw new RangeError(`Bulkhead: ${option} must be an integer from ${from}, got ${value}`)
-}
+const check = OptionCheck.make("Bulkhead")
 
 /**
  * Lets at most `limit` messages be inside at once, keeps `queue` more waiting, and refuses the rest.
@@ -115,14 +113,9 @@ export const middleware = (
 ): Around<Envelope, Make<{ requires: BulkheadCompartments; fails: BulkheadFull }>> => {
   const { name } = options
   if (name === "") throw new RangeError("Bulkhead: name must say what is protected, got an empty text")
-  const limit = count("limit", options.limit ?? defaults.limit, 1)
-  const queue = count("queue", options.queue ?? defaults.queue, 0)
-  const retryAfter = options.retryAfter === undefined
-    ? defaults.retryAfter
-    : Duration.fromInputUnsafe(options.retryAfter)
-  if (!(Duration.toMillis(retryAfter) > 0)) {
-    throw new RangeError(`Bulkhead: retryAfter must be a duration above 0, got ${String(options.retryAfter)}`)
-  }
+  const limit = check.count("limit", options.limit ?? defaults.limit)
+  const queue = check.count("queue", options.queue ?? defaults.queue, { least: 0 })
+  const retryAfter = Duration.millis(check.millis("retryAfter", options.retryAfter ?? defaults.retryAfter))
   const full = () => new BulkheadFull({ bulkhead: name, retryAfter })
   return Middleware.make()(
     { name: "Bulkhead", stage: "consume", inBatch: "once", shows: { name, limit, queue } },

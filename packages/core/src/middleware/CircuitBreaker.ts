@@ -5,6 +5,7 @@ import { Data, Duration, Effect, Exit } from "effect"
 import { Intake } from "../broker/Intake.ts"
 import { classes as allClasses, classOf, type FailureClass, isInstance } from "../model/Failure.ts"
 import type { Envelope } from "../model/Message.ts"
+import * as OptionCheck from "../model/OptionCheck.ts"
 import * as Eager from "../pipeline/Eager.ts"
 import type { Around, Fixed, Make } from "../pipeline/Handler.ts"
 import * as Middleware from "../pipeline/Middleware.ts"
@@ -26,7 +27,7 @@ export interface Common {
   readonly name: string
   /** When a circuit opens. Default: `consecutive(5)`. */
   readonly trip?: Trip | undefined
-  /** How long a circuit stays open before it is probed; whole milliseconds from 1. Default: 30 seconds. */
+  /** How long a circuit stays open before it is probed, from 1 ms. Default: 30 seconds. */
   readonly openFor?: Duration.Input | undefined
   /** Each time that a probe fails the time doubles, up to this. Default: `openFor`, it stays the same. */
   readonly maximumOpenFor?: Duration.Input | undefined
@@ -40,6 +41,8 @@ export interface Common {
    */
   readonly whileOpen?: "pause" | "refuse" | undefined
 }
+
+const check = OptionCheck.make("CircuitBreaker")
 
 /** Options of `middleware`. */
 export interface Options extends Common {
@@ -60,7 +63,7 @@ export interface KeyedOptions<in M> extends Common {
  */
 export const consecutive = (failures: number): Trip => ({
   _tag: "consecutive",
-  failures: count("consecutive", failures)
+  failures: check.count("consecutive", failures)
 })
 
 /**
@@ -73,27 +76,12 @@ export const rate = (options: {
   readonly rate?: number | undefined
   readonly minimum?: number | undefined
   readonly window?: Duration.Input | undefined
-} = {}): Trip => {
-  const share = options.rate ?? 0.5
-  if (!(share > 0 && share <= 1)) throw new RangeError(`CircuitBreaker: rate must be above 0 to 1, got ${share}`)
-  return {
-    _tag: "rate",
-    rate: share,
-    minimum: count("minimum", options.minimum ?? 20),
-    window: millis("window", options.window ?? "30 seconds")
-  }
-}
-
-const count = (option: string, value: number): number => {
-  if (Number.isSafeInteger(value) && value >= 1) return value
-  throw new RangeError(`CircuitBreaker: ${option} must be an integer from 1, got ${value}`)
-}
-
-const millis = (option: string, value: Duration.Input): number => {
-  const found = Duration.toMillis(Duration.fromInputUnsafe(value))
-  if (Number.isSafeInteger(found) && found >= 1) return found
-  throw new RangeError(`CircuitBreaker: ${option} must be whole milliseconds from 1, got ${String(value)}`)
-}
+} = {}): Trip => ({
+  _tag: "rate",
+  rate: check.fraction("rate", options.rate ?? 0.5, "above 0"),
+  minimum: check.count("minimum", options.minimum ?? 20),
+  window: check.millis("window", options.window ?? "30 seconds")
+})
 
 /** What `middleware` does where an option is not given; `maximumOpenFor` is then `openFor`. */
 export const defaults: {
@@ -181,25 +169,23 @@ export const middleware: Build = ((options: Options | KeyedOptions<Envelope>) =>
   if (name === "") throw new RangeError("CircuitBreaker: name must say what is protected, got an empty text")
   // it divides the name from the key of a circuit, so that no key makes the name of another breaker's circuit
   if (name.includes("/")) throw new RangeError(`CircuitBreaker: name must not contain "/", got ${name}`)
-  const openFor = millis("openFor", options.openFor ?? defaults.openFor)
-  const maximumOpenFor = millis("maximumOpenFor", options.maximumOpenFor ?? openFor)
+  const openFor = check.millis("openFor", options.openFor ?? defaults.openFor)
+  const maximumOpenFor = check.millis("maximumOpenFor", options.maximumOpenFor ?? openFor)
   if (maximumOpenFor < openFor) {
     throw new RangeError(`CircuitBreaker: maximumOpenFor must be at least openFor, got ${maximumOpenFor} ms`)
   }
   const failures = options.failures ?? defaults.failures
-  for (const each of failures) {
-    if (!allClasses.includes(each)) {
-      throw new RangeError(`CircuitBreaker: failures must be of ${allClasses.join(", ")}, got ${String(each)}`)
-    }
-  }
+  for (const each of failures) check.oneOf("each of failures", each, allClasses)
+  if (typeof by !== "function" && by !== undefined) check.oneOf("by", by, ["channel"])
   const policy: Policy = {
     trip: options.trip ?? defaults.trip,
     openFor,
     maximumOpenFor,
-    probes: count("probes", options.probes ?? defaults.probes)
+    probes: check.count("probes", options.probes ?? defaults.probes)
   }
   const verdict = verdictOf(new Set(failures))
-  const pauses = (options.whileOpen ?? (typeof by === "function" ? "refuse" : "pause")) === "pause"
+  const whileOpen = options.whileOpen ?? (typeof by === "function" ? "refuse" : "pause")
+  const pauses = check.oneOf("whileOpen", whileOpen, ["pause", "refuse"]) === "pause"
   const nameOf = by === "channel"
     ? (message: Envelope) => `${name}/${message.channel}`
     : by === undefined
@@ -216,7 +202,7 @@ export const middleware: Build = ((options: Options | KeyedOptions<Envelope>) =>
         ? `after ${policy.trip.failures} failures`
         : `at ${policy.trip.rate * 100} % of ${policy.trip.minimum}`,
       openFor: Duration.format(Duration.millis(openFor)),
-      whileOpen: pauses ? "pause" : "refuse"
+      whileOpen
     }
   }, (next) => {
     // the circuit of a breaker that has only one, as long as it is asked for in the same circuits

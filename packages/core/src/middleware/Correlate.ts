@@ -5,6 +5,7 @@
 import { Clock, Context, Effect, Exit, Fiber, Random, References, type Tracer } from "effect"
 import * as Correlation from "../model/Correlation.ts"
 import { type Envelope, Message } from "../model/Message.ts"
+import * as OptionCheck from "../model/OptionCheck.ts"
 import * as Eager from "../pipeline/Eager.ts"
 import type { Handler } from "../pipeline/Handler.ts"
 import * as Lost from "../pipeline/Lost.ts"
@@ -118,6 +119,7 @@ export const middleware = (options: Options = {}) => {
   const producer = checked("write.producer", options.write?.producer ?? defaults.write.producer)
   const client = checked("write.client", options.write?.client ?? defaults.write.client)
   const { generate, trust = defaults.trust } = options
+  if (typeof trust !== "function") OptionCheck.make("Correlate").oneOf("trust", trust, ["always", "never"])
   const trusts = typeof trust === "function" ? trust : () => trust === "always"
 
   /** A new id: at once, unless making it suspends. */

@@ -5,6 +5,7 @@
 import { Cause, Effect, Exit } from "effect"
 import { classes as allClasses, classOf, type FailureClass, retryAfterOf, tagOf } from "../model/Failure.ts"
 import type { Message } from "../model/Message.ts"
+import * as OptionCheck from "../model/OptionCheck.ts"
 import * as Outcome from "../model/Outcome.ts"
 import type { Description } from "../pipeline/Description.ts"
 import * as Eager from "../pipeline/Eager.ts"
@@ -52,6 +53,8 @@ type Takes<Handled> = Around<Message<unknown>, Make<{ handles: Handled; answers:
 const taking = <Handled>(shows: Description["shows"], takes: (error: unknown) => boolean): Takes<Handled> =>
   // what `takes` names leaves E; the body cannot tell it from the marks
   Middleware.make<{ message: Message<unknown> }>()(describe(shows), wrap(takes)) as unknown as Takes<Handled>
+
+const check = OptionCheck.make("DeadLetter")
 
 /**
  * Dead-letters errors with one of these tags.
@@ -104,11 +107,7 @@ export const classes = <const T extends ReadonlyArray<FailureClass>>(
 ): Takes<{ readonly failure: T[number] }> => {
   if (classes.length === 0) throw new RangeError("DeadLetter: classes must be at least one, got none")
   const set = new Set<FailureClass | undefined>(classes)
-  for (const each of classes) {
-    if (!allClasses.includes(each)) {
-      throw new RangeError(`DeadLetter: classes must be of ${allClasses.join(", ")}, got ${String(each)}`)
-    }
-  }
+  for (const each of classes) check.oneOf("each of classes", each, allClasses)
   return taking({ classes }, (error) => set.has(classOf(error)))
 }
 
@@ -163,9 +162,7 @@ export const when = <E, D extends E>(
 export const afterAttempts = (
   attempts: number
 ): Around<Message<unknown>, Make<{ answers: Outcome.DeadLetter }>> => {
-  if (!Number.isInteger(attempts) || attempts < 1) {
-    throw new RangeError(`DeadLetter: attempts must be an integer from 1, got ${attempts}`)
-  }
+  check.count("attempts", attempts)
   const built: unknown = Middleware.make<{ message: Message<unknown> }>()(
     describe({ attempts }),
     wrap((error, message) => message.attempt >= attempts && retriable(error) && retryAfterOf(error) === undefined)

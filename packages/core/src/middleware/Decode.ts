@@ -5,6 +5,7 @@ import { Data, Effect, Exit, type SchemaIssue } from "effect"
 import type { Channel } from "../model/Channel.ts"
 import { messageOf, tagOf } from "../model/Failure.ts"
 import type { Message, Raw } from "../model/Message.ts"
+import * as OptionCheck from "../model/OptionCheck.ts"
 import * as Outcome from "../model/Outcome.ts"
 import { decoder, explain } from "../pipeline/compile.ts"
 import type { Change, Make } from "../pipeline/Handler.ts"
@@ -122,7 +123,11 @@ export const middleware = <P, const T extends Tombstone = "refuse">(
   options: Options<T> = {}
 ): Change<Message<Raw<P>>, Message<Payload<P, T>>, Make<{ fails: DecodeError; answers: Answers<T> }>> => {
   const { content, name } = channel
-  if (options.withoutSchema === "refuse" && content._tag !== "schema") {
+  const withoutSchema = OptionCheck.make("Decode").oneOf("withoutSchema", options.withoutSchema ?? "pass", [
+    "pass",
+    "refuse"
+  ])
+  if (withoutSchema === "refuse" && content._tag !== "schema") {
     throw new RangeError(`Decode: withoutSchema is "refuse", and the channel ${name} has no schema`)
   }
   const tombstone: Tombstone = options.tombstone ?? "refuse"

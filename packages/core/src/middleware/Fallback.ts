@@ -4,6 +4,7 @@
 import { Cause, Effect, type Exit, Metric } from "effect"
 import { classes as allClasses, classOf, type FailureClass, tagOf } from "../model/Failure.ts"
 import type { Envelope } from "../model/Message.ts"
+import * as OptionCheck from "../model/OptionCheck.ts"
 import { labelOf } from "../pipeline/Conventions.ts"
 import type { Description } from "../pipeline/Description.ts"
 import * as Eager from "../pipeline/Eager.ts"
@@ -151,10 +152,6 @@ export const classes = <M extends Envelope, E, const C extends ReadonlyArray<Fai
 ) => Handler<M, A | A2, WithoutClasses<E, C[number]> | E2, R | R2> => {
   if (classes.length === 0) throw new RangeError("Fallback: classes must be at least one, got none")
   const set = new Set<FailureClass | undefined>(classes)
-  for (const each of classes) {
-    if (!allClasses.includes(each)) {
-      throw new RangeError(`Fallback: classes must be of ${allClasses.join(", ")}, got ${String(each)}`)
-    }
-  }
+  for (const each of classes) OptionCheck.make("Fallback").oneOf("each of classes", each, allClasses)
   return build({ classes }, (error) => set.has(classOf(error)), fallback as never)
 }

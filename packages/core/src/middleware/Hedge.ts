@@ -3,6 +3,7 @@
  */
 import { Context, Duration, Effect, type Exit, Fiber, Layer } from "effect"
 import type { Envelope } from "../model/Message.ts"
+import * as OptionCheck from "../model/OptionCheck.ts"
 import * as Eager from "../pipeline/Eager.ts"
 import type { Around, Make } from "../pipeline/Handler.ts"
 import * as Middleware from "../pipeline/Middleware.ts"
@@ -147,19 +148,11 @@ export const layer: Layer.Layer<HedgeBudgets> = Layer.sync(HedgeBudgets, () => {
  * @category constructors
  */
 export const middleware = (options: Options): Around<Envelope, Make<{ requires: HedgeBudgets }>> => {
-  const after = Duration.toMillis(
-    options.after === undefined ? defaults.after : Duration.fromInputUnsafe(options.after)
-  )
-  const budget = options.budget ?? defaults.budget
-  const burst = options.burst ?? defaults.burst
-  if (options.idempotent !== true) {
-    throw new RangeError(`Hedge: idempotent must be true, got ${String(options.idempotent)}`)
-  }
-  if (!(after >= 0)) throw new RangeError(`Hedge: after must be a duration from 0, got ${String(options.after)}`)
-  if (!(budget > 0 && budget <= 1)) throw new RangeError(`Hedge: budget must be above 0 to 1, got ${budget}`)
-  if (!(Number.isSafeInteger(burst) && burst >= 1)) {
-    throw new RangeError(`Hedge: burst must be an integer from 1, got ${burst}`)
-  }
+  const check = OptionCheck.make("Hedge")
+  check.oneOf("idempotent", options.idempotent, [true])
+  const after = check.millis("after", options.after ?? defaults.after, { least: 0 })
+  const budget = check.fraction("budget", options.budget ?? defaults.budget, "above 0")
+  const burst = check.count("burst", options.burst ?? defaults.burst)
   const shows = { after: Duration.format(Duration.millis(after)), budget, name: options.name }
   return Middleware.make()({ name: "Hedge", stage: "consume", inBatch: "once", shows }, (next) => {
     /** The first is under way and takes long. */

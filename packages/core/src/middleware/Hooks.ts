@@ -5,6 +5,7 @@
 import { Cause, type Context, Data, Effect, Exit, Fiber } from "effect"
 import { classOf, type FailureClass, tagOf } from "../model/Failure.ts"
 import type { Envelope } from "../model/Message.ts"
+import * as OptionCheck from "../model/OptionCheck.ts"
 import * as Eager from "../pipeline/Eager.ts"
 import * as Ending from "../pipeline/Ending.ts"
 import type { Around, Make } from "../pipeline/Handler.ts"
@@ -80,6 +81,7 @@ export type Config<O extends Options> = Make<{
  */
 export const middleware = <const O extends Options>(options: O): Around<Envelope, Config<O>> => {
   const { onError, onFailure = "settle", postExecute, postSave, postSend, preExecute, preSend }: Options = options
+  OptionCheck.make("Hooks").oneOf("onFailure", onFailure, ["settle", "log"])
   const names = [preSend, postSend, preExecute, postExecute, postSave, onError].filter((hook) => hook !== undefined)
 
   const described = Middleware.make()(

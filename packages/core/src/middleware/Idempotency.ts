@@ -7,6 +7,7 @@
 import { Clock, Duration, Effect, Exit, type Schema } from "effect"
 import { compositeKey } from "../model/compositeKey.ts"
 import type { Envelope } from "../model/Message.ts"
+import * as OptionCheck from "../model/OptionCheck.ts"
 import type * as Outcome from "../model/Outcome.ts"
 import * as Eager from "../pipeline/Eager.ts"
 import type { Make, OnAnswer } from "../pipeline/Handler.ts"
@@ -53,7 +54,7 @@ export interface Options<in M extends Envelope = Envelope> {
    * `maximumWait` before it does. Default: `refuse`.
    */
   readonly running?: "refuse" | "wait" | undefined
-  /** Default: 10 seconds. */
+  /** From 0. Default: 10 seconds. */
   readonly maximumWait?: Duration.Input | undefined
   /** What becomes of a request while the store cannot be asked: it fails, or runs all the same. Default: `refuse`. */
   readonly unavailable?: "refuse" | "run" | undefined
@@ -83,11 +84,7 @@ export const defaults: {
 
 const longestKey = 255
 
-const millis = (option: string, value: Duration.Input | undefined, otherwise: Duration.Duration, from: number) => {
-  const found = Duration.toMillis(value === undefined ? otherwise : Duration.fromInputUnsafe(value))
-  if (Number.isFinite(found) && found >= from) return found
-  throw new RangeError(`Idempotency: ${option} must be a duration from ${from} ms, got ${String(value)}`)
-}
+const check = OptionCheck.make("Idempotency")
 
 type Needs<A> = Make<{ requires: IdempotencyStore; fails: IdempotencyError; answers: A }>
 
@@ -151,10 +148,14 @@ export interface Build {
 export const middleware: Build = (<M extends Envelope>(
   options: Options<M> & { readonly answer?: unknown; readonly isFailure?: (answer: Middleware.Result) => boolean } = {}
 ) => {
-  const lease = millis("lease", options.lease, defaults.lease, 100)
-  const keep = millis("keep", options.keep, defaults.keep, 1)
-  const wait = options.running === "wait" ? millis("maximumWait", options.maximumWait, defaults.maximumWait, 0) : 0
-  const { caller, fingerprint = fingerprintOf, isFailure, key = keyOf, missing, unavailable } = options
+  const lease = check.millis("lease", options.lease ?? defaults.lease, { least: 100 })
+  const keep = check.millis("keep", options.keep ?? defaults.keep)
+  const maximumWait = check.millis("maximumWait", options.maximumWait ?? defaults.maximumWait, { least: 0 })
+  const wait = check.oneOf("running", options.running ?? "refuse", ["refuse", "wait"]) === "wait" ? maximumWait : 0
+  const { caller, fingerprint = fingerprintOf, isFailure, key = keyOf, missing = "refuse", unavailable = "refuse" } =
+    options
+  check.oneOf("missing", missing, ["refuse", "run"])
+  check.oneOf("unavailable", unavailable, ["refuse", "run"])
   const codec = options.answer === undefined
     ? silent
     // one of the two forms of `middleware` gave it

@@ -1,11 +1,12 @@
 /**
  * One structured line for each message, through Effect's loggers: what it was, how it ended, how long it took, and no secret.
  */
-import { Cause, Clock, Context, DateTime, Duration, Effect, type Exit, Fiber, LogLevel, References } from "effect"
+import { Cause, Clock, Context, DateTime, type Duration, Effect, type Exit, Fiber, LogLevel, References } from "effect"
 import * as Correlation from "../model/Correlation.ts"
 import { classOf, type FailureClass, tagOf } from "../model/Failure.ts"
 import * as Headers from "../model/Headers.ts"
 import { type Envelope, Message } from "../model/Message.ts"
+import * as OptionCheck from "../model/OptionCheck.ts"
 import * as Redaction from "../model/Redaction.ts"
 import * as Eager from "../pipeline/Eager.ts"
 import * as Ending from "../pipeline/Ending.ts"
@@ -46,12 +47,12 @@ export interface Options {
   readonly error?: "tag" | "cause" | undefined
 }
 
+const check = OptionCheck.make("Log")
+
 /** How many characters are shown, or undefined where nothing is. */
 const charactersOf = (option: "body" | "answer", given: Options["body"]): number | undefined => {
   if (given === undefined || given === "none") return undefined
-  const { characters } = given
-  if (Number.isInteger(characters) && characters >= 1) return characters
-  throw new RangeError(`Log: ${option}.characters must be an integer from 1, got ${characters}`)
+  return check.count(`${option}.characters`, given.characters)
 }
 
 /** The body where it is at hand: bytes that were read, or a payload. */
@@ -140,9 +141,14 @@ const isEnabled = (fiber: Fiber.Fiber<unknown, unknown>, level: LogLevel.Severit
  */
 export const middleware = (options: Options = {}) => {
   const { correlation, error: errors, headers, key } = { ...defaults, ...options }
+  check.oneOf("error", errors ?? defaults.error, ["tag", "cause"])
+  check.oneOf("key", key ?? defaults.key, ["shown", "hidden"])
+  if (typeof headers === "string") check.oneOf("headers", headers, ["all", "none"])
   const characters = charactersOf("body", options.body)
   const answer = charactersOf("answer", options.answer)
-  const slow = options.slow === undefined ? undefined : Duration.toNanosUnsafe(Duration.fromInputUnsafe(options.slow))
+  const slow = options.slow === undefined
+    ? undefined
+    : BigInt(check.millis("slow", options.slow, { least: 0 })) * 1_000_000n
   const lower = (names: ReadonlyArray<string>) => names.map((name) => name.toLowerCase())
   const shownHeaders = Array.isArray(headers) ? new Set(lower(headers)) : undefined
   const correlations = lower(correlation ?? [])

@@ -7,6 +7,7 @@
 import { Clock, Context, Effect, Fiber, Layer, Metric } from "effect"
 import { Broker } from "../broker/Broker.ts"
 import { type Envelope, Message } from "../model/Message.ts"
+import * as OptionCheck from "../model/OptionCheck.ts"
 import { attributesOf, destinationOf } from "../pipeline/Conventions.ts"
 import * as Eager from "../pipeline/Eager.ts"
 import * as Middleware from "../pipeline/Middleware.ts"
@@ -30,6 +31,8 @@ class MetricsRegistry extends Context.Service<MetricsRegistry, {
 }>()("@millrace/core/Metrics/Registry") {}
 export { MetricsRegistry as Registry }
 
+const check = OptionCheck.make("Metrics")
+
 /** Options of `make`. */
 export interface RegistryOptions {
   /** Most distinct error tags of a channel, an integer from 1; what comes after them is counted as `other`. Default: 20. */
@@ -39,11 +42,6 @@ export interface RegistryOptions {
    * counted together, as the channel `other` of their kind and group. Default: 1000.
    */
   readonly channels?: number | undefined
-}
-
-const count = (option: string, value: number): number => {
-  if (Number.isInteger(value) && value >= 1) return value
-  throw new RangeError(`Metrics: ${option} must be an integer from 1, got ${value}`)
 }
 
 /**
@@ -59,8 +57,8 @@ const count = (option: string, value: number): number => {
  * @category constructors
  */
 export const make = (options: RegistryOptions = {}): Effect.Effect<MetricsRegistry["Service"]> => {
-  const tags = count("tags", options.tags ?? 20)
-  const channels = count("channels", options.channels ?? 1000)
+  const tags = check.count("tags", options.tags ?? 20)
+  const channels = check.count("channels", options.channels ?? 1000)
   return Effect.map(Metric.MetricRegistry, (series) => {
     const recorders = new Map<string, Recorder>()
     const show = (metadata: Series.Series) =>
@@ -167,10 +165,7 @@ export interface Options {
  * @category constructors
  */
 export const middleware = (options: Options = {}) => {
-  const { timeOneIn = 1 } = options
-  if (!Number.isInteger(timeOneIn) || timeOneIn < 1) {
-    throw new RangeError(`Metrics: timeOneIn must be an integer from 1, got ${timeOneIn}`)
-  }
+  const timeOneIn = check.count("timeOneIn", options.timeOneIn ?? 1)
   return Middleware.make()(
     { name: "Metrics", stage: "consume", inBatch: "each", shows: timeOneIn === 1 ? {} : { timeOneIn } },
     (next) => {

@@ -17,7 +17,7 @@ import {
   rulesOf,
   textOf
 } from "./rateLimitOptions.ts"
-import { type Charge, type Decision, millis, type Policy } from "./rateLimitPolicy.ts"
+import { type Charge, check, type Decision, type Policy } from "./rateLimitPolicy.ts"
 import { refusalOf } from "./rateLimitState.ts"
 import { RateLimitStore, type RateLimitUnavailable } from "./rateLimitStore.ts"
 
@@ -174,9 +174,10 @@ export const middleware: Build = ((
 ) => {
   const rules = rulesOf("policies" in options ? options.policies : [options])
   const [only] = rules
-  const maximumDelay = millis("maximumDelay", options.maximumDelay ?? defaults.maximumDelay, 0)
+  const maximumDelay = check.millis("maximumDelay", options.maximumDelay ?? defaults.maximumDelay, { least: 0 })
   const charge = chargesOf(rules)
-  const delays = (options.onExceeded ?? defaults.onExceeded) === "delay" && maximumDelay > 0
+  const exceeded = check.oneOf("onExceeded", options.onExceeded ?? defaults.onExceeded, ["delay", "refuse"])
+  const delays = exceeded === "delay" && maximumDelay > 0
   const withinOf = (message: Envelope): number =>
     message instanceof Message ? Math.min(maximumDelay, message.delivery.origin.holdLimit / 2) : maximumDelay
   const onExceeded = delays ? `delay up to ${Duration.format(Duration.millis(maximumDelay))}` : "refuse"
@@ -184,7 +185,7 @@ export const middleware: Build = ((
   const beats = Math.min(...leases) / 3
   const policies = rules.map(({ policy }) => policy)
   const { onDecision } = options
-  const passes = options.unavailable === "pass"
+  const passes = check.oneOf("unavailable", options.unavailable ?? "refuse", ["pass", "refuse"]) === "pass"
     ? Metric.update(Metric.withAttributes(unavailable, { limit: rules.map(({ policy }) => policy.name).join(",") }), 1)
     : undefined
   return Middleware.make()({

@@ -10,7 +10,7 @@ import type { Description } from "../pipeline/Description.ts"
 import * as Eager from "../pipeline/Eager.ts"
 import type { Handler, Make, OnError } from "../pipeline/Handler.ts"
 import * as Middleware from "../pipeline/Middleware.ts"
-import { counted, exponential, millis, refuse } from "./retrySchedule.ts"
+import { check, exponential } from "./retrySchedule.ts"
 import { tellRetry } from "./retryTelemetry.ts"
 
 export { type Exponential, exponential } from "./retrySchedule.ts"
@@ -34,7 +34,7 @@ export interface Common<E = never, R = never> {
   readonly times?: number | undefined
   /**
    * The longest time that all attempts may take together. A retry is not waited for if it would end later, were it to take as
-   * long as the attempt before it. Default: none.
+   * long as the attempt before it. From 0; Infinity sets no limit. Default: Infinity.
    */
   readonly maximumElapsed?: Duration.Input | undefined
   /** Whether a defect is retried as an error is (`retry`) or goes out at once (`pass`, the default). */
@@ -155,9 +155,11 @@ const policyOf = <E, R>(
   retries: (error: unknown) => boolean
 ): Policy<E, R> => ({
   schedule: options.schedule ?? exponential({ times: options.times }),
-  times: options.times === undefined ? Infinity : counted("times", options.times),
-  maximumElapsed: options.maximumElapsed === undefined ? Infinity : millis("maximumElapsed", options.maximumElapsed),
-  retries: (reason) => Cause.isFailReason(reason) ? retries(reason.error) : options.defects === "retry"
+  times: options.times === undefined ? Infinity : check.count("times", options.times),
+  maximumElapsed: check.millis("maximumElapsed", options.maximumElapsed ?? Infinity, { least: 0, infinite: true }),
+  retries: check.oneOf("defects", options.defects ?? "pass", ["pass", "retry"]) === "retry"
+    ? (reason) => !Cause.isFailReason(reason) || retries(reason.error)
+    : (reason) => Cause.isFailReason(reason) && retries(reason.error)
 })
 
 const describe = <E, R>(policy: Policy<E, R>, options: Common<E, R>, filter: Filter): Description => ({
@@ -177,7 +179,7 @@ const describe = <E, R>(policy: Policy<E, R>, options: Common<E, R>, filter: Fil
 const filterOf = (filter: Filter): (error: unknown) => boolean => {
   const tags = new Set(filter.tags)
   const named = new Set(filter.classes)
-  for (const each of named) if (!classes.includes(each)) refuse("while.classes", `of ${classes.join(", ")}`, each)
+  for (const each of named) check.oneOf("each of while.classes", each, classes)
   return (error) => {
     const found = classOf(error)
     return tags.has(tagOf(error)) || (found !== undefined && named.has(found))

@@ -3,6 +3,7 @@
  */
 import { Data, Duration, Effect } from "effect"
 import type { Envelope } from "../model/Message.ts"
+import * as OptionCheck from "../model/OptionCheck.ts"
 import * as Eager from "../pipeline/Eager.ts"
 import type { Around, Make } from "../pipeline/Handler.ts"
 import * as Middleware from "../pipeline/Middleware.ts"
@@ -61,14 +62,11 @@ export class TimeoutExceeded extends Data.TaggedError("TimeoutExceeded")<{
  * )
  * ```
  *
- * @throws RangeError when `after` is not above 0
+ * @throws RangeError when `after` is not a finite duration from 1 ms
  * @category constructors
  */
 export const middleware = (options: Options = {}): Around<Envelope, Make<{ fails: TimeoutExceeded }>> => {
-  const after = options.after === undefined ? defaults.after : Duration.fromInputUnsafe(options.after)
-  if (!(Duration.toMillis(after) > 0)) {
-    throw new RangeError(`Timeout: after must be a duration above 0, got ${String(options.after)}`)
-  }
+  const after = Duration.millis(OptionCheck.make("Timeout").millis("after", options.after ?? defaults.after))
   const late = ({ channel, isUnrepeatable }: Envelope) =>
     new TimeoutExceeded(isUnrepeatable === true ? { channel, after, isUnrepeatable } : { channel, after })
   return Middleware.make()(

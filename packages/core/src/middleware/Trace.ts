@@ -7,6 +7,7 @@ import { Broker } from "../broker/Broker.ts"
 import * as Bag from "../model/Baggage.ts"
 import * as Detached from "../model/Detached.ts"
 import type { Envelope } from "../model/Message.ts"
+import * as OptionCheck from "../model/OptionCheck.ts"
 import * as Redaction from "../model/Redaction.ts"
 import * as TraceContext from "../model/TraceContext.ts"
 import { attributesOf, nameOf, placeOf } from "../pipeline/Conventions.ts"
@@ -109,8 +110,9 @@ const inject = <M extends Envelope>(message: M, span: Tracer.AnySpan | undefined
  * @category constructors
  */
 export const middleware = (options: Options = {}) => {
-  const { relation = "parent", sample = 1 } = options
-  if (!(sample >= 0 && sample <= 1)) throw new RangeError(`Trace: sample must be from 0 to 1, got ${sample}`)
+  const check = OptionCheck.make("Trace")
+  const relation = check.oneOf("relation", options.relation ?? "parent", ["parent", "link"])
+  const sample = check.fraction("sample", options.sample ?? 1)
 
   const describe = (fiber: Fiber.Fiber<unknown, unknown>, message: Envelope) => ({
     name: (options.name ?? nameOf)(message),

@@ -2,6 +2,7 @@
  * Audit rows in memory: the newest of a capacity.
  */
 import { Effect, Exit, Layer } from "effect"
+import * as OptionCheck from "../model/OptionCheck.ts"
 import { AuditStore, cursorOf, type Filter, readQuery, type Row } from "./auditStore.ts"
 
 const matches = (filter: Filter) => (row: Row): boolean =>
@@ -58,9 +59,6 @@ export interface MemoryOptions {
  * @category layers
  */
 export const layerMemory = (options: MemoryOptions = {}): Layer.Layer<AuditStore> => {
-  const capacity = options.capacity ?? 10_000
-  if (!Number.isInteger(capacity) || capacity < 1) {
-    throw new RangeError(`Audit.layerMemory: capacity must be an integer from 1, got ${capacity}`)
-  }
+  const capacity = OptionCheck.make("Audit.layerMemory").count("capacity", options.capacity ?? 10_000)
   return Layer.sync(AuditStore, () => make(capacity))
 }

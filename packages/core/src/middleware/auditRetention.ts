@@ -1,9 +1,10 @@
 /**
  * Takes old rows out of an audit store.
  */
-import { Cause, Clock, Duration, Effect, Layer, Schedule } from "effect"
+import { Cause, Clock, type Duration, Effect, Layer, Schedule } from "effect"
 import * as Detached from "../model/Detached.ts"
 import { messageOf } from "../model/Failure.ts"
+import * as OptionCheck from "../model/OptionCheck.ts"
 import * as Lost from "../pipeline/Lost.ts"
 import { AuditStore } from "./auditStore.ts"
 
@@ -28,19 +29,13 @@ export interface RetentionOptions {
  * const store = Audit.layerRetention({ keep: "30 days" }).pipe(Layer.provideMerge(Audit.layerMemory()))
  * ```
  *
- * @throws RangeError when a duration is not above 0
+ * @throws RangeError when a duration is not finite or below 1 ms
  * @category layers
  */
 export const layerRetention = (options: RetentionOptions): Layer.Layer<never, never, AuditStore> => {
-  const millis = (option: string, input: Duration.Input): number => {
-    const found = Duration.toMillis(Duration.fromInputUnsafe(input))
-    if (!(found > 0)) {
-      throw new RangeError(`Audit.layerRetention: ${option} must be a duration above 0, got ${String(input)}`)
-    }
-    return found
-  }
-  const keep = millis("keep", options.keep)
-  const every = millis("every", options.every ?? "1 hour")
+  const check = OptionCheck.make("Audit.layerRetention")
+  const keep = check.millis("keep", options.keep)
+  const every = check.millis("every", options.every ?? "1 hour")
   return Layer.effectDiscard(Effect.gen(function*() {
     const store = yield* AuditStore
     const round = Effect.flatMap(Clock.currentTimeMillis, (now) => store.prune({ before: now - keep })).pipe(

@@ -3,6 +3,7 @@
  */
 import { Clock, Context, Effect, Layer, Metric, PubSub, Stream } from "effect"
 import * as Detached from "../model/Detached.ts"
+import * as OptionCheck from "../model/OptionCheck.ts"
 import { Circuit, type Policy, type State } from "./circuit.ts"
 
 /** How a circuit is. */
@@ -68,10 +69,7 @@ const transitionsTotal = Metric.counter("millrace.circuit.transitions", {
  * @category layers
  */
 export const layer = (options: CircuitsOptions = {}): Layer.Layer<CircuitBreakerCircuits> => {
-  const { capacity = 10_000 } = options
-  if (!(Number.isSafeInteger(capacity) && capacity >= 1)) {
-    throw new RangeError(`CircuitBreaker: capacity must be an integer from 1, got ${capacity}`)
-  }
+  const capacity = OptionCheck.make("CircuitBreaker").count("capacity", options.capacity ?? 10_000)
   return Layer.effect(
     CircuitBreakerCircuits,
     Effect.gen(function*() {

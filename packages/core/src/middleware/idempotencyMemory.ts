@@ -2,6 +2,7 @@
  * Idempotency keys in the memory of one process.
  */
 import { Clock, Effect, Exit, Layer } from "effect"
+import * as OptionCheck from "../model/OptionCheck.ts"
 import { DoneKeys, type Mark } from "./idempotencyDone.ts"
 import { type Claim, IdempotencyStore } from "./idempotencyStore.ts"
 
@@ -95,10 +96,7 @@ class Keys {
  * @category layers
  */
 export const layerMemory = (options: MemoryOptions = {}): Layer.Layer<IdempotencyStore> => {
-  const capacity = options.capacity ?? 100_000
-  if (!Number.isInteger(capacity) || capacity < 1 || capacity > 2 ** 30) {
-    throw new RangeError(`Idempotency: capacity must be an integer from 1 to 2^30, got ${capacity}`)
-  }
+  const capacity = OptionCheck.make("Idempotency").count("capacity", options.capacity ?? 100_000, { most: 2 ** 30 })
   return Layer.effect(
     IdempotencyStore,
     Effect.map(Clock.Clock, (clock) => {

@@ -3,7 +3,7 @@
  */
 import { Clock, Effect, Exit, Layer } from "effect"
 import { compositeKey } from "../model/compositeKey.ts"
-import { type Charge, count, type Decision } from "./rateLimitPolicy.ts"
+import { type Charge, check, type Decision } from "./rateLimitPolicy.ts"
 import { RateLimitStore } from "./rateLimitStore.ts"
 
 /** How much `denying` keeps. */
@@ -85,7 +85,7 @@ const make = (store: Service, capacity: number, clock: Clock.Clock): Service => 
  * @category layers
  */
 export const denying = (options: DenyOptions = {}): Layer.Layer<RateLimitStore, never, RateLimitStore> => {
-  const capacity = count("capacity", options.capacity ?? 10_000)
+  const capacity = check.count("capacity", options.capacity ?? 10_000)
   return Layer.effect(
     RateLimitStore,
     Effect.map(Effect.all([RateLimitStore, Clock.Clock]), ([store, clock]) => make(store, capacity, clock))

@@ -3,7 +3,7 @@
  */
 import { Clock, Effect, Exit, Layer } from "effect"
 import { Table } from "./gcra.ts"
-import { type Charge, count, type Decision, isBucket, type Policy, type Verdict } from "./rateLimitPolicy.ts"
+import { type Charge, check, type Decision, isBucket, type Policy, type Verdict } from "./rateLimitPolicy.ts"
 import * as State from "./rateLimitState.ts"
 import { RateLimitStore } from "./rateLimitStore.ts"
 
@@ -195,7 +195,7 @@ const places = (charges: ReadonlyArray<Charge>) => charges.filter(({ policy }) =
  * @category layers
  */
 export const layerMemory = (options: MemoryOptions = {}): Layer.Layer<RateLimitStore> => {
-  const capacity = count("capacity", options.capacity ?? 100_000)
+  const capacity = check.count("capacity", options.capacity ?? 100_000)
   return Layer.effect(
     RateLimitStore,
     Effect.map(Clock.Clock, (clock) => {

@@ -4,7 +4,7 @@
 import { Duration } from "effect"
 import { compositeKey } from "../model/compositeKey.ts"
 import type { Envelope, Message } from "../model/Message.ts"
-import { type Charge, type Decision, type Policy, policy, type PolicyNumbers } from "./rateLimitPolicy.ts"
+import { type Charge, check, type Decision, type Policy, policy, type PolicyNumbers } from "./rateLimitPolicy.ts"
 
 /** What becomes of messages that are over a limit, and of all where nobody can say. */
 export interface Handling {
@@ -99,19 +99,18 @@ export type AnyOptions = Options | ConsumerOptions | KeyedOptions<Envelope> | Po
 
 const ruleOf = (options: AnyOptions): Rule => {
   const by = options.by ?? "channel"
+  if (typeof by !== "function") check.oneOf("by", by, ["channel", "key", "consumer"])
   const name = options.name ?? String(by)
   const made = policy(name, options)
   // `by` says which messages the middleware is for, and Build types it and `cost` so
   const keyOf = (typeof by === "function" ? by : words[by]) as Rule["keyOf"]
   const cost = (options.cost ?? 1) as Rule["cost"]
-  if (typeof cost === "number" && !(Number.isSafeInteger(cost) && cost >= 0 && cost <= made.burst)) {
-    throw new RangeError(wrongCost(made, cost))
-  }
+  if (typeof cost !== "function") checkCost(made, cost)
   return { policy: made, by: typeof by === "function" ? name : by, keyOf, cost }
 }
 
-const wrongCost = ({ burst, name }: Policy, cost: number): string =>
-  `RateLimit: cost of ${name} must be an integer from 0 to ${burst}, got ${cost}`
+const checkCost = ({ burst, name }: Policy, cost: number): number =>
+  check.count(`cost of ${name}`, cost, { least: 0, most: burst })
 
 /** The rules of a middleware; throws a RangeError where one is wrong. */
 export const rulesOf = (options: ReadonlyArray<AnyOptions>): ReadonlyArray<Rule> => {
@@ -132,10 +131,7 @@ export const textOf = ({ algorithm, limit, window }: Policy): string =>
 /** Charges a message by all rules. */
 export const chargesOf = (rules: ReadonlyArray<Rule>) => (message: Envelope): ReadonlyArray<Charge> =>
   rules.map(({ cost, keyOf, policy }) => {
-    const found = typeof cost === "number" ? cost : cost(message)
-    // it would wait for ever; a throw in a handler is a defect, which goes to the dead letters
-    if (!(Number.isSafeInteger(found) && found >= 0 && found <= policy.burst)) {
-      throw new RangeError(wrongCost(policy, found))
-    }
+    // a message of a wrong cost would wait for ever; a throw in a handler is a defect, which goes to the dead letters
+    const found = typeof cost === "number" ? cost : checkCost(policy, cost(message))
     return { policy, key: keyOf(message), cost: found }
   })

@@ -1,7 +1,8 @@
 /**
  * What a rate limit is made of, as data: policies, what a message is charged, and what a store decides.
  */
-import { Duration } from "effect"
+import { type Duration } from "effect"
+import * as OptionCheck from "../model/OptionCheck.ts"
 
 /**
  * How a limit counts; docs/rate-limit.md compares them.
@@ -68,7 +69,7 @@ export interface PolicyNumbers {
   readonly algorithm?: Algorithm | undefined
   /** What may pass in each `window`, or be inside at once; an integer from 1. Default: 100. */
   readonly limit?: number | undefined
-  /** Whole milliseconds from 1. Default: 1 second, and 30 seconds of `concurrency`. */
+  /** From 1 ms; rounded to whole milliseconds. Default: 1 second, and 30 seconds of `concurrency`. */
   readonly window?: Duration.Input | undefined
   /** How many may come at the same instant after a pause, by `gcra` and `tokenBucket`; an integer from 1. Default: `limit`. */
   readonly burst?: number | undefined
@@ -79,25 +80,16 @@ const longest = 100_000
 
 const most = Number.MAX_SAFE_INTEGER
 
-export const count = (option: string, value: number, from = 1): number => {
-  if (Number.isSafeInteger(value) && value >= from) return value
-  throw new RangeError(`RateLimit: ${option} must be an integer from ${from}, got ${value}`)
-}
+export const check = OptionCheck.make("RateLimit")
 
-export const millis = (option: string, value: Duration.Input, from: number): number => {
-  const found = Duration.toMillis(Duration.fromInputUnsafe(value))
-  if (Number.isSafeInteger(found) && found >= from) return found
-  throw new RangeError(`RateLimit: ${option} must be whole milliseconds from ${from}, got ${String(value)}`)
-}
-
-const algorithms: ReadonlySet<string> = new Set<Algorithm>([
+const algorithms: ReadonlyArray<Algorithm> = [
   "concurrency",
   "fixedWindow",
   "gcra",
   "slidingCounter",
   "slidingLog",
   "tokenBucket"
-])
+]
 
 /** Whether a policy counts what has passed by one number, as buckets do. */
 export const isBucket = (algorithm: Algorithm): boolean => algorithm === "gcra" || algorithm === "tokenBucket"
@@ -118,13 +110,10 @@ export const isBucket = (algorithm: Algorithm): boolean => algorithm === "gcra" 
  * @category constructors
  */
 export const policy = (name: string, options: PolicyNumbers = {}): Policy => {
-  const { algorithm = "gcra" } = options
-  if (!algorithms.has(algorithm)) {
-    throw new RangeError(`RateLimit: algorithm must be one of ${[...algorithms].join(", ")}, got ${String(algorithm)}`)
-  }
-  const limit = count("limit", options.limit ?? 100)
-  const burst = count("burst", options.burst ?? limit)
-  const window = millis("window", options.window ?? (algorithm === "concurrency" ? 30_000 : 1000), 1)
+  const algorithm = check.oneOf("algorithm", options.algorithm ?? "gcra", algorithms)
+  const limit = check.count("limit", options.limit ?? 100)
+  const burst = check.count("burst", options.burst ?? limit)
+  const window = check.millis("window", options.window ?? (algorithm === "concurrency" ? 30_000 : 1000))
   if (isBucket(algorithm)) {
     // ticks of a full burst, and of a window, added to others like them
     if (!(burst * window <= most / 4 && limit * window <= most / 4)) {

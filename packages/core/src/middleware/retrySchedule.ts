@@ -2,6 +2,7 @@
  * The waits between attempts in place.
  */
 import { Cause, Duration, Effect, Random, Schedule } from "effect"
+import * as OptionCheck from "../model/OptionCheck.ts"
 
 /** Options of `exponential`. */
 export interface Exponential {
@@ -17,20 +18,8 @@ export interface Exponential {
   readonly jitter?: number | undefined
 }
 
-/** Refuses the value of an option. */
-export const refuse = (option: string, must: string, got: unknown): never => {
-  throw new RangeError(`Retry: ${option} must be ${must}, got ${String(got)}`)
-}
-
-/** A count from 1, or a `RangeError` that names the option. */
-export const counted = (option: string, value: number): number =>
-  Number.isInteger(value) && value >= 1 ? value : refuse(option, "an integer from 1", value)
-
-/** A duration from 0 in milliseconds, or a `RangeError` that names the option. */
-export const millis = (option: string, value: Duration.Input): number => {
-  const found = Duration.toMillis(Duration.fromInputUnsafe(value))
-  return found >= 0 ? found : refuse(option, "a duration from 0", value)
-}
+/** The checks of the options of `Retry`. */
+export const check = OptionCheck.make("Retry")
 
 /**
  * Waits that grow: `base * factor ** n`, at most `cap`, ± `jitter` of it, `times` times.
@@ -39,13 +28,11 @@ export const millis = (option: string, value: Duration.Input): number => {
  * @category schedules
  */
 export const exponential = (options: Exponential = {}): Schedule.Schedule<number> => {
-  const times = counted("times", options.times ?? 3)
-  const base = millis("base", options.base ?? "1 second")
-  const factor = options.factor ?? 2
-  const cap = millis("cap", options.cap ?? "30 seconds")
-  const jitter = options.jitter ?? 0.2
-  if (!(factor >= 1)) refuse("factor", "from 1", factor)
-  if (!(jitter >= 0 && jitter <= 1)) refuse("jitter", "from 0 to 1", jitter)
+  const times = check.count("times", options.times ?? 3)
+  const base = check.millis("base", options.base ?? "1 second", { least: 0 })
+  const factor = check.number("factor", options.factor ?? 2, { least: 1 })
+  const cap = check.millis("cap", options.cap ?? "30 seconds", { least: 0 })
+  const jitter = check.fraction("jitter", options.jitter ?? 0.2)
   return Schedule.fromStepWithMetadata(Effect.succeed(({ attempt }: Schedule.InputMetadata<unknown>) => {
     if (attempt > times) return Cause.done(times)
     const wait = Math.min(cap, base * factor ** (attempt - 1))

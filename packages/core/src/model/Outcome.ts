@@ -2,6 +2,7 @@
  * What becomes of a message, as a value: the engine computes it once and tells the broker; no middleware calls the broker.
  */
 import { Duration } from "effect"
+import * as OptionCheck from "./OptionCheck.ts"
 
 // a symbol, since a handler may answer a body that its sender wrote: no JSON can be an outcome
 const TypeId: unique symbol = Symbol.for("~millrace/Outcome")
@@ -43,11 +44,17 @@ export const Release: Release = { [TypeId]: true, _tag: "Release" }
 
 const whenever: Retry = { [TypeId]: true, _tag: "Retry", after: undefined }
 
-/** The message is tried again, `after` a time or by the back-off of its subscription. */
+const check = OptionCheck.make("Outcome.Retry")
+
+/**
+ * The message is tried again, `after` a time (finite, from 0) or by the back-off of its subscription.
+ *
+ * @throws RangeError when `after` is out of range
+ */
 export const Retry = (options?: { readonly after?: Duration.Input | undefined }): Retry =>
   options?.after === undefined
     ? whenever
-    : { [TypeId]: true, _tag: "Retry", after: Duration.fromInputUnsafe(options.after) }
+    : { [TypeId]: true, _tag: "Retry", after: Duration.millis(check.millis("after", options.after, { least: 0 })) }
 
 /** The message goes to the dead letters; `error` is what they name as its reason. */
 export const DeadLetter = (error?: unknown): DeadLetter => ({ [TypeId]: true, _tag: "DeadLetter", error })

@@ -6,6 +6,7 @@
  * tables, behind brokers that have none.
  */
 import { Schema } from "effect"
+import * as OptionCheck from "./OptionCheck.ts"
 
 /** A correlation id: 1 to 128 letters, digits and `_ . : / + = @ -`, so that it breaks no line of a log. */
 export const CorrelationId = Schema.String.check(
@@ -96,13 +97,9 @@ const Refused = Schema.Record(
  * @category constructors
  */
 export const make: Build = <A, E, RD, RE>(data: Schema.Codec<A, E, RD, RE>, options: Options = {}) => {
-  const { data: presence = "optional", unknown = "keep" } = options
-  if (unknown !== "keep" && unknown !== "refuse") {
-    throw new RangeError(`Parcel: unknown must be keep or refuse, got ${String(unknown)}`)
-  }
-  if (presence !== "optional" && presence !== "required") {
-    throw new RangeError(`Parcel: data must be optional or required, got ${String(presence)}`)
-  }
+  const check = OptionCheck.make("Parcel")
+  const unknown = check.oneOf("unknown", options.unknown ?? "keep", ["keep", "refuse"])
+  const presence = check.oneOf("data", options.data ?? "optional", ["optional", "required"])
   const fields = presence === "required"
     ? Schema.Struct({ correlationId: CorrelationId, data })
     : Schema.Struct({ correlationId: CorrelationId, data: Schema.optionalKey(data) })

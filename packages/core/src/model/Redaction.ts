@@ -3,6 +3,7 @@
  * worse case: too much is replaced rather than too little.
  */
 import type { Schema, SchemaAST } from "effect"
+import * as OptionCheck from "./OptionCheck.ts"
 import { secretFields, SecretId } from "./secretFields.ts"
 import { placeholder, type Redaction } from "./secretsIn.ts"
 
@@ -91,7 +92,7 @@ const compile = (options: Options): Rules => {
   const marked = (options.schemas ?? []).map(({ ast }) => secretFields(ast))
   const marks = marked.flatMap((each) => each.paths)
   const whole = new Set(words.filter((word) => !word.includes(".")).map(plain))
-  const usually = options.usual !== "drop"
+  const usually = OptionCheck.make("Redaction").oneOf("usual", options.usual ?? "keep", ["keep", "drop"]) === "keep"
   if (usually) usual.equal.forEach((name) => whole.add(name))
   // what has no end of paths is found by its name
   for (const { paths, recursive } of marked) {

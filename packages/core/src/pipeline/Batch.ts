@@ -2,9 +2,10 @@
  * Messages handled together: a function of many becomes a handler of one, so that every middleware, retry and outcome stays
  * that of the single message.
  */
-import { Context, Duration, Effect, Exit, Fiber, Random, Result, Tracer } from "effect"
+import { Context, type Duration, Effect, Exit, Fiber, Random, Result, Tracer } from "effect"
 import * as Detached from "../model/Detached.ts"
 import type { Envelope } from "../model/Message.ts"
+import * as OptionCheck from "../model/OptionCheck.ts"
 import * as TraceContext from "../model/TraceContext.ts"
 import * as Ambient from "./Ambient.ts"
 import * as Description from "./Description.ts"
@@ -179,14 +180,9 @@ export const handler = <M extends Envelope, A extends Answered, E = never, R = n
   options: Options,
   run: (messages: ReadonlyArray<M>) => Effect.Effect<A, E, R>
 ): Handler<M, AnswerOf<A>, E | ErrorOf<A>, R> => {
-  const { size } = options
-  if (!Number.isInteger(size) || size < 1) {
-    throw new RangeError(`Batch: size must be an integer from 1, got ${size}`)
-  }
-  const wait = Duration.toMillis(Duration.fromInputUnsafe(options.wait ?? 10))
-  if (!(wait >= 0 && wait < Number.POSITIVE_INFINITY)) {
-    throw new RangeError(`Batch: wait must be a finite duration from 0, got ${String(options.wait)}`)
-  }
+  const check = OptionCheck.make("Batch")
+  const size = check.count("size", options.size)
+  const wait = check.millis("wait", options.wait ?? 10, { least: 0 })
   const name = run.name || "batch"
   /** Groups that take more messages: one for each set of services. */
   let open: ReadonlyArray<Group<M>> = []

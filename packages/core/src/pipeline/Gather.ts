@@ -4,6 +4,7 @@
  */
 import { Deferred, Effect, type Exit, type Scope } from "effect"
 import * as Detached from "../model/Detached.ts"
+import * as OptionCheck from "../model/OptionCheck.ts"
 
 /** Gathers items into groups and writes one group at a time. */
 export interface Gather<in T, out E> {
@@ -40,12 +41,7 @@ class Group<T, E> {
   readonly effect = Deferred.await(this.done)
 }
 
-const counted = (option: string, value: number): number => {
-  if (!Number.isInteger(value) || value < 1) {
-    throw new RangeError(`Gather.make: ${option} must be an integer from 1, got ${value}`)
-  }
-  return value
-}
+const check = OptionCheck.make("Gather.make")
 
 /**
  * Makes a gather that lives as long as the scope. Closing the scope writes what has gathered and waits for it, so the
@@ -75,8 +71,8 @@ const counted = (option: string, value: number): number => {
 export const make = <T, E = never, R = never>(
   options: Options<T, E, R>
 ): Effect.Effect<Gather<T, E>, never, R | Scope.Scope> => {
-  const maximum = counted("maximum", options.maximum ?? 1024)
-  const capacity = counted("capacity", options.capacity ?? 65_536)
+  const maximum = check.count("maximum", options.maximum ?? 1024)
+  const capacity = check.count("capacity", options.capacity ?? 65_536)
   return Effect.gen(function*() {
     const context = Detached.context(yield* Effect.context<R>())
     const fork = Effect.runForkWith(context)
