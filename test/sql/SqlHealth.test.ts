@@ -90,6 +90,10 @@ describe("SqlHealth", () => {
       RangeError,
       "SqlHealth: pending must be an integer from 1, got 0"
     )
-    assert.throws(() => SqlHealth.relay({ age: 0 }), RangeError, "SqlHealth: age must be a duration from 1 ms, got 0")
+    assert.throws(
+      () => SqlHealth.relay({ age: 0 }),
+      RangeError,
+      "SqlHealth: age must be a finite duration from 1 ms, got 0"
+    )
   })
 })

@@ -2,11 +2,10 @@
  * The audit store in PostgreSQL, for many machines: one table that several programs write to, a group of rows at a time.
  */
 import { PgTypes } from "@effect/sql-pg"
-import { Audit, Gather } from "@millrace/core"
+import { Audit, Gather, OptionCheck } from "@millrace/core"
 import { Config, Duration, Effect, Layer, Random, type Redacted, Result, Schedule } from "effect"
 import { Migrator, SqlClient } from "effect/sql"
 import { columns } from "./columns.ts"
-import { counted } from "./options.ts"
 import * as Address from "./postgres/address.ts"
 import * as Errors from "./postgres/errors.ts"
 import { own } from "./postgres/own.ts"
@@ -118,6 +117,8 @@ const parameters = (
 
 const again: ReadonlySet<Audit.Reason> = new Set(["Unreachable", "Lost", "Busy"])
 
+const check = OptionCheck.make("AuditPostgres")
+
 const make = (options: TableOptions, where: string) => {
   const table = options.table ?? defaults.table
   if (!/^([a-z_][a-z0-9_]{0,62}\.)?[a-z_][a-z0-9_]{0,49}$/.test(table)) {
@@ -125,11 +126,8 @@ const make = (options: TableOptions, where: string) => {
       `AuditPostgres: table must be a name of at most 50 small letters, digits and _, got ${JSON.stringify(table)}`
     )
   }
-  const maximumGroup = counted("AuditPostgres", "maximumGroup", options.maximumGroup ?? defaults.maximumGroup)
-  const patience = Duration.fromInputUnsafe(options.patience ?? defaults.patience)
-  if (!(Duration.toMillis(patience) >= 0)) {
-    throw new RangeError(`AuditPostgres: patience must be a duration from 0, got ${String(options.patience)}`)
-  }
+  const maximumGroup = check.count("maximumGroup", options.maximumGroup ?? defaults.maximumGroup)
+  const patience = Duration.millis(check.millis("patience", options.patience ?? defaults.patience, { least: 0 }))
   const dialect: Rows.Dialect = { table, placeholder: (position) => `$${position}`, id: (id) => id }
   const statement = insert(table)
   // waits of 50 ms, doubling to 1 second
@@ -234,12 +232,8 @@ export const layer = (options: Options): Layer.Layer<Audit.Store, Audit.AuditErr
   const where = Address.shown(options.url) ?? "PostgreSQL"
   return own(Audit.Store, make(options, where), {
     url: options.url,
-    maxConnections: counted(
-      "AuditPostgres",
-      "maximumConnections",
-      options.maximumConnections ?? defaults.maximumConnections
-    ),
-    connectTimeout: options.connectTimeout ?? defaults.connectTimeout,
+    maxConnections: check.count("maximumConnections", options.maximumConnections ?? defaults.maximumConnections),
+    connectTimeout: check.millis("connectTimeout", options.connectTimeout ?? defaults.connectTimeout),
     applicationName: "millrace-audit"
   }, { invalid: noAddress, told: Errors.told("open", where) })
 }

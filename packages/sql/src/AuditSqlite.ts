@@ -1,7 +1,7 @@
 /**
  * The audit store in a SQLite file, for one machine: durable, in a thread of its own, and committed in groups.
  */
-import { Audit, Gather } from "@millrace/core"
+import { Audit, Gather, OptionCheck } from "@millrace/core"
 import { Config, Duration, Effect, Layer } from "effect"
 import * as Rows from "./rows.ts"
 import * as Batch from "./sqlite/batch.ts"
@@ -81,17 +81,15 @@ const told = (operation: Audit.AuditError["operation"], filename: string) => ({ 
  * @category layers
  */
 export const layer = (options: Options): Layer.Layer<Audit.Store, Audit.AuditError> => {
-  const { filename, maximumGroup = defaults.maximumGroup, synchronous = defaults.synchronous } = options
+  const { filename, synchronous = defaults.synchronous } = options
   if (filename === "") throw new RangeError("AuditSqlite.layer: filename is needed, and it is empty")
-  if (!Number.isInteger(maximumGroup) || maximumGroup < 1) {
-    throw new RangeError(`AuditSqlite.layer: maximumGroup must be an integer from 1, got ${maximumGroup}`)
-  }
-  const busy = Duration.toMillis(Duration.fromInputUnsafe(options.busyTimeout ?? defaults.busyTimeout))
-  if (!(busy >= 0 && busy <= 0x7fff_ffff)) {
-    throw new RangeError(
-      `AuditSqlite.layer: busyTimeout must be a duration up to 24 days, got ${String(options.busyTimeout)}`
-    )
-  }
+  const check = OptionCheck.make("AuditSqlite.layer")
+  check.oneOf("synchronous", synchronous, ["full", "normal"])
+  const maximumGroup = check.count("maximumGroup", options.maximumGroup ?? defaults.maximumGroup)
+  const busy = check.millis("busyTimeout", options.busyTimeout ?? defaults.busyTimeout, {
+    least: 0,
+    most: OptionCheck.longestTimer
+  })
   return Layer.effect(
     Audit.Store,
     Effect.gen(function*() {
@@ -100,7 +98,7 @@ export const layer = (options: Options): Layer.Layer<Audit.Store, Audit.AuditErr
           Thread.make<Request, Reply>(
             import.meta.url,
             "./sqlite/worker",
-            { filename, synchronous, busy: Math.round(busy) },
+            { filename, synchronous, busy },
             (asked) => asked.operation === "append" ? [asked.batch.numbers.buffer] : []
           )
         ),

@@ -2,12 +2,11 @@
  * The store of idempotency keys in PostgreSQL, for many machines: one table, a group of operations at a time; and the one whose
  * completions commit together with what the handler writes.
  */
-import { Idempotency } from "@millrace/core"
+import { Idempotency, OptionCheck } from "@millrace/core"
 import { Config, Duration, Effect, Layer, Random, type Redacted, Schedule, type Scope } from "effect"
 import { Migrator, SqlClient, type SqlError } from "effect/sql"
 import * as Table from "./idempotency/postgres.ts"
 import * as Shared from "./idempotency/shared.ts"
-import { counted, lasting } from "./options.ts"
 import * as Address from "./postgres/address.ts"
 import * as Errors from "./postgres/errors.ts"
 import { own } from "./postgres/own.ts"
@@ -71,6 +70,7 @@ export const defaults: {
 }
 
 const module = "IdempotencyPostgres"
+const check = OptionCheck.make(module)
 
 const again: ReadonlySet<string> = new Set(["Unreachable", "Lost", "Busy"])
 
@@ -97,9 +97,9 @@ const make = (
       `${module}: table must be a name of at most 50 small letters, digits and _, got ${JSON.stringify(table)}`
     )
   }
-  const maximum = counted(module, "maximumGroup", options.maximumGroup ?? defaults.maximumGroup)
-  const patience = lasting(module, "patience", options.patience, defaults.patience, 0)
-  const every = lasting(module, "pruneEvery", options.pruneEvery, defaults.pruneEvery, 10)
+  const maximum = check.count("maximumGroup", options.maximumGroup ?? defaults.maximumGroup)
+  const patience = check.millis("patience", options.patience ?? defaults.patience, { least: 0 })
+  const every = check.millis("pruneEvery", options.pruneEvery ?? defaults.pruneEvery, { least: 10 })
   const statement = Table.statement(table)
   const isWorthIt = (error: SqlError.SqlError | Migrator.MigrationError) => again.has(Errors.read(where, error).reason)
   // waits of 50 ms, doubling to 1 second
@@ -199,9 +199,7 @@ export const layerClient = (
   options: ClientOptions = {}
 ): Layer.Layer<Idempotency.Store, Idempotency.IdempotencyUnavailable, SqlClient.SqlClient> => {
   const { transaction } = options
-  if (transaction !== undefined && transaction !== "own" && transaction !== "handler") {
-    throw new RangeError(`${module}: transaction must be "own" or "handler", got ${String(transaction)}`)
-  }
+  if (transaction !== undefined) check.oneOf("transaction", transaction, ["own", "handler"])
   return Layer.effect(Idempotency.Store, make(options, "PostgreSQL"))
 }
 
@@ -231,8 +229,8 @@ export const layer = (options: Options): Layer.Layer<Idempotency.Store, Idempote
   const where = Address.shown(options.url) ?? "PostgreSQL"
   return own(Idempotency.Store, make(options, where), {
     url: options.url,
-    maxConnections: counted(module, "maximumConnections", options.maximumConnections ?? defaults.maximumConnections),
-    connectTimeout: options.connectTimeout ?? defaults.connectTimeout,
+    maxConnections: check.count("maximumConnections", options.maximumConnections ?? defaults.maximumConnections),
+    connectTimeout: check.millis("connectTimeout", options.connectTimeout ?? defaults.connectTimeout),
     applicationName: "millrace-idempotency"
   }, {
     invalid: () => new Idempotency.IdempotencyUnavailable({ message: Address.needed }),

@@ -1,11 +1,10 @@
 /**
  * The store of idempotency keys in a SQLite file, for one machine: durable, in a thread of its own, and committed in groups.
  */
-import { Idempotency } from "@millrace/core"
+import { Idempotency, OptionCheck } from "@millrace/core"
 import { Config, Duration, Effect, Layer } from "effect"
 import { kinds, type Reply, type Request, tags } from "./idempotency/protocol.ts"
 import * as Shared from "./idempotency/shared.ts"
-import { counted, lasting } from "./options.ts"
 import type { Failed } from "./sqlite/protocol.ts"
 import * as Thread from "./sqlite/Thread.ts"
 
@@ -119,11 +118,16 @@ const unpack = (operations: ReadonlyArray<Idempotency.Operation>, { numbers, res
  */
 export const layer = (options: Options): Layer.Layer<Idempotency.Store, Idempotency.IdempotencyUnavailable> => {
   const module = "IdempotencySqlite"
+  const check = OptionCheck.make(module)
   const { filename, synchronous = defaults.synchronous } = options
   if (filename === "") throw new RangeError(`${module}: filename is needed, and it is empty`)
-  const maximum = counted(module, "maximumGroup", options.maximumGroup ?? defaults.maximumGroup)
-  const busy = lasting(module, "busyTimeout", options.busyTimeout, defaults.busyTimeout, 0)
-  const every = lasting(module, "pruneEvery", options.pruneEvery, defaults.pruneEvery, 10)
+  check.oneOf("synchronous", synchronous, ["full", "normal"])
+  const maximum = check.count("maximumGroup", options.maximumGroup ?? defaults.maximumGroup)
+  const busy = check.millis("busyTimeout", options.busyTimeout ?? defaults.busyTimeout, {
+    least: 0,
+    most: OptionCheck.longestTimer
+  })
+  const every = check.millis("pruneEvery", options.pruneEvery ?? defaults.pruneEvery, { least: 10 })
   return Layer.effect(
     Idempotency.Store,
     Effect.gen(function*() {
@@ -132,7 +136,7 @@ export const layer = (options: Options): Layer.Layer<Idempotency.Store, Idempote
           Thread.make<Request, Reply>(
             import.meta.url,
             "./idempotency/worker",
-            { filename, synchronous, busy: Math.round(Duration.toMillis(busy)) },
+            { filename, synchronous, busy },
             (asked) => asked.operation === "ask" ? [asked.numbers.buffer] : []
           )
         ),

@@ -1,7 +1,7 @@
 /**
  * The inbox: a message is handled once for each group, because its id is written in the transaction of its handler.
  */
-import { Detached, type Message, Middleware, Outcome } from "@millrace/core"
+import { Detached, type Message, Middleware, OptionCheck, Outcome } from "@millrace/core"
 import type { Failure } from "@millrace/core"
 import { Context, Data, Duration, Effect, Exit, Layer } from "effect"
 import { SqlClient, type SqlError } from "effect/sql"
@@ -81,11 +81,7 @@ export { InboxStore as Store }
 
 const pruned = 1000
 
-const millis = (option: string, value: Duration.Input | undefined, otherwise: Duration.Duration): number => {
-  const found = Duration.toMillis(value === undefined ? otherwise : Duration.fromInputUnsafe(value))
-  if (Number.isFinite(found) && found >= 1000) return Math.round(found)
-  throw new RangeError(`Inbox: ${option} must be a finite duration from 1 second, got ${String(value)}`)
-}
+const check = OptionCheck.make("Inbox")
 
 /**
  * The table of ids, and its pruning.
@@ -98,8 +94,8 @@ const millis = (option: string, value: Duration.Input | undefined, otherwise: Du
  */
 export const layer = (options: Options = {}): Layer.Layer<InboxStore, InboxError, SqlClient.SqlClient> => {
   const table = Tables.check("Inbox.layer", options.table ?? defaults.table)
-  const keep = millis("keep", options.keep, defaults.keep)
-  const every = millis("pruneEvery", options.pruneEvery, defaults.pruneEvery)
+  const keep = check.millis("keep", options.keep ?? defaults.keep, { least: 1000 })
+  const every = check.millis("pruneEvery", options.pruneEvery ?? defaults.pruneEvery, { least: 1000 })
   return Layer.effect(
     InboxStore,
     Effect.gen(function*() {

@@ -2,7 +2,7 @@
  * The relay of an outbox: reads what was committed, publishes it by the program's broker, and marks it done once that has
  * confirmed it.
  */
-import { Broker, type BrokerError, Detached, Failure } from "@millrace/core"
+import { Broker, type BrokerError, Detached, Failure, OptionCheck } from "@millrace/core"
 import { PgClient } from "@effect/sql-pg"
 import {
   Clock,
@@ -104,31 +104,21 @@ class OutboxRelay extends Context.Service<OutboxRelay, {
 
 export { OutboxRelay as Relay }
 
-const count = (option: string, value: number | undefined, otherwise: number): number => {
-  const found = value ?? otherwise
-  if (Number.isInteger(found) && found >= 1) return found
-  throw new RangeError(`OutboxRelay: ${option} must be an integer from 1, got ${found}`)
-}
-
-const millis = (option: string, value: Duration.Input | undefined, otherwise: Duration.Duration, from: number) => {
-  const found = Duration.toMillis(value === undefined ? otherwise : Duration.fromInputUnsafe(value))
-  if (Number.isFinite(found) && found >= from) return Math.round(found)
-  throw new RangeError(`OutboxRelay: ${option} must be a finite duration from ${from} ms, got ${String(value)}`)
-}
+const check = OptionCheck.make("OutboxRelay")
 
 const settled = <On>(options: Options<On>) => ({
   table: Tables.check("OutboxRelay", options.table ?? defaults.table),
-  batch: count("batch", options.batch, defaults.batch),
-  bytes: count("maximumBytes", options.maximumBytes, defaults.maximumBytes),
-  perKey: count("perKey", options.perKey, defaults.perKey),
-  lease: millis("lease", options.lease, defaults.lease, 1000),
-  poll: millis("poll", options.poll, defaults.poll, 10),
-  attempts: count("attempts", options.attempts, defaults.attempts),
-  base: millis("retryBase", options.retryBase, defaults.retryBase, 1),
-  cap: millis("retryCap", options.retryCap, defaults.retryCap, 1),
-  keep: millis("keep", options.keep, defaults.keep, 0),
-  pruneEvery: millis("pruneEvery", options.pruneEvery, defaults.pruneEvery, 1000),
-  grace: millis("grace", options.grace, defaults.grace, 0)
+  batch: check.count("batch", options.batch ?? defaults.batch),
+  bytes: check.count("maximumBytes", options.maximumBytes ?? defaults.maximumBytes),
+  perKey: check.count("perKey", options.perKey ?? defaults.perKey),
+  lease: check.millis("lease", options.lease ?? defaults.lease, { least: 1000 }),
+  poll: check.millis("poll", options.poll ?? defaults.poll, { least: 10 }),
+  attempts: check.count("attempts", options.attempts ?? defaults.attempts),
+  base: check.millis("retryBase", options.retryBase ?? defaults.retryBase),
+  cap: check.millis("retryCap", options.retryCap ?? defaults.retryCap),
+  keep: check.millis("keep", options.keep ?? defaults.keep, { least: 0 }),
+  pruneEvery: check.millis("pruneEvery", options.pruneEvery ?? defaults.pruneEvery, { least: 1000 }),
+  grace: check.millis("grace", options.grace ?? defaults.grace, { least: 0 })
 })
 
 // waits of 100 ms, doubling to 5 seconds

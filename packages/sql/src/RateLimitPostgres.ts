@@ -1,10 +1,9 @@
 /**
  * Rate limits in PostgreSQL: processes share them. One function call decides all policies of a message, by the server's clock.
  */
-import { RateLimit } from "@millrace/core"
+import { OptionCheck, RateLimit } from "@millrace/core"
 import { Clock, Duration, Effect, Layer, Random, type Redacted, Schedule, type Scope } from "effect"
 import { Migrator, SqlClient, type SqlError } from "effect/sql"
-import { counted, lasting } from "./options.ts"
 import * as Address from "./postgres/address.ts"
 import * as Errors from "./postgres/errors.ts"
 import { own } from "./postgres/own.ts"
@@ -54,6 +53,7 @@ type Store = RateLimit.Store["Service"]
 type Failed = RateLimit.RateLimitUnavailable
 
 const module = "RateLimitPostgres"
+const check = OptionCheck.make(module)
 
 const unavailable = (where: string) => (error: SqlError.SqlError | Migrator.MigrationError) =>
   new RateLimit.RateLimitUnavailable({ message: `${module}: ${Errors.read(where, error).message}`, cause: error })
@@ -99,7 +99,7 @@ const make = (
       `${module}: table must be a name of at most 50 small letters, digits and _, got ${JSON.stringify(table)}`
     )
   }
-  const every = lasting(module, "pruneEvery", options.pruneEvery, defaults.pruneEvery, 10)
+  const every = check.millis("pruneEvery", options.pruneEvery ?? defaults.pruneEvery, { least: 10 })
   return Effect.gen(function*() {
     const sql = yield* SqlClient.SqlClient
     const clock = yield* Clock.Clock
@@ -195,8 +195,8 @@ export const layer = (options: Options): Layer.Layer<RateLimit.Store, RateLimit.
   const where = Address.shown(options.url) ?? "PostgreSQL"
   return own(RateLimit.Store, make(options, where), {
     url: options.url,
-    maxConnections: counted(module, "maximumConnections", options.maximumConnections ?? defaults.maximumConnections),
-    connectTimeout: options.connectTimeout ?? defaults.connectTimeout,
+    maxConnections: check.count("maximumConnections", options.maximumConnections ?? defaults.maximumConnections),
+    connectTimeout: check.millis("connectTimeout", options.connectTimeout ?? defaults.connectTimeout),
     applicationName: "millrace-rate-limit"
   }, {
     invalid: () => new RateLimit.RateLimitUnavailable({ message: `${module}: ${Address.needed}` }),

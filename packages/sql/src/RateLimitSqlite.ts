@@ -1,10 +1,9 @@
 /**
  * Rate limits in a SQLite file, which the processes of one machine share.
  */
-import { RateLimit } from "@millrace/core"
+import { OptionCheck, RateLimit } from "@millrace/core"
 import { Clock, Duration, Effect, Exit, Layer, Random, type Scope } from "effect"
 import { DatabaseSync } from "node:sqlite"
-import { lasting } from "./options.ts"
 import { identityOf, leases, most, places, pruning } from "./ratelimit/identity.ts"
 import { inTransaction } from "./sqlite/file.ts"
 
@@ -28,6 +27,7 @@ type Store = RateLimit.Store["Service"]
 type Failed = RateLimit.RateLimitUnavailable
 
 const module = "RateLimitSqlite"
+const check = OptionCheck.make(module)
 
 /** The steps of the schema, oldest first: one that was released is never changed, the next is added. */
 const migrations: ReadonlyArray<string> = [
@@ -67,7 +67,7 @@ const open = (filename: string): DatabaseSync => {
   }
 }
 
-const make = (filename: string, busy: number, every: Duration.Duration): Effect.Effect<Store, Failed, Scope.Scope> =>
+const make = (filename: string, busy: number, every: number): Effect.Effect<Store, Failed, Scope.Scope> =>
   Effect.gen(function*() {
     const clock = yield* Clock.Clock
     const failed = (error: unknown) =>
@@ -178,7 +178,10 @@ const make = (filename: string, busy: number, every: Duration.Duration): Effect.
 export const layer = (options: Options): Layer.Layer<RateLimit.Store, RateLimit.RateLimitUnavailable> => {
   const { filename } = options
   if (filename === "") throw new RangeError(`${module}: filename is needed, and it is empty`)
-  const busy = lasting(module, "busyTimeout", options.busyTimeout, defaults.busyTimeout, 0)
-  const every = lasting(module, "pruneEvery", options.pruneEvery, defaults.pruneEvery, 10)
-  return Layer.effect(RateLimit.Store, make(filename, Math.round(Duration.toMillis(busy)), every))
+  const busy = check.millis("busyTimeout", options.busyTimeout ?? defaults.busyTimeout, {
+    least: 0,
+    most: OptionCheck.longestTimer
+  })
+  const every = check.millis("pruneEvery", options.pruneEvery ?? defaults.pruneEvery, { least: 10 })
+  return Layer.effect(RateLimit.Store, make(filename, busy, every))
 }

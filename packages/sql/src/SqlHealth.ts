@@ -1,8 +1,8 @@
 /**
  * Checks of health for what is in a database: the `SqlClient` of the program, and the relay of an outbox.
  */
-import { type BrokerError, Health } from "@millrace/core"
-import { Data, Duration, Effect } from "effect"
+import { type BrokerError, Health, OptionCheck } from "@millrace/core"
+import { Data, type Duration, Effect } from "effect"
 import { SqlClient, type SqlError } from "effect/sql"
 import type { OutboxError } from "./outbox/error.ts"
 import { Relay } from "./OutboxRelay.ts"
@@ -53,12 +53,9 @@ export interface RelayOptions extends Health.Common<BrokerError.BrokerError | Ou
  * @category constructors
  */
 export const relay = (options: RelayOptions = {}): Health.Check<Relay> => {
-  const { pending: most } = options
-  if (most !== undefined && !(Number.isInteger(most) && most >= 1)) {
-    throw new RangeError(`SqlHealth: pending must be an integer from 1, got ${most}`)
-  }
-  const oldest = Duration.toMillis(Duration.fromInputUnsafe(options.age ?? "5 minutes"))
-  if (!(oldest >= 1)) throw new RangeError(`SqlHealth: age must be a duration from 1 ms, got ${String(options.age)}`)
+  const check = OptionCheck.make("SqlHealth")
+  const most = options.pending === undefined ? undefined : check.count("pending", options.pending)
+  const oldest = check.millis("age", options.age ?? "5 minutes")
   return Health.check({
     whenDown: "degraded",
     ...options,

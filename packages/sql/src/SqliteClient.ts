@@ -1,6 +1,7 @@
 /**
  * Effect's `SqlClient` over Node's own SQLite: for the outbox, the inbox and the program's own tables in one file.
  */
+import { OptionCheck } from "@millrace/core"
 import { Duration, Effect, Layer, Schedule, Semaphore, Stream } from "effect"
 import { Reactivity } from "effect/reactivity"
 import { SqlClient, type SqlConnection, SqlError, Statement } from "effect/sql"
@@ -149,12 +150,14 @@ const connect = (options: Options, busy: number) =>
  */
 export const layer = (options: Options): Layer.Layer<SqlClient.SqlClient, SqlError.SqlError> => {
   if (options.filename === "") throw new RangeError("SqliteClient.layer: filename is needed, and it is empty")
-  const busy = Duration.toMillis(Duration.fromInputUnsafe(options.busyTimeout ?? defaults.busyTimeout))
-  if (!(busy >= 0 && Number.isFinite(busy))) {
-    throw new RangeError(
-      `SqliteClient.layer: busyTimeout must be a finite duration from 0, got ${String(options.busyTimeout)}`
-    )
-  }
+  const busy = OptionCheck.make("SqliteClient.layer").millis(
+    "busyTimeout",
+    options.busyTimeout ?? defaults.busyTimeout,
+    {
+      least: 0,
+      most: OptionCheck.longestTimer
+    }
+  )
   return Layer.effect(
     SqlClient.SqlClient,
     Effect.gen(function*() {

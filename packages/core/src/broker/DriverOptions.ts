@@ -25,7 +25,8 @@ export const millis = <Otherwise extends number | undefined>(
   value: Duration.Input | undefined,
   otherwise: Otherwise,
   least = 1
-): number | Otherwise => value === undefined ? otherwise : check.millis(option, value, { least, most: 2_147_483_647 })
+): number | Otherwise =>
+  value === undefined ? otherwise : check.millis(option, value, { least, most: OptionCheck.longestTimer })
 
 /** An integer from 1, and to `most` where that is given. */
 export const integer = <Otherwise extends number | undefined>(

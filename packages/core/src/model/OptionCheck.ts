@@ -79,6 +79,9 @@ const shown = (value: unknown): string => {
   }
 }
 
+/** The longest time that a timer of Node.js and most clients can wait: 24 days, in milliseconds. */
+export const longestTimer = 2_147_483_647
+
 const day = 86_400_000
 
 const span = (millis: number): string =>

@@ -26,7 +26,8 @@ export const most = 1_000
  * that others get their turn. What fails is tried again at the next time.
  */
 export const pruning = (
-  every: Duration.Duration,
+  /** Milliseconds. */
+  every: number,
   some: Effect.Effect<number, unknown>
 ): Effect.Effect<void, never, Scope.Scope> => {
   const round: Effect.Effect<void> = Effect.flatMap(

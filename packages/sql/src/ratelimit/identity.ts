@@ -3,7 +3,7 @@
  */
 import { Detached, type RateLimit } from "@millrace/core"
 import { compositeKey } from "@millrace/core/model/compositeKey"
-import { type Duration, Effect, type Scope } from "effect"
+import { Effect, type Scope } from "effect"
 import { createHash } from "node:crypto"
 
 /** The policy and the key of a charge, told apart from all others whatever their text; of one length, and nobody's name. */
@@ -25,7 +25,8 @@ export const most = 1_000
 
 /** Removes what is as good as nothing, again and again while the scope is open; what fails is tried again then. */
 export const pruning = <E>(
-  every: Duration.Duration,
+  /** Milliseconds. */
+  every: number,
   prune: Effect.Effect<number, E>
 ): Effect.Effect<void, never, Scope.Scope> => {
   const all: Effect.Effect<void, E> = Effect.flatMap(prune, (removed) => removed < most ? Effect.void : all)
