@@ -41,6 +41,16 @@ describe("checks of options", () => {
     )
   })
 
+  it("seconds of a protocol are whole", () => {
+    assert.strictEqual(check.seconds("tolerance", "2 minutes"), 120)
+    for (const value of ["1500 millis", Infinity, Number.NaN, "5 bananas", 0] as const) {
+      assert.throws(
+        () => check.seconds("tolerance", value as Duration.Input, { most: 300 }),
+        `Poller: tolerance must be a duration of whole seconds from 1 to 300, got ${value}`
+      )
+    }
+  })
+
   it("a wrong count, number or share is refused by its range", () => {
     for (const [value, shown] of [...wrong, [Infinity, "Infinity"], [5n, "5"]] as const) {
       const given = value as number

@@ -206,8 +206,8 @@ describe("HealthRoutes", () => {
     assert.throws(
       of({ form: "xml" }),
       RangeError,
-      "HealthRoutes: form must be one of health+json, microprofile, services"
+      "HealthRoutes: form must be \"health+json\", \"microprofile\" or \"services\""
     )
-    assert.throws(of({ details: "some" }), RangeError, "HealthRoutes: details must be always, never or a function")
+    assert.throws(of({ details: "some" }), RangeError, `HealthRoutes: details must be "always" or "never"`)
   })
 })

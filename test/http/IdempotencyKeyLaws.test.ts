@@ -158,6 +158,6 @@ describe("IdempotencyKey, by properties", () => {
       { keeps: { statuses: [199] } },
       /^IdempotencyKey: keeps.statuses must hold 200 to 599 or 2xx to 5xx, got 199$/
     )
-    wrong({ lease: 1 }, /^Idempotency: lease must be a duration from 100 ms, got 1$/)
+    wrong({ lease: 1 }, /^Idempotency: lease must be a finite duration from 100 ms, got 1$/)
   })
 })

@@ -20,7 +20,7 @@ const bad: ReadonlyArray<readonly [options: Partial<{ readonly [K in keyof Mqtt.
     [{ clientId: "" }, "clientId must be 1 to 256 characters"],
     [{ clientId: "a\nb" }, "clientId must be 1 to 256 characters"],
     [{ clientId: undefined }, "clientId must be 1 to 256 characters"],
-    [{ qos: 3 }, "qos must be 0 or 1 or 2, got 3"],
+    [{ qos: 3 }, "qos must be 0, 1 or 2, got 3"],
     [{ keepalive: "100 millis" }, "keepalive must be a duration of whole seconds from 1 to 65535"],
     [{ keepalive: "1 day" }, "keepalive must be a duration of whole seconds"],
     [{ connectTimeout: 0 }, "connectTimeout must be a duration from 1 ms"],

@@ -391,9 +391,12 @@ describe("options", () => {
       [{ prefix: "a.*b" }, "ApiKey: prefix must be"],
       [{ pepper: short }, "ApiKey: pepper must have at least 32 bytes, got 13"],
       [{ pepper: [] }, "ApiKey: pepper must hold at least one"],
-      [{ timeout: 0 }, "ApiKey: timeout must be a duration from 1 ms"],
+      [{ timeout: 0 }, "ApiKey: timeout must be a finite duration from 1 ms"],
       [{ cache: { fresh: "-1 seconds" } }, "ApiKey: cache.fresh"],
-      [{ cache: { fresh: "1 minute", stale: "59 seconds" } }, "ApiKey: cache.stale must be a duration from 60000 ms"],
+      [
+        { cache: { fresh: "1 minute", stale: "59 seconds" } },
+        "ApiKey: cache.stale must be a finite duration from 60000 ms"
+      ],
       [{ cache: { unknown: "-1 seconds" } }, "ApiKey: cache.unknown"],
       [{ cache: { capacity: 0 } }, "ApiKey: cache.capacity must be an integer from 1, got 0"]
     ]

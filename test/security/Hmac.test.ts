@@ -532,8 +532,8 @@ describe("options", () => {
         { keys: secret(`whsec_${Buffer.alloc(65).toString("base64")}`) },
         "Hmac: secret must have 24 to 64 bytes, got 65"
       ],
-      [{ keys, tolerance: 0 }, "Hmac: tolerance must be whole seconds from 1"],
-      [{ keys, tolerance: "1500 millis" }, "Hmac: tolerance must be whole seconds from 1"]
+      [{ keys, tolerance: 0 }, "Hmac: tolerance must be a duration of whole seconds from 1"],
+      [{ keys, tolerance: "1500 millis" }, "Hmac: tolerance must be a duration of whole seconds from 1"]
     ]
     for (const [each, message] of wrong) {
       assert.throws(() => Hmac.verify(each as Hmac.Options), RangeError, message)

@@ -1,7 +1,7 @@
 /**
  * Bodies of requests: read once, bounded while they are read, and checked before the handler sees them.
  */
-import { type Channel, Middleware } from "@millrace/core"
+import { type Channel, Middleware, OptionCheck } from "@millrace/core"
 import { Effect, Exit, Schema, type SchemaIssue, SchemaParser } from "effect"
 import * as SchemaJITCompiler from "effect/schema/SchemaJITCompiler"
 import {
@@ -51,10 +51,7 @@ export const defaults = {
   json: ["application/json", "application/*+json"]
 } as const
 
-const limitOf = (limit: number = defaults.limit): number => {
-  if (Number.isSafeInteger(limit) && limit >= 1) return limit
-  throw new RangeError(`Body: limit must be an integer from 1, got ${limit}`)
-}
+const limitOf = (limit: number = defaults.limit): number => OptionCheck.make("Body").count("limit", limit)
 
 /** Whether a `content-type` is one of those; undefined where every one is. */
 const matcher = (accepts: ReadonlyArray<string> | undefined): (contentType: string | undefined) => boolean => {

@@ -1,7 +1,7 @@
 /**
  * Effect's HTTP client behind the same middlewares as consumers, publishers and servers.
  */
-import { After, Description, Failure, type Handler, Order, type Stack } from "@millrace/core"
+import { After, Description, Failure, type Handler, OptionCheck, Order, type Stack } from "@millrace/core"
 import { Effect, Exit } from "effect"
 import { HttpClient, HttpClientError, type HttpClientRequest, type HttpClientResponse } from "effect/http"
 import { Call } from "./Call.ts"
@@ -66,6 +66,7 @@ const refuse = (request: HttpClientRequest.HttpClientRequest, what: string): Exi
 export const handler = <E, R>(client: HttpClient.HttpClient.With<E, R>, options: Options = {}): Innermost<E, R> => {
   const table: Statuses = { ...statuses, ...options.statuses }
   const { repeat = "idempotent" } = options
+  if (typeof repeat !== "function") OptionCheck.make("Client").oneOf("repeat", repeat, ["idempotent", "always"])
   const mayRepeat = typeof repeat === "function" ? repeat : repeat === "always" ? () => true : isRepeatable
   const judge = (
     request: HttpClientRequest.HttpClientRequest,

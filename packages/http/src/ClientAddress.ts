@@ -2,6 +2,7 @@
  * The address of whoever asks, behind proxies that one trusts: what is told by others is believed from the right, as far as those
  * who told it are trusted.
  */
+import { OptionCheck } from "@millrace/core"
 
 /** A proxy's address or block: `10.0.0.0/8`, `::1`, `fd00::/8`. */
 type Block = { readonly bytes: ReadonlyArray<number>; readonly bits: number }
@@ -144,7 +145,8 @@ export type ClientAddress = (
  * **Example** (a client writes what it likes to the left)
  *
  * ```ts
- * import { ClientAddress } from "@millrace/http"
+ * import { OptionCheck } from "@millrace/core"
+import { ClientAddress } from "@millrace/http"
  *
  * const addressOf = ClientAddress.make({ trusted: ["10.0.0.0/8"] })
  * addressOf("10.0.0.7", { "x-forwarded-for": "127.0.0.1, 203.0.113.9, 10.0.0.3" }) // 203.0.113.9
@@ -156,7 +158,10 @@ export type ClientAddress = (
  */
 export const make = (options: Options = {}): ClientAddress => {
   const blocks = (options.trusted ?? []).map(blockOf)
-  const header = options.header ?? "x-forwarded-for"
+  const header = OptionCheck.make("ClientAddress").oneOf("header", options.header ?? "x-forwarded-for", [
+    "forwarded",
+    "x-forwarded-for"
+  ])
   const isTrusted = (bytes: ReadonlyArray<number>): boolean => blocks.some((block) => isIn(bytes, block))
   return (peer, headers) => {
     // of a link of IPv6, its zone is this machine's own affair

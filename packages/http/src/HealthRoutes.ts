@@ -1,7 +1,7 @@
 /**
  * Routes for probes: the report of `Health`, answered with 200 or 503.
  */
-import { Health } from "@millrace/core"
+import { Health, OptionCheck } from "@millrace/core"
 import { Effect } from "effect"
 import { type HttpRouter, HttpServerResponse } from "effect/http"
 import { type Form, forms } from "./healthForms.ts"
@@ -95,14 +95,10 @@ export const toResponse = (
  * @category constructors
  */
 export const make = (options: Options = {}): ReadonlyArray<Route<Health.Registry>> => {
-  const form = options.form ?? defaults.form
-  if (!Object.hasOwn(forms, form)) {
-    throw new RangeError(`HealthRoutes: form must be one of ${Object.keys(forms).join(", ")}, got ${String(form)}`)
-  }
+  const check = OptionCheck.make("HealthRoutes")
+  const form = check.oneOf("form", options.form ?? defaults.form, ["health+json", "microprofile", "services"])
   const details = options.details ?? defaults.details
-  if (typeof details !== "function" && details !== "always" && details !== "never") {
-    throw new RangeError(`HealthRoutes: details must be always, never or a function, got ${String(details)}`)
-  }
+  if (typeof details !== "function") check.oneOf("details", details, ["always", "never"])
   const isAllowed = allowed(details)
   const answer = (kind: Health.Report["kind"]) => (request: Request) =>
     Effect.map(

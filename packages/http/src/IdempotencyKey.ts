@@ -4,7 +4,7 @@
  *
  * It is `Idempotency` of core with answers of HTTP: its claims, leases, tokens and stores, and its promises.
  */
-import { Description, Eager, Failure, Idempotency, Middleware } from "@millrace/core"
+import { Description, Eager, Failure, Idempotency, Middleware, OptionCheck } from "@millrace/core"
 import { Cause, type Context, Duration, Effect, Exit, Fiber } from "effect"
 import type { HttpServerResponse } from "effect/http"
 import * as Body from "./Body.ts"
@@ -70,10 +70,7 @@ export const defaults: {
   disconnect: "finish"
 }
 
-const count = (option: string, value: number): number => {
-  if (Number.isSafeInteger(value) && value >= 1) return value
-  throw new RangeError(`IdempotencyKey: ${option} must be an integer from 1, got ${value}`)
-}
+const check = OptionCheck.make("IdempotencyKey")
 
 const chosenOf = (fields: ReadonlyArray<string> | undefined): ReadonlySet<string> | undefined => {
   const wrong = fields?.find((name) => never.has(name.toLowerCase()))
@@ -152,7 +149,7 @@ type Errors =
 export const middleware = (options: Options = {}) => {
   const methods: ReadonlySet<string> = new Set((options.methods ?? defaults.methods).map((each) => each.toUpperCase()))
   const header = (options.header ?? defaults.header).toLowerCase()
-  const bodyLimit = count("bodyLimit", options.bodyLimit ?? defaults.bodyLimit)
+  const bodyLimit = check.count("bodyLimit", options.bodyLimit ?? defaults.bodyLimit)
   const { before, except, statuses } = options.keeps ?? {}
   const keeps: Keeps = {
     statuses: statuses ?? defaults.keeps.statuses,
@@ -162,11 +159,12 @@ export const middleware = (options: Options = {}) => {
   const isKept = statusesOf(keeps)
   const tags: ReadonlySet<string> = new Set(keeps.before)
   const manner: Manner = {
-    limit: count("limit", options.limit ?? defaults.limit),
-    streams: options.streams ?? defaults.streams,
+    limit: check.count("limit", options.limit ?? defaults.limit),
+    streams: check.oneOf("streams", options.streams ?? defaults.streams, ["collect", "pass"]),
     chosen: chosenOf(options.fields)
   }
-  const finishes = options.disconnect !== "interrupt"
+  const disconnect = check.oneOf("disconnect", options.disconnect ?? defaults.disconnect, ["finish", "interrupt"])
+  const finishes = disconnect === "finish"
   const { keep, lease, maximumWait, missing, running, unavailable } = options
   const once = Idempotency.middleware<Request<unknown>, Kept>({
     answer: Kept,

@@ -2,7 +2,7 @@
  * Routes on Node's own HTTP server, without a step between: for the routes that must be fast. What they are served by is all
  * that differs from Effect's server.
  */
-import { Detached } from "@millrace/core"
+import { Detached, OptionCheck } from "@millrace/core"
 import { Context, Data, Duration, Effect, type Exit, Fiber, Layer, type Scope } from "effect"
 import { FindMyWay, type HttpRouter, HttpServerResponse } from "effect/http"
 import type { RequestListener, Server } from "node:http"
@@ -202,7 +202,9 @@ export const layer = <const Routes extends ReadonlyArray<Route<unknown>>>(
   routes: Routes,
   options: Options
 ): Layer.Layer<ListenerAddress, ListenError, Exclude<NeedsOf<Routes[number]>, Scope.Scope>> => {
-  const grace = Duration.fromInputUnsafe(options.grace ?? "20 seconds")
+  const grace = Duration.millis(
+    OptionCheck.make("Listener").millis("grace", options.grace ?? "20 seconds", { least: 0 })
+  )
   return Layer.effect(
     ListenerAddress,
     Effect.gen(function*() {

@@ -2,7 +2,7 @@
  * What an error says to whoever asked: one table from classes of failure to answers, RFC 9457 problem details on HTTP and the
  * same document as an envelope on brokers.
  */
-import { type BrokerError, Failure, type Idempotency, type RateLimit } from "@millrace/core"
+import { type BrokerError, Failure, type Idempotency, OptionCheck, type RateLimit } from "@millrace/core"
 import { Context, Duration, type LogLevel } from "effect"
 import { HttpServerResponse, ProblemDetails } from "effect/http"
 import { fieldsOf, wellFormed } from "./problemFields.ts"
@@ -169,9 +169,9 @@ export interface Options {
 }
 
 const checked = (name: string, entry: Entry): Entry => {
-  if (!Number.isInteger(entry.status) || entry.status < 400 || entry.status > 599) {
-    throw new RangeError(`Problem: the status of ${name} must be an integer from 400 to 599, got ${entry.status}`)
-  }
+  const check = OptionCheck.make("Problem")
+  check.count(`the status of ${name}`, entry.status, { least: 400, most: 599 })
+  if (entry.retryAfter !== undefined) check.millis(`the retryAfter of ${name}`, entry.retryAfter, { least: 0 })
   return entry
 }
 

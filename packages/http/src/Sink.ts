@@ -1,7 +1,7 @@
 /**
  * A handler of messages that sends each one as a request.
  */
-import { Correlation, type Handler, type Message } from "@millrace/core"
+import { Correlation, type Handler, type Message, OptionCheck } from "@millrace/core"
 import { Data, Duration, Effect, Exit } from "effect"
 import { HttpBody, HttpClient, HttpClientRequest } from "effect/http"
 import * as Client from "./Client.ts"
@@ -167,19 +167,17 @@ export interface Build {
  * )
  * ```
  *
- * @throws RangeError when the URL is not absolute, has a variable in its host or an unknown one, or `timeout` is not above 0
+ * @throws RangeError when the URL is not absolute, has a variable in its host or an unknown one, or an option is out of range
  * @category constructors
  */
 export const handler: Build = (<E, R>(
   options: Options & Partial<Through<E, R>>
 ): Handler<Message<Uint8Array>, void, unknown, unknown> => {
   const urlOf = renderer(options.url)
-  const method = options.method ?? defaults.method
+  const check = OptionCheck.make("Sink")
+  const method = check.oneOf("method", options.method ?? defaults.method, ["POST", "PUT", "PATCH", "DELETE"])
   const forward = (options.forward ?? defaults.forward).map((name) => name.toLowerCase())
-  const timeout = Duration.fromInputUnsafe(options.timeout ?? defaults.timeout)
-  if (!(Duration.toMillis(timeout) > 0)) {
-    throw new RangeError(`Sink: timeout must be a duration above 0, got ${String(options.timeout)}`)
-  }
+  const timeout = check.millis("timeout", options.timeout ?? defaults.timeout)
   const keyOf = options.idempotencyKey ?? ownKey
   const { headers: own } = options
   const build = HttpClientRequest.make(method)
@@ -222,7 +220,7 @@ export const handler: Build = (<E, R>(
         url: options.url,
         reason: "Timeout",
         failure: Client.isRepeatable(request) ? "timeout" : "permanent",
-        message: `${method} ${options.url} was not answered within ${Duration.format(timeout)}`
+        message: `${method} ${options.url} was not answered within ${Duration.format(Duration.millis(timeout))}`
       })
     )
 

@@ -1,9 +1,8 @@
 /**
  * Options of every MQTT client, as a user gives them: checked once, with a sentence for each that cannot be right.
  */
-import { type BrokerError, DriverOptions, type Outgoing } from "@millrace/core"
-import type { Effect, Redacted } from "effect"
-import { Config, Duration, Option } from "effect"
+import { type BrokerError, DriverOptions, OptionCheck, type Outgoing } from "@millrace/core"
+import { Config, type Duration, type Effect, Option, type Redacted } from "effect"
 import type { IClientOptions } from "mqtt"
 import { createHash } from "node:crypto"
 import type * as MqttError from "./MqttError.ts"
@@ -107,15 +106,10 @@ export interface Connection {
 // 2^32 - 1 means for ever, which hides what nobody will fetch
 const longest = 4_294_967_294
 
-const seconds = (option: string, value: Duration.Input | undefined, otherwise: number, from: number, to: number) => {
-  if (value === undefined) return otherwise
-  const duration = Duration.fromInput(value)
-  const found = Option.isSome(duration) ? Duration.toSeconds(duration.value) : Number.NaN
-  if (!(Number.isInteger(found) && found >= from && found <= to)) {
-    return bad(`${option} must be a duration of whole seconds from ${from} to ${to}, got ${String(value)}`)
-  }
-  return found
-}
+const checks = OptionCheck.makeWith(bad)
+
+const seconds = (option: string, value: Duration.Input | undefined, otherwise: number, from: number, to: number) =>
+  value === undefined ? otherwise : checks.seconds(option, value, { least: from, most: to })
 
 const ports = { mqtt: 1883, mqtts: 8883, ws: 80, wss: 443 } as const
 

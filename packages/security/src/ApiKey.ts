@@ -1,7 +1,7 @@
 /**
  * API keys as credentials: of a key only a hash is stored, and a key that is known costs no question to the store.
  */
-import { Auth, Eager } from "@millrace/core"
+import { Auth, Eager, OptionCheck } from "@millrace/core"
 import { Clock, Deferred, Duration, Effect, Exit, FiberSet, Layer, Redacted } from "effect"
 import { type Entry, entryOf, matching, nobody } from "./apiKeyEntry.ts"
 import { ApiKeyStore, type Hasher, hashersOf, type Pepper, type Stored, textOf } from "./apiKeyStore.ts"
@@ -116,24 +116,23 @@ const put = <V>(map: Map<string, V>, capacity: number, id: string, value: V): vo
   map.set(id, value)
 }
 
-const millis = (option: string, value: Duration.Input, from: number): number => {
-  const found = Duration.toMillis(Duration.fromInputUnsafe(value))
-  if (found >= from) return found
-  throw new RangeError(`ApiKey: ${option} must be a duration from ${from} ms, got ${String(value)}`)
-}
+const check = OptionCheck.make("ApiKey")
 
 /** After a question that failed the store is left alone for so long, where what is known still holds; milliseconds. */
 const pause = 1000
 
 const verifier = (idOf: (key: string) => string | undefined, hashers: ReadonlyArray<Hasher>, options: Options) => {
-  const timeout = millis("timeout", options.timeout ?? defaults.timeout, 1)
-  const fresh = millis("cache.fresh", options.cache?.fresh ?? defaults.fresh, 0)
-  const stale = millis("cache.stale", options.cache?.stale ?? Math.max(Duration.toMillis(defaults.stale), fresh), fresh)
-  const unknown = millis("cache.unknown", options.cache?.unknown ?? defaults.unknown, 0)
-  const capacity = options.cache?.capacity ?? defaults.capacity
-  if (!Number.isSafeInteger(capacity) || capacity < 1) {
-    throw new RangeError(`ApiKey: cache.capacity must be an integer from 1, got ${capacity}`)
-  }
+  const timeout = check.millis("timeout", options.timeout ?? defaults.timeout)
+  const fresh = check.millis("cache.fresh", options.cache?.fresh ?? defaults.fresh, { least: 0 })
+  const stale = check.millis(
+    "cache.stale",
+    options.cache?.stale ?? Math.max(Duration.toMillis(defaults.stale), fresh),
+    {
+      least: fresh
+    }
+  )
+  const unknown = check.millis("cache.unknown", options.cache?.unknown ?? defaults.unknown, { least: 0 })
+  const capacity = check.count("cache.capacity", options.cache?.capacity ?? defaults.capacity)
   return Effect.gen(function*() {
     const clock = yield* Clock.Clock
     const store = yield* ApiKeyStore

@@ -1,7 +1,7 @@
 /**
  * Signatures of messages and requests, by Standard Webhooks: whoever has the secret sent these bytes, now, and once.
  */
-import { type Around, Auth, Eager, type Idempotency, Middleware } from "@millrace/core"
+import { type Around, Auth, Eager, type Idempotency, Middleware, OptionCheck } from "@millrace/core"
 import { compositeKey } from "@millrace/core/model/compositeKey"
 import { Clock, Duration, Effect, Exit, Redacted } from "effect"
 import { SecureRandom } from "effect/crypto"
@@ -46,11 +46,7 @@ export const generate: Effect.Effect<Redacted.Redacted<string>> = Effect.sync(()
 
 type Refusal = Auth.Unauthorized | Auth.AuthUnavailable
 
-const secondsOf = (tolerance: Duration.Input): number => {
-  const found = Duration.toSeconds(Duration.fromInputUnsafe(tolerance))
-  if (Number.isSafeInteger(found) && found >= 1) return found
-  throw new RangeError(`Hmac: tolerance must be whole seconds from 1, got ${String(tolerance)}`)
-}
+const check = OptionCheck.make("Hmac")
 
 const refuse = (reason: Auth.Reason, claim?: string) => Exit.fail(new Auth.Unauthorized({ reason, claim }))
 
@@ -68,7 +64,7 @@ export interface BuildVerifier {
  */
 export const verifier: BuildVerifier = ((options: Options) => {
   const keys = compile(options.keys)
-  const tolerance = secondsOf(options.tolerance ?? defaults.tolerance)
+  const tolerance = check.seconds("tolerance", options.tolerance ?? defaults.tolerance)
   const remembers = options.replay !== "allow"
   // it is taken from so long before its time to so long after, and its own second is a whole one
   const window = (2 * tolerance + 1) * 1000

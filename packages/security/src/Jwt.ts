@@ -71,23 +71,12 @@ export const defaults: {
 
 type Verified = Auth.Principal["Service"]
 
-const count = (option: string, value: number): number => {
-  if (Number.isSafeInteger(value) && value >= 1) return value
-  throw new RangeError(`Jwt: ${option} must be an integer from 1, got ${value}`)
-}
-
-const seconds = (option: string, value: Duration.Input, from: number): number => {
-  const found = Duration.toSeconds(Duration.fromInputUnsafe(value))
-  if (Number.isSafeInteger(found) && found >= from) return found
-  throw new RangeError(`Jwt: ${option} must be whole seconds from ${from}, got ${String(value)}`)
-}
-
 const allowed = (algorithms: ReadonlyArray<Algorithm>, withSecret: boolean): ReadonlyArray<Algorithm> => {
   if (algorithms.length === 0) throw new RangeError("Jwt: algorithms must name at least one, got none")
-  const all: ReadonlyArray<string> = Object.values(Keys.families).flat()
+  const all: ReadonlyArray<Algorithm> = Object.values(Keys.families).flat()
   const secret: ReadonlyArray<string> = Keys.families.HS
   for (const algorithm of algorithms) {
-    if (!all.includes(algorithm)) throw new RangeError(`Jwt: algorithms must be of ${all.join(", ")}, got ${algorithm}`)
+    Keys.check.oneOf("each of algorithms", algorithm, all)
     // a public key taken as the secret of an HMAC would let everyone sign (RFC 8725, 2.1)
     if (secret.includes(algorithm) !== withSecret) {
       throw new RangeError(`Jwt: algorithms must be for ${withSecret ? "a secret" : "public keys"}, got ${algorithm}`)
@@ -167,12 +156,14 @@ const verifier = (
   sourceOf: (cache: Cache) => Effect.Effect<Keys.Source, never, HttpClient.HttpClient | Scope.Scope>
 ) => {
   const algorithms = [...options.algorithms]
-  const tolerance = seconds("clockTolerance", options.clockTolerance ?? defaults.clockTolerance, 0)
+  const tolerance = Keys.check.seconds("clockTolerance", options.clockTolerance ?? defaults.clockTolerance, {
+    least: 0
+  })
   const age = options.maximumTokenAge === undefined
     ? undefined
-    : seconds("maximumTokenAge", options.maximumTokenAge, 1)
-  const maximumLength = count("maximumLength", options.maximumLength ?? defaults.maximumLength)
-  const capacity = count("cache.capacity", options.cache?.capacity ?? defaults.capacity)
+    : Keys.check.seconds("maximumTokenAge", options.maximumTokenAge)
+  const maximumLength = Keys.check.count("maximumLength", options.maximumLength ?? defaults.maximumLength)
+  const capacity = Keys.check.count("cache.capacity", options.cache?.capacity ?? defaults.capacity)
   const types = new Set((options.types ?? defaults.types).map(typeOf))
   const isRevoked = options.isRevoked
   const toVerify: jose.JWTVerifyOptions = {

@@ -1,4 +1,4 @@
-import { Auth, Detached } from "@millrace/core"
+import { Auth, Detached, OptionCheck } from "@millrace/core"
 import { Clock, Deferred, Duration, Effect, FiberSet, Redacted, type Scope, Stream } from "effect"
 import { HttpClient, type HttpClientResponse } from "effect/http"
 import * as jose from "jose"
@@ -134,12 +134,8 @@ export const defaults = {
   keep: Duration.hours(24)
 }
 
-/** Milliseconds of a duration above 0. */
-export const above = (option: string, value: Duration.Input): number => {
-  const found = Duration.toMillis(Duration.fromInputUnsafe(value))
-  if (found > 0) return found
-  throw new RangeError(`Jwt: ${option} must be a duration above 0, got ${String(value)}`)
-}
+/** The checks of the options of `Jwt`. */
+export const check = OptionCheck.make("Jwt")
 
 const addressOf = (url: string | URL): URL => {
   if (!URL.canParse(String(url))) throw new RangeError("Jwt: keys.url must be an address, got something else")
@@ -185,10 +181,10 @@ export const remote = (
   onChange: (ids: ReadonlySet<string>) => void
 ) => Effect.Effect<Source, never, HttpClient.HttpClient | Scope.Scope> => {
   const address = addressOf(options.url)
-  const refresh = above("keys.refresh", options.refresh ?? defaults.refresh)
-  const cooldown = above("keys.cooldown", options.cooldown ?? defaults.cooldown)
-  const timeout = above("keys.timeout", options.timeout ?? defaults.timeout)
-  const keep = above("keys.keep", options.keep ?? defaults.keep)
+  const refresh = check.millis("keys.refresh", options.refresh ?? defaults.refresh)
+  const cooldown = check.millis("keys.cooldown", options.cooldown ?? defaults.cooldown)
+  const timeout = check.millis("keys.timeout", options.timeout ?? defaults.timeout)
+  const keep = check.millis("keys.keep", options.keep ?? defaults.keep)
   const unavailable = (message: string, wait: number, cause?: unknown) =>
     new Auth.AuthUnavailable({
       message: `The keys at ${address.host} ${message}`,

@@ -1,8 +1,8 @@
 /**
  * What every broker promises, as one suite: scenarios that run unchanged on any driver, and prove what a driver says it lacks.
  */
-import type { Driver } from "@millrace/core"
-import { Cause, Duration, Effect, Exit, References, Scope } from "effect"
+import { type Driver, OptionCheck } from "@millrace/core"
+import { Cause, type Duration, Effect, Exit, References, Scope } from "effect"
 import { afterAll, beforeAll, describe, it } from "vitest"
 import { Bench, Broken, unique } from "./contract/Bench.ts"
 import { cargo } from "./contract/Cargo.ts"
@@ -75,11 +75,7 @@ export const scenarios: ReadonlyArray<Scenario> = [
   ...faults
 ]
 
-const millis = (option: string, value: Duration.Input | undefined, otherwise: number): number => {
-  const found = value === undefined ? otherwise : Duration.toMillis(Duration.fromInputUnsafe(value))
-  if (!(found > 0)) throw new RangeError(`BrokerContract: ${option} must be a duration above 0, got ${String(value)}`)
-  return found
-}
+const check = OptionCheck.make("BrokerContract")
 
 /**
  * Runs one scenario on a broker: the promise itself where the driver can keep it, else the proof of what it lacks.
@@ -91,8 +87,8 @@ const millis = (option: string, value: Duration.Input | undefined, otherwise: nu
  */
 export const run = (scenario: Scenario, subject: Subject, options: Options): Effect.Effect<Verdict, Failures> => {
   const times = {
-    patience: millis("patience", options.patience, 30_000),
-    quiet: millis("quiet", options.quiet, 30)
+    patience: check.millis("patience", options.patience ?? 30_000),
+    quiet: check.millis("quiet", options.quiet ?? 30)
   }
   const declared = {
     missing: options.missing,
@@ -157,7 +153,7 @@ export const suite = <E>(
     capabilities: undefined,
     verdicts: new Map()
   }
-  const patience = millis("patience", options.patience, 30_000)
+  const patience = check.millis("patience", options.patience ?? 30_000)
   describe(`Broker contract: ${name}`, () => {
     const scope = Scope.makeUnsafe()
     let made: Exit.Exit<Subject, E> | undefined

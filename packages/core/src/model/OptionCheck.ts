@@ -28,6 +28,8 @@ export interface Checks {
   readonly fraction: (option: string, value: number, from?: "from 0" | "above 0") => number
   /** Turns a duration into whole milliseconds, rounded. Default range: every finite duration from 1 ms. */
   readonly millis: (option: string, value: Duration.Input, range?: DurationRange) => number
+  /** Turns a duration into seconds, where a protocol counts in them: a part of a second is refused. Default range: from 1. */
+  readonly seconds: (option: string, value: Duration.Input, range?: Range) => number
   /** Checks a choice among words. */
   readonly oneOf: <const Word extends string | number | boolean>(
     option: string,
@@ -125,6 +127,13 @@ export const makeWith = (refuse: (sentence: string) => never): Checks => {
       const finite = most === undefined && !infinite ? "a finite duration" : "a duration"
       const range = `from ${span(least)}${most === undefined ? "" : ` to ${span(most)}`}`
       return wrong(option, `${finite} ${range}${infinite ? " or Infinity" : ""}`, value)
+    },
+
+    seconds: (option, value, { least = 1, most } = {}) => {
+      const found = millisOf(value) / 1000
+      return Number.isSafeInteger(found) && found >= least && found <= (most ?? found)
+        ? found
+        : wrong(option, `a duration of whole seconds ${reach(least, most)}`, value)
     },
 
     oneOf: (option, value, words) => words.includes(value) ? value : wrong(option, listed(words), value)

@@ -7,7 +7,7 @@ import { Config, Option, Redacted } from "effect"
 import type { ConnectionOptions } from "node:tls"
 import type * as Failure from "./Failure.ts"
 
-const { bad, decoded, millis, oneOf, plain } = DriverOptions
+const { bad, decoded, integer, millis, oneOf, plain } = DriverOptions
 
 /** How a client proves who it is. */
 export interface Sasl {
@@ -185,10 +185,7 @@ const resolve = (options: Options): Settings => {
       `consumer.heartbeatInterval must be a third of consumer.sessionTimeout (${sessionTimeout} ms) at most, got ${heartbeatInterval} ms`
     )
   }
-  const partitionBytes = options.consumer?.partitionBytes ?? 1_048_576
-  if (!Number.isInteger(partitionBytes) || partitionBytes < 1) {
-    bad(`consumer.partitionBytes must be an integer from 1, got ${partitionBytes}`)
-  }
+  const partitionBytes = integer("consumer.partitionBytes", options.consumer?.partitionBytes, 1_048_576)
   return {
     brokers: parts.brokers,
     clientId: options.clientId ?? "millrace",

@@ -1,4 +1,5 @@
-import { Data, Duration, Effect, type Scope, Semaphore } from "effect"
+import { OptionCheck } from "@millrace/core"
+import { Data, type Duration, Effect, type Scope, Semaphore } from "effect"
 import { chownSync, mkdtempSync } from "node:fs"
 import { rm } from "node:fs/promises"
 import { tmpdir } from "node:os"
@@ -84,7 +85,7 @@ const attempts = 3
 /** Starts an own copy in a new temporary folder; closing the scope kills it and removes the folder, and so does the end of this process. */
 export const own = (recipe: Recipe): Effect.Effect<Server, ServerUnavailable | ServerFailed, Scope.Scope> =>
   Effect.gen(function*() {
-    const patience = Duration.toMillis(Duration.fromInputUnsafe(recipe.startTimeout))
+    const patience = OptionCheck.make("Server").millis("startTimeout", recipe.startTimeout)
     let program: Program | undefined
     const attempt = (work: (signal: AbortSignal) => Promise<void>) => settled(work, failed(recipe.name))
 

@@ -1,6 +1,7 @@
 /**
  * Histories in a row, until one does not hold.
  */
+import { OptionCheck } from "@millrace/core"
 import { Cause, Data, Effect } from "effect"
 import { run } from "./Machine.ts"
 import type { History, World } from "./World.ts"
@@ -49,10 +50,7 @@ export interface Checked {
 export const faultsOf = <A, E>({ exit, faults }: History<A, E>): ReadonlyArray<string> =>
   exit._tag === "Success" || faults.length > 0 ? faults : [Cause.pretty(exit.cause)]
 
-const integer = (option: string, value: number, least: number): number => {
-  if (Number.isInteger(value) && value >= least) return value
-  throw new RangeError(`Simulation.check: ${option} must be an integer from ${least}, got ${value}`)
-}
+const option = OptionCheck.make("Simulation.check")
 
 /**
  * Runs a program in one world after the other, a seed for each, and fails with the first that does not hold: where
@@ -67,8 +65,8 @@ export const check = <A, E>(
   program: (world: World) => Effect.Effect<A, E>,
   options: CheckOptions = {}
 ): Effect.Effect<Checked, Failed> => {
-  const from = integer("from", options.from ?? 0, 0)
-  const seeds = integer("seeds", options.seeds ?? 1000, 1)
+  const from = option.count("from", options.from ?? 0, { least: 0 })
+  const seeds = option.count("seeds", options.seeds ?? 1000)
   const { steps: most } = options
   const replay = options.replay ?? ((seed) => `Simulation.check(program, { from: ${seed}, seeds: 1 })`)
   return Effect.gen(function*() {
