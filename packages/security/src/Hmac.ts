@@ -64,6 +64,7 @@ export interface BuildVerifier {
  */
 export const verifier: BuildVerifier = ((options: Options) => {
   const keys = compile(options.keys)
+  check.oneOf("replay", options.replay ?? "refuse", ["refuse", "allow"])
   const tolerance = check.seconds("tolerance", options.tolerance ?? defaults.tolerance)
   const remembers = options.replay !== "allow"
   // it is taken from so long before its time to so long after, and its own second is a whole one

@@ -4,6 +4,7 @@
 import { Duration } from "effect"
 import type * as Headers from "../model/Headers.ts"
 import { type Delivery, Outgoing } from "../model/Message.ts"
+import * as OptionCheck from "../model/OptionCheck.ts"
 import { asItWas } from "./asItWas.ts"
 
 /** It waits in its place: order is kept, and what stands behind it in its lane waits too. */
@@ -71,11 +72,8 @@ export const delayed = (
   delays: ReadonlyArray<Duration.Input> = ["10 seconds", "1 minute", "10 minutes"],
   options: Options = {}
 ): Delayed => {
-  const [first, ...rest] = delays.map((each) => {
-    const millis = Duration.toMillis(Duration.fromInputUnsafe(each))
-    if (millis >= 1 && Number.isFinite(millis)) return millis
-    throw new RangeError(`Retries: delays must be durations from 1 millisecond, got ${String(each)}`)
-  })
+  const check = OptionCheck.make("Retries")
+  const [first, ...rest] = delays.map((each) => check.millis("each of delays", each))
   if (first === undefined) throw new RangeError("Retries: delays must be at least one, got none")
   rest.reduce((before, each) => {
     if (each >= before) return each

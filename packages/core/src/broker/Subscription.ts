@@ -1,10 +1,11 @@
 /**
  * A subscription is a value: a channel, a pipeline that ends in a handler, and how its messages are run and settled.
  */
-import { Duration, Effect, type Exit, Layer, type Scope } from "effect"
+import { type Duration, Effect, type Exit, Layer, type Scope } from "effect"
 import * as Address from "../model/Address.ts"
 import type { Channel, Content } from "../model/Channel.ts"
 import type { Delivery, Raw } from "../model/Message.ts"
+import * as OptionCheck from "../model/OptionCheck.ts"
 import type { Outcome } from "../model/Outcome.ts"
 import * as Redaction from "../model/Redaction.ts"
 import * as Description from "../pipeline/Description.ts"
@@ -47,11 +48,11 @@ export interface Options {
   } | undefined
   /**
    * What a message that keeps failing may cost before it goes to the dead letters: attempts (default 10), the time since
-   * its first attempt (default 10 minutes), and messages settled ahead of it whose commit it holds (default 100,000).
+   * its first attempt (default 10 minutes; Infinity sets no limit), and messages settled ahead of it whose commit it holds (default 100,000).
    * Where the broker itself delays, nothing is held: its count of deliveries is that of the attempts.
    *
    * Retries whose error names a time (`retryAfter`) count in none of these. Such a wait is never shorter than `backoff.base`,
-   * so `Retry-After: 0` is no hot loop; the named waits of one message add up to at most `retryAfter` (default 1 day), and a
+   * so `Retry-After: 0` is no hot loop; the named waits of one message add up to at most `retryAfter` (default 1 day; Infinity sets no limit), and a
    * message that is asked to wait longer goes to the dead letters.
    *
    * `span` bounds what comes again after a crash, too: while so many messages of a partition are settled beyond one that is
@@ -63,7 +64,7 @@ export interface Options {
     readonly span?: number | undefined
     readonly retryAfter?: Duration.Input | undefined
   } | undefined
-  /** How long a revoked lease (default 10 seconds) and a drain (default 30 seconds) wait for what runs. */
+  /** How long a revoked lease (default 10 seconds) and a drain (default 30 seconds) wait for what runs; Infinity waits for its end. */
   readonly grace?: {
     readonly revoke?: Duration.Input | undefined
     readonly drain?: Duration.Input | undefined
@@ -86,7 +87,7 @@ export interface Options {
   readonly refusedDeadLetter?: "wait" | "drop" | undefined
   /**
    * When a message counts as stuck: after it has waited (for its next attempt, a dead letter, a durable effect, an answer of
-   * the broker) for `waiting` (default 10 seconds), or its handler has run for `running` (default 5 minutes). Stuck messages
+   * the broker) for `waiting` (default 10 seconds), or its handler has run for `running` (default 5 minutes); Infinity never counts. Stuck messages
    * are counted in `health`, degrade the health check, and cause one Warn line, repeated at doubling intervals.
    */
   readonly stalled?: {
@@ -106,28 +107,7 @@ export interface Subscription<out R, out On = Broker> extends Description.Descri
   readonly broker: Key<On>
 }
 
-const count = (option: string, value: number | undefined, otherwise: number): number => {
-  if (value === undefined) return otherwise
-  if (!Number.isInteger(value) || value < 1) {
-    throw new RangeError(`Subscription: ${option} must be an integer from 1, got ${value}`)
-  }
-  return value
-}
-
-const millis = (option: string, value: Duration.Input | undefined, otherwise: number): number => {
-  if (value === undefined) return otherwise
-  const found = Duration.toMillis(Duration.fromInputUnsafe(value))
-  if (!(found >= 0)) throw new RangeError(`Subscription: ${option} must be a duration from 0, got ${String(value)}`)
-  return found
-}
-
-const between = (option: string, value: number | undefined, low: number, high: number, otherwise: number): number => {
-  if (value === undefined) return otherwise
-  if (!(value >= low && value <= high)) {
-    throw new RangeError(`Subscription: ${option} must be from ${low} to ${high}, got ${value}`)
-  }
-  return value
-}
+const check = OptionCheck.make("Subscription")
 
 /** A reader of a pattern must not read its own retry channels: they would come back at once. */
 const retriesOf = (retries: Retries.Retries, pattern: Address.Pattern | undefined): Retries.Retries => {
@@ -260,7 +240,7 @@ export const make: Build = (<P, On, A, E, R>(
       pattern: channel.pattern,
       group: options.group,
       name,
-      from: options.from ?? "earliest",
+      from: check.oneOf("from", options.from ?? "earliest", ["earliest", "latest"]),
       lanes: options.lanes ?? Lanes.partition,
       retries: retriesOf(options.retries ?? Retries.held, pattern),
       // the driver's bytes are those of this channel
@@ -271,34 +251,37 @@ export const make: Build = (<P, On, A, E, R>(
         return DeadLetters.toOutgoing({ delivery, error, at, redaction, channel, form })
       },
       deadLetterChannel: pattern === undefined ? letterChannel(letters, channel.name) : undefined,
-      refusedDeadLetter: options.refusedDeadLetter ?? "wait",
+      refusedDeadLetter: check.oneOf("refusedDeadLetter", options.refusedDeadLetter ?? "wait", ["wait", "drop"]),
       inFlight: {
-        messages: count("inFlight.messages", options.inFlight?.messages, 4096),
-        bytes: count("inFlight.bytes", options.inFlight?.bytes, 64 * 1024 * 1024)
+        messages: check.count("inFlight.messages", options.inFlight?.messages ?? 4096),
+        bytes: check.count("inFlight.bytes", options.inFlight?.bytes ?? 64 * 1024 * 1024)
       },
       backoff: {
-        base: millis("backoff.base", options.backoff?.base, 1000),
-        factor: between("backoff.factor", options.backoff?.factor, 1, 100, 2),
-        cap: millis("backoff.cap", options.backoff?.cap, 60_000),
-        jitter: between("backoff.jitter", options.backoff?.jitter, 0, 1, 0.1)
+        base: check.millis("backoff.base", options.backoff?.base ?? 1000, { least: 0 }),
+        factor: check.number("backoff.factor", options.backoff?.factor ?? 2, { least: 1, most: 100 }),
+        cap: check.millis("backoff.cap", options.backoff?.cap ?? 60_000, { least: 0 }),
+        jitter: check.fraction("backoff.jitter", options.backoff?.jitter ?? 0.1)
       },
       hold: {
-        attempts: count("hold.attempts", options.hold?.attempts, 10),
-        age: millis("hold.age", options.hold?.age, 600_000),
-        span: count("hold.span", options.hold?.span, 100_000),
-        retryAfter: millis("hold.retryAfter", options.hold?.retryAfter, 86_400_000)
+        attempts: check.count("hold.attempts", options.hold?.attempts ?? 10),
+        age: check.millis("hold.age", options.hold?.age ?? 600_000, { least: 0, infinite: true }),
+        span: check.count("hold.span", options.hold?.span ?? 100_000),
+        retryAfter: check.millis("hold.retryAfter", options.hold?.retryAfter ?? 86_400_000, {
+          least: 0,
+          infinite: true
+        })
       },
       grace: {
-        revoke: millis("grace.revoke", options.grace?.revoke, 10_000),
-        drain: millis("grace.drain", options.grace?.drain, 30_000)
+        revoke: check.millis("grace.revoke", options.grace?.revoke ?? 10_000, { least: 0, infinite: true }),
+        drain: check.millis("grace.drain", options.grace?.drain ?? 30_000, { least: 0, infinite: true })
       },
       restart: {
-        base: millis("restart.base", options.restart?.base, 100),
-        cap: millis("restart.cap", options.restart?.cap, 30_000)
+        base: check.millis("restart.base", options.restart?.base ?? 100, { least: 0 }),
+        cap: check.millis("restart.cap", options.restart?.cap ?? 30_000, { least: 0 })
       },
       stalled: {
-        waiting: millis("stalled.waiting", options.stalled?.waiting, 10_000),
-        running: millis("stalled.running", options.stalled?.running, 300_000)
+        waiting: check.millis("stalled.waiting", options.stalled?.waiting ?? 10_000, { least: 0, infinite: true }),
+        running: check.millis("stalled.running", options.stalled?.running ?? 300_000, { least: 0, infinite: true })
       }
     },
     broker: keyOf(channel)
