@@ -254,9 +254,18 @@ export const tooLong = (place: Place, channel: string, length: number, maximum: 
     } takes ${maximum}: shorten it, or raise max_message_size.`
   )
 
-/** What amqplib has no frame for. */
-export const unwritable = (channel: string): BrokerError.BrokerError =>
-  invalid(
-    "publish",
-    `A message for ${channel} cannot be written: its headers take more than 64 KiB, or a name of 255 bytes. Shorten them.`
-  )
+/** Whether amqplib threw since a channel or its connection has ended; anything else that it throws is about the message. */
+export const isEnded = (error: unknown): boolean => error instanceof Error && error.name === "IllegalOperationError"
+
+/** A message that amqplib cannot write as a frame. */
+export const unwritable = (channel: string, names: ReadonlyArray<string>): BrokerError.BrokerError =>
+  names.some((name) => Buffer.byteLength(name) > 255)
+    ? invalid(
+      "publish",
+      `A message for ${channel} cannot be written: the name of its channel or of a header has more than 255 bytes. Shorten it.`
+    )
+    : make(
+      "publish",
+      "TooLarge",
+      `A message for ${channel} cannot be written: its key and headers take more than 64 KiB. Put them into the body.`
+    )

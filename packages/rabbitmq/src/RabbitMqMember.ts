@@ -84,6 +84,8 @@ export class Member {
     this.failure = error
   }
   private room: Fiber.Fiber<void> | undefined
+  /** Waits of messages that cannot be copied. */
+  private readonly kept = new Set<Fiber.Fiber<void>>()
 
   constructor(
     link: RabbitMqClient.Link,
@@ -158,6 +160,11 @@ export class Member {
     }
     if (this.stopped) return this.giveBack(message)
     this.open.add(message.fields.deliveryTag)
+    this.offer(message)
+  }
+
+  private offer(message: ConsumeMessage): void {
+    if (this.stopped) return
     this.buffer.push(message)
     if (this.isPumping) return
     this.isPumping = true
@@ -276,8 +283,25 @@ export class Member {
         RabbitMqClient.ask(this.link.connection, "settle", () => this.waits.put(copies), this.where),
         () => Effect.sync(() => this.waits.renew())
       ),
-      () => this.tell(done, released)
+      (unwritable) => {
+        if (unwritable.length === 0) return this.tell(done, released)
+        const tags = new Set(unwritable.map((each) => this.keep(each)))
+        return this.tell(done.filter((tag) => !tags.has(tag)), released)
+      }
     )
+  }
+
+  /** Offers a message that cannot be copied again after its wait, and answers its tag, which stays open. */
+  private keep({ after, attempt, message }: Waiting): number {
+    const { headers, ...properties } = message.properties
+    const { "x-delivery-count": _, ...others } = headers ?? {}
+    const again = { ...message, properties: { ...properties, headers: { ...others, [names.attempt]: attempt } } }
+    // RabbitMQ ends the channel when it hears nothing of a message for the whole of that time
+    const wait = Math.min(after, this.link.connection.consumerTimeout / 2)
+    const fiber = this.fork(Effect.andThen(Effect.sleep(wait), Effect.sync(() => this.offer(again))))
+    this.kept.add(fiber)
+    fiber.addObserver(() => void this.kept.delete(fiber))
+    return message.fields.deliveryTag
   }
 
   private tell(done: ReadonlyArray<number>, released: ReadonlyArray<number>): Effect.Effect<void, Failed> {
@@ -323,6 +347,7 @@ export class Member {
   /** Ends the lease: what is open goes back to the queue. */
   readonly close = async (): Promise<void> => {
     this.stopped = true
+    for (const fiber of this.kept) fiber.interruptUnsafe()
     const { opened } = this
     this.opened = undefined
     this.end = () => {}

@@ -146,12 +146,13 @@ class Line {
       )
     } catch (error) {
       flight.isProbing = false
-      if (!(error instanceof RangeError)) {
-        // the channel has just ended: it goes on another
+      if (RabbitMqError.isEnded(error)) {
+        // the message goes on another channel
         this.leave(flight)
         return false
       }
-      call.failure ??= RabbitMqError.unwritable(outgoing.channel)
+      const { fields } = outgoing
+      call.failure ??= RabbitMqError.unwritable(outgoing.channel, [outgoing.channel, ...fields.map(([name]) => name)])
       return false
     }
     call.sent++

@@ -47,30 +47,41 @@ export class Waits {
     this.now = now
   }
 
-  /** Writes copies; completes when RabbitMQ has confirmed all of them. */
-  async put(batch: ReadonlyArray<Waiting>): Promise<void> {
+  /**
+   * Writes copies; completes when RabbitMQ has confirmed all of them, with those that amqplib cannot write: other clients write
+   * longer headers than it can.
+   */
+  async put(batch: ReadonlyArray<Waiting>): Promise<ReadonlyArray<Waiting>> {
     const steps = new Set(batch.map(({ after }) => step(after)))
     for (const wait of steps) if (wait > 0) await this.declare(wait)
     const channel = await this.channel()
     const { returns } = this
-    await Promise.all(batch.map(({ after, attempt, channel: name, message }) =>
+    const unwritable: Array<Waiting> = []
+    await Promise.all(batch.map((waiting) =>
       new Promise<void>((resolve, reject) => {
+        const { after, attempt, channel: name, message } = waiting
         const wait = step(after)
         // a time to live that its publisher gave would end the wait
         const { expiration: _, ...properties } = RabbitMqLog.copied(message, {
           [names.attempt]: attempt,
           [names.channel]: name
         })
-        channel.sendToQueue(
-          wait === 0 ? this.queue : this.nameOf(wait),
-          message.content,
-          properties,
-          (error) => error === null || error === undefined ? resolve() : reject(error)
-        )
+        try {
+          channel.sendToQueue(
+            wait === 0 ? this.queue : this.nameOf(wait),
+            message.content,
+            properties,
+            (error) => error === null || error === undefined ? resolve() : reject(error)
+          )
+        } catch (error) {
+          if (RabbitMqError.isEnded(error)) return reject(error)
+          unwritable.push(waiting)
+          resolve()
+        }
       })
     ))
     // what comes back is confirmed, too
-    if (this.returns === returns) return
+    if (this.returns === returns) return unwritable
     this.declared.clear()
     throw RabbitMqError.make(
       "settle",
