@@ -60,6 +60,11 @@ const byCode = (code: number, operation: Operation, place: Place): Verdict | und
           operation === "publish" ? "publish to" : "subscribe to"
         } ${channel}: allow it in the server's access control list.`
       ]
+    case 129:
+    case 130:
+      return operation === "publish"
+        ? ["Invalid", `The server at ${server} takes no message like this one for ${channel} (reason code ${code}).`]
+        : undefined
     case 133:
       return ["Invalid", `The server at ${server} takes no client id like ${place.clientId}: set clientId to another.`]
     case 136:
@@ -181,6 +186,15 @@ export const fromUnknown = (error: unknown, operation: Operation, place: Place):
     cause: causeOf(error, place)
   })
 }
+
+/** The end of a connection for the sake of one message, for those that were on their way with it. */
+export const lostByAnother = ({ message }: BrokerError.BrokerError): BrokerError.BrokerError =>
+  BrokerError.make({
+    system: "mqtt",
+    operation: "publish",
+    reason: "Lost",
+    message: `The connection ended, maybe because of another message: ${message}`
+  })
 
 /** An option or a message that MQTT can never take. */
 export const invalid = (operation: Operation, message: string): BrokerError.BrokerError =>

@@ -1,7 +1,7 @@
 /**
  * The core's messages as mqtt.js writes them, or why MQTT cannot hold them.
  */
-import { type BrokerError, Features, Headers, type Outgoing } from "@millrace/core"
+import { type BrokerError, DeadLetters, Features, Headers, type Outgoing, Retries } from "@millrace/core"
 import type { IClientPublishOptions, IPublishPacket } from "mqtt"
 import * as MqttError from "./MqttError.ts"
 import { isText, longest, names, refusedName } from "./MqttMessage.ts"
@@ -18,6 +18,12 @@ export interface Packet {
   readonly size: number
 }
 
+/** Headers that the server obeys. In a dead letter or a delayed retry they say what the message had, and order nothing. */
+const orders: ReadonlySet<string> = new Set([names.expiry, names.retain])
+
+const isLetter = (headers: Headers.Headers): boolean =>
+  headers[DeadLetters.names.channel] !== undefined || headers[Retries.names.channel] !== undefined
+
 class Writer {
   retain: boolean
   size = 0
@@ -26,10 +32,12 @@ class Writer {
   private user: { [name: string]: string } | undefined
   private ordered: Array<{ readonly [name: string]: string }> | undefined
   private readonly channel: string
+  private readonly isLetter: boolean
 
-  constructor(channel: string, retain: boolean) {
+  constructor(channel: string, retain: boolean, isLetter: boolean) {
     this.channel = channel
     this.retain = retain
+    this.isLetter = isLetter
   }
 
   private fail(what: string): void {
@@ -57,6 +65,7 @@ class Writer {
 
   /** Puts a header where MQTT has its place; false where it has none. */
   special(name: string, value: string): boolean {
+    if (this.isLetter && orders.has(name)) return false
     switch (name) {
       case names.contentType:
         if (this.properties?.contentType !== undefined || !this.isGood(name, value)) return false
@@ -150,7 +159,7 @@ export const toPacket = (outgoing: Outgoing<Uint8Array>, qos: 0 | 1 | 2, retain:
   const { channel, headers, key, native, payload } = outgoing
   const refused = refusedName(channel)
   if (refused !== undefined) return MqttError.invalid("publish", `The channel ${JSON.stringify(channel)} ${refused}.`)
-  const writer = new Writer(channel, retain)
+  const writer = new Writer(channel, retain, isLetter(headers))
   if (native !== undefined) {
     const lacking = Features.refuse("mqtt", features, outgoing)
     if (lacking !== undefined) return lacking

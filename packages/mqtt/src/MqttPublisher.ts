@@ -50,11 +50,14 @@ class Sender {
   private readonly batches: Array<Batch> = []
   private readonly waiting = new Set<Batch>()
   private unconfirmed = 0
+  /** How many messages are sent one at a time, since one of those before them ended a connection. */
+  private suspects: number
   private isSending = false
 
-  constructor(link: MqttClient.Link, connection: Connection) {
+  constructor(link: MqttClient.Link, connection: Connection, suspects: number, suspect: (count: number) => void) {
     this.link = link
     this.window = Math.min(connection.window, link.connack.properties?.receiveMaximum ?? 65_535)
+    this.suspects = suspects
     if (connection.unheard === "refuse") {
       link.client.on("packetreceive", (packet) => {
         const { cmd, messageId } = packet
@@ -66,7 +69,11 @@ class Sender {
         }
       })
     }
-    link.onEnd((error) => {
+    link.onEnd((ended) => {
+      // the server refused one message by ending the connection, and does not say which
+      const isUnclear = !ended.retriable && this.unconfirmed > 1
+      if (isUnclear) suspect(this.unconfirmed)
+      const error = isUnclear ? MqttError.lostByAnother(ended) : ended
       for (const batch of this.waiting) batch.end(Exit.fail(error))
       this.waiting.clear()
       this.batches.length = 0
@@ -84,7 +91,9 @@ class Sender {
     if (this.isSending) return
     this.isSending = true
     const { batches, link } = this
-    while (batches.length > 0 && this.unconfirmed < this.window && link.ended === undefined) {
+    while (
+      batches.length > 0 && this.unconfirmed < (this.suspects > 0 ? 1 : this.window) && link.ended === undefined
+    ) {
       const batch = batches[0]!
       if (batch.next === batch.packets.length) {
         batches.shift()
@@ -99,6 +108,7 @@ class Sender {
     this.unconfirmed++
     this.link.client.publish(topic, payload, options, (error?: Error | null) => {
       this.unconfirmed--
+      if (this.suspects > 0) this.suspects--
       if (error) this.refuse(batch, topic, error)
       // the server keeps what is retained
       else if (this.isUnheard && options.retain !== true) {
@@ -135,6 +145,7 @@ export const make = (connection: Connection): Effect.Effect<Publisher, Failed, S
     const one = yield* Semaphore.make(1)
     const { clientId } = connection.place
     let open: Open | undefined
+    let suspects = 0
     let closed = false
     yield* Effect.addFinalizer(() =>
       Effect.suspend(() => {
@@ -156,7 +167,11 @@ export const make = (connection: Connection): Effect.Effect<Publisher, Failed, S
         }
         return Effect.map(
           Effect.uninterruptible(MqttClient.open(connection, options, "publish")),
-          (link) => open = { link, sender: new Sender(link, connection) }
+          (link) => {
+            const sender = new Sender(link, connection, suspects, (count) => void (suspects = count))
+            suspects = 0
+            return open = { link, sender }
+          }
         )
       })
     )
