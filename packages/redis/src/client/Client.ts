@@ -36,6 +36,8 @@ export type Command = [name: string, ...args: Array<Argument>]
 export class Connection {
   private readonly settings: Settings
   private readonly redis: Redis
+  /** The longest value that Redis takes, as far as it has said so: `proto-max-bulk-len`, 512 MiB by default. */
+  longest = 512 * 1024 * 1024
   /** Why there is no connection, while there is none. */
   private readonly trouble: () => unknown
 
