@@ -99,6 +99,14 @@ const byCode = (error: JetStreamApiError, place: Place): Verdict => {
         "TooLarge",
         `A message for ${channel} is larger than its stream takes: shorten it, or raise max_msg_size.`
       ]
+    case 10097:
+      return [
+        "TooLarge",
+        `The key and headers of a message for ${channel} take more than 64 KiB: put them into the body.`
+      ]
+    // JetStream answers this with 500, as it does when it fails itself
+    case 10111:
+      return ["Invalid", `JetStream refused this for ${channel}: ${error.message}.`]
     case 10058:
     case 10065:
     case 10013:

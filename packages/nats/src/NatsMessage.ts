@@ -148,10 +148,10 @@ export const refuse = (outgoing: Outgoing<Uint8Array>, most: number | undefined)
   return most !== undefined && payload.length > most ? tooLarge(channel, payload.length, most) : undefined
 }
 
-/** Longer than the server takes. */
+/** A body, or a body with its headers, that is longer than the server takes. */
 export const tooLarge = (channel: string, bytes: number, most: number): Failed =>
   NatsError.make(
     "publish",
     "TooLarge",
-    `A message for ${channel} has ${bytes} bytes with its headers, and the server takes ${most}: shorten it, or raise max_payload of the server.`
+    `A message for ${channel} has a body of ${bytes} bytes, and the server takes ${most} for body and headers together: shorten it, or raise max_payload of the server.`
   )

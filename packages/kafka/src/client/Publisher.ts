@@ -45,20 +45,32 @@ interface Entry {
   readonly resume: (exit: Exit.Exit<void, Failed>) => void
 }
 
+// key and headers are measured beside bodies that are longer
+const nearLongest = longest / 2
+
+/** Bytes of a message, where it is so long that they matter. */
+const sizeOf = (outgoing: Outgoing<Uint8Array>): number => {
+  const { length } = outgoing.payload
+  if (length < nearLongest) return length
+  const fields = outgoing.fields.reduce((sum, [name, value]) => sum + name.length + (value?.length ?? 0) + 10, 0)
+  return length + fields + (outgoing.keyBytes?.length ?? 0)
+}
+
 /** Refuses what clients would send for ever. */
 const refuse = ({ place }: Settings, batch: Batch): Failed | undefined => {
   for (const outgoing of batch) {
-    const { channel, payload } = outgoing
+    const { channel } = outgoing
     const refused = Features.refuse("kafka", capabilities, outgoing)
     if (refused !== undefined) return refused
     if (channel === "") return Failure.invalid("publish", "A message names no topic.")
-    if (payload.length > longest) {
+    if (sizeOf(outgoing) > longest) {
       return BrokerError.make({
         system: "kafka",
         operation: "publish",
         reason: "TooLarge",
-        message:
-          `A message for ${channel} has ${payload.length} bytes, and Kafka at ${place.brokers} reads no request of more than 100 MiB: store the body elsewhere and publish its name.`
+        message: `A message for ${channel} has ${
+          sizeOf(outgoing)
+        } bytes, and Kafka at ${place.brokers} reads no request of more than 100 MiB: store the body elsewhere and publish its name.`
       })
     }
   }
