@@ -1,7 +1,7 @@
 /**
  * Where a message that failed waits for its next attempt: what that keeps in order, and what it holds up meanwhile.
  */
-import { Duration } from "effect"
+import type { Duration } from "effect"
 import type * as Headers from "../model/Headers.ts"
 import { type Delivery, Outgoing } from "../model/Message.ts"
 import * as OptionCheck from "../model/OptionCheck.ts"

@@ -2,7 +2,6 @@
  * What the SQL stores of idempotency keys share: keys that both databases hold exactly, and the removal of what has ended.
  */
 import { Detached, Failure, Idempotency } from "@millrace/core"
-import type { Duration } from "effect"
 import { Effect, type Scope } from "effect"
 import { createHash } from "node:crypto"
 
