@@ -132,13 +132,15 @@ export class Book extends Tally {
     const health = consumer.health()
     if (health === undefined) return
     const { bytes, messages } = this.settings.inFlight
-    // where one partition is full, the others go on: each may have a batch more than there is room for
-    const others = health.leases.length - 1
+    const { leases, pending, pendingBytes } = health
+    const own = leases.find(({ partition }) => partition === lease.partition)?.pending ?? 0
+    // each of several leases is given room by itself, and may use it when others have used theirs
+    const isWithin = leases.length === 1 ? pending < messages && pendingBytes < bytes : own < messages
     this.check(
       "pressure",
-      health.pending < messages * (1 + others) && (others > 0 || health.pendingBytes < bytes),
+      isWithin,
       () =>
-        `${consumer.name} asks for more with ${health.pending} of ${messages} messages and ${health.pendingBytes} of ${bytes} bytes`
+        `${consumer.name} asks for more with ${own} of its own and ${pending} of ${messages} messages and ${pendingBytes} of ${bytes} bytes`
     )
     if (this.settings.settlement === "message") return
     const { span } = this.settings.hold

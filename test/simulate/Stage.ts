@@ -79,6 +79,7 @@ export class Stage implements Site {
       paused: false,
       draining: undefined,
       drained: false,
+      ending: undefined,
       killed: false,
       restarts: new Restarts(world, this.settings),
       statistics: undefined,
@@ -117,7 +118,7 @@ export class Stage implements Site {
     // a scope that closes already makes nobody wait
     const closes = running === undefined || (draining === undefined && world.chance(0.5))
     const drain = closes ? Scope.close(consumer.scope, Exit.void) : running.drain
-    return consumer.process.fork(Effect.andThen(
+    const ending = consumer.process.fork(Effect.andThen(
       drain,
       Effect.sync(() => {
         if (consumer.drained || running === undefined) return
@@ -142,6 +143,8 @@ export class Stage implements Site {
         this.rests(consumer)
       })
     ))
+    consumer.ending ??= ending
+    return ending
   }
 
   /** Nothing is pending and nothing runs. */

@@ -92,10 +92,12 @@ const storm = (subject: Subject, world: Simulation.World): Effect.Effect<Tally> 
     for (const one of stage.alive) if (one.running !== undefined) stage.rests(one)
     for (const one of stage.consumers) {
       if (one.killed) continue
-      const end = yield* Effect.timeoutOption(Fiber.await(stage.drain(one)), 120_000)
+      const drains = [stage.drain(one), ...(one.ending === undefined ? [] : [one.ending])]
+      const end = yield* Effect.timeoutOption(Fiber.awaitAll(drains), 120_000)
       book.check("drain", end._tag === "Some", () => `the drain of ${one.name} does not end`)
     }
-    yield* Effect.sleep(1000)
+    // a start that waits for an answer ends by itself
+    yield* Effect.sleep(settings.has.silence ? 6000 : 1000)
     for (const one of stage.consumers) {
       if (one.killed) continue
       const { fibers, timers } = one.process.held()

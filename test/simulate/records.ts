@@ -3,7 +3,7 @@
  */
 import type { Broker, Delivery, Metrics, Outcome, Outgoing } from "@millrace/core"
 import type { Simulation } from "@millrace/testing"
-import type { Scope } from "effect"
+import type { Fiber, Scope } from "effect"
 import type { Restarts } from "./Restarts.ts"
 
 /** One published message. */
@@ -96,6 +96,8 @@ export interface Consumer {
   /** When its drain began. */
   draining: number | undefined
   drained: boolean
+  /** Its first drain, which ends when the consumer has. */
+  ending: Fiber.Fiber<void> | undefined
   killed: boolean
   readonly restarts: Restarts
   /** What its metrics have counted, where it has any. */
