@@ -104,6 +104,7 @@ export class Book extends Tally {
       closed: false,
       severed: false,
       unheard: false,
+      offersInPause: 0,
       calls: 0,
       lanes: new Map(),
       concluded: new Set(),
@@ -129,6 +130,9 @@ export class Book extends Tally {
       else positions.push(delivery.position)
     }
     this.check("lost", this.isUp, () => `${consumer.name} is given messages by a broker that is down`)
+    // the driver may be on its way with one batch for each lease
+    if (consumer.paused) book.offersInPause++
+    this.check("pause", book.offersInPause <= 1, () => `${consumer.name} is paused and asks for more`)
     const health = consumer.health()
     if (health === undefined) return
     const { bytes, messages } = this.settings.inFlight

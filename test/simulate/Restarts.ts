@@ -39,7 +39,7 @@ export class Restarts {
 
   end(): void {
     // a source that has lived for long is a good one
-    if (this.world.now() - this.began > this.restart.cap) this.failures = 0
+    if (this.world.now() - this.began >= this.restart.cap - epsilon) this.failures = 0
     this.ended ??= this.world.now()
   }
 }

@@ -174,8 +174,14 @@ export class Stage implements Site {
     this.world.log(`${consumer.name} is ${pause ? "paused" : "resumed"}`)
     // at once, so that what the book says is true at each moment; messages may start in the middle of a resume
     if (!pause) consumer.paused = false
-    Effect.runSync(pause ? running.pause : running.resume)
-    if (pause) consumer.paused = true
+    if (!pause) {
+      Effect.runSync(running.resume)
+      running.intake.resume(consumer)
+    } else if (this.world.chance(0.3)) running.intake.pause(consumer, "the history", 1_000_000)
+    else Effect.runSync(running.pause)
+    if (!pause) return
+    consumer.paused = true
+    for (const lease of this.book.leases.values()) lease.offersInPause = 0
   }
 
   /** The broker stops or starts, at once, so that what the book says is true at each moment. */

@@ -25,57 +25,93 @@ const plant = (name: string, about: string, file: string, find: string, replace:
 })
 
 const worker = "engine/Worker.ts"
-const tenure = "engine/Tenure.ts"
+const lease = "engine/LeaseState.ts"
+const writer = "engine/DeadLetterWriter.ts"
 
 export const plants: ReadonlyArray<Plant> = [
   plant(
     "commit-past-gap",
     "commits a whole batch when one message of it is settled",
-    tenure,
+    lease,
     "if (batch.done < deliveries.length) {",
     "if (batch.done === 0) {"
   ),
   plant(
     "two-calls-at-once",
     "tells the broker the next thing while it still hears the last",
-    tenure,
+    lease,
     "    this.telling = true\n",
     ""
   ),
   plant(
+    "slack-before-call",
+    "lets the driver go on before its own call is noted (once found by seed 1470)",
+    lease,
+    "    this.telling = true\n    const call = this.next()\n",
+    "    this.advance()\n    this.openSlack()\n    const call = this.next()\n    this.telling = true\n"
+  ),
+  plant(
     "tell-when-lost",
     "goes on to settle under a lease that was lost",
-    tenure,
+    lease,
     "if (this.telling || this.lost) return Exit.void",
     "if (this.telling) return Exit.void"
   ),
   plant(
+    "call-outlives-lease",
+    "waits for ever for the answer to a settlement of a lease that has ended",
+    lease,
+    "    this.call?.interruptUnsafe()\n",
+    ""
+  ),
+  plant(
     "forget-on-revoke",
     "acknowledges on a revoke what it should give back",
-    "engine/Farewell.ts",
-    "tenure.release(delivery, Outcome.Release)",
-    "tenure.release(delivery, Outcome.Ack)"
+    "engine/endLeases.ts",
+    "lease.release(delivery, Outcome.Release)",
+    "lease.release(delivery, Outcome.Ack)"
   ),
   plant(
     "start-after-revoke",
     "starts messages of a lease that is being revoked",
     worker,
-    "      tenure.stopped = true\n      this.cancel(tenure)",
-    "      this.cancel(tenure)"
+    "      lease.stopped = true\n      this.cancel(lease)",
+    "      this.cancel(lease)"
   ),
   plant(
     "grace-ignored",
     "interrupts what runs at once when a lease ends or the consumer drains",
-    "engine/Farewell.ts",
+    "engine/endLeases.ts",
     "Effect.timeoutOption(quiet, limit)",
     "Effect.timeoutOption(quiet, 0)"
   ),
   plant(
     "drain-does-not-wait",
     "says that it has drained before what it interrupted has ended",
-    "engine/Farewell.ts",
+    "engine/endLeases.ts",
     "Effect.timeoutOption(quiet, farewell)",
     "Effect.timeoutOption(quiet, 0)"
+  ),
+  plant(
+    "last-call-for-ever",
+    "waits in a drain for a broker that never answers",
+    "engine/endLeases.ts",
+    "Effect.timeoutOption(Effect.exit(calls), farewell)",
+    "Effect.exit(calls)"
+  ),
+  plant(
+    "effects-outlive-lease",
+    "waits for durable effects and dead letters of a lease that has ended",
+    "engine/endLeases.ts",
+    "for (const lease of leases) inProgress.giveUp(lease)",
+    "void inProgress.giveUp"
+  ),
+  plant(
+    "zombies-in-a-drain",
+    "does not wait in a drain for handlers that still run under a lost lease",
+    worker,
+    "new Set([...this.leases.values(), ...running])",
+    "new Set([...this.leases.values(), ...running.slice(running.length)])"
   ),
   {
     name: "start-while-draining",
@@ -83,19 +119,20 @@ export const plants: ReadonlyArray<Plant> = [
     edits: [
       {
         file: worker,
-        find: "if (tenure.stopped || this.draining) return false\n    this.calling",
+        find: "if (lease.stopped || this.draining) return false\n    this.calling",
         replace: "this.calling"
       },
       { file: worker, find: "!this.paused && !this.draining &&", replace: "!this.paused &&" },
-      { file: worker, find: "if (tenure.stopped) this.offset = deliveries.length", replace: "" }
+      { file: worker, find: "while (!lease.stopped && batch.taken", replace: "while (batch.taken" },
+      { file: worker, find: "const isTaken = lease.stopped || batch", replace: "const isTaken = batch" }
     ]
   },
   plant(
     "acknowledge-before-hooks",
     "acknowledges before what must last has lasted",
     worker,
-    "this.durables.add(after, delivery, outcome, \"late\")",
-    "this.apply(delivery, batch, outcome, lane)"
+    "    this.effects.add(after, delivery, verdict, isLate ? \"late\" : this.lanes.hold(delivery, lane))\n",
+    "    if (isLate) return this.apply(delivery, batch, verdict, lane)\n    this.effects.add(after, delivery, verdict, this.lanes.hold(delivery, lane))\n"
   ),
   plant(
     "hooks-twice",
@@ -105,6 +142,13 @@ export const plants: ReadonlyArray<Plant> = [
     ""
   ),
   plant(
+    "hooks-told-otherwise",
+    "tells hooks of a retry that will not be made",
+    worker,
+    "      : close === undefined\n      ? After.run(hooks, exit, verdict.outcome)",
+    "      : close === undefined\n      ? After.run(hooks, exit, this.settle(exit))"
+  ),
+  plant(
     "two-of-one-lane",
     "runs a message beside one of its lane that is suspended",
     worker,
@@ -112,25 +156,32 @@ export const plants: ReadonlyArray<Plant> = [
     "if (lane === undefined || lane.queue.length === 0) this.start(delivery, batch, undefined)"
   ),
   plant(
-    "overtake-on-release",
-    "goes on with the lane of a message that was given back and waits",
+    "overtake-on-retry",
+    "goes on with the lane of a message that waits for its next attempt",
     worker,
-    "        return this.again(delivery, batch, Outcome.Retry(), lane)",
-    "        this.again(delivery, batch, Outcome.Retry(), lane)\n        return true"
+    "return this.hold(delivery, verdict.after, lane)",
+    "return this.hold(delivery, verdict.after, lane) || true"
   ),
   plant(
     "limit-ignored",
     "runs as many messages at once as it was given",
     worker,
-    "while (this.offset < deliveries.length && this.active < this.limit) {",
-    "while (this.offset < deliveries.length) {"
+    "batch.taken < deliveries.length && this.active < this.limit) {",
+    "batch.taken < deliveries.length) {"
   ),
   plant(
     "room-stays-shut",
     "takes nothing more in once it had no room",
     worker,
-    "    this.pendingBytes -= delivery.payload.length\n    this.makeRoom()\n",
-    "    this.pendingBytes -= delivery.payload.length\n"
+    "    this.tellAll()\n    this.room.update()\n",
+    "    this.tellAll()\n"
+  ),
+  plant(
+    "room-while-paused",
+    "takes more in while it is paused",
+    "engine/Room.ts",
+    "if (this.closed.size === 0 || this.isShut) return",
+    "if (this.closed.size === 0) return"
   ),
   plant(
     "start-while-paused",
@@ -140,52 +191,122 @@ export const plants: ReadonlyArray<Plant> = [
     "!this.draining &&"
   ),
   plant(
+    "pause-outlives-drain",
+    "keeps the timer of a pause after its subscription has ended",
+    "engine/PauseControl.ts",
+    "    for (const { timer } of this.owners.values()) timer?.interruptUnsafe()\n",
+    ""
+  ),
+  plant(
     "bytes-leak",
     "counts the bytes of a message that is settled as pending",
-    worker,
-    "    this.pendingBytes -= delivery.payload.length\n",
+    lease,
+    "    this.bytes -= delivery.payload.length\n",
     ""
   ),
   plant(
     "bytes-unlimited",
     "takes in more bytes than it may have in flight",
-    worker,
-    "this.pending < messages && this.pendingBytes < bytes) return slack",
-    "this.pending < messages) return slack"
+    "engine/Room.ts",
+    "&& this.isBelow(lease, \"bytes\", bytes, part)",
+    "&& (bytes > 0 || part > 0)"
   ),
   plant(
     "span-unlimited",
     "takes in ever more while one message is not settled",
-    "engine/Tenure.ts",
+    lease,
     "if (this.ahead >= this.span) this.slack.closeUnsafe()",
+    ""
+  ),
+  plant(
+    "partition-stops-others",
+    "the broker reads no partition while one has no room",
+    "memory/MemoryBroker.ts",
+    "          owned.isFull = true\n",
+    "          if (owned !== undefined) return room\n          owned.isFull = true\n"
+  ),
+  plant(
+    "first-partition-first",
+    "the broker always reads the first partition first",
+    "memory/MemoryGroup.ts",
+    "        member.turn = (member.turn + i + 1) % owned.length\n",
     ""
   ),
   plant(
     "letter-dropped",
     "takes a dead letter that the broker refused for written",
-    "engine/Letters.ts",
-    "return isDone(written) && written._tag === \"Success\" ? undefined",
-    "return isDone(written) ? undefined"
+    writer,
+    "return isDone(written) && written._tag === \"Success\" ? true : written",
+    "return isDone(written) ? true : written"
+  ),
+  plant(
+    "letter-outlives-lease",
+    "goes on to write dead letters of a lease that has ended",
+    writer,
+    "if (leaseOf(delivery) === lease) fiber.interruptUnsafe()",
+    "if (leaseOf(delivery) === lease) void fiber"
+  ),
+  plant(
+    "logger-stops-letter",
+    "stops writing a dead letter when a logger throws",
+    writer,
+    "return logged(Effect.logError(text, cause)).pipe(",
+    "return Effect.logError(text, cause).pipe("
+  ),
+  plant(
+    "commit-throws",
+    "does not expect a driver whose commit throws",
+    lease,
+    "called(() => commit(position))",
+    "commit(position)"
+  ),
+  plant(
+    "claims-end",
+    "keeps no claim for longer than its first time",
+    "engine/Claims.ts",
+    "onSuccess: () => from(now, wait)",
+    "onSuccess: () => Effect.void"
+  ),
+  plant(
+    "claims-outlive-lease",
+    "goes on to extend claims of a lease that has ended",
+    "engine/Claims.ts",
+    "    this.fibers.get(state)?.interruptUnsafe()\n",
+    ""
+  ),
+  plant(
+    "restart-at-once",
+    "starts a source that fails again and again without waiting longer",
+    "engine/Source.ts",
+    "const next = this.hasProven() ? base : wait",
+    "const next = base"
+  ),
+  plant(
+    "start-outlives-drain",
+    "lets a start wait for ever when its scope closes (once found by seed 41)",
+    "engine/Source.ts",
+    "        Deferred.doneUnsafe(this.started, Exit.fail(this.neverReady()))\n",
+    "        void this.neverReady\n"
   ),
   plant(
     "throttled-counts",
     "counts a retry that names its own time as a failure",
-    "engine/Patience.ts",
-    "    if (own !== undefined) {",
-    "    if (own !== undefined && held === undefined) {"
+    "engine/RetryPolicy.ts",
+    "    if (named !== undefined) {\n      const waited = cost.waited + named\n",
+    "    if (named !== undefined && cost.failures === 0) {\n      const waited = cost.waited + named\n"
   ),
   plant(
     "throttled-at-once",
     "does not wait the time that a retry names",
-    "engine/Patience.ts",
-    "      return own\n",
-    "      return 0\n"
+    "engine/RetryPolicy.ts",
+    "return { _tag: \"Hold\", outcome, after: named, cost: excused }",
+    "return { _tag: \"Hold\", outcome, after: 0, cost: excused }"
   ),
   plant(
     "age-ignored",
     "holds a message that keeps failing however long that lasts",
-    "engine/Patience.ts",
-    "    if (now - held.since >= age) return `it failed for ${now - held.since} ms`\n",
+    "engine/RetryPolicy.ts",
+    "    if (now - cost.since >= age) return `it failed for ${now - cost.since} ms`\n",
     ""
   ),
   plant(
@@ -198,9 +319,9 @@ export const plants: ReadonlyArray<Plant> = [
   plant(
     "letter-without-key",
     "writes dead letters without the key of the message",
-    "broker/DeadLetters.ts",
-    "new Outgoing(options.channel, delivery.raw, delivery.key, added, {\n    keyBytes: delivery.keyBytes,",
-    "new Outgoing(options.channel, delivery.raw, undefined, added, {"
+    "broker/deadLetter.ts",
+    "isKeyLeftOut ? undefined : readable(() => delivery.key, undefined)",
+    "undefined"
   ),
   plant(
     "cut-one-by-one",
@@ -230,37 +351,37 @@ export const detours: ReadonlyArray<Plant> = [
   plant(
     "retry-too-early",
     "runs a message from a retry channel before its time",
-    "engine/Dues.ts",
+    "engine/DelayQueue.ts",
     "due - now < epsilon",
     "due - now < 5"
   ),
   plant(
     "retry-not-written",
     "settles a message whose retry the broker refused",
-    "engine/Letters.ts",
-    "return isDone(written) && written._tag === \"Success\" ? undefined",
-    "return isDone(written) ? undefined"
+    writer,
+    "return isDone(written) && written._tag === \"Success\" ? true : written",
+    "return isDone(written) ? true : written"
   ),
   plant(
     "round-for-ever",
     "counts no failure of a message that leaves its place",
-    "engine/Detour.ts",
-    "this.send(delivery, found, failures + 1, failures + 1, now, now + delay)",
-    "this.send(delivery, found, failures + 1, failures, now, now + delay)"
+    "engine/RetryChannels.ts",
+    "      failures: failures + 1,\n",
+    "      failures,\n"
   ),
   plant(
     "passing-on-counts",
     "counts a message that was only passed on as tried",
-    "engine/Detour.ts",
-    "isDue(found.due, at) ? delivery.attempts : delivery.attempts - 1",
-    "isDue(found.due, at) ? delivery.attempts : delivery.attempts"
+    "engine/RetryChannels.ts",
+    "isDue(found.due, progress.at) ? delivery.attempts : delivery.attempts - 1",
+    "isDue(found.due, progress.at) ? delivery.attempts : delivery.attempts"
   ),
   plant(
     "letter-of-the-retry-channel",
     "writes dead letters that name the retry channel",
-    "engine/Detour.ts",
-    "consumer.deadLetter(Retries.read(waiting, this.group)?.original ?? waiting, error, at)",
-    "consumer.deadLetter(waiting, error, at)"
+    "engine/RetryChannels.ts",
+    "consumer.deadLetter(Retries.read(waiting, this.group)?.original ?? waiting, error, at, form)",
+    "consumer.deadLetter(waiting, error, at, form)"
   ),
   plant(
     "retry-without-key",
@@ -279,8 +400,15 @@ export const detours: ReadonlyArray<Plant> = [
   plant(
     "hooks-forgotten",
     "runs no hook of a message that comes back",
-    "engine/Detour.ts",
+    "engine/RetryChannels.ts",
     "original.hooks = waiting.hooks = []",
     "original.hooks = []"
+  ),
+  plant(
+    "letter-by-the-broker",
+    "lets the broker write the dead letter of a message in a retry channel",
+    worker,
+    "this.tier === undefined || this.tier.tier === 0 ? outcome : Outcome.Ack",
+    "outcome"
   )
 ]

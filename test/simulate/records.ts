@@ -60,6 +60,8 @@ export interface LeaseBook {
   severed: boolean
   /** The broker never answered a commit or a settlement of it: what that call told may come again. */
   unheard: boolean
+  /** Batches that were offered since its consumer was paused. */
+  offersInPause: number
   calls: number
   /** What was offered, by lane. */
   readonly lanes: Map<unknown, Array<number>>

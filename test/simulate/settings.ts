@@ -13,25 +13,25 @@ export type Subject = typeof Core
  */
 export const kinds = {
   /** The broker takes a message back whose claim is not extended. */
-  claims: 0,
+  claims: 0.4,
   /** Calls to the broker are never answered. */
-  silence: 0,
+  silence: 0.15,
   /** Rules, hooks, loggers and getters of errors throw, and handlers return nothing. */
-  throwing: 0,
+  throwing: 0.15,
   /** The driver throws, or dies with a defect. */
-  broken: 0,
+  broken: 0.15,
   /** The broker refuses commits and settlements for seconds. */
-  refusals: 0,
+  refusals: 0.15,
   /** The broker refuses some dead letters for good. */
   letters: 0,
   /** Observers stand in the chain: an audit and metrics. */
-  observers: 0,
+  observers: 0.2,
   /** Whether hooks and broker are told the same is checked. */
-  told: 0,
+  told: 1,
   /** What an ended consumer holds is checked. */
-  leaks: 0,
+  leaks: 1,
   /** The history is one of uneven load, and not a storm. */
-  fairness: 0
+  fairness: 0.06
 }
 
 export type Kind = keyof typeof kinds
@@ -70,14 +70,15 @@ export const setUp = (world: Simulation.World, subject: Subject): Settings => {
   ])
   // what is switched off takes no number from the world
   const happens = (kind: Kind) => kinds[kind] > 0 && chance(kinds[kind])
+  const isThrowing = happens("throwing")
   const has: Settings["has"] = {
     claims: settlement === "message" && happens("claims"),
     silence: happens("silence"),
-    throwing: happens("throwing"),
+    throwing: isThrowing,
     broken: happens("broken"),
     refusals: happens("refusals"),
     letters: happens("letters"),
-    observers: happens("observers"),
+    observers: happens("observers") && !isThrowing,
     told: happens("told"),
     leaks: happens("leaks")
   }
