@@ -4,7 +4,7 @@
 import type * as Core from "@millrace/core"
 import { Context, Effect, Exit, type Scope } from "effect"
 import type { Book } from "./Book.ts"
-import type { Consumer } from "./records.ts"
+import type { Consumer, Run } from "./records.ts"
 import type { Subject } from "./settings.ts"
 
 /** The services of the observers: their rows go to the book. */
@@ -31,3 +31,18 @@ export const services = (
       })
     ).pipe(Context.add(Metrics.Registry, registry))
   })
+
+/** What metrics of a consumer have counted, after its end. */
+export const counted = (book: Book, { name, statistics }: Consumer, runs: ReadonlyArray<Run>): void => {
+  const [counts] = statistics?.() ?? []
+  if (statistics === undefined || runs.length === 0) return
+  const { done = 0, failed = 0, inFlight = 0, interrupted = 0, rejected = 0, retried = 0, started = 0 } = counts ?? {}
+  const acknowledged = runs.filter(({ outcome }) => outcome?._tag === "Ack").length
+  book.check(
+    "told",
+    inFlight === 0 && started === runs.length && done === acknowledged &&
+      started === done + failed + interrupted + rejected + retried,
+    () =>
+      `the metrics of ${name} count ${started} calls, ${inFlight} in flight, ${done} done, of ${runs.length} and ${acknowledged}`
+  )
+}

@@ -23,8 +23,11 @@ export class Restarts {
   /** A life begins: answers how much too early, in milliseconds; undefined for the first one. */
   begin(): number | undefined {
     const { base, cap } = this.restart
+    const before = this.began
     this.began = this.world.now()
     if (this.ended === undefined) return undefined
+    // a source that has lived for long is a good one, and so are the handlers that it waits for at its end
+    if (this.began - base - before >= cap - epsilon) this.failures = 0
     const least = Math.min(cap, base * 2 ** this.failures)
     const early = least - (this.began - this.ended)
     this.failures++
@@ -38,8 +41,6 @@ export class Restarts {
   }
 
   end(): void {
-    // a source that has lived for long is a good one
-    if (this.world.now() - this.began >= this.restart.cap - epsilon) this.failures = 0
     this.ended ??= this.world.now()
   }
 }

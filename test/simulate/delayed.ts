@@ -313,7 +313,12 @@ class Stage {
   get isSettled(): boolean {
     const { ends, positions } = this.memory
     return [[channel, "g"] as const, ...Array.from(this.retries, (each) => [each, `g.${each.slice(4)}`] as const)]
-      .every(([name, group]) => positions(name, group).every((done, p) => done === ends(name)[p]))
+      .every(([name, group]) => {
+        const done = positions(name, group)
+        const all = ends(name)
+        // a group whose first member found the broker down has no positions yet
+        return done.length === all.length && done.every((position, p) => position === all[p])
+      })
   }
 
   concluded(): void {

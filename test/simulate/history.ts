@@ -1,6 +1,7 @@
 import type { Simulation } from "@millrace/testing"
 import { Effect, Fiber } from "effect"
 import { fair } from "./fair.ts"
+import { counted } from "./Observers.ts"
 import { cameTo } from "./records.ts"
 import { channel, kinds, setUp, type Subject } from "./settings.ts"
 import { Stage } from "./Stage.ts"
@@ -25,7 +26,7 @@ const storm = (subject: Subject, world: Simulation.World): Effect.Effect<Tally> 
     yield* memory.driver.declare({ channel, partitions: settings.partitions }).pipe(Effect.orDie)
     Object.assign(stage.network.faults, {
       publish: pick([0, 0.3, 0.8]),
-      settle: pick([0, 0, 0.1]),
+      settle: settings.has.refusals ? pick([0.5, 1]) : pick([0, 0, 0.1]),
       slow: pick([0, 0.2, 0.8]),
       longest: pick([5, 50]),
       extend: settings.has.claims ? pick([0, 0.3]) : 0,
@@ -108,7 +109,7 @@ const storm = (subject: Subject, world: Simulation.World): Effect.Effect<Tally> 
           () => `${one.name} has ended and holds ${fibers} fibers and ${timers} timers`
         )
       }
-      book.counted(one, book.all.flatMap(({ runs }) => runs).filter(({ consumer }) => consumer === one))
+      counted(book, one, book.all.flatMap(({ runs }) => runs).filter(({ consumer }) => consumer === one))
     }
     for (const entry of book.all) {
       for (const run of entry.runs) {

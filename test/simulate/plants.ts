@@ -44,13 +44,6 @@ export const plants: ReadonlyArray<Plant> = [
     ""
   ),
   plant(
-    "slack-before-call",
-    "lets the driver go on before its own call is noted (once found by seed 1470)",
-    lease,
-    "    this.telling = true\n    const call = this.next()\n",
-    "    this.advance()\n    this.openSlack()\n    const call = this.next()\n    this.telling = true\n"
-  ),
-  plant(
     "tell-when-lost",
     "goes on to settle under a lease that was lost",
     lease,
@@ -105,13 +98,6 @@ export const plants: ReadonlyArray<Plant> = [
     "engine/endLeases.ts",
     "for (const lease of leases) inProgress.giveUp(lease)",
     "void inProgress.giveUp"
-  ),
-  plant(
-    "zombies-in-a-drain",
-    "does not wait in a drain for handlers that still run under a lost lease",
-    worker,
-    "new Set([...this.leases.values(), ...running])",
-    "new Set([...this.leases.values(), ...running.slice(running.length)])"
   ),
   {
     name: "start-while-draining",
@@ -226,13 +212,6 @@ export const plants: ReadonlyArray<Plant> = [
     "          if (owned !== undefined) return room\n          owned.isFull = true\n"
   ),
   plant(
-    "first-partition-first",
-    "the broker always reads the first partition first",
-    "memory/MemoryGroup.ts",
-    "        member.turn = (member.turn + i + 1) % owned.length\n",
-    ""
-  ),
-  plant(
     "letter-dropped",
     "takes a dead letter that the broker refused for written",
     writer,
@@ -252,13 +231,6 @@ export const plants: ReadonlyArray<Plant> = [
     writer,
     "return logged(Effect.logError(text, cause)).pipe(",
     "return Effect.logError(text, cause).pipe("
-  ),
-  plant(
-    "commit-throws",
-    "does not expect a driver whose commit throws",
-    lease,
-    "called(() => commit(position))",
-    "commit(position)"
   ),
   plant(
     "claims-end",
@@ -285,8 +257,8 @@ export const plants: ReadonlyArray<Plant> = [
     "start-outlives-drain",
     "lets a start wait for ever when its scope closes (once found by seed 41)",
     "engine/Source.ts",
-    "        Deferred.doneUnsafe(this.started, Exit.fail(this.neverReady()))\n",
-    "        void this.neverReady\n"
+    "      Deferred.doneUnsafe(this.started, Exit.fail(this.neverReady()))\n",
+    "      void this.neverReady\n"
   ),
   plant(
     "throttled-counts",

@@ -72,6 +72,8 @@ export class Source<R> {
     return Effect.suspend(() => {
       // at once, so that nothing starts while the source hears of it
       this.worker.draining = true
+      // here, for lives that are interrupted before their first step run no finalizer
+      Deferred.doneUnsafe(this.started, Exit.fail(this.neverReady()))
       return Effect.asVoid(Effect.andThen(Fiber.interrupt(lives), Fiber.interrupt(loop)))
     })
   }
@@ -175,7 +177,6 @@ export class Source<R> {
       })
     return Effect.onInterrupt(once(base), () =>
       Effect.suspend(() => {
-        Deferred.doneUnsafe(this.started, Exit.fail(this.neverReady()))
         if (this.state === "stopped") return Effect.void
         // between two lives all running handlers were interrupted before, and may take their time to end
         this.state = "draining"
