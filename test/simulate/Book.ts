@@ -231,8 +231,8 @@ export class Book extends Tally {
   }
 
   private settledOne(book: LeaseBook, entry: Entry, outcome: Outcome.Outcome): void {
-    const last = entry.runs.findLast((run) => run.lease === book && run.outcome !== undefined)
-    this.told(entry, last === undefined ? [] : [last], outcome._tag)
+    // an outcome that was refused is told again, maybe after another run of its message
+    this.told(entry, entry.runs.filter((run) => run.lease === book), outcome._tag)
     const ran = (which: (what: Waits["failed"]) => boolean) => entry.runs.some((run) => which(cameTo(run)))
     switch (outcome._tag) {
       case "Ack":

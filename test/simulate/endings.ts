@@ -134,7 +134,10 @@ export const ending = (
 /** Endings that a careful handler does not have: errors that cannot be read, and no answer at all. */
 const unreadable = ({ pick }: Simulation.World, run: Run): () => Effect.Effect<unknown, Mishap> => {
   run.expected = "DeadLetter"
-  switch (pick(["permanent", "mute", "odd", "undefined", "constructor"])) {
+  switch (pick(["transient", "permanent", "mute", "odd", "undefined", "constructor"])) {
+    case "transient":
+      run.expected = "Retry"
+      return () => Exit.fail(new Unreadable("transient"))
     case "permanent":
       return () => Exit.fail(new Unreadable("permanent"))
     case "mute":

@@ -27,6 +27,8 @@ const plant = (name: string, about: string, file: string, find: string, replace:
 const worker = "engine/Worker.ts"
 const lease = "engine/LeaseState.ts"
 const writer = "engine/DeadLetterWriter.ts"
+const dispatcher = "engine/Dispatcher.ts"
+const leases = "engine/Leases.ts"
 
 export const plants: ReadonlyArray<Plant> = [
   plant(
@@ -53,8 +55,8 @@ export const plants: ReadonlyArray<Plant> = [
   plant(
     "call-outlives-lease",
     "waits for ever for the answer to a settlement of a lease that has ended",
-    lease,
-    "    this.call?.interruptUnsafe()\n",
+    leases,
+    "    this.tells.get(lease)?.interruptUnsafe()\n",
     ""
   ),
   plant(
@@ -67,9 +69,9 @@ export const plants: ReadonlyArray<Plant> = [
   plant(
     "start-after-revoke",
     "starts messages of a lease that is being revoked",
-    worker,
-    "      lease.stopped = true\n      this.cancel(lease)",
-    "      this.cancel(lease)"
+    leases,
+    "      lease.stopped = true\n      this.options.cancel(lease)",
+    "      this.options.cancel(lease)"
   ),
   plant(
     "grace-ignored",
@@ -105,12 +107,16 @@ export const plants: ReadonlyArray<Plant> = [
     edits: [
       {
         file: worker,
-        find: "if (lease.stopped || this.draining) return false\n    this.calling",
-        replace: "this.calling"
+        find: "    if (lease.stopped || this.draining) return false\n",
+        replace: ""
       },
-      { file: worker, find: "!this.paused && !this.draining &&", replace: "!this.paused &&" },
-      { file: worker, find: "while (!lease.stopped && batch.taken", replace: "while (batch.taken" },
-      { file: worker, find: "const isTaken = lease.stopped || batch", replace: "const isTaken = batch" }
+      {
+        file: worker,
+        find: "mayStart: () => !this.paused && !this.draining,",
+        replace: "mayStart: () => !this.paused,"
+      },
+      { file: dispatcher, find: "while (!lease.stopped && batch.taken", replace: "while (batch.taken" },
+      { file: dispatcher, find: "const isTaken = lease.stopped || batch", replace: "const isTaken = batch" }
     ]
   },
   plant(
@@ -137,9 +143,9 @@ export const plants: ReadonlyArray<Plant> = [
   plant(
     "two-of-one-lane",
     "runs a message beside one of its lane that is suspended",
-    worker,
-    "if (lane === undefined) this.start(delivery, batch, undefined)",
-    "if (lane === undefined || lane.queue.length === 0) this.start(delivery, batch, undefined)"
+    dispatcher,
+    "if (lane === undefined) this.options.start(delivery, batch, undefined)",
+    "if (lane === undefined || lane.queue.length === 0) this.options.start(delivery, batch, undefined)"
   ),
   plant(
     "overtake-on-retry",
@@ -151,16 +157,16 @@ export const plants: ReadonlyArray<Plant> = [
   plant(
     "limit-ignored",
     "runs as many messages at once as it was given",
-    worker,
-    "batch.taken < deliveries.length && this.active < this.limit) {",
+    dispatcher,
+    "batch.taken < deliveries.length && !this.isFull) {",
     "batch.taken < deliveries.length) {"
   ),
   plant(
     "room-stays-shut",
     "takes nothing more in once it had no room",
     worker,
-    "    this.tellAll()\n    this.room.update()\n",
-    "    this.tellAll()\n"
+    "        this.leases.tellAll()\n        this.leases.room.update()\n",
+    "        this.leases.tellAll()\n"
   ),
   plant(
     "room-while-paused",
@@ -173,8 +179,8 @@ export const plants: ReadonlyArray<Plant> = [
     "start-while-paused",
     "starts messages while it is paused",
     worker,
-    "!this.paused && !this.draining &&",
-    "!this.draining &&"
+    "mayStart: () => !this.paused && !this.draining,",
+    "mayStart: () => !this.draining,"
   ),
   plant(
     "pause-outlives-drain",
@@ -366,8 +372,8 @@ export const detours: ReadonlyArray<Plant> = [
     "headers-grow",
     "shows handlers the headers of the retry channel",
     "broker/Retries.ts",
-    "return native.fields.filter(([name]) => !own.has(name.toLowerCase()))",
-    "return native.fields"
+    "waiting.fields.filter(([name]) => !own.has(name.toLowerCase()))",
+    "waiting.fields"
   ),
   plant(
     "hooks-forgotten",

@@ -70,15 +70,14 @@ export const setUp = (world: Simulation.World, subject: Subject): Settings => {
   ])
   // what is switched off takes no number from the world
   const happens = (kind: Kind) => kinds[kind] > 0 && chance(kinds[kind])
-  const isThrowing = happens("throwing")
   const has: Settings["has"] = {
     claims: settlement === "message" && happens("claims"),
     silence: happens("silence"),
-    throwing: isThrowing,
+    throwing: happens("throwing"),
     broken: happens("broken"),
     refusals: happens("refusals"),
     letters: happens("letters"),
-    observers: happens("observers") && !isThrowing,
+    observers: happens("observers"),
     told: happens("told"),
     leaks: happens("leaks")
   }

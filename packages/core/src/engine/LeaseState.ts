@@ -1,7 +1,7 @@
 /**
  * State of one lease: the messages taken in under it, those that are settled, and the commit or settle calls to the broker.
  */
-import { type Clock, Effect, Exit, type Fiber, Latch } from "effect"
+import { type Clock, Effect, Exit, Latch } from "effect"
 import type { BrokerError } from "../broker/BrokerError.ts"
 import type { Lease, Settled } from "../broker/Driver.ts"
 import type { Delivery } from "../model/Message.ts"
@@ -61,8 +61,6 @@ export class LeaseState {
   dirty = false
   /** Unix time in milliseconds since which a call waits for the broker's answer. */
   settlingSince: number | undefined
-  /** The fiber of the last call; a call that the broker never answers ends with the lease. */
-  call: Fiber.Fiber<void, BrokerError> | undefined
   private readonly batches = new Fifo<Batch>()
   // of the settled messages, those before the first unsettled one
   private passed = 0
@@ -191,7 +189,6 @@ export class LeaseState {
   end(): void {
     this.stopped = true
     this.lost = true
-    this.call?.interruptUnsafe()
     this.lanes.clear()
     this.clear.openUnsafe()
     this.slack.openUnsafe()
