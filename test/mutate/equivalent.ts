@@ -56,5 +56,197 @@ export const equivalents: ReadonlyArray<Equivalent> = [
     original: "position < this.end",
     mutated: "position <= this.end",
     reason: "The place after the last message is copied too; the next append writes over it before anything reads it."
+  },
+  {
+    file: "memory/MemoryBroker.ts",
+    line: "if (channel === undefined || log === undefined) return",
+    operator: "logical",
+    original: "channel === undefined || log === undefined",
+    mutated: "channel === undefined && log === undefined",
+    reason: "Both are undefined before the first message of a batch, and neither after it."
+  },
+  {
+    file: "memory/MemoryBroker.ts",
+    line: "if (channel === undefined || log === undefined) return",
+    operator: "operand",
+    original: "channel === undefined",
+    mutated: "false",
+    reason: "Both are undefined before the first message of a batch, and neither after it."
+  },
+  {
+    file: "memory/MemoryBroker.ts",
+    line: "log.fresh.fill(0)",
+    operator: "removal",
+    original: "log.fresh.fill(0)",
+    mutated: "nothing",
+    reason: "A member that is woken for nothing reads nothing and waits again; the flags save that turn."
+  },
+  {
+    file: "memory/MemoryBroker.ts",
+    line: "if (maximumBytes !== undefined) {",
+    operator: "condition",
+    original: "maximumBytes !== undefined",
+    mutated: "true",
+    reason: "No length is greater than undefined."
+  },
+  {
+    file: "memory/MemoryBroker.ts",
+    line: "if (outgoing.channel !== channel || log === undefined) {",
+    operator: "condition",
+    original: "outgoing.channel !== channel || log === undefined",
+    mutated: "true",
+    reason: "The same log is asked for again, and its readers are woken once more; they are woken once a turn."
+  },
+  {
+    file: "memory/MemoryBroker.ts",
+    line: "return wait === Number.POSITIVE_INFINITY",
+    operator: "condition",
+    original: "wait === Number.POSITIVE_INFINITY",
+    mutated: "false",
+    reason: "A timeout of Infinity never ends; the branch saves its timer."
+  },
+  {
+    file: "memory/MemoryBroker.ts",
+    line: "waiting.push(channel)",
+    operator: "method",
+    original: "waiting.push(channel)",
+    mutated: "waiting.unshift(channel)",
+    reason: "Each channel has a reader of its own; the order in which they start cannot be seen."
+  },
+  {
+    file: "memory/MemoryGroup.ts",
+    line: "if (this.waking) return",
+    operator: "condition",
+    original: "this.waking",
+    mutated: "false",
+    reason: "A latch that is opened twice is open; the flag saves the second task."
+  },
+  {
+    file: "memory/MemoryGroup.ts",
+    line: "this.waking = true",
+    operator: "removal",
+    original: "this.waking = true",
+    mutated: "nothing",
+    reason: "A latch that is opened twice is open; the flag saves the second task."
+  },
+  {
+    file: "memory/MemoryGroup.ts",
+    line: "if (log.fresh[partition] === 1) {",
+    operator: "condition",
+    original: "log.fresh[partition] === 1",
+    mutated: "true",
+    reason: "A member that is woken for nothing reads nothing and waits again."
+  },
+  {
+    file: "memory/MemoryGroup.ts",
+    line: "break",
+    operator: "removal",
+    original: "break",
+    mutated: "nothing",
+    reason: "A member that is woken twice in a turn is woken once."
+  },
+  {
+    file: "memory/MemoryGroup.ts",
+    line: "if (at < 0) return Effect.void",
+    operator: "condition",
+    original: "at < 0",
+    mutated: "false",
+    reason: "A member leaves once, after it has joined: it is always found."
+  },
+  {
+    file: "memory/MemoryGroup.ts",
+    line: "const ownerOf = (partition: number) => length === 0 ? undefined : this.members[partition % length]",
+    operator: "condition",
+    original: "length === 0",
+    mutated: "false",
+    reason: "A remainder by 0 is NaN, and there is no member at that index either."
+  },
+  {
+    file: "memory/MemoryGroup.ts",
+    line: "if (position > own.position) own.position = position",
+    operator: "boundary",
+    original: "position > own.position",
+    mutated: "position >= own.position",
+    reason: "An equal position is written over by itself."
+  },
+  {
+    file: "memory/MemoryGroup.ts",
+    line: "if (own.back.length > before) own.back.sort(byTime)",
+    operator: "condition",
+    original: "own.back.length > before",
+    mutated: "true",
+    reason: "A list to which nothing was added is sorted already."
+  },
+  {
+    file: "memory/MemoryGroup.ts",
+    line: "if (own.back.length > before) own.back.sort(byTime)",
+    operator: "boundary",
+    original: "own.back.length > before",
+    mutated: "own.back.length >= before",
+    reason: "A list to which nothing was added is sorted already."
+  },
+  {
+    file: "memory/MemoryGroup.ts",
+    line: "for (let i = 0; i < owned.length; i++) {",
+    operator: "boundary",
+    original: "i < owned.length",
+    mutated: "i <= owned.length",
+    reason: "The first partition is read a second time, and has as little as before."
+  },
+  {
+    file: "memory/MemoryGroup.ts",
+    line: "if (back.length === 0) return 0",
+    operator: "condition",
+    original: "back.length === 0",
+    mutated: "false",
+    reason: "An empty list has no later entry, and its length, 0, is what may be delivered."
+  },
+  {
+    file: "memory/MemoryGroup.ts",
+    line: "if (back.length === 0) return 0",
+    operator: "return",
+    original: "0",
+    mutated: "undefined",
+    reason: "Undefined is not greater than 0 either, and nothing else reads the answer."
+  },
+  {
+    file: "memory/MemoryGroup.ts",
+    line: "if (this.rules.claim !== Number.POSITIVE_INFINITY) this.giveBack(own, this.rules.now())",
+    operator: "condition",
+    original: "this.rules.claim !== Number.POSITIVE_INFINITY",
+    mutated: "true",
+    reason: "Without claims every message is out until Infinity, which never comes; the branch saves the search."
+  },
+  {
+    file: "memory/MemoryBroker.ts",
+    line: "const news = Latch.makeUnsafe(false)",
+    operator: "boolean",
+    original: "false",
+    mutated: "true",
+    reason: "The latch is closed at the beginning of each round, before anything waits for it."
+  },
+  {
+    file: "memory/MemoryGroup.ts",
+    line: "readonly news = Latch.makeUnsafe(false)",
+    operator: "boolean",
+    original: "false",
+    mutated: "true",
+    reason: "The latch is closed before a member waits for it."
+  },
+  {
+    file: "memory/MemoryBroker.ts",
+    line: "if (channel === undefined || log === undefined) return",
+    operator: "operand",
+    original: "log === undefined",
+    mutated: "false",
+    reason: "Both names are undefined before the first message of a batch, and neither after it."
+  },
+  {
+    file: "memory/MemoryBroker.ts",
+    line: "if (outgoing.channel !== channel || log === undefined) {",
+    operator: "operand",
+    original: "log === undefined",
+    mutated: "false",
+    reason: "Both names are undefined before the first message of a batch, and neither after it."
   }
 ]
