@@ -213,7 +213,10 @@ export const run = async (options: Options): Promise<Outcome> => {
   const selected = new Set(options.files)
   const generated = mutants.filter((mutant) => selected.has(mutant.file) && options.wanted(mutant))
   const plants = options.plants
-    .map((plant, i) => ({ plant, mutant: plantedMutant(plant, mutants.length + i) }))
+    .map((plant, i) => ({
+      mutant: plantedMutant(plant, mutants.length + i),
+      texts: mutated(plant, "test/mutate/planted.ts")
+    }))
     .filter(({ mutant }) => options.wanted(mutant))
   const total = generated.length + plants.length
   const work: Array<Mutant> = []
@@ -230,16 +233,6 @@ export const run = async (options: Options): Promise<Outcome> => {
     told = Date.now()
     remember("verdicts", Object.fromEntries(kept))
   }
-
-  await inParallel(plants, options.jobs, async ({ mutant, plant }) => {
-    const process = new Process(copyOf(mutated(plant, "test/mutate/planted.ts")), 0)
-    const ordered = ranking.order(mutant.file, meeting(plant.edits.map(({ file }) => file)))
-    const verdict = await process.run({ _tag: "run", mutant: undefined, isFresh: true, tests: ordered })
-    process.end()
-    ranking.heard(mutant.file, ordered, verdict)
-    results.push({ mutant, verdict })
-    progress()
-  })
 
   const processes = Array.from({ length: options.jobs }, () => new Process(copy, mutants.length))
   await inParallel(work, options.jobs, async (mutant, job) => {
@@ -258,6 +251,16 @@ export const run = async (options: Options): Promise<Outcome> => {
       verdict = await process.run({ _tag: "run", mutant: id, isFresh: true, tests: ordered })
     }
     end(mutant, verdict)
+    progress()
+  })
+  await inParallel(plants, options.jobs, async ({ mutant, texts }) => {
+    if (Date.now() - began > options.budget) return
+    const process = new Process(copyOf(texts), 0)
+    const ordered = ranking.order(mutant.file, meeting([...texts.keys()]))
+    const verdict = await process.run({ _tag: "run", mutant: undefined, isFresh: true, tests: ordered })
+    process.end()
+    ranking.heard(mutant.file, ordered, verdict)
+    results.push({ mutant, verdict })
     progress()
   })
   for (const process of processes) process.end()

@@ -11,20 +11,6 @@ const mutant = (name: string, about: string, file: string, find: string, replace
 
 export const planted: ReadonlyArray<Plant> = [
   mutant(
-    "worker-pause-slice",
-    "a handler that pauses is not the last that starts",
-    "engine/Worker.ts",
-    "    this.slice.end()\n",
-    ""
-  ),
-  mutant(
-    "worker-wakenow-paused",
-    "an offer while paused wakes the loop on the spot",
-    "engine/Worker.ts",
-    "if (!this.isIdle || this.paused || !this.slice.isOpen())",
-    "if (!this.isIdle || !this.slice.isOpen())"
-  ),
-  mutant(
     "memory-attempt",
     "a retry is not counted",
     "memory/MemoryGroup.ts",
@@ -151,13 +137,6 @@ export const planted: ReadonlyArray<Plant> = [
     "            return yield* exit"
   ),
   mutant(
-    "deadletter-retryafter",
-    "dead-letters what names its time",
-    "middleware/DeadLetter.ts",
-    "isClassified(error) && error.retryAfter !== undefined\n          ? Outcome.Retry({ after: error.retryAfter })\n          : Outcome.DeadLetter(error)",
-    "Outcome.DeadLetter(error)"
-  ),
-  mutant(
     "killswitch-clear",
     "counts on from what engaged it",
     "broker/KillSwitch.ts",
@@ -169,13 +148,6 @@ export const planted: ReadonlyArray<Plant> = [
     "keeps what the messages of a lost lease have cost",
     "engine/Worker.ts",
     "    this.policy.forget(lease)\n",
-    ""
-  ),
-  mutant(
-    "claims-end",
-    "extends the claims of a lease that has ended",
-    "engine/Worker.ts",
-    "    this.claims.end(lease)\n",
     ""
   ),
   mutant(
@@ -193,25 +165,11 @@ export const planted: ReadonlyArray<Plant> = [
     "then - since < 0"
   ),
   mutant(
-    "worker-quiet-calling",
-    "does not wait for the handler that drains inside its own call",
-    "engine/Worker.ts",
-    "if (calling !== undefined && !this.isAwaited && leases.includes(calling)) {",
-    "if (calling !== undefined && this.isAwaited && leases.includes(calling)) {"
-  ),
-  mutant(
     "lanes-again-order",
     "puts a message that failed late behind its lane",
     "engine/Lanes.ts",
     "} else other.queue.unshift(delivery)",
     "} else other.queue.push(delivery)"
-  ),
-  mutant(
-    "worker-delays-drop",
-    "keeps the delayed messages of a lost lease",
-    "engine/Worker.ts",
-    "    if (this.delays.length > 0) this.delays.drop((delivery) => leaseOf(delivery) === lease)\n",
-    ""
   ),
   mutant(
     "room-while-paused",
@@ -226,27 +184,6 @@ export const planted: ReadonlyArray<Plant> = [
     "engine/Room.ts",
     "Math.max(other[field], reserve)",
     "other[field]"
-  ),
-  mutant(
-    "worker-drain-lost",
-    "ends a drain before the handlers of a lost lease have ended",
-    "engine/Worker.ts",
-    "new Set([...this.leases.values(), ...running])",
-    "new Set(this.leases.values())"
-  ),
-  mutant(
-    "worker-lose-all-no-wait",
-    "starts the source again before interrupted handlers have ended",
-    "engine/Worker.ts",
-    "return Effect.andThen(lost, Effect.timeoutOption(this.quiet(leases), farewell)).pipe(Effect.asVoid)",
-    "return lost"
-  ),
-  mutant(
-    "worker-lost-in-call",
-    "lets a handler run on whose lease ended during its call",
-    "engine/Worker.ts",
-    "    if (lease.lost) fiber.interruptUnsafe()\n",
-    ""
   ),
   mutant(
     "worker-hook-revises",
@@ -477,6 +414,69 @@ export const planted: ReadonlyArray<Plant> = [
     "keeps the claim of a message that was interrupted before its first step",
     "middleware/idempotencyClaimed.ts",
     "    message.after(() => pending ? release : undefined)\n",
+    ""
+  ),
+  mutant(
+    "worker-pause-slice",
+    "starts more messages after a handler has paused its subscription",
+    "engine/Dispatcher.ts",
+    "    this.slice.end()\n",
+    ""
+  ),
+  mutant(
+    "dispatcher-wake-paused",
+    "wakes the loop at once while it is paused",
+    "engine/Dispatcher.ts",
+    "if (!this.isIdle || !this.options.mayStart() || !this.slice.isOpen())",
+    "if (!this.isIdle || !this.slice.isOpen())"
+  ),
+  mutant(
+    "deadletter-retryafter",
+    "dead-letters an error that names its time",
+    "middleware/DeadLetter.ts",
+    "after === undefined ? Outcome.DeadLetter(error) : Outcome.Retry({ after })",
+    "Outcome.DeadLetter(error)"
+  ),
+  mutant(
+    "claims-end",
+    "extends the claims of a lease that has ended",
+    "engine/Leases.ts",
+    "    this.claims.end(lease)\n",
+    ""
+  ),
+  mutant(
+    "leases-quiet-calling",
+    "does not wait for the handler that drains inside its own call",
+    "engine/Leases.ts",
+    "if (calling !== undefined && !this.isAwaited && leases.includes(calling)) {",
+    "if (calling !== undefined && this.isAwaited && leases.includes(calling)) {"
+  ),
+  mutant(
+    "dispatcher-delays-drop",
+    "keeps the delayed messages of a lost lease",
+    "engine/Dispatcher.ts",
+    "    if (this.delays.length > 0) this.delays.drop((delivery) => leaseOf(delivery) === lease)\n",
+    ""
+  ),
+  mutant(
+    "worker-drain-lost",
+    "ends a drain before the handlers of a lost lease have ended",
+    "engine/Worker.ts",
+    "new Set([...this.leases.all.values(), ...this.handlers.leases()])",
+    "new Set(this.leases.all.values())"
+  ),
+  mutant(
+    "leases-lose-all-no-wait",
+    "starts the source again before interrupted handlers have ended",
+    "engine/Leases.ts",
+    "return Effect.asVoid(Effect.timeoutOption(this.quiet(leases), farewell))",
+    "return Effect.void"
+  ),
+  mutant(
+    "handlers-lost-in-call",
+    "lets a handler run on whose lease ended during its call",
+    "engine/Handlers.ts",
+    "    if (leaseOf(delivery).lost) fiber.interruptUnsafe()\n",
     ""
   )
 ]
