@@ -219,12 +219,8 @@ export const run = async (options: Options): Promise<Outcome> => {
     }))
     .filter(({ mutant }) => options.wanted(mutant))
   const total = generated.length + plants.length
-  const work: Array<Mutant> = []
-  for (const mutant of shuffled(generated, options.seed)) {
-    const verdict = options.isEquivalent(mutant) ? { _tag: "survived" } as const : known(mutant)
-    if (verdict === undefined) work.push(mutant)
-    else end(mutant, verdict, false)
-  }
+  // Verdicts of earlier runs take their turn too: those beyond the budget would make the sample unfair.
+  const work = shuffled(generated, options.seed)
   let told = Date.now()
   const progress = (): void => {
     const survived = results.filter(({ verdict }) => verdict._tag === "survived").length
@@ -237,6 +233,8 @@ export const run = async (options: Options): Promise<Outcome> => {
   const processes = Array.from({ length: options.jobs }, () => new Process(copy, mutants.length))
   await inParallel(work, options.jobs, async (mutant, job) => {
     if (Date.now() - began > options.budget) return
+    const earlier = options.isEquivalent(mutant) ? { _tag: "survived" } as const : known(mutant)
+    if (earlier !== undefined) return end(mutant, earlier, false)
     const process = processes[job]!
     const { file, id } = mutant
     const ordered = ranking.order(file, byMutant[id]!)
