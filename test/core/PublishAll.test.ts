@@ -444,4 +444,44 @@ describe("publishAll", () => {
       yield* semaphore.take(3)
     })
   })
+
+  for (const inBatch of [undefined, "each", "once"] as const) {
+    it.effect(`F17 what a middleware publishes by its own publisher is no part of its batch: ${inBatch ?? "default"}`, () => {
+      const { calls, layer, singles } = noting([])
+      const copy = Middleware.make<{ message: Outgoing<typeof Item.Type> }>()(
+        { name: "Copy", stage: "publish", inBatch },
+        (next) => (message) =>
+          message.payload.n >= 100
+            ? next(message)
+            // the type of the publisher is that of its middleware
+            : Effect.flatMap(Effect.orDie(publisher.publish({ n: message.payload.n + 100 })), () => next(message))
+      )
+      const publisher = publisherOf(step(copy)) as Publisher.Publisher<typeof Item.Type, unknown, never>
+      return Effect.gen(function*() {
+        assert.isTrue(Exit.isSuccess(yield* run(publisher, 3, layer)))
+        assert.deepStrictEqual(calls.map(({ numbers }) => numbers), [[0, 1, 2]])
+        const copies = inBatch === "once" ? [102] : [100, 101, 102]
+        assert.deepStrictEqual(singles, copies.map((n) => JSON.stringify({ n })))
+      })
+    })
+  }
+
+  it.effect("F17 a batch of which one message fails on the way ends soon, however many wait inside", () => {
+    const count = 20_000
+    const { calls, layer } = noting([])
+    const late = Middleware.make<{ message: Outgoing<typeof Item.Type> }>()(
+      { name: "Late", stage: "publish", inBatch: "each" },
+      (next) => (message) =>
+        Effect.andThen(
+          Effect.yieldNow,
+          Effect.suspend(() => message.payload.n === count - 1 ? Effect.die("late") : next(message))
+        )
+    )
+    return Effect.gen(function*() {
+      const exit = yield* Effect.exit(Effect.provide(publisherOf(step(late)).publishAll(payloads(count)), layer))
+      assert.strictEqual(Exit.isFailure(exit) ? Cause.squash(exit.cause) : undefined, "late")
+      assert.deepStrictEqual(calls, [])
+    })
+    // 1 second where it is linear, and 15 where each message that is interrupted looks at all others
+  }, 8000)
 })

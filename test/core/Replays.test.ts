@@ -7,6 +7,7 @@ import {
   Headers,
   Lanes,
   MemoryBroker,
+  Middleware,
   Outgoing,
   Replays,
   Subscription
@@ -220,6 +221,24 @@ describe("Replays", () => {
       )
       assert.throws(() => Replays.make(all), RangeError, "matches its own replay channels")
     }).pipe(Effect.provide(memory), Effect.scoped))
+
+  it.effect("F22 hooks that a broker-wide middleware registers before the handler run once for each replay", () => {
+    const told: Array<string> = []
+    const tells = Middleware.make()({ name: "Tells", stage: "receive" }, (next) => (message) => {
+      if (message.kind === "consumer") message.after((exit) => void told.push(`${message.channel} ${exit._tag}`))
+      return next(message)
+    })
+    return Effect.gen(function*() {
+      let isBroken = true
+      yield* group("billing", () => isBroken)
+      yield* publish("m")
+      yield* settle
+      isBroken = false
+      yield* replayAll()
+      yield* settle
+      assert.deepStrictEqual(told, ["orders Failure", "orders.billing.replay Success"])
+    }).pipe(Effect.provide(Layer.provide(Broker.wrap(tells), memory)), Effect.scoped)
+  })
 
   it.effect("F22 a letter that lacks a part is skipped, and refused with a sentence where it is asked for alone", () =>
     Effect.gen(function*() {

@@ -72,7 +72,8 @@ const patternOf = (pattern: Address.Pattern, group: string): Address.Pattern | u
  * `GROUP.replay` and the name `NAME.replay`, which is run as any other. Handler and middlewares see each message with its own
  * channel, group, partition, position, key, headers and timestamp, and with the header `dead-letter-replay-id`. A message that
  * fails again waits in its place (`Retries.held`), and then becomes a dead letter of its own channel again. A message that
- * `DeadLetters.replay` has not published for this group goes to the dead letters of the replay channel.
+ * `DeadLetters.replay` has not published for this group goes to the dead letters of the replay channel. Middlewares of
+ * `Broker.wrap` stand outside, and see the replay channel.
  *
  * A program that may write to the replay channel may have the group handle any message: grant it to those who replay.
  *
@@ -104,8 +105,8 @@ export const make = <R, On>(
         if (original === undefined) {
           return Exit.succeed(Outcome.DeadLetter(new Error(`${copy.channel} takes replays for the group ${group}`)))
         }
-        // hooks are registered on the one and run by the other
-        original.hooks = copy.hooks = []
+        // hooks are registered on the one and run by the other; middlewares outside have registered theirs before
+        original.hooks = copy.hooks ??= []
         return consumer.handle(original)
       },
       deadLetter: (copy, error, at, form) => consumer.deadLetter(read(copy, group, name) ?? copy, error, at, form)

@@ -36,6 +36,19 @@ const Current = Detached.reference<Taking | undefined>("@millrace/core/PublishBa
 // while no batch is on its way, `next` of a single publish reads no service
 let underWay = 0
 
+/** Keeps a publish that a middleware makes by the same chain out of the batch that the middleware is called with. */
+const entering = <H extends Opaque>(chain: H): H => {
+  // the types of the chain were checked where it was composed
+  const inner = chain as unknown as Handler<unknown, unknown, unknown, unknown>
+  const entered: typeof inner = (message) => {
+    const context = underWay === 0 ? undefined : Fiber.getCurrent()?.context
+    return context === undefined || Context.get(context, Current) === undefined
+      ? inner(message)
+      : Eager.provide(Current, undefined, inner, message)
+  }
+  return entered as unknown as H
+}
+
 /** The `next` of a middleware: takes the message where a batch is on its way through this middleware. */
 const nextOf = (inner: Opaque): Opaque & Handler<Outgoing<unknown>, unknown, unknown, unknown> => {
   const next = (message: Outgoing<unknown>): Effect.Effect<unknown, unknown, unknown> => {
@@ -102,11 +115,10 @@ export const chain = <N extends Opaque, C extends Opaque>(
 ): C & Descriptions.Described => {
   const next = Descriptions.describe(mark(nextOf(innermost), run), Descriptions.of(innermost)) as unknown as N
   const composed = compose(next)
-  if (of(composed) !== undefined) return composed
-  const guarded = Eager.guard(composed)
   const steps = Descriptions.of(composed)
-  const form = formOf({ name: steps[0]!.name, stage: "publish" }, callOf(next, guarded), run)
-  return mark(Descriptions.describe(guarded, steps), form) as typeof guarded & C
+  const form = of(composed) ??
+    formOf({ name: steps[0]!.name, stage: "publish" }, callOf(next, Eager.guard(composed)), run)
+  return mark(Descriptions.describe(entering(composed), steps), form)
 }
 
 /** Publishes messages as one batch, and then runs the hooks of each with what became of the batch. */
@@ -119,7 +131,8 @@ export const publish = <P, E, R, E2>(
   if (messages.length === 0 || run === undefined) return Exit.void
   return Effect.suspend(() => {
     const all = messages.map((message) => message.fresh())
-    const { context } = Fiber.getCurrent()!
+    const { context: caller } = Fiber.getCurrent()!
+    const context = Context.get(caller, Current) === undefined ? caller : Context.add(caller, Current, undefined)
     underWay++
     const whole = Effect.onExitPrimitive(
       Effect.suspend(() => run(all.map((message) => ({ message, context })))),

@@ -45,7 +45,8 @@ class Batch {
   private readonly fibers: Array<{ readonly at: number; readonly fiber: Fiber.Fiber<unknown, unknown> }> = []
   /** Messages whose chain has neither passed them on nor ended. */
   private readonly moving = new Set<number>()
-  private gathered: Array<Waiting> = []
+  /** Messages that wait in `next` for the next attempt of the batch. */
+  private readonly gathered = new Set<Waiting>()
   private published: ReadonlyArray<Waiting> = []
   private state: "open" | "published" | "given up" = "open"
   /** Whether the middleware left a message to `next` for good: it does not pass that one on again. */
@@ -120,10 +121,10 @@ class Batch {
       // passed on a second time beside the first: it shares what becomes of it
       if (isAway && !this.published.some((each) => each.at === at && each.entry.message === message)) return undefined
       const waiting = new Waiting(at, { message, context }, (left) => {
-        this.gathered = this.gathered.filter((each) => each !== left)
+        this.gathered.delete(left)
       })
       if (isAway) this.published = [...this.published, waiting]
-      else this.gathered.push(waiting)
+      else this.gathered.add(waiting)
       passed?.(waiting)
       this.still(at)
       return waiting.effect
@@ -153,9 +154,9 @@ class Batch {
 
   private publish(): Result {
     if (this.failed !== undefined) return this.failed
-    const batch = this.gathered.sort((a, b) => a.at - b.at)
+    const batch = Array.from(this.gathered).sort((a, b) => a.at - b.at)
     if (batch.length === 0) return Effect.flatMap(this.idle, () => this.failed ?? Exit.void)
-    this.gathered = []
+    this.gathered.clear()
     this.published = batch
     const sent = Effect.exit(this.run(batch.map(({ entry }) => entry)))
     const told = (exit: Ended): Result => this.told(exit)
@@ -181,7 +182,7 @@ class Batch {
   /** After a failure the middleware may pass messages on again: when none is left behind, they are one batch again. */
   private again(exit: Ended): Result {
     return Effect.flatMap(Effect.timeoutOption(this.idle, longestRound), (found) => {
-      if (found._tag === "None") return this.gathered.length === 0 ? this.again(exit) : exit
+      if (found._tag === "None") return this.gathered.size === 0 ? this.again(exit) : exit
       return this.failed ?? (this.isFinal ? exit : this.publish())
     })
   }
