@@ -43,6 +43,8 @@ export class Reader {
   private readonly late: Array<string> = []
   /** Where order matters: the last sequence taken in. */
   private last = 0
+  /** Where order matters: what was settled as a retry or given back, and comes again out of its order. */
+  private readonly returning = new Set<number>()
   private ending: Promise<void> | undefined
   private subscription: Subscription | undefined
 
@@ -98,7 +100,9 @@ export class Reader {
       pulls.write(reply, done)
       return this.pull()
     }
-    if (options.ordered && numbers.sequence <= this.last && this.isFlowing) return this.came(reply, numbers.sequence)
+    if (
+      options.ordered && numbers.sequence <= this.last && this.isFlowing && !this.returning.delete(numbers.sequence)
+    ) return this.came(reply, numbers.sequence)
     this.last = Math.max(this.last, numbers.sequence)
     const body = message.data
     pulls.sized(body.length)
@@ -255,6 +259,7 @@ export class Reader {
           const body = outcome._tag === "Release" || outcome.after === undefined ? again : later(outcome.after)
           const failed = session.write("settle", token.reply, body)
           if (failed !== undefined) return Exit.fail(failed)
+          if (this.of.options.ordered) this.returning.add(token.sequence)
         } else acks.push(this.numbers.acknowledging(token))
         this.held.settled(token)
       }
