@@ -13,6 +13,7 @@ import { letters } from "./contract/Letters.ts"
 import { moving } from "./contract/Moving.ts"
 import { ordering } from "./contract/Ordering.ts"
 import { publishing } from "./contract/Publishing.ts"
+import { refused } from "./contract/Refused.ts"
 import {
   type Failures,
   type Feature,
@@ -72,6 +73,7 @@ export const scenarios: ReadonlyArray<Scenario> = [
   ...settling,
   ...delaying,
   ...letters,
+  ...refused,
   ...faults
 ]
 
