@@ -223,3 +223,28 @@ describe("Idempotency, leases", () => {
       assert.deepStrictEqual(released, [1])
     }))
 })
+
+describe("Idempotency.layerMemory, when the wall clock is set", () => {
+  for (const [title, jump] of [["forward", 86_400_000], ["back", -86_400_000]] as const) {
+    it.effect(`W5 a day ${title}, no claim and no result ends, and none stays longer`, () =>
+      Effect.gen(function*() {
+        const clock = yield* Clock.Clock
+        let set = 0
+        const warped: Clock.Clock = { ...clock, currentTimeMillisUnsafe: () => clock.currentTimeMillisUnsafe() + set }
+        yield* Effect.gen(function*() {
+          const keys = yield* Idempotency.Store
+          const claim = (key: string) => Effect.map(keys.claim({ key, fingerprint: "", lease }), ({ _tag }) => _tag)
+          const done = yield* keys.claim({ key: "done", fingerprint: "", lease })
+          if (done._tag !== "Claimed") return assert.fail(done._tag)
+          yield* keys.complete("done", done.token, new Uint8Array(0), 10_000)
+          yield* claim("running")
+          set = jump
+          assert.deepStrictEqual([yield* claim("done"), yield* claim("running")], ["Completed", "Running"])
+          yield* TestClock.adjust(lease)
+          assert.deepStrictEqual([yield* claim("done"), yield* claim("running")], ["Completed", "Claimed"])
+          yield* TestClock.adjust(10_000)
+          assert.strictEqual(yield* claim("done"), "Claimed")
+        }).pipe(Effect.provide(Idempotency.layerMemory()), Effect.provideService(Clock.Clock, warped))
+      }))
+  }
+})

@@ -4,6 +4,7 @@
 import { Clock, Effect, Exit, Layer } from "effect"
 import * as OptionCheck from "../model/OptionCheck.ts"
 import { DoneKeys, type Mark } from "./idempotencyDone.ts"
+import { monotonic } from "./idempotencyLease.ts"
 import { type Claim, IdempotencyStore } from "./idempotencyStore.ts"
 
 /** How much a memory store keeps. */
@@ -16,13 +17,13 @@ interface Running {
   readonly token: number
   readonly fingerprint: string
   readonly mark: Mark
-  /** Unix time in milliseconds at which the claim ends. */
+  /** Monotonic time in milliseconds at which the claim ends. */
   until: number
 }
 
 const reused: Exit.Exit<Claim> = Exit.succeed({ _tag: "Reused" })
 
-/** How many of the oldest claims are looked at when a new one comes, and let go of where they have ended. */
+/** How many of the oldest claims a new claim looks at; those that have ended are removed. */
 const looks = 2
 
 class Keys {
@@ -74,7 +75,7 @@ class Keys {
     if (this.running.get(key)?.token === token) this.running.delete(key)
   }
 
-  /** Claims of who never came back end by themselves. */
+  /** Removes claims that have ended: their owners have died without a release. */
   private sweep(now: number): void {
     let looked = 0
     for (const [key, claim] of this.running) {
@@ -89,8 +90,8 @@ class Keys {
  *
  * A key that is done takes 37 bytes beside its result, as only hashes of it are kept: of 128 bits of the key, under a secret of
  * this process, and of 32 bits of its fingerprint. Beyond `capacity` the oldest result is forgotten before its time, and its
- * request would run again. Claims that run are kept apart, and are not forgotten. After a restart nothing is known; each of
- * several processes knows its own.
+ * request would run again. Claims that run are kept apart, and are not forgotten. Time is monotonic: a change of the wall clock
+ * ends no claim and no result. After a restart nothing is known; each of several processes knows its own.
  *
  * @throws RangeError when `capacity` is out of range
  * @category layers
@@ -101,7 +102,7 @@ export const layerMemory = (options: MemoryOptions = {}): Layer.Layer<Idempotenc
     IdempotencyStore,
     Effect.map(Clock.Clock, (clock) => {
       const keys = new Keys(capacity)
-      const now = () => clock.currentTimeMillisUnsafe()
+      const now = () => monotonic(clock)
       return {
         claim: ({ fingerprint, key, lease }) => keys.claim(key, fingerprint, lease, now()),
         complete: (key, token, result, keep) => {
