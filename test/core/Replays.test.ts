@@ -245,6 +245,8 @@ describe("Replays", () => {
       yield* publish("", letters, {
         "dead-letter-channel": "orders",
         "dead-letter-group": "billing",
+        "dead-letter-partition": "3",
+        "dead-letter-position": "17",
         "dead-letter-omitted": "headers,body"
       })
       yield* publish("m", letters, { "dead-letter-channel": "orders" })
@@ -252,6 +254,7 @@ describe("Replays", () => {
       const found = yield* Stream.runCollect(DeadLetters.list(letters))
       const errors = yield* Effect.forEach(found, (letter) => Effect.flip(DeadLetters.replay(letter)))
       assert.include(errors[0]?.message, "lacks its headers and body")
+      assert.include(errors[0]?.message, "The message was read from orders, partition 3, position 17: publish it again")
       assert.include(errors[1]?.message, "lacks its group")
       assert.deepStrictEqual(yield* replayAll({ reach: "all" }), [" incomplete", "m published"])
     }).pipe(Effect.provide(memory), Effect.scoped))

@@ -199,14 +199,14 @@ export const replay = <On = Broker, E = never, R = never>(
     (one) => one.how === "incomplete" ? Effect.fail(incomplete(letter)) : Effect.succeed(one)
   )
 
-const incomplete = ({ delivery, omitted }: DeadLetter): BrokerError =>
+const incomplete = ({ channel, delivery, omitted, partition, position }: DeadLetter): BrokerError =>
   BrokerErrors.make({
     system: delivery.origin.system,
     operation: "publish",
     reason: "Invalid",
     message: `The dead letter ${delivery.position} of ${delivery.channel} lacks ${
       omitted.length === 0 ? "its group" : `its ${omitted.join(" and ")}`
-    }, so it cannot be replayed as it was: publish the message again from its source${
+    }, so it cannot be replayed as it was. The message was read from ${channel}, partition ${partition}, position ${position}: publish it again from its source${
       omitted.length === 0 ? ", or replay with reach \"all\"" : ""
     }.`
   })
