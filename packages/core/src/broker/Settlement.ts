@@ -1,14 +1,20 @@
 /**
  * From the end of a chain to what becomes of the message: computed once, outside everything.
  */
-import { Cause, type Exit } from "effect"
+import { Cause, Duration, type Exit } from "effect"
 import { type Classified, classOf, type FailureClass, retryAfterOf, tagOf } from "../model/Failure.ts"
 import * as Outcome from "../model/Outcome.ts"
 
 /** What each class of failure does to its message; data that a subscription may change. */
 export type Table = { readonly [Class in FailureClass]: (error: Classified) => Outcome.Outcome }
 
-const again = (error: Classified) => Outcome.Retry({ after: retryAfterOf(error) })
+const again = (error: Classified) => {
+  const after = retryAfterOf(error)
+  if (after === undefined) return Outcome.Retry()
+  // what other services name may be in the past, without end, or no number: the engine bounds it on both sides
+  const millis = Duration.toMillis(after)
+  return Outcome.Retry({ after: millis > 0 ? Math.min(millis, Number.MAX_SAFE_INTEGER) : 0 })
+}
 const dead = (error: Classified) => retryAfterOf(error) === undefined ? Outcome.DeadLetter(error) : again(error)
 
 /**

@@ -19,16 +19,16 @@ export class MessageScopes<R> {
     this.context = Context.add(base, Scope.Scope, this.scope)
   }
 
-  /** Gives the current fiber the services of the message that starts next. */
+  /** Gives the current fiber, which is the loop's, the services of the message that starts next. */
   enter(): void {
-    const fiber = Fiber.getCurrent()
-    if (fiber !== undefined && fiber.context !== this.context) fiber.setContext(this.context as Context.Context<never>)
+    Fiber.getCurrent()?.setContext(this.context as Context.Context<never>)
   }
 
-  /** Leaves the present scope to the message that has it. */
+  /** Leaves the present scope to the message that has it. Called on the loop's fiber. */
   rotate(): void {
     this.scope = Scope.makeUnsafe()
     this.context = Context.add(this.base, Scope.Scope, this.scope)
+    this.enter()
   }
 }
 

@@ -29,7 +29,7 @@ import * as Outcome from "../model/Outcome.ts"
 import * as After from "../pipeline/After.ts"
 import { destinationOf } from "../pipeline/Conventions.ts"
 import * as Counters from "../pipeline/Counters.ts"
-import { isDone } from "../pipeline/Eager.ts"
+import { effectOf, isDone } from "../pipeline/Eager.ts"
 import { DeadLetterWriter, type Leaving, type Written } from "./DeadLetterWriter.ts"
 import { Dispatcher } from "./Dispatcher.ts"
 import { log } from "./guard.ts"
@@ -217,9 +217,10 @@ export class Worker<R> {
     return this.dispatcher.active
   }
 
-  get loop(): Effect.Effect<never> {
+  readonly loop: Effect.Effect<never> = Effect.suspend(() => {
+    this.scopes.enter()
     return this.dispatcher.loop
-  }
+  })
 
   oldest(): Running | undefined {
     return this.handlers.oldest()
@@ -252,7 +253,6 @@ export class Worker<R> {
   private call(delivery: Delivery, batch: Batch, lane: Lane | undefined): boolean {
     const { scopes } = this
     const { scope } = scopes
-    scopes.enter()
     const effect = this.handled(delivery)
     if (isDone(effect)) return this.finish(delivery, batch, effect, lane, scope)
     const fiber = Effect.runForkWith(scopes.context)(effect)
@@ -265,9 +265,8 @@ export class Worker<R> {
 
   private handled(delivery: Delivery): Effect.Effect<unknown, unknown, R> {
     try {
-      const effect: unknown = this.consumer.handle(delivery)
-      if (Effect.isEffect(effect)) return effect as Effect.Effect<unknown, unknown, R>
-      return Exit.die(new TypeError(`The handler returned ${typeof effect} instead of an Effect`))
+      const effect = this.consumer.handle(delivery)
+      return isDone(effect) ? effect : effectOf(effect)
     } catch (defect) {
       return Exit.die(defect)
     }
@@ -326,7 +325,11 @@ export class Worker<R> {
     const verdict = this.decide(delivery, exit)
     const { hooks } = delivery
     const close = scope && closed(scope, exit)
-    if (hooks === undefined && close === undefined) return this.apply(delivery, batch, verdict, lane)
+    if (hooks === undefined && close === undefined) {
+      if (verdict !== Retrying.acknowledged) return this.apply(delivery, batch, verdict, lane)
+      this.done(delivery, batch, Outcome.Ack)
+      return true
+    }
     delivery.hooks = undefined
     const after = hooks === undefined
       ? close!
@@ -344,8 +347,9 @@ export class Worker<R> {
   /** The one decision on an attempt. Entries of a subscription and a driver's readers are called here, and may throw. */
   private decide(delivery: Delivery, exit: Exit.Exit<unknown, unknown>): Retrying.Verdict {
     try {
-      const outcome = this.settle(exit)
-      if (outcome._tag === "Ack") return Retrying.acknowledged
+      const outcome: unknown = this.consumer.settle(exit)
+      if (outcome === Outcome.Ack) return Retrying.acknowledged
+      if (!Outcome.isOutcome(outcome)) throw noOutcome(outcome)
       const error = exit._tag === "Failure" ? Cause.squash(exit.cause) : undefined
       const isReleased = outcome._tag === "Release" && !this.draining && !leaseOf(delivery).stopped
       const now = this.clock.currentTimeMillisUnsafe()
@@ -354,13 +358,6 @@ export class Worker<R> {
     } catch (defect) {
       return { _tag: "GiveUp", outcome: Outcome.DeadLetter(defect) }
     }
-  }
-
-  /** The outcome of an exit. */
-  private settle(exit: Exit.Exit<unknown, unknown>): Outcome.Outcome {
-    const outcome: unknown = this.consumer.settle(exit)
-    if (Outcome.isOutcome(outcome)) return outcome
-    return Outcome.DeadLetter(new TypeError(`An entry of settle answered ${typeof outcome} instead of an outcome`))
   }
 
   /** A hook that fails settles the message by its error, whatever its chain came to. */
@@ -436,7 +433,7 @@ export class Worker<R> {
     if (!lease.settle(delivery, batch, outcome)) return
     this.policy.settled(delivery)
     this.settled++
-    if (this.leases.all.get(lease.lease) === lease) this.leases.touch(lease)
+    this.leases.touch(lease)
   }
 
   /** Keeps a message in its lane until its next attempt. */
@@ -538,6 +535,9 @@ export class Worker<R> {
     log(this.context, Effect.annotateLogs(Effect.logWarning(text), placeOf(delivery, error)))
   }
 }
+
+const noOutcome = (answer: unknown): TypeError =>
+  new TypeError(`An entry of settle answered ${typeof answer} instead of an outcome`)
 
 const placeOf = (delivery: Delivery, error: unknown) => ({
   channel: delivery.channel,

@@ -56,7 +56,8 @@ export const effectOf = <A, E, R>(answer: Effect.Effect<A, E, R>, what = "The ha
  */
 export const guard = <M, A, E, R>(handler: Handler<M, A, E, R>): Handler<M, A, E, R> => (message) => {
   try {
-    return effectOf(handler(message))
+    // the innermost handler, which is the user's, is asked for more by `run`; this is paid for each middleware and message
+    return handler(message) ?? noEffect("The handler", undefined)
   } catch (defect) {
     return Exit.die(defect)
   }
