@@ -64,6 +64,7 @@ export class Book extends Tally {
         runs: [],
         offers: 0,
         letters: 0,
+        asked: undefined,
         until: 0
       })
     })
@@ -122,7 +123,9 @@ export class Book extends Tally {
     for (const delivery of batch) {
       this.of.set(delivery, book)
       this.claimed(book, delivery)
-      this.entries[delivery.partition]![delivery.position]!.offers++
+      const entry = this.entries[delivery.partition]![delivery.position]!
+      entry.offers++
+      entry.asked = undefined
       const lane = this.laneOf(delivery)
       if (lane === undefined) continue
       const positions = book.lanes.get(lane)
@@ -203,7 +206,6 @@ export class Book extends Tally {
       }
     } else for (const { delivery, outcome } of what) this.settledOne(book, own[delivery.position]!, outcome)
     const { isUp, turns } = this
-    const at = this.world.now()
     return (exit: Exit.Exit<void, unknown>): void => {
       book.calls--
       this.check(
@@ -215,7 +217,7 @@ export class Book extends Tally {
       if (exit._tag === "Success") {
         consumer.restarts.settled()
         if (typeof what !== "number") {
-          for (const each of what) this.delayed(own[each.delivery.position]!, each.outcome, at)
+          for (const each of what) this.delayed(own[each.delivery.position]!, each.outcome)
         }
         return
       }
@@ -224,10 +226,10 @@ export class Book extends Tally {
     }
   }
 
-  private delayed(entry: Entry, outcome: Outcome.Outcome, at: number): void {
+  private delayed(entry: Entry, outcome: Outcome.Outcome): void {
     if (outcome._tag !== "Retry" || outcome.after === undefined) return
     this.note("delay of the broker")
-    entry.until = at + Duration.toMillis(outcome.after)
+    entry.until = (entry.asked ?? 0) + Duration.toMillis(outcome.after)
   }
 
   private settledOne(book: LeaseBook, entry: Entry, outcome: Outcome.Outcome): void {
@@ -253,6 +255,7 @@ export class Book extends Tally {
           () => `${idOf(entry)} is settled as a dead letter that was not written, or not decided`
         )
       case "Retry":
+        entry.asked ??= this.world.now()
         return this.check(
           "1 outcome",
           this.settings.delay && ran((what) => what !== "Ack"),

@@ -18,6 +18,8 @@ export interface Entry {
   offers: number
   /** Dead letters that the broker has. */
   letters: number
+  /** When the broker was first told of the retry of its last delivery: it may have heard, and answered with a failure. */
+  asked: number | undefined
   /** Before which time its broker, which delays it, must not deliver it. */
   until: number
 }
