@@ -392,6 +392,23 @@ describe("publishAll", () => {
     })
   })
 
+  it.effect("F17 messages that a middleware passes on after the batch has ended are published alone", () => {
+    const { calls, layer, singles } = noting([{ wait: 1000, fails: false }])
+    const later = user(
+      "Later",
+      (next) => (message) =>
+        Effect.asVoid(Effect.forkDetach(Effect.andThen(Effect.sleep(10), Effect.suspend(() => next(message)))))
+    )
+    return Effect.gen(function*() {
+      // another batch is on its way
+      yield* Effect.forkChild(publisherOf().publishAll(payloads(1)), { startImmediately: true })
+      yield* publisherOf(later).publishAll(payloads(2))
+      yield* TestClock.adjust(10)
+      assert.strictEqual(calls.length, 1)
+      assert.deepStrictEqual(singles, [JSON.stringify({ n: 0 }), JSON.stringify({ n: 1 })])
+    }).pipe(Effect.provide(layer))
+  })
+
   it.effect("F17 services of one message are not those of another", () => {
     const { calls, layer } = noting([])
     const ids: Array<string | undefined> = []

@@ -155,7 +155,11 @@ class Batch {
   private publish(): Result {
     if (this.failed !== undefined) return this.failed
     const batch = Array.from(this.gathered).sort((a, b) => a.at - b.at)
-    if (batch.length === 0) return Effect.flatMap(this.idle, () => this.failed ?? Exit.void)
+    if (batch.length === 0) {
+      // a message that is passed on later, by a fiber of its own, is published alone
+      this.state = "published"
+      return Exit.void
+    }
     this.gathered.clear()
     this.published = batch
     const sent = Effect.exit(this.run(batch.map(({ entry }) => entry)))
