@@ -409,6 +409,17 @@ describe("publishAll", () => {
     }).pipe(Effect.provide(layer))
   })
 
+  it.effect("W5 a batch that holds an idempotency key twice is refused, and gives its keys back", () => {
+    const { calls, layer } = noting([])
+    const keyed = step(Idempotency.middleware({ key: ({ payload }: Outgoing<typeof Item.Type>) => `${payload.n % 2}` }))
+    return Effect.gen(function*() {
+      const exit = yield* run(publisherOf(keyed), 3, layer)
+      assert.instanceOf(Exit.isFailure(exit) ? Cause.squash(exit.cause) : undefined, Idempotency.IdempotencyRunning)
+      assert.deepStrictEqual(calls, [])
+      assert.isTrue(Exit.isSuccess(yield* run(publisherOf(keyed), 2, layer)))
+    }).pipe(Effect.provide(Idempotency.layerMemory()))
+  })
+
   it.effect("F17 services of one message are not those of another", () => {
     const { calls, layer } = noting([])
     const ids: Array<string | undefined> = []

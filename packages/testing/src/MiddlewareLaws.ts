@@ -1,5 +1,5 @@
 /**
- * What every middleware promises, as one suite: whatever it does, it must not lose an answer, an error, a defect or an
+ * The laws of every middleware, as one suite: a middleware must not lose an answer, an error, a defect or an
  * interruption on the way out, and must leave no trace of one message for the next.
  */
 import { assert, describe, it } from "@effect/vitest"
@@ -176,7 +176,7 @@ export const suite = <Outer extends Deliveries.Carrier, Inner extends Envelope, 
     }
 
     law(
-      "F19 a throw inside settles as a defect, and is not thrown at whoever calls the chain",
+      "F19 a throw inside settles as a defect, and is not thrown at the caller of the chain",
       () =>
         Effect.gen(function*() {
           const defect = new Error("thrown")
@@ -253,7 +253,7 @@ export const suite = <Outer extends Deliveries.Carrier, Inner extends Envelope, 
     })
 
     law(
-      "X2 the handler has the services of whoever calls, and the caller's fiber is left as it was",
+      "X2 the handler has the services of the caller, and the caller's fiber is left as it was",
       () =>
         Effect.gen(function*() {
           const handler = build()(() => {

@@ -139,7 +139,7 @@ const encodes = <P>(channel: Channel<P, string, unknown>): Encode<P> => {
   const encode = encoder(channel)
   const contentType = channel.content._tag === "bytes" ? undefined : channel.content.codec.contentType
   return (outgoing) => {
-    // a tombstone has no payload to encode, whatever a middleware has made of it
+    // a tombstone has no payload to encode, even where a middleware has given it one
     if (outgoing.native?.tombstone === true) return Exit.succeed(outgoing.withPayload(nothing))
     return Effect.mapEager(encode(outgoing.payload), (bytes) => {
       const encoded = outgoing.withPayload(bytes)
@@ -216,7 +216,7 @@ export type Folded<L extends ReadonlyArray<Config>, B = Broker> = Fold<
   { A: void; E: EncodeError | BrokerError; R: B }
 >
 
-/** Publish middlewares in either form, as those who compose them see it. */
+/** Publish middlewares in either form. */
 export type AnyThrough<P, E, R, B = Broker> = Through<P, E, R, B> | {
   readonly handle: (next: never) => Handler<Outgoing<P>, unknown, unknown, unknown>
 }

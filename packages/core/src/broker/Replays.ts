@@ -75,7 +75,7 @@ const patternOf = (pattern: Address.Pattern, group: string): Address.Pattern | u
  * `DeadLetters.replay` has not published for this group goes to the dead letters of the replay channel. Middlewares of
  * `Broker.wrap` stand outside, and see the replay channel.
  *
- * A program that may write to the replay channel may have the group handle any message: grant it to those who replay.
+ * A program that may write to the replay channel may have the group handle any message: grant write access only to the programs that replay.
  *
  * @throws RangeError when the subscription reads a pattern that matches its own replay channels
  * @category constructors
@@ -138,7 +138,7 @@ export const run = <R, On>(
 /**
  * `run` as a layer: replays are taken for as long as the layer lives.
  *
- * **Example** (a subscription, and the replays of what it gave up)
+ * **Example** (a subscription, and the replays of its dead letters)
  *
  * ```ts
  * import { Effect, Layer } from "effect"

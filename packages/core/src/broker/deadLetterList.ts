@@ -1,5 +1,5 @@
 /**
- * Lists dead letters: what each says of its message, and which of them fit.
+ * Lists the dead letters of a channel that fit a filter, with the origin and the error of each message.
  */
 import { Effect, Stream } from "effect"
 import type { Delivery } from "../model/Message.ts"
@@ -74,7 +74,10 @@ export interface Filter {
   readonly from?: number | undefined
   /** Given up before this Unix time in milliseconds. */
   readonly to?: number | undefined
-  /** How often it had been given up, at most; 1 is what was never replayed. */
+  /**
+   * How often it had been given up, at most; 1 selects messages that were never replayed. A publisher of the original channel can
+   * write this count as a header, so use it only where publishers are trusted.
+   */
   readonly passes?: number | undefined
 }
 
@@ -93,7 +96,7 @@ export const keyIn = <On>(options: Options<On> | undefined): Key<On> =>
   options?.broker ?? (Broker as unknown as Key<On>)
 
 /**
- * The dead letters that are in a channel now and fit, oldest first; nothing is consumed. What is no dead letter is passed over.
+ * The dead letters that are in a channel now and fit, oldest first; nothing is consumed. Messages that are not dead letters are skipped.
  *
  * Fails with a `BrokerError` of reason `Unsupported` where the broker cannot be browsed. Needs the `Broker`, or the one given.
  */

@@ -180,7 +180,7 @@ const unread = (error: BrokerError, channel: string, { group }: DeadLetter): Bro
  *
  * In: a letter that `list` has read. Out: whether it was published, or was `already` by an earlier run. The record of what was
  * replayed is the channel `NAME.replayed` beside the dead letter channel, which is declared. It is written before and after
- * each publish, so a run after a crash at any moment publishes what is missing and nothing twice: see docs/resilience.md for
+ * each publish, so a run after a crash at any moment publishes the missing letters and none twice: see docs/resilience.md for
  * the exact terms. One run at a time may replay from a channel.
  *
  * Needs the `Broker`, or the one given. Fails with its `BrokerError`: `Invalid` where the letter is incomplete, `NotFound`
@@ -212,7 +212,7 @@ const incomplete = ({ channel, delivery, omitted, partition, position }: DeadLet
   })
 
 /**
- * Replays the dead letters of a channel that fit, oldest first, and tells of each what became of it, as the stream goes on.
+ * Replays the dead letters of a channel that fit, oldest first, and emits the result for each letter as it is known.
  *
  * In: the dead letter channel, and which letters. Out: a stream that replays as it is run; of the letters it holds 100 at a
  * time, and of those replayed before their ids, about 100 bytes each. What comes back meanwhile is not replayed again. At its

@@ -56,7 +56,7 @@ const entryOf = (raw: Uint8Array): Entry => {
   return { begun: ids(Reflect.get(found, "begun")), done: ids(Reflect.get(found, "done")) }
 }
 
-/** The record, and what it says so far. In memory it has the ids alone, about 100 bytes for each. */
+/** The record of one dead letter channel. It holds the ids in memory, about 100 bytes for each. */
 export interface ReplayRecord {
   readonly isDone: (id: string) => boolean
   /** Whether a letter that was begun and not done is in the channel that it was to be published to. */

@@ -1,5 +1,5 @@
 /**
- * Idempotency: a request that comes twice under one key runs once, and the second gets what the first answered.
+ * Idempotency: a request that comes twice under one key runs once, and the duplicate gets the first answer.
  *
  * A key is claimed before the handler runs, under a lease that a heartbeat keeps alive, and completed with the answer when it
  * has succeeded. Each claim has a token of its own, so an owner whose lease has ended can no longer complete it.
@@ -39,7 +39,7 @@ export interface Options<in M extends Envelope = Envelope> {
   readonly key?: ((message: M) => string | undefined) | undefined
   /**
    * Whose key it is, beside the channel and, of a consumer, its group: the same key of another caller is another request.
-   * Default: nobody's, so give it wherever callers do not share their keys.
+   * Default: the empty text, so that all callers share their keys.
    */
   readonly caller?: ((message: M) => string) | undefined
   /**
@@ -102,7 +102,7 @@ export interface Build {
 }
 
 /**
- * Runs a request once for each key, and answers a request that comes again with what the first answered.
+ * Runs a request once for each key, and gives a duplicate the answer of the first request.
  *
  * Types: any message in, the same message on, around a handler that answers nothing, or what `answer` describes; `Store` enters R,
  * `IdempotencyError` enters E. Outcomes pass, and only `Ack` and `Reject` count as done: a duplicate of either answers nothing,
@@ -117,6 +117,9 @@ export interface Build {
  * happen at least once, and twice only if the process dies, or the store is lost, between an effect and its completion: what
  * must happen once writes in one transaction with its completion (a store with `transaction`, as `IdempotencyPostgres` can be),
  * or checks the key itself.
+ *
+ * In `publishAll` a key may occur once: of a batch that holds it twice nothing is published, and it fails with
+ * `IdempotencyRunning`, each time that it is tried.
  *
  * Errors: `IdempotencyRefused` (class `validation`) goes to the dead letters, `IdempotencyRunning` and `IdempotencyLost` (class
  * `conflict`) and `IdempotencyUnavailable` (class `dependency`) go back to the source; `IdempotencyUnrepeatable` (class
@@ -170,7 +173,7 @@ export const middleware: Build = (<M extends Envelope>(
       lease: Duration.format(Duration.millis(lease)),
       running: wait > 0 ? `wait up to ${Duration.format(Duration.millis(wait))}` : "refuse"
     },
-    order: [{ inside: "Auth", because: "whoever is refused must not take a key" }]
+    order: [{ inside: "Auth", because: "a caller that Auth refuses must not take a key" }]
   }, (next) => {
     const owned = claimed({ next, lease, keep, codec, isFailure })
 

@@ -67,7 +67,7 @@ export type Mark = Uint32Array
  * A table of at most `capacity` keys. Two keys are taken for one with a chance of 2^-128 for each pair; another fingerprint
  * is taken for the same with a chance of 2^-32.
  *
- * Entries stand in a ring, oldest first, so whoever is forgotten for want of room is the oldest; `index` finds them, by open
+ * Entries stand in a ring, oldest first, so the oldest entry is removed when there is no room; `index` finds them, by open
  * addressing with linear probing. A result takes its own room; an empty one takes none.
  */
 export class DoneKeys {
@@ -122,7 +122,7 @@ export class DoneKeys {
 
   /** Adds what `find` has not found. */
   add(mark: Mark, result: Uint8Array, until: number, now: number): void {
-    // what has ended makes room first, a few for each that comes
+    // entries that have ended are removed first, at most two for each new entry
     for (let i = 0; i < 2 && this.count > 0 && !(this.ends[this.first]! > now); i++) this.shift()
     if (this.count === this.room) {
       if (this.room < this.capacity) this.grow()

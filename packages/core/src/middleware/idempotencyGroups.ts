@@ -20,7 +20,7 @@ export class Operation {
   readonly millis: number
   /** Of a completion; empty in others. */
   readonly result: Uint8Array
-  /** Whoever asked has gone. */
+  /** Whether the caller was interrupted before the answer. */
   isAbandoned = false
   found: Claim | boolean | undefined
   failure: IdempotencyUnavailable | undefined
@@ -71,7 +71,7 @@ const parts = (operations: ReadonlyArray<Operation>): ReadonlyArray<ReadonlyArra
   const all: Array<Array<Operation>> = []
   let bytes = Number.POSITIVE_INFINITY
   for (const operation of operations) {
-    // nobody waits for it any more, and nothing has been asked yet
+    // its caller has been interrupted, and the server has not been asked yet
     if (operation.isAbandoned) continue
     bytes += operation.result.length
     if (bytes > mostBytes) {
@@ -92,7 +92,7 @@ const milliseconds = (millis: number): number =>
  * A group that fails fails its own operations and no others. A claim whose caller is interrupted before its answer comes is
  * given back. Closing the scope does what was asked before.
  *
- * **Example** (a store that knows nobody, and lets everything run)
+ * **Example** (a store that keeps nothing, so each request runs)
  *
  * ```ts
  * import { Idempotency } from "@millrace/core"
@@ -123,7 +123,7 @@ export const grouped = <R = never>(
     const claim = operation.found
     if (typeof claim !== "object" || claim._tag !== "Claimed") return
     operation.found = undefined
-    // it is added at the call, and nobody waits
+    // the call adds it; no caller awaits it
     void gather.add(new Operation("release", operation.key, "", claim.token, 0, nothing))
   }
 

@@ -51,7 +51,7 @@ export const heartbeat = ({ clock, extend, lease, since }: Held): Effect.Effect<
   const beat = (last: number, due: number, unheard: number): Effect.Effect<"refused" | "unheard"> =>
     Effect.flatMap(Effect.suspend(() => Effect.sleep(Math.max(0, due - monotonic(clock)))), () => {
       const at = monotonic(clock)
-      // a process that stood still asks once, as long as nobody can have taken the claim
+      // a process that was suspended asks once, as long as no other owner can have taken the claim
       const left = last + (unheard === 0 ? lease : lease - unit) - at
       if (left < 1) return Effect.succeed("unheard" as const)
       return Effect.flatMap(

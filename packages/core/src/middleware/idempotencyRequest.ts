@@ -1,10 +1,10 @@
 /**
- * What tells one request from another: its key, its place, what it says.
+ * Reads the key, the place and the fingerprint of a request, which tell it from other requests.
  */
 import { compositeKey } from "../model/compositeKey.ts"
 import { type Envelope, Message } from "../model/Message.ts"
 
-/** FNV-1a in two halves that begin apart: no defence against whoever makes collisions, who only fools himself. */
+/** FNV-1a in two halves that begin apart: not safe against made collisions, which harm only the caller that makes them. */
 const hash = (bytes: Uint8Array): string => {
   let a = 0x811c9dc5
   let b = 0x01000193

@@ -3,13 +3,13 @@
  */
 import { Context, Data, type Duration, type Effect } from "effect"
 
-/** Who asks for a key, and for what. */
+/** A claim on a key, as a store gets it. */
 export interface Request {
-  /** The key with its scope: what is equal here is one and the same request. */
+  /** The key with its scope: requests with equal keys are the same request. */
   readonly key: string
-  /** Of what the request says: the same key with another fingerprint is another request. Empty where none is taken. */
+  /** A hash of the request's content: the same key with another fingerprint is another request. Empty where none is taken. */
   readonly fingerprint: string
-  /** Milliseconds after which the key is anybody's again, unless its claim is extended or completed. */
+  /** Milliseconds after which another caller can claim the key, unless its claim is extended or completed. */
   readonly lease: number
 }
 
@@ -18,7 +18,7 @@ export interface Request {
  *
  * - `Claimed`: the key is the caller's, under a token that no other claim of it has had, and that is larger than all before
  * - `Completed`: it was done before, with this result
- * - `Running`: somebody else has it, for so many milliseconds at most
+ * - `Running`: another owner has it, for `left` milliseconds at most
  * - `Reused`: it is known with another fingerprint
  */
 export type Claim =
@@ -31,7 +31,7 @@ export type Claim =
  * The store of idempotency keys cannot be asked; class `dependency`, so the message is tried again.
  */
 export class IdempotencyUnavailable extends Data.TaggedError("IdempotencyUnavailable")<{
-  /** What happened and what to do, with secrets redacted. */
+  /** The failure and how to mend it, with secrets redacted. */
   readonly message: string
   readonly retryAfter?: Duration.Duration | undefined
   readonly cause?: unknown

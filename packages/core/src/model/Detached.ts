@@ -3,7 +3,7 @@
  */
 import { Context, Effect, References, Tracer } from "effect"
 
-// the references that hold what belongs to one message or request
+// the references whose values belong to one message or request
 const references: Array<Context.Key<never, never>> = []
 
 const add = (reference: unknown): void => {
@@ -51,6 +51,6 @@ export const context = <R>(self: Context.Context<R>): Context.Context<R> =>
   // references have defaults, so the services of R are still there
   Context.omit(...references)(self) as Context.Context<R>
 
-/** Runs an effect with `context` of its fiber's context: for what is forked and goes on after the message or request. */
+/** Runs an effect with `context` of its fiber's context: for fibers that go on after the message or request. */
 export const effect = <A, E, R>(self: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
   Effect.updateContext(self, context<R>)

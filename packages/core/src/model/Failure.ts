@@ -48,7 +48,7 @@ export const classes: ReadonlyArray<FailureClass> = [
   "defect"
 ]
 
-/** The classes that never go away by themselves: what failed so is not tried again. */
+/** The classes that never go away by themselves: a message that failed so is not tried again. */
 export const lasting: ReadonlySet<FailureClass> = new Set<FailureClass>([
   "permanent",
   "poison",

@@ -1,5 +1,5 @@
 /**
- * The end of a chain: hooks run once, whatever happened, by whoever runs the chain.
+ * The end of a chain: its source runs the hooks of the message once, after success, failure and interruption alike.
  */
 import { type Context, Effect, Exit, Fiber } from "effect"
 import type { Classified } from "../model/Failure.ts"
@@ -43,7 +43,7 @@ export const run = (
   return result
 }
 
-/** Both, and the first failure; what has ended needs no fiber. */
+/** Runs both and answers the first failure; effects that have ended need no fiber. */
 const following = (
   result: Effect.Effect<void, Classified>,
   each: Effect.Effect<void, Classified>
@@ -64,7 +64,7 @@ const both = (
 
 /**
  * Runs a whole chain and then its hooks, for sources without an engine: publishers, servers, clients. A failing hook fails
- * a chain that had succeeded, with what `failed` makes of its error.
+ * a chain that had succeeded, with the error that `failed` makes of the hook's.
  *
  * What suspends goes on in a fiber of its own, so hooks also run when the caller is interrupted before it awaits.
  */

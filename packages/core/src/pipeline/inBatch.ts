@@ -74,7 +74,7 @@ export const inTurn = (call: Call, run: Run): Run => (entries) => {
     let isPublished = false
     let failure: Exit.Exit<unknown, unknown> | undefined
     const turn = until((message, context) => {
-      // a copy: what is passed again is the message that is on its way, or one that has failed
+      // any other message is a copy, and is published alone
       if (isPublished || (running !== undefined && running !== message)) return undefined
       return Effect.suspend(() => {
         isStarted = true

@@ -78,7 +78,7 @@ const callOf = (next: object, handler: Opaque): Ways.Call => (entry, take) => {
   } finally {
     fiber.setContext(before)
   }
-  // what only waits for the batch needs no services
+  // an effect that only waits for the batch needs no services
   return Eager.isDone(result) || result === passed
     ? result
     : Effect.updateContext(result, () => context as Context.Context<unknown>)
@@ -121,7 +121,7 @@ export const chain = <N extends Opaque, C extends Opaque>(
   return mark(Descriptions.describe(entering(composed), steps), form)
 }
 
-/** Publishes messages as one batch, and then runs the hooks of each with what became of the batch. */
+/** Publishes messages as one batch, and then runs the hooks of each with the result of the batch. */
 export const publish = <P, E, R, E2>(
   chain: Handler<Outgoing<P>, unknown, E, R>,
   messages: ReadonlyArray<Outgoing<P>>,

@@ -1,5 +1,5 @@
 /**
- * A middleware that is inside with all messages of one `publishAll`, and learns of each what became of the batch.
+ * Runs a middleware for all messages of one `publishAll` side by side: `next` of each message ends with the result of the batch.
  */
 import { Effect, Exit, Fiber } from "effect"
 import * as Eager from "./Eager.ts"
@@ -51,7 +51,7 @@ class Batch {
   private state: "open" | "published" | "given up" = "open"
   /** Whether the middleware left a message to `next` for good: it does not pass that one on again. */
   private isFinal = false
-  /** What the first of the messages whose chain has failed has failed with. */
+  /** The failure of the first message, in their order, whose chain has failed. */
   private failed: Ended | undefined
   private failedAt = Infinity
   private wake = (): void => {}
@@ -118,7 +118,7 @@ class Batch {
       // it was held up until the others were interrupted, and is about to be interrupted, too
       if (this.state === "given up") return Effect.interrupt
       const isAway = this.published.length > 0
-      // passed on a second time beside the first: it shares what becomes of it
+      // a message that is passed on twice at the same time has the result of the batch twice; a copy is published alone
       if (isAway && !this.published.some((each) => each.at === at && each.entry.message === message)) return undefined
       const waiting = new Waiting(at, { message, context }, (left) => {
         this.gathered.delete(left)

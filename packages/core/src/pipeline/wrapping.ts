@@ -5,7 +5,7 @@
 import * as Description from "./Description.ts"
 import type { Handler } from "./Handler.ts"
 
-/** Where a handler carries what it is made of. */
+/** Where a handler carries the handler and the middlewares that it is made of. */
 const WrappedId = "~millrace/Wrapped"
 
 interface Wrapped<H> {

@@ -30,7 +30,7 @@ const refuse = (): never => {
 
 const throwing = Tracer.make({ span: refuse })
 
-/** A tracer whose spans are made, and then refuse whatever is said of them. */
+/** A tracer whose spans are made, and whose methods throw. */
 const mute = Tracer.make({
   span: (options) => {
     const span = new Tracer.NativeSpan(options)

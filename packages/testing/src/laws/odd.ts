@@ -1,5 +1,5 @@
 /**
- * Errors that code of other programs can fail with: whatever reads an unknown error has to survive each of them.
+ * Errors that code of other programs can fail with: code that reads an unknown error must survive each of them.
  */
 
 const refusing = (field: string): Error =>
