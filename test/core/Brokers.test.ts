@@ -64,7 +64,7 @@ describe("several brokers in one program", () => {
       const letters = yield* Stream.runCollect(DeadLetters.list("orders.dead-letters", { broker: Archive }))
       assert.strictEqual(letters.length, 1)
       assert.deepStrictEqual(yield* Stream.runCollect(DeadLetters.list("orders.dead-letters")), [])
-      yield* DeadLetters.replay(letters[0]!, { broker: Archive })
+      yield* DeadLetters.replay(letters[0]!, { broker: Archive, reach: "all" })
       yield* TestClock.adjust("1 second")
       assert.strictEqual(calls, 2)
     }).pipe(Effect.scoped, Effect.provide(both)))

@@ -330,7 +330,7 @@ export const wrongs: ReadonlyArray<Wrong> = [
   {
     fault: "forgets to resume",
     found: "pause",
-    says: /has 20 messages/,
+    says: /has 5 messages/,
     make: consuming((consume, options, sink) => {
       const open = Latch.makeUnsafe(true)
       const paused = leasing(() => ({ pause: open.close.pipe(Effect.asVoid), resume: Effect.void }))
