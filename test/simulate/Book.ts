@@ -518,13 +518,12 @@ export class Book extends Tally {
         what === "Retry" || what === "Release" || what === "Throttled",
         () => `${id} starts again after it came to ${what}`
       )
-      const wait = last.outcome?._tag === "Retry" && last.outcome.after !== undefined && last.hooks.every((hook) =>
-          !hook.failed
-        )
-        ? last.after ?? 0
-        : 0
-      this.check("8 hold", now - last.ended! >= wait - epsilon, () =>
-        `${id} starts ${now - last.ended!} ms after a retry in ${wait} ms`)
+      const wait = last.outcome?._tag === "Retry" && last.outcome.after !== undefined ? last.after ?? 0 : 0
+      this.check(
+        "8 hold",
+        now - last.ended! >= wait - epsilon,
+        () => `${id} starts ${now - last.ended!} ms after a retry in ${wait} ms`
+      )
     }
     const run: Run = {
       entry,

@@ -84,9 +84,9 @@ export const idOf = (entry: Entry): string => `${entry.partition}/${entry.positi
 /** What a run came to, once all that it waits for has ended; undefined before. */
 export const cameTo = (run: Run): Waits["failed"] => {
   if (run.outcome === undefined || run.hooks.some((hook) => hook.done === undefined)) return undefined
-  // the hook that was registered last speaks first
-  return run.hooks.findLast((hook) => hook.failed !== undefined)?.failed ??
-    (run.outcome._tag === "Retry" && run.outcome.after !== undefined ? "Throttled" : run.outcome._tag)
+  // a hook that fails changes no retry; else the hook that was registered last speaks first
+  if (run.outcome._tag === "Retry") return run.outcome.after === undefined ? "Retry" : "Throttled"
+  return run.hooks.findLast((hook) => hook.failed !== undefined)?.failed ?? run.outcome._tag
 }
 
 /** One process with one subscription. */

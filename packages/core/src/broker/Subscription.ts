@@ -53,7 +53,8 @@ export interface Options {
    *
    * Retries whose error names a time (`retryAfter`) count in none of these. Such a wait is never shorter than `backoff.base`,
    * so `Retry-After: 0` is no hot loop; the named waits of one message add up to at most `retryAfter` (default 1 day; Infinity sets no limit), and a
-   * message that is asked to wait longer goes to the dead letters.
+   * message that is asked to wait longer goes to the dead letters. A broker that delays keeps only the number of deliveries: the
+   * sum is taken as that number times the present wait, or the age of the message where that is less.
    *
    * `span` bounds what comes again after a crash, too: while so many messages of a partition are settled beyond one that is
    * not, be it failing or slow, nothing more of that partition is taken in.

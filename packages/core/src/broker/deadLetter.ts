@@ -8,6 +8,7 @@ import { prettyOf } from "../model/causeText.ts"
 import * as Failure from "../model/Failure.ts"
 import * as Headers from "../model/Headers.ts"
 import { type Delivery, Outgoing } from "../model/Message.ts"
+import { readable } from "../model/readable.ts"
 import * as Redaction from "../model/Redaction.ts"
 import { sha256 } from "../model/sha256.ts"
 
@@ -78,15 +79,6 @@ export interface Options {
 }
 
 const usual = Redaction.make()
-
-/** The value of a getter of a driver or a user, or a default where it throws. */
-const readable = <A>(read: () => A, otherwise: A): A => {
-  try {
-    return read()
-  } catch {
-    return otherwise
-  }
-}
 
 const cut = (text: string, length: number): string => text.length > length ? `${text.slice(0, length - 1)}…` : text
 

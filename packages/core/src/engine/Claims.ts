@@ -28,21 +28,26 @@ export class Claims {
       return open.length === 0 ? Effect.void : called(() => extend(open))
     })
     // a call that the broker never answers is a lost one
-    const answered = Effect.flatMap(
-      Effect.timeoutOption(call, wait),
-      (answer) => Option.isSome(answer) ? Effect.void : Effect.fail("The broker did not answer in time.")
-    )
+    const answered = (limit: number) =>
+      Effect.flatMap(
+        Effect.timeoutOption(call, limit),
+        (answer) => Option.isSome(answer) ? Effect.void : Effect.fail("The broker did not answer in time.")
+      )
+    // milliseconds until the claims count as lapsed, a while before the broker redelivers
+    const left = (since: number, now: number): number => since + claim * 0.9 - now
     // the claims last from the last call that succeeded; a lost call is repeated sooner than the next one is due
     const from = (since: number, next: number): Effect.Effect<void> =>
       Effect.sleep(next).pipe(
         Effect.andThen(Clock.currentTimeMillis),
         Effect.flatMap((now) =>
-          Effect.matchCauseEffect(answered, {
+          Effect.matchCauseEffect(answered(Math.max(1, Math.min(wait, left(since, now)))), {
             onSuccess: () => from(now, wait),
             onFailure: (cause) =>
               Effect.flatMap(Clock.currentTimeMillis, (then) => {
-                if (then - since < claim * 0.9) return from(since, Math.max(1, claim / 10))
-                return Effect.sync(() => this.lapsed(state, cause))
+                const rest = left(since, then)
+                return rest > 1
+                  ? from(since, Math.min(claim / 10, rest))
+                  : Effect.sync(() => this.lapsed(state, cause))
               })
           })
         )

@@ -135,8 +135,8 @@ export class DeadLetterWriter<R> {
     if (form < last) return this.again(writing, form + 1, failures)
     const isRefused = refused === "message" || refused === "channel"
     if (isRefused && consumer.refusedDeadLetter === "drop") return Effect.succeed("dropped")
+    writing.state = refused === "message" ? "parked" : writing.kind
     if (refused !== "message") return this.waiting(writing, cause, backoff(failures), failures)
-    writing.state = "parked"
     return this.waiting(writing, cause, consumer.backoff.cap, failures)
   }
 

@@ -57,6 +57,10 @@ export class LeaseState {
   /** Messages settled so far. */
   settled = 0
   bytes = 0
+  /** The driver was told to pause. */
+  paused = false
+  /** A pause or resume of the driver is in progress. */
+  turning = false
   /** The worker will tell the broker of it at the end of the turn. */
   dirty = false
   /** Unix time in milliseconds since which a call waits for the broker's answer. */

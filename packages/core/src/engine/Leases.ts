@@ -7,7 +7,7 @@ import type { Lease } from "../broker/Driver.ts"
 import { isDone } from "../pipeline/Eager.ts"
 import { Claims } from "./Claims.ts"
 import { endLeases, farewell, type InProgress } from "./endLeases.ts"
-import { called, fork } from "./guard.ts"
+import { called, fork, isFault } from "./guard.ts"
 import type { LeaseState } from "./LeaseState.ts"
 import { Room } from "./Room.ts"
 
@@ -52,6 +52,8 @@ export class Leases implements InProgress {
   open(state: LeaseState): void {
     this.all.set(state.lease, state)
     this.claims.keep(state)
+    // a lease may come while its subscription is paused
+    if (this.room.isShut) this.turnLease(state)
   }
 
   /** A handler of a lease is being called, until `left`. */
@@ -95,17 +97,24 @@ export class Leases implements InProgress {
     if (!lease.lost) this.options.failed(Cause.squash(cause))
   }
 
-  /** Pauses or resumes the driver, by the state at the time when it runs. */
-  turn(isPaused: () => boolean): void {
-    const turns = Array.from(this.all.keys()).filter(({ pause, resume }) => pause ?? resume)
-    if (turns.length === 0) return
-    const turn = Effect.forEach(
-      turns,
-      (lease) => called(() => (isPaused() ? lease.pause : lease.resume) ?? Effect.void),
-      { discard: true }
-    )
-    fork(this.options.context, turn, (exit: Exit.Exit<void>) => {
-      if (exit._tag === "Failure" && !Cause.hasInterruptsOnly(exit.cause)) this.options.noted(Cause.squash(exit.cause))
+  /** Pauses or resumes the driver of each lease. */
+  turn(): void {
+    for (const lease of this.all.values()) this.turnLease(lease)
+  }
+
+  /** One call at a time for each lease: a slow pause must not end after the resume that follows it. */
+  private turnLease(lease: LeaseState): void {
+    const { isShut } = this.room
+    if (lease.turning || lease.paused === isShut) return
+    lease.paused = isShut
+    const { pause, resume } = lease.lease
+    const call = isShut ? pause : resume
+    if (call === undefined) return
+    lease.turning = true
+    fork(this.options.context, called(() => call), (exit: Exit.Exit<void>) => {
+      lease.turning = false
+      if (isFault(exit)) this.options.noted(Cause.squash(exit.cause))
+      if (!lease.stopped) this.turnLease(lease)
     })
   }
 
@@ -163,8 +172,9 @@ export class Leases implements InProgress {
   private lose(lease: LeaseState): void {
     lease.stopped = true
     lease.lost = true
-    this.interrupt(lease)
+    // before the interrupt: hooks of interrupted handlers may run
     this.giveUp(lease)
+    this.interrupt(lease)
     this.forget(lease)
   }
 

@@ -84,6 +84,11 @@ export class PendingEffects<R> {
     }
   }
 
+  /** The leases of messages that wait, those that were lost included. */
+  leases(): ReadonlyArray<LeaseState> {
+    return Array.from(this.all).flatMap(({ messages }) => messages.map(({ delivery }) => leaseOf(delivery)))
+  }
+
   *inFlight(): Generator<InFlight> {
     for (const { lane, messages, since } of this.all) {
       const delivery = messages[0]?.delivery

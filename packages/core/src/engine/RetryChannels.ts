@@ -7,6 +7,7 @@ import type { Consumer } from "../broker/Broker.ts"
 import * as Retries from "../broker/Retries.ts"
 import type { Delivery } from "../model/Message.ts"
 import * as Outcome from "../model/Outcome.ts"
+import { readable } from "../model/readable.ts"
 import { isDue } from "./DelayQueue.ts"
 import { type Limits, RetryPolicy, type Verdict } from "./RetryPolicy.ts"
 
@@ -28,7 +29,7 @@ export class RetryChannels {
 
   /** When the reader of a retry channel has to look at a message: at its time, or at that of the next channel on its way there. */
   due(waiting: Delivery, tier: number): number {
-    const found = Retries.read(waiting, this.group)
+    const found = readable(() => Retries.read(waiting, this.group), undefined)
     if (found === undefined) return 0
     const here = found.at + this.delays[tier - 1]!
     return found.due - here < this.delays[0] ? found.due : here
@@ -54,8 +55,10 @@ export class RetryChannels {
         original.hooks = waiting.hooks = []
         return consumer.handle(original)
       },
-      deadLetter: (waiting, error, at, form) =>
-        consumer.deadLetter(Retries.read(waiting, this.group)?.original ?? waiting, error, at, form)
+      deadLetter: (waiting, error, at, form) => {
+        const original = readable(() => Retries.read(waiting, this.group)?.original, undefined)
+        return consumer.deadLetter(original ?? waiting, error, at, form)
+      }
     }
   }
 }

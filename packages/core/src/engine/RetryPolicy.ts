@@ -7,6 +7,7 @@ import type { Consumer } from "../broker/Broker.ts"
 import type { Capabilities } from "../broker/Driver.ts"
 import type { Delivery, Outgoing } from "../model/Message.ts"
 import * as Outcome from "../model/Outcome.ts"
+import { readable } from "../model/readable.ts"
 import { leaseOf, type LeaseState } from "./LeaseState.ts"
 
 /** What a message has cost so far. */
@@ -215,10 +216,13 @@ export class BrokerDelayedRetries extends RetryPolicy {
     this.random = random
   }
 
-  protected retry(delivery: Delivery, outcome: Outcome.Retry, error: unknown, _now: number): Verdict {
+  protected retry(delivery: Delivery, outcome: Outcome.Retry, error: unknown, now: number): Verdict {
     const { backoff: schedule, hold, retries } = this.limits
     const named = this.named(outcome)
-    if (named !== undefined) return named > hold.retryAfter ? this.tooLong(error, named) : again(named, error)
+    if (named !== undefined) {
+      const waited = named > hold.retryAfter ? named : waits(delivery, named, now)
+      return waited > hold.retryAfter ? this.tooLong(error, waited) : again(named, error)
+    }
     const failures = delivery.attempts
     if (retries._tag === "delayed") {
       const delay = retries.delays[failures - 1]
@@ -227,6 +231,16 @@ export class BrokerDelayedRetries extends RetryPolicy {
     if (failures >= hold.attempts) return this.giveUpSince(error, `${failures} attempts failed`)
     return again(backoff(schedule, failures, this.random), error)
   }
+}
+
+/**
+ * Milliseconds that the errors of a message have named, at most: the broker keeps only the number of attempts. As if each had
+ * named the present wait, and no longer than the message is there.
+ */
+const waits = (delivery: Delivery, named: number, now: number): number => {
+  const sum = delivery.attempts * named
+  const age = readable(() => now - (delivery.timestamp ?? Number.NEGATIVE_INFINITY), Number.POSITIVE_INFINITY)
+  return Math.min(sum, Math.max(0, age) + named)
 }
 
 const again = (millis: number, error: unknown): Verdict =>

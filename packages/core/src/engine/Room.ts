@@ -10,7 +10,8 @@ export class Room {
   private readonly limit: Consumer<never>["inFlight"]
   private readonly leases: ReadonlyMap<unknown, LeaseState>
   private readonly closed = new Set<LeaseState>()
-  private isShut = false
+  /** The subscription is paused. */
+  isShut = false
 
   constructor(limit: Consumer<never>["inFlight"], leases: ReadonlyMap<unknown, LeaseState>) {
     this.limit = limit

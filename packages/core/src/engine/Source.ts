@@ -7,7 +7,7 @@ import { type BrokerError, make as failure } from "../broker/BrokerError.ts"
 import type { Driver } from "../broker/Driver.ts"
 import { called, isFault, logged } from "./guard.ts"
 import type { RetryTier } from "./RetryChannels.ts"
-import { laneHealth } from "./stalls.ts"
+import { keyOf, laneHealth } from "./stalls.ts"
 import { Worker } from "./Worker.ts"
 
 /** The most messages that a driver is asked for at once. */
@@ -23,8 +23,8 @@ export class Source<R> {
   private readonly consumer: Consumer<R>
   private readonly clock: Clock.Clock
   private readonly started = Deferred.makeUnsafe<void, BrokerError>()
-  // when the present life became ready, and how many calls the broker had confirmed then
-  private ready: { readonly at: number; readonly confirmations: number } | undefined
+  // when the present life became ready, and how much had been done by then
+  private ready: { readonly at: number; readonly done: number } | undefined
   readonly worker: Worker<R>
 
   constructor(
@@ -101,7 +101,7 @@ export class Source<R> {
         const sink = this.worker.sink({
           ready: () => {
             this.lastPoll = this.clock.currentTimeMillisUnsafe()
-            this.ready ??= { at: this.lastPoll, confirmations: this.worker.confirmations }
+            this.ready ??= { at: this.lastPoll, done: this.done }
             if (this.state !== "draining") this.state = this.worker.paused ? "paused" : "running"
             Deferred.doneUnsafe(this.started, Exit.void)
           },
@@ -194,11 +194,16 @@ export class Source<R> {
     return failure({ system: this.driver.system, operation: "consume", reason: "Lost", message })
   }
 
-  /** A life in which the broker confirmed a settlement, or that lasted for the longest wait, has shown that the source works. */
+  /** What shows that a source works: settlements that the broker confirmed; handled messages where it confirms none. */
+  private get done(): number {
+    return this.driver.capabilities.settlement === "none" ? this.worker.settled : this.worker.confirmations
+  }
+
+  /** A life in which something was done, or that lasted for the longest wait, has shown that the source works. */
   private hasProven(): boolean {
     const { ready } = this
     if (ready === undefined) return false
-    return this.worker.confirmations > ready.confirmations ||
+    return this.done > ready.done ||
       this.clock.currentTimeMillisUnsafe() - ready.at >= this.consumer.restart.cap
   }
 
@@ -239,7 +244,7 @@ export class Source<R> {
       restarts: this.restarts,
       lastError: this.lastError,
       oldest: oldest && {
-        key: oldest.delivery.key,
+        key: keyOf(oldest.delivery),
         partition: oldest.delivery.partition,
         position: oldest.delivery.position,
         since: oldest.since

@@ -24,7 +24,7 @@ import type { BrokerError } from "../broker/BrokerError.ts"
 import type { Capabilities, Lease, Sink } from "../broker/Driver.ts"
 import type { Classified } from "../model/Failure.ts"
 import { tagOf } from "../model/Failure.ts"
-import type { Delivery, Outgoing } from "../model/Message.ts"
+import type { Delivery, Hook, Outgoing } from "../model/Message.ts"
 import * as Outcome from "../model/Outcome.ts"
 import * as After from "../pipeline/After.ts"
 import { destinationOf } from "../pipeline/Conventions.ts"
@@ -192,8 +192,9 @@ export class Worker<R> {
       this.draining = true
       this.handlers.cancelAll()
       this.dispatcher.end()
-      // handlers of a lease that was lost may still run
-      const leases = Array.from(new Set([...this.leases.all.values(), ...this.handlers.leases()]))
+      // handlers and hooks of a lease that was lost may still run
+      const lost = [...this.handlers.leases(), ...this.effects.leases()]
+      const leases = Array.from(new Set([...this.leases.all.values(), ...lost]))
       return Effect.andThen(this.leases.end(leases, limit), Effect.sync(() => this.stalls.end()))
     })
   }
@@ -203,14 +204,14 @@ export class Worker<R> {
     this.leases.room.shut()
     // a handler that pauses its own subscription is the last that starts: the slice is over
     this.dispatcher.endSlice()
-    this.leases.turn(() => this.paused)
+    this.leases.turn()
   }
 
   resume(): void {
     this.paused = false
     this.leases.room.open()
     this.dispatcher.wake()
-    this.leases.turn(() => this.paused)
+    this.leases.turn()
   }
 
   get active(): number {
@@ -331,17 +332,38 @@ export class Worker<R> {
       return true
     }
     delivery.hooks = undefined
-    const after = hooks === undefined
-      ? close!
-      : close === undefined
-      ? After.run(hooks, exit, verdict.outcome)
-      : Effect.andThen(close, Effect.suspend(() => After.run(hooks, exit, verdict.outcome)))
+    const after = close === undefined
+      ? After.run(hooks ?? [], exit, verdict.outcome)
+      : this.closing(delivery, close, hooks ?? [], exit, verdict)
     if (isDone(after)) return this.apply(delivery, batch, this.revised(delivery, verdict, after), lane)
     // an acknowledgement that waits to become durable keeps no lane shut: a message whose effect fails is handled again, late
     const isLate = verdict.outcome._tag === "Ack" || verdict.outcome._tag === "Reject"
     this.effects.add(after, delivery, verdict, isLate ? "late" : this.lanes.hold(delivery, lane))
     this.stalls.watch()
     return isLate
+  }
+
+  /**
+   * Closes the scope of a message and then runs its hooks, also where its lease ends meanwhile. A finalizer that fails settles
+   * the message, unless it is to run again, and the hooks are told so.
+   */
+  private closing(
+    delivery: Delivery,
+    close: Effect.Effect<void>,
+    hooks: ReadonlyArray<Hook>,
+    exit: Exit.Exit<unknown, unknown>,
+    verdict: Retrying.Verdict
+  ): Effect.Effect<void, Classified> {
+    return Effect.uninterruptibleMask((restore) =>
+      Effect.flatMap(Effect.exit(close), (end) => {
+        if (end._tag === "Failure") this.port.noted(Cause.squash(end.cause))
+        if (end._tag === "Success" || verdict.outcome._tag === "Retry") {
+          return restore(After.run(hooks, exit, verdict.outcome))
+        }
+        const after = After.run(hooks, end, this.decide(delivery, end).outcome)
+        return Effect.andThen(Effect.exit(restore(after)), end)
+      })
+    )
   }
 
   /** The one decision on an attempt. Entries of a subscription and a driver's readers are called here, and may throw. */
@@ -360,13 +382,17 @@ export class Worker<R> {
     }
   }
 
-  /** A hook that fails settles the message by its error, whatever its chain came to. */
+  /**
+   * A hook that fails settles the message by its error, whatever its chain came to. A message that is to run again does so: the
+   * wait that its own error named is kept, and its hooks run again, too.
+   */
   private revised(
     delivery: Delivery,
     verdict: Retrying.Verdict,
     after: Exit.Exit<void, Classified>
   ): Retrying.Verdict {
-    return after._tag === "Success" ? verdict : this.decide(delivery, after)
+    const isKept = after._tag === "Success" || verdict.outcome._tag === "Retry"
+    return isKept ? verdict : this.decide(delivery, after)
   }
 
   /** The effect that messages waited for has ended. */
@@ -479,10 +505,12 @@ export class Worker<R> {
       return true
     }
     const own = this.lanes.hold(delivery, lane)
+    // a message whose lane has gone on must not take the lane of those that run now
+    const kept = lane === "late" ? lane : own
     this.stalls.watch()
     this.writer.confirm(leaving, first, own, (exit) =>
       this.guarded(() => {
-        if (exit._tag === "Success") this.confirmed(exit.value, leaving, batch, outcome, own, error)
+        if (exit._tag === "Success") this.confirmed(exit.value, leaving, batch, outcome, kept, error)
         this.leases.touch(lease)
         lease.ended()
         this.dispatcher.wake()
@@ -495,7 +523,7 @@ export class Worker<R> {
     leaving: Leaving,
     batch: Batch,
     outcome: Outcome.Outcome,
-    lane: Lane | undefined,
+    lane: Lane | "late" | undefined,
     error: unknown
   ): void {
     const { delivery } = leaving

@@ -6,6 +6,7 @@ import { Effect } from "effect"
 import type { Consumer, LaneHealth, LaneState } from "../broker/Broker.ts"
 import { tagOf } from "../model/Failure.ts"
 import type { Delivery } from "../model/Message.ts"
+import { readable } from "../model/readable.ts"
 import { log } from "./guard.ts"
 import type { LeaseState } from "./LeaseState.ts"
 
@@ -33,13 +34,8 @@ export const laneHealth = ({ behind, delivery, error, since, state }: InFlight):
   error
 })
 
-const keyOf = (delivery: Delivery): string | undefined => {
-  try {
-    return delivery.key
-  } catch {
-    return undefined
-  }
-}
+/** The key of a delivery; undefined where it has none, or where its driver cannot read it. */
+export const keyOf = (delivery: Delivery): string | undefined => readable(() => delivery.key, undefined)
 
 /** What a monitor watches. */
 export interface Watched {
@@ -56,6 +52,7 @@ export class StallMonitor {
   private timer: Fiber.Fiber<void> | undefined
   private nextLine = 0
   private interval = 0
+  private isEnded = false
 
   constructor(
     consumer: Pick<Consumer<never>, "name" | "stalled">,
@@ -71,7 +68,7 @@ export class StallMonitor {
 
   /** A message or a call to the broker is in progress. */
   watch(): void {
-    if (this.timer !== undefined) return
+    if (this.timer !== undefined || this.isEnded) return
     const { running, waiting } = this.consumer.stalled
     const timer = Effect.runForkWith(this.context)(Effect.sleep(Math.max(1, Math.min(running, waiting))))
     this.timer = timer
@@ -81,7 +78,9 @@ export class StallMonitor {
     })
   }
 
+  /** Starts no timer again. Its worker has drained. */
   end(): void {
+    this.isEnded = true
     this.timer?.interruptUnsafe()
     this.timer = undefined
   }

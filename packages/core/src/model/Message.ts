@@ -10,7 +10,7 @@ import type { Outcome } from "./Outcome.ts"
 /**
  * Runs once when the whole chain has ended, whatever happened: in reverse order of registration, before the message is
  * settled. What it returns is awaited first, so a message is acknowledged only after it is durable; its failure settles
- * the message as an error of the chain would.
+ * the message as an error of the chain would, except where the message is to run again: then it does, and so do its hooks.
  *
  * `outcome` is always given for a consumed message, as the broker will be told it if no hook fails, and undefined for any
  * other. What a message waits for here keeps its lane shut only if it is not acknowledged: the next message of the key may
