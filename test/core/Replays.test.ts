@@ -1,6 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import {
   Broker,
+  BrokerError,
   Channel,
   DeadLetters,
   type Delivery,
@@ -239,6 +240,41 @@ describe("Replays", () => {
       assert.deepStrictEqual(told, ["orders Failure", "orders.billing.replay Success"])
     }).pipe(Effect.provide(Layer.provide(Broker.wrap(tells), memory)), Effect.scoped)
   })
+
+  it.effect("F22 headers that the broker refuses reach the group as they were, and hold up no other letter", () =>
+    Effect.gen(function*() {
+      let isBroken = true
+      const billing = yield* group("billing", () => isBroken)
+      yield* publish("odd", "orders", { odd: "yes" })
+      yield* publish("other")
+      yield* settle
+      isBroken = false
+      const broker = yield* Broker.Broker
+      const { delivery } = billing[0]!
+      const encoded = DeadLetters.toOutgoing({ delivery, error: "e", channel: letters, at: 7, form: "encoded" })
+      yield* broker.publish(encoded)
+      const strict = Broker.Broker.of({
+        ...broker,
+        publish: (message) =>
+          message.fields.some(([name]) => name === "odd")
+            ? Effect.fail(
+              BrokerError.make({ system: "memory", operation: "publish", reason: "Invalid", message: "no odd headers" })
+            )
+            : broker.publish(message)
+      })
+      const all = yield* DeadLetters.replayAll(letters, { filter: { from: 7, to: 8 } }).pipe(
+        Stream.runCollect,
+        Effect.provideService(Broker.Broker, strict)
+      )
+      assert.deepStrictEqual(all.map(({ how }) => how), ["published"])
+      yield* settle
+      assert.deepStrictEqual(billing.map(({ delivery, text }) => `${text} ${delivery.headers["odd"] ?? ""}`), [
+        "odd yes",
+        "other ",
+        "odd yes"
+      ])
+      assert.notProperty(billing[2]!.delivery.headers, "dead-letter-headers")
+    }).pipe(Effect.provide(memory), Effect.scoped))
 
   it.effect("F22 a letter that lacks a part is skipped, and refused with a sentence where it is asked for alone", () =>
     Effect.gen(function*() {

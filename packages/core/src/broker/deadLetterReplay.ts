@@ -81,9 +81,12 @@ const planning =
           headers[names.position] = String(letter.position)
           if (letter.timestamp !== undefined) headers[names.timestamp] = String(letter.timestamp)
         }
+        // the broker has refused these headers as they were; `Replays` restores them
+        const encoded = isForGroup ? delivery.headers[names.headers] : undefined
+        if (encoded !== undefined) headers[names.headers] = encoded
         return new Outgoing(channel, delivery.raw, delivery.key, headers, {
           keyBytes: delivery.keyBytes,
-          fields: originalFields(delivery),
+          fields: encoded === undefined ? originalFields(delivery) : [],
           tombstone: delivery.tombstone
         })
       }
