@@ -381,12 +381,5 @@ export const detours: ReadonlyArray<Plant> = [
     "engine/RetryChannels.ts",
     "original.hooks = waiting.hooks = []",
     "original.hooks = []"
-  ),
-  plant(
-    "letter-by-the-broker",
-    "lets the broker write the dead letter of a message in a retry channel",
-    worker,
-    "this.tier === undefined || this.tier.tier === 0 ? outcome : Outcome.Ack",
-    "outcome"
   )
 ]
