@@ -95,9 +95,10 @@ const messageOf = (error: unknown, delivery: Delivery, redaction: Redaction.Reda
   return line(Redaction.hide(redaction, delivery, text === "" ? Failure.tagOf(error) : text), maximumMessage)
 }
 
-const numberOf = (text: string | undefined): number | undefined => {
-  const value = text === undefined ? Number.NaN : Number(text)
-  return Number.isNaN(value) ? undefined : value
+/** How often a message had become a dead letter before; a count that is none, as any publisher may write it, is 0. */
+const passesOf = (text: string | undefined): number => {
+  const value = Number(text ?? "")
+  return Number.isSafeInteger(value) && value > 0 ? value : 0
 }
 
 /**
@@ -128,7 +129,7 @@ export const toOutgoing = (options: Options): Outgoing<Uint8Array> => {
   const { redaction = usual } = options
   if (!isSmall) added[names.errorMessage] = readable(() => messageOf(error, delivery, redaction), type)
   added[names.at] = String(options.at)
-  added[names.passes] = String((numberOf(before[names.passes]) ?? 0) + 1)
+  added[names.passes] = String(passesOf(before[names.passes]) + 1)
   const fields = readable(() => isLetter ? originalFields(delivery) : ownFields(delivery), [])
   if (form === "encoded") added[names.headers] = encodeFields(fields)
   if (isSmall) added[names.omitted] = form === "digest" ? "headers,body" : "headers"
