@@ -369,4 +369,33 @@ describeServer("RabbitMQ in trouble", Servers.own(), (server) => {
       yield* broker.publish(outgoing(channel, "b"))
       yield* eventually(() => got.length === 2)
     })))
+
+  it.live(
+    "F22 X5 a message whose headers the client cannot write comes again after its delay, with its attempts, and becomes a dead letter",
+    () =>
+      using(Effect.gen(function*() {
+        const channel = fresh("headers")
+        const broker = yield* Broker.Broker
+        yield* broker.declare({ channel })
+        yield* broker.declare({ channel: `${channel}.dead-letters` })
+        const letters = yield* consuming(`${channel}.dead-letters`, () => Effect.void, { group: "letters" })
+        const { got, running } = yield* consuming(
+          channel,
+          ({ payload }) => textOf(payload) === "long" ? Effect.succeed(Outcome.Retry()) : Effect.void,
+          { hold: { attempts: 3 }, backoff: { base: 20, cap: 50, jitter: 0 } }
+        )
+        // just what fits: the copy for a retry, and the dead letter, need room for headers of their own
+        yield* raw(async (model) => {
+          const other = await model.createConfirmChannel()
+          other.publish("millrace", channel, Buffer.from("long"), { headers: { a: "v".repeat(65_400) } })
+          other.publish("millrace", channel, Buffer.from("next"))
+          await other.waitForConfirms()
+        })
+        yield* eventually(() => letters.got.length === 1)
+        expect(got.filter(({ text }) => text === "long").map(({ attempt }) => attempt)).toEqual([1, 2, 3])
+        expect(got.filter(({ text }) => text === "next").length).toBe(1)
+        expect(yield* running.health).toMatchObject({ pending: 0, restarts: 0, state: "running" })
+      })),
+    30_000
+  )
 })

@@ -81,6 +81,32 @@ const watch = (driver: Driver.Driver, channel: string) =>
   })
 
 describeServer("Redis in trouble", Servers.own(), (server) => {
+  for (
+    const [kind, layer] of [
+      ["streams", () => streams(server())],
+      ["lists", () => RedisLists.layer({ url: Redacted.value(server().url), consumer })],
+      ["Pub/Sub", () => RedisPubSub.layer({ url: Redacted.value(server().url) })]
+    ] as const
+  ) {
+    it.live(`F22 ${kind}: a value over proto-max-bulk-len is refused for good, and the next is taken`, () =>
+      Effect.gen(function*() {
+        const channel = fresh("bulk")
+        const client = yield* plain(server())
+        yield* Effect.promise(() => client.config("SET", "proto-max-bulk-len", "1mb"))
+        yield* Effect.gen(function*() {
+          const broker = yield* Broker.Broker
+          for (const length of [1024 * 1024 + 1, 3 * 1024 * 1024]) {
+            const error = yield* Effect.flip(broker.publish(outgoing(channel, "x".repeat(length))))
+            expect([error.reason, error.retriable]).toEqual(["TooLarge", false])
+            yield* broker.publish(outgoing(channel, "next"))
+          }
+        }).pipe(
+          Effect.provide(layer()),
+          Effect.ensuring(Effect.promise(() => client.config("SET", "proto-max-bulk-len", "512mb")))
+        )
+      }).pipe(Effect.scoped, quiet))
+  }
+
   for (const kind of ["streams", "lists"] as const) {
     const layer = () =>
       kind === "streams"

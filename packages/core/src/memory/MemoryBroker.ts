@@ -34,7 +34,7 @@ export interface Options {
    * Default: 1,000. What a group has not done is never dropped.
    */
   readonly retention?: number | undefined
-  /** The longest body in bytes. Default: none. */
+  /** The longest body in bytes, from 1. Default: no limit. */
   readonly maximumBytes?: number | undefined
 }
 
@@ -70,6 +70,7 @@ class State {
   constructor(options: Options, now: () => number) {
     this.partitions = check.count("partitions", options.partitions ?? 4)
     this.retention = check.count("retention", options.retention ?? 1000)
+    if (options.maximumBytes !== undefined) check.count("maximumBytes", options.maximumBytes)
     this.rules = {
       settlement: check.oneOf("settlement", options.settlement ?? "position", ["position", "message"]),
       claim: check.millis("claim", options.claim ?? Number.POSITIVE_INFINITY, { infinite: true }),

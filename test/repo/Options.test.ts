@@ -1,0 +1,448 @@
+/**
+ * Every option that is a duration or a count is checked, and refuses what it cannot be with a sentence that names module and
+ * option. The options are found in the sources: a new one without a line here fails the first test.
+ */
+import {
+  Audit,
+  Batch,
+  Bulkhead,
+  Channel,
+  CircuitBreaker,
+  Gather,
+  Health,
+  Hedge,
+  Idempotency,
+  KillSwitch,
+  Log,
+  MemoryBroker,
+  Metrics,
+  Outcome,
+  Publisher,
+  RateLimit,
+  Request,
+  Retry,
+  Subscription,
+  Timeout,
+  Trace
+} from "@millrace/core"
+import { Body, IdempotencyKey, Problem, Sink, Webhook } from "@millrace/http"
+import * as Listener from "@millrace/http/Listener"
+import { Kafka } from "@millrace/kafka"
+import { Mqtt } from "@millrace/mqtt"
+import { JetStream, Nats } from "@millrace/nats"
+import { RabbitMq } from "@millrace/rabbitmq"
+import { IdempotencyRedis, RateLimitRedis, RedisLists, RedisStreams } from "@millrace/redis"
+import { ApiKey, Hmac, Jwt } from "@millrace/security"
+import {
+  AuditPostgres,
+  AuditSqlite,
+  IdempotencyPostgres,
+  IdempotencySqlite,
+  Inbox,
+  OutboxRelay,
+  RateLimitPostgres,
+  RateLimitSqlite,
+  SqlHealth,
+  SqliteClient
+} from "@millrace/sql"
+import { BrokerContract, Simulation } from "@millrace/testing"
+import { Cause, Effect, Exit, Layer, Redacted, Schema } from "effect"
+import { createServer } from "node:http"
+import { assert, describe, it } from "vitest"
+import { read, sources } from "./workspace.ts"
+
+/** A constructor, given its options; `base` is what it cannot do without. */
+interface Made {
+  readonly make: (options: never) => unknown
+  readonly base?: object
+  /** Options by their path, e.g. `consumer.claim`. */
+  readonly durations?: ReadonlyArray<string>
+  readonly numbers?: ReadonlyArray<string>
+  /** Durations that may be `Infinity`, which means never or without end. */
+  readonly endless?: ReadonlyArray<string>
+}
+
+const key = "012345678901234567890123456789012"
+const local = Redacted.make("postgres://nobody@127.0.0.1:1/none")
+const bytes = Channel.bytes("a")
+const jwt = { issuer: "i", audience: "a", algorithms: ["RS256"] }
+const subject = {
+  capabilities: { ordering: "none" },
+  driver: { capabilities: {} },
+  start: Effect.void,
+  stop: Effect.void
+}
+
+const made: Readonly<Record<string, ReadonlyArray<Made>>> = {
+  "core/src/broker/KillSwitch.ts": [
+    { make: KillSwitch.layer, durations: ["window", "restartAfter"], numbers: ["rate", "minimum"] }
+  ],
+  "core/src/broker/Subscription.ts": [{
+    make: (options) => Subscription.make(bytes, options, () => Effect.void),
+    base: { group: "g", name: "h" },
+    durations: [
+      "backoff.base",
+      "backoff.cap",
+      "hold.age",
+      "hold.retryAfter",
+      "grace.revoke",
+      "grace.drain",
+      "restart.base",
+      "restart.cap",
+      "stalled.waiting",
+      "stalled.running"
+    ],
+    numbers: ["inFlight.messages", "inFlight.bytes", "backoff.factor", "backoff.jitter", "hold.attempts", "hold.span"],
+    endless: ["hold.age", "hold.retryAfter", "grace.revoke", "grace.drain", "stalled.waiting", "stalled.running"]
+  }],
+  "core/src/broker/requestClient.ts": [{
+    make: (options) =>
+      Request.client(Request.make(Channel.make("a", { payload: Schema.Int }), { reply: Schema.Int }), options),
+    numbers: ["pending"]
+  }],
+  "core/src/broker/requestContract.ts": [{
+    make: (options) => Request.make(Channel.make("a", { payload: Schema.Int }), options),
+    base: { reply: Schema.Int },
+    durations: ["deadline"]
+  }],
+  "core/src/health/Check.ts": [{
+    make: Health.check,
+    base: { name: "n", check: Effect.void },
+    durations: ["timeLimit", "cache", "refresh"],
+    numbers: ["downAfter"]
+  }],
+  "core/src/health/Health.ts": [
+    { make: (options) => Health.layer([], options), durations: ["cache"], numbers: ["concurrency", "maximumChecks"] },
+    { make: Health.layerLifetime, durations: ["wait"] }
+  ],
+  "core/src/health/Pulse.ts": [{ make: (options) => Health.layer([], options), durations: ["eventLoop.delay"] }],
+  "core/src/health/subscriptions.ts": [
+    { make: (options) => Health.subscription({} as never, options), base: { name: "n" }, numbers: ["lag"] },
+    { make: Health.subscriptions, durations: ["stuck", "stalled", "silence"] }
+  ],
+  "core/src/memory/MemoryBroker.ts": [{
+    make: MemoryBroker.make,
+    durations: ["claim"],
+    numbers: ["partitions", "retention", "maximumBytes"],
+    endless: ["claim"]
+  }],
+  "core/src/middleware/Audit.ts": [{ make: Audit.middleware, numbers: ["body.characters"] }],
+  "core/src/middleware/Bulkhead.ts": [
+    { make: Bulkhead.middleware, base: { name: "n" }, durations: ["retryAfter"], numbers: ["limit", "queue"] }
+  ],
+  "core/src/middleware/CircuitBreaker.ts": [
+    {
+      make: CircuitBreaker.middleware,
+      base: { name: "n" },
+      durations: ["openFor", "maximumOpenFor"],
+      numbers: ["probes"]
+    },
+    { make: CircuitBreaker.rate, durations: ["window"], numbers: ["rate", "minimum"] }
+  ],
+  "core/src/middleware/Hedge.ts": [
+    { make: Hedge.middleware, base: { idempotent: true }, durations: ["after"], numbers: ["budget", "burst"] }
+  ],
+  "core/src/middleware/Idempotency.ts": [
+    { make: Idempotency.middleware, durations: ["maximumWait", "lease", "keep"] }
+  ],
+  "core/src/middleware/Log.ts": [
+    { make: Log.middleware, durations: ["slow"], numbers: ["body.characters", "answer.characters"] }
+  ],
+  "core/src/middleware/Metrics.ts": [
+    { make: Metrics.make, numbers: ["tags", "channels"] },
+    { make: Metrics.middleware, numbers: ["timeOneIn"] }
+  ],
+  "core/src/middleware/Retry.ts": [
+    { make: Retry.middleware, durations: ["maximumElapsed"], numbers: ["times"], endless: ["maximumElapsed"] }
+  ],
+  "core/src/middleware/Timeout.ts": [{ make: Timeout.middleware, durations: ["after"] }],
+  "core/src/middleware/Trace.ts": [{ make: Trace.middleware, numbers: ["sample"] }],
+  "core/src/middleware/auditMemory.ts": [{ make: Audit.layerMemory, numbers: ["capacity"] }],
+  "core/src/middleware/auditRetention.ts": [
+    { make: Audit.layerRetention, base: { keep: "1 day" }, durations: ["keep", "every"] }
+  ],
+  "core/src/middleware/circuits.ts": [{ make: CircuitBreaker.layer, numbers: ["capacity"] }],
+  "core/src/middleware/idempotencyGroups.ts": [
+    { make: Idempotency.grouped, base: { write: () => Effect.void }, numbers: ["maximum"] }
+  ],
+  "core/src/middleware/idempotencyMemory.ts": [{ make: Idempotency.layerMemory, numbers: ["capacity"] }],
+  "core/src/middleware/rateLimitDeny.ts": [{ make: RateLimit.denying, numbers: ["capacity"] }],
+  "core/src/middleware/rateLimitMemory.ts": [{ make: RateLimit.layerMemory, numbers: ["capacity"] }],
+  "core/src/middleware/rateLimitOptions.ts": [{ make: RateLimit.middleware, durations: ["maximumDelay"] }],
+  "core/src/middleware/rateLimitPolicy.ts": [
+    { make: RateLimit.middleware, durations: ["window"], numbers: ["limit", "burst"] }
+  ],
+  "core/src/middleware/retrySchedule.ts": [
+    { make: Retry.exponential, durations: ["base", "cap"], numbers: ["times", "factor", "jitter"] }
+  ],
+  "core/src/model/Outcome.ts": [{ make: Outcome.Retry, durations: ["after"] }],
+  "core/src/pipeline/Batch.ts": [
+    {
+      make: (options) => Batch.handler(options, () => Effect.void),
+      base: { size: 2 },
+      durations: ["wait"],
+      numbers: ["size"]
+    }
+  ],
+  "core/src/pipeline/Gather.ts": [
+    { make: Gather.make, base: { write: () => Effect.void }, numbers: ["maximum", "capacity"] }
+  ],
+  "http/src/Body.ts": [{ make: Body.bytes, numbers: ["limit"] }],
+  "http/src/IdempotencyKey.ts": [{ make: IdempotencyKey.middleware, numbers: ["bodyLimit", "limit"] }],
+  "http/src/Listener.ts": [
+    { make: (options) => Listener.layer(createServer, [], options), base: { port: 0 }, durations: ["grace"] }
+  ],
+  "http/src/Problem.ts": [{
+    make: (options: { readonly retryAfter: never }) =>
+      Problem.make({ tags: { Busy: { status: 503, title: "t", ...options } } }),
+    durations: ["retryAfter"]
+  }],
+  "http/src/Sink.ts": [{ make: Sink.handler, base: { url: "http://127.0.0.1/" }, durations: ["timeout"] }],
+  "http/src/Webhook.ts": [
+    {
+      make: (options) => Webhook.handler(bytes, options),
+      base: { publisher: Publisher.make(bytes) },
+      numbers: ["limit"]
+    }
+  ],
+  "kafka/src/client/Options.ts": [{
+    make: Kafka.layer,
+    base: { brokers: "127.0.0.1:1" },
+    durations: [
+      "connectTimeout",
+      "requestTimeout",
+      "consumer.sessionTimeout",
+      "consumer.heartbeatInterval",
+      "consumer.rebalanceTimeout",
+      "consumer.maximumWait",
+      "consumer.metadataMaxAge",
+      "producer.retryFor"
+    ],
+    numbers: ["consumer.partitionBytes"]
+  }],
+  "mqtt/src/MqttOptions.ts": [{
+    make: Mqtt.layer,
+    base: { url: "mqtt://127.0.0.1:1", clientId: "c" },
+    durations: ["keepalive", "connectTimeout", "willDelay", "consumer.sessionExpiry"],
+    numbers: ["consumer.receiveMaximum", "producer.window"]
+  }],
+  "nats/src/JetStreamOptions.ts": [{
+    make: JetStream.layer,
+    base: { servers: "127.0.0.1:1" },
+    durations: ["consumer.claim", "consumer.takeover", "consumer.heartbeat", "consumer.discovery"],
+    numbers: ["consumer.pending", "producer.window"]
+  }],
+  "nats/src/Nats.ts": [
+    { make: Nats.layer, base: { servers: "127.0.0.1:1" }, numbers: ["waiting.messages", "waiting.bytes"] }
+  ],
+  "nats/src/NatsOptions.ts": [
+    {
+      make: Nats.layer,
+      base: { servers: "127.0.0.1:1" },
+      durations: ["connectTimeout", "requestTimeout", "pingInterval"]
+    }
+  ],
+  "rabbitmq/src/RabbitMqOptions.ts": [{
+    make: RabbitMq.layer,
+    base: { url: "amqp://127.0.0.1:1" },
+    durations: ["heartbeat", "connectTimeout", "requestTimeout", "consumerTimeout"],
+    numbers: ["logBytes", "prefetch"]
+  }],
+  "redis/src/IdempotencyRedis.ts": [
+    {
+      make: IdempotencyRedis.layer,
+      base: { url: "redis://127.0.0.1:1" },
+      durations: ["patience"],
+      numbers: ["maximumGroup"]
+    }
+  ],
+  "redis/src/RateLimitRedis.ts": [
+    { make: RateLimitRedis.layer, base: { url: "redis://127.0.0.1:1" }, numbers: ["leases.tokens", "leases.capacity"] }
+  ],
+  "redis/src/RedisLists.ts": [
+    {
+      make: RedisLists.layer,
+      base: { url: "redis://127.0.0.1:1" },
+      durations: ["consumer.claim", "consumer.maximumWait"]
+    }
+  ],
+  "redis/src/client/Options.ts": [
+    { make: RedisLists.layer, base: { url: "redis://127.0.0.1:1" }, durations: ["connectTimeout", "commandTimeout"] }
+  ],
+  "redis/src/streams/Options.ts": [{
+    make: RedisStreams.layer,
+    base: { url: "redis://127.0.0.1:1" },
+    durations: ["consumer.claim", "consumer.lock", "consumer.maximumWait", "retention.maximumAge"],
+    numbers: ["retention.maximumLength"]
+  }],
+  "security/src/ApiKey.ts": [{
+    make: ApiKey.layer,
+    base: { prefix: "acme", pepper: Redacted.make(key) },
+    durations: ["timeout", "cache.fresh", "cache.stale", "cache.unknown"],
+    numbers: ["cache.capacity"]
+  }],
+  "security/src/Hmac.ts": [
+    {
+      make: Hmac.verify,
+      base: { keys: [{ name: "n", secret: Redacted.make(`whsec_${Buffer.alloc(32).toString("base64")}`) }] },
+      durations: ["tolerance"]
+    }
+  ],
+  "security/src/Jwt.ts": [{
+    make: Jwt.layer,
+    base: { ...jwt, algorithms: ["HS256"], keys: { secret: Redacted.make(key) } },
+    durations: ["clockTolerance", "maximumTokenAge"],
+    numbers: ["maximumLength", "cache.capacity"]
+  }],
+  "security/src/keys.ts": [{
+    make: Jwt.layer,
+    base: { ...jwt, keys: { url: "https://127.0.0.1/keys" } },
+    durations: ["keys.refresh", "keys.cooldown", "keys.timeout", "keys.keep"]
+  }],
+  "sql/src/AuditPostgres.ts": [{
+    make: AuditPostgres.layer,
+    base: { url: local },
+    durations: ["patience", "connectTimeout"],
+    numbers: ["maximumGroup", "maximumConnections"]
+  }],
+  "sql/src/AuditSqlite.ts": [
+    { make: AuditSqlite.layer, base: { filename: ":memory:" }, durations: ["busyTimeout"], numbers: ["maximumGroup"] }
+  ],
+  "sql/src/IdempotencyPostgres.ts": [{
+    make: IdempotencyPostgres.layer,
+    base: { url: local },
+    durations: ["patience", "pruneEvery", "connectTimeout"],
+    numbers: ["maximumGroup", "maximumConnections"]
+  }],
+  "sql/src/IdempotencySqlite.ts": [{
+    make: IdempotencySqlite.layer,
+    base: { filename: ":memory:" },
+    durations: ["busyTimeout", "pruneEvery"],
+    numbers: ["maximumGroup"]
+  }],
+  "sql/src/Inbox.ts": [{ make: Inbox.layer, durations: ["keep", "pruneEvery"] }],
+  "sql/src/OutboxRelay.ts": [{
+    make: OutboxRelay.layer,
+    durations: ["lease", "poll", "retryBase", "retryCap", "keep", "pruneEvery", "grace"],
+    numbers: ["batch", "maximumBytes", "perKey", "attempts"]
+  }],
+  "sql/src/RateLimitPostgres.ts": [{
+    make: RateLimitPostgres.layer,
+    base: { url: local },
+    durations: ["pruneEvery", "connectTimeout"],
+    numbers: ["maximumConnections"]
+  }],
+  "sql/src/RateLimitSqlite.ts": [
+    { make: RateLimitSqlite.layer, base: { filename: ":memory:" }, durations: ["busyTimeout", "pruneEvery"] }
+  ],
+  "sql/src/SqlHealth.ts": [{ make: SqlHealth.relay, durations: ["age"], numbers: ["pending"] }],
+  "sql/src/SqliteClient.ts": [{ make: SqliteClient.layer, base: { filename: ":memory:" }, durations: ["busyTimeout"] }],
+  "testing/src/BrokerContract.ts": [{
+    make: (options) => BrokerContract.run(BrokerContract.scenarios[0]!, subject as never, options),
+    base: { missing: "created" },
+    durations: ["patience", "quiet"]
+  }],
+  "testing/src/simulation/Check.ts": [
+    { make: (options) => Simulation.check(() => Effect.void, options), numbers: ["from", "seeds"] }
+  ]
+}
+
+/** Fields that are no options of a constructor, or are checked elsewhere, and why. */
+const others: Readonly<Record<string, string>> = {
+  "core/src/broker/Driver.ts": "what drivers say",
+  "core/src/broker/KillSwitch.ts: for": "of one call, which refuses it",
+  "core/src/broker/Publisher.ts": "of one message: Features refuses it",
+  "core/src/broker/deadLetterList.ts": "a filter of times",
+  "core/src/broker/requestClient.ts: deadline": "of one request: refused by the call",
+  "core/src/middleware/auditStore.ts": "a query: fails with AuditError",
+  "core/src/model/Message.ts": "of one message: Features refuses it",
+  "core/src/model/OptionCheck.ts": "the checks themselves",
+  "security/src/apiKeyStore.ts": "a time of a stored key",
+  "sql/src/Outbox.ts": "a query",
+  "sql/src/idempotency/protocol.ts": "an answer",
+  "sql/src/postgres/own.ts": "checked by the layers that give it",
+  "sql/src/sqlite/protocol.ts": "an answer",
+  "testing/src/BrokerContract.ts: maximumBytes": "what a driver takes",
+  "testing/src/Deliveries.ts": "a delivery as a test wants it",
+  "testing/src/RateLimitStoreContract.ts": "read by its own suite",
+  "testing/src/contract": "of one message of a scenario",
+  "testing/src/servers": "checked where a server is started",
+  "testing/src/simulation/Check.ts: steps": "read by World",
+  "testing/src/simulation/Storm.ts": "a history of a test",
+  "testing/src/simulation/World.ts": "bounds a history of a test"
+}
+
+const isOther = (file: string, field: string): boolean =>
+  Object.keys(others).some((name) => name === `${file}: ${field}` || (!name.includes(":") && file.startsWith(name)))
+
+/** Fields of the sources that are durations or optional numbers, as `file: field`. */
+const found = (): ReadonlyArray<string> => {
+  const all = new Set<string>()
+  for (const path of sources("packages/*/src/**/*.ts")) {
+    const file = path.replace("packages/", "")
+    const code = read(path)
+    const fields = [
+      ...code.matchAll(/readonly (\w+)\??: (?!\()[^\n=]*\bDuration\.Input\b/g),
+      ...code.matchAll(/readonly (\w+)\?: number \| undefined/g),
+      ...code.matchAll(/readonly (characters): number\b/g)
+    ]
+    for (const [, field = ""] of fields) if (!isOther(file, field)) all.add(`${file}: ${field}`)
+  }
+  return [...all].sort()
+}
+
+const at = (base: object, path: ReadonlyArray<string>, value: unknown): object => {
+  const [name = "", ...rest] = path
+  const inner: unknown = Reflect.get(base, name)
+  return {
+    ...base,
+    [name]: rest.length === 0 ? value : at(typeof inner === "object" && inner !== null ? inner : {}, rest, value)
+  }
+}
+
+/** What a constructor says of its options: at once, or when its effect or layer runs. */
+const said = async (make: () => unknown): Promise<string> => {
+  try {
+    const value = make()
+    const effect: unknown = Layer.isLayer(value) ? Layer.build(value) : value
+    if (!Effect.isEffect(effect)) return "nothing"
+    const exit = await Effect.runPromiseExit(Effect.scoped(effect as Effect.Effect<unknown>))
+    return Exit.isSuccess(exit) ? "nothing" : String(Cause.squash(exit.cause))
+  } catch (error) {
+    return String(error)
+  }
+}
+
+const words = ["5 bananas", "5", ""] as const
+const wrongNumbers: ReadonlyArray<unknown> = [Number.NaN, -1, Infinity, ...words, true, {}]
+
+describe("options", () => {
+  it("every duration and every count of the sources is tried here", () => {
+    const tried = Object.entries(made).flatMap(([file, constructors]) =>
+      constructors.flatMap(({ durations = [], numbers = [] }) =>
+        [...durations, ...numbers].map((path) => `${file}: ${path.split(".").at(-1)}`)
+      )
+    )
+    // required counts are tried, and not found
+    const known = new Set(["core/src/pipeline/Batch.ts: size"])
+    assert.deepStrictEqual([...new Set(tried)].filter((each) => !known.has(each)).sort(), found())
+  })
+
+  for (const [file, constructors] of Object.entries(made)) {
+    it(`${file} refuses what an option cannot be, by module and option`, async () => {
+      const wrong: Array<string> = []
+      for (const { base = {}, durations = [], endless = [], make, numbers = [] } of constructors) {
+        for (const path of [...durations, ...numbers]) {
+          for (const value of wrongNumbers) {
+            if (value === Infinity && endless.includes(path)) continue
+            const sentence = await said(() => make(at(base, path.split("."), value) as never))
+            const name = path.split(".").at(-1)!
+            const names = new RegExp(`^(?:\\w+: )?[A-Z]\\w+(?:\\.\\w+)?: .*\\b${name}\\b.* must be .*, got `)
+            if (!names.test(sentence)) wrong.push(`${path} = ${String(value)}: ${sentence}`)
+          }
+        }
+      }
+      assert.deepStrictEqual(wrong, [])
+    })
+  }
+})
