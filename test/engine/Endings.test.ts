@@ -67,7 +67,7 @@ describe("late failures", () => {
           ...driver,
           publish: (batch) =>
             batch.some(({ channel }) => channel.includes(".retry-"))
-              ? Effect.andThen(Effect.sleep(5), Effect.fail(refusal("NotFound")))
+              ? Effect.andThen(Effect.sleep(5), Effect.fail(refusal("TooLarge")))
               : isLetter(batch)
               ? Effect.andThen(Effect.sleep(5), driver.publish(batch))
               : driver.publish(batch)

@@ -218,3 +218,40 @@ describe("dead letters that the broker refuses for good", () => {
       assert.strictEqual(letter!.headers[DeadLetters.names.errorType], "Busy")
     }).pipe(Effect.scoped))
 })
+
+describe("a channel that refuses for good, whatever the message", () => {
+  for (const [channel, kind] of [[".dead-letters", "dead letter"], [".retry-", "delayed retry"]] as const) {
+    it.effect(`F22 keeps a message that leaves as its ${kind}, also where the subscription drops refused ones`, () =>
+      Effect.gen(function*() {
+        let isMissing = true
+        const { broker, memory } = yield* altered({ partitions: 1 }, {
+          driver: (driver) => ({
+            ...driver,
+            publish: (batch) =>
+              isMissing && batch[0]!.channel.includes(channel)
+                ? Effect.fail(refusal("Credentials"))
+                : driver.publish(batch)
+          })
+        })
+        const transient = { failure: "transient" as const, _tag: "Busy" as const }
+        const options = { group: "g", name: "s", refusedDeadLetter: "drop", lanes: Lanes.key(2) } as const
+        const retries = kind === "dead letter" ? Retries.held : Retries.delayed(["1 second"])
+        const running = yield* broker.consume(
+          Subscription.make(
+            Orders,
+            { ...options, retries },
+            ({ attempt }) =>
+              attempt > 1 ? Effect.void : kind === "dead letter" ? Effect.die("x") : Effect.fail(transient)
+          ).consumer
+        )
+        yield* broker.publish(message("a"))
+        yield* TestClock.adjust("1 hour")
+        const { dropped, lanes } = yield* running.health
+        assert.deepStrictEqual([dropped, lanes.map(({ state }) => state)], [0, [kind]])
+        isMissing = false
+        yield* TestClock.adjust("5 minutes")
+        assert.deepStrictEqual(memory.positions("c", "g"), [1])
+        assert.deepStrictEqual(memory.ends("c.dead-letters"), [kind === "dead letter" ? 1 : 0])
+      }).pipe(Effect.scoped))
+  }
+})

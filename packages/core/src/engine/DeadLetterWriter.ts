@@ -129,12 +129,13 @@ export class DeadLetterWriter<R> {
     writing.error = error
     this.options.failed(error)
     const refused = refusal(error)
-    if (refused !== undefined && writing.kind === "delayed retry") return Effect.succeed("refused")
-    // a driver that throws may do so for the sake of the message, too; the body is left out only where the broker says so
-    const last = refused === "message" ? forms.length - 1 : refused === "defect" ? forms.indexOf("bare") : 0
+    const isAboutMessage = refused === "message" || refused === "unclear"
+    if (isAboutMessage && writing.kind === "delayed retry") return Effect.succeed("refused")
+    // a driver that throws may do so because of the message; the body is left out only where the broker says so
+    const last = refused === "message" ? forms.length - 1 : refused === "unclear" ? forms.indexOf("bare") : 0
     if (form < last) return this.again(writing, form + 1, failures)
-    const isRefused = refused === "message" || refused === "channel"
-    if (isRefused && consumer.refusedDeadLetter === "drop") return Effect.succeed("dropped")
+    // a missing channel or a password that has changed is mended by an operator, and loses no message meanwhile
+    if (refused === "message" && consumer.refusedDeadLetter === "drop") return Effect.succeed("dropped")
     writing.state = refused === "message" ? "parked" : writing.kind
     if (refused !== "message") return this.waiting(writing, cause, backoff(failures), failures)
     return this.waiting(writing, cause, consumer.backoff.cap, failures)
@@ -167,9 +168,10 @@ export class DeadLetterWriter<R> {
 // by its tag: a driver may bring a copy of this package along
 const isBrokerError = (error: unknown): error is BrokerError => Predicate.isTagged(error, "BrokerError")
 
-/** Whether an error lasts: since the broker refuses this message or its channel, or since the driver throws. */
-const refusal = (error: unknown): "message" | "channel" | "defect" | undefined => {
-  if (!isBrokerError(error)) return "defect"
+/** Whether an error lasts: it is about this message, about its channel, or the driver does not say (it throws, say). */
+const refusal = (error: unknown): "message" | "channel" | "unclear" | undefined => {
+  if (!isBrokerError(error)) return "unclear"
   if (error.retriable) return undefined
+  if (error.reason === "Unknown") return "unclear"
   return aboutMessage.has(error.reason) ? "message" : "channel"
 }

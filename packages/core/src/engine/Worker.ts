@@ -161,6 +161,8 @@ export class Worker<R> {
     const state = this.leases.all.get(lease)
     if (state === undefined || state.stopped || deliveries.length === 0) return Exit.void
     this.dispatcher.push(state.take(deliveries))
+    // messages that run at once may end their own lease
+    if (state.stopped) return Exit.void
     const slack = state.whenSlack
     this.leases.room.check(state)
     return Effect.flatMapEager(slack, () => state.whenRoom)
