@@ -161,8 +161,8 @@ export const planted: ReadonlyArray<Plant> = [
     "claims-one-lost-call",
     "ends a lease when the broker does not answer one extension",
     "engine/Claims.ts",
-    "then - since < claim * 0.9",
-    "then - since < 0"
+    "return rest > 1\n",
+    "return rest > Number.MAX_VALUE\n"
   ),
   mutant(
     "lanes-again-order",
@@ -462,8 +462,8 @@ export const planted: ReadonlyArray<Plant> = [
     "worker-drain-lost",
     "ends a drain before the handlers of a lost lease have ended",
     "engine/Worker.ts",
-    "new Set([...this.leases.all.values(), ...this.handlers.leases()])",
-    "new Set(this.leases.all.values())"
+    "const lost = [...this.handlers.leases(), ...this.effects.leases()]",
+    "const lost = this.effects.leases()"
   ),
   mutant(
     "leases-lose-all-no-wait",
