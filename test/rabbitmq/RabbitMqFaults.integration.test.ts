@@ -384,10 +384,17 @@ describeServer("RabbitMQ in trouble", Servers.own(), (server) => {
           ({ payload }) => textOf(payload) === "long" ? Effect.succeed(Outcome.Retry()) : Effect.void,
           { hold: { attempts: 3 }, backoff: { base: 20, cap: 50, jitter: 0 } }
         )
-        // just what fits: the copy for a retry, and the dead letter, need room for headers of their own
+        // the longest that fits: the copy for a retry, and the dead letter, need room for headers of their own
         yield* raw(async (model) => {
           const other = await model.createConfirmChannel()
-          other.publish("millrace", channel, Buffer.from("long"), { headers: { a: "v".repeat(65_400) } })
+          for (let length = 65_536, isWritten = false; !isWritten; length--) {
+            try {
+              other.publish("millrace", channel, Buffer.from("long"), { headers: { a: "v".repeat(length) } })
+              isWritten = true
+            } catch (error) {
+              if (!(error instanceof RangeError)) throw error
+            }
+          }
           other.publish("millrace", channel, Buffer.from("next"))
           await other.waitForConfirms()
         })
