@@ -264,8 +264,7 @@ export const unwritable = (channel: string, names: ReadonlyArray<string>): Broke
       "publish",
       `A message for ${channel} cannot be written: the name of its channel or of a header has more than 255 bytes. Shorten it.`
     )
-    : make(
+    : invalid(
       "publish",
-      "TooLarge",
       `A message for ${channel} cannot be written: its key and headers take more than 64 KiB. Put them into the body.`
     )
