@@ -205,6 +205,8 @@ describeServer("Connecting to Redis", starting, (found) => {
               `>${secret}`,
               `~${channel}`,
               `~{${channel}}:millrace:*`,
+              `~${channel}.dead-letters`,
+              `~{${channel}.dead-letters}:millrace:*`,
               `&${channel}`,
               ...rights("A user needs these rights"),
               ...rights(begin)
