@@ -106,8 +106,8 @@ const passesOf = (text: string | undefined): number => {
  * throws leaves its part out.
  *
  * What is read from a `NAME.dead-letters` channel keeps where it first came from; the error is replaced and `passes` counts
- * on, so headers do not grow from pass to pass. On any other channel these headers are whatever its publisher wrote, and
- * decide nothing: a replay goes where the message was really read.
+ * on, so headers do not grow from pass to pass. On any other channel a publisher may have written these headers,
+ * and they decide nothing: a replay goes to the channel that the message was read from.
  */
 export const toOutgoing = (options: Options): Outgoing<Uint8Array> => {
   const { delivery, error, form = "whole" } = options

@@ -1,9 +1,9 @@
 /**
- * A queue that lets go of what it gave out: old arrays that still point to it would keep whole batches alive until the next
- * full collection.
+ * A queue that drops its references to items as they leave: an old array that still points to them would keep whole batches
+ * alive until the next full garbage collection.
  */
 
-/** How many free places at the front are put up with. */
+/** Free places at the front beyond which the array is compacted. */
 const slack = 32
 
 /** First in, first out; both ends in constant time, on average. */
@@ -55,7 +55,7 @@ export class Fifo<A> {
   }
 
   *[Symbol.iterator](): Generator<A> {
-    // what was given out is behind the head
+    // items before the head have left
     for (let i = this.head; i < this.items.length; i++) yield this.items[i] as A
   }
 }

@@ -1,5 +1,5 @@
 /**
- * The intake of a subscription: shut while anybody pauses it.
+ * Pauses the intake of a subscription: it is closed while at least one owner pauses it.
  */
 import { Clock, Context, Effect, type Fiber } from "effect"
 import type { Intake, Pause } from "../broker/Intake.ts"
@@ -8,7 +8,7 @@ interface Entry extends Pause {
   readonly timer: Fiber.Fiber<void> | undefined
 }
 
-/** Who pauses, and what that does. */
+/** The pauses of one subscription, by owner. */
 export class PauseControl implements Intake {
   private readonly owners = new Map<object, Entry>()
   private readonly context: Context.Context<never>
@@ -16,7 +16,7 @@ export class PauseControl implements Intake {
   private readonly turn: (isOpen: boolean) => void
   private isEnded = false
 
-  /** `turn` is told when it opens and when it shuts, at once. */
+  /** `turn` is called synchronously when the intake opens and when it closes. */
   constructor(context: Context.Context<never>, turn: (isOpen: boolean) => void) {
     this.context = context
     this.clock = Context.get(context, Clock.Clock)
@@ -50,7 +50,7 @@ export class PauseControl implements Intake {
     return Array.from(this.owners.values(), ({ by, until }) => ({ by, until }))
   }
 
-  /** Its subscription drains: nobody waits for it any more. */
+  /** The subscription drains: pauses end, and their timers keep the process alive no longer. */
   end(): void {
     this.isEnded = true
     for (const { timer } of this.owners.values()) timer?.interruptUnsafe()

@@ -1,5 +1,5 @@
 /**
- * How long handlers may run before other work of the event loop gets its turn.
+ * Limits how long handlers run before other work of the event loop gets its turn.
  */
 import type { Clock } from "effect"
 
@@ -9,7 +9,7 @@ const length = 4
 /** The most messages between two looks at the clock. */
 const longest = 64
 
-/** One slice after another; looks at the clock seldom while messages are quick, and after each that is not. */
+/** One time slice after another. Reads the clock seldom while messages are quick, and after each slow message. */
 export class TimeSlice {
   private readonly clock: Clock.Clock
   private began = 0

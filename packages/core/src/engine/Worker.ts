@@ -309,7 +309,7 @@ export class Worker<R> {
       }))
   }
 
-  /** Where nothing should throw, and the fiber's observer has nobody to tell: the source starts again. */
+  /** Runs the observer of a fiber. A throw there would end the process; here it starts the source again. */
   private guarded(run: () => void): void {
     try {
       run()
