@@ -358,7 +358,7 @@ export const detours: ReadonlyArray<Plant> = [
     "letter-of-the-retry-channel",
     "writes dead letters that name the retry channel",
     "engine/RetryChannels.ts",
-    "consumer.deadLetter(Retries.read(waiting, this.group)?.original ?? waiting, error, at, form)",
+    "consumer.deadLetter(original ?? waiting, error, at, form)",
     "consumer.deadLetter(waiting, error, at, form)"
   ),
   plant(
