@@ -324,7 +324,11 @@ describe("F11 X3 delayed retries by retry channels", () => {
 
   it("F11 wrong options are refused with their name", () => {
     assert.throws(() => Retries.delayed([]), RangeError, "Retries: delays must be at least one, got none")
-    assert.throws(() => Retries.delayed([0]), RangeError, "Retries: each of delays must be a finite duration from 1 ms, got 0")
+    assert.throws(
+      () => Retries.delayed([0]),
+      RangeError,
+      "Retries: each of delays must be a finite duration from 1 ms, got 0"
+    )
     assert.throws(
       () => Retries.delayed([5, 4]),
       RangeError,

@@ -314,7 +314,15 @@ export const wrongs: ReadonlyArray<Wrong> = [
     fault: "does not notice that its connection has ended",
     found: "outage",
     says: /is done|shared|confirmed|publishing works/,
-    make: consuming((consume, options, sink) => Effect.catch(consume(options, sink), () => Effect.never))
+    // nor by a settlement that fails: the engine would start its source again
+    make: consuming((consume, options, sink) => {
+      const deaf = leasing(({ commit, settle }) => ({
+        commit: commit && ((position) => Effect.ignore(commit(position))),
+        settle: settle && ((batch) => Effect.ignore(settle(batch)))
+      }))
+      const { consume: quiet } = deaf({ consume } as Right)
+      return Effect.catch(quiet!(options, sink), () => Effect.never)
+    })
   },
   {
     fault: "does not read on once it had to wait",
