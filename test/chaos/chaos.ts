@@ -238,12 +238,12 @@ const driven = Effect.fnUntraced(function*(
     yield* process.terminate
   }
   account = ledger.look()
-  const runs = account.handled + account.repeated
   const last = yield* start(1)
   yield* Effect.sleep("5 seconds")
   yield* last.terminate
   const end = ledger.look()
-  const after = end.handled + end.repeated - runs
+  // a message that was published without an answer may be handled for the first time only now: nothing has promised it
+  const after = end.repeated - account.repeated + account.lost - end.lost
 
   const ends = faults.killed + faults.stopped + faults.frozen + faults.restarts * members
   // where positions are committed, what is settled beyond one that is not comes again, too
