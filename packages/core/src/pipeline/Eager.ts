@@ -169,12 +169,14 @@ export const run = <M, A, E, R>(handler: Handler<M, A, E, R>): Handler<M, A, E, 
   return (message) => {
     let effect: Effect.Effect<A, E, R>
     try {
-      effect = effectOf(handler(message))
+      const answer = handler(message)
+      // an Exit, as most answers are, is an Effect
+      if (typeof answer === "object" && answer !== null && isDone(answer)) return answer
+      effect = effectOf(answer)
     } catch (defect) {
       return Exit.die(defect)
     }
-    if (isDone(effect)) return effect
-    if (suspended >= patience && (++calls & 63) !== 0) return effect
+    if (isDone(effect) || (suspended >= patience && (++calls & 63) !== 0)) return effect
     const current = Fiber.getCurrent()
     if (current === undefined) return effect
     const fiber = Effect.runForkWith(current.context as Context.Context<R>)(effect)
