@@ -136,9 +136,9 @@ export class DeadLetterWriter<R> {
     if (form < last) return this.again(writing, form + 1, failures)
     // a missing channel or a password that has changed is mended by an operator, and loses no message meanwhile
     if (refused === "message" && consumer.refusedDeadLetter === "drop") return Effect.succeed("dropped")
-    writing.state = refused === "message" ? "parked" : writing.kind
-    if (refused !== "message") return this.waiting(writing, cause, backoff(failures), failures)
-    return this.waiting(writing, cause, consumer.backoff.cap, failures)
+    const isParked = refused === "message"
+    writing.state = isParked ? "parked" : writing.kind
+    return this.waiting(writing, cause, isParked ? consumer.backoff.cap : backoff(failures), failures)
   }
 
   private waiting(
