@@ -58,8 +58,10 @@ export class KafkaAdmin extends Context.Service<KafkaAdmin, {
 
 /** The service of a connection. */
 export const make = (settings: Settings, cluster: Cluster): KafkaAdmin["Service"] => {
-  const call = <A>(run: () => Promise<A>, where?: { readonly channel?: string; readonly group?: string }) =>
+  const call = <A>(run: () => Promise<A>, where?: { readonly channel: string }) =>
     Failure.attempt(settings.place, "declare", run, where)
+  const callGroup = <A>(run: () => Promise<A>, where: { readonly channel?: string; readonly group: string }) =>
+    Failure.attemptGroup(settings, "declare", run, where)
   // clients take an unknown topic for one that is about to come
   const known = (channel: string) => call(() => cluster.leaders(channel), { channel })
   const positions: KafkaAdmin["Service"]["positions"] = (channel) =>
@@ -75,11 +77,11 @@ export const make = (settings: Settings, cluster: Cluster): KafkaAdmin["Service"
     positions,
     groups: Effect.map(call(() => cluster.groups()), (names) => Array.from(names).sort()),
     describeGroup: (group) =>
-      Effect.map(call(() => cluster.describeGroup(group), { group }), (found) => ({ group, ...found })),
+      Effect.map(callGroup(() => cluster.describeGroup(group), { group }), (found) => ({ group, ...found })),
     lag: (group, channel) =>
       Effect.gen(function*() {
         const ends = yield* positions(channel)
-        const fetched = yield* call(() => cluster.committed(group, channel), { channel, group })
+        const fetched = yield* callGroup(() => cluster.committed(group, channel), { channel, group })
         const committed = new Map(fetched.map(({ partition, position }) => [partition, position]))
         return ends.map(({ high, low, partition }) => {
           const at = committed.get(partition)
@@ -89,7 +91,7 @@ export const make = (settings: Settings, cluster: Cluster): KafkaAdmin["Service"
     move: (group, channel, to) =>
       Effect.flatMap(positions(channel), (ends) =>
         Effect.asVoid(
-          call(() =>
+          callGroup(() =>
             cluster.commit(
               group,
               channel,
@@ -98,6 +100,6 @@ export const make = (settings: Settings, cluster: Cluster): KafkaAdmin["Service"
                 : to
             ), { channel, group })
         )),
-    deleteGroup: (group) => Effect.asVoid(call(() => cluster.deleteGroup(group), { group }))
+    deleteGroup: (group) => Effect.asVoid(callGroup(() => cluster.deleteGroup(group), { group }))
   }
 }

@@ -5,7 +5,8 @@
  * Codes: https://kafka.apache.org/protocol#protocol_error_codes
  */
 import { BrokerError } from "@millrace/core"
-import { Effect } from "effect"
+import { Effect, Schedule } from "effect"
+import type { Settings } from "./Options.ts"
 
 type Operation = BrokerError.BrokerError["operation"]
 
@@ -79,6 +80,16 @@ const ended: ReadonlySet<string> = new Set([
 /** Whether what was assigned to this member is no longer its own. */
 export const isLost = (error: unknown): boolean => ended.has(typeOf(error) ?? "")
 
+/** Codes of a coordinator that another broker takes over: it is elected, or reads the positions of its groups. kafkajs has older names. */
+const coordinatorMoves: ReadonlySet<string> = new Set([
+  "COORDINATOR_LOAD_IN_PROGRESS",
+  "COORDINATOR_NOT_AVAILABLE",
+  "NOT_COORDINATOR",
+  "GROUP_LOAD_IN_PROGRESS",
+  "GROUP_COORDINATOR_NOT_AVAILABLE",
+  "NOT_COORDINATOR_FOR_GROUP"
+])
+
 type Verdict = readonly [reason: BrokerError.Reason, what: string]
 
 const certificate = /certificate|CERT_|SELF_SIGNED|ALTNAME|UNABLE_TO_VERIFY/i
@@ -151,13 +162,7 @@ const byType = (found: Found, place: Place): Verdict | undefined => {
         "Credentials",
         `The listener of Kafka at ${place.brokers} asks for no credentials: leave sasl out, or correct the port.`
       ]
-    // kafkajs has older names for some
-    case "COORDINATOR_LOAD_IN_PROGRESS":
-    case "COORDINATOR_NOT_AVAILABLE":
-    case "NOT_COORDINATOR":
-    case "GROUP_LOAD_IN_PROGRESS":
-    case "GROUP_COORDINATOR_NOT_AVAILABLE":
-    case "NOT_COORDINATOR_FOR_GROUP":
+    // kafkajs has an older name
     case "NOT_LEADER_OR_FOLLOWER":
     case "NOT_LEADER_FOR_PARTITION":
     case "LEADER_NOT_AVAILABLE":
@@ -173,6 +178,9 @@ const byType = (found: Found, place: Place): Verdict | undefined => {
         "Another producer has taken over this transactional id: give each running producer one of its own."
       ]
     default:
+      if (coordinatorMoves.has(found.type ?? "")) {
+        return ["Lost", `Kafka at ${place.brokers} is not ready: ${found.message}`]
+      }
       return ended.has(found.type ?? "")
         ? ["Lost", `The assignment of group ${place.group ?? ""} ended: ${found.message}`]
         : undefined
@@ -320,4 +328,19 @@ export const attempt = <A>(
   Effect.tryPromise({
     try: call,
     catch: (error) => fromUnknown(error, operation, { ...place, ...where })
+  })
+
+/**
+ * Calls a client about a group, again every 100 ms for up to `requestTimeout` while the group's coordinator moves: after the
+ * restart of a broker it answers only when it has read the positions of its groups, and clients do not wait for that.
+ */
+export const attemptGroup = <A>(
+  settings: Settings,
+  operation: Operation,
+  call: () => Promise<A>,
+  where: { readonly channel?: string | undefined; readonly group: string }
+): Effect.Effect<A, BrokerError.BrokerError> =>
+  Effect.retry(attempt(settings.place, operation, call, where), {
+    while: (error) => coordinatorMoves.has(typeOf(error.cause) ?? ""),
+    schedule: Schedule.upTo(Schedule.spaced("100 millis"), { duration: settings.requestTimeout })
   })

@@ -144,7 +144,8 @@ export const lag = (
     // clients take an unknown topic for one that is about to come
     yield* call(() => cluster.leaders(channel))
     const positions = new Map(
-      (yield* call(() => cluster.committed(group, channel))).map(({ partition, position }) => [partition, position])
+      (yield* Failure.attemptGroup(settings, "lag", () => cluster.committed(group, channel), { channel, group }))
+        .map(({ partition, position }) => [partition, position])
     )
     if (positions.size === 0) return []
     const ends = yield* bounds(settings, cluster, "lag", channel)
