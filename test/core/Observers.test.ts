@@ -17,6 +17,7 @@ import {
   MemoryBroker,
   type Message,
   Metrics,
+  Middleware,
   Outcome,
   Publisher,
   Retry,
@@ -137,6 +138,30 @@ describe("observers and wrong code", () => {
       const error = Exit.isFailure(exit) ? Cause.squash(exit.cause) : undefined
       assert(error instanceof Hooks.HookError && error.cause instanceof TypeError)
       assert.match(error.cause.message, /The hook preExecute returned undefined instead of an Effect/)
+    }))
+
+  it.effect("F2 a middleware that returns no Effect is a defect that says so, in an engine and in a publisher", () =>
+    Effect.gen(function*() {
+      for (const [answer, text] of [[undefined, "undefined"], [Promise.reject(new Error("unawaited")), "a Promise"]]) {
+        const defects: Array<string> = []
+        const told = (cause: Cause.Cause<unknown>) => void defects.push(String(Cause.squash(cause)))
+        const wrong = () => answer as unknown as Effect.Effect<never>
+        const consume = Middleware.make()({ name: "Wrong", stage: "consume" }, () => wrong)
+        const delivery = yield* Deliveries.run(consume((_: Message<Uint8Array>) => Effect.void), deliver())
+        if (Exit.isFailure(delivery.exit)) told(delivery.exit.cause)
+
+        const memory = yield* MemoryBroker.make({ partitions: 1 })
+        const publish = Middleware.make()({ name: "Wrong", stage: "publish" }, () => wrong)
+        yield* Publisher.make(Orders, publish).publish(new Uint8Array(1)).pipe(
+          Effect.catchCause((cause) => Effect.sync(() => told(cause))),
+          Effect.provideService(Broker.Broker, memory.broker)
+        )
+        assert.deepStrictEqual(
+          defects.map((defect) => defect.includes(`The handler returned ${text} instead of an Effect`)),
+          [true, true],
+          defects.join("; ")
+        )
+      }
     }))
 
   it.effect("B9 what a program adds to spans may throw: the span is lost, and the message is settled", () =>

@@ -162,7 +162,7 @@ const call = <M extends Carrier, A, E, R>(
   restore: <B, F, S>(effect: Effect.Effect<B, F, S>) => Effect.Effect<B, F, S>
 ): Effect.Effect<Exit.Exit<A, E>, never, R> =>
   Effect.contextWith((context: Context.Context<R>) => {
-    const result = Eager.guard(handler)(message)
+    const result = Eager.effectOf(Eager.guard(handler)(message))
     if (Eager.isDone(result)) return Effect.succeed(result)
     const fiber = Effect.runForkWith(context)(result)
     return Effect.onInterrupt(restore(Fiber.await(fiber)), () => Fiber.interrupt(fiber)).pipe(

@@ -268,8 +268,7 @@ export class Worker<R> {
 
   private handled(delivery: Delivery): Effect.Effect<unknown, unknown, R> {
     try {
-      const effect = this.consumer.handle(delivery)
-      return isDone(effect) ? effect : effectOf(effect)
+      return effectOf(this.consumer.handle(delivery))
     } catch (defect) {
       return Exit.die(defect)
     }

@@ -79,7 +79,7 @@ export const around = <
   chain: Handler<M, A, E, R>,
   failed?: (error: Classified) => E2
 ): Effect.Effect<A, E | E2, R> =>
-  ending(guard(chain)(message), (exit): Effect.Effect<void, E2> | undefined => {
+  ending(effectOf(guard(chain)(message)), (exit): Effect.Effect<void, E2> | undefined => {
     if (message.hooks === undefined) return undefined
     const result = run(message.hooks, exit, undefined)
     // without `failed`, E2 is Classified
