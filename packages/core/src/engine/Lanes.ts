@@ -24,7 +24,12 @@ export class Lanes {
     const { kind } = this
     if (kind._tag === "partition") return null
     if (kind._tag === "unordered") return undefined
-    return keyOf(delivery) ?? (kind.keyless === "partition" ? null : undefined)
+    try {
+      return delivery.key ?? (kind.keyless === "partition" ? null : undefined)
+    } catch {
+      // a message whose key the driver cannot read keeps the order of its partition
+      return null
+    }
   }
 
   /** The open lane that a message must queue in. */
@@ -69,14 +74,5 @@ export class Lanes {
   forget(lease: LeaseState): void {
     if (this.ready.length > 0) this.ready.drop((lane) => lane.lease === lease)
     if (this.loose.length > 0) this.loose.drop((delivery) => leaseOf(delivery) === lease)
-  }
-}
-
-/** The key of a delivery. A message whose key the driver cannot read keeps the order of its partition. */
-const keyOf = (delivery: Delivery): string | null | undefined => {
-  try {
-    return delivery.key
-  } catch {
-    return null
   }
 }
