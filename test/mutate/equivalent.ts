@@ -248,5 +248,29 @@ export const equivalents: ReadonlyArray<Equivalent> = [
     original: "log === undefined",
     mutated: "false",
     reason: "Both names are undefined before the first message of a batch, and neither after it."
+  },
+  {
+    file: "engine/TimeSlice.ts",
+    line: "private stride = 1",
+    operator: "number",
+    original: "1",
+    mutated: "0",
+    reason: "A slice that begins sets its stride; before that, each look says that the slice is over."
+  },
+  {
+    file: "engine/TimeSlice.ts",
+    line: "private left = 1",
+    operator: "number",
+    original: "1",
+    mutated: "0",
+    reason: "The clock is read as soon as no message is left: 0 and 1 are both used up by the next one."
+  },
+  {
+    file: "engine/TimeSlice.ts",
+    line: "this.left = 1",
+    operator: "number",
+    original: "1",
+    mutated: "0",
+    reason: "The clock is read as soon as no message is left: 0 and 1 are both used up by the next one."
   }
 ]

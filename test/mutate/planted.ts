@@ -168,15 +168,15 @@ export const planted: ReadonlyArray<Plant> = [
     "lanes-again-order",
     "puts a message that failed late behind its lane",
     "engine/Lanes.ts",
-    "} else other.queue.unshift(delivery)",
-    "} else other.queue.push(delivery)"
+    "return other.queue.unshift(delivery)",
+    "return other.queue.push(delivery)"
   ),
   mutant(
     "room-while-paused",
     "takes more in while it is paused",
     "engine/Room.ts",
-    "if (this.closed.size === 0 || this.isShut) return",
-    "if (this.closed.size === 0) return"
+    "    if (this.isShut) return\n",
+    ""
   ),
   mutant(
     "room-share",

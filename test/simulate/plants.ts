@@ -172,8 +172,8 @@ export const plants: ReadonlyArray<Plant> = [
     "room-while-paused",
     "takes more in while it is paused",
     "engine/Room.ts",
-    "if (this.closed.size === 0 || this.isShut) return",
-    "if (this.closed.size === 0) return"
+    "    if (this.isShut) return\n",
+    ""
   ),
   plant(
     "start-while-paused",

@@ -10,7 +10,7 @@ import type { LeaseState } from "./LeaseState.ts"
 export class Claims {
   private readonly context: Context.Context<never>
   private readonly lapsed: (lease: LeaseState, cause: Cause.Cause<unknown>) => void
-  private readonly fibers = new Map<LeaseState, Fiber.Fiber<void>>()
+  private readonly fibers = new WeakMap<LeaseState, Fiber.Fiber<void>>()
 
   /** `lapsed` is told when no call has extended the claims of a lease in time: the broker may redeliver its messages. */
   constructor(context: Context.Context<never>, lapsed: (lease: LeaseState, cause: Cause.Cause<unknown>) => void) {
@@ -60,6 +60,5 @@ export class Claims {
 
   end(state: LeaseState): void {
     this.fibers.get(state)?.interruptUnsafe()
-    this.fibers.delete(state)
   }
 }

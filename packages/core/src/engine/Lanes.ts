@@ -57,22 +57,17 @@ export class Lanes {
 
   /** Runs a message again, before what waits behind it. `lane` is undefined where its lane has gone on. */
   again(delivery: Delivery, lane: Lane | undefined): void {
-    const id = this.idOf(delivery)
-    if (id === undefined) {
-      this.loose.push(delivery)
-      return
-    }
-    const other = lane ?? leaseOf(delivery).lanes.get(id)
-    if (other === undefined || other === lane) {
-      const own = lane ?? this.hold(delivery, undefined)!
-      own.again = delivery
-      this.ready.push(own)
-    } else other.queue.unshift(delivery)
+    const other = lane === undefined ? this.behind(delivery) : undefined
+    if (other !== undefined) return other.queue.unshift(delivery)
+    const own = this.hold(delivery, lane)
+    if (own === undefined) return this.loose.push(delivery)
+    own.again = delivery
+    this.ready.push(own)
   }
 
   /** A lease has ended: nothing is kept of its messages. */
   forget(lease: LeaseState): void {
-    if (this.ready.length > 0) this.ready.drop((lane) => lane.lease === lease)
-    if (this.loose.length > 0) this.loose.drop((delivery) => leaseOf(delivery) === lease)
+    this.ready.drop((lane) => lane.lease === lease)
+    this.loose.drop((delivery) => leaseOf(delivery) === lease)
   }
 }

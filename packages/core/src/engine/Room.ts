@@ -41,12 +41,8 @@ export class Room {
 
   /** Opens the intake of the leases that have room again. */
   update(): void {
-    if (this.closed.size === 0 || this.isShut) return
-    for (const lease of this.closed) {
-      if (!this.fits(lease, 0.5)) continue
-      this.closed.delete(lease)
-      lease.openRoom()
-    }
+    if (this.isShut) return
+    for (const lease of this.closed) if (this.fits(lease, 0.5)) this.end(lease)
   }
 
   /** A paused subscription takes nothing in. */
@@ -60,6 +56,7 @@ export class Room {
     this.update()
   }
 
+  /** A lease has room again, or has ended: its driver waits no more. */
   end(lease: LeaseState): void {
     this.closed.delete(lease)
     lease.openRoom()
@@ -71,7 +68,7 @@ export class Room {
   }
 
   private isBelow(lease: LeaseState, field: "unsettled" | "bytes", limit: number, part: number): boolean {
-    const reserve = limit / (2 * Math.max(1, this.leases.size))
+    const reserve = limit / (2 * this.leases.size)
     let rest = limit
     for (const other of this.leases.values()) if (other !== lease) rest -= Math.max(other[field], reserve)
     const most = Math.max(reserve, rest) * part

@@ -12,8 +12,9 @@ const longest = 64
 /** One time slice after another. Reads the clock seldom while messages are quick, and after each slow message. */
 export class TimeSlice {
   private readonly clock: Clock.Clock
-  private began = 0
-  private looked = 0
+  // before it begins, a slice is over
+  private began = Number.NEGATIVE_INFINITY
+  private looked = Number.NEGATIVE_INFINITY
   // how many messages go between two looks
   private stride = 1
   private left = 1
