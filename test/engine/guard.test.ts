@@ -23,7 +23,7 @@ describe("F13 the guard around code that the engine does not own", () => {
       assert.strictEqual(String(yield* Effect.exit(thrown)), String(Exit.die(new Error("thrown"))))
       // code without types may answer anything
       const untyped: { readonly effect: Effect.Effect<void> } = JSON.parse("{\"effect\": 1}")
-      assert.include(String(yield* Effect.exit(called(() => untyped.effect))), "Expected an Effect, got number")
+      assert.include(String(yield* Effect.exit(called(() => untyped.effect))), "returned a number instead of an Effect")
     }))
 
   it.effect("F13 writes log lines with the loggers of the context, and drops those of a logger that throws", () =>

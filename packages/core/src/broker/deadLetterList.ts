@@ -3,22 +3,15 @@
  */
 import { Effect, Stream } from "effect"
 import type { Delivery } from "../model/Message.ts"
+import type { Place } from "./asItWas.ts"
 import { Broker, type Key } from "./Broker.ts"
 import type { BrokerError } from "./BrokerError.ts"
 import { names } from "./deadLetter.ts"
 
-/** A dead letter, read back. */
-export interface DeadLetter {
+/** A dead letter, read back, with the place where the message was first read from. */
+export interface DeadLetter extends Place {
   /** The dead letter's own channel, partition and position. */
   readonly delivery: Delivery
-  /** Where the message was first read from. */
-  readonly channel: string
-  readonly partition: number
-  readonly position: number
-  /** Unix time in milliseconds of the original message, or undefined where its broker did not say. */
-  readonly timestamp: number | undefined
-  readonly group: string
-  readonly handler: string
   /** How often it had been tried. */
   readonly attempts: number
   readonly errorType: string

@@ -3,13 +3,13 @@
  * defect of the effect, and a log line that cannot be written is dropped.
  */
 import { Cause, type Context, Effect, Exit, type Fiber } from "effect"
-import { isDone } from "../pipeline/Eager.ts"
+import { effectOf, isDone } from "../pipeline/Eager.ts"
+import * as Lost from "../pipeline/Lost.ts"
 
-/** Calls a function that answers an effect; a throw, or an answer that is no effect, is a defect. */
+/** Calls a function of a driver; a throw, or an answer that is no Effect, is a defect. */
 export const called = <A, E, R>(call: () => Effect.Effect<A, E, R>): Effect.Effect<A, E, R> => {
   try {
-    const effect = call()
-    return Effect.isEffect(effect) ? effect : Exit.die(new TypeError(`Expected an Effect, got ${typeof effect}`))
+    return effectOf(call(), "A function of the driver")
   } catch (defect) {
     return Exit.die(defect)
   }
@@ -21,7 +21,7 @@ export const log = (context: Context.Context<never>, line: Effect.Effect<void>):
 }
 
 /** A log line as a part of an effect; a logger that throws loses its line and nothing else. */
-export const logged = (line: Effect.Effect<void>): Effect.Effect<void> => Effect.catchCause(line, () => Effect.void)
+export const logged = (line: Effect.Effect<void>): Effect.Effect<void> => Lost.quietly("A logger", line)
 
 /** Whether an effect failed for another reason than an interruption. */
 export const isFault = (exit: Exit.Exit<unknown, unknown>): exit is Exit.Failure<unknown, unknown> =>
