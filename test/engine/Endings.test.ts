@@ -1,8 +1,8 @@
-import { Channel, Lanes, Retries, Subscription } from "@millrace/core"
+import { Channel, type Driver, Lanes, Retries, Subscription } from "@millrace/core"
 import { assert, describe, it } from "@effect/vitest"
 import { Data, type Duration, Effect, Fiber } from "effect"
 import { TestClock } from "effect/testing"
-import { altered, isLetter, message, refusal } from "./altered.ts"
+import { altered, isLetter, lines, message, refusal } from "./altered.ts"
 
 const Orders = Channel.bytes("c")
 
@@ -114,5 +114,113 @@ describe("finalizers of a message that is to run again", () => {
         [1]
       ])
       assert.strictEqual((yield* running.health).lastError, "broken")
+    }).pipe(Effect.scoped))
+})
+
+describe("a driver that does not end", () => {
+  type Consume = ReturnType<Driver.Driver["consume"]>
+
+  /** A driver whose consume effect is changed. */
+  const ending = (change: (consume: Consume, life: number) => Consume) => {
+    let lives = 0
+    return altered({ partitions: 1 }, {
+      driver: (driver) => ({ ...driver, consume: (options, sink) => change(driver.consume(options, sink), ++lives) })
+    })
+  }
+
+  const drained: ReadonlyArray<readonly ["stop" | "close", (consume: Consume) => Consume]> = [
+    ["stop", (consume) => Effect.onInterrupt(consume, () => Effect.never)],
+    ["close", (consume) => Effect.andThen(Effect.addFinalizer(() => Effect.never), consume)]
+  ]
+  for (const [step, change] of drained) {
+    it.effect(`X4 does not hold a drain when it does not ${step}, and a line says so`, () => {
+      const warned = lines("Warn")
+      return Effect.gen(function*() {
+        const { broker, memory } = yield* ending(change)
+        const { consumer } = Subscription.make(
+          Orders,
+          { group: "g", name: "s", grace: { drain: 10 } },
+          () => Effect.void
+        )
+        const running = yield* broker.consume(consumer)
+        yield* broker.publish(message("a"))
+        yield* TestClock.adjust("1 second")
+        const drain = yield* Effect.forkChild(running.drain)
+        yield* TestClock.adjust("4 seconds")
+        assert.isUndefined(drain.pollUnsafe())
+        yield* TestClock.adjust("2 seconds")
+        yield* Fiber.join(drain)
+        assert.deepStrictEqual([(yield* running.health).state, memory.positions("c", "g")], ["stopped", [1]])
+        const told = `The memory driver of s did not ${step} within 5000 ms; the source goes on without it`
+        assert.deepStrictEqual(warned.found, [told])
+      }).pipe(Effect.scoped, Effect.provide(warned.layer))
+    })
+  }
+
+  it.effect("X4 does not keep its source from starting again when it does not close", () =>
+    Effect.gen(function*() {
+      const { broker, memory } = yield* ending((consume, life) =>
+        life === 1
+          ? Effect.andThen(
+            Effect.addFinalizer(() => Effect.never),
+            Effect.raceFirst(consume, Effect.delay(Effect.fail(refusal("Lost")), "1 second"))
+          )
+          : consume
+      )
+      const { consumer } = Subscription.make(Orders, { group: "g", name: "s" }, () => Effect.void)
+      yield* broker.consume(consumer)
+      yield* TestClock.adjust("1 second")
+      yield* broker.publish(message("a"))
+      yield* TestClock.adjust("1 minute")
+      assert.deepStrictEqual(memory.positions("c", "g"), [1])
+    }).pipe(Effect.scoped))
+
+  it.effect("X4 a drain between two lives gives hooks the time of a drain", () =>
+    Effect.gen(function*() {
+      const { broker } = yield* ending((consume) =>
+        Effect.raceFirst(consume, Effect.delay(Effect.fail(refusal("Lost")), "1 second"))
+      )
+      let ended: string | undefined
+      const options = {
+        group: "g",
+        name: "s",
+        grace: { drain: "20 seconds" },
+        restart: { base: "10 seconds", cap: "10 seconds" }
+      } as const
+      const { consumer } = Subscription.make(Orders, options, (delivery) => {
+        delivery.after(() =>
+          Effect.sleep("5 seconds").pipe(
+            Effect.onExit(({ _tag }) => Effect.sync(() => ended = _tag))
+          )
+        )
+        return Effect.never
+      })
+      const running = yield* broker.consume(consumer)
+      yield* broker.publish(message("a"))
+      yield* TestClock.adjust("3 seconds")
+      assert.deepStrictEqual([(yield* running.health).state, ended], ["restarting", undefined])
+      const drain = yield* Effect.forkChild(running.drain)
+      yield* TestClock.adjust("5 seconds")
+      yield* Fiber.join(drain)
+      assert.strictEqual(ended, "Success")
+    }).pipe(Effect.scoped))
+
+  it.effect("F11 a broker that does not answer when a retry channel is declared fails the start", () =>
+    Effect.gen(function*() {
+      const { broker } = yield* altered({ partitions: 1 }, {
+        driver: (driver) => ({
+          ...driver,
+          capabilities: { ...driver.capabilities, delay: false },
+          declare: () => Effect.never
+        })
+      })
+      const retries = Retries.delayed(["1 second"])
+      const { consumer } = Subscription.make(Orders, { group: "g", name: "s", retries }, () => Effect.void)
+      const start = yield* Effect.forkChild(Effect.flip(broker.consume(consumer)))
+      yield* TestClock.adjust("6 seconds")
+      assert.match(
+        (yield* Fiber.join(start)).message,
+        /did not answer within 5000 ms when s declared its retry channel c\./
+      )
     }).pipe(Effect.scoped))
 })

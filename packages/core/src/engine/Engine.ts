@@ -36,7 +36,7 @@ const refuse = (driver: Driver, consumer: Consumer<never>): BrokerError | undefi
   return undefined
 }
 
-/** Milliseconds that the broker has to answer when the dead letter channel is declared. */
+/** Milliseconds that the broker has to answer when a channel of retries or dead letters is declared. */
 const declaring = 5000
 
 /**
@@ -62,6 +62,17 @@ const isDeclared = (cause: Cause.Cause<BrokerError>): boolean => {
   const error = Cause.squash(cause)
   return error instanceof Failed && (error.reason === "Conflict" || error.reason === "Unsupported")
 }
+
+/** Declares a retry channel; without it the subscription does not start, since failed messages would have no place. */
+const declareRetryChannel = (driver: Driver, name: string, channel: string): Effect.Effect<void, BrokerError> =>
+  Effect.timeoutOrElse(called(() => driver.declare({ channel })), {
+    duration: declaring,
+    orElse: () => {
+      const message =
+        `The broker did not answer within ${declaring} ms when ${name} declared its retry channel ${channel}.`
+      return Effect.fail(failure({ system: driver.system, operation: "declare", reason: "Lost", message }))
+    }
+  })
 
 const consume = <R>(
   driver: Driver,
@@ -94,7 +105,9 @@ const consume = <R>(
       const read = channels.consumer(consumer, tier)
       return { channel, delay: channels.delays[i]!, source: add(read, { channels, tier }) }
     })
-    yield* Effect.forEach(waits, ({ channel }) => driver.declare({ channel }), { discard: true })
+    yield* Effect.forEach(waits, ({ channel }) => declareRetryChannel(driver, consumer.name, channel), {
+      discard: true
+    })
     // a start that fails or is interrupted stops what has begun, and so does the end of the scope
     const drain = yield* Effect.acquireRelease(
       Effect.sync(() => {

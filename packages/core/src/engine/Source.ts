@@ -1,7 +1,7 @@
 /**
  * One source of messages: connects, restarts after a failure by a doubling wait, and drains.
  */
-import { Cause, Clock, Context, Deferred, Effect, Exit, Fiber, Scope } from "effect"
+import { Cause, Clock, Context, Deferred, Effect, Exit, Fiber, Option, Scope } from "effect"
 import { type Consumer, type Health, shownLanes } from "../broker/Broker.ts"
 import { type BrokerError, make as failure } from "../broker/BrokerError.ts"
 import type { Driver } from "../broker/Driver.ts"
@@ -12,6 +12,9 @@ import { Worker } from "./Worker.ts"
 
 /** The most messages that a driver is asked for at once. */
 const longest = 512
+
+/** Milliseconds that a driver has to stop reading, where a drain does not give it more, and as many to close. */
+const closing = 5000
 
 export class Source<R> {
   state: Health["state"] = "starting"
@@ -123,7 +126,8 @@ export class Source<R> {
           bytes: inFlight.bytes
         }
         const consume = called(() => this.driver.consume(options, sink))
-        this.fiber = yield* Effect.forkChild(restore(Scope.provide(consume, scope)))
+        // not a child: a fiber ends only after its children, and a driver may never end
+        this.fiber = yield* Effect.forkDetach(restore(Scope.provide(consume, scope)))
         const exit = yield* restore(Fiber.await(this.fiber)).pipe(
           Effect.onInterrupt(() => this.stop(scope))
         )
@@ -139,21 +143,38 @@ export class Source<R> {
     return Effect.gen({ self: this }, function*() {
       this.state = "draining"
       this.worker.draining = true
-      if (this.fiber !== undefined) yield* Fiber.interrupt(this.fiber)
-      yield* this.worker.drain(this.consumer.grace.drain)
+      const { drain } = this.consumer.grace
+      if (this.fiber !== undefined) yield* this.within(Math.max(closing, drain), "stop", Fiber.interrupt(this.fiber))
+      yield* this.worker.drain(drain)
       yield* this.close(scope, Exit.void)
       this.state = "stopped"
     })
   }
 
-  /** A finalizer of the driver that throws must not keep the source from going on. */
+  /** A finalizer of the driver that throws, or never ends, must not keep the source from going on. */
   private close(scope: Scope.Closeable, exit: Exit.Exit<unknown, unknown>): Effect.Effect<void> {
-    return Effect.matchCause(Scope.close(scope, exit), {
-      onSuccess: () => {},
-      onFailure: (cause) => {
-        this.lastError = Cause.squash(cause)
-      }
-    })
+    return this.within(
+      closing,
+      "close",
+      Effect.matchCause(Scope.close(scope, exit), {
+        onSuccess: () => {},
+        onFailure: (cause) => {
+          this.lastError = Cause.squash(cause)
+        }
+      })
+    )
+  }
+
+  /** Waits at most `limit` milliseconds for the driver; a driver that is slower goes on alone, and a Warn line says so. */
+  private within(limit: number, step: "stop" | "close", effect: Effect.Effect<void>): Effect.Effect<void> {
+    return Effect.forkDetach(effect, { startImmediately: true }).pipe(
+      Effect.flatMap((fiber) => Effect.timeoutOption(Fiber.await(fiber), limit)),
+      Effect.flatMap((ended) => {
+        if (Option.isSome(ended)) return Effect.void
+        const text = `The ${this.driver.system} driver of ${this.consumer.name} did not ${step} within ${limit} ms`
+        return logged(Effect.logWarning(`${text}; the source goes on without it`))
+      })
+    )
   }
 
   /** Lives again and again until interrupted; the first life's failure to start is the caller's. */
@@ -178,10 +199,10 @@ export class Source<R> {
     return Effect.onInterrupt(once(base), () =>
       Effect.suspend(() => {
         if (this.state === "stopped") return Effect.void
-        // between two lives all running handlers were interrupted before, and may take their time to end
+        // between two lives all running handlers were interrupted before; they and their hooks may take their time to end
         this.state = "draining"
         return Effect.andThen(
-          this.worker.drain(0),
+          this.worker.drain(this.consumer.grace.drain),
           Effect.sync(() => {
             this.state = "stopped"
           })
