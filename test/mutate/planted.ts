@@ -238,8 +238,8 @@ export const planted: ReadonlyArray<Plant> = [
     "lease-release-gap",
     "counts a released message as settled for the commit",
     "engine/LeaseState.ts",
-    "if (this.lease.settle === undefined || this.lost || batch.flags[delivery.index] === 1) return",
-    "if (this.lost || batch.flags[delivery.index] === 1) return"
+    "if (this.lease.settle === undefined || batch.flags[delivery.index] === 1) return",
+    "if (batch.flags[delivery.index] === 1) return"
   ),
   mutant(
     "lease-slack-off-by-one",
@@ -252,8 +252,8 @@ export const planted: ReadonlyArray<Plant> = [
     "lease-slack-reopen",
     "resumes the driver only when nothing is settled ahead",
     "engine/LeaseState.ts",
-    "if (this.ahead <= this.span / 2 && !this.slack.isOpen())",
-    "if (this.ahead === 0 && !this.slack.isOpen())"
+    "if (this.ahead <= this.span / 2)",
+    "if (this.ahead === 0)"
   ),
   mutant(
     "lease-refused-outcomes-lost",
@@ -455,7 +455,7 @@ export const planted: ReadonlyArray<Plant> = [
     "dispatcher-delays-drop",
     "keeps the delayed messages of a lost lease",
     "engine/Dispatcher.ts",
-    "    if (this.delays.length > 0) this.delays.drop((delivery) => leaseOf(delivery) === lease)\n",
+    "    this.delays.drop((delivery) => leaseOf(delivery) === lease)\n",
     ""
   ),
   mutant(

@@ -57,7 +57,7 @@ export class Dispatcher {
 
   /** A lease has ended: nothing is kept of its messages. */
   forget(lease: LeaseState): void {
-    if (this.delays.length > 0) this.delays.drop((delivery) => leaseOf(delivery) === lease)
+    this.delays.drop((delivery) => leaseOf(delivery) === lease)
     this.intake.drop((batch) => batch.lease === lease)
     this.options.lanes.forget(lease)
   }
@@ -145,7 +145,8 @@ export class Dispatcher {
       if (!start(delivery, delivery.slot as Batch, lane)) return
     }
     while (queue.length > 0) {
-      if (this.isFull || this.slice.isOver()) {
+      // a message that is finished has left as much room as there was
+      if (this.slice.isOver()) {
         lanes.ready.push(lane)
         return
       }

@@ -122,7 +122,7 @@ export class LeaseState {
   /** Releases a delivery to a broker that settles each message; others redeliver what no commit has passed. */
   release(delivery: Delivery, outcome: Outcome): void {
     const batch = delivery.slot as Batch
-    if (this.lease.settle === undefined || this.lost || batch.flags[delivery.index] === 1) return
+    if (this.lease.settle === undefined || batch.flags[delivery.index] === 1) return
     batch.flags[delivery.index] = 1
     this.outcomes.push({ delivery, outcome })
   }
@@ -160,10 +160,8 @@ export class LeaseState {
 
   /** Completes when less than `span` messages are settled beyond an unsettled one: all of them are redelivered after a crash. */
   get whenSlack(): Effect.Effect<void> {
-    if (this.span !== Number.POSITIVE_INFINITY) {
-      this.advance()
-      if (this.ahead >= this.span) this.slack.closeUnsafe()
-    }
+    this.advance()
+    if (this.ahead >= this.span) this.slack.closeUnsafe()
     return this.slack.isOpen() ? Exit.void : this.slack.await
   }
 
@@ -244,7 +242,7 @@ export class LeaseState {
 
   /** After a call has begun: the driver resumes at once and may offer, settle and tell in the middle of this call. */
   private openSlack(): void {
-    if (this.ahead <= this.span / 2 && !this.slack.isOpen()) this.slack.openUnsafe()
+    if (this.ahead <= this.span / 2) this.slack.openUnsafe()
   }
 
   private next(): Effect.Effect<void, BrokerError> | undefined {
