@@ -3,8 +3,13 @@ import { assert, describe, it } from "@effect/vitest"
 import { Effect, Exit, Fiber } from "effect"
 import * as fc from "fast-check"
 import { TestClock } from "effect/testing"
+import { setFlagsFromString } from "node:v8"
+import { runInNewContext } from "node:vm"
 import { leaseOf } from "../../packages/core/src/engine/LeaseState.ts"
 import { fakeLease } from "./support.ts"
+
+setFlagsFromString("--expose-gc")
+const collectGarbage: () => void = runInNewContext("gc")
 
 const refused = BrokerError.make({ system: "fake", operation: "settle", reason: "Unreachable", message: "no" })
 
@@ -128,6 +133,50 @@ describe("X3 X19 what a lease tells a broker that settles by position", () => {
       assert.isTrue(Exit.isExit(lease.state.whenSlack))
     }))
 
+  it.effect("X3 what is settled in the middle of a call that is answered at once goes with the next", () =>
+    Effect.gen(function*() {
+      const calls: Array<number> = []
+      const commit = (position: number): Effect.Effect<void, BrokerError.BrokerError> => {
+        calls.push(position)
+        lease.settle(b!, Outcome.Ack)
+        return lease.state.tell()
+      }
+      const lease = yield* fakeLease({ lease: { commit } })
+      const [a, b] = lease.take(0, 1)
+      lease.settle(a!, Outcome.Ack)
+      assert.isTrue(Exit.isExit(lease.state.tell()))
+      assert.deepStrictEqual([calls, lease.state.committed], [[1, 2], 2])
+    }))
+
+  it.effect("X3 the intake of a lease is open until its room is closed", () =>
+    Effect.gen(function*() {
+      const { state } = yield* fakeLease()
+      assert.isTrue(Exit.isExit(state.whenRoom))
+      state.closeRoom()
+      const offer = yield* Effect.forkChild(state.whenRoom, { startImmediately: true })
+      assert.isUndefined(offer.pollUnsafe())
+      state.openRoom()
+      yield* Fiber.join(offer)
+      assert.isTrue(Exit.isExit(state.whenRoom))
+    }))
+
+  it.effect("X3 nothing is kept of messages that are committed", () =>
+    Effect.gen(function*() {
+      const lease = yield* fakeLease()
+      const kept = (() => {
+        const [delivery] = lease.take(0)
+        lease.settle(delivery!, Outcome.Ack)
+        return new WeakRef(delivery!)
+      })()
+      yield* lease.state.tell()
+      for (let turn = 0; turn < 2; turn++) {
+        yield* Effect.promise(() => new Promise<void>((resolve) => setImmediate(resolve)))
+        collectGarbage()
+      }
+      assert.isUndefined(kept.deref())
+      assert.strictEqual(lease.state.committed, 1)
+    }))
+
   it.effect("X4 the end of a lease resumes everything that waits for it", () =>
     Effect.gen(function*() {
       const lease = yield* fakeLease({ span: 1 })
@@ -146,6 +195,7 @@ describe("X3 X19 what a lease tells a broker that settles by position", () => {
     Effect.gen(function*() {
       const { settle, state, take } = yield* fakeLease()
       assert.isTrue(Exit.isExit(state.whenClear))
+      yield* state.whenQuiet
       const [a, b] = take(0, 1)
       const bytes = a!.payload.length + b!.payload.length
       assert.deepStrictEqual([state.bytes, leaseOf(a!) === state], [bytes, true])
@@ -186,7 +236,7 @@ describe("X3 X19 what a lease tells a broker that settles each message", () => {
       const [a, b] = lease.take(0, 1)
       lease.answerWith(refused)
       lease.settle(a!, Outcome.Ack)
-      yield* Effect.flip(lease.state.tell())
+      assert.strictEqual(yield* Effect.flip(lease.state.tell()), refused)
       lease.answerWith(undefined)
       lease.settle(b!, Outcome.Ack)
       yield* lease.state.tell()

@@ -11,10 +11,12 @@ export interface Options {
   readonly span?: number | undefined
   /** Whether each call waits for `answer`. Default: no, each is answered at once. */
   readonly isSlow?: boolean | undefined
+  /** More of the lease. Default: nothing, and partition 0. */
+  readonly lease?: Partial<Driver.Lease> | undefined
 }
 
 /** A lease and its state in the engine. */
-export const fakeLease = ({ isSlow = false, settlement = "position", span = 1_000_000 }: Options = {}) =>
+export const fakeLease = ({ isSlow = false, lease: more, settlement = "position", span = 1_000_000 }: Options = {}) =>
   Effect.map(Clock.Clock, (clock) => {
     /** Every call: the position of a commit, or the outcomes of a settle as `position outcome`. */
     const calls: Array<number | ReadonlyArray<string>> = []
@@ -35,14 +37,16 @@ export const fakeLease = ({ isSlow = false, settlement = "position", span = 1_00
         commit: (position) => {
           calls.push(position)
           return answered()
-        }
+        },
+        ...more
       }
       : {
         partition: 0,
         settle: (batch) => {
           calls.push(batch.map(({ delivery, outcome }) => `${delivery.position} ${outcome._tag}`))
           return answered()
-        }
+        },
+        ...more
       }
     const state = new LeaseState(lease, span, clock, () => told++)
     return {
@@ -63,7 +67,9 @@ export const fakeLease = ({ isSlow = false, settlement = "position", span = 1_00
       },
       /** Takes in messages at these positions. */
       take: (...positions: ReadonlyArray<number>): ReadonlyArray<Delivery> => {
-        const deliveries = positions.map((position) => Deliveries.make({ position }))
+        const deliveries = positions.map((position) =>
+          Deliveries.make({ position, body: new Uint8Array(1 + position % 5) })
+        )
         state.take(deliveries)
         return deliveries
       },

@@ -17,6 +17,63 @@ export interface Equivalent {
 
 export const equivalents: ReadonlyArray<Equivalent> = [
   {
+    file: "engine/Dispatcher.ts",
+    line: "private readonly work = Latch.makeUnsafe(false)",
+    operator: "boolean",
+    original: "false",
+    mutated: "true",
+    reason: "The first turn closes the latch before anything waits for it."
+  },
+  {
+    file: "engine/Dispatcher.ts",
+    line: "private isIdle = false",
+    operator: "boolean",
+    original: "false",
+    mutated: "true",
+    reason:
+      "The first turn sets it. A batch that comes before opens a latch that no fiber waits for, and that turn closes it."
+  },
+  {
+    file: "engine/Dispatcher.ts",
+    line: "if (this.delays.length === 0) return false",
+    operator: "condition",
+    original: "this.delays.length === 0",
+    mutated: "false",
+    reason: "An empty queue has no message, and no time for the timer; the branch saves the reading of the clock."
+  },
+  {
+    file: "engine/LeaseState.ts",
+    line: "for (let k = 0; k < deliveries.length; k++) if (flags[k] === 0) yield deliveries[k]!",
+    operator: "boundary",
+    original: "k < deliveries.length",
+    mutated: "k <= deliveries.length",
+    reason: "There are as many flags as deliveries: behind the last, none is 0."
+  },
+  {
+    file: "engine/LeaseState.ts",
+    line: "return this.confirmed < 0 ? undefined : this.confirmed",
+    operator: "boundary",
+    original: "this.confirmed < 0",
+    mutated: "this.confirmed <= 0",
+    reason: "A confirmed position is one more than that of a message, so it is at least 1."
+  },
+  {
+    file: "engine/LeaseState.ts",
+    line: "return this.confirmed < 0 ? undefined : this.confirmed",
+    operator: "number",
+    original: "0",
+    mutated: "1",
+    reason: "A confirmed position is one more than that of a message, so it is at least 1."
+  },
+  {
+    file: "engine/LeaseState.ts",
+    line: "if (settle !== undefined && this.outcomes.length > 0) {",
+    operator: "operand",
+    original: "settle !== undefined",
+    mutated: "true",
+    reason: "Outcomes are kept only for leases that have settle; the operand tells the compiler so."
+  },
+  {
     file: "memory/MemoryLog.ts",
     line: "return outgoing.native?.fields === undefined ? outgoing.headers : Headers.fromFields(outgoing.fields)",
     operator: "condition",
