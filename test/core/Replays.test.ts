@@ -132,7 +132,7 @@ describe("Replays", () => {
       const again = Effect.provide(replayAll(), logger)
       assert.deepStrictEqual(yield* again, ["one already", "two published", "three published"])
       assert.deepStrictEqual(lines, [
-        "Replayed 2 dead letters of orders.dead-letters; skipped 1 that were replayed before, and 0 that are incomplete"
+        "Replayed 2 dead letters of orders.dead-letters; skipped 1 that were replayed before, 0 that are incomplete, and 0 that the broker refuses"
       ])
       assert.deepStrictEqual(yield* replayAll(), ["one already", "two already", "three already"])
       const [first] = yield* Stream.runCollect(DeadLetters.list(letters))
@@ -294,6 +294,40 @@ describe("Replays", () => {
       assert.include(errors[1]?.message, "lacks its group")
       assert.deepStrictEqual(yield* replayAll({ reach: "all" }), [" incomplete", "m published"])
     }).pipe(Effect.provide(memory), Effect.scoped))
+
+  it.effect("F22 a letter that the broker can never take is skipped with its error, and the next run tries it again", () =>
+    Effect.gen(function*() {
+      const headers = { "dead-letter-channel": "orders", "dead-letter-group": "billing" }
+      yield* Effect.forEach(["a", "big", "c"], (each) => publish(each, letters, headers))
+      const broker = yield* Broker.Broker
+      const failing = (reason: BrokerError.Reason) =>
+        Broker.Broker.of({
+          ...broker,
+          publish: (message) =>
+            message.payload.length < 3 || message.channel.endsWith(".replayed")
+              ? broker.publish(message)
+              : Effect.fail(BrokerError.make({ system: "memory", operation: "publish", reason, message: reason }))
+        })
+      const targets: ReadonlyArray<DeadLetters.ReplayOptions<Broker.Broker, never, never>> = [
+        { reach: "all" },
+        { to: "archive" },
+        {}
+      ]
+      for (const options of targets) {
+        const replays = (reason: BrokerError.Reason) =>
+          Effect.provideService(replayAll(options), Broker.Broker, failing(reason))
+        // an error of the channel or the connection stops the run: the others would fail, too
+        assert.strictEqual((yield* Effect.flip(replays("Lost"))).reason, "Lost")
+        assert.strictEqual((yield* Effect.flip(replays("Permission"))).reason, "Permission")
+        assert.deepStrictEqual(yield* replays("TooLarge"), ["a already", "big refused", "c published"])
+        const found = yield* Stream.runCollect(DeadLetters.list(letters))
+        const alone = yield* Effect.flip(
+          Effect.provideService(DeadLetters.replay(found[1]!, options), Broker.Broker, failing("Invalid"))
+        )
+        assert.strictEqual(alone.reason, "Invalid")
+        assert.deepStrictEqual(yield* replayAll(options), ["a already", "big published", "c already"])
+      }
+    }).pipe(Effect.provide(memory)))
 
   it.effect("F22 progress is told as it is made, and an end in the middle leaves the rest for the next run", () =>
     Effect.gen(function*() {

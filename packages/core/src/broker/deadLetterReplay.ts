@@ -13,6 +13,7 @@ import * as BrokerErrors from "./BrokerError.ts"
 import { names, originalFields, replayed as replayedName, replayId } from "./deadLetter.ts"
 import { type DeadLetter, type Filter, keyIn, list, type Options } from "./deadLetterList.ts"
 import { hookFailed, type Through } from "./Publisher.ts"
+import { isAboutMessage } from "./refused.ts"
 import * as Record from "./replayRecord.ts"
 
 /**
@@ -21,12 +22,15 @@ import * as Record from "./replayRecord.ts"
  * - `published`: it published it, and the broker has confirmed it
  * - `already`: an earlier run with the same target and `run` has published it, so this one did not
  * - `incomplete`: it cannot publish it as it was, since the letter lacks what `omitted` names, or its group
+ * - `refused`: the broker can never take the message in this channel (`TooLarge`, `Invalid` or `Unsupported`), as `error` says
  */
 export class Replayed extends Data.Class<{
   readonly letter: DeadLetter
   /** The channel that the letter was, or would be, published to. */
   readonly channel: string
-  readonly how: "published" | "already" | "incomplete"
+  readonly how: "published" | "already" | "incomplete" | "refused"
+  /** Why the broker refused it; undefined unless it did. */
+  readonly error: BrokerError | undefined
 }> {}
 
 /** How dead letters are published again. */
@@ -118,7 +122,7 @@ const replaying = <On, E, R>(options: ReplayOptions<On, E, R> = {}) => {
   /** Publishes a batch between its two entries of the record; where one fails, those before it are recorded. */
   const batch = (record: Record.ReplayRecord, letters: ReadonlyArray<DeadLetter>) =>
     Effect.gen(function*() {
-      const steps: Array<{ readonly plan: Plan; readonly how: Replayed["how"] }> = []
+      const steps: Array<{ readonly plan: Plan; how: Replayed["how"]; error?: BrokerError }> = []
       // those of a run that ended before it could say so
       const done: Array<string> = []
       const begun = new Set<string>()
@@ -135,14 +139,22 @@ const replaying = <On, E, R>(options: ReplayOptions<On, E, R> = {}) => {
           steps.push({ plan: one, how: "published" })
         }
       }
-      const rest = steps.filter(({ how }) => how === "published").map(({ plan }) => plan)
+      const rest = steps.filter(({ how }) => how === "published")
       yield* record.begin(Array.from(begun))
-      yield* Effect.forEach(rest, (each) => Effect.map(send(each), () => void done.push(each.id)), { discard: true })
+      yield* Effect.forEach(rest, (step) =>
+        Effect.matchEffect(send(step.plan), {
+          onSuccess: () => Effect.sync(() => void done.push(step.plan.id)),
+          onFailure: (error) => {
+            if (!isAboutMessage(error)) return Effect.fail(error)
+            Object.assign(step, { how: "refused", error })
+            return Effect.void
+          }
+        }), { discard: true })
         .pipe(
           Effect.onError(() => Effect.ignore(record.finish(done)))
         )
       yield* record.finish(done)
-      return steps.map(({ how, plan: { channel, letter } }) => new Replayed({ letter, channel, how }))
+      return steps.map(({ error, how, plan: { channel, letter } }) => new Replayed({ letter, channel, how, error }))
     })
 
   return (
@@ -199,7 +211,12 @@ export const replay = <On = Broker, E = never, R = never>(
   Effect.flatMap(
     // one letter gives one answer
     Effect.map(Stream.runCollect(replaying(options)(letter.delivery.channel, Stream.succeed(letter))), ([one]) => one!),
-    (one) => one.how === "incomplete" ? Effect.fail(incomplete(letter)) : Effect.succeed(one)
+    (one) =>
+      one.how === "incomplete" ?
+        Effect.fail(incomplete(letter)) :
+        one.error === undefined
+        ? Effect.succeed(one)
+        : Effect.fail(one.error)
   )
 
 const incomplete = ({ channel, delivery, omitted, partition, position }: DeadLetter): BrokerError =>
@@ -220,7 +237,7 @@ const incomplete = ({ channel, delivery, omitted, partition, position }: DeadLet
  * In: the dead letter channel, and which letters. Out: a stream that replays as it is run; of the letters it holds 100 at a
  * time, and of those replayed before their ids, about 100 bytes each. What comes back meanwhile is not replayed again. At its
  * end it logs at Info how many were published and how many were skipped, and why. In all else as `replay`, also after a crash;
- * a letter that is incomplete is skipped.
+ * a letter that is incomplete, or that the broker can never take, is skipped, and another run tries it again.
  *
  * Fails as `list` and `replay` do: then those before the one that failed have been published, and another run goes on there.
  *
@@ -246,7 +263,7 @@ export const replayAll = <On = Broker, E = never, R = never>(
 ): Stream.Stream<Replayed, E | BrokerError, R | On> => {
   const all = replaying(options)
   return Stream.suspend(() => {
-    const counts = { published: 0, already: 0, incomplete: 0 }
+    const counts = { published: 0, already: 0, incomplete: 0, refused: 0 }
     return all(channel, list(channel, options)).pipe(
       Stream.map((one) => {
         counts[one.how]++
@@ -254,7 +271,7 @@ export const replayAll = <On = Broker, E = never, R = never>(
       }),
       Stream.onEnd(Effect.suspend(() =>
         Effect.logInfo(
-          `Replayed ${counts.published} dead letters of ${channel}; skipped ${counts.already} that were replayed before, and ${counts.incomplete} that are incomplete`
+          `Replayed ${counts.published} dead letters of ${channel}; skipped ${counts.already} that were replayed before, ${counts.incomplete} that are incomplete, and ${counts.refused} that the broker refuses`
         )
       ))
     )

@@ -1,6 +1,7 @@
 /**
- * What a publish fails with where a middleware of a whole broker has failed.
+ * Publishes that are refused: by a middleware of a whole broker, or by the broker for what one message is.
  */
+import { Predicate } from "effect"
 import * as Failure from "../model/Failure.ts"
 import { BrokerError } from "./BrokerError.ts"
 
@@ -15,3 +16,12 @@ export const refused = (system: string) => (error: unknown): BrokerError =>
     retryAfter: Failure.retryAfterOf(error),
     cause: error
   })
+
+// by its tag: a driver may bring a copy of this package along
+export const isBrokerError = (error: unknown): error is BrokerError => Predicate.isTagged(error, "BrokerError")
+
+/** Whether a broker can never take this very message, where it may take others. */
+export const isAboutMessage = (error: unknown): error is BrokerError =>
+  isBrokerError(error) && !error.retriable && aboutMessage.has(error.reason)
+
+const aboutMessage: ReadonlySet<BrokerError["reason"]> = new Set(["TooLarge", "Invalid", "Unsupported"])

@@ -2,10 +2,11 @@
  * Publishes dead letters and delayed retries until the broker has confirmed them. A dead letter that the broker refuses for good
  * is tried in smaller forms; when it refuses the smallest, the message is parked or dropped, as its subscription chooses.
  */
-import { Cause, type Clock, type Context, Effect, type Exit, type Fiber, Predicate } from "effect"
+import { Cause, type Clock, type Context, Effect, type Exit, type Fiber } from "effect"
 import type { Consumer, LaneState } from "../broker/Broker.ts"
 import type { BrokerError } from "../broker/BrokerError.ts"
 import { type Form, forms } from "../broker/deadLetter.ts"
+import { isAboutMessage, isBrokerError } from "../broker/refused.ts"
 import type { Delivery, Outgoing } from "../model/Message.ts"
 import { isDone } from "../pipeline/Eager.ts"
 import { called, logged } from "./guard.ts"
@@ -42,9 +43,6 @@ interface Writing extends Leaving {
   state: LaneState
   error: unknown
 }
-
-/** Why a broker cannot take this very message: a smaller form may fit. Other permanent errors are about the channel. */
-const aboutMessage: ReadonlySet<BrokerError["reason"]> = new Set(["TooLarge", "Invalid", "Unsupported", "Unknown"])
 
 /** The dead letters and delayed retries that the broker has not confirmed yet. */
 export class DeadLetterWriter<R> {
@@ -165,13 +163,10 @@ export class DeadLetterWriter<R> {
   }
 }
 
-// by its tag: a driver may bring a copy of this package along
-const isBrokerError = (error: unknown): error is BrokerError => Predicate.isTagged(error, "BrokerError")
-
 /** Whether an error lasts: it is about this message, about its channel, or the driver does not say (it throws, say). */
 const refusal = (error: unknown): "message" | "channel" | "unclear" | undefined => {
   if (!isBrokerError(error)) return "unclear"
   if (error.retriable) return undefined
   if (error.reason === "Unknown") return "unclear"
-  return aboutMessage.has(error.reason) ? "message" : "channel"
+  return isAboutMessage(error) ? "message" : "channel"
 }
