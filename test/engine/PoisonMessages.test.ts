@@ -2,7 +2,7 @@ import { Broker, Channel, DeadLetters, Lanes, Retries, Subscription } from "@mil
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, Data, Effect, Exit, Stream } from "effect"
 import { TestClock } from "effect/testing"
-import { altered, isLetter, message, refusal } from "./altered.ts"
+import { altered, isLetter, lines, message, refusal } from "./altered.ts"
 
 class Refused extends Data.TaggedError("Refused")<{ readonly cause?: unknown }> {
   readonly failure = "permanent" as const
@@ -82,6 +82,44 @@ describe("poison messages", () => {
     }).pipe(Effect.scoped))
 })
 
+describe("parts of a consumer that throw", () => {
+  for (const when of ["at once", "later"] as const) {
+    const failed = when === "at once" ? Effect.die("x") : Effect.andThen(Effect.sleep(5), Effect.die("x"))
+    const { consumer } = Subscription.make(
+      Orders,
+      { group: "g", name: "s", lanes: Lanes.key(2) },
+      ({ key }) => key === "bad" ? failed : Effect.void
+    )
+
+    it.effect(`F13 settle, ${when}: the message is a dead letter, and its source goes on`, () =>
+      Effect.gen(function*() {
+        const { broker, memory } = yield* altered({ partitions: 1 }, {})
+        const settle: typeof consumer.settle = (exit) => exit._tag === "Failure" ? trap() : consumer.settle(exit)
+        const running = yield* broker.consume({ ...consumer, settle })
+        yield* broker.publishAll([message("bad"), message("bad"), message("good")])
+        yield* TestClock.adjust("1 second")
+        const { deadLetters, restarts } = yield* running.health
+        assert.deepStrictEqual([deadLetters, restarts, memory.positions("c", "g")], [2, 0, [3]])
+      }).pipe(Effect.scoped))
+
+    it.effect(`F13 X15 deadLetter, ${when}: the message waits and is shown, and all others go on`, () =>
+      Effect.gen(function*() {
+        let isThrowing = true
+        const { broker, memory } = yield* altered({ partitions: 1 }, {})
+        const deadLetter: typeof consumer.deadLetter = (...all) => isThrowing ? trap() : consumer.deadLetter(...all)
+        const running = yield* broker.consume({ ...consumer, deadLetter })
+        yield* broker.publishAll([message("bad"), message("bad"), message("good")])
+        yield* TestClock.adjust("10 seconds")
+        const { lanes, lastError, restarts, settled } = yield* running.health
+        assert.deepStrictEqual(lanes.map(({ behind, state }) => [state, behind]), [["dead letter", 1]])
+        assert.deepStrictEqual([settled, restarts, String(lastError)], [1, 0, "Error: the trap throws"])
+        isThrowing = false
+        yield* TestClock.adjust("2 minutes")
+        assert.deepStrictEqual([memory.ends("c.dead-letters"), memory.positions("c", "g")], [[2], [3]])
+      }).pipe(Effect.scoped))
+  }
+})
+
 interface Letter {
   readonly body: number
   readonly headers: ReadonlyArray<string>
@@ -157,6 +195,33 @@ describe("dead letters that the broker refuses for good", () => {
       assert.strictEqual(headers[DeadLetters.names.length], "50")
       assert.deepStrictEqual(positions, [2])
     }))
+
+  for (const when of ["at once", "later"] as const) {
+    it.effect(`F22 a dead letter that the broker takes in a smaller form, ${when}, is told in one line`, () =>
+      Effect.gen(function*() {
+        const warnings = lines("Warn")
+        const answers = when === "at once" ? Effect.void : Effect.sleep(10)
+        const { broker } = yield* altered({ partitions: 1 }, {
+          driver: (driver) => ({
+            ...driver,
+            publish: (batch) =>
+              isLetter(batch) && batch[0]!.payload.length > 0
+                ? Effect.fail(refusal("TooLarge"))
+                : Effect.flatMapEager(driver.publish(batch), () => isLetter(batch) ? answers : Effect.void)
+          })
+        })
+        yield* Effect.provide(
+          broker.consume(Subscription.make(Orders, { group: "g", name: "s" }, () => Effect.die("x")).consumer),
+          warnings.layer
+        )
+        yield* broker.publish(message("bad"))
+        yield* TestClock.adjust("1 second")
+        assert.deepStrictEqual(warnings.found, [
+          "A dead letter of s was written in the form \"digest\", since the broker refuses the whole one",
+          "A message of c became a dead letter of s"
+        ])
+      }).pipe(Effect.scoped))
+  }
 
   it.effect("F22 X15 a message whose dead letter is refused in every form is parked, and health says so", () =>
     Effect.gen(function*() {

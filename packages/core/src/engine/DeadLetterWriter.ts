@@ -100,7 +100,7 @@ export class DeadLetterWriter<R> {
   private again(writing: Writing, form: number, failures: number): Effect.Effect<Written> {
     return Effect.suspend(() => {
       const written = this.publish(writing, forms[form])
-      return written === true ? Effect.succeed<Written>("written") : this.attempt(writing, written, form, failures)
+      return written === true ? this.written(writing, form) : this.attempt(writing, written, form, failures)
     })
   }
 
@@ -111,7 +111,7 @@ export class DeadLetterWriter<R> {
     failures: number
   ): Effect.Effect<Written> {
     return Effect.matchCauseEffect(written, {
-      onSuccess: () => form === 0 ? Effect.succeed<Written>("written") : this.reduced(writing, forms[form]!),
+      onSuccess: () => this.written(writing, form),
       onFailure: (cause) => this.failed(writing, cause, form, failures)
     })
   }
@@ -155,9 +155,13 @@ export class DeadLetterWriter<R> {
     )
   }
 
-  private reduced({ delivery, error }: Writing, form: Form): Effect.Effect<Written> {
+  /** The broker has confirmed a form; a smaller one than the whole is told in one line. */
+  private written({ delivery, error }: Writing, form: number): Effect.Effect<Written> {
+    if (form === 0) return Effect.succeed("written")
     const { consumer: { name } } = this.options
-    const text = `A dead letter of ${name} was written in the form "${form}", since the broker refuses the whole one`
+    const text = `A dead letter of ${name} was written in the form "${
+      forms[form]
+    }", since the broker refuses the whole one`
     const place = { channel: delivery.channel, partition: delivery.partition, position: delivery.position }
     return Effect.as(logged(Effect.annotateLogs(Effect.logWarning(text, error), place)), "written")
   }
