@@ -14,30 +14,90 @@ class Wrong extends Data.TaggedError("Wrong") {
 }
 
 describe("restarts", () => {
-  it.effect("F2 a broker that acknowledges nothing: handled messages show that the source works", () =>
+  /** A source whose connection is lost again and again, each time after so long; answers how often it has begun. */
+  const livesOf = (length: Duration.Input, { offers, settlement }: {
+    readonly offers: number
+    readonly settlement: "none" | "position"
+  }) =>
     Effect.gen(function*() {
       let lives = 0
       const { memory } = yield* altered({ partitions: 1 }, {})
       const broker = Engine.make({
         ...memory.driver,
-        capabilities: { ...memory.driver.capabilities, settlement: "none", redelivery: false },
+        capabilities: { ...memory.driver.capabilities, settlement, redelivery: settlement !== "none" },
         consume: (_, sink) =>
           Effect.suspend(() => {
-            lives++
             const lease = { partition: 0 }
             sink.ready()
             sink.open(lease)
             return Effect.gen(function*() {
-              yield* sink.offer(lease, yield* Effect.orDie(Stream.runCollect(memory.driver.browse("c"))))
-              yield* Effect.sleep(1000)
+              if (lives++ < offers) {
+                yield* sink.offer(lease, yield* Effect.orDie(Stream.runCollect(memory.driver.browse("c"))))
+              }
+              yield* Effect.sleep(length)
               return yield* Effect.fail(refusal("Lost"))
             })
           })
       })
       yield* memory.broker.publish(message("a"))
-      yield* broker.consume(Subscription.make(Orders, { group: "g", name: "s" }, () => Effect.void).consumer)
-      yield* TestClock.adjust("30 seconds")
-      assert.isAtLeast(lives, 25)
+      yield* broker.consume(
+        Subscription.make(
+          Orders,
+          { group: "g", name: "s", restart: { base: 100, cap: "5 seconds" } },
+          () => Effect.void
+        )
+          .consumer
+      )
+      yield* TestClock.adjust("1 minute")
+      return lives
+    }).pipe(Effect.scoped)
+
+  it.effect("F2 a broker that acknowledges nothing: handled messages show that the source works", () =>
+    Effect.gen(function*() {
+      // 1.1 seconds for each life
+      assert.isAtLeast(yield* livesOf("1 second", { offers: Number.POSITIVE_INFINITY, settlement: "none" }), 50)
+    }))
+
+  it.effect("F2 a broker that acknowledges nothing: lives in which nothing is handled make the waits longer", () =>
+    Effect.gen(function*() {
+      // 0.1, 0.2, 0.4 … 5 seconds of waiting, with a second between them
+      assert.isAtMost(yield* livesOf("1 second", { offers: 3, settlement: "none" }), 18)
+    }))
+
+  it.effect("F2 a source that was connected for longer than the longest wait has shown that it works", () =>
+    Effect.gen(function*() {
+      assert.isAtMost(yield* livesOf("4 seconds", { offers: 0, settlement: "position" }), 10)
+      // 5.1 seconds for each life
+      assert.isAtLeast(yield* livesOf("5 seconds", { offers: 0, settlement: "position" }), 11)
+    }))
+})
+
+describe("drivers whose scope does not close", () => {
+  it.effect("F2 a finalizer that throws keeps no source from starting again and from draining", () =>
+    Effect.gen(function*() {
+      let handled = 0
+      const { broker, memory } = yield* altered({ partitions: 1 }, {
+        driver: (driver) => ({
+          ...driver,
+          consume: (options, sink) =>
+            Effect.andThen(
+              Effect.addFinalizer(() => Effect.die(new Error("the finalizer throws"))),
+              driver.consume(options, sink)
+            )
+        })
+      })
+      const running = yield* broker.consume(
+        Subscription.make(Orders, { group: "g", name: "s" }, () => Effect.sync(() => void handled++)).consumer
+      )
+      yield* memory.stop
+      yield* memory.start
+      yield* TestClock.adjust("1 second")
+      yield* memory.broker.publish(message("a"))
+      yield* TestClock.adjust("1 second")
+      assert.deepStrictEqual([handled, (yield* running.health).restarts], [1, 1])
+      yield* running.drain
+      const { lastError, state } = yield* running.health
+      assert.deepStrictEqual([state, String(lastError)], ["stopped", "Error: the finalizer throws"])
     }).pipe(Effect.scoped))
 })
 

@@ -1,4 +1,4 @@
-import { Channel, type Driver, Lanes, Retries, Subscription } from "@millrace/core"
+import { Channel, type Delivery, type Driver, Lanes, Retries, Subscription } from "@millrace/core"
 import { assert, describe, it } from "@effect/vitest"
 import { Data, type Duration, Effect, Fiber } from "effect"
 import { TestClock } from "effect/testing"
@@ -11,6 +11,26 @@ class Busy extends Data.TaggedError("Busy")<{ readonly retryAfter?: Duration.Dur
 }
 
 describe("the scope of a message", () => {
+  it.effect("F18 of one that waits is not that of the next one, which ends first", () =>
+    Effect.gen(function*() {
+      const events: Array<string> = []
+      const { broker } = yield* altered({ partitions: 1 }, {})
+      const open = ({ position }: Delivery) =>
+        Effect.acquireRelease(Effect.void, () => Effect.sync(() => void events.push(`${position} is closed`)))
+      const subscription = Subscription.make(
+        Orders,
+        { group: "g", name: "s", lanes: Lanes.unordered(2) },
+        (delivery) =>
+          delivery.position > 0 ? open(delivery) : Effect.andThen(open(delivery), Effect.sleep(100)).pipe(
+            Effect.andThen(Effect.sync(() => void events.push("0 ends")))
+          )
+      )
+      yield* broker.consume(subscription.consumer)
+      yield* broker.publishAll([message("a"), message("b"), message("c")])
+      yield* TestClock.adjust("1 second")
+      assert.deepStrictEqual(events, ["1 is closed", "2 is closed", "0 ends", "0 is closed"])
+    }).pipe(Effect.scoped))
+
   for (const when of ["at once", "later"] as const) {
     it.effect(`F13 F18 a finalizer that fails ${when} skips no hook, and hooks are told the dead letter`, () =>
       Effect.gen(function*() {

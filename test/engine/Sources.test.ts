@@ -24,7 +24,7 @@ const throwing = Logger.layer([
 ])
 
 describe("loggers that throw", () => {
-  it.effect("F2 keep neither a restart nor a dead letter from happening", () =>
+  it.effect("F2 keep neither a restart nor a dead letter from happening, and shorten no wait", () =>
     Effect.gen(function*() {
       let refuses = true
       const { broker, memory } = yield* altered({ partitions: 1 }, {
@@ -40,14 +40,46 @@ describe("loggers that throw", () => {
       )
       const running = yield* broker.consume(subscription.consumer)
       yield* memory.stop
-      yield* TestClock.adjust("1 second")
+      yield* TestClock.adjust("10 seconds")
+      // 100, 200, 400 … 6,400 ms
+      const { restarts } = yield* running.health
+      assert.isAtLeast(restarts, 4)
+      assert.isAtMost(restarts, 8)
       yield* memory.start
+      yield* TestClock.adjust("10 seconds")
       yield* memory.broker.publishAll([message("bad"), message("a")])
       yield* TestClock.adjust("1 minute")
       refuses = false
       yield* TestClock.adjust("2 minutes")
-      assert.isAtLeast((yield* running.health).restarts, 1)
       assert.deepStrictEqual([memory.positions("c", "g"), memory.ends("c.dead-letters")], [[2], [1]])
+    }).pipe(Effect.provide(throwing), Effect.scoped))
+
+  it.effect("F2 F13 keep no subscription from starting whose dead letter channel cannot be declared", () =>
+    Effect.gen(function*() {
+      const { broker } = yield* altered({ partitions: 1 }, {
+        driver: (driver) => ({ ...driver, declare: () => Effect.fail(refusal("Permission")) })
+      })
+      const running = yield* broker.consume(
+        Subscription.make(Orders, { group: "g", name: "s" }, () => Effect.void).consumer
+      )
+      assert.strictEqual((yield* running.health).state, "running")
+    }).pipe(Effect.provide(throwing), Effect.scoped))
+
+  it.effect("F2 F22 keep no message unsettled whose dead letter was written in a smaller form", () =>
+    Effect.gen(function*() {
+      const { broker, memory } = yield* altered({ partitions: 1 }, {
+        driver: (driver) => ({
+          ...driver,
+          publish: (batch) =>
+            isLetter(batch) && batch[0]!.fields.some(([name]) => name === "odd")
+              ? Effect.fail(refusal("Invalid"))
+              : driver.publish(batch)
+        })
+      })
+      yield* broker.consume(Subscription.make(Orders, { group: "g", name: "s" }, () => Effect.die("x")).consumer)
+      yield* broker.publish(message("bad", { odd: "1" }))
+      yield* TestClock.adjust("1 second")
+      assert.deepStrictEqual([memory.positions("c", "g"), memory.ends("c.dead-letters")], [[1], [1]])
     }).pipe(Effect.provide(throwing), Effect.scoped))
 })
 
