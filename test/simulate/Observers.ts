@@ -7,6 +7,15 @@ import type { Book } from "./Book.ts"
 import type { Consumer, Run } from "./records.ts"
 import type { Subject } from "./settings.ts"
 
+/** What an audit calls outcomes. */
+export const statuses: { readonly [Tag in Core.Outcome.Outcome["_tag"]]: Core.Audit.Status } = {
+  Ack: "done",
+  Retry: "retried",
+  DeadLetter: "deadLettered",
+  Reject: "rejected",
+  Release: "released"
+}
+
 /** The services of the observers: their rows go to the book. */
 export type Services = Core.Audit.Store | Core.Metrics.Registry
 

@@ -31,10 +31,10 @@ export class Stage implements Site {
     this.subject = subject
     this.settings = settings
     this.memory = memory
-    this.book = new Book(world, settings)
+    this.book = new Book(world, settings, subject)
     this.work = new Work(world, subject, settings, this)
     const of = (process: Simulation.Process) => this.consumers.find((one) => one.process === process)!
-    this.network = Simulation.network(world, memory.driver, {}, {
+    this.network = Simulation.network(world, memory.driver, this.book.faults, {
       consuming: (process) => this.book.consuming(of(process)),
       astray: (_, operation, how, lease) => this.book.astray(operation, how, lease),
       opened: (process, lease) => this.book.opened(of(process), lease),
@@ -44,7 +44,8 @@ export class Stage implements Site {
       severed: (process) => this.book.severed(of(process)),
       published: (process, batch) => {
         for (const outgoing of batch) this.book.letter(of(process), outgoing)
-      }
+      },
+      refused: (process, outgoing) => this.book.refusedLetter(of(process), outgoing)
     }, subject.BrokerError.make)
   }
 
@@ -83,6 +84,7 @@ export class Stage implements Site {
       killed: false,
       restarts: new Restarts(world, this.settings),
       statistics: undefined,
+      drops: undefined,
       health: () => consumer.running === undefined ? undefined : Effect.runSync(consumer.running.health)
     }
     this.consumers.push(consumer)

@@ -4,7 +4,8 @@
 import type * as Core from "@millrace/core"
 import type { Simulation } from "@millrace/testing"
 import { Deferred, Effect, Exit, Latch, Logger, type Scope } from "effect"
-import { ending, type Mishap, Mute, type Trouble, trouble, Unreadable } from "./endings.ts"
+import { doomed, ending, type Mishap, Mute, type Trouble, trouble, Unreadable } from "./endings.ts"
+import { watching } from "./Letters.ts"
 import * as Observers from "./Observers.ts"
 import type { Consumer, Run, Waits } from "./records.ts"
 import type { Book } from "./Book.ts"
@@ -53,22 +54,23 @@ export class Work {
       const { subject } = this
       const gather = yield* subject.Gather.make({ write: (items: ReadonlyArray<Item>) => this.write(items) })
       const handle = (delivery: Core.Delivery) => this.handle(consumer, delivery, gather)
-      if (!this.settings.has.observers) return yield* this.run(handle)
+      if (!this.settings.has.observers) return yield* this.run(consumer, handle)
       const watched = subject.Stack.start().use(subject.Audit.middleware()).use(subject.Metrics.middleware()).handle(
         (message: Core.Message<Uint8Array>) => handle(message.delivery)
       )
       return yield* Effect.provide(
-        this.run(watched),
+        this.run(consumer, watched),
         yield* Observers.services(subject, this.stage.book, consumer)
       )
     })
   }
 
   private run<R>(
+    consumer: Consumer,
     handler: Core.Handler<Core.Delivery, unknown, Mishap, R>
   ): Effect.Effect<Core.Broker.Running, Core.BrokerError.BrokerError, Core.Broker.Broker | Scope.Scope | R> {
     const { Channel, Outcome, Subscription } = this.subject
-    const { has, lanes, inFlight, hold, grace, restart } = this.settings
+    const { has, lanes, inFlight, hold, refusedDeadLetter, grace, restart } = this.settings
     const { chance, pick } = this.world
     const subscription = Subscription.make(Channel.bytes(channel), {
       group: "g",
@@ -76,6 +78,7 @@ export class Work {
       lanes,
       inFlight,
       hold,
+      refusedDeadLetter,
       grace,
       restart,
       backoff: { base: 5, factor: 2, cap: 60, jitter: 0.2 },
@@ -88,6 +91,7 @@ export class Work {
       }
     }, handler)
     const run = Subscription.run(subscription)
+    if (has.letters) return watching(consumer, run)
     if (!has.throwing || chance(0.5)) return run
     const logger = Logger.make<unknown, void>(() => {
       throw new Error("the logger throws")
@@ -123,7 +127,10 @@ export class Work {
     }
     if (this.stage.stormy && chance(0.05)) this.world.spend(integer(1, 10))
     if (this.stage.stormy && chance(0.01) && consumer.running !== undefined) this.stage.pause(consumer, true)
-    const end = ending(this.world, this.subject, run, this.stage.stormy, this.settings.has.throwing)
+    const { book, stormy } = this.stage
+    const end = book.letters.dooms(run.entry)
+      ? doomed(run)
+      : ending(this.world, this.subject, run, stormy, this.settings.has.throwing)
     if (this.stage.stormy ? chance(0.5) : chance(0.8)) return end()
     consumer.suspended.add(run)
     return this.waits(end)

@@ -131,6 +131,12 @@ export const ending = (
   }
 }
 
+/** A run that fails for good. */
+export const doomed = (run: Run) => {
+  run.expected = "DeadLetter"
+  return (): Effect.Effect<never, Mishap> => Exit.fail(new Trouble({ failure: "permanent", message: "doomed" }))
+}
+
 /** Endings that a careful handler does not have: errors that cannot be read, and no answer at all. */
 const unreadable = ({ pick }: Simulation.World, run: Run): () => Effect.Effect<unknown, Mishap> => {
   run.expected = "DeadLetter"

@@ -64,6 +64,11 @@ const storm = (subject: Subject, world: Simulation.World): Effect.Effect<Tally> 
     if (settings.has.silence || chance(0.2)) { for (const one of stage.alive) stage.drain(one) }
     if (stage.alive.length === 0) stage.start()
     const { book } = stage
+    if (settings.has.letters && settings.refusedDeadLetter === "wait") {
+      yield* Effect.sleep(5_000)
+      book.letters.standing(book.all, (entry) => book.isDone(entry), ({ outgoing }) => book.laneOf(outgoing))
+      book.letters.isPicky = false
+    }
     const committed = () => memory.positions(channel, "g").every((done, p) => done === memory.ends(channel)[p])
     const deadline = world.now() + 60_000
     do {
@@ -109,8 +114,10 @@ const storm = (subject: Subject, world: Simulation.World): Effect.Effect<Tally> 
           () => `${one.name} has ended and holds ${fibers} fibers and ${timers} timers`
         )
       }
+      if (settings.has.letters) book.letters.ended(one)
       counted(book, one, book.all.flatMap(({ runs }) => runs).filter(({ consumer }) => consumer === one))
     }
+    book.letters.concluded(book.all, (entry) => book.isEnded(entry))
     for (const entry of book.all) {
       for (const run of entry.runs) {
         if (run.consumer.killed) continue

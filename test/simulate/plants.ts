@@ -239,6 +239,62 @@ export const plants: ReadonlyArray<Plant> = [
     "return Effect.logError(text, cause).pipe("
   ),
   plant(
+    "letter-parked-done",
+    "takes a message for done whose dead letter is refused in every form",
+    writer,
+    "    const isParked = refused === \"message\"\n",
+    "    const isParked = refused === \"message\"\n    if (isParked) return Effect.succeed<Written>(\"written\")\n"
+  ),
+  plant(
+    "letter-parked-unseen",
+    "does not show in health that a message is parked",
+    writer,
+    "writing.state = isParked ? \"parked\" : writing.kind",
+    "writing.state = writing.kind"
+  ),
+  plant(
+    "letter-parked-lane",
+    "goes on with the lane of a parked message",
+    writer,
+    "    writing.state = isParked ? \"parked\" : writing.kind\n",
+    "    writing.state = isParked ? \"parked\" : writing.kind\n    if (isParked && writing.lane !== undefined) writing.lane.lease.lanes.delete(writing.lane.id)\n"
+  ),
+  plant(
+    "letter-parked-stops-others",
+    "starts no message while one is parked",
+    worker,
+    "mayStart: () => !this.paused && !this.draining,",
+    "mayStart: () => !this.paused && !this.draining && [...this.writer.inFlight()].every(({ state }) => state !== \"parked\"),"
+  ),
+  plant(
+    "letter-form-skipped",
+    "leaves the body out at once when the broker refuses a dead letter",
+    writer,
+    "if (form < last) return this.again(writing, form + 1, failures)",
+    "if (form < last) return this.again(writing, last, failures)"
+  ),
+  plant(
+    "letter-never-dropped",
+    "parks what its subscription wants dropped",
+    writer,
+    "if (refused === \"message\" && consumer.refusedDeadLetter === \"drop\")",
+    "if (refused === undefined && consumer.refusedDeadLetter === \"drop\")"
+  ),
+  plant(
+    "letter-dropped-uncounted",
+    "does not count a message that it drops",
+    worker,
+    "      this.dropped++\n",
+    ""
+  ),
+  plant(
+    "letter-dropped-lane",
+    "does not go on with the lane of a message that it dropped",
+    worker,
+    "    this.lanes.proceed(lane)\n  }\n\n  private left(",
+    "    if (written === \"written\") this.lanes.proceed(lane)\n  }\n\n  private left("
+  ),
+  plant(
     "claims-end",
     "keeps no claim for longer than its first time",
     "engine/Claims.ts",

@@ -4,6 +4,7 @@
 import type { Broker, Delivery, Metrics, Outcome, Outgoing } from "@millrace/core"
 import type { Simulation } from "@millrace/testing"
 import type { Fiber, Scope } from "effect"
+import type { Drops } from "./Letters.ts"
 import type { Restarts } from "./Restarts.ts"
 
 /** One published message. */
@@ -13,6 +14,10 @@ export interface Entry {
   readonly outgoing: Outgoing<Uint8Array>
   /** It fails again and again, as long as the storm lasts. */
   readonly isStubborn: boolean
+  /** How many forms of its dead letter the broker refuses, from the largest; 4 are all. */
+  readonly refused: number
+  /** The forms of its dead letter that the broker has refused. */
+  readonly tried: Set<number>
   readonly runs: Array<Run>
   /** How often it was offered. */
   offers: number
@@ -106,5 +111,7 @@ export interface Consumer {
   readonly restarts: Restarts
   /** What its metrics have counted, where it has any. */
   statistics: (() => ReadonlyArray<Metrics.ChannelStatistics>) | undefined
+  /** What it has said and counted of messages that it dropped, where that is watched. */
+  drops: Drops | undefined
   readonly health: () => Broker.Health | undefined
 }

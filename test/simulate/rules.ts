@@ -28,6 +28,8 @@ export const rules = {
   told: "hooks, audit rows, metrics and the broker are told the same of each run",
   leaks: "a consumer that has ended holds no fiber and no timer",
   fair: "no partition waits for one that floods or stands still",
+  refused:
+    "a dead letter is tried in smaller forms; refused in every form, it is parked in sight of health, or dropped with one line and one count",
   health: "what is pending and running goes back to zero"
 } as const
 
@@ -59,6 +61,9 @@ export const events = {
   "broken driver": "a call to the broker throws, or dies with a defect",
   "stuck lane": "a handler does not end, and messages wait behind it",
   flood: "a partition has more to do than fits in flight",
+  "smaller letter": "the broker takes a smaller form of a dead letter that it refuses as a whole",
+  "parked letter": "a dead letter is refused in every form, and its message waits",
+  "dropped letter": "a dead letter is refused in every form, and its message is given up",
   "native dead letter": "the broker writes a dead letter by itself"
 } as const
 
@@ -70,6 +75,10 @@ export const kindOf: { readonly [Name in Rule | Event]?: Kind } = {
   restart: "refusals",
   told: "told",
   fair: "fairness",
+  refused: "letters",
+  "smaller letter": "letters",
+  "parked letter": "letters",
+  "dropped letter": "letters",
   "stuck lane": "fairness",
   flood: "fairness",
   leaks: "leaks",

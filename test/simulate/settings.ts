@@ -23,7 +23,7 @@ export const kinds = {
   /** The broker refuses commits and settlements for seconds. */
   refusals: 0.15,
   /** The broker refuses some dead letters for good. */
-  letters: 0,
+  letters: 0.15,
   /** Observers stand in the chain: an audit and metrics. */
   observers: 0.2,
   /** Whether hooks and broker are told the same is checked. */
@@ -52,6 +52,8 @@ export interface Settings {
   readonly messages: number
   readonly inFlight: { readonly messages: number; readonly bytes: number }
   readonly hold: { readonly attempts: number; readonly age: number; readonly span: number }
+  /** What becomes of a message whose dead letter is refused in every form. */
+  readonly refusedDeadLetter: "wait" | "drop"
   readonly grace: { readonly revoke: number; readonly drain: number }
   readonly restart: { readonly base: number; readonly cap: number }
   /** What is allowed beyond a grace: what was interrupted ends, and the broker is told the last of it. */
@@ -98,6 +100,7 @@ export const setUp = (world: Simulation.World, subject: Subject): Settings => {
       age: pick([20, 500, 1_000_000]),
       span: pick([2, 10, 1_000_000])
     },
+    refusedDeadLetter: has.letters ? pick(["wait", "drop"] as const) : "wait",
     grace: { revoke: pick([0, 20, 200]), drain: pick([0, 20, 200]) },
     restart: has.refusals ? { base: pick([1, 20]), cap: pick([40, 2000]) } : { base: 1, cap: 40 },
     farewell: 6000
