@@ -2,8 +2,13 @@ import { BrokerError, type Driver, Outcome } from "@millrace/core"
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Exit, Fiber } from "effect"
 import { TestClock } from "effect/testing"
+import { setFlagsFromString } from "node:v8"
+import { runInNewContext } from "node:vm"
 import { opened, revoke } from "./leasing.ts"
 import { fakeLease, type Options } from "./support.ts"
+
+setFlagsFromString("--expose-gc")
+const collectGarbage: () => void = runInNewContext("gc")
 
 const refused = BrokerError.make({ system: "fake", operation: "settle", reason: "Unreachable", message: "refused" })
 
@@ -32,10 +37,10 @@ describe("X4 a lease that is lost", () => {
       fake!.state.began()
       fake!.state.closeRoom()
       yield* leases.close(fake!.state.lease, "lost")
-      assert.deepStrictEqual(asked, ["give up 0", "interrupt 0", "forget 0"])
+      assert.deepStrictEqual(asked, ["give up 0 stopped lost", "interrupt 0 stopped lost", "forget 0 stopped lost"])
       assert.deepStrictEqual([state(fake!.state), state(other!.state)], ["lost", "open"])
       assert.deepStrictEqual([...leases.all.values()], [other!.state])
-      assert.isTrue(Exit.isExit(fake!.state.whenRoom))
+      assert.deepStrictEqual([fake!.state.whenRoom, fake!.state.whenClear].map(Exit.isExit), [true, true])
       yield* leases.close(fake!.state.lease, "lost")
       assert.deepStrictEqual([asked.length, fake!.calls], [3, []])
     }))
@@ -51,7 +56,7 @@ describe("X4 a lease that is lost", () => {
         yield* leases.close(fake!.state.lease, "lost")
         fake!.state.ended()
         assert.isTrue(yield* end.after(0))
-        assert.strictEqual(asked.filter((each) => each === "forget 0").length, 1)
+        assert.strictEqual(asked.filter((each) => each.startsWith("forget 0 stopped lost")).length, 1)
       }
     }))
 
@@ -64,6 +69,29 @@ describe("X4 a lease that is lost", () => {
       assert.isFalse(Exit.isExit(other!.state.whenRoom))
       yield* leases.close(fake!.state.lease, "lost")
       assert.isTrue(Exit.isExit(other!.state.whenRoom))
+    }))
+
+  it.effect("X4 leaves nothing of itself, also while the subscription is paused and its broker does not answer", () =>
+    Effect.gen(function*() {
+      const { leases } = yield* opened({})
+      leases.room.shut()
+      // in an effect of its own, so that this one holds nothing of it
+      const kept = yield* Effect.gen(function*() {
+        const { settle, state, take } = yield* fakeLease({ isSlow: true })
+        leases.open(state)
+        for (const each of take(0)) settle(each, Outcome.Ack)
+        leases.room.check(state)
+        leases.touch(state)
+        leases.tellAll()
+        yield* leases.close(state.lease, "lost")
+        return new WeakRef(state)
+      })
+      for (let turn = 0; turn < 2; turn++) {
+        yield* Effect.promise(() => new Promise<void>((resolve) => setImmediate(resolve)))
+        collectGarbage()
+      }
+      assert.isUndefined(kept.deref())
+      assert.strictEqual(leases.all.size, 1)
     }))
 
   it.effect("X3 keeps its claims no longer", () =>
@@ -100,7 +128,10 @@ describe("X4 a lease that is lost", () => {
         for (const fake of all) fake.state.began()
         const end = yield* begin(leases.loseAll())
         assert.deepStrictEqual([leases.all.size, all.map((fake) => state(fake.state))], [0, ["lost", "lost"]])
-        assert.deepStrictEqual(asked.filter((each) => each.startsWith("interrupt")), ["interrupt 0", "interrupt 1"])
+        assert.deepStrictEqual(asked.filter((each) => each.startsWith("interrupt")), [
+          "interrupt 0 stopped lost",
+          "interrupt 1 stopped lost"
+        ])
         all[0]!.state.ended()
         assert.isFalse(yield* end.after(farewell - 1))
         if (isEnding) all[1]!.state.ended()
@@ -116,12 +147,16 @@ describe("X4 F18 a lease that is revoked", () => {
       const [a] = fake!.take(0)
       fake!.state.began()
       const end = yield* begin(leases.close(fake!.state.lease, "revoke"))
-      assert.deepStrictEqual([state(fake!.state), asked], ["stopped", ["cancel 0"]])
+      assert.deepStrictEqual([state(fake!.state), asked], ["stopped", ["cancel 0 stopped"]])
       assert.isFalse(yield* end.after(revoke - 1))
       fake!.settle(a!, Outcome.Ack)
       fake!.state.ended()
       assert.isTrue(yield* end.after(0))
-      assert.deepStrictEqual([fake!.calls, asked, leases.all.size], [[1], ["cancel 0", "forget 0"], 0])
+      assert.deepStrictEqual([fake!.calls, asked, leases.all.size], [
+        [1],
+        ["cancel 0 stopped", "forget 0 stopped lost"],
+        0
+      ])
     }))
 
   it.effect("X4 interrupts what has not ended in time, gives up the rest a second later, and releases it", () =>
@@ -132,13 +167,18 @@ describe("X4 F18 a lease that is revoked", () => {
       fake!.state.began()
       const end = yield* begin(leases.close(fake!.state.lease, "revoke"))
       yield* end.after(revoke - 1)
-      assert.deepStrictEqual(asked, ["cancel 0"])
+      assert.deepStrictEqual(asked, ["cancel 0 stopped"])
       assert.isFalse(yield* end.after(1))
-      assert.deepStrictEqual(asked, ["cancel 0", "interrupt 0"])
+      assert.deepStrictEqual(asked, ["cancel 0 stopped", "interrupt 0 stopped"])
       assert.isFalse(yield* end.after(farewell - 1))
       assert.deepStrictEqual(fake!.calls, [])
       assert.isTrue(yield* end.after(1))
-      assert.deepStrictEqual(asked, ["cancel 0", "interrupt 0", "give up 0", "forget 0"])
+      assert.deepStrictEqual(asked, [
+        "cancel 0 stopped",
+        "interrupt 0 stopped",
+        "give up 0 stopped",
+        "forget 0 stopped lost"
+      ])
       assert.deepStrictEqual([fake!.calls, fake!.settle(b!, Outcome.Ack)], [[["0 Reject", "1 Release"]], false])
     }))
 
@@ -150,7 +190,12 @@ describe("X4 F18 a lease that is revoked", () => {
       assert.isFalse(yield* end.after(revoke + 10))
       fake!.state.ended()
       assert.isTrue(yield* end.after(0))
-      assert.deepStrictEqual(asked, ["cancel 0", "interrupt 0", "give up 0", "forget 0"])
+      assert.deepStrictEqual(asked, [
+        "cancel 0 stopped",
+        "interrupt 0 stopped",
+        "give up 0 stopped",
+        "forget 0 stopped lost"
+      ])
     }))
 
   it.effect("X4 is not one that the broker has taken back already", () =>
@@ -245,6 +290,8 @@ describe("X4 a lease that ends in the middle of the call of its handler", () => 
     Effect.gen(function*() {
       const { all: [fake, other], leases } = yield* opened({}, {})
       leases.entered(fake!.state)
+      yield* leases.quiet([other!.state])
+      assert.strictEqual(fake!.state.busy, 0)
       const own = yield* begin(leases.quiet([fake!.state, other!.state]))
       const second = yield* begin(leases.quiet([fake!.state]))
       const foreign = yield* begin(leases.quiet([other!.state]))

@@ -52,6 +52,17 @@ describe("X3 what the leases tell the broker at the end of a turn", () => {
       assert.deepStrictEqual([fake!.calls, asked], [[1, 2], ["calls"]])
     }))
 
+  it.effect("X3 a call that takes a step and no time is not watched", () =>
+    Effect.gen(function*() {
+      let calls = 0
+      const { all: [fake], asked, leases } = yield* opened({ lease: { commit: () => Effect.sync(() => void calls++) } })
+      fake!.take(0)
+      settleAll(fake!)
+      leases.touch(fake!.state)
+      leases.tellAll()
+      assert.deepStrictEqual([calls, asked], [1, []])
+    }))
+
   for (const isSlow of [false, true]) {
     it.effect(`X3 a refusal that comes ${isSlow ? "later" : "at once"} starts the source again`, () =>
       Effect.gen(function*() {
@@ -60,9 +71,11 @@ describe("X3 what the leases tell the broker at the end of a turn", () => {
         fake!.take(0)
         settleAll(fake!)
         leases.touch(fake!.state)
+        leases.touch(fake!.state)
         leases.tellAll()
         if (isSlow) yield* fake!.answer(Exit.fail(refused))
         assert.deepStrictEqual(asked.filter((each) => each !== "calls"), ["failed: refused"])
+        assert.strictEqual(fake!.calls.length, 1)
       }))
   }
 
@@ -80,8 +93,10 @@ describe("X3 what the leases tell the broker at the end of a turn", () => {
       })
       fake!.take(0)
       settleAll(fake!)
-      leases.touch(fake!.state)
-      leases.tellAll()
+      for (let turn = 0; turn < 2; turn++) {
+        leases.touch(fake!.state)
+        leases.tellAll()
+      }
       yield* leases.close(fake!.state.lease, "lost")
       yield* TestClock.adjust(20)
       assert.deepStrictEqual([interrupted, asked.filter((each) => each.startsWith("failed"))], [1, []])
@@ -122,6 +137,19 @@ describe("X3 pauses of the drivers of leases", () => {
         assert.isTrue(turns.every((each, i) => each === (i % 2 === 0 ? "pause" : "resume")))
       }))
   }
+
+  it.effect("X3 a change that comes while a call is under way is made after it", () =>
+    Effect.gen(function*() {
+      const { lease, turns } = pausable(10)
+      const { leases } = yield* opened({ lease })
+      leases.room.shut()
+      leases.turn()
+      leases.room.open()
+      leases.turn()
+      assert.deepStrictEqual(turns, [])
+      yield* TestClock.adjust(100)
+      assert.deepStrictEqual(turns, ["pause", "resume"])
+    }))
 
   it.effect("X3 a lease that opens while the subscription is paused is paused", () =>
     Effect.gen(function*() {

@@ -11,7 +11,8 @@ export const revoke = 100
 
 const leasing = Effect.map(Effect.context<never>(), (context) => {
   const asked: Array<string> = []
-  const record = (what: string) => (lease: LeaseState) => void asked.push(`${what} ${lease.lease.partition}`)
+  const record = (call: string) => ({ lease: { partition }, lost, stopped }: LeaseState) =>
+    void asked.push([call, partition, ...stopped ? ["stopped"] : [], ...lost ? ["lost"] : []].join(" "))
   const leases = new Leases({
     context,
     consumer: { grace: { revoke, drain: 0 }, inFlight: { messages: 4, bytes: 1_000_000 } },
@@ -26,7 +27,7 @@ const leasing = Effect.map(Effect.context<never>(), (context) => {
   return { leases, asked }
 })
 
-/** As many open leases; `asked` are the calls to their worker, each with the partition of its lease. */
+/** As many open leases; `asked` are the calls to their worker, each with partition and state of its lease. */
 export const opened = (...options: ReadonlyArray<Options>) =>
   Effect.gen(function*() {
     const { asked, leases } = yield* leasing

@@ -17,6 +17,46 @@ export interface Equivalent {
 
 export const equivalents: ReadonlyArray<Equivalent> = [
   {
+    file: "engine/endLeases.ts",
+    line: "Effect.andThen(Effect.forEach(leases, lastCall, { concurrency: \"unbounded\", discard: true }))",
+    operator: "boolean",
+    original: "true",
+    mutated: "false",
+    reason: "The results are not used."
+  },
+  {
+    file: "engine/Leases.ts",
+    line: "return Effect.forEach(leases, (lease) => lease.whenQuiet, { concurrency: \"unbounded\", discard: true })",
+    operator: "boolean",
+    original: "true",
+    mutated: "false",
+    reason: "The results are not used."
+  },
+  {
+    file: "engine/Leases.ts",
+    line: "if (isDone(told) && told._tag === \"Success\") continue",
+    operator: "operand",
+    original: "isDone(told)",
+    mutated: "true",
+    reason: "Of all effects only an Exit has the tag; the operand tells the compiler so."
+  },
+  {
+    file: "engine/Leases.ts",
+    line: "if (lease.settlingSince === undefined || fiber === undefined) continue",
+    operator: "operand",
+    original: "fiber === undefined",
+    mutated: "false",
+    reason: "What has no fiber was answered at once, and waits for nothing; the operand tells the compiler so."
+  },
+  {
+    file: "engine/Leases.ts",
+    line: "if (calling !== undefined && !this.isAwaited && leases.includes(calling)) {",
+    operator: "operand",
+    original: "calling !== undefined",
+    mutated: "true",
+    reason: "No list of leases holds undefined; the operand tells the compiler so."
+  },
+  {
     file: "engine/Dispatcher.ts",
     line: "private readonly work = Latch.makeUnsafe(false)",
     operator: "boolean",

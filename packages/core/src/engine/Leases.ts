@@ -53,7 +53,7 @@ export class Leases implements InProgress {
     this.all.set(state.lease, state)
     this.claims.keep(state)
     // a lease may come while its subscription is paused
-    if (this.room.isShut) this.turnLease(state)
+    this.turnLease(state)
   }
 
   /** A handler of a lease is being called, until `left`. */
