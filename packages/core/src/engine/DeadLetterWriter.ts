@@ -58,9 +58,13 @@ export class DeadLetterWriter<R> {
   /**
    * Starts to publish. `true` where the broker had confirmed it at once; else the effect of this first attempt, for `confirm`.
    */
-  publish({ compose }: Leaving, form: Form = "whole"): Effect.Effect<void, BrokerError> | true {
-    const written = called(() => this.options.publish([compose(form)]))
+  publish(leaving: Leaving): Effect.Effect<void, BrokerError> | true {
+    const written = this.call(leaving, "whole")
     return isDone(written) && written._tag === "Success" ? true : written
+  }
+
+  private call({ compose }: Leaving, form: Form): Effect.Effect<void, BrokerError> {
+    return called(() => this.options.publish([compose(form)]))
   }
 
   /** Repeats a publish until it is confirmed or refused for good. Its lease is busy until `ended` has heard the end. */
@@ -98,10 +102,7 @@ export class DeadLetterWriter<R> {
   }
 
   private again(writing: Writing, form: number, failures: number): Effect.Effect<Written> {
-    return Effect.suspend(() => {
-      const written = this.publish(writing, forms[form])
-      return written === true ? this.written(writing, form) : this.attempt(writing, written, form, failures)
-    })
+    return Effect.suspend(() => this.attempt(writing, this.call(writing, forms[form]!), form, failures))
   }
 
   private attempt(
