@@ -49,6 +49,8 @@ export class StallMonitor {
   private readonly context: Context.Context<never>
   private readonly clock: Clock.Clock
   private readonly watched: Watched
+  /** Milliseconds between two looks, and between the first two lines. */
+  private readonly pace: number
   private timer: Fiber.Fiber<void> | undefined
   private nextLine = 0
   private interval = 0
@@ -64,16 +66,15 @@ export class StallMonitor {
     this.context = context
     this.clock = clock
     this.watched = watched
+    this.pace = Math.max(1, Math.min(consumer.stalled.running, consumer.stalled.waiting))
   }
 
   /** A message or a call to the broker is in progress. */
   watch(): void {
     if (this.timer !== undefined || this.isEnded) return
-    const { running, waiting } = this.consumer.stalled
-    const timer = Effect.runForkWith(this.context)(Effect.sleep(Math.max(1, Math.min(running, waiting))))
-    this.timer = timer
-    timer.addObserver((exit) => {
-      if (this.timer === timer) this.timer = undefined
+    this.timer = Effect.runForkWith(this.context)(Effect.sleep(this.pace))
+    this.timer.addObserver((exit) => {
+      this.timer = undefined
       if (exit._tag === "Success") this.look()
     })
   }
@@ -82,7 +83,6 @@ export class StallMonitor {
   end(): void {
     this.isEnded = true
     this.timer?.interruptUnsafe()
-    this.timer = undefined
   }
 
   /** The messages and broker calls that have not moved for too long, the oldest first. */
@@ -109,7 +109,7 @@ export class StallMonitor {
     const oldest = stuck[0]
     if (oldest === undefined) this.interval = this.nextLine = 0
     else if (now >= this.nextLine) {
-      this.interval = Math.max(this.interval * 2, this.consumer.stalled.waiting)
+      this.interval = Math.max(this.interval * 2, this.pace)
       this.nextLine = now + this.interval
       const others = stuck.length === 1 ? "" : `, and ${stuck.length - 1} more`
       log(
