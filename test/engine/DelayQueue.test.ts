@@ -12,6 +12,7 @@ describe("X19 F11 the messages of a retry channel that wait", () => {
       true,
       true
     ])
+    assert.isFalse(isDue(0.01, 0))
   })
 
   it("F11 X19 come in the order of their times, those of equal times in the order in which they came, none too early", () => {

@@ -7,13 +7,14 @@ import { Fifo } from "../../packages/core/src/engine/Fifo.ts"
 setFlagsFromString("--expose-gc")
 const collectGarbage: () => void = runInNewContext("gc")
 
-type Step = readonly ["push" | "unshift" | "shift" | "drop" | "peek", number]
+type Step = readonly ["push" | "unshift" | "shift" | "drop" | "peek" | "insert", number]
 
 const step: fc.Arbitrary<Step> = fc.oneof(
   { weight: 4, arbitrary: fc.tuple(fc.constant("push" as const), fc.integer({ min: 1, max: 60 })) },
   { weight: 3, arbitrary: fc.tuple(fc.constant("shift" as const), fc.integer({ min: 1, max: 60 })) },
   { weight: 1, arbitrary: fc.tuple(fc.constant("unshift" as const), fc.integer({ min: 1, max: 3 })) },
   { weight: 1, arbitrary: fc.tuple(fc.constant("drop" as const), fc.integer({ min: 2, max: 4 })) },
+  { weight: 1, arbitrary: fc.tuple(fc.constant("insert" as const), fc.integer({ min: 1, max: 20 })) },
   { weight: 1, arbitrary: fc.tuple(fc.constant("peek" as const), fc.constant(1)) }
 )
 
@@ -27,6 +28,10 @@ describe("X19 a queue of the engine", () => {
         if (name === "drop") {
           fifo.drop((item) => item % count === 0)
           model = model.filter((item) => item % count !== 0)
+        } else if (name === "insert") {
+          const at = model.findLastIndex((item) => item < next - count) + 1
+          fifo.insert(next, (item) => item >= next - count)
+          model.splice(at, 0, next++)
         } else if (name === "peek") assert.strictEqual(fifo.peek(), model[0])
         else {
           for (let i = 0; i < count; i++) {
@@ -43,22 +48,37 @@ describe("X19 a queue of the engine", () => {
     }))
   })
 
-  it("X19 holds nothing that it gave out or dropped", async () => {
-    const fifo = new Fifo<object>()
-    const refs = Array.from({ length: 4 }, () => {
-      const item = {}
-      fifo.push(item)
-      return new WeakRef(item)
+  for (const [name, isDropped] of [["gave out", false], ["dropped", true]] as const) {
+    it(`X19 holds nothing that it ${name}`, async () => {
+      const fifo = new Fifo<object>()
+      const refs = Array.from({ length: 4 }, () => {
+        const item = {}
+        fifo.push(item)
+        return new WeakRef(item)
+      })
+      if (isDropped) fifo.drop((item) => item === refs[0]!.deref())
+      else fifo.shift()
+      for (let turn = 0; turn < 2; turn++) {
+        await new Promise<void>((resolve) => setImmediate(resolve))
+        collectGarbage()
+      }
+      assert.deepStrictEqual(refs.map((ref) => ref.deref() !== undefined), [false, true, true, true])
+      assert.strictEqual(fifo.length, 3)
     })
-    fifo.shift()
-    const second = fifo.peek()
-    fifo.drop((item) => item === second)
-    for (let turn = 0; turn < 2; turn++) {
-      await new Promise<void>((resolve) => setImmediate(resolve))
-      collectGarbage()
+  }
+
+  it("X19 takes no more room for the items that have left, though it is never empty", () => {
+    const fifo = new Fifo<number>()
+    fifo.push(0)
+    collectGarbage()
+    const before = process.memoryUsage().heapUsed
+    for (let i = 0; i < 1_000_000; i++) {
+      fifo.push(i)
+      fifo.shift()
     }
-    assert.deepStrictEqual(refs.slice(2).map((ref) => ref.deref() !== undefined), [true, true])
-    assert.strictEqual(refs[0]!.deref(), undefined)
-    assert.strictEqual(fifo.length, 2)
+    collectGarbage()
+    // the places of a million items take 8 MB
+    assert.isBelow(process.memoryUsage().heapUsed - before, 2_000_000)
+    assert.strictEqual(fifo.length, 1)
   })
 })

@@ -53,10 +53,11 @@ describe("X19 X4 the pauses of a subscription", () => {
     Effect.gen(function*() {
       const { control, turns } = yield* make
       control.pause({}, "before", 100)
+      control.pause({}, "for good")
       control.end()
       control.pause({}, "after")
       yield* TestClock.adjust(1000)
       assert.deepStrictEqual(turns, [false])
-      assert.deepStrictEqual(control.pauses().map(({ by }) => by), ["before"])
+      assert.deepStrictEqual(control.pauses().map(({ by }) => by), ["before", "for good"])
     }))
 })

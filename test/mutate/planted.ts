@@ -385,15 +385,15 @@ export const planted: ReadonlyArray<Plant> = [
     "delays-stable",
     "reverses messages of equal times",
     "engine/DelayQueue.ts",
-    "this.times[at - 1]! > due",
-    "this.times[at - 1]! >= due"
+    "(other) => other.due > due",
+    "(other) => other.due >= due"
   ),
   mutant(
     "pause-owner-timer",
     "leaves the timer of an owner's earlier pause running",
     "engine/PauseControl.ts",
-    "    this.owners.get(owner)?.timer?.interruptUnsafe()\n    const timer",
-    "    const timer"
+    "    this.owners.get(owner)?.timer?.interruptUnsafe()\n    const end",
+    "    const end"
   ),
   mutant(
     "pause-end",

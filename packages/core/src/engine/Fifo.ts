@@ -3,7 +3,7 @@
  * alive until the next full garbage collection.
  */
 
-/** Free places at the front beyond which the array is compacted. */
+/** Free places at the front that are not worth a move. */
 const slack = 32
 
 /** First in, first out; both ends in constant time, on average. */
@@ -31,19 +31,22 @@ export class Fifo<A> {
   }
 
   shift(): A | undefined {
-    const { head, items } = this
-    if (head === items.length) return undefined
-    const item = items[head]
-    items[head] = undefined
-    this.head++
-    if (this.head === items.length) {
-      items.length = 0
-      this.head = 0
-    } else if (this.head > slack && this.head * 2 > items.length) {
+    const { items } = this
+    if (this.head === items.length) return undefined
+    const item = items[this.head]
+    items[this.head++] = undefined
+    if (this.head * 2 > items.length + slack) {
       items.splice(0, this.head)
       this.head = 0
     }
     return item
+  }
+
+  /** Puts one before those at the end for which `isLater` holds. */
+  insert(item: A, isLater: (other: A) => boolean): void {
+    let at = this.items.length
+    while (at > this.head && isLater(this.items[at - 1] as A)) at--
+    this.items.splice(at, 0, item)
   }
 
   /** Drops the items for which `isGone` holds. */

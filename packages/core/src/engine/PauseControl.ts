@@ -26,15 +26,15 @@ export class PauseControl implements Intake {
   pause(owner: object, by: string, milliseconds?: number): void {
     if (this.isEnded) return
     this.owners.get(owner)?.timer?.interruptUnsafe()
-    const timer = milliseconds === undefined
-      ? undefined
-      : Effect.runForkWith(this.context)(Effect.sleep(milliseconds))
-    const until = milliseconds === undefined ? undefined : this.clock.currentTimeMillisUnsafe() + milliseconds
+    const end = milliseconds === undefined ? undefined : {
+      until: this.clock.currentTimeMillisUnsafe() + milliseconds,
+      timer: Effect.runForkWith(this.context)(Effect.sleep(milliseconds))
+    }
     const wasOpen = this.owners.size === 0
-    this.owners.set(owner, { by, until, timer })
+    this.owners.set(owner, { by, until: end?.until, timer: end?.timer })
     if (wasOpen) this.turn(false)
-    timer?.addObserver((exit) => {
-      if (exit._tag === "Success" && this.owners.get(owner)?.timer === timer) this.resume(owner)
+    end?.timer.addObserver((exit) => {
+      if (exit._tag === "Success") this.resume(owner)
     })
   }
 
