@@ -91,8 +91,7 @@ export class PendingEffects<R> {
 
   *inFlight(): Generator<InFlight> {
     for (const { lane, messages, since } of this.all) {
-      const delivery = messages[0]?.delivery
-      if (delivery === undefined) continue
+      const { delivery } = messages[0]!
       const behind = messages.length - 1 + (lane === undefined || lane === "late" ? 0 : lane.queue.length)
       yield { delivery, state: "durable effect", since, behind, error: undefined }
     }
