@@ -1,4 +1,5 @@
-import { type Delivery, Outcome } from "@millrace/core"
+import { type Delivery, Outcome, Retries } from "@millrace/core"
+import { Deliveries } from "@millrace/testing"
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
 import {
@@ -184,5 +185,35 @@ describe("F11 X19 messages that the broker delays", () => {
         millis(policy.decide(delivery!, after(501), undefined, 0)),
         "give up: Error: Given up: its errors named waits of 501 ms together"
       )
+    }))
+
+  it.effect("F11 wait by the delays of the subscription, where it has some", () =>
+    Effect.gen(function*() {
+      const retries = Retries.delayed(["1 second", "1 minute"])
+      const policy = new BrokerDelayedRetries({ ...limits, retries }, false, middle)
+      const verdicts = [1, 2, 3].map((attempt) =>
+        millis(policy.decide(Deliveries.make({ attempt }), retry, undefined, 0))
+      )
+      assert.deepStrictEqual(verdicts, [1000, 60_000, "give up: Error: Given up: 3 attempts failed"])
+    }))
+
+  it.effect("F11 named waits add up to the present one for each attempt, and no more than the time since the message came", () =>
+    Effect.gen(function*() {
+      const policy = new BrokerDelayedRetries(limits, false, middle)
+      const decide = (delivery: Delivery, wait: number, now: number) =>
+        millis(policy.decide(delivery, after(wait), undefined, now))
+      const tooLong = (sum: number) => `give up: Error: Given up: its errors named waits of ${sum} ms together`
+      const unknown = (attempt: number) => Deliveries.make({ attempt, timestamp: undefined })
+      assert.deepStrictEqual([decide(unknown(5), 100, 1), decide(unknown(6), 100, 1)], [100, tooLong(600)])
+      const old = Deliveries.make({ attempt: 100, timestamp: 1000 })
+      assert.deepStrictEqual([decide(old, 101, 1399), decide(old, 101, 1400)], [101, tooLong(501)])
+      // from a clock that is ahead
+      assert.strictEqual(decide(old, 500, 0), 500)
+      const unreadable = Object.defineProperty(unknown(6), "timestamp", {
+        get: () => {
+          throw new Error("the driver cannot read")
+        }
+      })
+      assert.strictEqual(decide(unreadable, 100, 1), tooLong(600))
     }))
 })

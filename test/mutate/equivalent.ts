@@ -369,5 +369,81 @@ export const equivalents: ReadonlyArray<Equivalent> = [
     original: "1",
     mutated: "0",
     reason: "The clock is read as soon as no message is left: 0 and 1 are both used up by the next one."
+  },
+  {
+    file: "engine/Fifo.ts",
+    line: "if (this.head * 2 > items.length + slack) {",
+    operator: "condition",
+    original: "this.head * 2 > items.length + slack",
+    mutated: "true",
+    reason:
+      "When the array is compacted cannot be seen: the same items in the same order, at another cost. That it is compacted at all is tested."
+  },
+  {
+    file: "engine/Fifo.ts",
+    line: "if (this.head * 2 > items.length + slack) {",
+    operator: "boundary",
+    original: "this.head * 2 > items.length + slack",
+    mutated: "this.head * 2 >= items.length + slack",
+    reason:
+      "When the array is compacted cannot be seen: the same items in the same order, at another cost. That it is compacted at all is tested."
+  },
+  {
+    file: "engine/Fifo.ts",
+    line: "if (this.head * 2 > items.length + slack) {",
+    operator: "arithmetic",
+    original: "items.length + slack",
+    mutated: "items.length - slack",
+    reason:
+      "When the array is compacted cannot be seen: the same items in the same order, at another cost. That it is compacted at all is tested."
+  },
+  {
+    file: "engine/Fifo.ts",
+    line: "if (this.head === items.length) return undefined",
+    operator: "condition",
+    original: "this.head === items.length",
+    mutated: "false",
+    reason:
+      "An empty queue answers undefined then too, and stays empty: its head and its length grow together until it is compacted."
+  },
+  {
+    file: "engine/RetryPolicy.ts",
+    line: "if (this.costs.size > 0) this.costs.delete(delivery)",
+    operator: "condition",
+    original: "this.costs.size > 0",
+    mutated: "true",
+    reason: "Nothing is deleted from an empty map; the check saves each acknowledged message that call."
+  },
+  {
+    file: "engine/RetryPolicy.ts",
+    line: "if (this.costs.size > 0) this.costs.delete(delivery)",
+    operator: "boundary",
+    original: "this.costs.size > 0",
+    mutated: "this.costs.size >= 0",
+    reason: "Nothing is deleted from an empty map; the check saves each acknowledged message that call."
+  },
+  {
+    file: "engine/DeadLetterWriter.ts",
+    line: "return isDone(written) && written._tag === \"Success\" ? true : written",
+    operator: "operand",
+    original: "isDone(written)",
+    mutated: "true",
+    reason: "No effect but an Exit has the tag `Success`; the check is for its type."
+  },
+  {
+    file: "engine/stalls.ts",
+    line: "private nextLine = 0",
+    operator: "number",
+    original: "0",
+    mutated: "1",
+    reason: "The first look is a millisecond or more after the start, and no clock of a program is at 0."
+  },
+  {
+    file: "engine/stalls.ts",
+    line: "if (since !== undefined && now - since >= waiting) {",
+    operator: "operand",
+    original: "since !== undefined",
+    mutated: "true",
+    reason: "A difference to undefined is NaN, and no comparison with it holds; the check is for its type."
   }
 ]

@@ -322,8 +322,8 @@ export const planted: ReadonlyArray<Plant> = [
     "policy-named-zero",
     "repeats at once when an error names no time",
     "engine/RetryPolicy.ts",
-    "return millis > base ? millis : base",
-    "return millis"
+    "return Math.max(Duration.toMillis(after), this.limits.backoff.base)",
+    "return Duration.toMillis(after)"
   ),
   mutant(
     "policy-named-sum",

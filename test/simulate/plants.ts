@@ -414,7 +414,7 @@ export const detours: ReadonlyArray<Plant> = [
     "letter-of-the-retry-channel",
     "writes dead letters that name the retry channel",
     "engine/RetryChannels.ts",
-    "consumer.deadLetter(original ?? waiting, error, at, form)",
+    "consumer.deadLetter(this.found(waiting)?.original ?? waiting, error, at, form)",
     "consumer.deadLetter(waiting, error, at, form)"
   ),
   plant(

@@ -29,10 +29,15 @@ export class RetryChannels {
 
   /** When the reader of a retry channel has to look at a message: at its time, or at that of the next channel on its way there. */
   due(waiting: Delivery, tier: number): number {
-    const found = readable(() => Retries.read(waiting, this.group), undefined)
+    const found = this.found(waiting)
     if (found === undefined) return 0
     const here = found.at + this.delays[tier - 1]!
     return found.due - here < this.delays[0] ? found.due : here
+  }
+
+  /** A message of a retry channel; undefined where its driver cannot read it, or where it was published by another program. */
+  private found(waiting: Delivery): Retries.Waiting | undefined {
+    return readable(() => Retries.read(waiting, this.group), undefined)
   }
 
   /** The consumer of a retry channel: runs the handler of the subscription with the message as it was in its own channel. */
@@ -55,10 +60,8 @@ export class RetryChannels {
         original.hooks = waiting.hooks = []
         return consumer.handle(original)
       },
-      deadLetter: (waiting, error, at, form) => {
-        const original = readable(() => Retries.read(waiting, this.group)?.original, undefined)
-        return consumer.deadLetter(original ?? waiting, error, at, form)
-      }
+      deadLetter: (waiting, error, at, form) =>
+        consumer.deadLetter(this.found(waiting)?.original ?? waiting, error, at, form)
     }
   }
 }
@@ -118,14 +121,7 @@ export class ChannelRetries extends RetryPolicy {
   ): Verdict {
     const { delays } = this.channels
     if (after < delays[0]) {
-      const since = this.costOf(delivery)?.since ?? now
-      const failures = found?.failures ?? 0
-      return {
-        _tag: "Hold",
-        outcome,
-        after,
-        cost: { since, settledBefore: 0, failures, waited, named: undefined, error }
-      }
+      return { _tag: "Hold", outcome, after, cost: { ...this.costBefore(delivery, now), waited, error } }
     }
     // the longest delay that is not too long; the rest of the time is waited in the channels behind it
     const tier = delays.findLastIndex((delay) => delay <= after) + 1

@@ -122,6 +122,19 @@ export abstract class RetryPolicy {
     return this.costs.get(delivery)
   }
 
+  /** What a message has cost before the attempt that has just ended. */
+  protected costBefore(delivery: Delivery, now: number): Cost {
+    return this.costOf(delivery) ??
+      {
+        since: now,
+        settledBefore: leaseOf(delivery).settled,
+        failures: 0,
+        waited: 0,
+        named: undefined,
+        error: undefined
+      }
+  }
+
   /** A message is settled: nothing is kept of it. */
   settled(delivery: Delivery): void {
     if (this.costs.size > 0) this.costs.delete(delivery)
@@ -144,9 +157,7 @@ export abstract class RetryPolicy {
   /** The milliseconds that an error has named, at least the back-off's base: `Retry-After: 0` is no hot loop. */
   protected named({ after }: Outcome.Retry): number | undefined {
     if (after === undefined) return undefined
-    const { base } = this.limits.backoff
-    const millis = Duration.toMillis(after)
-    return millis > base ? millis : base
+    return Math.max(Duration.toMillis(after), this.limits.backoff.base)
   }
 
   protected tooLong(error: unknown, waited: number): Verdict {
@@ -166,7 +177,7 @@ export class HeldRetries extends RetryPolicy {
   protected retry(delivery: Delivery, outcome: Outcome.Retry, error: unknown, now: number): Verdict {
     const { backoff: schedule, hold } = this.limits
     const lease = leaseOf(delivery)
-    const before = this.before(delivery, lease, now)
+    const before = this.withoutNamed(this.costBefore(delivery, now), lease, now)
     const cost = { ...before, error: error ?? before.error }
     const named = this.named(outcome)
     if (named !== undefined) {
@@ -182,12 +193,8 @@ export class HeldRetries extends RetryPolicy {
     return { _tag: "Hold", outcome, after: backoff(schedule, failures, this.random), cost: failed }
   }
 
-  /** What a message has cost before the attempt that has just ended; a wait that its error named is left out. */
-  private before(delivery: Delivery, lease: LeaseState, now: number): Cost {
-    const cost = this.costOf(delivery)
-    if (cost === undefined) {
-      return { since: now, settledBefore: lease.settled, failures: 0, waited: 0, named: undefined, error: undefined }
-    }
+  /** The cost without a wait that an error named and that ends now. */
+  private withoutNamed(cost: Cost, lease: LeaseState, now: number): Cost {
     const { named, settledBefore, since } = cost
     if (named === undefined) return cost
     return {
@@ -220,7 +227,7 @@ export class BrokerDelayedRetries extends RetryPolicy {
     const { backoff: schedule, hold, retries } = this.limits
     const named = this.named(outcome)
     if (named !== undefined) {
-      const waited = named > hold.retryAfter ? named : waits(delivery, named, now)
+      const waited = waits(delivery, named, now)
       return waited > hold.retryAfter ? this.tooLong(error, waited) : again(named, error)
     }
     const failures = delivery.attempts
