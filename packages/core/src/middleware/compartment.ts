@@ -56,13 +56,11 @@ export class Compartment {
           if (this.next === waiter) resume(Effect.void)
           else waiter.wake = () => resume(Effect.void)
         }))
-        // waking reserves nothing: whoever is interrupted on the way leaves the place to the next
-        const turn: Effect.Effect<void> = Effect.flatMap(woken, () => {
-          if (this.next !== waiter) return turn
+        // nothing takes the place meanwhile, for `take` passes no waiter; a call that is interrupted on its way leaves it to the next
+        const turn = Effect.map(woken, () => {
           this.waiters.delete(waiter)
           this.running++
           this.wake()
-          return Effect.void
         })
         const left = Effect.onInterrupt(turn, () =>
           Effect.sync(() => {
@@ -88,10 +86,6 @@ export class Compartment {
   }
 
   private wake(): void {
-    const { next } = this
-    if (next?.wake === undefined) return
-    const { wake } = next
-    next.wake = undefined
-    wake()
+    this.next?.wake?.()
   }
 }
