@@ -409,6 +409,25 @@ describe("publishAll", () => {
     }).pipe(Effect.provide(layer))
   })
 
+  it.effect("F17 so are those that a middleware passes on again after their turn in a batch", () => {
+    const { calls, layer, singles } = noting([{ wait: 60_000, fails: false }])
+    const semaphore = Semaphore.makeUnsafe(1)
+    const again = user("Again", (next) => (message) => {
+      const passed = Effect.suspend(() => next(message))
+      return semaphore.withPermits(1)(
+        Effect.andThen(Effect.forkDetach(Effect.andThen(Effect.sleep(10_000), passed)), passed)
+      )
+    })
+    return Effect.gen(function*() {
+      // another batch is on its way
+      yield* Effect.forkChild(publisherOf().publishAll(payloads(1)), { startImmediately: true })
+      yield* Effect.forkChild(publisherOf(again).publishAll(payloads(3)))
+      yield* TestClock.adjust(15_000)
+      assert.deepStrictEqual(calls.map(({ numbers }) => numbers), [[0], [0, 1, 2]])
+      assert.deepStrictEqual(singles, [0, 1, 2].map((n) => JSON.stringify({ n })))
+    }).pipe(Effect.provide(Layer.merge(layer, services)))
+  })
+
   it.effect("W5 a batch that holds an idempotency key twice is refused, and gives its keys back", () => {
     const { calls, layer } = noting([])
     const keyed = step(Idempotency.middleware({ key: ({ payload }: Outgoing<typeof Item.Type>) => `${payload.n % 2}` }))

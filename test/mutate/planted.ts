@@ -417,6 +417,34 @@ export const planted: ReadonlyArray<Plant> = [
     ""
   ),
   mutant(
+    "idempotency-unheard",
+    "gives a claim up when the store does not answer one heartbeat",
+    "middleware/idempotencyLease.ts",
+    "if (heard._tag === \"None\") return beat(last, at + unit, unheard + 1)",
+    "if (heard._tag === \"None\") return Effect.succeed(\"unheard\" as const)"
+  ),
+  mutant(
+    "idempotency-late-look",
+    "looks for the answer of the first request only when the wait is over",
+    "middleware/Idempotency.ts",
+    "Math.min(step, wait - waited, Math.max(1, claim.left))",
+    "Math.min(wait - waited, Math.max(1, claim.left))"
+  ),
+  mutant(
+    "publisher-batch-closed",
+    "takes a message into a batch that is published already",
+    "pipeline/sideBySide.ts",
+    "      if (this.state === \"published\") return undefined\n",
+    ""
+  ),
+  mutant(
+    "publisher-turn-closed",
+    "takes a message into a batch after the turn of its middleware",
+    "pipeline/inBatch.ts",
+    "      current = alone\n",
+    ""
+  ),
+  mutant(
     "worker-pause-slice",
     "starts more messages after a handler has paused its subscription",
     "engine/Dispatcher.ts",
