@@ -183,7 +183,6 @@ export class Worker<R> {
     this.handlers.cancel(lease)
     this.dispatcher.forget(lease)
     this.policy.forget(lease)
-    this.dispatcher.wake()
   }
 
   // ---- from the source
@@ -302,7 +301,6 @@ export class Worker<R> {
       this.guarded(() => {
         this.dispatcher.active--
         if (this.complete(delivery, batch, exit, own, scope)) this.lanes.proceed(own)
-        this.leases.touch(lease)
         lease.ended()
         this.dispatcher.wake()
       }))
@@ -402,7 +400,6 @@ export class Worker<R> {
       this.guarded(() => {
         const batch = delivery.slot as Batch
         if (this.apply(delivery, batch, this.revised(delivery, verdict, exit), lane)) this.lanes.proceed(lane)
-        this.leases.touch(batch.lease)
         batch.lease.ended()
       })
     }
@@ -419,7 +416,7 @@ export class Worker<R> {
     if (batch.lease.lost) return false
     switch (verdict._tag) {
       case "Settle":
-        return this.tell(delivery, batch, verdict, lane)
+        return this.tell(delivery, batch, verdict)
       case "Hold":
         this.countRetry(delivery, verdict.cost.error)
         this.policy.held(delivery, verdict)
@@ -434,22 +431,14 @@ export class Worker<R> {
     }
   }
 
-  private tell(
-    delivery: Delivery,
-    batch: Batch,
-    { error, outcome }: Retrying.Settle,
-    lane: Lane | "late" | undefined
-  ): boolean {
+  private tell(delivery: Delivery, batch: Batch, { error, outcome }: Retrying.Settle): boolean {
     if (outcome._tag === "Release") {
-      // its lane stays shut until its lease ends, or later messages of its key would overtake it
-      this.lanes.hold(delivery, lane)
+      // its lease has stopped or is drained: no later message of its key starts any more
       batch.lease.release(delivery, outcome)
+      this.leases.touch(batch.lease)
       return false
     }
-    if (outcome._tag === "Retry") {
-      this.countRetry(delivery, error)
-      delivery.attempts++
-    }
+    if (outcome._tag === "Retry") this.countRetry(delivery, error)
     if (outcome._tag === "DeadLetter") this.reportDeadLetter(delivery, outcome.error)
     this.done(delivery, batch, outcome)
     return true
@@ -499,7 +488,6 @@ export class Worker<R> {
     error: unknown
   ): boolean {
     const { delivery } = leaving
-    const { lease } = batch
     const first = this.writer.publish(leaving)
     if (first === true) {
       this.left(leaving, batch, outcome, error)
@@ -512,8 +500,7 @@ export class Worker<R> {
     this.writer.confirm(leaving, first, own, (exit) =>
       this.guarded(() => {
         if (exit._tag === "Success") this.confirmed(exit.value, leaving, batch, outcome, kept, error)
-        this.leases.touch(lease)
-        lease.ended()
+        batch.lease.ended()
         this.dispatcher.wake()
       }))
     return false
