@@ -125,7 +125,8 @@ export class Source<R> {
           batch: Math.min(longest, inFlight.messages),
           bytes: inFlight.bytes
         }
-        const consume = called(() => this.driver.consume(options, sink))
+        // on its own fiber, which a refused commit interrupts: a driver may offer in the middle of this call
+        const consume = Effect.suspend(() => called(() => this.driver.consume(options, sink)))
         // not a child: a fiber ends only after its children, and a driver may never end
         this.fiber = yield* Effect.forkDetach(restore(Scope.provide(consume, scope)))
         const exit = yield* restore(Fiber.await(this.fiber)).pipe(
