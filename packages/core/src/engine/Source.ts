@@ -66,15 +66,13 @@ export class Source<R> {
   }
 
   /**
-   * Starts the fibers of the source; the effect that it returns drains it. Both fibers have an observer: a defect that ends one
+   * Starts the fibers of the source; the effect that it returns drains it, once its worker starts nothing more. Both fibers have an observer: a defect that ends one
    * of them is shown by `lastError`, and it starts again.
    */
   start(context: Context.Context<R>): Effect.Effect<void> {
     const lives = this.keep(this.run(), context)
     const loop = this.keep(this.worker.loop, context)
     return Effect.suspend(() => {
-      // at once, so that nothing starts while the source hears of it
-      this.worker.draining = true
       // here, for lives that are interrupted before their first step run no finalizer
       Deferred.doneUnsafe(this.started, Exit.fail(this.neverReady()))
       return Effect.asVoid(Effect.andThen(Fiber.interrupt(lives), Fiber.interrupt(loop)))
@@ -128,9 +126,10 @@ export class Source<R> {
         // on its own fiber, which a refused commit interrupts: a driver may offer in the middle of this call
         const consume = Effect.suspend(() => called(() => this.driver.consume(options, sink)))
         // not a child: a fiber ends only after its children, and a driver may never end
-        this.fiber = yield* Effect.forkDetach(restore(Scope.provide(consume, scope)))
-        const exit = yield* restore(Fiber.await(this.fiber)).pipe(
-          Effect.onInterrupt(() => this.stop(scope))
+        const fiber = yield* Effect.forkDetach(restore(Scope.provide(consume, scope)))
+        this.fiber = fiber
+        const exit = yield* restore(Fiber.await(fiber)).pipe(
+          Effect.onInterrupt(() => this.stop(fiber, scope))
         )
         yield* this.worker.leases.loseAll()
         yield* this.close(scope, exit)
@@ -140,12 +139,11 @@ export class Source<R> {
   }
 
   /** Stops the intake, waits for running handlers, tells the broker the last outcomes, and only then leaves the group. */
-  private stop(scope: Scope.Closeable): Effect.Effect<void> {
+  private stop(fiber: Fiber.Fiber<void, BrokerError>, scope: Scope.Closeable): Effect.Effect<void> {
     return Effect.gen({ self: this }, function*() {
       this.state = "draining"
-      this.worker.draining = true
       const { drain } = this.consumer.grace
-      if (this.fiber !== undefined) yield* this.within(Math.max(closing, drain), "stop", Fiber.interrupt(this.fiber))
+      yield* this.within(Math.max(closing, drain), "stop", Fiber.interrupt(fiber))
       yield* this.worker.drain(drain)
       yield* this.close(scope, Exit.void)
       this.state = "stopped"
