@@ -1,8 +1,8 @@
-import type { Driver } from "@millrace/core"
+import { type Driver, Lanes } from "@millrace/core"
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Fiber, Metric } from "effect"
+import { Clock, Effect, Exit, Fiber, Metric, Scope } from "effect"
 import { TestClock } from "effect/testing"
-import { refusal } from "./altered.ts"
+import { lines, refusal } from "./altered.ts"
 import { delivery, scripted, started, starting, subscribed } from "./scripted.ts"
 
 const committing = (commit: Driver.Lease["commit"] = () => Effect.void): Driver.Lease => ({ partition: 0, commit })
@@ -102,18 +102,17 @@ describe("X4 the drain of a source", () => {
   it.effect("X4 fails a start that is not over", () =>
     Effect.gen(function*() {
       const { broker, events } = yield* scripted()
-      const scope = yield* Effect.scope
-      const start = yield* Effect.forkIn(
-        Effect.flip(Effect.scoped(broker.consume(subscribed(
-          undefined,
-          {}
-        )))),
-        scope
-      )
+      const scope = yield* Scope.make()
+      const start = yield* Effect.forkChild(Effect.flip(Scope.provide(broker.consume(subscribed()), scope)))
       yield* TestClock.adjust(1)
-      yield* Fiber.interrupt(start)
+      yield* Scope.close(scope, Exit.void)
+      const { message, reason } = yield* Fiber.join(start)
+      assert.deepStrictEqual([reason, message], [
+        "Lost",
+        "Subscription s was drained before its source was ready."
+      ])
       assert.deepStrictEqual(events, ["connected", "stopped", "closed"])
-    }).pipe(Effect.scoped))
+    }))
 
   it.effect("X4 leaves no fiber behind", () =>
     Effect.gen(function*() {
@@ -137,4 +136,121 @@ describe("X4 the drain of a source", () => {
         assert.strictEqual(fibers, before)
       }).pipe(Effect.scoped, Effect.provideService(Metric.FiberRuntimeMetrics, metrics))
     }))
+})
+
+describe("F2 a defect of the engine", () => {
+  /** Provides a clock that throws once when `arm` was called. */
+  const withClock = Effect.map(Clock.Clock, (clock) => {
+    let isArmed = false
+    const throwing: Clock.Clock = {
+      ...clock,
+      currentTimeMillis: clock.currentTimeMillis,
+      currentTimeNanos: clock.currentTimeNanos,
+      monotonicTimeNanos: clock.monotonicTimeNanos,
+      sleep: (duration) => clock.sleep(duration),
+      currentTimeNanosUnsafe: () => clock.currentTimeNanosUnsafe(),
+      monotonicTimeNanosUnsafe: () => clock.monotonicTimeNanosUnsafe(),
+      currentTimeMillisUnsafe: () => {
+        if (!isArmed) return clock.currentTimeMillisUnsafe()
+        isArmed = false
+        throw new Error("no time")
+      }
+    }
+    return { arm: () => void (isArmed = true), provide: Effect.provideService(Clock.Clock, throwing) }
+  })
+
+  for (const base of [0, 200]) {
+    it.effect(`F2 in its loop is logged, shown, and starts the source again, after a base of ${base} ms`, () => {
+      const errors = lines("Error")
+      return Effect.gen(function*() {
+        const { arm, provide } = yield* withClock
+        const handled: Array<number> = []
+        const { broker, lives } = yield* scripted({}, ({ sink }) => {
+          sink.ready()
+          sink.open(leases[lives.length - 1]!)
+          return Effect.void
+        })
+        const leases = [committing(), committing()]
+        const running = yield* provide(
+          broker.consume(
+            subscribed(({ position }) => Effect.sync(() => void handled.push(position)), { restart: { base } })
+          )
+        )
+        yield* TestClock.adjust(10)
+        // what resumes wakes the loop
+        yield* running.pause
+        arm()
+        yield* running.resume
+        yield* TestClock.adjust(0)
+        assert.strictEqual(String((yield* running.health).lastError), "Error: no time")
+        assert.deepStrictEqual(errors.found, ["The engine of s failed; it starts again"])
+        yield* TestClock.adjust(Math.max(base, 1))
+        assert.strictEqual(lives.length, 2)
+        yield* lives[1]!.sink.offer(leases[1]!, [delivery(0)])
+        yield* TestClock.adjust(10)
+        assert.deepStrictEqual([handled, (yield* running.health).restarts], [[0], 1])
+      }).pipe(Effect.scoped, Effect.provide(errors.layer))
+    })
+  }
+
+  it.effect("F2 between two connections is logged, shown, and followed by the next connection", () => {
+    const errors = lines("Error")
+    return Effect.gen(function*() {
+      const { arm, provide } = yield* withClock
+      const { broker, lives } = yield* scripted({}, ({ sink }) => Effect.sync(sink.ready))
+      const running = yield* provide(broker.consume(subscribed()))
+      yield* TestClock.adjust(10)
+      arm()
+      yield* lives[0]!.end(refusal("Lost"))
+      yield* TestClock.adjust(99)
+      assert.deepStrictEqual([lives.length, String((yield* running.health).lastError)], [1, "Error: no time"])
+      assert.deepStrictEqual(errors.found, ["The engine of s failed; it starts again"])
+      yield* TestClock.adjust(1)
+      assert.deepStrictEqual([lives.length, (yield* running.health).state], [2, "running"])
+    }).pipe(Effect.scoped, Effect.provide(errors.layer))
+  })
+})
+
+describe("W8 what health shows of a source", () => {
+  it.effect("W8 its leases, in the order of their partitions, each with its channel", () =>
+    Effect.gen(function*() {
+      const { lives, running } = yield* started()
+      const { sink } = lives[0]!
+      const { commit } = committing()
+      const leases = [10, 2, 1].map((partition): Driver.Lease => ({
+        commit,
+        partition,
+        channel: partition === 2 ? "d" : undefined
+      }))
+      for (const lease of leases) sink.open(lease)
+      yield* sink.offer(leases[1]!, [delivery(6)])
+      yield* TestClock.adjust(1)
+      const health = yield* running.health
+      assert.deepStrictEqual(health.partitions, [1, 2, 10])
+      assert.deepStrictEqual(
+        health.leases.map(({ channel, partition, pending, position }) => [channel, partition, pending, position]),
+        [["c", 10, 0, undefined], ["d", 2, 0, 7], ["c", 1, 0, undefined]]
+      )
+    }).pipe(Effect.scoped))
+
+  it.effect("W8 the first hundred messages that wait, the oldest first", () =>
+    Effect.gen(function*() {
+      const { lives, running } = yield* started(() => Effect.sleep(10), { lanes: Lanes.unordered(200) })
+      const { sink } = lives[0]!
+      const lease = committing()
+      sink.open(lease)
+      for (const count of [99, 1, 1]) {
+        const from = (yield* running.health).pending
+        yield* sink.offer(lease, Array.from({ length: count }, (_, i) => delivery(from + i, `k${from + i}`)))
+        yield* TestClock.adjust(1)
+        const { lanes, oldest } = yield* running.health
+        assert.deepStrictEqual(
+          lanes.map(({ position }) => position),
+          Array.from({ length: Math.min(100, from + count) }, (_, i) => i)
+        )
+        assert.deepInclude(oldest, { key: "k0", position: 0, partition: 0 })
+      }
+      yield* TestClock.adjust("1 second")
+      assert.deepInclude(yield* running.health, { lanes: [], oldest: undefined })
+    }).pipe(Effect.scoped))
 })
