@@ -142,7 +142,7 @@ describe("Client", () => {
         assert.strictEqual(attempts, 1)
         attempts = 0
         const again = failureOf(yield* Effect.exit(client.put(base)))
-        assert.deepInclude(again, { _tag: "RequestFailed", reason: "Lost", failure: "dependency" })
+        assert.deepInclude(again, { _tag: "RequestFailed", reason: "Lost", failure: "transient" })
         assert.strictEqual(attempts, 3)
       }).pipe(Effect.provide(layer)))
   }

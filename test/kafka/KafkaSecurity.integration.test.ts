@@ -193,7 +193,7 @@ const secured = (client: Client) => (secure: () => Secure) => {
       Effect.gen(function*() {
         const unknown = yield* refusal({ brokers: listener("TLS"), tls: "on" })
         expect(unknown.error).toMatchObject({ reason: "Credentials", failure: "permanent" })
-        expect(unknown.error.message).toContain("Give tls.ca the authority that signed the broker's")
+        expect(unknown.error.message).toContain("Give tls.ca the authority that signed the server's")
         const ca = secure().certificates.ca
         const other = yield* refusal({ brokers: listener("TLS"), tls: { ca, serverName: "elsewhere.example" } })
         expect(other.error).toMatchObject({ reason: "Credentials" })

@@ -1,7 +1,7 @@
 /**
  * What a request of a client can end in beside an answer: classes of statuses, and of connections that failed.
  */
-import { Failure } from "@millrace/core"
+import { Failure, NetworkFailure } from "@millrace/core"
 import { Clock, Data, type Duration, Effect, Redacted, Stream } from "effect"
 import type { HttpClientError, HttpClientRequest, HttpClientResponse } from "effect/http"
 import * as RetryAfter from "./retryAfter.ts"
@@ -108,28 +108,6 @@ export const isRepeatable = (request: HttpClientRequest.HttpClientRequest): bool
   (request.body._tag !== "Raw" || typeof request.body.body === "string" || request.body.body instanceof Uint8Array) &&
   (idempotent.has(request.method) || request.headers["idempotency-key"] !== undefined)
 
-/** Codes of Node and undici for connections that were never made. */
-const unsent: ReadonlySet<unknown> = new Set([
-  "ECONNREFUSED",
-  "EHOSTUNREACH",
-  "ENETUNREACH",
-  "ENOTFOUND",
-  "EAI_AGAIN",
-  "UND_ERR_CONNECT_TIMEOUT"
-])
-
-const wasSent = (cause: unknown): boolean => {
-  let each = cause
-  for (let depth = 0; depth < 5 && typeof each === "object" && each !== null; depth++) {
-    if ("code" in each && unsent.has(each.code)) return false
-    if ("errors" in each && Array.isArray(each.errors) && each.errors.length > 0) {
-      return !each.errors.every((error) => !wasSent(error))
-    }
-    each = "cause" in each ? each.cause : undefined
-  }
-  return true
-}
-
 /** The error of a request that got no answer. A request that must not be sent twice is `permanent`, unless it was never sent. */
 export const ofTransport = (error: HttpClientError.HttpClientError, repeatable: boolean): RequestFailed => {
   const { reason, request } = error
@@ -144,16 +122,29 @@ export const ofTransport = (error: HttpClientError.HttpClientError, repeatable: 
       message: `${request.method} ${url} cannot be sent: ${what}`
     })
   }
-  const sent = wasSent(reason.cause)
+  const network = NetworkFailure.of(reason.cause, "publish", {
+    product: "HTTP server",
+    address: hostOf(url),
+    option: "the URL",
+    tls: "correct the scheme or the port of the URL"
+  })
+  if (network !== undefined && network.reason !== "Lost") {
+    return new RequestFailed({
+      ...common,
+      reason: "Connection",
+      failure: network.reason === "Credentials" ? "permanent" : "dependency",
+      message: `${request.method} ${url} was not sent: ${network.message}`
+    })
+  }
   return new RequestFailed({
     ...common,
-    reason: sent ? "Lost" : "Connection",
-    failure: sent && !repeatable ? "permanent" : "dependency",
-    message: sent
-      ? `${request.method} ${url} got no answer${repeatable ? "" : ", and is not sent twice"}`
-      : `${request.method} ${url} was not sent: the server cannot be reached`
+    reason: "Lost",
+    failure: repeatable ? "transient" : "permanent",
+    message: `${request.method} ${url} got no answer${repeatable ? "" : ", and is not sent twice"}`
   })
 }
+
+const hostOf = (url: string): string => URL.parse(url)?.host ?? url
 
 const mostBody = 16 * 1024
 

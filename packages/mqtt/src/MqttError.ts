@@ -3,7 +3,7 @@
  *
  * Codes: https://docs.oasis-open.org/mqtt/mqtt/v5.0/os/mqtt-v5.0-os.html#_Toc3901031
  */
-import { BrokerError } from "@millrace/core"
+import { BrokerError, NetworkFailure } from "@millrace/core"
 
 type Operation = BrokerError.BrokerError["operation"]
 
@@ -120,25 +120,20 @@ const byCode = (code: number, operation: Operation, place: Place): Verdict | und
 
 const property = (error: object, name: string): unknown => (error as { readonly [key: string]: unknown })[name]
 
-const certificate = /certificate|CERT_|SELF_SIGNED|ALTNAME|UNABLE_TO_VERIFY|unknown ca/i
-
-const byNetwork = (text: string, operation: Operation, { server, speaks }: Place): Verdict | undefined => {
-  if (certificate.test(text)) {
-    return [
-      "Credentials",
-      `The certificates of this client and the server at ${server} do not fit (${text}): give tls.ca the authority that signed the server's, connect by a name that it holds, and give tls.cert and tls.key where the server asks for them.`
-    ]
-  }
-  if (/ECONNREFUSED|EHOSTUNREACH|ENETUNREACH/.test(text)) {
-    return ["Unreachable", `No server answers at ${server} (connection refused): start it, or correct url.`]
-  }
-  if (/ENOTFOUND|EAI_AGAIN/.test(text)) {
-    return ["Unreachable", `The name in ${server} cannot be resolved: correct url.`]
-  }
-  if (/before secure TLS|wrong version number|EPROTO|SSL routines/i.test(text)) {
-    return ["Unreachable", `What answers at ${server} does not speak TLS as this client does: correct url or tls.`]
-  }
-  if (operation === "connect" && /ended|timeout|ECONNRESET|EPIPE|ETIMEDOUT|hang up|server response/i.test(text)) {
+const byNetwork = (
+  error: unknown,
+  text: string,
+  operation: Operation,
+  { server, speaks }: Place
+): Verdict | undefined => {
+  const network = NetworkFailure.of(error, operation, {
+    product: "MQTT server",
+    address: server,
+    option: "url",
+    tls: "correct url or tls"
+  })
+  if (network !== undefined) return [network.reason, network.message]
+  if (operation === "connect" && /ended|timeout|ECONN|EPIPE|hang up|server response/i.test(text)) {
     return [
       "Unreachable",
       `What is at ${server} does not answer MQTT 5 by ${speaks}: check that the port speaks MQTT, and that url and tls are as it wants them.`
@@ -147,7 +142,7 @@ const byNetwork = (text: string, operation: Operation, { server, speaks }: Place
   return undefined
 }
 
-const ended = /ended|Keepalive timeout|ECONNRESET|EPIPE|ETIMEDOUT|disconnecting|No connection|stream|write after end/i
+const ended = /ended|Keepalive timeout|disconnecting|No connection|stream|write after end/i
 
 const verdictOf = (error: unknown, operation: Operation, place: Place): Verdict => {
   const code = error instanceof Error ? property(error, "code") : undefined
@@ -156,7 +151,7 @@ const verdictOf = (error: unknown, operation: Operation, place: Place): Verdict 
       ["Unknown", `The server at ${place.server} refused this with reason code ${code}.`]
   }
   const text = error instanceof Error ? `${typeof code === "string" ? `${code} ` : ""}${error.message}` : String(error)
-  return byNetwork(text, operation, place) ?? (ended.test(text)
+  return byNetwork(error, text, operation, place) ?? (ended.test(text)
     ? [
       "Lost",
       `The connection to the server at ${place.server} ended in the middle: ${text}. If it does again and again, another process may have the clientId of ${place.clientId}.`

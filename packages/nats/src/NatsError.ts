@@ -3,7 +3,7 @@
  *
  * Codes: https://github.com/nats-io/nats-server/blob/main/server/errors.json
  */
-import { BrokerError } from "@millrace/core"
+import { BrokerError, NetworkFailure } from "@millrace/core"
 import { JetStreamApiError } from "@nats-io/jetstream"
 import { errors } from "@nats-io/transport-node"
 
@@ -41,27 +41,21 @@ const codeOf = (error: Error): string => "code" in error && typeof error.code ==
 
 const who = (place: Place): string => place.user === undefined ? "This client" : `User ${place.user}`
 
-const certificate = /certificate|CERT_|SELF_SIGNED|ALTNAME|UNABLE_TO_VERIFY|UNABLE_TO_GET|alert/i
+const cutOff = /unexpected response|ECONN|EPIPE|undefined error/i
 
-const cutOff = /unexpected response|ECONNRESET|EPIPE|undefined error/i
-
-const byConnection = (list: ReadonlyArray<Error>, place: Place): Verdict | undefined => {
+const byConnection = (list: ReadonlyArray<Error>, operation: Operation, place: Place): Verdict | undefined => {
+  const network = NetworkFailure.of(list[0], operation, {
+    product: "NATS",
+    address: place.servers,
+    option: "servers",
+    tls: "correct tls, or the port"
+  })
+  if (network !== undefined) return [network.reason, network.message]
   const text = list.map((each) => `${codeOf(each)} ${each.message}`).join(" ")
-  if (certificate.test(text)) {
-    return [
-      "Credentials",
-      `The certificates of this client and NATS at ${place.servers} do not fit: ${
-        list.at(-1)!.message
-      }. Give tls.ca the authority that signed the server's, connect by a name that it holds, and give tls.cert and tls.key where the server asks for a client's.`
-    ]
-  }
-  if (/ECONNREFUSED|EHOSTUNREACH|ENETUNREACH|connection refused/.test(text)) {
+  if (/connection refused/.test(text)) {
     return ["Unreachable", `No NATS answers at ${place.servers} (connection refused): start it, or correct servers.`]
   }
-  if (/ENOTFOUND|EAI_AGAIN/.test(text)) {
-    return ["Unreachable", `A name in ${place.servers} cannot be resolved: correct servers.`]
-  }
-  if (/does not support 'tls'|'tls' is not available|EPROTO|wrong version number|SSL routines/i.test(text)) {
+  if (/does not support 'tls'|'tls' is not available/i.test(text)) {
     return [
       "Unreachable",
       `What answers at ${place.servers} does not speak TLS as this client does: correct tls, or the port.`
@@ -210,7 +204,7 @@ export const fromUnknown = (error: unknown, operation: Operation, place: Place):
   const verdict: Verdict = byClass(list, operation, place) ??
     (list.some(({ message }) => ended.test(message))
       ? ["Lost", `The connection to NATS at ${place.servers} ended in the middle.`]
-      : byConnection(list, place) ??
+      : byConnection(list, operation, place) ??
         ["Unknown", `NATS at ${place.servers}: ${list[0]?.message ?? String(error)}`])
   return BrokerError.make({
     system: "nats",

@@ -3,7 +3,7 @@
  *
  * Codes: https://www.rabbitmq.com/amqp-0-9-1-reference#constants
  */
-import { BrokerError } from "@millrace/core"
+import { BrokerError, NetworkFailure } from "@millrace/core"
 
 type Operation = BrokerError.BrokerError["operation"]
 
@@ -130,34 +130,15 @@ const precondition = (text: string, place: Place, operation: Operation): Verdict
     : ["Lost", `RabbitMQ ended the channel of ${thing(place)}: ${text}.`]
 }
 
-const certificate =
-  /certificate|CERT_|SELF_SIGNED|ALTNAME|UNABLE_TO_VERIFY|alert (?:bad|unknown ca|decrypt)|unknown ca/i
-
-const byConnection = (found: Found, place: Place, operation: Operation): Verdict | undefined => {
+const byConnection = (error: unknown, found: Found, place: Place, operation: Operation): Verdict | undefined => {
   const all = `${found.code} ${found.message}`
-  if (certificate.test(all)) {
-    return [
-      "Credentials",
-      `The certificates of this client and ${
-        at(place)
-      } do not fit: ${found.message}. Give tls.ca the authority that signed the broker's, connect by a name that it holds, and give tls.cert and tls.key where the broker asks for them.`
-    ]
-  }
-  if (/ECONNREFUSED|EHOSTUNREACH|ENETUNREACH/.test(all)) {
-    return ["Unreachable", `No RabbitMQ answers at ${place.nodes} (connection refused): start it, or correct url.`]
-  }
-  if (/ENOTFOUND|EAI_AGAIN/.test(all)) {
-    return ["Unreachable", `The name in ${place.nodes} cannot be resolved: correct url.`]
-  }
-  if (/ETIMEDOUT/.test(all)) {
-    return ["Unreachable", `Nothing answers at ${place.nodes}: check the address, the network and the firewall.`]
-  }
-  if (/wrong version number|EPROTO|SSL routines|packet length/i.test(all)) {
-    return [
-      "Unreachable",
-      `What answers at ${place.nodes} does not speak TLS: write amqp:// in url, or correct the port.`
-    ]
-  }
+  const network = NetworkFailure.of(error, operation, {
+    product: "RabbitMQ",
+    address: place.nodes,
+    option: "url",
+    tls: "write amqp:// in url, or correct the port"
+  })
+  if (network !== undefined) return [network.reason, network.message]
   // amqplib keeps the reason of a refusal at this step to itself
   if (/Expected ConnectionOpenOk; got <ConnectionClose/.test(found.message)) {
     return [
@@ -175,7 +156,7 @@ const byConnection = (found: Found, place: Place, operation: Operation): Verdict
   }
   if (
     operation === "connect" &&
-    /closed abruptly|ECONNRESET|EPIPE|Invalid frame|handshake|Unexpected|disconnected/i.test(all)
+    /closed abruptly|ECONN|EPIPE|Invalid frame|handshake|Unexpected|disconnected/i.test(all)
   ) {
     return [
       "Unreachable",
@@ -183,7 +164,7 @@ const byConnection = (found: Found, place: Place, operation: Operation): Verdict
     ]
   }
   if (
-    /Channel (?:closed|ended|closing)|channel closed|Connection clos|Unexpected close|ECONNRESET|EPIPE|Heartbeat|IllegalOperation/i
+    /Channel (?:closed|ended|closing)|channel closed|Connection clos|Unexpected close|Heartbeat|IllegalOperation/i
       .test(all)
   ) {
     return ["Lost", `The connection to ${at(place)} ended in the middle: ${found.message}.`]
@@ -195,7 +176,7 @@ const byConnection = (found: Found, place: Place, operation: Operation): Verdict
 export const fromUnknown = (error: unknown, operation: Operation, place: Place): BrokerError.BrokerError => {
   if (error instanceof BrokerError.BrokerError) return error
   const found = read(error)
-  const verdict = byReply(found, place, operation) ?? byConnection(found, place, operation)
+  const verdict = byReply(found, place, operation) ?? byConnection(error, found, place, operation)
   return BrokerError.make({
     system: "rabbitmq",
     operation,

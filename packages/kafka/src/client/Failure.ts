@@ -4,7 +4,7 @@
  *
  * Codes: https://kafka.apache.org/protocol#protocol_error_codes
  */
-import { BrokerError } from "@millrace/core"
+import { BrokerError, NetworkFailure } from "@millrace/core"
 import { Effect, Schedule } from "effect"
 import type { Settings } from "./Options.ts"
 
@@ -91,8 +91,6 @@ const coordinatorMoves: ReadonlySet<string> = new Set([
 ])
 
 type Verdict = readonly [reason: BrokerError.Reason, what: string]
-
-const certificate = /certificate|CERT_|SELF_SIGNED|ALTNAME|UNABLE_TO_VERIFY/i
 
 const byType = (found: Found, place: Place): Verdict | undefined => {
   const channel = place.channel ?? "the topic"
@@ -201,29 +199,14 @@ const credentials = (found: Found, place: Place): Verdict => [
     } by ${place.speaks}: check the user, the password and the mechanism.`
 ]
 
-const byConnection = (found: Found, place: Place): Verdict | undefined => {
-  if (certificate.test(`${found.code ?? ""} ${found.message}`)) {
-    return [
-      "Credentials",
-      `The certificates of this client and Kafka at ${place.brokers} do not fit: ${found.message}. Give tls.ca the authority that signed the broker's, and connect by a name that it holds.`
-    ]
-  }
-  if (/ECONNREFUSED|EHOSTUNREACH|ENETUNREACH/.test(`${found.code ?? ""} ${found.message}`)) {
-    return ["Unreachable", `No Kafka answers at ${place.brokers} (connection refused): start it, or correct brokers.`]
-  }
-  if (/ENOTFOUND|EAI_AGAIN/.test(`${found.code ?? ""} ${found.message}`)) {
-    return ["Unreachable", `The name in ${place.brokers} cannot be resolved: correct brokers.`]
-  }
-  if (
-    /before secure TLS|requires TLS|wrong version number|EPROTO|SSL routines/i.test(
-      `${found.code ?? ""} ${found.message}`
-    )
-  ) {
-    return [
-      "Unreachable",
-      `What answers at ${place.brokers} does not speak TLS as this client does: correct tls, or the port.`
-    ]
-  }
+const byConnection = (error: unknown, found: Found, operation: Operation, place: Place): Verdict | undefined => {
+  const network = NetworkFailure.of(error, operation, {
+    product: "Kafka",
+    address: place.brokers,
+    option: "brokers",
+    tls: "correct tls, or the port"
+  })
+  if (network !== undefined) return [network.reason, network.message]
   if (isConnection(found) && /connection.*(timeout|timed out)/i.test(found.message)) {
     return ["Unreachable", `Nothing answers at ${place.brokers}: check the address, the network and the firewall.`]
   }
@@ -239,7 +222,11 @@ const isConnection = ({ code, name }: Found): boolean =>
 
 const byName = (found: Found, place: Place, operation: Operation): Verdict | undefined => {
   // the names of kafkajs, and the codes of @platformatic/kafka
-  switch (found.code !== undefined && /^(PLT_KFK_|ECONNRESET$|EPIPE$)/.test(found.code) ? found.code : found.name) {
+  switch (
+    found.code !== undefined && /^(PLT_KFK_|(ECONNRESET|ECONNABORTED|EPIPE)$)/.test(found.code)
+      ? found.code
+      : found.name
+  ) {
     case "PLT_KFK_AUTHENTICATION":
     case "KafkaJSSASLAuthenticationError":
       return credentials(found, place)
@@ -247,6 +234,7 @@ const byName = (found: Found, place: Place, operation: Operation): Verdict | und
     case "PLT_KFK_UNEXPECTED_CORRELATION_ID":
     case "PLT_KFK_OUT_OF_BOUNDS":
     case "ECONNRESET":
+    case "ECONNABORTED":
     case "EPIPE":
     case "KafkaJSConnectionError":
     case "KafkaJSConnectionClosedError":
@@ -281,7 +269,8 @@ const byName = (found: Found, place: Place, operation: Operation): Verdict | und
 export const fromUnknown = (error: unknown, operation: Operation, place: Place): BrokerError.BrokerError => {
   if (error instanceof BrokerError.BrokerError) return error
   const found = read(error)
-  const verdict = byType(found, place) ?? byConnection(found, place) ?? byName(found, place, operation)
+  const verdict = byType(found, place) ?? byConnection(error, found, operation, place) ??
+    byName(found, place, operation)
   if (verdict !== undefined) {
     return BrokerError.make({
       system: "kafka",

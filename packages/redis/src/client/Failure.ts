@@ -4,7 +4,7 @@
  * Words that replies begin with: https://redis.io/docs/latest/develop/reference/protocol-spec/#simple-errors and errors of
  * Redis 7.0's `server.c`.
  */
-import { BrokerError, type Failure } from "@millrace/core"
+import { BrokerError, type Failure, NetworkFailure } from "@millrace/core"
 
 type Operation = BrokerError.BrokerError["operation"]
 
@@ -157,33 +157,16 @@ const byText = ({ message }: Found, place: Place): Verdict | undefined => {
   return undefined
 }
 
-const certificate = /certificate|CERT_|SELF_SIGNED|ALTNAME|UNABLE_TO_VERIFY|unknown ca|handshake failure/i
-
-const byConnection = (found: Found, place: Place, operation: Operation): Verdict | undefined => {
+const byConnection = (error: unknown, found: Found, place: Place, operation: Operation): Verdict | undefined => {
   const text = `${found.code} ${found.message}`
-  if (certificate.test(text)) {
-    return {
-      reason: "Credentials",
-      what:
-        `The certificates of this client and Redis at ${place.address} do not fit: ${found.message}. Give tls.ca the authority that signed the server's, tls.cert and tls.key where it asks for one, and connect by a name that it holds.`
-    }
-  }
-  if (/ECONNREFUSED|EHOSTUNREACH|ENETUNREACH/.test(text)) {
-    return {
-      reason: "Unreachable",
-      what: `No Redis answers at ${place.address} (connection refused): start it, or correct url.`
-    }
-  }
-  if (/ENOTFOUND|EAI_AGAIN/.test(text)) {
-    return { reason: "Unreachable", what: `The name in ${place.address} cannot be resolved: correct url.` }
-  }
-  if (/wrong version number|EPROTO|SSL routines|packet length too long|before secure TLS/i.test(text)) {
-    return {
-      reason: "Unreachable",
-      what: `What answers at ${place.address} does not speak TLS as this client does: correct tls, or the port.`
-    }
-  }
-  if (/ETIMEDOUT|timed out/i.test(text)) {
+  const network = NetworkFailure.of(error, operation, {
+    product: "Redis",
+    address: place.address,
+    option: "url",
+    tls: "correct tls, or the port"
+  })
+  if (network !== undefined) return { reason: network.reason, what: network.message }
+  if (/timed out/i.test(text)) {
     return {
       reason: operation === "connect" ? "Unreachable" : "Lost",
       what:
@@ -194,7 +177,7 @@ const byConnection = (found: Found, place: Place, operation: Operation): Verdict
   if (/isn't writeable/.test(found.message)) {
     return { reason: "Unreachable", what: `There is no connection to Redis at ${place.address}; it is tried again.` }
   }
-  if (/Connection is closed|aborted|max retries|ECONNRESET|EPIPE|socket|Protocol error/i.test(text)) {
+  if (/Connection is closed|aborted|max retries|ECONN|EPIPE|socket|Protocol error/i.test(text)) {
     if (operation === "connect" && place.isShaken === true) {
       return {
         reason: "Credentials",
@@ -226,7 +209,7 @@ export const fromUnknown = (
 ): BrokerError.BrokerError => {
   if (error instanceof BrokerError.BrokerError) return error
   const found = read(error)
-  const verdict: Verdict = byWord(found, place, where) ?? byConnection(found, place, operation) ?? {
+  const verdict: Verdict = byWord(found, place, where) ?? byConnection(error, found, place, operation) ?? {
     reason: "Unknown",
     failure: "permanent",
     what: `Redis at ${place.address}: ${found.message}`
