@@ -133,6 +133,17 @@ const byKind = (kind: Kind, code: string, isConnecting: boolean, place: Place): 
  *   or machine, such as `EMFILE`, which says nothing about the message
  * - `Lost` (class `transient`): a connection that was made has ended
  * - `Credentials` (class `permanent`): a certificate is refused, by either side
+ *
+ * **Example** (a connection that was refused)
+ *
+ * ```ts
+ * import { NetworkFailure } from "@millrace/core"
+ *
+ * const place = { product: "Redis", address: "10.0.0.1:6379", option: "url", tls: "correct tls, or the port" }
+ * const error = Object.assign(new Error("connect ECONNREFUSED 10.0.0.1:6379"), { code: "ECONNREFUSED" })
+ * console.log(NetworkFailure.of(error, "connect", place)?.message)
+ * // => No Redis answers at 10.0.0.1:6379 (connection refused): start it, or correct url.
+ * ```
  */
 export const of = (error: unknown, operation: BrokerError["operation"], place: Place): Found | undefined => {
   const errors = inside(error)
