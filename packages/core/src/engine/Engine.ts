@@ -121,7 +121,10 @@ const consume = <R>(
       }),
       (drain) => drain
     )
-    const starting = Effect.forEach(sources.toReversed(), ({ whenStarted }) => whenStarted, { discard: true })
+    const starting = Effect.forEach(sources, ({ whenStarted }) => whenStarted, {
+      concurrency: "unbounded",
+      discard: true
+    })
     yield* Effect.andThen(starting, declareDeadLetters(driver, consumer as Consumer<never>)).pipe(
       Effect.onExit((exit) => exit._tag === "Failure" ? drain : Effect.void)
     )
