@@ -160,6 +160,24 @@ describe("F11 a subscription with retry channels", () => {
       ]])
     }).pipe(Effect.scoped))
 
+  it.effect("F22 leaves the dead letters of its own channel to a broker that writes them", () =>
+    Effect.gen(function*() {
+      const told: Array<string> = []
+      const { broker, lives } = yield* scripted({
+        capabilities: yield* capable({ deadLetter: true, settlement: "message" }),
+        publish: (batch) => Effect.sync(() => void told.push(...batch.map((each) => `published to ${each.channel}`)))
+      }, ({ sink }) => Effect.sync(sink.ready))
+      yield* broker.consume(subscribed(() => Effect.die("x"), { retries: delayed }))
+      const lease: Driver.Lease = {
+        partition: 0,
+        settle: (batch) => Effect.sync(() => void told.push(...batch.map(({ outcome }) => outcome._tag)))
+      }
+      lives[2]!.sink.open(lease)
+      yield* lives[2]!.sink.offer(lease, [delivery(0)])
+      yield* TestClock.adjust("1 second")
+      assert.deepStrictEqual(told, ["DeadLetter"])
+    }).pipe(Effect.scoped))
+
   it.effect("F11 has none where the broker delays", () =>
     Effect.gen(function*() {
       const { broker, lives } = yield* scripted(
@@ -226,6 +244,29 @@ describe("X4 a drain of a subscription", () => {
       const before = yield* running.health
       running.intake.pause({}, "test")
       assert.deepStrictEqual((yield* running.health).pauses, before.pauses)
+    }).pipe(Effect.scoped))
+})
+
+describe("X4 a drain whose driver takes its time to stop", () => {
+  it.effect("X4 starts nothing more meanwhile", () =>
+    Effect.gen(function*() {
+      const handled: Array<number> = []
+      const { broker, lives } = yield* scripted({}, ({ sink }) => {
+        sink.ready()
+        return Effect.onInterrupt(Effect.never, () => Effect.sleep("1 second"))
+      })
+      const running = yield* broker.consume(
+        subscribed(({ position }) => Effect.andThen(Effect.sleep(100), Effect.sync(() => void handled.push(position))))
+      )
+      const { sink } = lives[0]!
+      const lease = { partition: 0, commit: () => Effect.void }
+      sink.open(lease)
+      yield* sink.offer(lease, [delivery(0), delivery(1)])
+      yield* TestClock.adjust(1)
+      const drain = yield* Effect.forkChild(running.drain, { startImmediately: true })
+      yield* TestClock.adjust("2 seconds")
+      yield* Fiber.join(drain)
+      assert.deepStrictEqual(handled, [0])
     }).pipe(Effect.scoped))
 })
 

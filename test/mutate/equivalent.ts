@@ -17,6 +17,38 @@ export interface Equivalent {
 
 export const equivalents: ReadonlyArray<Equivalent> = [
   {
+    file: "engine/Source.ts",
+    line: "if (isOpen && this.state === \"paused\") this.state = \"running\"",
+    operator: "operand",
+    original: "isOpen",
+    mutated: "true",
+    reason: "Where it pauses, the next line takes it back."
+  },
+  {
+    file: "engine/Engine.ts",
+    line: "Context.add(Draining, { isDraining: () => sources.some(({ worker }) => worker.draining) })",
+    operator: "method",
+    original: "sources.some(({ worker }) => worker.draining)",
+    mutated: "sources.every(({ worker }) => worker.draining)",
+    reason: "A drain tells all sources in one step."
+  },
+  {
+    file: "engine/Engine.ts",
+    line: "return Effect.forEach(drains, (each) => each, { concurrency: \"unbounded\", discard: true })",
+    operator: "boolean",
+    original: "true",
+    mutated: "false",
+    reason: "The results are not used."
+  },
+  {
+    file: "engine/Engine.ts",
+    line: "discard: true",
+    operator: "boolean",
+    original: "true",
+    mutated: "false",
+    reason: "The results are not used."
+  },
+  {
     file: "engine/endLeases.ts",
     line: "Effect.andThen(Effect.forEach(leases, lastCall, { concurrency: \"unbounded\", discard: true }))",
     operator: "boolean",
