@@ -168,3 +168,49 @@ describe("X19 the slices of a dispatcher", () => {
     assert.deepStrictEqual(turns, [2])
   })
 })
+
+describe("X3 X19 messages that are always ready to run again, each for a whole slice", () => {
+  const eager: Record<string, string | undefined> = { "of a lane": "eager", "without a lane": undefined }
+  /** Ways in which another message comes to its start; each answers its position. */
+  const others: Record<string, (world: Dispatching) => number> = {
+    "a new message": (world) => {
+      world.push(0, { key: "new" })
+      return world.taken.length - 1
+    },
+    "a lane that goes on": (world) => {
+      world.finish(world.in("suspended")[0]!)
+      return 1
+    },
+    "a message without a lane that runs again": (world) => {
+      world.again(world.taken[2]!)
+      return 2
+    },
+    "a message whose time has come": (world) => {
+      world.push(0, { wait: 10 })
+      return world.taken.length - 1
+    }
+  }
+  for (const [kind, key] of Object.entries(eager)) {
+    for (const [name, begin] of Object.entries(others)) {
+      it(`X3 X19 ${kind}, do not keep ${name} from starting`, () => {
+        const world = new Dispatching({ lanes: Lanes.key(100), tier: 1 })
+        world.push(0, { key: "slow", ends: ["suspended"] }, { key: "slow" }, { ends: ["held"] })
+        const ends = Array.from({ length: 1000 }, () => "held" as const)
+        world.push(0, ...Array.from({ length: 3 }, (_, i): Plan => ({ key: key && `${key} ${i}`, ends, cost: 5 })))
+        world.settle()
+        const isEager = ({ plan }: Dispatching["taken"][number]) => plan.ends === ends
+        const go = () => {
+          for (const one of world.in("held")) if (isEager(one)) world.again(one)
+          world.machine.step()
+        }
+        for (let i = 0; i < 10; i++) go()
+        const position = begin(world)
+        const from = world.started.length
+        for (let i = 0; i < 50; i++) go()
+        const started = world.started.slice(from)
+        assert.isAbove(started.length, 20)
+        assert.include(started.slice(0, 12), position)
+      })
+    }
+  }
+})

@@ -1,15 +1,16 @@
 /**
- * Histories of uneven load: a partition floods or a lane of it stands still, and the others must go on.
+ * Histories of uneven load: a partition floods, a lane stands still or is always ready, and the others must go on.
  */
 import type { Delivery, Lanes, MemoryBroker } from "@millrace/core"
 import type { Simulation } from "@millrace/testing"
-import { Effect, Exit, Latch, Scope } from "effect"
+import { Data, Effect, Exit, Latch, Scope } from "effect"
+import type { Event } from "./rules.ts"
 import type { Subject } from "./settings.ts"
 import { Tally } from "./Tally.ts"
 
 const channel = "c"
 
-/** Virtual milliseconds within which a message of an idle partition has to start. */
+/** Virtual milliseconds within which a message without trouble has to start. */
 const longest = 5_000
 
 interface Settings {
@@ -17,13 +18,13 @@ interface Settings {
   readonly settlement: "position" | "message"
   readonly partitions: number
   readonly inFlight: number
-  /** How the troubled partition behaves. */
-  readonly trouble: "stuck" | "flood"
+  /** How the troubled partition behaves, or of `eager` the troubled lane: it always has a message that may start. */
+  readonly trouble: "stuck" | "flood" | "eager"
   /** Messages of the troubled partition at the beginning. */
   readonly load: number
 }
 
-/** A message of a partition without trouble. */
+/** A message of a partition without trouble, or where a lane is eager of any other lane. */
 interface Sample {
   readonly published: number
   /** Messages that had started when it was published. */
@@ -33,15 +34,31 @@ interface Sample {
 
 const setUp = ({ integer, pick }: Simulation.World, { Lanes }: Subject): Settings => {
   const inFlight = pick([4, 16, 64])
-  const trouble = pick(["stuck", "flood"] as const)
+  const trouble = pick(["stuck", "flood", "eager"] as const)
   return {
     trouble,
     inFlight,
-    load: inFlight * (trouble === "flood" ? 20 : integer(1, 3)),
-    lanes: pick([Lanes.partition, Lanes.key(integer(2, 6)), Lanes.unordered(integer(2, 6))]),
-    settlement: pick(["position", "message"] as const),
+    // messages that fail again and again must leave room for others
+    load: trouble === "eager" ? integer(1, inFlight / 4) : inFlight * (trouble === "flood" ? 20 : integer(1, 3)),
+    // what comes behind an eager message in one lane waits for it
+    lanes: pick([
+      ...(trouble === "eager" ? [] : [Lanes.partition]),
+      Lanes.key(integer(2, 6)),
+      Lanes.unordered(integer(2, 6))
+    ]),
+    // a broker that settles each message delays the retries of messages without lanes, so none is ready at once
+    settlement: trouble === "eager" ? "position" : pick(["position", "message"] as const),
     partitions: integer(2, 4)
   }
+}
+
+const events = { stuck: "stuck lane", flood: "flood", eager: "eager lane" } as const satisfies Record<
+  Settings["trouble"],
+  Event
+>
+
+class Busy extends Data.TaggedError("Busy")<{}> {
+  readonly failure = "transient"
 }
 
 class Load {
@@ -52,11 +69,12 @@ class Load {
   private readonly memory: MemoryBroker.MemoryBroker
   private readonly release = Latch.makeUnsafe(false)
   private readonly samples = new Map<string, Sample>()
-  private readonly troubled: string
+  private readonly troubled: ReadonlyArray<string>
   private readonly calm: ReadonlyArray<string>
   private started = 0
   private serial = 0
   private isStuck = false
+  private isEager = false
 
   constructor(world: Simulation.World, subject: Subject, settings: Settings, memory: MemoryBroker.MemoryBroker) {
     this.world = world
@@ -71,8 +89,12 @@ class Load {
       this.publish(key)
       return [key, memory.ends(channel).findIndex((end, p) => end > (before[p] ?? 0))]
     }))
-    this.troubled = world.pick(keys)
-    this.calm = keys.filter((key) => partitionOf.get(key) !== partitionOf.get(this.troubled))
+    const first = world.pick(keys)
+    const partition = partitionOf.get(first)
+    this.troubled = settings.trouble === "eager" ? keys.slice(0, world.integer(1, 12)) : [first]
+    this.calm = keys.filter((key) =>
+      settings.trouble === "eager" ? !this.troubled.includes(key) : partitionOf.get(key) !== partition
+    )
   }
 
   publish(key: string): string {
@@ -82,11 +104,13 @@ class Load {
     return id
   }
 
-  /** The first message of the troubled key stays in its handler, or all of them come at once. */
+  /** The first message of the troubled key stays in its handler, all of them come at once, or they fail again and again. */
   begin(): void {
-    this.isStuck = this.settings.trouble === "stuck"
-    this.tally.note(this.isStuck ? "stuck lane" : "flood")
-    for (let i = 0; i < this.settings.load; i++) this.publish(this.troubled)
+    const { trouble } = this.settings
+    this.isStuck = trouble === "stuck"
+    this.isEager = trouble === "eager"
+    this.tally.note(events[trouble])
+    for (let i = 0; i < this.settings.load; i++) this.publish(this.troubled[i % this.troubled.length]!)
   }
 
   sample(): void {
@@ -94,7 +118,7 @@ class Load {
     this.samples.set(id, { published: this.world.now(), before: this.started, started: false })
   }
 
-  handle(delivery: Delivery): Effect.Effect<unknown> {
+  handle(delivery: Delivery): Effect.Effect<unknown, Busy> {
     const { tally, world } = this
     const id = new TextDecoder().decode(delivery.raw)
     world.log(() => `${delivery.partition}/${delivery.position} starts`)
@@ -107,15 +131,23 @@ class Load {
       tally.check(
         "fair",
         waited <= longest && past <= most,
-        () => `a message of an idle partition waited ${waited} ms for ${past} others, at most ${most} may pass it`
+        () => `a message without trouble waited ${waited} ms for ${past} others, at most ${most} may pass it`
       )
     }
     this.started++
-    if (this.isStuck && delivery.key === this.troubled) {
+    if (this.isStuck && this.isTroubled(delivery)) {
       this.isStuck = false
       return this.release.await
     }
+    if (this.isEager && this.isTroubled(delivery)) {
+      world.spend(world.integer(1, 10))
+      return Effect.fail(new Busy())
+    }
     return world.chance(0.5) ? Effect.void : Effect.sleep(world.integer(1, 3))
+  }
+
+  private isTroubled({ key }: Delivery): boolean {
+    return key !== undefined && this.troubled.includes(key)
   }
 
   /** What has not started in time. */
@@ -125,10 +157,11 @@ class Load {
       "fair",
       waiting.length === 0,
       () =>
-        `${waiting.length} of ${this.samples.size} messages of idle partitions did not start in ${longest} ms, ${
-          this.settings.trouble === "flood" ? "beside a flood" : "beside a lane that stands still"
+        `${waiting.length} of ${this.samples.size} messages without trouble did not start in ${longest} ms: ${
+          events[this.settings.trouble]
         }`
     )
+    this.isEager = false
     this.release.openUnsafe()
   }
 
@@ -152,7 +185,10 @@ export const fair = (subject: Subject, world: Simulation.World): Effect.Effect<T
       group: "g",
       name: "handle",
       lanes,
-      inFlight: { messages: inFlight }
+      inFlight: { messages: inFlight },
+      // a message that fails may start again at once
+      backoff: { base: 0, cap: 0 },
+      hold: { attempts: 1_000_000, age: "1 day" }
     }, (delivery) => load.handle(delivery))
     const process = world.process("consumer")
     yield* process.run(

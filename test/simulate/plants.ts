@@ -204,6 +204,13 @@ export const plants: ReadonlyArray<Plant> = [
     "&& (bytes > 0 || part > 0)"
   ),
   plant(
+    "eager-lane",
+    "starts nothing new while lanes that go on use up each slice of time",
+    dispatcher,
+    "      this.first = (i + 1) % kinds\n",
+    ""
+  ),
+  plant(
     "span-unlimited",
     "takes in ever more while one message is not settled",
     lease,

@@ -27,7 +27,7 @@ export const rules = {
   restart: "a source that fails again and again is started more and more seldom",
   told: "hooks, audit rows, metrics and the broker are told the same of each run",
   leaks: "a consumer that has ended holds no fiber and no timer",
-  fair: "no partition waits for one that floods or stands still",
+  fair: "no partition waits for one that floods or stands still, and no lane for one that is always ready",
   refused:
     "a dead letter is tried in smaller forms; refused in every form, it is parked in sight of health, or dropped with one line and one count",
   health: "what is pending and running goes back to zero"
@@ -60,6 +60,7 @@ export const events = {
   "call without an answer": "a call to the broker is never answered",
   "broken driver": "a call to the broker throws, or dies with a defect",
   "stuck lane": "a handler does not end, and messages wait behind it",
+  "eager lane": "a lane always has a message that may start",
   flood: "a partition has more to do than fits in flight",
   "smaller letter": "the broker takes a smaller form of a dead letter that it refuses as a whole",
   "parked letter": "a dead letter is refused in every form, and its message waits",
@@ -81,6 +82,7 @@ export const kindOf: { readonly [Name in Rule | Event]?: Kind } = {
   "dropped letter": "letters",
   "stuck lane": "fairness",
   flood: "fairness",
+  "eager lane": "fairness",
   leaks: "leaks",
   "lost extend": "claims",
   "long run": "claims",

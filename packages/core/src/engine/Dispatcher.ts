@@ -26,6 +26,9 @@ export interface Options {
   readonly turned: () => void
 }
 
+/** Kinds of messages that may start: those that run again, of lanes that go on, whose time has come, and new ones. */
+const kinds = 4
+
 /** The messages that have not started yet, and the loop that starts them. */
 export class Dispatcher {
   /** Suspended handlers. */
@@ -39,6 +42,8 @@ export class Dispatcher {
   private alarm: { readonly at: number; readonly timer: Fiber.Fiber<void> } | undefined
   private readonly work = Latch.makeUnsafe(false)
   private waking = false
+  /** The kind of message with which the next slice begins. */
+  private first = 0
   // the loop waits for work; what wakes it now goes on in the slice that has begun
   private isIdle = false
   private isSameSlice = false
@@ -104,11 +109,36 @@ export class Dispatcher {
     this.isIdle = false
     if (!this.isSameSlice) this.slice.begin()
     this.isSameSlice = false
-    const isOver = mayStart() && (this.runLoose() || this.runReady() || this.runDelayed() || this.runIntake())
+    const isOver = mayStart() && this.runAll()
     turned()
     if (isOver) return Effect.yieldNow
     this.isIdle = true
     return this.work.await
+  }
+
+  /** True when the slice is over: the next one begins with the kind of message that comes after, so that none starves. */
+  private runAll(): boolean {
+    const { first } = this
+    for (let i = first; i < first + kinds; i++) {
+      if (!this.runKind(i % kinds)) continue
+      this.first = (i + 1) % kinds
+      return true
+    }
+    this.first = 0
+    return false
+  }
+
+  private runKind(kind: number): boolean {
+    switch (kind) {
+      case 0:
+        return this.runLoose()
+      case 1:
+        return this.runReady()
+      case 2:
+        return this.runDelayed()
+      default:
+        return this.runIntake()
+    }
   }
 
   private get isFull(): boolean {

@@ -140,10 +140,12 @@ class Machine {
   }
 
   private sleep(milliseconds: number, owner: Owner): Effect.Effect<void> {
+    // as Effect's own clock does: a fiber that sleeps for no time runs on before any timer fires
+    if (milliseconds <= 0) return Effect.yieldNow
     return Effect.callback<void>((resume) => {
       // nobody can wait for ever and be woken by time
       if (milliseconds === Number.POSITIVE_INFINITY) return Effect.void
-      const at = this.time + Math.max(0, milliseconds)
+      const at = this.time + milliseconds
       const sleeper: Sleeper = { at, owner, run: () => resume(Effect.void) }
       if (owner.alive) {
         this.sleepers.push(sleeper)
