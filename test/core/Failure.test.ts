@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Failure, Log, Outcome, Redaction, Settlement } from "@millrace/core"
+import { Failure, Log, Outcome, Outgoing, Redaction, Settlement } from "@millrace/core"
 import { MiddlewareLaws } from "@millrace/testing"
 import { Cause, Duration, Effect, Exit, Logger } from "effect"
 import * as fc from "fast-check"
@@ -134,6 +134,21 @@ describe("Failure", () => {
       assert.isAtMost(shown.length, 65_536)
       assert.notInclude(shown, "s3cr3t-s3")
     }
+  })
+
+  it("H1 a long body is searched for secrets in its first 256 KiB only", () => {
+    const lengths: Array<number> = []
+    const redaction: Redaction.Redaction = {
+      ...Redaction.make(),
+      secrets: (text) => {
+        lengths.push(text.length)
+        return []
+      }
+    }
+    const text = "x".repeat(5_000_000)
+    Redaction.hide(redaction, deliver({ body: new TextEncoder().encode(text) }), "failed")
+    Redaction.hide(redaction, new Outgoing("c", { text }, undefined, {}), "failed")
+    assert.deepStrictEqual(lengths, [262_144, 262_144])
   })
 
   it("H1 a cause that is too long to be searched is shown without the rest", () => {

@@ -119,12 +119,15 @@ describe("H1 fallbacks", () => {
   class Down extends Data.TaggedError("Down")<{ readonly host: string }> {
     readonly failure = "dependency"
   }
+  class Wrong extends Data.TaggedError("Wrong")<{}> {
+    readonly failure = "poison"
+  }
   class Mixed extends Data.TaggedError("Mixed")<{ readonly failure: "timeout" | "poison" }> {}
   class Sum extends Data.Error<{ readonly _tag: "One" | "Two" }> {}
 
   it("H1 a fallback gets each error that may be of the class, and E loses those alone that are always", () => {
-    const failing = (_: Message<Order>): Effect.Effect<Order, Down | Mixed | Refused | BrokerError.BrokerError> =>
-      Effect.fail(new Refused())
+    type All = Down | Wrong | Mixed | Refused | BrokerError.BrokerError
+    const failing = (_: Message<Order>): Effect.Effect<Order, All> => Effect.fail(new Refused())
     const answered = pipe(
       failing,
       Fallback.classes(["dependency", "timeout"], (_message, error) => {
@@ -133,7 +136,7 @@ describe("H1 fallbacks", () => {
       })
     )
     expectTypeOf(answered)
-      .toEqualTypeOf<Handler<Message<Order>, Order | number, Mixed | Refused | BrokerError.BrokerError, never>>()
+      .toEqualTypeOf<Handler<Message<Order>, Order | number, Exclude<All, Down>, never>>()
     // @ts-expect-error a BrokerError has no host
     pipe(failing, Fallback.classes(["dependency"], (_message, error) => Effect.succeed(error.host)))
   })
