@@ -1,8 +1,12 @@
-import { type Delivery, type Driver, Lanes } from "@millrace/core"
+import { type Delivery, type Driver, Eager, Lanes } from "@millrace/core"
 import { assert, describe, it } from "@effect/vitest"
-import { Clock, Context, Effect, Exit, Fiber, Latch, Scope } from "effect"
+import { Clock, Data, Effect, Exit, Fiber, Latch, Scope } from "effect"
 import { TestClock } from "effect/testing"
 import { startWorker } from "./workers.ts"
+
+class Busy extends Data.TaggedError("Busy") {
+  readonly failure = "transient" as const
+}
 
 /** A handler that notes where it begins and ends, and waits in between until its message is let go. */
 const gates = () => {
@@ -129,18 +133,35 @@ describe("X4 X6 messages that are offered", () => {
       assert.deepStrictEqual([handled, leases.room.pending, log, failed], [0, 0, [], []])
     }).pipe(Effect.scoped))
 
-  it.effect("X4 under a lease that is being revoked nothing more is taken in", () =>
+  it.effect("X4 under a lease that is being revoked nothing more is taken in or starts", () =>
     Effect.gen(function*() {
       const { finish, handle, seen } = gates()
-      const { log, messages, open, sink, worker: { leases } } = yield* startWorker(handle)
+      const { log, messages, open, sink, worker: { leases } } = yield* startWorker(handle, {
+        subscription: { lanes: Lanes.key(4) }
+      })
       const lease = open()
-      yield* sink.offer(lease, messages("a", "b"))
+      yield* sink.offer(lease, messages("a", "a", "b"))
       const close = yield* Effect.forkChild(sink.close(lease, "revoke"), { startImmediately: true })
       assert.isTrue(Exit.isExit(sink.offer(lease, messages("c"))))
-      assert.strictEqual(leases.room.pending, 2)
+      assert.strictEqual(leases.room.pending, 3)
       yield* finish(0)
+      yield* finish(2)
       yield* Fiber.join(close)
-      assert.deepStrictEqual([seen, log], [["begin 0", "end 0"], ["commit 1"]])
+      assert.deepStrictEqual([seen, log], [["begin 0", "begin 2", "end 0", "end 2"], ["commit 1"]])
+    }).pipe(Effect.scoped))
+
+  it.effect("X4 a handler that drains its own subscription is the last one that starts", () =>
+    Effect.gen(function*() {
+      const handled: Array<number> = []
+      const own = yield* startWorker(({ position }) => {
+        handled.push(position)
+        // the source says so first, and ends the driver before its leases
+        own.worker.draining = position === 1
+        return Exit.void
+      })
+      yield* own.sink.offer(own.open(), own.messages("a", "a", "a"))
+      yield* TestClock.adjust(1)
+      assert.deepStrictEqual([handled, own.log], [[0, 1], ["commit 2"]])
     }).pipe(Effect.scoped))
 
   it.effect("X4 what is settled under a lease is told when all of it is done", () =>
@@ -169,32 +190,43 @@ describe("X4 X6 messages that are offered", () => {
 })
 
 describe("X4 a handler whose own lease ends in the middle of its call", () => {
+  // what the broker is told of its message where the lease is revoked; what it is not told, it redelivers
+  const ends = {
+    well: { exit: Exit.void, told: ["settle 0 Ack"] },
+    "with a defect": { exit: Exit.die("broken"), told: ["publish c.dead-letters", "settle 0 DeadLetter"] },
+    "with an error": { exit: Exit.fail(new Busy()), told: ["settle 0 Release"] }
+  }
   for (const how of ["revoke", "lost"] as const) {
-    it.effect(`X4 ${how}: the offer ends, what follows does not start, and the end waits for the call`, () =>
-      Effect.gen(function*() {
-        const handled: Array<number> = []
-        let lease: Driver.Lease | undefined
-        let end: Fiber.Fiber<void> | undefined
-        let isEarly = false
-        const { failed, log, messages, open, sink } = yield* startWorker((delivery) => {
-          handled.push(delivery.position)
-          end = Effect.runFork(sink.close(lease!, how))
-          // the message is not settled yet
-          isEarly = how === "revoke" && end.pollUnsafe() !== undefined
-          return Exit.void
-        }, { subscription: { inFlight: { messages: 1 } } })
-        lease = open()
-        assert.isTrue(Exit.isExit(sink.offer(lease, messages("a", "a"))))
-        yield* TestClock.adjust(10)
-        assert.deepStrictEqual([handled, isEarly, failed], [[0], false, []])
-        assert.isDefined(end?.pollUnsafe())
-        assert.deepStrictEqual(log, how === "revoke" ? ["commit 1"] : [])
-        // and the lease that comes next is served
-        const next = open(1)
-        lease = next
-        yield* sink.offer(next, messages("b"))
-        assert.deepStrictEqual(handled, [0, 2])
-      }).pipe(Effect.scoped))
+    for (const [name, { exit, told }] of Object.entries(ends)) {
+      it.effect(`X4 ${how}, and the handler ends ${name}: what follows does not start, and its driver does not wait`, () =>
+        Effect.gen(function*() {
+          const handled: Array<number> = []
+          let ended: Driver.Lease | undefined
+          let end: Fiber.Fiber<void> | undefined
+          let isEarly = false
+          const context = yield* Effect.context<never>()
+          const { failed, inFlight, log, messages, open, sink, worker } = yield* startWorker((delivery) => {
+            handled.push(delivery.position)
+            if (ended === undefined) return Exit.void
+            end = Effect.runForkWith(context)(sink.close(ended, how))
+            // a lease that is revoked waits for the call
+            isEarly = how === "revoke" && end.pollUnsafe() !== undefined
+            return exit
+          }, { capabilities: { delay: false }, settlement: "message", subscription: { inFlight: { messages: 1 } } })
+          const other = open(1)
+          ended = open()
+          assert.isTrue(Exit.isExit(sink.offer(ended, messages("a", "a"))))
+          ended = undefined
+          yield* TestClock.adjust(1000)
+          assert.isDefined(end?.pollUnsafe())
+          assert.deepStrictEqual([handled, isEarly, failed, inFlight()], [[0], false, [], []])
+          assert.deepStrictEqual(log, how === "lost" ? [] : [...told, "settle 1 Release"])
+          assert.strictEqual(worker.settled, how === "lost" || name === "with an error" ? 0 : 1)
+          yield* sink.offer(other, messages("b"))
+          yield* TestClock.adjust(1)
+          assert.deepStrictEqual(handled, [0, 2])
+        }).pipe(Effect.scoped))
+    }
   }
 })
 
@@ -246,14 +278,15 @@ describe("F18 X6 the scopes of messages", () => {
   it.effect("X6 messages whose handlers open nothing share one, until one of them suspends", () =>
     Effect.gen(function*() {
       const scopes: Array<Scope.Scope> = []
-      const { messages, open, sink } = yield* startWorker(
-        ({ position }) =>
-          Effect.contextWith((context: Context.Context<Scope.Scope>) => {
-            scopes.push(Context.get(context, Scope.Scope))
-            return position === 2 ? Effect.sleep(10) : Effect.void
-          }),
-        { subscription: { lanes: Lanes.unordered(4) } }
-      )
+      const { messages, open, sink } = yield* startWorker(({ position }) => {
+        // a handler finds the same at its call and later
+        const called = Eager.service(Scope.Scope)
+        return Effect.gen(function*() {
+          scopes.push(yield* Effect.service(Scope.Scope))
+          assert.strictEqual(yield* called, scopes.at(-1))
+          if (position === 2) yield* Effect.sleep(10)
+        })
+      }, { subscription: { lanes: Lanes.unordered(4) } })
       yield* sink.offer(open(), messages("a", "b", "c", "d", "e"))
       yield* TestClock.adjust(10)
       const [a, b, c, d, e] = scopes

@@ -1,9 +1,11 @@
-import { type BrokerError, Lanes, Outcome } from "@millrace/core"
+import { type BrokerError, Lanes, Outcome, Retries } from "@millrace/core"
+import { Deliveries } from "@millrace/testing"
 import { assert, describe, it } from "@effect/vitest"
-import { Data, Deferred, Effect, Exit, Fiber } from "effect"
+import { Clock, Data, Deferred, Effect, Exit, Fiber } from "effect"
 import { TestClock } from "effect/testing"
 import { setFlagsFromString } from "node:v8"
 import { runInNewContext } from "node:vm"
+import { toOutgoing } from "../../packages/core/src/broker/Retries.ts"
 import { lines } from "./altered.ts"
 import { startWorker } from "./workers.ts"
 
@@ -18,7 +20,10 @@ class Busy extends Data.TaggedError("Busy") {
 const handlers: Record<string, Effect.Effect<unknown, unknown>> = {
   ok: Exit.void,
   never: Effect.never,
+  "never b": Effect.never,
+  "never c": Effect.never,
   slow: Effect.sleep(50),
+  slower: Effect.sleep(100),
   deaf: Effect.uninterruptible(Effect.sleep(50)),
   fails: Exit.fail(new Busy()),
   "fails later": Effect.andThen(Effect.sleep(50), Exit.fail(new Busy())),
@@ -53,14 +58,63 @@ describe("X4 a drain", () => {
         settlement: "message",
         capabilities: { delay: false }
       })
-      yield* sink.offer(open(), messages("fails", "fails later"))
-      assert.deepStrictEqual(inFlight(), ["1 running, 0 behind", "0 retry, 0 behind"])
+      yield* sink.offer(open(), messages("fails", "fails later", "never"))
+      const running = ["1 running, 0 behind", "2 running, 0 behind"]
+      assert.deepStrictEqual(inFlight(), [...running, "0 retry, 0 behind"])
       const drained = yield* Effect.forkChild(worker.drain(1000), { startImmediately: true })
       yield* Effect.yieldNow
-      assert.deepStrictEqual(inFlight(), ["1 running, 0 behind"])
+      assert.deepStrictEqual(inFlight(), running)
       yield* TestClock.adjust(50)
+      assert.deepStrictEqual(inFlight(), running.slice(1))
+      yield* TestClock.adjust(950)
       yield* Fiber.join(drained)
-      assert.deepStrictEqual([inFlight(), log], [[], ["settle 0 Release", "settle 1 Release"]])
+      assert.deepStrictEqual([inFlight(), log.toSorted()], [
+        [],
+        [0, 1, 2].map((position) => `settle ${position} Release`)
+      ])
+    }).pipe(Effect.scoped))
+
+  it.effect("X4 holds no message either that fails while the source ends its driver", () =>
+    Effect.gen(function*() {
+      const { inFlight, messages, open, sink, worker } = yield* start({ capabilities: { delay: false } })
+      yield* sink.offer(open(), messages("fails later"))
+      worker.draining = true
+      yield* TestClock.adjust(50)
+      assert.deepStrictEqual(inFlight(), [])
+    }).pipe(Effect.scoped))
+
+  it.effect("X4 leaves no timer behind, which would keep the process alive", () =>
+    Effect.gen(function*() {
+      const clock = yield* Clock.Clock
+      let timers = 0
+      const counting: Clock.Clock = {
+        ...clock,
+        sleep: (duration) =>
+          Effect.suspend(() => {
+            timers++
+            return Effect.onExit(clock.sleep(duration), () => Effect.sync(() => void timers--))
+          })
+      }
+      yield* Effect.gen(function*() {
+        const { drain, open, sink, worker } = yield* startWorker(({ key }) => handlers[key!]!, {
+          subscription: { lanes: Lanes.key(9), retries: Retries.delayed(["1 hour"]) },
+          tier: 1
+        })
+        const at = clock.currentTimeMillisUnsafe()
+        const original = Deliveries.make({ channel: "c", key: "ok" })
+        const waiting = (key: string, due: number) => {
+          const progress = { attempts: 1, failures: 1, named: 0, at, due }
+          const { channel, headers } = toOutgoing(original, "c.g.retry-1", progress)
+          return Deliveries.make({ channel, key, headers })
+        }
+        // one waits for its time, and the other is watched for a stall
+        yield* sink.offer(open(), [waiting("ok", at + 3_600_000), waiting("never", at)])
+        yield* TestClock.adjust(10)
+        assert.strictEqual(timers, 2)
+        yield* Effect.forkChild(drain(10))
+        yield* TestClock.adjust(10)
+        assert.deepStrictEqual([timers, worker.settled, worker.leases.all.size], [0, 0, 0])
+      }).pipe(Effect.provideService(Clock.Clock, counting))
     }).pipe(Effect.scoped))
 
   it.effect("X4 tells the broker at once what its handler releases", () =>
@@ -102,16 +156,18 @@ describe("X4 a revoke", () => {
         capabilities: { delay: false }
       })
       const lease = open()
-      yield* sink.offer(lease, messages("slow", "fails", "fails later"))
+      yield* sink.offer(lease, messages("slower", "fails", "fails later"))
       yield* sink.offer(open(1), messages("never", "fails"))
       const close = yield* Effect.forkChild(sink.close(lease, "revoke"), { startImmediately: true })
       yield* Effect.yieldNow
-      const running = ["0 running, 0 behind", "2 running, 0 behind", "3 running, 0 behind"]
-      assert.deepStrictEqual(inFlight(), [...running, "4 retry, 0 behind"])
+      const others = ["3 running, 0 behind", "4 retry, 0 behind"]
+      assert.deepStrictEqual(inFlight(), ["0 running, 0 behind", "2 running, 0 behind", ...others])
+      yield* TestClock.adjust(50)
+      assert.deepStrictEqual(inFlight(), ["0 running, 0 behind", ...others])
       yield* TestClock.adjust(50)
       yield* Fiber.join(close)
-      assert.deepStrictEqual(inFlight(), ["3 running, 0 behind", "4 retry, 0 behind"])
-      assert.deepStrictEqual(log, ["settle 0 Ack", "settle 1 Release", "settle 2 Release"])
+      assert.deepStrictEqual(inFlight(), others)
+      assert.deepStrictEqual(log.toSorted(), ["settle 0 Ack", "settle 1 Release", "settle 2 Release"])
     }).pipe(Effect.scoped))
 
   it.effect("X4 interrupts handlers that do not end within `grace.revoke`", () =>
@@ -189,32 +245,32 @@ describe("X4 the loss of a lease", () => {
       }
     }).pipe(Effect.scoped))
 
-  it.effect("X6 keeps none of its messages, wherever they were", () =>
-    Effect.gen(function*() {
-      const { inFlight, loop, messages, open, sink, worker } = yield* start({
-        capabilities: { delay: false },
-        subscription: { lanes: Lanes.key(2), inFlight: { messages: 4 } }
-      })
-      // fills the lanes, so that later messages stay in the intake
-      yield* sink.offer(open(1), messages("fails", "never"))
-      const refs = yield* Effect.gen(function*() {
-        const lease = open()
-        const all = messages("fails", "never", "ok", "ok", "slow")
-        yield* Effect.forkChild(sink.offer(lease, all), { startImmediately: true })
-        yield* TestClock.adjust(1)
-        const found = [...all.map((each) => new WeakRef<object>(each)), new WeakRef(worker.leases.all.get(lease)!)]
-        yield* sink.close(lease, "lost")
-        return found
-      })
-      yield* TestClock.adjust(1000)
-      for (let turn = 0; turn < 5; turn++) {
-        yield* Effect.promise(() => new Promise<void>((resolve) => setImmediate(resolve)))
-        collectGarbage()
-      }
-      assert.deepStrictEqual(refs.map((ref) => ref.deref() === undefined), refs.map(() => true))
-      assert.isUndefined(loop.pollUnsafe())
-      assert.strictEqual(inFlight().length, 2)
-    }).pipe(Effect.scoped))
+  // one message is held, one runs and fills the lanes, and two wait; or all of them wait
+  for (const [name, others] of [["held, running and waiting", 2], ["in the intake", 3]] as const) {
+    it.effect(`X6 keeps none of its messages: ${name}`, () =>
+      Effect.gen(function*() {
+        const { inFlight, loop, messages, open, sink, worker } = yield* start({
+          capabilities: { delay: false },
+          subscription: { lanes: Lanes.key(3), inFlight: { messages: 8 } }
+        })
+        yield* sink.offer(open(1), messages("never", "never b", "never c").slice(0, others))
+        const refs = yield* Effect.gen(function*() {
+          const lease = open()
+          const all = messages("fails", "never", "fails", "ok")
+          yield* sink.offer(lease, all)
+          const found = [...all.map((each) => new WeakRef<object>(each)), new WeakRef(worker.leases.all.get(lease)!)]
+          yield* sink.close(lease, "lost")
+          return found
+        })
+        yield* TestClock.adjust(1000)
+        for (let turn = 0; turn < 5; turn++) {
+          yield* Effect.promise(() => new Promise<void>((resolve) => setImmediate(resolve)))
+          collectGarbage()
+        }
+        assert.deepStrictEqual(refs.map((ref) => ref.deref()), refs.map(() => undefined))
+        assert.deepStrictEqual([loop.pollUnsafe(), inFlight().length], [undefined, others])
+      }).pipe(Effect.scoped))
+  }
 })
 
 describe("X19 stalls", () => {

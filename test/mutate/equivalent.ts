@@ -477,5 +477,63 @@ export const equivalents: ReadonlyArray<Equivalent> = [
     original: "since !== undefined",
     mutated: "true",
     reason: "A difference to undefined is NaN, and no comparison with it holds; the check is for its type."
+  },
+  {
+    file: "engine/Worker.ts",
+    line: "limit: consumer.lanes._tag === \"partition\" ? Number.POSITIVE_INFINITY : consumer.lanes.limit,",
+    operator: "condition",
+    original: "consumer.lanes._tag === \"partition\"",
+    mutated: "false",
+    reason: "Lanes.partition has no limit, and no count is at least undefined."
+  },
+  {
+    file: "engine/Worker.ts",
+    line: "if (lease.stopped || this.draining) return false",
+    operator: "boolean",
+    original: "false",
+    mutated: "true",
+    reason:
+      "The lane goes on with its next message, which is refused as well: a lease that has stopped starts nothing again."
+  },
+  {
+    file: "engine/Worker.ts",
+    line: "if (isDone(effect)) return this.finish(delivery, batch, effect, lane, scope)",
+    operator: "condition",
+    original: "isDone(effect)",
+    mutated: "false",
+    reason: "A fiber that runs an Exit has that Exit at once; the branch saves the fiber."
+  },
+  {
+    file: "engine/Worker.ts",
+    line: "if (verdict !== Retrying.acknowledged) return this.apply(delivery, batch, verdict, lane)",
+    operator: "condition",
+    original: "verdict !== Retrying.acknowledged",
+    mutated: "true",
+    reason:
+      "An acknowledgement is applied in the same way, in more steps; nothing starts in the lane of a lost lease, whatever is answered."
+  },
+  {
+    file: "engine/Worker.ts",
+    line: "if (outcome === Outcome.Ack) return Retrying.acknowledged",
+    operator: "condition",
+    original: "outcome === Outcome.Ack",
+    mutated: "false",
+    reason: "Each policy decides the same for an acknowledgement; the branch saves the call and a look at the clock."
+  },
+  {
+    file: "engine/Worker.ts",
+    line: "if (batch.lease.lost) return false",
+    operator: "boolean",
+    original: "false",
+    mutated: "true",
+    reason: "Nothing starts in the lane of a lost lease."
+  },
+  {
+    file: "engine/Worker.ts",
+    line: "if (leaseOf(delivery).stopped || this.draining) return false",
+    operator: "boolean",
+    original: "false",
+    mutated: "true",
+    reason: "The lane goes on with its next message, which is refused: a lease that has stopped starts nothing again."
   }
 ]

@@ -137,8 +137,8 @@ export const plants: ReadonlyArray<Plant> = [
     "hooks-told-otherwise",
     "tells hooks of a retry that will not be made",
     worker,
-    "      ? After.run(hooks ?? [], exit, verdict.outcome)",
-    "      ? After.run(hooks ?? [], exit, this.consumer.settle(exit))"
+    "      ? After.run(hooks, exit, verdict.outcome)",
+    "      ? After.run(hooks, exit, this.consumer.settle(exit))"
   ),
   plant(
     "two-of-one-lane",

@@ -323,17 +323,17 @@ export class Worker<R> {
     scope: Scope.Closeable | undefined
   ): boolean {
     const verdict = this.decide(delivery, exit)
-    const { hooks } = delivery
     const close = scope && closed(scope, exit)
-    if (hooks === undefined && close === undefined) {
+    if (delivery.hooks === undefined && close === undefined) {
       if (verdict !== Retrying.acknowledged) return this.apply(delivery, batch, verdict, lane)
       this.done(delivery, batch, Outcome.Ack)
       return true
     }
+    const hooks = delivery.hooks ?? []
     delivery.hooks = undefined
     const after = close === undefined
-      ? After.run(hooks ?? [], exit, verdict.outcome)
-      : this.closing(delivery, close, hooks ?? [], exit, verdict)
+      ? After.run(hooks, exit, verdict.outcome)
+      : this.closing(delivery, close, hooks, exit, verdict)
     if (isDone(after)) return this.apply(delivery, batch, this.revised(delivery, verdict, after), lane)
     // an acknowledgement that waits to become durable keeps no lane shut: a message whose effect fails is handled again, late
     const isLate = verdict.outcome._tag === "Ack" || verdict.outcome._tag === "Reject"
@@ -416,7 +416,8 @@ export class Worker<R> {
     if (batch.lease.lost) return false
     switch (verdict._tag) {
       case "Settle":
-        return this.tell(delivery, batch, verdict)
+        this.tell(delivery, batch, verdict)
+        return true
       case "Hold":
         this.countRetry(delivery, verdict.cost.error)
         this.policy.held(delivery, verdict)
@@ -431,17 +432,16 @@ export class Worker<R> {
     }
   }
 
-  private tell(delivery: Delivery, batch: Batch, { error, outcome }: Retrying.Settle): boolean {
+  private tell(delivery: Delivery, batch: Batch, { error, outcome }: Retrying.Settle): void {
     if (outcome._tag === "Release") {
       // its lease has stopped or is drained: no later message of its key starts any more
       batch.lease.release(delivery, outcome)
       this.leases.touch(batch.lease)
-      return false
+      return
     }
     if (outcome._tag === "Retry") this.countRetry(delivery, error)
     if (outcome._tag === "DeadLetter") this.reportDeadLetter(delivery, outcome.error)
     this.done(delivery, batch, outcome)
-    return true
   }
 
   private done(delivery: Delivery, batch: Batch, outcome: Outcome.Outcome): void {
