@@ -2,6 +2,8 @@
  * Mutants written by hand: mistakes that an engineer could make, each an exact edit. Tests must kill every one of them.
  */
 import type { Plant } from "../simulate/plants.ts"
+import { faultsAround } from "./plantedAround.ts"
+import { engineFaults } from "./plantedEngine.ts"
 
 const mutant = (name: string, about: string, file: string, find: string, replace: string): Plant => ({
   name,
@@ -506,5 +508,7 @@ export const planted: ReadonlyArray<Plant> = [
     "engine/Handlers.ts",
     "    if (leaseOf(delivery).lost) fiber.interruptUnsafe()\n",
     ""
-  )
+  ),
+  ...engineFaults,
+  ...faultsAround
 ]
