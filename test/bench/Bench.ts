@@ -3,6 +3,7 @@
  */
 import { spawn } from "node:child_process"
 import { availableParallelism, cpus, loadavg } from "node:os"
+import { join } from "node:path"
 
 /** The figures of one run of a variant. `cpu` is CPU time of the whole process, all threads, in microseconds for each message. */
 export interface Measured {
@@ -87,10 +88,11 @@ const median = (values: ReadonlyArray<number>): number => values.toSorted((a, b)
 const child = (
   bench: string,
   variant: string | undefined,
-  environment: Readonly<Record<string, string>>
+  environment: Readonly<Record<string, string>>,
+  folder: string = import.meta.dirname
 ): Promise<Measured> =>
   new Promise((resolve, reject) => {
-    const flags = ["--expose-gc", "--no-warnings", new URL("variant.ts", import.meta.url).pathname, bench]
+    const flags = ["--expose-gc", "--no-warnings", join(folder, "variant.ts"), bench]
     const process_ = spawn(process.execPath, variant === undefined ? flags : [...flags, variant], {
       stdio: ["ignore", "pipe", "pipe"],
       timeout: 300_000,
@@ -187,20 +189,60 @@ const print = (rows: ReadonlyArray<ReadonlyArray<string>>, left: number): void =
   for (const row of rows) console.log(row.map(cell).join("  ").trimEnd())
 }
 
+const load = (): string => loadavg()[0]!.toFixed(1)
+
+const circumstances = (rounds: number, before: string): string => {
+  const machine = `${cpus()[0]?.model ?? "unknown processor"}, ${availableParallelism()} cores, Node ${process.version}`
+  return `${machine}; ${rounds} rounds, load average ${before} before and ${load()} after\n`
+}
+
+/** One row for each figure: in the other checkout, in this one, and the ratio of each round. */
+const compared = (name: string, pairs: ReadonlyArray<readonly [there: Measured, here: Measured]>) =>
+  Object.keys(pairs[0]![1]).map((key) => {
+    const there = pairs.map(([first]) => first[key] ?? Number.NaN)
+    const here = pairs.map(([, second]) => second[key]!)
+    const ratios = here.map((value, i) => value / there[i]!)
+    const range = ratios.length === 1 ? "" : `${Math.min(...ratios).toFixed(2)} to ${Math.max(...ratios).toFixed(2)}`
+    const unit = key === "cpu" ? "CPU us/message" : key
+    const [first, second] = [median(there), median(here)].map(figure)
+    return [name, unit, first!, spread(there), second!, spread(here), median(ratios).toFixed(2), range]
+  })
+
+/**
+ * Runs our own variants `rounds` times in another checkout and in this one, in turn, and prints the figures of both with the
+ * ratio of each round. Judges no goals; fails where the other checkout lacks a variant.
+ */
+export const compareBench = (bench: Bench, rounds: number, checkout: string): Promise<void> =>
+  withShared(bench, async (environment) => {
+    console.log(`${bench.name}: ${bench.about}; ${checkout} beside this checkout`)
+    const before = load()
+    const other = join(checkout, "test/bench")
+    const rows: Array<ReadonlyArray<string>> = []
+    for (const { name } of bench.variants.filter(({ whose }) => whose === "millrace")) {
+      const pairs: Array<readonly [Measured, Measured]> = []
+      for (let round = 0; round < rounds; round++) {
+        // there and back again, so that neither always follows the other
+        const folders = round % 2 === 0 ? [other, import.meta.dirname] : [import.meta.dirname, other]
+        const measured = new Map<string, Measured>()
+        for (const folder of folders) measured.set(folder, await child(bench.name, name, environment, folder))
+        pairs.push([measured.get(other)!, measured.get(import.meta.dirname)!])
+      }
+      rows.push(...compared(name, pairs))
+    }
+    console.log(circumstances(rounds, before))
+    print([["variant", "figure", "there", "", "here", "", "ratio", "from round to round"], ...rows], 2)
+  })
+
 /**
  * Runs every variant `rounds` times in turn; prints medians and ratios, then one line for each goal. Answers whether all goals
  * are met within the margin.
  */
 export const runBench = (bench: Bench, rounds: number): Promise<boolean> =>
   withShared(bench, async (environment) => {
-    const load = () => loadavg()[0]!.toFixed(1)
     console.log(`${bench.name}: ${bench.about}`)
-    const machine = `${
-      cpus()[0]?.model ?? "unknown processor"
-    }, ${availableParallelism()} cores, Node ${process.version}`
     const before = load()
     const all = await measureAll(bench, rounds, environment)
-    console.log(`${machine}; ${rounds} rounds, load average ${before} before and ${load()} after\n`)
+    console.log(circumstances(rounds, before))
     print(table(bench, all), 1)
     console.log()
     const judged = bench.goals.map((goal) => judge(goal, all, rounds))

@@ -1,3 +1,4 @@
+import { resolve } from "node:path"
 import { assert, describe, it } from "vitest"
 import { onServers } from "../bench/benches.ts"
 import { run } from "./workspace.ts"
@@ -20,6 +21,17 @@ describe("benchmarks", { timeout: 120_000 }, () => {
     const { code, output } = await bench("nothing")
     assert.strictEqual(code, 2)
     assert.include(output, `no benchmark is called nothing; there are: ${(await listed()).join(", ")}`)
+  })
+
+  it("another checkout is measured in turn with this one, and what is none is refused", async () => {
+    const folder = resolve(import.meta.dirname, "../..")
+    const { code, output } = await bench("keyed", "--rounds", "1", "--trial", "--against", folder)
+    assert.strictEqual(code, 0, output)
+    assert.match(output, /^1 ms, by key +CPU us\/message +[\d.]+ +[\d.]+ +\d+\.\d\d$/m)
+    assert.notInclude(output, "one after another")
+    const nowhere = await bench("keyed", "--against", "/nowhere")
+    assert.strictEqual(nowhere.code, 2)
+    assert.include(nowhere.output, "--against must be a checkout of Millrace, got /nowhere")
   })
 
   it("options that do not exist, or are out of range, are refused with the usage", async () => {
