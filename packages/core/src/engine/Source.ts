@@ -66,8 +66,9 @@ export class Source<R> {
   }
 
   /**
-   * Starts the fibers of the source; the effect that it returns drains it, once its worker starts nothing more. Both fibers have an observer: a defect that ends one
-   * of them is shown by `lastError`, and it starts again.
+   * Starts the fibers of the source. The effect that it returns drains the source; the caller has set `draining` of the worker
+   * before, so that nothing starts meanwhile. Both fibers have an observer: a defect that ends one of them is shown by
+   * `lastError`, and it starts again.
    */
   start(context: Context.Context<R>): Effect.Effect<void> {
     const lives = this.keep(this.run(), context)
