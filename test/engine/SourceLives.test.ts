@@ -200,10 +200,10 @@ describe("W8 the state of a source", () => {
       sink.ready()
       yield* running.pause
       yield* running.resume
-      assert.strictEqual(yield* stateOf, "draining")
+      const during = yield* stateOf
       yield* TestClock.adjust(5)
       yield* Fiber.join(drain)
-      assert.strictEqual(yield* stateOf, "stopped")
+      assert.deepStrictEqual([during, yield* stateOf], ["draining", "stopped"])
     }).pipe(Effect.scoped))
 
   it.effect("W8 is draining, too, where the drain comes between two connections", () =>
@@ -218,12 +218,12 @@ describe("W8 the state of a source", () => {
       yield* sink.offer(lease, [delivery(0)])
       yield* lives[0]!.end()
       yield* TestClock.adjust(1200)
-      assert.strictEqual(yield* stateOf, "restarting")
+      const before = yield* stateOf
       const drain = yield* Effect.forkChild(running.drain, { startImmediately: true })
       yield* TestClock.adjust(10)
-      assert.strictEqual(yield* stateOf, "draining")
+      const during = yield* stateOf
       yield* TestClock.adjust(1000)
       yield* Fiber.join(drain)
-      assert.strictEqual(yield* stateOf, "stopped")
+      assert.deepStrictEqual([before, during, yield* stateOf], ["restarting", "draining", "stopped"])
     }).pipe(Effect.scoped))
 })
