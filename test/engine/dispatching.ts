@@ -53,8 +53,9 @@ interface Task {
 /** A program that runs only when it is told to. */
 class Machine {
   now = 1000
-  /** Whether fibers yield before each step. */
-  isBusy = false
+  /** Fibers yield at every chance of this number; 0 for never. */
+  yields = 0
+  private chances = 0
   sleepers: Array<Sleeper> = []
   /** How many sleeps have begun. */
   slept = 0
@@ -83,7 +84,7 @@ class Machine {
     }
     this.context = Context.make(Scheduler.Scheduler, {
       executionMode: "async",
-      shouldYield: () => this.isBusy,
+      shouldYield: () => this.yields > 0 && ++this.chances % this.yields === 0,
       makeDispatcher: () => dispatcher
     }).pipe(Context.add(Clock.Clock, this.clock))
   }
