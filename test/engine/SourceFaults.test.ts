@@ -1,6 +1,6 @@
 import { type Driver, Lanes } from "@millrace/core"
 import { assert, describe, it } from "@effect/vitest"
-import { Clock, Effect, Exit, Fiber, Metric, Scope } from "effect"
+import { Cause, Clock, Effect, Exit, Fiber, Metric, Scope } from "effect"
 import { TestClock } from "effect/testing"
 import { lines, refusal } from "./altered.ts"
 import { delivery, scripted, started, starting, subscribed } from "./scripted.ts"
@@ -114,34 +114,47 @@ describe("X4 the drain of a source", () => {
       assert.deepStrictEqual(events, ["connected", "stopped", "closed"])
     }))
 
-  it.effect("X4 leaves no fiber behind", () =>
-    Effect.gen(function*() {
-      let fibers = 0
-      const metrics: Metric.FiberRuntimeMetricsService = {
-        recordFiberStart: () => void fibers++,
-        recordFiberEnd: () => void fibers--
-      }
-      const { broker, lives } = yield* scripted({}, ({ sink }) => Effect.sync(sink.ready))
-      yield* Effect.gen(function*() {
-        const before = fibers
-        const running = yield* broker.consume(subscribed(() => Effect.sleep(10)))
-        const lease = committing()
-        lives[0]!.sink.open(lease)
-        yield* lives[0]!.sink.offer(lease, [delivery(0)])
-        yield* TestClock.adjust(1)
-        assert.isAbove(fibers, before)
-        const drain = yield* Effect.forkChild(running.drain, { startImmediately: true })
-        yield* TestClock.adjust("1 second")
-        yield* Fiber.join(drain)
-        assert.strictEqual(fibers, before)
-      }).pipe(Effect.scoped, Effect.provideService(Metric.FiberRuntimeMetrics, metrics))
-    }))
+  for (const isStarted of [true, false]) {
+    it.effect(`X4 leaves no fiber behind, and none has ended by a defect, where the start ${isStarted ? "was well" : "failed"}`, () =>
+      Effect.gen(function*() {
+        let fibers = 0
+        const defects: Array<string> = []
+        const metrics: Metric.FiberRuntimeMetricsService = {
+          recordFiberStart: () => void fibers++,
+          recordFiberEnd: (_, exit) => {
+            fibers--
+            if (exit._tag === "Failure" && Cause.hasDies(exit.cause)) defects.push(Cause.pretty(exit.cause))
+          }
+        }
+        const { broker, lives } = yield* scripted(
+          {},
+          (life) => isStarted ? Effect.sync(life.sink.ready) : life.end(refusal("Credentials"))
+        )
+        yield* Effect.gen(function*() {
+          const before = fibers
+          const start = yield* Effect.exit(broker.consume(subscribed(() => Effect.sleep(10))))
+          assert.strictEqual(Exit.isSuccess(start), isStarted)
+          if (Exit.isSuccess(start)) {
+            const lease = committing()
+            lives[0]!.sink.open(lease)
+            yield* lives[0]!.sink.offer(lease, [delivery(0)])
+            yield* TestClock.adjust(1)
+            assert.isAbove(fibers, before)
+            const drain = yield* Effect.forkChild(start.value.drain, { startImmediately: true })
+            yield* TestClock.adjust("1 second")
+            yield* Fiber.join(drain)
+          }
+          assert.deepStrictEqual([fibers, defects], [before, []])
+        }).pipe(Effect.scoped, Effect.provideService(Metric.FiberRuntimeMetrics, metrics))
+      }))
+  }
 })
 
 describe("F2 a defect of the engine", () => {
-  /** Provides a clock that throws once when `arm` was called. */
+  /** Provides a clock that throws as often as `arm` says. */
   const withClock = Effect.map(Clock.Clock, (clock) => {
-    let isArmed = false
+    let faults = 0
+    let thrown = 0
     const throwing: Clock.Clock = {
       ...clock,
       currentTimeMillis: clock.currentTimeMillis,
@@ -151,12 +164,17 @@ describe("F2 a defect of the engine", () => {
       currentTimeNanosUnsafe: () => clock.currentTimeNanosUnsafe(),
       monotonicTimeNanosUnsafe: () => clock.monotonicTimeNanosUnsafe(),
       currentTimeMillisUnsafe: () => {
-        if (!isArmed) return clock.currentTimeMillisUnsafe()
-        isArmed = false
+        if (faults === 0) return clock.currentTimeMillisUnsafe()
+        faults--
+        thrown++
         throw new Error("no time")
       }
     }
-    return { arm: () => void (isArmed = true), provide: Effect.provideService(Clock.Clock, throwing) }
+    return {
+      arm: (count: number) => void (faults = count),
+      thrown: () => thrown,
+      provide: Effect.provideService(Clock.Clock, throwing)
+    }
   })
 
   for (const base of [0, 200]) {
@@ -179,7 +197,7 @@ describe("F2 a defect of the engine", () => {
         yield* TestClock.adjust(10)
         // what resumes wakes the loop
         yield* running.pause
-        arm()
+        arm(1)
         yield* running.resume
         yield* TestClock.adjust(0)
         assert.strictEqual(String((yield* running.health).lastError), "Error: no time")
@@ -193,6 +211,21 @@ describe("F2 a defect of the engine", () => {
     })
   }
 
+  it.effect("F2 that comes again and again is no hot loop, also with a base of 0 ms", () =>
+    Effect.gen(function*() {
+      const { arm, provide, thrown } = yield* withClock
+      const { broker } = yield* scripted({}, ({ sink }) => Effect.sync(sink.ready))
+      const running = yield* provide(broker.consume(subscribed(undefined, { restart: { base: 0 } })))
+      yield* running.pause
+      arm(1000)
+      yield* running.resume
+      yield* TestClock.adjust(5)
+      arm(0)
+      // the lines that report it ask for the time, too
+      assert.isAbove(thrown(), 4)
+      assert.isBelow(thrown(), 100)
+    }).pipe(Effect.scoped))
+
   it.effect("F2 between two connections is logged, shown, and followed by the next connection", () => {
     const errors = lines("Error")
     return Effect.gen(function*() {
@@ -200,7 +233,7 @@ describe("F2 a defect of the engine", () => {
       const { broker, lives } = yield* scripted({}, ({ sink }) => Effect.sync(sink.ready))
       const running = yield* provide(broker.consume(subscribed()))
       yield* TestClock.adjust(10)
-      arm()
+      arm(1)
       yield* lives[0]!.end(refusal("Lost"))
       yield* TestClock.adjust(99)
       assert.deepStrictEqual([lives.length, String((yield* running.health).lastError)], [1, "Error: no time"])
