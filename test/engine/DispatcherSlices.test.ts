@@ -76,6 +76,32 @@ describe("X19 the slices of a dispatcher", () => {
     })
   }
 
+  it("X19 a message that may run again while others of its turn run waits for the next turn", () => {
+    const world = new Dispatching({ lanes: Lanes.unordered(100) })
+    world.push(0, { ends: ["held"] })
+    world.settle()
+    world.handler = (position) => {
+      if (position === 1) world.again(world.taken[0]!)
+    }
+    world.push(0, {})
+    world.settle()
+    assert.deepStrictEqual([world.started, sizes(world)], [[0, 1, 0], [1, 1, 1]])
+  })
+
+  it("X19 after a turn that used up no slice, messages without a lane that run again come first", () => {
+    const world = new Dispatching({ lanes: Lanes.key(100) })
+    world.push(0, ...many(5, { ends: ["held"], cost: 1 }))
+    world.settle()
+    // this slice is used up, the next one is not
+    againAll(world)
+    world.settle()
+    world.push(0, { key: "a", ends: ["held"] }, { ends: ["held"] })
+    world.settle()
+    againAll(world)
+    world.settle()
+    assert.deepStrictEqual(world.started.slice(-4), [5, 6, 6, 5])
+  })
+
   it("X19 other tasks run between two slices", () => {
     const world = new Dispatching({ lanes: Lanes.unordered(100) })
     world.push(0, ...many(6, { cost: 1 }))

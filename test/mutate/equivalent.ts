@@ -17,6 +17,14 @@ export interface Equivalent {
 
 export const equivalents: ReadonlyArray<Equivalent> = [
   {
+    file: "engine/Dispatcher.ts",
+    line: "private first = 0",
+    operator: "number",
+    original: "0",
+    mutated: "1",
+    reason: "In the first turn no message can run again, and the other kinds keep their order."
+  },
+  {
     file: "engine/Source.ts",
     line: "if (isOpen && this.state === \"paused\") this.state = \"running\"",
     operator: "operand",
