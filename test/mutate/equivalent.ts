@@ -543,5 +543,13 @@ export const equivalents: ReadonlyArray<Equivalent> = [
     original: "false",
     mutated: "true",
     reason: "The lane goes on with its next message, which is refused: a lease that has stopped starts nothing again."
+  },
+  {
+    file: "engine/MessageScopes.ts",
+    line: "Fiber.getCurrent()?.setContext(this.context as Context.Context<never>)",
+    operator: "optional",
+    original: "Fiber.getCurrent()?.setContext(this.context as Context.Context<never>)",
+    mutated: "Fiber.getCurrent().setContext(this.context as Context.Context<never>)",
+    reason: "The loop enters on its own fiber and starts messages on it: there is a fiber always."
   }
 ]
