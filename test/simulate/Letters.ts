@@ -27,32 +27,37 @@ export const formOf = ({ headers }: Core.Outgoing<Uint8Array>): number =>
 export const pickedForms = ({ chance, integer }: Simulation.World): number =>
   chance(0.5) ? 0 : chance(0.5) ? forms.length : integer(1, smallest)
 
-/** What a consumer has said and counted of dead letters that it dropped. */
-export interface Drops {
-  /** The messages that log lines name, as `partition/position`. */
-  readonly lines: Array<string>
-  readonly counted: () => number
+/** What a consumer has logged and counted. */
+export interface Said {
+  /** Each line, and the message that it names as `partition/position`. */
+  readonly lines: Array<{ readonly text: string; readonly place: string }>
+  /** Messages that it has dropped. */
+  readonly dropped: () => number
 }
 
-/** Runs a subscription with a logger and a registry of its own, which see what it drops. */
+/** Runs a subscription with a logger and a registry of its own. */
 export const watching = <A, E, R>(consumer: Consumer, run: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> => {
   const registry = new Map()
-  const lines: Array<string> = []
+  const lines: Array<Said["lines"][number]> = []
   const logger = Logger.make<unknown, void>(({ fiber, message }) => {
-    if (!String(Array.isArray(message) ? message[0] : message).endsWith("is dropped")) return
     const { partition, position } = fiber.getRef(References.CurrentLogAnnotations)
-    lines.push(`${String(partition)}/${String(position)}`)
+    const text = String(Array.isArray(message) ? message[0] : message)
+    lines.push({ text, place: `${String(partition)}/${String(position)}` })
   })
-  const counted = () =>
+  const dropped = () =>
     Metric.snapshotUnsafe(Context.make(Metric.MetricRegistry, registry))
       .filter(({ id }) => id === "millrace.dead_letters.dropped")
       .reduce((sum, { state }) => sum + ("count" in state ? Number(state.count) : 0), 0)
-  consumer.drops = { lines, counted }
+  consumer.said = { lines, dropped }
   return run.pipe(
     Effect.provideService(Logger.CurrentLoggers, new Set([logger])),
     Effect.provideService(Metric.MetricRegistry, registry)
   )
 }
+
+/** The messages that lines name as dropped. */
+const droppedBy = ({ said }: Consumer): ReadonlyArray<string> =>
+  (said?.lines ?? []).filter(({ text }) => text.endsWith("is dropped")).map(({ place }) => place)
 
 /** The dead letters that a broker refuses. */
 export class Letters {
@@ -151,6 +156,8 @@ export class Letters {
       !lease.closed && !isGone(lease) && lease.closing === undefined && lease.consumer.draining === undefined
     )
     for (const [entry, { consumer }] of parked) {
+      // a start that waits for an answer shows no health yet
+      if (consumer.running === undefined) continue
       this.tally.note("parked letter")
       const lane = consumer.health()?.lanes.find(({ partition, position }) =>
         partition === entry.partition && position === entry.position
@@ -179,14 +186,14 @@ export class Letters {
 
   /** The end of a consumer: what it dropped was said and counted once. */
   ended(consumer: Consumer): void {
-    const { drops, name } = consumer
-    if (drops === undefined) return
-    const { lines } = drops
+    const { name, said } = consumer
+    if (said === undefined) return
+    const lines = droppedBy(consumer)
     const dropped = consumer.health()?.dropped ?? 0
     this.tally.check(
       "refused",
-      lines.length === dropped && drops.counted() === dropped,
-      () => `${name} dropped ${dropped} messages, counted ${drops.counted()} and told of ${lines.length}`
+      lines.length === dropped && said.dropped() === dropped,
+      () => `${name} dropped ${dropped} messages, counted ${said.dropped()} and told of ${lines.length}`
     )
     const own = this.given.get(consumer)
     const times = (entry: Entry) => lines.filter((line) => line === idOf(entry)).length
@@ -206,7 +213,7 @@ export class Letters {
       const seen = Array.from(this.given).filter(([, own]) => own.has(entry)).map(([consumer]) => consumer)
       this.tally.check(
         "refused",
-        seen.some(({ drops, killed }) => killed || drops === undefined || drops.lines.includes(idOf(entry))),
+        seen.some((consumer) => consumer.killed || droppedBy(consumer).includes(idOf(entry))),
         () => `${idOf(entry)} was dropped, and no line says so`
       )
     }

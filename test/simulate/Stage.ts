@@ -7,6 +7,7 @@ import { Cause, Deferred, Effect, Exit, type Fiber, Scope } from "effect"
 import { Book } from "./Book.ts"
 import type { Consumer } from "./records.ts"
 import { Restarts } from "./Restarts.ts"
+import { Start } from "./Starts.ts"
 import { channel, type Settings, type Subject } from "./settings.ts"
 import { type Site, Work } from "./Work.ts"
 
@@ -84,16 +85,19 @@ export class Stage implements Site {
       killed: false,
       restarts: new Restarts(world, this.settings),
       statistics: undefined,
-      drops: undefined,
+      said: undefined,
+      start: new Start(world, this.book, this.settings, subject),
       health: () => consumer.running === undefined ? undefined : Effect.runSync(consumer.running.health)
     }
     this.consumers.push(consumer)
     world.log(`${consumer.name} starts`)
     const { delay, native } = this.settings
-    const broker = subject.Engine.make(this.network.connect(process, { delay, deadLetter: native }))
+    const driver = this.network.connect(process, { delay, deadLetter: native })
+    const broker = subject.Engine.make(consumer.start.driver(driver))
     const begin = Effect.gen({ self: this }, function*() {
       consumer.running = yield* this.work.subscribe(consumer)
       world.log(`${consumer.name} runs`)
+      consumer.start.running(consumer)
     }).pipe(
       Effect.provideService(subject.Broker.Broker, broker),
       Effect.provideService(Scope.Scope, consumer.scope)
@@ -101,6 +105,7 @@ export class Stage implements Site {
     process.fork(begin).addObserver((exit) => {
       // nobody there when it started: it is no consumer
       if (exit._tag === "Failure") {
+        consumer.start.missing(consumer, () => Cause.pretty(exit.cause))
         consumer.draining ??= world.now()
         world.log(() => `${consumer.name} did not start: ${Cause.pretty(exit.cause)}`)
       }

@@ -91,7 +91,7 @@ export class Work {
       }
     }, handler)
     const run = Subscription.run(subscription)
-    if (has.letters) return watching(consumer, run)
+    if (has.letters || has.undeclared) return watching(consumer, run)
     if (!has.throwing || chance(0.5)) return run
     const logger = Logger.make<unknown, void>(() => {
       throw new Error("the logger throws")

@@ -94,7 +94,10 @@ const storm = (subject: Subject, world: Simulation.World): Effect.Effect<Tally> 
       () => "something was published to the channel itself"
     )
     // what was told last is heard, what was interrupted long ago has ended, and then nobody has anything left
-    yield* Effect.sleep(1000)
+    yield* Effect.sleep(settings.has.undeclared ? 6000 : 1000)
+    for (const one of stage.alive) {
+      if (one.running === undefined) one.start.missing(one, () => "it waits")
+    }
     for (const one of stage.alive) if (one.running !== undefined) stage.rests(one)
     for (const one of stage.consumers) {
       if (one.killed) continue
@@ -103,7 +106,7 @@ const storm = (subject: Subject, world: Simulation.World): Effect.Effect<Tally> 
       book.check("drain", end._tag === "Some", () => `the drain of ${one.name} does not end`)
     }
     // a start that waits for an answer ends by itself
-    yield* Effect.sleep(settings.has.silence ? 6000 : 1000)
+    yield* Effect.sleep(settings.has.silence || settings.has.undeclared ? 6000 : 1000)
     for (const one of stage.consumers) {
       if (one.killed) continue
       const { fibers, timers } = one.process.held()

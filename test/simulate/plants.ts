@@ -246,6 +246,41 @@ export const plants: ReadonlyArray<Plant> = [
     "return Effect.logError(text, cause).pipe("
   ),
   plant(
+    "declaration-for-ever",
+    "waits for ever for the answer to the declaration of its dead letter channel",
+    "engine/Engine.ts",
+    "Effect.timeoutOption(called(() => driver.declare({ channel: deadLetterChannel })), declaring).pipe(",
+    "Effect.map(called(() => driver.declare({ channel: deadLetterChannel })), Option.some).pipe("
+  ),
+  plant(
+    "declaration-fails-start",
+    "does not start when its dead letter channel cannot be declared",
+    "engine/Engine.ts",
+    "isDeclared(cause) ? Effect.void : missing(cause)",
+    "isDeclared(cause) ? Effect.void : Effect.failCause(cause) as never"
+  ),
+  plant(
+    "declaration-throws",
+    "does not start when the driver throws at the declaration of its dead letter channel",
+    "engine/Engine.ts",
+    "called(() => driver.declare({ channel: deadLetterChannel })), declaring)",
+    "driver.declare({ channel: deadLetterChannel }), declaring)"
+  ),
+  plant(
+    "declaration-untold",
+    "does not tell that its dead letter channel could not be declared",
+    "engine/Engine.ts",
+    "isDeclared(cause) ? Effect.void : missing(cause)",
+    "isDeclared(cause) ? Effect.void : Effect.void"
+  ),
+  plant(
+    "declaration-silence-untold",
+    "does not tell that the declaration of its dead letter channel was not answered",
+    "engine/Engine.ts",
+    "Option.isSome(answer) ? Effect.void : missing(\"The broker did not answer in time.\")",
+    "Option.isSome(answer) ? Effect.void : Effect.void"
+  ),
+  plant(
     "letter-parked-done",
     "takes a message for done whose dead letter is refused in every form",
     writer,

@@ -4,8 +4,9 @@
 import type { Broker, Delivery, Metrics, Outcome, Outgoing } from "@millrace/core"
 import type { Simulation } from "@millrace/testing"
 import type { Fiber, Scope } from "effect"
-import type { Drops } from "./Letters.ts"
+import type { Said } from "./Letters.ts"
 import type { Restarts } from "./Restarts.ts"
+import type { Start } from "./Starts.ts"
 
 /** One published message. */
 export interface Entry {
@@ -111,7 +112,8 @@ export interface Consumer {
   readonly restarts: Restarts
   /** What its metrics have counted, where it has any. */
   statistics: (() => ReadonlyArray<Metrics.ChannelStatistics>) | undefined
-  /** What it has said and counted of messages that it dropped, where that is watched. */
-  drops: Drops | undefined
+  /** What it has logged and counted, where that is watched. */
+  said: Said | undefined
+  readonly start: Start
   readonly health: () => Broker.Health | undefined
 }

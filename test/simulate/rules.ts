@@ -28,6 +28,7 @@ export const rules = {
   told: "hooks, audit rows, metrics and the broker are told the same of each run",
   leaks: "a consumer that has ended holds no fiber and no timer",
   fair: "no partition waits for one that floods or stands still, and no lane for one that is always ready",
+  start: "a subscription whose dead letter channel cannot be declared starts in time, and says so once",
   refused:
     "a dead letter is tried in smaller forms; refused in every form, it is parked in sight of health, or dropped with one line and one count",
   health: "what is pending and running goes back to zero"
@@ -65,6 +66,7 @@ export const events = {
   "smaller letter": "the broker takes a smaller form of a dead letter that it refuses as a whole",
   "parked letter": "a dead letter is refused in every form, and its message waits",
   "dropped letter": "a dead letter is refused in every form, and its message is given up",
+  "undeclared channel": "a declaration fails, throws, dies with a defect or is never answered",
   "native dead letter": "the broker writes a dead letter by itself"
 } as const
 
@@ -77,6 +79,8 @@ export const kindOf: { readonly [Name in Rule | Event]?: Kind } = {
   told: "told",
   fair: "fairness",
   refused: "letters",
+  start: "undeclared",
+  "undeclared channel": "undeclared",
   "smaller letter": "letters",
   "parked letter": "letters",
   "dropped letter": "letters",

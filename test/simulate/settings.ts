@@ -24,6 +24,8 @@ export const kinds = {
   refusals: 0.15,
   /** The broker refuses some dead letters for good. */
   letters: 0.15,
+  /** The dead letter channel cannot be declared when a subscription starts. */
+  undeclared: 0.1,
   /** Observers stand in the chain: an audit and metrics. */
   observers: 0.2,
   /** Whether hooks and broker are told the same is checked. */
@@ -79,6 +81,7 @@ export const setUp = (world: Simulation.World, subject: Subject): Settings => {
     broken: happens("broken"),
     refusals: happens("refusals"),
     letters: happens("letters"),
+    undeclared: happens("undeclared"),
     observers: happens("observers"),
     told: happens("told"),
     leaks: happens("leaks")
