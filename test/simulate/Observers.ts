@@ -2,7 +2,8 @@
  * What observers of a consumer are told: an audit and metrics, which stand around the handler.
  */
 import type * as Core from "@millrace/core"
-import { Context, Effect, Exit, type Scope } from "effect"
+import type { Simulation } from "@millrace/testing"
+import { Context, Effect, Exit, type Scope, Tracer } from "effect"
 import type { Book } from "./Book.ts"
 import type { Consumer, Run } from "./records.ts"
 import type { Subject } from "./settings.ts"
@@ -40,6 +41,22 @@ export const services = (
       })
     ).pipe(Context.add(Metrics.Registry, registry))
   })
+
+/** A tracer that throws when a span begins, or makes spans of which some methods throw. */
+export const brokenTracer = ({ chance }: Simulation.World, book: Book): Tracer.Tracer => {
+  const fails = (): never => {
+    book.note("lost span")
+    throw new Error("the tracer throws")
+  }
+  return Tracer.make({
+    span: (options) => {
+      if (chance(0.2)) fails()
+      const span = new Tracer.NativeSpan(options)
+      for (const method of ["attribute", "event", "end"] as const) if (chance(0.3)) span[method] = fails
+      return span
+    }
+  })
+}
 
 /** What metrics of a consumer have counted, after its end. */
 export const counted = (book: Book, { name, statistics }: Consumer, runs: ReadonlyArray<Run>): void => {

@@ -3,7 +3,7 @@
  */
 import type * as Core from "@millrace/core"
 import type { Simulation } from "@millrace/testing"
-import { Deferred, Effect, Exit, Latch, Logger, type Scope } from "effect"
+import { Deferred, Effect, Exit, Latch, Logger, type Scope, Tracer } from "effect"
 import { doomed, ending, type Mishap, Mute, type Trouble, trouble, Unreadable } from "./endings.ts"
 import { watching } from "./Letters.ts"
 import * as Observers from "./Observers.ts"
@@ -53,8 +53,10 @@ export class Work {
     return Effect.gen({ self: this }, function*() {
       const { subject } = this
       const gather = yield* subject.Gather.make({ write: (items: ReadonlyArray<Item>) => this.write(items) })
-      const handle = (delivery: Core.Delivery) => this.handle(consumer, delivery, gather)
-      if (!this.settings.has.observers) return yield* this.run(consumer, handle)
+      const { observers, tracers } = this.settings.has
+      const plain = (delivery: Core.Delivery) => this.handle(consumer, delivery, gather)
+      const handle = tracers ? subject.Trace.middleware()(plain) : plain
+      if (!observers) return yield* this.run(consumer, handle)
       const watched = subject.Stack.start().use(subject.Audit.middleware()).use(subject.Metrics.middleware()).handle(
         (message: Core.Message<Uint8Array>) => handle(message.delivery)
       )
@@ -90,7 +92,10 @@ export class Work {
         }
       }
     }, handler)
-    const run = Subscription.run(subscription)
+    const plain = Subscription.run(subscription)
+    const run = has.tracers
+      ? Effect.provideService(plain, Tracer.Tracer, Observers.brokenTracer(this.world, this.stage.book))
+      : plain
     if (has.letters || has.undeclared) return watching(consumer, run)
     if (!has.throwing || chance(0.5)) return run
     const logger = Logger.make<unknown, void>(() => {
@@ -168,8 +173,12 @@ export class Work {
       if (chance(0.5)) {
         const added = gather.add({ run, waits })
         // a store is closed already where its consumer ends while it starts
-        if (added === Effect.interrupt) Object.assign(waits, { failed: "Release", done: world.now() })
-        return added
+        if (added !== Effect.interrupt) return added
+        // the engine hears of it when it runs this effect, not when it is given it
+        return Effect.suspend(() => {
+          Object.assign(waits, { failed: "Release", done: world.now() })
+          return added
+        })
       }
       const { exit, failed } = this.stage.stormy && chance(0.4)
         ? trouble(world)

@@ -246,6 +246,32 @@ export const plants: ReadonlyArray<Plant> = [
     "return Effect.logError(text, cause).pipe("
   ),
   plant(
+    "tracer-stops-message",
+    "gives a message up when a tracer throws as its span begins",
+    "middleware/Trace.ts",
+    "        const opened = Lost.attempt(\n          \"Trace\",\n          () => Spans.open(fiber, tracer, { ...describe(fiber, message), kind: message.kind, parent, links })\n        )\n",
+    "        const opened = Spans.open(fiber, tracer, { ...describe(fiber, message), kind: message.kind, parent, links })\n"
+  ),
+  {
+    name: "tracer-changes-end",
+    about: "takes the throw of a span that ends for the end of its message",
+    edits: [
+      {
+        file: "middleware/Trace.ts",
+        find:
+          "            Lost.attempt(\"Trace\", () =>\n              Spans.closeWithOutcome(opened, message, Spans.withoutSecrets(redaction, [message], exit)))\n",
+        replace:
+          "            Spans.closeWithOutcome(opened, message, Spans.withoutSecrets(redaction, [message], exit))\n"
+      },
+      {
+        file: "pipeline/Eager.ts",
+        find:
+          "    try {\n      after(result)\n    } catch (defect) {\n      Lost.tell(\"Eager.around\", defect)\n    }\n",
+        replace: "    after(result)\n"
+      }
+    ]
+  },
+  plant(
     "declaration-for-ever",
     "waits for ever for the answer to the declaration of its dead letter channel",
     "engine/Engine.ts",

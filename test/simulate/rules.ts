@@ -67,6 +67,7 @@ export const events = {
   "parked letter": "a dead letter is refused in every form, and its message waits",
   "dropped letter": "a dead letter is refused in every form, and its message is given up",
   "undeclared channel": "a declaration fails, throws, dies with a defect or is never answered",
+  "lost span": "a tracer throws as a span begins, is annotated or ends",
   "native dead letter": "the broker writes a dead letter by itself"
 } as const
 
@@ -80,6 +81,7 @@ export const kindOf: { readonly [Name in Rule | Event]?: Kind } = {
   fair: "fairness",
   refused: "letters",
   start: "undeclared",
+  "lost span": "tracers",
   "undeclared channel": "undeclared",
   "smaller letter": "letters",
   "parked letter": "letters",

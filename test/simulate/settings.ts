@@ -26,6 +26,8 @@ export const kinds = {
   letters: 0.15,
   /** The dead letter channel cannot be declared when a subscription starts. */
   undeclared: 0.1,
+  /** Spans are recorded by a tracer that throws. */
+  tracers: 0.1,
   /** Observers stand in the chain: an audit and metrics. */
   observers: 0.2,
   /** Whether hooks and broker are told the same is checked. */
@@ -82,6 +84,7 @@ export const setUp = (world: Simulation.World, subject: Subject): Settings => {
     refusals: happens("refusals"),
     letters: happens("letters"),
     undeclared: happens("undeclared"),
+    tracers: happens("tracers"),
     observers: happens("observers"),
     told: happens("told"),
     leaks: happens("leaks")
