@@ -328,13 +328,6 @@ export const plants: ReadonlyArray<Plant> = [
     "    writing.state = isParked ? \"parked\" : writing.kind\n    if (isParked && writing.lane !== undefined) writing.lane.lease.lanes.delete(writing.lane.id)\n"
   ),
   plant(
-    "letter-parked-stops-others",
-    "starts no message while one is parked",
-    worker,
-    "mayStart: () => !this.paused && !this.draining,",
-    "mayStart: () => !this.paused && !this.draining && [...this.writer.inFlight()].every(({ state }) => state !== \"parked\"),"
-  ),
-  plant(
     "letter-form-skipped",
     "leaves the body out at once when the broker refuses a dead letter",
     writer,
@@ -505,5 +498,37 @@ export const detours: ReadonlyArray<Plant> = [
     "engine/RetryChannels.ts",
     "original.hooks = waiting.hooks = []",
     "original.hooks = []"
+  )
+]
+
+/** Bugs that keep messages after the end of their consumer. */
+export const keepers: ReadonlyArray<Plant> = [
+  plant(
+    "timers-kept",
+    "keeps the messages that have waited for their next attempt",
+    "engine/Handlers.ts",
+    "      this.timers.delete(timer)\n",
+    ""
+  ),
+  plant(
+    "lease-kept",
+    "keeps the leases that have ended",
+    leases,
+    "if (!this.all.delete(lease.lease)) return",
+    "if (!this.all.has(lease.lease)) return"
+  ),
+  plant(
+    "costs-kept",
+    "keeps what the messages of a lost lease have cost",
+    worker,
+    "    this.policy.forget(lease)\n",
+    ""
+  ),
+  plant(
+    "changed-lease-kept",
+    "keeps the leases that the broker was to be told of when they ended",
+    leases,
+    "    this.dirty = this.dirty.filter((other) => other !== lease)\n",
+    ""
   )
 ]

@@ -37,7 +37,7 @@ export class Leases implements InProgress {
   readonly room: Room
   private readonly options: Options
   private readonly claims: Claims
-  private readonly dirty: Array<LeaseState> = []
+  private dirty: Array<LeaseState> = []
   private readonly tells = new Map<LeaseState, Fiber.Fiber<unknown, unknown>>()
   // the lease whose handler is being called; it may end in the middle of that call
   private calling: LeaseState | undefined
@@ -197,6 +197,8 @@ export class Leases implements InProgress {
     this.claims.end(lease)
     // a call that the broker has not answered by now is not waited for
     this.tells.get(lease)?.interruptUnsafe()
+    // a worker that has drained tells no lease any more, and would keep this one
+    this.dirty = this.dirty.filter((other) => other !== lease)
     this.room.end(lease)
     this.options.forget(lease)
     this.room.update()
