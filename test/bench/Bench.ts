@@ -85,14 +85,17 @@ export const measure = async (
 
 const median = (values: ReadonlyArray<number>): number => values.toSorted((a, b) => a - b)[(values.length - 1) >> 1]!
 
+/** The program of one variant, of this checkout. */
+const here = new URL("variant.ts", import.meta.url).pathname
+
 const child = (
   bench: string,
   variant: string | undefined,
   environment: Readonly<Record<string, string>>,
-  folder: string = import.meta.dirname
+  program: string = here
 ): Promise<Measured> =>
   new Promise((resolve, reject) => {
-    const flags = ["--expose-gc", "--no-warnings", join(folder, "variant.ts"), bench]
+    const flags = ["--expose-gc", "--no-warnings", program, bench]
     const process_ = spawn(process.execPath, variant === undefined ? flags : [...flags, variant], {
       stdio: ["ignore", "pipe", "pipe"],
       timeout: 300_000,
@@ -216,16 +219,17 @@ export const compareBench = (bench: Bench, rounds: number, checkout: string): Pr
   withShared(bench, async (environment) => {
     console.log(`${bench.name}: ${bench.about}; ${checkout} beside this checkout`)
     const before = load()
-    const other = join(checkout, "test/bench")
+    const there = join(checkout, "test/bench/variant.ts")
     const rows: Array<ReadonlyArray<string>> = []
     for (const { name } of bench.variants.filter(({ whose }) => whose === "millrace")) {
       const pairs: Array<readonly [Measured, Measured]> = []
       for (let round = 0; round < rounds; round++) {
         // there and back again, so that neither always follows the other
-        const folders = round % 2 === 0 ? [other, import.meta.dirname] : [import.meta.dirname, other]
         const measured = new Map<string, Measured>()
-        for (const folder of folders) measured.set(folder, await child(bench.name, name, environment, folder))
-        pairs.push([measured.get(other)!, measured.get(import.meta.dirname)!])
+        for (const program of round % 2 === 0 ? [there, here] : [here, there]) {
+          measured.set(program, await child(bench.name, name, environment, program))
+        }
+        pairs.push([measured.get(there)!, measured.get(here)!])
       }
       rows.push(...compared(name, pairs))
     }
