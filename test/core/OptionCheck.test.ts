@@ -33,6 +33,13 @@ describe("checks of options", () => {
         `Poller: every must be a finite duration from 1 ms, got ${shown}`
       )
     }
+    // where 0 is allowed, nothing else is taken for it
+    for (const [value] of wrong) {
+      assert.throws(
+        () => check.millis("after", value as Duration.Input, { least: 0 }),
+        /^Poller: after must be a finite/
+      )
+    }
     assert.throws(() => check.millis("every", "0.4 millis"), "from 1 ms, got 0.4 millis")
     const days = 25 * 24 * 60 * 60 * 1000
     assert.throws(

@@ -1,4 +1,4 @@
-import { Eager, type Envelope, Settlement, Timeout } from "@millrace/core"
+import { Eager, type Envelope, Failure, Settlement, Timeout } from "@millrace/core"
 import { assert, describe, it } from "@effect/vitest"
 import { Duration, Effect, Exit, Fiber } from "effect"
 import * as fc from "fast-check"
@@ -42,6 +42,16 @@ describe("Timeout", () => {
         assert.deepStrictEqual<unknown>(await Effect.runPromise(run), takes < 5000 ? own : late)
       }))
     ))
+
+  it.effect("F19 a request that was sent and must not be sent twice is not tried again after its time", () =>
+    Effect.gen(function*() {
+      const request = Object.assign(deliver(), { isUnrepeatable: true })
+      const fiber = yield* Effect.forkChild(Effect.flip(Timeout.middleware({ after })(() => Effect.never)(request)))
+      yield* TestClock.adjust("5 seconds")
+      const error = yield* Fiber.join(fiber)
+      assert.strictEqual(Failure.classOf(error), "permanent")
+      assert.include(error.message, "was sent and is not sent twice")
+    }))
 
   it.effect("F19 a handler that answers at once starts no timer", () =>
     Effect.gen(function*() {
