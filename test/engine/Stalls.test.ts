@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Channel, Health, Subscription } from "@millrace/core"
+import { Channel, Health, Outcome, Retries, Subscription } from "@millrace/core"
 import { Effect, Layer, Metric } from "effect"
 import { TestClock } from "effect/testing"
 import { altered, type Handle, isLetter, lines, message, refusal } from "./altered.ts"
@@ -135,6 +135,32 @@ describe("dead letters without Log in the chain", () => {
           Effect.scoped
         )
       }))
+  }
+})
+
+describe("retries in retry channels", () => {
+  const ends: ReadonlyArray<readonly [tag: string, end: () => Effect.Effect<unknown, typeof transient>]> = [
+    ["Busy", () => Effect.fail(transient)],
+    ["Retry", () => Effect.succeed(Outcome.Retry())],
+    ["Retry", () => Effect.succeed(Outcome.Retry({ after: "2500 millis" }))]
+  ]
+  for (const [tag, end] of ends) {
+    it.effect(`F11 H4 are counted when a handler ran, whether it failed or answered: ${tag}`, () =>
+      Effect.gen(function*() {
+        let attempts = 0
+        const { broker } = yield* altered({ partitions: 1 }, {})
+        const options = { group: "g", name: "s", retries: Retries.delayed(["1 second", "2 seconds"]) }
+        const { consumer } = Subscription.make(Orders, options, () => ++attempts < 3 ? end() : Effect.void)
+        yield* broker.consume(consumer)
+        yield* broker.publish(message("a"))
+        yield* TestClock.adjust("1 minute")
+        const found = (yield* Metric.snapshot).filter(({ id }) => id === "millrace.retries")
+        // the retry of a message that waited in a retry channel counts for that channel
+        const counts = found.flatMap(({ attributes, state }) =>
+          Array<unknown>(Number((state as { count: number | bigint }).count)).fill(attributes?.["error.type"])
+        )
+        assert.deepStrictEqual([attempts, counts], [3, [tag, tag]])
+      }).pipe(Effect.scoped, Effect.provideService(Metric.MetricRegistry, new Map())))
   }
 })
 

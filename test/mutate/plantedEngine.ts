@@ -173,7 +173,7 @@ export const engineFaults: ReadonlyArray<Plant> = [
     "does not count retries that the engine holds",
     {
       file: "engine/Worker.ts",
-      find: "        this.countRetry(delivery, verdict.cost.error)\n",
+      find: "        this.countRetry(delivery, verdict.cost.error, verdict.outcome)\n",
       replace: ""
     }
   ),

@@ -18,6 +18,7 @@ export class RetryChannels {
   readonly delays: Retries.Delayed["delays"]
   readonly group: string
   private readonly clock: Clock.Clock
+  private readonly early = new WeakSet<Outcome.Outcome>()
 
   constructor(consumer: Pick<Consumer<never>, "channel" | "group">, retries: Retries.Delayed, clock: Clock.Clock) {
     const prefix = retries.prefix ?? `${consumer.channel}.${consumer.group}`
@@ -25,6 +26,11 @@ export class RetryChannels {
     this.channels = retries.delays.map((_, i) => Retries.channelOf(prefix, i + 1))
     this.group = consumer.group
     this.clock = clock
+  }
+
+  /** Whether a message was only passed on, since its time has not come: its handler did not run. */
+  isEarly(outcome: Outcome.Outcome): boolean {
+    return this.early.has(outcome)
   }
 
   /** When the reader of a retry channel has to look at a message: at its time, or at that of the next channel on its way there. */
@@ -55,7 +61,11 @@ export class RetryChannels {
         if (found === undefined) return Exit.succeed(Outcome.DeadLetter(new Error(`${waiting.channel} holds retries`)))
         const { due, original } = found
         const now = this.clock.currentTimeMillisUnsafe()
-        if (!isDue(due, now)) return Exit.succeed(Outcome.Retry({ after: Duration.millis(due - now) }))
+        if (!isDue(due, now)) {
+          const early = Outcome.Retry({ after: Duration.millis(due - now) })
+          this.early.add(early)
+          return Exit.succeed(early)
+        }
         // hooks are registered on the one and run by the other
         original.hooks = waiting.hooks = []
         return consumer.handle(original)

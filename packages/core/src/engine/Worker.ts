@@ -419,12 +419,12 @@ export class Worker<R> {
         this.tell(delivery, batch, verdict)
         return true
       case "Hold":
-        this.countRetry(delivery, verdict.cost.error)
+        this.countRetry(delivery, verdict.cost.error, verdict.outcome)
         this.policy.held(delivery, verdict)
         return this.hold(delivery, verdict.after, lane)
       case "Publish": {
         const { error, outgoing } = verdict
-        this.countRetry(delivery, error)
+        this.countRetry(delivery, error, verdict.outcome)
         return this.leave({ kind: "delayed retry", delivery, compose: () => outgoing }, batch, Outcome.Ack, lane, error)
       }
       case "GiveUp":
@@ -439,7 +439,7 @@ export class Worker<R> {
       this.leases.touch(batch.lease)
       return
     }
-    if (outcome._tag === "Retry") this.countRetry(delivery, error)
+    if (outcome._tag === "Retry") this.countRetry(delivery, error, outcome)
     if (outcome._tag === "DeadLetter") this.reportDeadLetter(delivery, outcome.error)
     this.done(delivery, batch, outcome)
   }
@@ -538,9 +538,8 @@ export class Worker<R> {
 
   // ---- what users see of failures, whichever middlewares they have
 
-  private countRetry(delivery: Delivery, error: unknown): void {
-    // a retry channel passes on messages whose time has not come: none of their attempts failed
-    if (error === undefined && this.tier !== undefined && this.tier.tier > 0) return
+  private countRetry(delivery: Delivery, error: unknown, outcome: Outcome.Outcome): void {
+    if (this.tier?.channels.isEarly(outcome) === true) return
     Counters.countRetry(this.context, destinationOf(delivery), error === undefined ? "Retry" : tagOf(error))
   }
 
