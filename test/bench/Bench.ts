@@ -201,7 +201,7 @@ const circumstances = (rounds: number, before: string): string => {
 
 /** One row for each figure: in the other checkout, in this one, and the ratio of each round. */
 const compared = (name: string, pairs: ReadonlyArray<readonly [there: Measured, here: Measured]>) =>
-  Object.keys(pairs[0]![1]).map((key) => {
+  Object.keys(pairs[0]![1]).filter((key) => pairs.some(([, here]) => here[key] !== 0)).map((key) => {
     const there = pairs.map(([first]) => first[key] ?? Number.NaN)
     const here = pairs.map(([, second]) => second[key]!)
     const ratios = here.map((value, i) => value / there[i]!)

@@ -23,6 +23,9 @@ const trivial = Middleware.make()({ name: "Trivial", stage: "consume" }, (next) 
   return next(message)
 })
 
+// V8 compiles code anew for a class whose instances are all gone. A program that runs has some, so the first ones stay.
+let kept: ReadonlyArray<unknown> | undefined
+
 /** Publishes `count` messages and completes when all are acknowledged. */
 const publishToAck = (lanes: Lanes.Lanes, depth: number) => async (): Promise<Measured> => {
   let left = 0
@@ -40,6 +43,7 @@ const publishToAck = (lanes: Lanes.Lanes, depth: number) => async (): Promise<Me
         Broker.Broker,
         memory.broker
       )
+      kept ??= [memory, running]
       const all = new Promise<void>((resolve) => finished = resolve)
       left = count
       let i = 0

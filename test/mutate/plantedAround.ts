@@ -40,9 +40,8 @@ export const faultsAround: ReadonlyArray<Plant> = [
     "lets an observer that throws change the end of a chain that suspends",
     {
       file: "pipeline/Eager.ts",
-      find:
-        "    try {\n      after(exit)\n    } catch (defect) {\n      Lost.tell(\"Eager.around\", defect)\n    }\n  }\n  message",
-      replace: "    after(exit)\n  }\n  message"
+      find: "    pending = false\n    tell(after, exit)\n",
+      replace: "    pending = false\n    after(exit)\n"
     }
   ),
   fault(
@@ -50,9 +49,8 @@ export const faultsAround: ReadonlyArray<Plant> = [
     "lets an observer that throws change the end of a chain",
     {
       file: "pipeline/Eager.ts",
-      find:
-        "    try {\n      after(result)\n    } catch (defect) {\n      Lost.tell(\"Eager.around\", defect)\n    }\n",
-      replace: "    after(result)\n"
+      find: "  tell(after, result)\n",
+      replace: "  after(result)\n"
     }
   ),
   fault(

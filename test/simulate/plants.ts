@@ -265,9 +265,8 @@ export const plants: ReadonlyArray<Plant> = [
       },
       {
         file: "pipeline/Eager.ts",
-        find:
-          "    try {\n      after(result)\n    } catch (defect) {\n      Lost.tell(\"Eager.around\", defect)\n    }\n",
-        replace: "    after(result)\n"
+        find: "  tell(after, result)\n",
+        replace: "  after(result)\n"
       }
     ]
   },

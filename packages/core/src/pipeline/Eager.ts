@@ -78,23 +78,30 @@ export const around = <M extends Envelope, A, E, R>(
   after: (exit: Exit.Exit<A, E>) => void
 ): Effect.Effect<A, E, R> => {
   const result = next(message)
-  if (isDone(result)) {
-    try {
-      after(result)
-    } catch (defect) {
-      Lost.tell("Eager.around", defect)
-    }
-    return result
+  if (!isDone(result)) return suspended(message, result, after)
+  tell(after, result)
+  return result
+}
+
+const tell = <A, E>(after: (exit: Exit.Exit<A, E>) => void, exit: Exit.Exit<A, E>): void => {
+  try {
+    after(exit)
+  } catch (defect) {
+    Lost.tell("Eager.around", defect)
   }
+}
+
+// apart from `around`, whose calls would each pay for the variables that these closures keep
+const suspended = <M extends Envelope, A, E, R>(
+  message: M,
+  result: Effect.Effect<A, E, R>,
+  after: (exit: Exit.Exit<A, E>) => void
+): Effect.Effect<A, E, R> => {
   let pending = true
   const once = (exit: Exit.Exit<A, E>): undefined => {
     if (!pending) return
     pending = false
-    try {
-      after(exit)
-    } catch (defect) {
-      Lost.tell("Eager.around", defect)
-    }
+    tell(after, exit)
   }
   message.after(() => once(Exit.interrupt()))
   return Effect.onExitPrimitive(result, once)
