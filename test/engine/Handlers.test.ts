@@ -35,7 +35,9 @@ const make = (kind: Kind.Lanes = Kind.partition) =>
       b: b!,
       run: (delivery: typeof a, effect: Effect.Effect<void, string>) =>
         Effect.map(Effect.forkDetach(effect), (fiber) => {
-          handlers.running(fiber, delivery!, (exit) => {
+          handlers.running(fiber, delivery!)
+          fiber.addObserver((exit) => {
+            handlers.ended(fiber)
             told.push(`${delivery!.position} ${exit._tag}, ${Array.from(handlers.inFlight(lanes, policy)).length} left`)
           })
           return fiber
@@ -49,7 +51,7 @@ const make = (kind: Kind.Lanes = Kind.partition) =>
   })
 
 describe("X4 X19 the fibers of messages that have started", () => {
-  it.effect("X19 the exit of a handler is told when nothing is kept of it any more", () =>
+  it.effect("X19 nothing is kept of a handler that has ended", () =>
     Effect.gen(function*() {
       const { a, b, handlers, one, run, told, two } = yield* make()
       yield* run(a, Effect.sleep(2))

@@ -18,9 +18,9 @@ describe("F18 the scopes of messages", () => {
       const look = Effect.gen(function*() {
         const { answer, scope } = yield* current
         assert.strictEqual(answer, 42)
-        assert.deepStrictEqual([scope === scopes.scope, scope?.state._tag], [true, "Empty"])
-        assert.strictEqual(Context.get(scopes.context, Scope.Scope), scope)
-        assert.strictEqual(Context.get(scopes.context, Answer), 42)
+        assert.deepStrictEqual([scope === scopes.next.scope, scope?.state._tag], [true, "Empty"])
+        assert.strictEqual(Context.get(scopes.next.context, Scope.Scope), scope)
+        assert.strictEqual(Context.get(scopes.next.context, Answer), 42)
         seen.push(scope)
       })
       const loop = Effect.gen(function*() {
@@ -32,6 +32,28 @@ describe("F18 the scopes of messages", () => {
       // the services that it has until it enters
       yield* loop.pipe(Effect.provideService(Answer, 1), Effect.provideService(Scope.Scope, Scope.makeUnsafe()))
       assert.strictEqual(new Set(seen).size, 2)
+    }))
+
+  it.effect("F18 a scope that its message has not used is left to a later one, and no other scope is", () =>
+    Effect.gen(function*() {
+      const scopes = new MessageScopes(Context.make(Answer, 42))
+      const [unused, open, done] = [0, 1, 2].map(() => {
+        const own = scopes.next
+        scopes.rotate()
+        return own
+      })
+      yield* Scope.addFinalizer(open!.scope, Effect.void)
+      yield* Scope.addFinalizer(done!.scope, Effect.void)
+      yield* Scope.close(done!.scope, Exit.void)
+      for (const own of [unused!, open!, done!]) scopes.free(own)
+      const started = scopes.next
+      const next = [0, 1, 2, 3].map(() => {
+        scopes.rotate()
+        return scopes.next
+      })
+      assert.strictEqual(next[0], unused)
+      assert.strictEqual(new Set([...next, started, open, done]).size, 7)
+      for (const { scope } of next) assert.strictEqual(scope.state._tag, "Empty")
     }))
 
   it.effect("F18 a scope is closed with the exit of its message, once, and only where it holds something", () =>

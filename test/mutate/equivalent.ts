@@ -546,10 +546,10 @@ export const equivalents: ReadonlyArray<Equivalent> = [
   },
   {
     file: "engine/MessageScopes.ts",
-    line: "Fiber.getCurrent()?.setContext(this.context as Context.Context<never>)",
+    line: "Fiber.getCurrent()?.setContext(this.next.context as Context.Context<never>)",
     operator: "optional",
-    original: "Fiber.getCurrent()?.setContext(this.context as Context.Context<never>)",
-    mutated: "Fiber.getCurrent().setContext(this.context as Context.Context<never>)",
+    original: "Fiber.getCurrent()?.setContext(this.next.context as Context.Context<never>)",
+    mutated: "Fiber.getCurrent().setContext(this.next.context as Context.Context<never>)",
     reason: "The loop enters on its own fiber and starts messages on it: there is a fiber always."
   }
 ]

@@ -236,7 +236,7 @@ export const engineFaults: ReadonlyArray<Plant> = [
     "gives the scope of a suspended message to the next one",
     {
       file: "engine/Worker.ts",
-      find: "    scopes.rotate()\n    this.suspend",
+      find: "    this.scopes.rotate()\n    this.suspend",
       replace: "    this.suspend"
     }
   ),

@@ -24,18 +24,14 @@ export class Handlers {
     this.clock = clock
   }
 
-  /** A handler is suspended; `ended` hears of its exit. */
-  running<A, E>(
-    fiber: Fiber.Fiber<A, E>,
-    delivery: Delivery,
-    ended: (exit: Parameters<Parameters<typeof fiber.addObserver>[0]>[0]) => void
-  ): void {
+  /** A handler is suspended. The caller observes its fiber, and calls `ended` first when it has ended. */
+  running(fiber: Fiber.Fiber<unknown, unknown>, delivery: Delivery): void {
     this.fibers.set(fiber, { delivery, since: this.clock.currentTimeMillisUnsafe() })
     if (leaseOf(delivery).lost) fiber.interruptUnsafe()
-    fiber.addObserver((exit) => {
-      this.fibers.delete(fiber)
-      ended(exit)
-    })
+  }
+
+  ended(fiber: Fiber.Fiber<unknown, unknown>): void {
+    this.fibers.delete(fiber)
   }
 
   /** A message waits in its lane until its timer ends; `ended` is called then, and not where it was cancelled. */

@@ -37,7 +37,7 @@ import { Handlers, type Running } from "./Handlers.ts"
 import { Lanes } from "./Lanes.ts"
 import { type Batch, type Lane, leaseOf, LeaseState } from "./LeaseState.ts"
 import { Leases } from "./Leases.ts"
-import { closed, MessageScopes } from "./MessageScopes.ts"
+import { closed, type MessageScope, MessageScopes } from "./MessageScopes.ts"
 import { PendingEffects, type Waiting } from "./PendingEffects.ts"
 import { ChannelRetries, type RetryTier } from "./RetryChannels.ts"
 import * as Retrying from "./RetryPolicy.ts"
@@ -253,15 +253,14 @@ export class Worker<R> {
   }
 
   private call(delivery: Delivery, batch: Batch, lane: Lane | undefined): boolean {
-    const { scopes } = this
-    const { scope } = scopes
+    const own = this.scopes.next
     const effect = this.handled(delivery)
-    if (isDone(effect)) return this.finish(delivery, batch, effect, lane, scope)
-    const fiber = Effect.runForkWith(scopes.context)(effect)
+    if (isDone(effect)) return this.finish(delivery, batch, effect, lane, own.scope)
+    const fiber = Effect.runForkWith(own.context)(effect)
     const exit = fiber.pollUnsafe()
-    if (exit !== undefined) return this.finish(delivery, batch, exit, lane, scope)
-    scopes.rotate()
-    this.suspend(fiber, delivery, batch, lane, scope)
+    if (exit !== undefined) return this.finish(delivery, batch, exit, lane, own.scope)
+    this.scopes.rotate()
+    this.suspend(fiber, delivery, batch, lane, own)
     return false
   }
 
@@ -290,20 +289,27 @@ export class Worker<R> {
     delivery: Delivery,
     batch: Batch,
     lane: Lane | undefined,
-    scope: Scope.Closeable
+    own: MessageScope<R>
   ): void {
     const { lease } = batch
-    const own = this.lanes.hold(delivery, lane)
+    const held = this.lanes.hold(delivery, lane)
     this.dispatcher.active++
     lease.began()
     this.stalls.watch()
-    this.handlers.running(fiber, delivery, (exit) =>
-      this.guarded(() => {
+    this.handlers.running(fiber, delivery)
+    fiber.addObserver((exit) => {
+      // as `guarded`, without a closure more for each message
+      try {
+        this.handlers.ended(fiber)
         this.dispatcher.active--
-        if (this.complete(delivery, batch, exit, own, scope)) this.lanes.proceed(own)
+        if (this.complete(delivery, batch, exit, held, own.scope)) this.lanes.proceed(held)
+        this.scopes.free(own)
         lease.ended()
         this.dispatcher.wake()
-      }))
+      } catch (defect) {
+        this.port.failed(defect)
+      }
+    })
   }
 
   /** Runs the observer of a fiber. A throw there would end the process; here it starts the source again. */

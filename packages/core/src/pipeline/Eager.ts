@@ -203,12 +203,20 @@ export const run = <M, A, E, R>(handler: Handler<M, A, E, R>): Handler<M, A, E, 
 /**
  * Runs a handler with the services of a context, beneath those of the fiber that calls it.
  *
- * The merged context is kept for as long as the calling fiber's is the same, as it is for all messages of an engine.
+ * The merged context is kept for each context that a calling fiber had: messages of an engine share few of them.
  */
 export const provideContext = <M, A, E, R, R0>(
   handler: Handler<M, A, E, R>,
   context: Context.Context<R0>
 ): Handler<M, A, E, Exclude<R, R0>> => {
+  const kept = new WeakMap<Context.Context<never>, Context.Context<never>>()
+  const mergedWith = (before: Context.Context<never>): Context.Context<never> => {
+    const known = kept.get(before)
+    if (known !== undefined) return known
+    const made = Context.merge(context, before) as Context.Context<never>
+    kept.set(before, made)
+    return made
+  }
   let seen: Context.Context<never> | undefined
   let merged: Context.Context<never> | undefined
   return (message) => {
@@ -217,7 +225,7 @@ export const provideContext = <M, A, E, R, R0>(
     const before = fiber.context
     if (seen !== before || merged === undefined) {
       seen = before
-      merged = Context.merge(context, before) as Context.Context<never>
+      merged = mergedWith(before)
     }
     const own = merged
     fiber.setContext(own)
