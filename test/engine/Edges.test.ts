@@ -351,3 +351,31 @@ describe("watching for stalls", () => {
       }).pipe(Effect.provide(warnings.layer), Effect.scoped)
     }))
 })
+
+describe("a message that the broker delays", () => {
+  it.effect("F11 is handed to the driver with the number of its next attempt, which a driver writes beside it", () =>
+    Effect.gen(function*() {
+      const told: Array<readonly [attempt: number, next: number]> = []
+      const { broker } = yield* altered({ partitions: 1, settlement: "message" }, {
+        lease: (lease) => ({
+          ...lease,
+          settle: (batch) => {
+            for (const { delivery, outcome } of batch) {
+              if (outcome._tag === "Retry") told.push([told.length + 1, delivery.attempts])
+            }
+            return lease.settle!(batch)
+          }
+        })
+      })
+      const options = { group: "g", name: "s", lanes: Lanes.unordered(4), backoff: { base: 10 } }
+      const attempts: Array<number> = []
+      const { consumer } = Subscription.make(Orders, options, (delivery) => {
+        attempts.push(delivery.attempt)
+        return delivery.attempt < 4 ? Effect.fail({ _tag: "Busy", failure: "transient" } as const) : Effect.void
+      })
+      yield* broker.consume(consumer)
+      yield* broker.publish(message("a"))
+      yield* TestClock.adjust("1 minute")
+      assert.deepStrictEqual([attempts, told], [[1, 2, 3, 4], [[1, 2], [2, 3], [3, 4]]])
+    }).pipe(Effect.scoped))
+})

@@ -445,7 +445,11 @@ export class Worker<R> {
       this.leases.touch(batch.lease)
       return
     }
-    if (outcome._tag === "Retry") this.countRetry(delivery, error, outcome)
+    if (outcome._tag === "Retry") {
+      this.countRetry(delivery, error, outcome)
+      // a driver writes the count beside a message that it delays
+      delivery.attempts++
+    }
     if (outcome._tag === "DeadLetter") this.reportDeadLetter(delivery, outcome.error)
     this.done(delivery, batch, outcome)
   }
