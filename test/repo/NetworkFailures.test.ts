@@ -47,9 +47,14 @@ const clients: Readonly<Record<string, (error: Error & { readonly code: string }
     )),
   "@platformatic/kafka": (error, operation) =>
     verdictOf(Kafka.fromUnknown(
-      new MultipleErrors("Cannot connect to any broker.", [
-        new NetworkError(`Connection to ${address} failed.`, { cause: error })
-      ]),
+      // it tells of each of its attempts
+      new MultipleErrors(
+        "Cannot connect to any broker.",
+        Array.from({ length: 40 }, () =>
+          new MultipleErrors("Cannot connect.", [
+            new NetworkError(`Connection to ${address} failed.`, { cause: error })
+          ]))
+      ),
       operation,
       { brokers: address, speaks: "plain TCP", redact: same }
     )),

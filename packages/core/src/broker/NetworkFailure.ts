@@ -52,16 +52,19 @@ const certificate =
 const notTls =
   /EPROTO|ERR_SSL_|wrong version number|SSL routines|packet length too long|before secure TLS|requires TLS/i
 
-/** The errors inside an error: clients wrap what they give up on in `cause` or `errors`. */
+/**
+ * The errors inside an error: clients wrap what they give up on in `cause` or `errors`. Of several attempts the last comes first, with
+ * its causes: it tells what was still wrong.
+ */
 const inside = (error: unknown): ReadonlyArray<Error> => {
   const found: Array<Error> = []
   const waiting: Array<unknown> = [error]
-  // a chain of causes that comes back to itself would not end
+  // a client may have tried hundreds of times, and a chain of causes that comes back to itself would not end
   while (waiting.length > 0 && found.length < 16) {
-    const next = waiting.shift()
+    const next = waiting.pop()
     if (!(next instanceof Error) || found.includes(next)) continue
     found.push(next)
-    if ("errors" in next && Array.isArray(next.errors)) waiting.push(...next.errors)
+    if ("errors" in next && Array.isArray(next.errors)) waiting.push(...next.errors.slice(-16))
     waiting.push(next.cause)
   }
   return found
