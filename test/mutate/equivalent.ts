@@ -505,7 +505,7 @@ export const equivalents: ReadonlyArray<Equivalent> = [
   },
   {
     file: "engine/Worker.ts",
-    line: "if (isDone(effect)) return this.finish(delivery, batch, effect, lane, scope)",
+    line: "if (isDone(effect)) return this.finish(delivery, batch, effect, lane, own.scope)",
     operator: "condition",
     original: "isDone(effect)",
     mutated: "false",
@@ -548,8 +548,8 @@ export const equivalents: ReadonlyArray<Equivalent> = [
     file: "engine/MessageScopes.ts",
     line: "Fiber.getCurrent()?.setContext(this.next.context as Context.Context<never>)",
     operator: "optional",
-    original: "Fiber.getCurrent()?.setContext(this.next.context as Context.Context<never>)",
-    mutated: "Fiber.getCurrent().setContext(this.next.context as Context.Context<never>)",
+    original: "Fiber.getCurrent()?.setContext(this.next.context as Context.Context...",
+    mutated: "Fiber.getCurrent().setContext(this.next.context as Context.Context<...",
     reason: "The loop enters on its own fiber and starts messages on it: there is a fiber always."
   }
 ]
