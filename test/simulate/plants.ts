@@ -485,13 +485,6 @@ export const detours: ReadonlyArray<Plant> = [
     "original.raw, undefined, added, {"
   ),
   plant(
-    "headers-grow",
-    "shows handlers the headers of the retry channel",
-    "broker/Retries.ts",
-    "waiting.fields.filter(([name]) => !own.has(name.toLowerCase()))",
-    "waiting.fields"
-  ),
-  plant(
     "hooks-forgotten",
     "runs no hook of a message that comes back",
     "engine/RetryChannels.ts",

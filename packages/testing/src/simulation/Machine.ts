@@ -63,9 +63,6 @@ class Owner implements Process {
   }
 }
 
-/** The most sleeps for no time that only yield while the clock stands still. */
-const mostZeroSleeps = 1000
-
 class Machine {
   readonly faults: Array<string> = []
   readonly lines: Array<string> = []
@@ -73,8 +70,6 @@ class Machine {
   private readonly limit: number
   private readonly recording: boolean
   private time = 0
-  /** Sleeps for no time since the clock has moved. */
-  private zeroSleeps = 0
   private steps = 0
   private tasks: Array<Task> = []
   private sleepers: Array<Sleeper> = []
@@ -145,13 +140,12 @@ class Machine {
   }
 
   private sleep(milliseconds: number, owner: Owner): Effect.Effect<void> {
-    // as Effect's own clock does: a fiber that sleeps for no time runs on before any timer fires. One that sleeps so again and
-    // again must not stop the clock
-    if (milliseconds <= 0 && this.zeroSleeps++ < mostZeroSleeps) return Effect.yieldNow
+    // as Effect's own clock does: a fiber that sleeps for no time runs on before any timer fires
+    if (milliseconds <= 0) return Effect.yieldNow
     return Effect.callback<void>((resume) => {
       // nobody can wait for ever and be woken by time
       if (milliseconds === Number.POSITIVE_INFINITY) return Effect.void
-      const at = this.time + Math.max(0, milliseconds)
+      const at = this.time + milliseconds
       const sleeper: Sleeper = { at, owner, run: () => resume(Effect.void) }
       if (owner.alive) {
         this.sleepers.push(sleeper)
@@ -240,10 +234,8 @@ class Machine {
         const last = this.tasks.pop()!
         if (at < length - 1) this.tasks[at] = last
         this.step(task)
-      } else if (this.sleepers.length > 0) {
-        this.time = this.soonest
-        this.zeroSleeps = 0
-      } else {
+      } else if (this.sleepers.length > 0) this.time = this.soonest
+      else {
         exit = this.stuck(
           "deadlock: nothing can run and nobody sleeps; what waits, waits for something outside the world (a Promise, a real timer) or for ever"
         )
