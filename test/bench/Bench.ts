@@ -51,6 +51,16 @@ const trial = process.env["MILLRACE_BENCH"] === "trial"
 /** So many messages; in a trial a hundredth of them. */
 export const scaled = (count: number): number => trial ? Math.ceil(count / 100) : count
 
+let kept: unknown
+
+/**
+ * Keeps the first engine of a process. V8 compiles code anew for a class whose instances are all gone; a program that runs has
+ * some.
+ */
+export const keepFirst = (first: unknown): void => {
+  kept ??= first
+}
+
 /** What it costs from here to the call of what it returns, for each of `count` messages. */
 export const stopwatch = (): (count: number) => Measured => {
   globalThis.gc?.()

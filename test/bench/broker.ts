@@ -10,7 +10,7 @@ import {
   Subscription
 } from "@millrace/core"
 import { Effect } from "effect"
-import { type Bench, measure, type Measured } from "./Bench.ts"
+import { type Bench, keepFirst, measure, type Measured } from "./Bench.ts"
 import * as Peers from "./peers.ts"
 
 const Orders = Channel.bytes("orders")
@@ -22,9 +22,6 @@ const trivial = Middleware.make()({ name: "Trivial", stage: "consume" }, (next) 
   hops++
   return next(message)
 })
-
-// V8 compiles code anew for a class whose instances are all gone. A program that runs has some, so the first ones stay.
-let kept: ReadonlyArray<unknown> | undefined
 
 /** Publishes `count` messages and completes when all are acknowledged. */
 const publishToAck = (lanes: Lanes.Lanes, depth: number) => async (): Promise<Measured> => {
@@ -43,7 +40,7 @@ const publishToAck = (lanes: Lanes.Lanes, depth: number) => async (): Promise<Me
         Broker.Broker,
         memory.broker
       )
-      kept ??= [memory, running]
+      keepFirst([memory, running])
       const all = new Promise<void>((resolve) => finished = resolve)
       left = count
       let i = 0

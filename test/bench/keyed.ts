@@ -1,6 +1,6 @@
 import { Broker, Channel, Lanes, MemoryBroker, Outgoing, Subscription } from "@millrace/core"
 import { Effect } from "effect"
-import { type Bench, type Measured, scaled, stopwatch } from "./Bench.ts"
+import { type Bench, keepFirst, type Measured, scaled, stopwatch } from "./Bench.ts"
 
 const Orders = Channel.bytes("orders")
 const keys = Array.from({ length: 1000 }, (_, i) => `key-${i}`)
@@ -23,9 +23,6 @@ const timers = (delay: number) => {
     if (due.push({ at: performance.now() + delay, done }) - head === 1) setTimeout(tick, delay)
   }
 }
-
-// V8 compiles code anew for a class whose instances are all gone. A program that runs has some, so the first ones stay.
-let kept: ReadonlyArray<unknown> | undefined
 
 /** 1,000 keys, a handler that answers after `delay` ms; order is asserted for each key. */
 const once = async (delay: number, lanes: Lanes.Lanes, count: number): Promise<Measured> => {
@@ -60,7 +57,7 @@ const once = async (delay: number, lanes: Lanes.Lanes, count: number): Promise<M
     const all = new Promise<void>((resolve) => finished = resolve)
     const stop = stopwatch()
     const running = yield* Effect.provideService(Subscription.run(subscription), Broker.Broker, memory.broker)
-    kept ??= [memory, running]
+    keepFirst([memory, running])
     yield* Effect.promise(() => all)
     const measured = stop(count)
     if (wrong > 0) throw new Error(`${wrong} messages out of order`)

@@ -146,7 +146,8 @@ const replaying = <On, E, R>(options: ReplayOptions<On, E, R> = {}) => {
           onSuccess: () => Effect.sync(() => void done.push(step.plan.id)),
           onFailure: (error) => {
             if (!isAboutMessage(error)) return Effect.fail(error)
-            Object.assign(step, { how: "refused", error })
+            step.how = "refused"
+            step.error = error
             return Effect.void
           }
         }), { discard: true })
@@ -211,12 +212,10 @@ export const replay = <On = Broker, E = never, R = never>(
   Effect.flatMap(
     // one letter gives one answer
     Effect.map(Stream.runCollect(replaying(options)(letter.delivery.channel, Stream.succeed(letter))), ([one]) => one!),
-    (one) =>
-      one.how === "incomplete" ?
-        Effect.fail(incomplete(letter)) :
-        one.error === undefined
-        ? Effect.succeed(one)
-        : Effect.fail(one.error)
+    (one) => {
+      const error = one.how === "incomplete" ? incomplete(letter) : one.error
+      return error === undefined ? Effect.succeed(one) : Effect.fail(error)
+    }
   )
 
 const incomplete = ({ channel, delivery, omitted, partition, position }: DeadLetter): BrokerError =>
