@@ -2,13 +2,9 @@ import { Lanes } from "@millrace/core"
 import { Deliveries } from "@millrace/testing"
 import { assert, describe, it } from "@effect/vitest"
 import * as fc from "fast-check"
-import { setFlagsFromString } from "node:v8"
-import { runInNewContext } from "node:vm"
 import { leaseOf, LeaseState } from "../../packages/core/src/engine/LeaseState.ts"
+import { collectGarbage } from "./collectGarbage.ts"
 import { Dispatching, type Options, type Plan, type Taken } from "./dispatching.ts"
-
-setFlagsFromString("--expose-gc")
-const collectGarbage: () => void = runInNewContext("gc")
 
 const kinds: ReadonlyArray<Options["lanes"]> = [
   Lanes.partition,

@@ -1,11 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as fc from "fast-check"
-import { setFlagsFromString } from "node:v8"
-import { runInNewContext } from "node:vm"
 import { Fifo } from "../../packages/core/src/engine/Fifo.ts"
-
-setFlagsFromString("--expose-gc")
-const collectGarbage: () => void = runInNewContext("gc")
+import { collectGarbage } from "./collectGarbage.ts"
 
 type Step = readonly ["push" | "unshift" | "shift" | "drop" | "peek" | "insert", number]
 

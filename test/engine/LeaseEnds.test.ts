@@ -2,13 +2,9 @@ import { BrokerError, type Driver, Outcome } from "@millrace/core"
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Exit, Fiber } from "effect"
 import { TestClock } from "effect/testing"
-import { setFlagsFromString } from "node:v8"
-import { runInNewContext } from "node:vm"
+import { collectGarbage } from "./collectGarbage.ts"
 import { opened, revoke } from "./leasing.ts"
 import { fakeLease, type Options } from "./support.ts"
-
-setFlagsFromString("--expose-gc")
-const collectGarbage: () => void = runInNewContext("gc")
 
 const refused = BrokerError.make({ system: "fake", operation: "settle", reason: "Unreachable", message: "refused" })
 

@@ -3,13 +3,9 @@ import { assert, describe, it } from "@effect/vitest"
 import { Effect, Exit, Fiber } from "effect"
 import * as fc from "fast-check"
 import { TestClock } from "effect/testing"
-import { setFlagsFromString } from "node:v8"
-import { runInNewContext } from "node:vm"
 import { leaseOf } from "../../packages/core/src/engine/LeaseState.ts"
+import { collectGarbage } from "./collectGarbage.ts"
 import { fakeLease } from "./support.ts"
-
-setFlagsFromString("--expose-gc")
-const collectGarbage: () => void = runInNewContext("gc")
 
 const refused = BrokerError.make({ system: "fake", operation: "settle", reason: "Unreachable", message: "no" })
 

@@ -3,14 +3,10 @@ import { Deliveries } from "@millrace/testing"
 import { assert, describe, it } from "@effect/vitest"
 import { Clock, Data, Deferred, Effect, Exit, Fiber } from "effect"
 import { TestClock } from "effect/testing"
-import { setFlagsFromString } from "node:v8"
-import { runInNewContext } from "node:vm"
 import { toOutgoing } from "../../packages/core/src/broker/Retries.ts"
+import { collectGarbage } from "./collectGarbage.ts"
 import { lines } from "./altered.ts"
 import { startWorker } from "./workers.ts"
-
-setFlagsFromString("--expose-gc")
-const collectGarbage: () => void = runInNewContext("gc")
 
 class Busy extends Data.TaggedError("Busy") {
   readonly failure = "transient" as const

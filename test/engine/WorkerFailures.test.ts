@@ -3,13 +3,9 @@ import { Deliveries } from "@millrace/testing"
 import { assert, describe, it } from "@effect/vitest"
 import { Data, Duration, Effect, Exit, Logger, References } from "effect"
 import { TestClock } from "effect/testing"
-import { setFlagsFromString } from "node:v8"
-import { runInNewContext } from "node:vm"
+import { collectGarbage } from "./collectGarbage.ts"
 import { refusal } from "./altered.ts"
 import { type Options, startWorker } from "./workers.ts"
-
-setFlagsFromString("--expose-gc")
-const collectGarbage: () => void = runInNewContext("gc")
 
 class Busy extends Data.TaggedError("Busy") {
   readonly failure = "transient" as const

@@ -2,12 +2,8 @@ import { Address, type Driver, MemoryBroker, Outcome, Outgoing } from "@millrace
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Exit, Stream } from "effect"
 import { TestClock } from "effect/testing"
-import { setFlagsFromString } from "node:v8"
-import { runInNewContext } from "node:vm"
 import { consumer } from "./consumer.ts"
-
-setFlagsFromString("--expose-gc")
-const collectGarbage: () => void = runInNewContext("gc")
+import { collectGarbage } from "../engine/collectGarbage.ts"
 
 const message = (channel = "c", key?: string, size = 1) => new Outgoing(channel, new Uint8Array(size), key, {})
 const messages = (count: number, channel = "c") => Array.from({ length: count }, () => message(channel))

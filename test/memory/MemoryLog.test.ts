@@ -1,12 +1,8 @@
 import { Outgoing } from "@millrace/core"
 import { assert, describe, it } from "@effect/vitest"
 import * as fc from "fast-check"
-import { setFlagsFromString } from "node:v8"
-import { runInNewContext } from "node:vm"
 import { Log, Partition, Publication } from "../../packages/core/src/memory/MemoryLog.ts"
-
-setFlagsFromString("--expose-gc")
-const collectGarbage: () => void = runInNewContext("gc")
+import { collectGarbage } from "../engine/collectGarbage.ts"
 
 const bytes = (text: string) => new TextEncoder().encode(text)
 const message = (text: string, key?: string, native?: ConstructorParameters<typeof Outgoing>[4]) =>

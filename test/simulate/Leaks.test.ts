@@ -2,14 +2,10 @@ import { assert, describe, it } from "@effect/vitest"
 import * as Core from "@millrace/core"
 import { Effect, Exit, Scope } from "effect"
 import { TestClock } from "effect/testing"
-import { setFlagsFromString } from "node:v8"
-import { runInNewContext } from "node:vm"
 import { grow } from "./greenhouse.ts"
 import { keepers } from "./plants.ts"
 import type { Subject } from "./settings.ts"
-
-setFlagsFromString("--expose-gc")
-const collect: () => void = runInNewContext("gc")
+import { collectGarbage } from "../engine/collectGarbage.ts"
 
 /** How each message ends; the trouble is over before the consumer ends. */
 const ends = ["done", "slow", "retried", "dead letter", "durable", "kept"] as const
@@ -92,7 +88,7 @@ const reachable = ({ Channel, Engine, Lanes, MemoryBroker, Outgoing, Subscriptio
     let left = seen.length
     for (let round = 0; round < 10 && left > 0; round++) {
       yield* Effect.promise(() => new Promise((resolve) => setImmediate(resolve)))
-      collect()
+      collectGarbage()
       left = seen.filter((one) => one.deref() !== undefined).length
     }
     const { state } = yield* running.health
