@@ -4,6 +4,7 @@
 export * as AsyncApi from "./broker/AsyncApi.ts"
 export * as Broker from "./broker/Broker.ts"
 export * as BrokerError from "./broker/BrokerError.ts"
+export * as Credentials from "./broker/Credentials.ts"
 export * as DeadLetters from "./broker/DeadLetters.ts"
 export * as Driver from "./broker/Driver.ts"
 export * as DriverOptions from "./broker/DriverOptions.ts"
