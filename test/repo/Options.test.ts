@@ -8,6 +8,7 @@ import {
   Bulkhead,
   Channel,
   CircuitBreaker,
+  ConsumerLag,
   Gather,
   Health,
   Hedge,
@@ -111,6 +112,7 @@ const made: Readonly<Record<string, ReadonlyArray<Made>>> = {
     durations: ["timeLimit", "cache", "refresh"],
     numbers: ["downAfter"]
   }],
+  "core/src/health/ConsumerLag.ts": [{ make: ConsumerLag.layer, durations: ["every", "timeLimit"] }],
   "core/src/health/Health.ts": [
     { make: (options) => Health.layer([], options), durations: ["cache"], numbers: ["concurrency", "maximumChecks"] },
     { make: Health.layerLifetime, durations: ["wait"] }

@@ -67,6 +67,8 @@ export interface LeaseHealth {
   readonly position: number | undefined
   /** Unix time in milliseconds since which a commit or settle call waits for the broker's answer; undefined where none does. */
   readonly settlingSince: number | undefined
+  /** Unix time in milliseconds at which the first unsettled message was published; undefined where none is pending, or its time is unknown. */
+  readonly oldestPublished: number | undefined
 }
 
 /**
@@ -103,6 +105,8 @@ export const shownLanes = 100
 /** How a running subscription is. */
 export interface Health {
   readonly name: string
+  /** OpenTelemetry's `messaging.system`. */
+  readonly system: string
   readonly channel: string
   readonly group: string
   readonly state: "starting" | "running" | "paused" | "restarting" | "draining" | "stopped"

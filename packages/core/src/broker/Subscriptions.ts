@@ -27,6 +27,8 @@ class SubscriptionsRegistry extends Context.Service<SubscriptionsRegistry, {
   readonly health: (name: string) => Effect.Effect<Health | undefined>
   /** The health of all that have started, in the order in which they were begun. */
   readonly list: Effect.Effect<ReadonlyArray<Health>>
+  /** All that have started, in the same order. */
+  readonly running: Effect.Effect<ReadonlyArray<Running>>
 }>()("@millrace/core/Subscriptions/Registry") {}
 
 export { SubscriptionsRegistry as Registry }
@@ -79,6 +81,8 @@ const make = Effect.gen(function*() {
       return Effect.andThen(Effect.forkDetach(drained), Deferred.await(stopping))
     })
 
+  const started = () => Array.from(entries.values()).flatMap(({ running }) => running ?? [])
+
   return SubscriptionsRegistry.of({
     start: (subscription) =>
       Effect.uninterruptibleMask((restore) =>
@@ -120,12 +124,8 @@ const make = Effect.gen(function*() {
         const running = entries.get(name)?.running
         return running === undefined ? Effect.undefined : running.health
       }),
-    list: Effect.suspend(() =>
-      Effect.forEach(
-        Array.from(entries.values()).flatMap(({ running }) => running ?? []),
-        (running) => running.health
-      )
-    )
+    list: Effect.suspend(() => Effect.forEach(started(), (running) => running.health)),
+    running: Effect.sync(started)
   })
 })
 

@@ -6,6 +6,7 @@ import type { BrokerError } from "../broker/BrokerError.ts"
 import type { Lease, Settled } from "../broker/Driver.ts"
 import type { Delivery } from "../model/Message.ts"
 import type { Outcome } from "../model/Outcome.ts"
+import { readable } from "../model/readable.ts"
 import { isDone } from "../pipeline/Eager.ts"
 import { Fifo } from "./Fifo.ts"
 import { called } from "./guard.ts"
@@ -132,6 +133,12 @@ export class LeaseState {
     for (const { deliveries, flags } of this.batches) {
       for (let k = 0; k < deliveries.length; k++) if (flags[k] === 0) yield deliveries[k]!
     }
+  }
+
+  /** When the first unsettled message was published, in Unix time; undefined where none is unsettled, or its driver cannot tell. */
+  get oldestPublished(): number | undefined {
+    for (const delivery of this.open()) return readable(() => delivery.timestamp, undefined)
+    return undefined
   }
 
   began(): void {

@@ -242,17 +242,19 @@ export class Source<R> {
     const leases = Array.from(worker.leases.all.values())
     return {
       name: this.consumer.name,
+      system: this.driver.system,
       channel: this.consumer.channel,
       group: this.consumer.group,
       state: this.state,
       lastPoll: this.lastPoll,
       partitions: leases.map(({ lease }) => lease.partition).sort((a, b) => a - b),
-      leases: leases.map(({ committed, lease, settlingSince, unsettled }) => ({
-        channel: lease.channel ?? this.consumer.channel,
-        partition: lease.partition,
-        pending: unsettled,
-        position: committed,
-        settlingSince
+      leases: leases.map((state) => ({
+        channel: state.lease.channel ?? this.consumer.channel,
+        partition: state.lease.partition,
+        pending: state.unsettled,
+        position: state.committed,
+        settlingSince: state.settlingSince,
+        oldestPublished: state.oldestPublished
       })),
       lanes: first(worker.inFlight(), shownLanes).map(laneHealth),
       stuck: worker.stalls.stuck().length,

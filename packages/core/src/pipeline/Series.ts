@@ -33,6 +33,10 @@ const series = (
   get: () => unknown
 ): Series => ({ id, type, description, attributes, hooks: { get, update: nothing, modify: nothing } })
 
+/** A value that goes up and down. */
+export const gauge = (id: string, description: string, attributes: Labels, get: () => number): Series =>
+  series("Gauge", id, description, attributes, () => ({ value: get() }))
+
 const durations = {
   consumer: "messaging.process.duration",
   producer: "messaging.client.operation.duration",
@@ -98,8 +102,6 @@ export const counters = (kind: Envelope["kind"], labels: Labels, of: Counted): R
       )
     ),
     counter("millrace.bytes", "Bytes of the bodies of messages.", { unit: "By" }, () => of.bytes),
-    series("Gauge", "millrace.in_flight", "Messages that are being handled.", { ...labels, ...messages }, () => ({
-      value: of.inFlight
-    }))
+    gauge("millrace.in_flight", "Messages that are being handled.", { ...labels, ...messages }, () => of.inFlight)
   ]
 }
