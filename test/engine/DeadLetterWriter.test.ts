@@ -36,6 +36,7 @@ const setUp = Effect.fnUntraced(function*(answers: ReadonlyArray<Answer>, refuse
     },
     backoff: (count) => count * 100,
     clock,
+    instructions: undefined,
     failed: (error) => failures.push(error)
   })
   const lease = yield* fakeLease()

@@ -43,6 +43,7 @@ const others: Record<string, string> = {
   "dead-letter": "drops key bytes",
   "dead-letter-once": "drops headers",
   "dead-letter-replay-group": "drops headers",
+  "transport-instructions-replay": "gives copies the instructions of its options",
   "refused-error": "drops headers",
   "refused-headers": "drops headers",
   "refused-body": "drops headers",

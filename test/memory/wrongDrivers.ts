@@ -13,14 +13,9 @@ import {
 } from "@millrace/core"
 import { BrokerContract } from "@millrace/testing"
 import { Duration, Effect, Exit, Latch, Scope, Stream } from "effect"
+import { type Consume, sharing } from "./wrongSharing.ts"
 
 type Right = Driver.Driver
-type Consume = (
-  consume: Driver.Driver["consume"],
-  options: Driver.ConsumeOptions,
-  sink: Driver.Sink
-) => Effect.Effect<void, BrokerError.BrokerError, Scope.Scope>
-
 /** A driver that does not keep the contract. */
 export interface Wrong {
   readonly fault: string
@@ -559,6 +554,22 @@ export const wrongs: ReadonlyArray<Wrong> = [
           BrokerError.make({ system: "wrong", operation: "publish", reason: "NotFound", message: "Declare it." })
         ),
       declare: right.declare
+    })
+  },
+  {
+    fault: "shares a partition among members that want order",
+    form: "message",
+    found: "order-group",
+    says: /messages that run while the first does/,
+    make: consuming(sharing())
+  },
+  {
+    fault: "gives copies the instructions of its options",
+    found: "transport-instructions",
+    says: /instructions (as the handler is shown them|of the dead letter)/,
+    make: (right) => ({
+      capabilities: { ...right.capabilities, instructions: ["expires"] },
+      publish: (batch) => right.publish(batch.map((message) => message.withHeader("expires", "60")))
     })
   },
   {

@@ -35,6 +35,7 @@ const kept = (name: string, options: Partial<Mqtt.Options>, settings: ReadonlyAr
         missing: "created",
         fields: ["duplicate", "case"],
         quiet: "200 millis",
+        instructions: { "mqtt-expiry": "3600", "mqtt-retain": "true" },
         ...(settings.length === 0 ? {} : { maximumBytes: 1024 * 1024 })
       })
     )

@@ -1,39 +1,38 @@
-import { DeadLetters, Outgoing, Retries } from "@millrace/core"
+import { Outgoing } from "@millrace/core"
 import { toPacket } from "@millrace/mqtt/MqttPacket"
 import { assert, describe, it } from "vitest"
 
-const of = (headers: Readonly<Record<string, string>>, fields?: ReadonlyArray<readonly [string, Uint8Array]>) =>
+const of = (
+  headers: Readonly<Record<string, string>>,
+  options: { readonly isCopy?: boolean; readonly retain?: boolean } = {}
+) =>
   toPacket(
-    new Outgoing("orders", new Uint8Array(1), "k", Object.assign(Object.create(null), headers), fields && { fields }),
+    new Outgoing("orders", new Uint8Array(1), "k", Object.assign(Object.create(null), headers), {
+      isCopy: options.isCopy
+    }),
     1,
-    false
+    options.retain ?? false
   )
 
-const encoder = new TextEncoder()
-
 describe("packets", () => {
-  it("F22 what orders expiry and retaining is information in a dead letter or a delayed retry, whatever its form", () => {
-    for (const name of [DeadLetters.names.channel, Retries.names.channel]) {
-      for (const [expiry, retain] of [["5", "true"], ["soon", "maybe"]] as const) {
-        const orders = { "mqtt-expiry": expiry, "mqtt-retain": retain }
-        const fields = Object.entries(orders).map(([name, value]) => [name, encoder.encode(value)] as const)
-        for (const packet of [of({ [name]: "orders", ...orders }), of({ [name]: "orders" }, fields)]) {
-          if ("_tag" in packet) throw packet
-          assert.strictEqual(packet.options.retain, false)
-          assert.isUndefined(packet.options.properties?.messageExpiryInterval)
-          const user = JSON.stringify(packet.options.properties?.userProperties)
-          assert.include(user, `"mqtt-expiry":"${expiry}"`)
-          assert.include(user, `"mqtt-retain":"${retain}"`)
-        }
-      }
-    }
+  it("F22 the retain flag that the options give messages is not given to copies of consumed ones", () => {
+    const retains = [false, true].map((isCopy) => {
+      const packet = of({}, { isCopy, retain: true })
+      if ("_tag" in packet) throw packet
+      return packet.options.retain
+    })
+    assert.deepStrictEqual(retains, [true, false])
   })
 
-  it("T1 in any other message they are orders, and one that is none is refused", () => {
-    const packet = of({ "mqtt-expiry": "5", "mqtt-retain": "true" })
+  it("T1 headers are instructions to the server, and one that is none is refused", () => {
+    const packet = of({ "mqtt-expiry": "5", "mqtt-retain": "true", "mqtt-qos": "2" })
     if ("_tag" in packet) throw packet
-    assert.deepStrictEqual([packet.options.retain, packet.options.properties?.messageExpiryInterval], [true, 5])
-    for (const wrong of [{ "mqtt-expiry": "soon" }, { "mqtt-retain": "maybe" }]) {
+    assert.deepStrictEqual(
+      [packet.options.qos, packet.options.retain, packet.options.properties?.messageExpiryInterval],
+      [2, true, 5]
+    )
+    assert.isUndefined(packet.options.properties?.userProperties?.["mqtt-qos"])
+    for (const wrong of [{ "mqtt-expiry": "soon" }, { "mqtt-retain": "maybe" }, { "mqtt-qos": "3" }]) {
       const refused = of(wrong)
       assert.deepStrictEqual("_tag" in refused && [refused.reason, refused.retriable], ["Invalid", false])
     }

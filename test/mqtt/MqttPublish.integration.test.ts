@@ -29,6 +29,29 @@ describeServer("MQTT publishes", Mosquitto.own(), (server) => {
       }
     })))
 
+  it.live("T9 a message is published with the QoS that it names, and with that of the options where it names none", () =>
+    Effect.scoped(Effect.gen(function*() {
+      const channel = fresh("qos")
+      const driver = yield* driverOf(server(), { qos: 1 })
+      const raw = yield* rawClient(server())
+      const got: Array<number> = []
+      raw.on("message", (_topic, _body, packet) => got.push(packet.qos))
+      yield* Effect.promise(() => raw.subscribeAsync(channel, { qos: 2 }))
+      const messages = ["0", "2", undefined, "1"].map((qos) =>
+        outgoing(channel, "m", { headers: qos === undefined ? {} : { "mqtt-qos": qos } })
+      )
+      yield* driver.publish(messages)
+      yield* eventually(() => got.length === messages.length)
+      // QoS 2 has two steps more, and is overtaken
+      expect(got.toSorted()).toEqual([0, 1, 1, 2])
+      // a publish that nobody hears is refused just before: QoS 0 has no answer that could say so
+      const refused = yield* Effect.flip(driver.publish([outgoing(fresh("unheard"), "m")]))
+      expect(refused.reason).toBe("Unreachable")
+      yield* driver.publish([outgoing(channel, "m", { headers: { "mqtt-qos": "0" } })])
+      const wrong = yield* Effect.flip(driver.publish([outgoing(channel, "m", { headers: { "mqtt-qos": "9" } })]))
+      expect([wrong.reason, wrong.message]).toEqual(["Invalid", expect.stringContaining("must be 0, 1 or 2, got 9")])
+    })))
+
   it.live("X5 has no more unconfirmed at once than its window and the server's receive maximum", () =>
     Effect.scoped(Effect.gen(function*() {
       for (const [window, most] of [[5, 5], [500, 20]] as const) {

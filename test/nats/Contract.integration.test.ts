@@ -5,6 +5,9 @@ import { Effect, Redacted } from "effect"
 import { describeServer } from "../services/describe.ts"
 import { keepsRow } from "../services/row.ts"
 
+// the stream of each scenario has it once
+const instructions = { "Nats-Msg-Id": "contract" }
+
 /** NATS under the suite: a copy of its own, since the suite kills it. */
 describeServer("X5, X3, X4, F13, F3, T16, X9 core NATS keeps the contract", Servers.own(), (server) => {
   const shown = BrokerContract.suite(
@@ -15,7 +18,7 @@ describeServer("X5, X3, X4, F13, F3, T16, X9 core NATS keeps the contract", Serv
         (driver): BrokerContract.Subject => ({ driver, stop: server().kill, start: server().start })
       )
     ),
-    { missing: "created", maximumBytes: 1024 * 1024, patience: "20 seconds", quiet: "100 millis" }
+    { missing: "created", maximumBytes: 1024 * 1024, patience: "20 seconds", quiet: "100 millis", instructions }
   )
   keepsRow("NATS core", shown)
 })
@@ -33,7 +36,7 @@ describeServer("X5, X3, X4, F13, F3, T16, X9 JetStream keeps the contract", Serv
         (driver): BrokerContract.Subject => ({ driver, stop: server().kill, start: server().start })
       )
     ),
-    { missing: "refused", maximumBytes: 1024 * 1024, patience: "20 seconds", quiet: "100 millis" }
+    { missing: "refused", maximumBytes: 1024 * 1024, patience: "20 seconds", quiet: "100 millis", instructions }
   )
   keepsRow("NATS JetStream", shown)
 })

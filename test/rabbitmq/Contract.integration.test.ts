@@ -27,7 +27,13 @@ describeServer(
             })
           )
         ),
-        { missing: "refused", maximumBytes: most, patience: "40 seconds", quiet: "300 millis" }
+        {
+          missing: "refused",
+          maximumBytes: most,
+          patience: "40 seconds",
+          quiet: "300 millis",
+          instructions: { "x-delay": "60000" }
+        }
       )
       keepsRow(`RabbitMQ, ${queueType}`, shown)
     }

@@ -11,7 +11,14 @@ const table = (head: ReadonlyArray<string>, body: ReadonlyArray<ReadonlyArray<st
   return [line(head), line(widths.map((width) => "-".repeat(width))), ...body.map(line)].join("\n")
 }
 
-const word = (value: unknown): string => value === true ? "yes" : value === false ? "no" : String(value ?? "any")
+const word = (value: unknown): string =>
+  value === true
+    ? "yes"
+    : value === false
+    ? "no"
+    : Array.isArray(value)
+    ? value.join(", ")
+    : String(value ?? "any")
 
 const titles: Record<string, string> = {
   settlement: "acknowledges by",
@@ -32,14 +39,17 @@ const titles: Record<string, string> = {
   patterns: "subscriptions by pattern",
   lag: "counts how far a group is behind",
   transactions: "transactions",
-  maximumBytes: "longest body in bytes"
+  maximumBytes: "longest body in bytes",
+  instructions: "headers that it obeys"
 }
 
 const features = (): string =>
   table(
     ["", ...rows.map(({ name }) => name)],
     Object.entries(titles).map(([name, title]) =>
-      [title].concat(rows.map(({ capabilities }) => word(capabilities[name])))
+      [title].concat(
+        rows.map(({ capabilities }) => word(capabilities[name] ?? (name === "instructions" ? "none" : undefined)))
+      )
     )
   )
 

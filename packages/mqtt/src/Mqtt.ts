@@ -8,6 +8,7 @@ import { type Broker, type BrokerError, type Driver, Engine } from "@millrace/co
 import { type Config, Effect, Layer, type Scope, Stream } from "effect"
 import * as MqttConsumer from "./MqttConsumer.ts"
 import * as MqttError from "./MqttError.ts"
+import { instructions } from "./MqttMessage.ts"
 import * as MqttOptions from "./MqttOptions.ts"
 import { features } from "./MqttPacket.ts"
 import * as MqttPublisher from "./MqttPublisher.ts"
@@ -31,7 +32,8 @@ const capabilities = ({ qos, sharing }: MqttOptions.Connection): Driver.Capabili
   ...features,
   transactions: false,
   patterns: true,
-  lag: false
+  lag: false,
+  instructions
 })
 
 /**

@@ -13,8 +13,13 @@ export const names = {
   retain: "mqtt-retain",
   /** Seconds until the server drops the message. */
   expiry: "mqtt-expiry",
+  /** The QoS of the publish: `0`, `1` or `2`. */
+  qos: "mqtt-qos",
   key: "millrace-key"
 } as const
+
+/** Headers that the server obeys. */
+export const instructions: ReadonlyArray<string> = [names.expiry, names.qos, names.retain]
 
 /** What a delivery is made of: the packet, and what its acknowledgement needs. */
 export interface Carrier {

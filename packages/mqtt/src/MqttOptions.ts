@@ -42,7 +42,7 @@ export interface Options {
   readonly tls?: Tls | undefined
   /**
    * How often a message that was published may arrive, in both directions: 0 at most once, 1 at least once, 2 once between
-   * client and server. Default: 1.
+   * client and server. A message that has the header `mqtt-qos` (`0`, `1`, `2`) is published with that. Default: 1.
    */
   readonly qos?: 0 | 1 | 2 | undefined
   /** A connection without a sign of life for one and a half times as long is lost; whole seconds up to 18 hours. Default: 30 seconds. */
@@ -164,7 +164,7 @@ const checkedWill = (
   return {
     topic: packet.topic,
     payload: packet.payload,
-    qos,
+    qos: packet.options.qos ?? qos,
     retain: packet.options.retain ?? false,
     properties: { ...packet.options.properties, ...(delay === 0 ? {} : { willDelayInterval: delay }) }
   }

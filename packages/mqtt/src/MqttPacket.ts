@@ -1,7 +1,7 @@
 /**
  * The core's messages as mqtt.js writes them, or why MQTT cannot hold them.
  */
-import { type BrokerError, DeadLetters, Features, Headers, type Outgoing, Retries } from "@millrace/core"
+import { type BrokerError, Features, Headers, type Outgoing } from "@millrace/core"
 import type { IClientPublishOptions, IPublishPacket } from "mqtt"
 import * as MqttError from "./MqttError.ts"
 import { isText, longest, names, refusedName } from "./MqttMessage.ts"
@@ -18,26 +18,24 @@ export interface Packet {
   readonly size: number
 }
 
-/** Headers that the server obeys. In a dead letter or a delayed retry they say what the message had, and order nothing. */
-const orders: ReadonlySet<string> = new Set([names.expiry, names.retain])
+type Qos = 0 | 1 | 2
 
-const isLetter = (headers: Headers.Headers): boolean =>
-  headers[DeadLetters.names.channel] !== undefined || headers[Retries.names.channel] !== undefined
+const qosOf = (text: string): Qos | undefined => text === "0" ? 0 : text === "1" ? 1 : text === "2" ? 2 : undefined
 
 class Writer {
   retain: boolean
+  qos: Qos
   size = 0
   failed: Failed | undefined
   properties: Properties | undefined
   private user: { [name: string]: string } | undefined
   private ordered: Array<{ readonly [name: string]: string }> | undefined
   private readonly channel: string
-  private readonly isLetter: boolean
 
-  constructor(channel: string, retain: boolean, isLetter: boolean) {
+  constructor(channel: string, qos: Qos, retain: boolean) {
     this.channel = channel
+    this.qos = qos
     this.retain = retain
-    this.isLetter = isLetter
   }
 
   private fail(what: string): void {
@@ -65,7 +63,6 @@ class Writer {
 
   /** Puts a header where MQTT has its place; false where it has none. */
   special(name: string, value: string): boolean {
-    if (this.isLetter && orders.has(name)) return false
     switch (name) {
       case names.contentType:
         if (this.properties?.contentType !== undefined || !this.isGood(name, value)) return false
@@ -88,6 +85,16 @@ class Writer {
         }
         this.retain = value === "true"
         return true
+      case names.qos: {
+        const found = qosOf(value)
+        if (found === undefined) {
+          this.failed ??= MqttError.invalid(
+            "publish",
+            `The header mqtt-qos of a message for ${this.channel} must be 0, 1 or 2, got ${value}.`
+          )
+        } else this.qos = found
+        return true
+      }
       case names.expiry: {
         const found = /^\d{1,10}$/.test(value) ? Number(value) : Number.NaN
         if (!(found <= 4_294_967_295)) {
@@ -155,11 +162,11 @@ const buffer = (bytes: Uint8Array): Buffer =>
 export const features: Features.Deciding = { tombstones: false, partitions: false, timestamps: "none" }
 
 /** A message as mqtt.js publishes it, or why it cannot be. */
-export const toPacket = (outgoing: Outgoing<Uint8Array>, qos: 0 | 1 | 2, retain: boolean): Packet | Failed => {
+export const toPacket = (outgoing: Outgoing<Uint8Array>, qos: Qos, retain: boolean): Packet | Failed => {
   const { channel, headers, key, native, payload } = outgoing
   const refused = refusedName(channel)
   if (refused !== undefined) return MqttError.invalid("publish", `The channel ${JSON.stringify(channel)} ${refused}.`)
-  const writer = new Writer(channel, retain, isLetter(headers))
+  const writer = new Writer(channel, qos, retain && native?.isCopy !== true)
   if (native !== undefined) {
     const lacking = Features.refuse("mqtt", features, outgoing)
     if (lacking !== undefined) return lacking
@@ -188,7 +195,9 @@ export const toPacket = (outgoing: Outgoing<Uint8Array>, qos: 0 | 1 | 2, retain:
   return {
     topic: channel,
     payload: buffer(payload),
-    options: properties === undefined ? { qos, retain: writer.retain } : { qos, retain: writer.retain, properties },
+    options: properties === undefined
+      ? { qos: writer.qos, retain: writer.retain }
+      : { qos: writer.qos, retain: writer.retain, properties },
     // the fixed header, the topic's length, the packet's number, and the length of the properties
     size: payload.length + Buffer.byteLength(channel) + writer.size + 13
   }

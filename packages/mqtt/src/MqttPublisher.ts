@@ -110,8 +110,8 @@ class Sender {
       this.unconfirmed--
       if (this.suspects > 0) this.suspects--
       if (error) this.refuse(batch, topic, error)
-      // the server keeps what is retained
-      else if (this.isUnheard && options.retain !== true) {
+      // the server keeps what is retained, and answers nothing at QoS 0
+      else if (this.isUnheard && options.retain !== true && options.qos !== 0) {
         this.refuse(batch, topic, new MqttError.Answered(noSubscribers))
       } else if (++batch.confirmed === batch.packets.length) this.done(batch, Exit.void)
       this.send()
@@ -195,6 +195,12 @@ export const make = (connection: Connection): Effect.Effect<Publisher, Failed, S
       if (long !== undefined) {
         const error = new MqttError.Answered(149, `${long.size} bytes, and ${most} are the most`)
         return Exit.fail(MqttError.fromUnknown(error, "publish", { ...connection.place, channel: long.topic }))
+      }
+      const mostQos = link.connack.properties?.maximumQoS ?? 2
+      const unable = packets.find(({ options: { qos = 0 } }) => qos > mostQos)
+      if (unable !== undefined) {
+        const error = new MqttError.Answered(155, `QoS ${unable.options.qos}, and ${mostQos} is the most`)
+        return Exit.fail(MqttError.fromUnknown(error, "publish", { ...connection.place, channel: unable.topic }))
       }
       return Effect.callback<void, Failed>((resume) => {
         const batch = new Batch(packets, resume)

@@ -40,11 +40,14 @@ const pull = (
     const end = (exit: Exit.Exit<ReadonlyArray<Msg>, Failed>) => void Deferred.doneUnsafe(answer, exit)
     const take = (message: Msg) => {
       const reply = message.reply ?? ""
-      const code = message.headers?.code ?? 0
       if (reply !== "") {
         found.push(message)
         if (found.length === page || isLast(reply)) end(Exit.succeed(found))
-      } else if (code === 409 || code === 503) {
+        return
+      }
+      // the server's own word: headers of others may be none that the client can read
+      const code = message.headers?.code ?? 0
+      if (code === 409 || code === 503) {
         end(Exit.fail(NatsError.make("browse", "Lost", `The stream of ${where.channel} was lost while it was read.`)))
       } else if (code !== 100) end(Exit.succeed(found))
     }

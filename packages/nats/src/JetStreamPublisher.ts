@@ -124,7 +124,8 @@ class Line {
     const made = NatsMessage.toHeaders(outgoing)
     if (made !== undefined && "_tag" in made) return made
     let fields = made
-    const id = this.settings.messageId?.(outgoing)
+    // a dead letter or a replay that has the id of its message would be dropped as its duplicate
+    const id = outgoing.native?.isCopy === true ? undefined : this.settings.messageId?.(outgoing)
     if (id !== undefined) (fields ??= headers()).set("Nats-Msg-Id", id)
     const number = this.count++
     const reply = this.inbox + number
@@ -137,7 +138,7 @@ class Line {
     if (failed !== undefined) {
       // the client checks the length of all together, and nothing else that was not checked before
       return failed.reason === "Invalid" && most !== undefined
-        ? NatsMessage.tooLarge(outgoing.channel, outgoing.payload.length, most)
+        ? NatsMessage.tooLarge(outgoing, fields, most)
         : failed
     }
     this.waiting.set(number, new Waiting(entry, outgoing, this.tick))

@@ -42,7 +42,8 @@ const capabilities: Driver.Capabilities = {
   ...NatsMessage.features,
   transactions: false,
   patterns: true,
-  lag: false
+  lag: false,
+  instructions: NatsMessage.instructions
 }
 
 const declare = (

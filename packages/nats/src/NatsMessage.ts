@@ -1,13 +1,13 @@
 /**
  * Messages in both directions: what is in a message of NATS as the core reads it, and the core's messages as NATS holds them.
  *
- * Header fields of NATS are lines of text: names keep their case and may come again, and the client cuts white space off
- * values. What a line cannot hold is written as `=?bytes?B?…?=` (base64), a null value as `=?null?B??=`. The key is the field
- * `Millrace-Key`. Source: https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-4.md
+ * A value that a line of NATS cannot hold is written as `=?bytes?B?…?=` (base64), a null value as `=?null?B??=`. The key is the
+ * field `Millrace-Key`. Source: https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-4.md
  */
 import { type BrokerError, Features, Headers, type Outgoing, type Reader } from "@millrace/core"
 import { headers, type Msg, type MsgHdrs } from "@nats-io/transport-node"
 import * as NatsError from "./NatsError.ts"
+import * as NatsHeaders from "./NatsHeaders.ts"
 import * as NatsNames from "./NatsNames.ts"
 
 type Failed = BrokerError.BrokerError
@@ -37,43 +37,38 @@ const line = (text: string | undefined, bytes: () => Uint8Array): string =>
 
 const lineOf = (value: Uint8Array | null): string => value === null ? nothing : line(textOf(value), () => value)
 
-const bytesOf = (text: string): Uint8Array | null =>
-  text === nothing
+const latin1 = (bytes: Uint8Array): string =>
+  Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString("latin1")
+
+/** The value that a line holds. */
+const valueOf = (line: Uint8Array): Uint8Array | null => {
+  // "=", which few values begin with
+  if (line[0] !== 61) return line
+  const text = latin1(line)
+  return text === nothing
     ? null
     : text.startsWith(marked) && text.endsWith("?=")
     ? new Uint8Array(Buffer.from(text.slice(marked.length, -2), "base64"))
-    : encoder.encode(text)
-
-// what the client cannot read as fields, e.g. names with blanks, it throws away whole
-const headersOf = (message: Msg): MsgHdrs | undefined => {
-  try {
-    return message.headers
-  } catch {
-    return undefined
-  }
+    : line
 }
 
-const keyLine = (message: Msg): string | undefined => {
-  const found = headersOf(message)
-  return found === undefined || !found.has(keyName) ? undefined : found.get(keyName)
-}
+const keyLine = (message: Msg): Uint8Array | undefined => NatsHeaders.valueOf(message, keyName)
 
 const keyBytes = (message: Msg): Uint8Array | undefined => {
   const found = keyLine(message)
-  return found === undefined ? undefined : bytesOf(found) ?? undefined
+  return found === undefined ? undefined : valueOf(found) ?? undefined
 }
-
-/** Fields that tell the server what to do with a message; those of a message that was read are no part of it. */
-const isOrder = (name: string): boolean => name.startsWith("Nats-")
 
 const fieldsOf = (message: Msg): Array<Headers.Field> => {
   const fields: Array<Headers.Field> = []
-  for (const [name, values] of headersOf(message) ?? []) {
-    if (name === keyName || isOrder(name)) continue
-    for (const value of values) fields.push([name, bytesOf(value)])
+  for (const [name, value] of NatsHeaders.linesOf(message)) {
+    if (name !== keyName) fields.push([name, valueOf(value)])
   }
   return fields
 }
+
+/** Headers that the server obeys: ids against duplicates, expected sequences, expiry, roll-up, schedules. */
+export const instructions: ReadonlyArray<string> = ["nats-*"]
 
 /** The name of the header in which the subject for answers travels. */
 export const replyName = "reply-to"
@@ -86,8 +81,8 @@ export const readerOf = <Native>(
 ): Reader<Native> => ({
   // equal bytes give equal text, also where they are not UTF-8: order by key needs no more
   key: (native) => {
-    const found = keyLine(messageOf(native))
-    return found === undefined || isLine(found) ? found : Buffer.from(bytesOf(found) ?? []).toString()
+    const found = keyBytes(messageOf(native))
+    return found === undefined ? undefined : Buffer.from(found.buffer, found.byteOffset, found.byteLength).toString()
   },
   keyBytes: (native) => keyBytes(messageOf(native)),
   headers: (native) => {
@@ -145,13 +140,28 @@ export const refuse = (outgoing: Outgoing<Uint8Array>, most: number | undefined)
   if (name !== undefined) return NatsError.invalid("publish", name)
   const refused = Features.refuse("nats", features, outgoing)
   if (refused !== undefined) return refused
-  return most !== undefined && payload.length > most ? tooLarge(channel, payload.length, most) : undefined
+  return most !== undefined && payload.length > most ? tooLarge(outgoing, undefined, most) : undefined
+}
+
+/** Bytes that header fields take, their first line and the empty one at their end included. */
+const sizeOf = (fields: MsgHdrs): number => {
+  let size = 12
+  for (const [name, values] of fields) {
+    for (const value of values) size += name.length + Buffer.byteLength(value) + 4
+  }
+  return size
 }
 
 /** A body, or a body with its headers, that is longer than the server takes. */
-export const tooLarge = (channel: string, bytes: number, most: number): Failed =>
-  NatsError.make(
+export const tooLarge = (
+  { channel, payload }: Outgoing<Uint8Array>,
+  fields: MsgHdrs | undefined,
+  most: number
+): Failed => {
+  const headers = fields === undefined ? "" : ` and ${sizeOf(fields)} bytes of headers and key`
+  return NatsError.make(
     "publish",
     "TooLarge",
-    `A message for ${channel} has a body of ${bytes} bytes, and the server takes ${most} for body and headers together: shorten it, or raise max_payload of the server.`
+    `A message for ${channel} has ${payload.length} bytes of body${headers}, and the server takes ${most} for all of it: shorten it, or raise max_payload of the server.`
   )
+}

@@ -25,7 +25,7 @@ const write = (session: Session, outgoing: Outgoing<Uint8Array>): Failed | undef
     ...(to === undefined || NatsNames.refuse(to) !== undefined ? {} : { reply: to })
   })
   return failed?.cause instanceof errors.InvalidArgumentError && most !== undefined
-    ? NatsMessage.tooLarge(outgoing.channel, outgoing.payload.length, most)
+    ? NatsMessage.tooLarge(outgoing, headers, most)
     : failed
 }
 

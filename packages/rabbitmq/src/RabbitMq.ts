@@ -12,7 +12,7 @@ import * as RabbitMqConsumer from "./RabbitMqConsumer.ts"
 import * as RabbitMqError from "./RabbitMqError.ts"
 import * as RabbitMqGroups from "./RabbitMqGroups.ts"
 import type { Member } from "./RabbitMqMember.ts"
-import { features } from "./RabbitMqMessage.ts"
+import { features, instructions } from "./RabbitMqMessage.ts"
 import * as RabbitMqOptions from "./RabbitMqOptions.ts"
 import * as RabbitMqPublisher from "./RabbitMqPublisher.ts"
 import * as RabbitMqTopology from "./RabbitMqTopology.ts"
@@ -36,7 +36,8 @@ const capabilitiesOf = ({ log, queueType }: RabbitMqOptions.Connection): Driver.
   ...features,
   transactions: false,
   patterns: true,
-  lag: true
+  lag: true,
+  instructions
 })
 
 /**

@@ -122,6 +122,9 @@ const tableOf = (outgoing: Outgoing<Uint8Array>): Record<string, Value | Array<V
 // RabbitMQ takes these as more routing keys
 const routing = ["CC", "BCC"]
 
+/** Headers that RabbitMQ, or a plugin of its, obeys: more routing keys, the delay of a delayed exchange, an id against duplicates. */
+export const instructions: ReadonlyArray<string> = ["cc", "bcc", "x-delay", "x-deduplication-header"]
+
 /** What RabbitMQ can do of what a publisher may ask beside body, key and headers; AMQP's timestamp counts seconds. */
 export const features: Features.Deciding = { tombstones: false, partitions: false, timestamps: "seconds" }
 

@@ -9,6 +9,7 @@ import { cargo } from "./contract/Cargo.ts"
 import { delaying } from "./contract/Delaying.ts"
 import { faults } from "./contract/Faults.ts"
 import { groups } from "./contract/Groups.ts"
+import { instructions } from "./contract/Instructions.ts"
 import { letters } from "./contract/Letters.ts"
 import { moving } from "./contract/Moving.ts"
 import { ordering } from "./contract/Ordering.ts"
@@ -42,6 +43,11 @@ export interface Options {
    * `duplicate`, `binary`, `null`, `case` and `control`.
    */
   readonly fields?: ReadonlyArray<Fields> | undefined
+  /**
+   * Instructions to the broker that a header field can give (see `instructions` of the capabilities), each with a value that
+   * leaves a message where it is published for some minutes. Default: none.
+   */
+  readonly instructions?: Readonly<Record<string, string>> | undefined
   /** The longest body in bytes. Default: what the driver's capabilities say; where neither does, any length must go through. */
   readonly maximumBytes?: number | undefined
   /** How long a scenario waits until something happens. Default: 30 seconds. */
@@ -73,6 +79,7 @@ export const scenarios: ReadonlyArray<Scenario> = [
   ...settling,
   ...delaying,
   ...letters,
+  ...instructions,
   ...refused,
   ...faults
 ]
@@ -95,6 +102,7 @@ export const run = (scenario: Scenario, subject: Subject, options: Options): Eff
   const declared = {
     missing: options.missing,
     fields: options.fields ?? ["duplicate", "binary", "null", "case", "control"],
+    instructions: options.instructions ?? {},
     maximumBytes: options.maximumBytes ?? subject.driver.capabilities.maximumBytes,
     outage: subject
   } as const

@@ -4,3 +4,4 @@
 export { channelOf, maximumMessage, names, toOutgoing } from "./deadLetter.ts"
 export { type DeadLetter, type Filter, list, type Options } from "./deadLetterList.ts"
 export { replay, replayAll, Replayed, type ReplayOptions } from "./deadLetterReplay.ts"
+export { prefix as instructionPrefix } from "./instructions.ts"

@@ -50,6 +50,12 @@ export interface Capabilities {
   readonly lag: boolean
   /** The longest body in bytes, or undefined where the broker sets it. The driver's `publish` refuses longer ones. */
   readonly maximumBytes?: number | undefined
+  /**
+   * Headers that the broker obeys when a message is published (expiry, retain, priority, further recipients, ids against
+   * duplicates): lower-case names, where a `*` at the end stands for any ending. A dead letter, a delayed retry and a replay
+   * hold them as information under another name, `transport-instruction-NAME`. Default: none.
+   */
+  readonly instructions?: ReadonlyArray<string> | undefined
 }
 
 /** One message and what became of it. */
@@ -126,6 +132,12 @@ export interface ConsumeOptions {
   readonly ordered: boolean
   /** The most messages that may be in flight: what a broker hands out before it is asked should be no more. */
   readonly messages: number
+  /**
+   * Whether the group is of this subscription alone and ends with it. The driver removes the group and its position when its
+   * scope closes with a success (after a failure the engine consumes again), and has the broker remove them some time after a
+   * process that died. With them goes a channel that this process has declared `temporary`. Left out: no.
+   */
+  readonly temporary?: boolean | undefined
   /** The most messages that one batch may have, and no more than `messages`. */
   readonly batch: number
   /** The most bytes that a batch of several messages should have: a batch is taken in whole. */
@@ -137,6 +149,11 @@ export interface Declaration {
   readonly channel: string
   /** Default: the broker's. */
   readonly partitions?: number | undefined
+  /**
+   * Whether only one process reads the channel, by one `temporary` subscription, after which nobody needs it. A driver removes it with
+   * that subscription; one that cannot keeps it. Default: no.
+   */
+  readonly temporary?: boolean | undefined
   /** Settings in the broker's own words. */
   readonly settings?: Readonly<Record<string, string>> | undefined
 }

@@ -10,6 +10,7 @@ import { asItWas } from "./asItWas.ts"
 import type { Running } from "./Broker.ts"
 import type { BrokerError } from "./BrokerError.ts"
 import { names, originalFields, replayed, replayId } from "./deadLetter.ts"
+import * as Instructions from "./instructions.ts"
 import { groupChannel } from "./replayRecord.ts"
 import * as Retries from "./Retries.ts"
 import * as Subscription from "./Subscription.ts"
@@ -25,7 +26,7 @@ const counted = (text: string | undefined): number => {
 const shown = new Set<string>([names.passes, replayed, replayId])
 
 const fieldsOf = (copy: Delivery): ReadonlyArray<Headers.Field> =>
-  originalFields(copy).concat(copy.fields.filter(([name]) => shown.has(name.toLowerCase())))
+  Instructions.restore(originalFields(copy)).concat(copy.fields.filter(([name]) => shown.has(name.toLowerCase())))
 
 /**
  * The message of a replay as it was in its own channel; undefined where it is no replay for this group. The channel is that

@@ -6,6 +6,7 @@ import type * as Headers from "../model/Headers.ts"
 import { type Delivery, Outgoing } from "../model/Message.ts"
 import * as OptionCheck from "../model/OptionCheck.ts"
 import { asItWas } from "./asItWas.ts"
+import * as Instructions from "./instructions.ts"
 
 /** It waits in its place: order is kept, and what stands behind it in its lane waits too. */
 export interface Held {
@@ -135,7 +136,7 @@ export const toOutgoing = (original: Delivery, channel: string, progress: Progre
 }
 
 const originalFields = (waiting: Delivery): ReadonlyArray<Headers.Field> =>
-  waiting.fields.filter(([name]) => !own.has(name.toLowerCase()))
+  Instructions.restore(waiting.fields.filter(([name]) => !own.has(name.toLowerCase())))
 
 /** A message that waits in a retry channel, read back. */
 export interface Waiting extends Progress {

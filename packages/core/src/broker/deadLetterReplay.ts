@@ -13,6 +13,7 @@ import * as BrokerErrors from "./BrokerError.ts"
 import { names, originalFields, replayed as replayedName, replayId } from "./deadLetter.ts"
 import { type DeadLetter, type Filter, keyIn, list, type Options } from "./deadLetterList.ts"
 import { hookFailed, type Through } from "./Publisher.ts"
+import * as Instructions from "./instructions.ts"
 import { isAboutMessage } from "./refused.ts"
 import * as Record from "./replayRecord.ts"
 
@@ -47,6 +48,11 @@ export interface ReplayOptions<On, E, R> extends Options<On> {
    * name; to replay the same letters once more, give another name. Default: the empty name.
    */
   readonly run?: string | undefined
+  /**
+   * The instructions to the broker that the message came with (expiry, retain, priority, an id against duplicates):
+   * `keep` publishes them as information, `obey` gives them to the broker again. Default: `keep`.
+   */
+  readonly instructions?: "keep" | "obey" | undefined
   /** Publish middlewares, e.g. `Audit.middleware()`: a replay is a publish like any other. Default: none. */
   readonly through?: Through<Uint8Array, E, R, On> | undefined
 }
@@ -60,11 +66,13 @@ interface Plan {
   readonly id: string
   readonly channel: string
   readonly isIncomplete: boolean
-  readonly outgoing: () => Outgoing<Uint8Array>
+  /** In: the headers that the broker obeys. */
+  readonly outgoing: (obeyed: ReadonlyArray<string> | undefined) => Outgoing<Uint8Array>
 }
 
 const planning =
-  <On, E, R>({ reach = "group", run = "", to }: ReplayOptions<On, E, R>) => (letter: DeadLetter): Plan => {
+  <On, E, R>({ instructions = "keep", reach = "group", run = "", to }: ReplayOptions<On, E, R>) =>
+  (letter: DeadLetter): Plan => {
     const { delivery, group } = letter
     const isForGroup = to === undefined && reach === "group"
     const channel = to ?? (isForGroup ? Record.groupChannel(letter.channel, group) : letter.channel)
@@ -74,7 +82,7 @@ const planning =
       id,
       channel,
       isIncomplete: letter.omitted.length > 0 || (isForGroup && group === ""),
-      outgoing: () => {
+      outgoing: (obeyed) => {
         const headers: Record<string, string> = Object.create(null)
         headers[names.passes] = String(letter.passes)
         headers[replayedName] = "true"
@@ -86,21 +94,26 @@ const planning =
           if (letter.timestamp !== undefined) headers[names.timestamp] = String(letter.timestamp)
         }
         // the broker has refused these headers as they were; `Replays` restores them
-        const encoded = isForGroup ? delivery.headers[names.headers] : undefined
+        const isEncoded = isForGroup && instructions === "keep"
+        const encoded = isEncoded ? delivery.headers[names.headers] : undefined
         if (encoded !== undefined) headers[names.headers] = encoded
-        return new Outgoing(channel, delivery.raw, delivery.key, headers, {
+        const outgoing = new Outgoing(channel, delivery.raw, delivery.key, headers, {
           keyBytes: delivery.keyBytes,
           fields: encoded === undefined ? originalFields(delivery) : [],
           tombstone: delivery.tombstone
         })
+        return instructions === "obey" ? Instructions.obey(outgoing) : Instructions.keep(obeyed, outgoing)
       }
     }
   }
 
 const replaying = <On, E, R>(options: ReplayOptions<On, E, R> = {}) => {
-  const { reach = "group", through } = options
+  const { instructions = "keep", reach = "group", through } = options
   if (reach !== "group" && reach !== "all") {
     throw new RangeError(`DeadLetters: reach must be "group" or "all", got ${String(reach)}`)
+  }
+  if (instructions !== "keep" && instructions !== "obey") {
+    throw new RangeError(`DeadLetters: instructions must be "keep" or "obey", got ${String(instructions)}`)
   }
   const key = keyIn(options)
   const innermost = Description.describe(
@@ -112,15 +125,22 @@ const replaying = <On, E, R>(options: ReplayOptions<On, E, R> = {}) => {
   Order.check(chain)
   const plan = planning(options)
 
-  const send = ({ channel, letter, outgoing }: Plan): Effect.Effect<void, E | BrokerError, R> =>
+  const send = (
+    { channel, letter, outgoing }: Plan,
+    obeyed: ReadonlyArray<string> | undefined
+  ): Effect.Effect<void, E | BrokerError, R> =>
     Effect.mapError(
-      Effect.asVoid(After.around(outgoing().fresh(), chain, hookFailed)),
+      Effect.asVoid(After.around(outgoing(obeyed).fresh(), chain, hookFailed)),
       (error) =>
         isMissing(error) && reach === "group" && options.to === undefined ? unread(error, channel, letter) : error
     )
 
   /** Publishes a batch between its two entries of the record; where one fails, those before it are recorded. */
-  const batch = (record: Record.ReplayRecord, letters: ReadonlyArray<DeadLetter>) =>
+  const batch = (
+    record: Record.ReplayRecord,
+    letters: ReadonlyArray<DeadLetter>,
+    obeyed: ReadonlyArray<string> | undefined
+  ) =>
     Effect.gen(function*() {
       const steps: Array<{ readonly plan: Plan; how: Replayed["how"]; error?: BrokerError }> = []
       // those of a run that ended before it could say so
@@ -142,7 +162,7 @@ const replaying = <On, E, R>(options: ReplayOptions<On, E, R> = {}) => {
       const rest = steps.filter(({ how }) => how === "published")
       yield* record.begin(Array.from(begun))
       yield* Effect.forEach(rest, (step) =>
-        Effect.matchEffect(send(step.plan), {
+        Effect.matchEffect(send(step.plan, obeyed), {
           onSuccess: () => Effect.sync(() => void done.push(step.plan.id)),
           onFailure: (error) => {
             if (!isAboutMessage(error)) return Effect.fail(error)
@@ -166,10 +186,11 @@ const replaying = <On, E, R>(options: ReplayOptions<On, E, R> = {}) => {
       const broker = yield* key
       const record = yield* Record.open(broker, source)
       // where nothing shows whether a letter in doubt was published, as few as can be are in doubt
-      const size = broker.capabilities.retention ? together : 1
+      const { instructions, retention } = broker.capabilities
+      const size = retention ? together : 1
       return letters.pipe(
         Stream.grouped(size),
-        Stream.mapEffect((group) => batch(record, group)),
+        Stream.mapEffect((group) => batch(record, group, instructions)),
         Stream.flattenIterable
       )
     }))
@@ -203,7 +224,7 @@ const unread = (error: BrokerError, channel: string, { group }: DeadLetter): Bro
  * where the group takes no replays; when the record could not be written the letter may have been published, and the next run
  * finds out. What `through` needs and fails with comes beside it.
  *
- * @throws OrderError when the publish middlewares stand in a wrong order, RangeError when `reach` is none
+ * @throws OrderError when the publish middlewares stand in a wrong order, RangeError when `reach` or `instructions` is none
  */
 export const replay = <On = Broker, E = never, R = never>(
   letter: DeadLetter,
@@ -254,7 +275,7 @@ const incomplete = ({ channel, delivery, omitted, partition, position }: DeadLet
  * console.log(await Effect.runPromise(Effect.provide(program, layer))) // => 0
  * ```
  *
- * @throws OrderError when the publish middlewares stand in a wrong order, RangeError when `reach` is none
+ * @throws OrderError when the publish middlewares stand in a wrong order, RangeError when `reach` or `instructions` is none
  */
 export const replayAll = <On = Broker, E = never, R = never>(
   channel: string,

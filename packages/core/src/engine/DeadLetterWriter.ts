@@ -6,6 +6,7 @@ import { Cause, type Clock, type Context, Effect, type Exit, type Fiber } from "
 import type { Consumer, LaneState } from "../broker/Broker.ts"
 import type { BrokerError } from "../broker/BrokerError.ts"
 import { type Form, forms } from "../broker/deadLetter.ts"
+import * as Instructions from "../broker/instructions.ts"
 import { isAboutMessage, isBrokerError } from "../broker/refused.ts"
 import type { Delivery, Outgoing } from "../model/Message.ts"
 import { isDone } from "../pipeline/Eager.ts"
@@ -22,6 +23,8 @@ export type Written = "written" | "refused" | "dropped"
 export interface Options<R> {
   readonly consumer: Pick<Consumer<R>, "name" | "refusedDeadLetter" | "backoff">
   readonly publish: (batch: Batch) => Effect.Effect<void, BrokerError>
+  /** Headers that the broker obeys. */
+  readonly instructions: ReadonlyArray<string> | undefined
   /** Milliseconds to wait after so many failures. */
   readonly backoff: (failures: number) => number
   readonly clock: Clock.Clock
@@ -64,7 +67,8 @@ export class DeadLetterWriter<R> {
   }
 
   private call({ compose }: Leaving, form: Form): Effect.Effect<void, BrokerError> {
-    return called(() => this.options.publish([compose(form)]))
+    const { instructions, publish } = this.options
+    return called(() => publish([Instructions.keep(instructions, compose(form))]))
   }
 
   /** Repeats a publish until it is confirmed or refused for good. Its lease is busy until `ended` has heard the end. */

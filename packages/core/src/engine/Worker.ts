@@ -137,6 +137,7 @@ export class Worker<R> {
     this.writer = new DeadLetterWriter(context, {
       consumer,
       publish: port.publish,
+      instructions: port.capabilities.instructions,
       backoff: (failures) => Retrying.backoff(consumer.backoff, failures, random),
       clock: this.clock,
       failed: port.noted

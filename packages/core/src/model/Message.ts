@@ -326,4 +326,9 @@ export interface NativeParts {
   readonly partition?: number | undefined
   /** Unix time in milliseconds that the broker keeps as the message's timestamp. Default: when it is published. */
   readonly timestamp?: number | undefined
+  /**
+   * Whether it is the engine's copy of a consumed message: a dead letter, a delayed retry or a replay. What a driver adds to
+   * messages by its options (an expiry, an id against duplicates, the retain flag) it does not add to a copy.
+   */
+  readonly isCopy?: boolean | undefined
 }

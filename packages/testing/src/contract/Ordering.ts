@@ -240,6 +240,46 @@ const blocked: Scenario = scenario(
   { needs: ["order"] }
 )
 
+/** Where no member of a group may run what another has begun, one holds the partition and the others stand by. */
+const members: Scenario = scenario(
+  "order-group",
+  "two subscriptions of one group that want order never run messages of one partition side by side, and one takes over from the other",
+  ["X3", "X4"],
+  (bench) =>
+    Effect.gen(function*() {
+      yield* bench.declare(1)
+      const gate = Latch.makeUnsafe(false)
+      const traffic = new Traffic()
+      const handle = (delivery: Delivery) => {
+        const n = numberOf(textOf(delivery.raw))
+        return traffic.through("the partition", n, n === 0 ? gate.await : dawdle)
+      }
+      // few at a time, so that a broker that shares the partition gives both some
+      const member = bench.consumer(handle, {
+        lanes: Lanes.partition,
+        inFlight: { messages: 2 },
+        grace: { drain: "5 seconds" }
+      })
+      const consumers = [yield* member, yield* member]
+      const got = () => consumers.flatMap(({ texts }) => texts)
+      const done = () => consumers.flatMap((consumer) => consumer.done)
+      const wanted = numbered(30)
+      for (const text of wanted) yield* bench.send(text, { key: "k" })
+      yield* bench.until("one member has the first message", () => got().length > 0)
+      yield* bench.quiet
+      yield* same("messages that run while the first does", got(), ["m-0"])
+      yield* gate.open
+      yield* bench.until("all are done", () => done().length >= wanted.length, () => done().length)
+      yield* traffic.verify
+      yield* same("each was done once, in order", done(), wanted)
+      yield* consumers.find(({ texts }) => texts.length > 0)!.stop
+      yield* bench.send("m-30", { key: "k" })
+      yield* bench.until("the other member goes on", () => done().includes("m-30"), done)
+      yield* traffic.verify
+    }),
+  { needs: ["order", "groups"] }
+)
+
 /** The most that may be taken in: less than the limit before a batch, and a batch is no longer than the limit. */
 const held = (limit: number) => 2 * limit - 1
 
@@ -326,6 +366,7 @@ export const ordering: ReadonlyArray<Scenario> = [
   binary,
   limited,
   blocked,
+  members,
   gap(
     "gap-drain",
     "no commit passes what is not settled: after a drain that comes back, and nothing before it",

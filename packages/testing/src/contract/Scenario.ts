@@ -41,6 +41,8 @@ export interface Declared {
   /** What becomes of a subscription to a channel that does not exist. */
   readonly missing: "created" | "refused"
   readonly fields: ReadonlyArray<Fields>
+  /** Header fields that the broker obeys, each with a value. */
+  readonly instructions: Readonly<Record<string, string>>
   /** The longest body, or undefined where any length goes. */
   readonly maximumBytes: number | undefined
   readonly outage: Outage

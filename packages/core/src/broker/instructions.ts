@@ -1,0 +1,53 @@
+/**
+ * Headers by which a publisher gives the broker instructions about one message: when it expires, whether it is retained, where
+ * else it goes, by which id a second copy is dropped. A copy of a consumed message (a dead letter, a delayed retry, a replay)
+ * holds them under another name, which no broker obeys.
+ */
+import type * as Headers from "../model/Headers.ts"
+import { type NativeParts, Outgoing } from "../model/Message.ts"
+
+/** What the name of an instruction begins with in a copy. */
+export const prefix = "transport-instruction-"
+
+/** Whether a driver names the header among its instructions: lower-case names, of which one with `*` at its end stands for all that begin so. */
+const isInstruction = (instructions: ReadonlyArray<string>, name: string): boolean => {
+  const lower = name.toLowerCase()
+  return instructions.some((each) => each.endsWith("*") ? lower.startsWith(each.slice(0, -1)) : lower === each)
+}
+
+/** The fields of a copy, in which the instructions are information. */
+const kept = (
+  fields: ReadonlyArray<Headers.Field>,
+  instructions: ReadonlyArray<string>
+): ReadonlyArray<Headers.Field> =>
+  fields.map((field) => isInstruction(instructions, field[0]) ? [prefix + field[0], field[1]] : field)
+
+const withNative = (outgoing: Outgoing<Uint8Array>, native: NativeParts): Outgoing<Uint8Array> =>
+  new Outgoing(outgoing.channel, outgoing.payload, outgoing.key, outgoing.headers, { ...outgoing.native, ...native })
+
+/** A copy of a consumed message as it is published: its instructions are information, and the driver adds none. */
+export const keep = (
+  instructions: ReadonlyArray<string> | undefined,
+  outgoing: Outgoing<Uint8Array>
+): Outgoing<Uint8Array> => {
+  if (instructions === undefined || instructions.length === 0) return outgoing
+  const fields = outgoing.native?.fields
+  return withNative(outgoing, {
+    isCopy: true,
+    ...(fields === undefined ? {} : { fields: kept(fields, instructions) })
+  })
+}
+
+const isKept = ([name]: Headers.Field): boolean => name.toLowerCase().startsWith(prefix)
+
+/** The fields as the message had them before it was copied. */
+export const restore = (fields: ReadonlyArray<Headers.Field>): ReadonlyArray<Headers.Field> =>
+  fields.some(isKept)
+    ? fields.map((field) => isKept(field) ? [field[0].slice(prefix.length), field[1]] : field)
+    : fields
+
+/** A copy whose instructions the broker obeys again. */
+export const obey = (outgoing: Outgoing<Uint8Array>): Outgoing<Uint8Array> => {
+  const fields = outgoing.native?.fields
+  return fields === undefined ? outgoing : withNative(outgoing, { fields: restore(fields) })
+}
