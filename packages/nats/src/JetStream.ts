@@ -35,7 +35,8 @@ const capabilities: Driver.Capabilities = {
   ...NatsMessage.features,
   transactions: false,
   patterns: true,
-  lag: true
+  lag: true,
+  instructions: NatsMessage.instructions
 }
 
 /**
@@ -54,13 +55,13 @@ export const driver = (
     const settings = yield* DriverOptions.checked("nats", "JetStream", () => JetStreamOptions.resolve(options))
     const client = yield* NatsClient.make(connection)
     const publisher = yield* JetStreamPublisher.make(client, settings)
-    const memory: JetStreamConsumer.Memory = { locks: new Map(), replies: new Map() }
+    const memory: JetStreamConsumer.Memory = { locks: new Map(), streams: new Set(), replies: new Map() }
     return {
       system: "nats",
       capabilities,
       consume: (consume, sink) => JetStreamConsumer.consume(client, settings, memory, consume, sink),
       publish: publisher.publish,
-      declare: (declaration) => JetStreamStreams.declare(client, settings, declaration),
+      declare: (declaration) => JetStreamStreams.declare(client, settings, declaration, memory.streams),
       browse: (channel) => JetStreamBrowse.browse(client, settings, channel),
       check: JetStreamStreams.check(client, settings),
       lag: (channel, group) => JetStreamStreams.lag(client, settings, channel, group)

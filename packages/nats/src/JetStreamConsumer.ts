@@ -21,6 +21,8 @@ type Failed = BrokerError.BrokerError
 /** What a driver remembers from one life of a subscription to the next. */
 export interface Memory {
   readonly locks: Left
+  /** Streams of temporary channels that this process has made. */
+  readonly streams: Set<string>
   /** What could not be given back when the connection ended, by consumer, and when that was. */
   readonly replies: Map<string, { readonly at: number; readonly replies: ReadonlyArray<string> }>
 }
@@ -42,13 +44,25 @@ interface Life {
 }
 
 /** What is left of an earlier life of this program comes again at once, and not when its claims are out. */
-const remember = ({ clock, memory, session, settings }: Life, key: string): void => {
+const remember = ({ clock, memory, session }: Life, key: string, claim: number): void => {
   const left = memory.replies.get(key)
   if (left === undefined) return
   memory.replies.delete(key)
-  if (clock.currentTimeMillisUnsafe() - left.at >= settings.claim) return
+  if (clock.currentTimeMillisUnsafe() - left.at >= claim) return
   for (const reply of left.replies) session.write("consume", reply, again)
 }
+
+/** Removes a group that is temporary, or with it the stream that this process has made for it. */
+const leave = ({ client, memory, session, settings }: Life, durable: JetStreamDurable.Durable): Effect.Effect<void> =>
+  Effect.suspend(() => {
+    if (session.ended !== undefined) return Effect.void
+    const isOurs = memory.streams.delete(durable.stream)
+    return Effect.ignore(
+      isOurs
+        ? JetStreamStreams.remove(client, settings, session, durable.stream)
+        : JetStreamDurable.remove(client, settings, session, durable)
+    )
+  })
 
 /** Reads one stream for as long as the scope is open. */
 const read = (
@@ -59,9 +73,13 @@ const read = (
 ): Effect.Effect<void, Failed, Scope.Scope> =>
   Effect.gen(function*() {
     const { client, clock, fail, memory, options, session, settings, sink } = life
-    const { channel, group, ordered } = options
+    const { channel, group, ordered, temporary = false } = options
     const of: JetStreamDurable.Durable = { stream: source.stream, name: durable }
-    yield* JetStreamDurable.ensure(client, settings, session, of, { filter: source.filter, from, group, channel })
+    // last, when nothing reads it any more; after a failure the engine starts the subscription again
+    if (temporary) yield* Effect.addFinalizer((exit) => exit._tag === "Success" ? leave(life, of) : Effect.void)
+    const wanted = { source, from, group, channel, temporary }
+    const { config } = yield* JetStreamDurable.ensure(client, settings, session, of, wanted)
+    const claim = JetStreamDurable.claimOf(config)
     const place = `${source.stream} ${durable}`
     const lock = ordered
       ? new Lock({
@@ -83,6 +101,7 @@ const read = (
       session,
       source,
       durable,
+      claim,
       options,
       sink,
       fail,
@@ -95,7 +114,7 @@ const read = (
     if (ordered) memory.replies.delete(place)
     else if (memory.replies.has(place)) {
       yield* reader.sweep
-      remember(life, place)
+      remember(life, place, claim)
     }
 
     const look = Effect.flatMap(

@@ -1,5 +1,7 @@
 /**
  * The durable consumer of a group: its place in a stream, and what of it is delivered and not settled.
+ *
+ * One that is there is used as it is, or refused: its owner may have set it up for other programs, too.
  */
 import type { BrokerError } from "@millrace/core"
 import { AckPolicy, type ConsumerConfig, type ConsumerInfo, DeliverPolicy } from "@nats-io/jetstream"
@@ -8,6 +10,7 @@ import type { Settings } from "./JetStreamOptions.ts"
 import * as JetStreamStreams from "./JetStreamStreams.ts"
 import type { Client, Session } from "./NatsClient.ts"
 import * as NatsError from "./NatsError.ts"
+import * as NatsNames from "./NatsNames.ts"
 
 type Failed = BrokerError.BrokerError
 
@@ -17,19 +20,52 @@ export interface Durable {
   readonly name: string
 }
 
+/** What a new consumer has where the options do not say. */
+const defaults = { claim: 30_000, pending: 20_000 }
+
+/** Milliseconds after which the server removes the consumer of a temporary group that no process reads. */
+const inactive = 5 * 60_000
+
 const nanoseconds = (milliseconds: number): number => milliseconds * 1_000_000
 
+/** Milliseconds that a message may be with a reader that gives no sign of life. */
+export const claimOf = ({ ack_wait, backoff }: ConsumerConfig): number =>
+  Math.floor(Math.min(ack_wait ?? nanoseconds(defaults.claim), ...backoff ?? []) / 1_000_000)
+
+/** What of a consumer a subject misses; undefined where it reads all of it, or all of a stream that holds that subject alone. */
+const unread = ({ filter_subject, filter_subjects }: ConsumerConfig, source: JetStreamStreams.Source) => {
+  const filters = filter_subjects ?? (filter_subject === undefined ? [] : [filter_subject])
+  const wanted = source.filter ?? source.channel
+  if (filters.length === 0) return source.filter === undefined ? undefined : "the whole stream"
+  const isRead = source.filter === undefined
+    ? filters.some((filter) => NatsNames.both(filter, wanted) === wanted)
+    : filters.length === 1 && filters[0] === wanted
+  return isRead ? undefined : filters.join(", ")
+}
+
 /** Why a consumer that is there cannot be a group's, or undefined where it can. */
-const unfit = (config: ConsumerConfig, filter: string | undefined): string | undefined => {
+const unfit = (config: ConsumerConfig, source: JetStreamStreams.Source): string | undefined => {
   if (config.deliver_subject !== undefined) return "it pushes its messages"
   if (config.ack_policy !== AckPolicy.Explicit) return `its ack_policy is ${config.ack_policy}, not explicit`
   if ((config.max_deliver ?? -1) > 0) {
     return `it gives a message up after ${config.max_deliver} deliveries (max_deliver), without a dead letter`
   }
-  // all of a stream that holds one subject is that subject
-  return filter !== undefined && config.filter_subject !== filter
-    ? `it reads ${config.filter_subject ?? "the whole stream"}, not ${filter}`
-    : undefined
+  if (config.headers_only === true) return "it delivers headers without bodies (headers_only)"
+  if ((config.priority_groups?.length ?? 0) > 0) return "it has priority_groups, and readers here name none"
+  const read = unread(config, source)
+  return read === undefined ? undefined : `it reads ${read}, not ${source.filter ?? source.channel}`
+}
+
+/** What the options ask for and a consumer has otherwise. */
+const different = (config: ConsumerConfig, { claim, pending }: Settings): string | undefined => {
+  const found: Array<string> = []
+  if (claim !== undefined && config.ack_wait !== nanoseconds(claim)) {
+    found.push(`its ack_wait is ${(config.ack_wait ?? 0) / 1_000_000} ms, and consumer.claim says ${claim} ms`)
+  }
+  if (pending !== undefined && config.max_ack_pending !== pending) {
+    found.push(`its max_ack_pending is ${config.max_ack_pending}, and consumer.pending says ${pending}`)
+  }
+  return found.length === 0 ? undefined : found.join("; ")
 }
 
 /** The consumer of a group, or undefined where there is none yet. */
@@ -48,38 +84,51 @@ export const find = (
     }
   })
 
+/** Removes the consumer of a group, and with it the group's place. */
+export const remove = (
+  client: Client,
+  settings: Settings,
+  session: Session,
+  { name, stream }: Durable
+): Effect.Effect<unknown, Failed> =>
+  JetStreamStreams.ask(client, settings, session, "consume", (manager) => manager.consumers.delete(stream, name))
+
+/** What a group wants of its consumer. */
+export interface Wanted {
+  readonly source: JetStreamStreams.Source
+  readonly from: "earliest" | "latest"
+  readonly group: string
+  readonly channel: string
+  readonly temporary: boolean
+}
+
 /** The consumer of a group, made where there is none yet: from then on the server keeps its place. */
 export const ensure = (
   client: Client,
   settings: Settings,
   session: Session,
-  durable: Durable,
-  wanted: {
-    readonly filter: string | undefined
-    readonly from: "earliest" | "latest"
-    readonly group: string
-    readonly channel: string
-  }
-): Effect.Effect<ConsumerInfo, Failed> => {
-  const { channel, filter, from, group } = wanted
-  const { name, stream } = durable
-  const changing = { ack_wait: nanoseconds(settings.claim), max_ack_pending: settings.pending }
-  return JetStreamStreams.ask(client, settings, session, "consume", async (manager) => {
+  { name, stream }: Durable,
+  { channel, from, group, source, temporary }: Wanted
+): Effect.Effect<ConsumerInfo, Failed> =>
+  JetStreamStreams.ask(client, settings, session, "consume", async (manager) => {
     let info: ConsumerInfo
     try {
       info = await manager.consumers.info(stream, name)
     } catch (error) {
       if (!JetStreamStreams.isMissing(error)) throw error
+      const { filter } = source
       return await manager.consumers.add(stream, {
         durable_name: name,
         ack_policy: AckPolicy.Explicit,
         deliver_policy: from === "latest" ? DeliverPolicy.New : DeliverPolicy.All,
         max_deliver: -1,
-        ...changing,
-        ...(filter === undefined ? {} : { filter_subject: filter })
+        ack_wait: nanoseconds(settings.claim ?? defaults.claim),
+        max_ack_pending: settings.pending ?? defaults.pending,
+        ...(filter === undefined ? {} : { filter_subject: filter }),
+        ...(temporary ? { inactive_threshold: nanoseconds(inactive) } : {})
       })
     }
-    const why = unfit(info.config, filter)
+    const why = unfit(info.config, source)
     if (why !== undefined) {
       throw NatsError.make(
         "consume",
@@ -87,8 +136,13 @@ export const ensure = (
         `The consumer ${name} of stream ${stream} cannot be that of group ${group}: ${why}. Use another group, or delete it.`
       )
     }
-    const isSame = info.config.ack_wait === changing.ack_wait &&
-      info.config.max_ack_pending === changing.max_ack_pending
-    return isSame ? info : await manager.consumers.update(stream, name, changing)
+    const differs = different(info.config, settings)
+    if (differs !== undefined) {
+      throw NatsError.make(
+        "consume",
+        "Conflict",
+        `The consumer ${name} of stream ${stream} is not as group ${group} wants it: ${differs}. Leave the option out to use the consumer as it is, or change the consumer (nats consumer edit ${stream} ${name}).`
+      )
+    }
+    return info
   }, { channel, group })
-}

@@ -15,12 +15,14 @@ export interface Options extends NatsOptions.Options {
   readonly consumer?: {
     /**
      * How long a message may be with a consumer that gives no sign of life before it goes to another (`ack_wait`). The
-     * engine gives signs in time while a handler runs. Default: 30 seconds.
+     * engine gives signs in time while a handler runs. Default: that of the group's consumer at the server, 30 seconds where
+     * there is none yet. Another than the consumer has is refused with `Conflict`.
      */
     readonly claim?: Duration.Input | undefined
     /**
      * The most messages of a group that are delivered and not settled, those that wait for a retry among them
-     * (`max_ack_pending`); beyond it the group gets no more. An integer from 1. Default: 20,000.
+     * (`max_ack_pending`); beyond it the group gets no more. An integer from 1. Default: that of the group's consumer at the
+     * server, 20,000 where there is none yet. Another than the consumer has is refused with `Conflict`.
      */
     readonly pending?: number | undefined
     /**
@@ -30,7 +32,10 @@ export interface Options extends NatsOptions.Options {
     readonly takeover?: Duration.Input | undefined
     /** The bucket in which consumers that stand by find out who reads; made where it is missing. Default: `millrace`. */
     readonly bucket?: string | undefined
-    /** The time between two signs of life that the server gives while no messages come. Default: 5 seconds. */
+    /**
+     * The time between two signs of life that the server gives while no messages come: how long a pull waits. When they stay
+     * away, as after the end of a cluster's leader, the reader asks anew. Default: 2 seconds.
+     */
     readonly heartbeat?: Duration.Input | undefined
     /** How often a pattern looks for new streams, beside hearing of them. Default: 5 seconds. */
     readonly discovery?: Duration.Input | undefined
@@ -51,8 +56,9 @@ export interface Options extends NatsOptions.Options {
 export interface Settings {
   readonly domain: string | undefined
   readonly missing: "refuse" | "create"
-  readonly claim: number
-  readonly pending: number
+  /** Undefined where the group's consumer decides. */
+  readonly claim: number | undefined
+  readonly pending: number | undefined
   readonly takeover: number
   readonly bucket: string
   readonly heartbeat: number
@@ -73,11 +79,11 @@ export const resolve = ({ consumer = {}, domain, missingStreams, producer = {} }
   return {
     domain,
     missing: DriverOptions.oneOf("missingStreams", missingStreams, ["refuse", "create"], "refuse"),
-    claim: DriverOptions.millis("consumer.claim", consumer.claim, 30_000),
-    pending: DriverOptions.integer("consumer.pending", consumer.pending, 20_000),
+    claim: DriverOptions.millis("consumer.claim", consumer.claim, undefined),
+    pending: DriverOptions.integer("consumer.pending", consumer.pending, undefined),
     takeover: DriverOptions.millis("consumer.takeover", consumer.takeover, 10_000),
     bucket,
-    heartbeat: DriverOptions.millis("consumer.heartbeat", consumer.heartbeat, 5000),
+    heartbeat: DriverOptions.millis("consumer.heartbeat", consumer.heartbeat, 2000),
     discovery: DriverOptions.millis("consumer.discovery", consumer.discovery, 5000),
     window: DriverOptions.integer("producer.window", producer.window, 1024),
     messageId: producer.messageId

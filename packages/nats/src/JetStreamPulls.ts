@@ -20,6 +20,8 @@ export interface Reading {
   readonly session: Session
   readonly source: Source
   readonly durable: string
+  /** Milliseconds that a message may be with a reader that gives no sign of life. */
+  readonly claim: number
   readonly options: Driver.ConsumeOptions
   readonly sink: Driver.Sink
   /** Ends this life of the subscription. */
@@ -29,9 +31,6 @@ export interface Reading {
 }
 
 const encoder = new TextEncoder()
-
-// how long a pull waits for messages
-const expires = 30_000
 
 export class Pulls {
   /** Where pulls are asked for. */
@@ -79,21 +78,20 @@ export class Pulls {
     const had = this.wanted + here
     if (had > this.of.options.batch >> 1) return
     const { most } = this
-    if (had <= most >> 1) this.ask(most, expires, this.of.settings.heartbeat)
+    if (had <= most >> 1) this.ask(most, this.of.settings.heartbeat)
   }
 
-  ask(batch: number, wait: number, heartbeat: number | undefined): void {
+  /** Asks for messages; its end, after `wait` milliseconds at the latest, is a sign of life. */
+  ask(batch: number, wait: number): void {
     this.wanted += batch
     this.answered.closeUnsafe()
-    this.write(
-      this.subject,
-      encoder.encode(JSON.stringify({
-        batch,
-        expires: wait * 1e6,
-        ...(heartbeat === undefined || heartbeat * 2 >= wait ? {} : { idle_heartbeat: heartbeat * 1e6 })
-      })),
-      this.inbox
-    )
+    this.write(this.subject, encoder.encode(JSON.stringify({ batch, expires: wait * 1e6 })), this.inbox)
+  }
+
+  /** The server has forgotten what it was asked for. */
+  forget(): void {
+    this.wanted = 0
+    this.answered.openUnsafe()
   }
 
   /** Writes what asks for messages or answers them before the engine has them. */
@@ -102,8 +100,8 @@ export class Pulls {
     if (failed !== undefined) this.of.fail(failed)
   }
 
-  /** What the server says of a pull: that it is over, or why there can be no other; nothing, where it only lives. */
-  told({ headers }: Msg): "over" | Failed | undefined {
+  /** What the server says of a pull: that it is over, that the consumer does not answer, or why there can be no other pull; nothing, where it only lives. */
+  told({ headers }: Msg): "over" | "silent" | Failed | undefined {
     const code = headers?.code ?? 0
     const text = headers?.description.toLowerCase() ?? ""
     if (code === 100) return undefined
@@ -113,13 +111,7 @@ export class Pulls {
       if (this.wanted === 0) this.answered.openUnsafe()
     }
     const { source, options } = this.of
-    if (code === 503) {
-      return NatsError.make(
-        "consume",
-        "Lost",
-        `The consumer of group ${options.group} on ${source.channel} does not answer.`
-      )
-    }
+    if (code === 503) return "silent"
     if (code === 409 && /deleted/.test(text)) {
       return NatsError.make(
         "consume",

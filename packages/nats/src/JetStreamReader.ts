@@ -25,6 +25,9 @@ const working = encoder.encode("+WPI")
 const later = (after: Duration.Duration): Uint8Array =>
   encoder.encode(`-NAK {"delay": ${Math.round(Duration.toMillis(after) * 1e6)}}`)
 
+// heartbeats for which the server may leave open whether the consumer is there, and milliseconds between two questions
+const [patience, pause] = [8, 250]
+
 // channels of a pattern that are remembered at once
 const mostOrigins = 10_000
 
@@ -37,6 +40,9 @@ export class Reader {
   private readonly origins = new Map<string, Origin>()
   private readonly held: Held
   private readonly work = Latch.makeUnsafe(false)
+  /** Open when the server says that no consumer answers. */
+  private readonly silence = Latch.makeUnsafe(false)
+  private isSilent = false
   private isFlowing = false
   private isStopped = false
   /** What came after it was stopped. */
@@ -50,13 +56,13 @@ export class Reader {
 
   constructor(of: Reading) {
     this.of = of
-    const { options, settings, source } = of
+    const { options, source } = of
     this.pulls = new Pulls(of)
     this.held = new Held(options.ordered)
     this.lease = {
       ...(options.pattern === undefined ? {} : { channel: source.channel }),
       partition: 0,
-      claim: settings.claim,
+      claim: of.claim,
       settle: (batch) => this.settle(batch),
       extend: (batch) => this.extend(batch)
     }
@@ -119,8 +125,7 @@ export class Reader {
     const known = this.origins.get(channel)
     if (known !== undefined) return known
     const { group, handler } = this.of.options
-    const holdLimit = this.of.settings.claim
-    const origin: Origin = { system: "nats", channel, group, partition: 0, handler, holdLimit }
+    const origin: Origin = { system: "nats", channel, group, partition: 0, handler, holdLimit: this.of.claim }
     if (this.origins.size >= mostOrigins) this.origins.clear()
     this.origins.set(channel, origin)
     return origin
@@ -159,37 +164,57 @@ export class Reader {
     const said = this.pulls.told(message)
     if (said === undefined || this.isStopped) return
     if (said === "over") this.pull()
-    else this.of.fail(said)
+    else if (said === "silent") {
+      this.isSilent = true
+      this.silence.openUnsafe()
+    } else this.of.fail(said)
   }
 
   private pull(): void {
     if (this.isFlowing && !this.isStopped) this.pulls.more(this.backlog.length)
   }
 
-  /** Looks again where the server has said nothing for two of its heartbeats: it may have forgotten the pulls, or the consumer. */
+  /**
+   * Looks for the consumer where the server has been silent for longer than a pull waits, or says that no consumer answers, and
+   * pulls again when it is there. A cluster without a leader answers nothing for some seconds, and has then forgotten the pulls.
+   */
   watch(look: Effect.Effect<unknown, Failed>): Effect.Effect<never, Failed> {
     let seen = -1
     const { heartbeat } = this.of.settings
     return Effect.forever(Effect.andThen(
-      Effect.sleep(heartbeat * 2.5),
+      Effect.timeoutOption(this.silence.await, heartbeat * 1.5),
       Effect.suspend(() => {
         const { pulls } = this
-        const isQuiet = pulls.signs === seen
+        const isSilent = this.isSilent
+        const isQuiet = isSilent || pulls.signs === seen
+        this.isSilent = false
+        this.silence.closeUnsafe()
         seen = pulls.signs
         if (!isQuiet) this.of.sink.polled()
-        if (!isQuiet || !this.isFlowing || this.isStopped || pulls.wanted === 0) return Effect.void
-        return Effect.map(look, () => {
-          pulls.wanted = 0
+        if (!isQuiet || !this.isFlowing || this.isStopped || (pulls.wanted === 0 && !isSilent)) return Effect.void
+        return Effect.map(this.found(look, heartbeat * patience), () => {
+          pulls.forget()
           this.pull()
         })
       })
     ))
   }
 
+  /** Completes when the consumer is there; fails when the server has not answered for it for so many milliseconds. */
+  private found(look: Effect.Effect<unknown, Failed>, left: number): Effect.Effect<unknown, Failed> {
+    return Effect.catch(
+      look,
+      (error) =>
+        error.reason === "Lost" && left > 0 && this.of.session.ended === undefined
+          ? Effect.andThen(Effect.sleep(pause), this.found(look, left - pause))
+          : Effect.fail(error)
+    )
+  }
+
   /** Keeps the claims of what waits for the engine. */
   readonly keep: Effect.Effect<never, Failed> = Effect.suspend(() =>
     Effect.forever(Effect.andThen(
-      Effect.sleep(this.of.settings.claim / 3),
+      Effect.sleep(this.of.claim / 3),
       Effect.suspend(() => this.backlog.length === 0 || this.isStopped ? Effect.void : this.extend(this.backlog.all))
     ))
   )

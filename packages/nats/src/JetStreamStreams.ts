@@ -12,7 +12,7 @@ import {
   jetstreamManager,
   type StreamConfig
 } from "@nats-io/jetstream"
-import { Effect, Exit } from "effect"
+import { Clock, Effect, Exit } from "effect"
 import type { Settings } from "./JetStreamOptions.ts"
 import * as JetStreamSettings from "./JetStreamSettings.ts"
 import type { Client, Session } from "./NatsClient.ts"
@@ -140,11 +140,41 @@ const conflict = (channel: string, stream: string, differences: ReadonlyArray<st
     }. Declare it as it is, or change it.`
   )
 
-/** Makes the stream of a channel, or compares the one that holds it with what was declared. */
+/** What marks a stream whose only reader may have died: one that nobody reads is removed. */
+const temporaryMark = "millrace: temporary"
+
+/** Milliseconds that a temporary stream may have no consumer yet. */
+const young = 60_000
+
+/** Removes the temporary streams beside a channel that lost their reader: those of processes that were killed. */
+const sweep = async (manager: JetStreamManager, channel: string, now: number): Promise<void> => {
+  const beside = channel.replace(/[^.]+$/, "*")
+  for await (const name of manager.streams.names(beside)) {
+    const { config, created, state } = await manager.streams.info(name)
+    const isOver = config.description === temporaryMark && state.consumer_count === 0 &&
+      Date.parse(created) < now - young
+    if (isOver) await manager.streams.delete(name)
+  }
+}
+
+/** Removes a stream. */
+export const remove = (
+  client: Client,
+  settings: Settings,
+  session: Session,
+  stream: string
+): Effect.Effect<unknown, Failed> =>
+  ask(client, settings, session, "declare", (manager) => manager.streams.delete(stream))
+
+/**
+ * Makes the stream of a channel, or compares the one that holds it with what was declared. A temporary stream that was made is
+ * added to `temporary`.
+ */
 export const declare = (
   client: Client,
   settings: Settings,
-  declaration: Driver.Declaration
+  declaration: Driver.Declaration,
+  temporary?: Set<string>
 ): Effect.Effect<void, Failed> =>
   Effect.gen(function*() {
     const { channel, partitions } = declaration
@@ -161,12 +191,21 @@ export const declare = (
     }
     const wanted = yield* JetStreamSettings.read(declaration)
     const session = yield* client.session("declare")
+    const now = yield* Clock.currentTimeMillis
     yield* ask(client, settings, session, "declare", async (manager) => {
       const names: Array<string> = []
       for await (const name of manager.streams.names(channel)) names.push(name)
       const [name] = names
       if (name === undefined) {
-        await manager.streams.add({ subjects: [channel], ...wanted, name: NatsNames.streamOf(channel) })
+        const config = { subjects: [channel], ...wanted, name: NatsNames.streamOf(channel) }
+        if (declaration.temporary !== true) {
+          await manager.streams.add(config)
+          return
+        }
+        // a user that may only make streams makes this one all the same
+        await sweep(manager, channel, now).catch(() => {})
+        await manager.streams.add({ ...config, description: temporaryMark })
+        temporary?.add(config.name)
         return
       }
       const { config } = await manager.streams.info(name)

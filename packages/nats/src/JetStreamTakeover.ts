@@ -105,7 +105,7 @@ export const collect = (successor: Successor, info: Effect.Effect<Pending, Faile
       return pending.count - backlog.all.filter(({ position }) => position <= pending.last).length
     }
     for (let left = missing(); left > 0; left = missing()) {
-      pulls.ask(Math.min(left, of.options.batch), 1000, undefined)
+      pulls.ask(Math.min(left, of.options.batch), 1000)
       // a second for the pull, and one for a server that says nothing at its end
       for (let quiet = 0; quiet < 20 && pulls.wanted > 0;) {
         const { signs } = pulls

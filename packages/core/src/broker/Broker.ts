@@ -30,6 +30,8 @@ export interface Consumer<R> {
   readonly group: string
   readonly name: string
   readonly from: "earliest" | "latest"
+  /** Whether the group ends with the subscription, and leaves nothing at the broker. Left out: no. */
+  readonly temporary?: boolean | undefined
   readonly lanes: Lanes
   readonly handle: Handler<Delivery, unknown, unknown, R>
   readonly settle: (exit: Exit.Exit<unknown, unknown>) => Outcome

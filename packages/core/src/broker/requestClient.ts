@@ -5,6 +5,7 @@ import { Deferred, type Duration, Effect, Exit, Metric, Random, type Scope, Sema
 import * as Channel from "../model/Channel.ts"
 import * as Correlation from "../model/Correlation.ts"
 import type { Delivery, Message } from "../model/Message.ts"
+import * as Outcome from "../model/Outcome.ts"
 import { decoder, explain } from "../pipeline/compile.ts"
 import { keyOf, type Of } from "./Broker.ts"
 import * as BrokerError from "./BrokerError.ts"
@@ -53,7 +54,8 @@ export interface Client<in Q, out A, out E> {
 export interface ClientOptions {
   /**
    * The channel of its answers, where several clients share one: each then reads all answers and drops those of others.
-   * Default: a channel of its own, named `CHANNEL.replies.` and a random id, which it declares where the broker can.
+   * Default: a channel of its own, named `CHANNEL.replies.` and a random id, which it declares where the broker can, and which
+   * ends with the client where the driver can remove channels.
    */
   readonly replyTo?: string | undefined
   /** What its own channel is like, in the broker's words. Default: the broker's. */
@@ -153,7 +155,7 @@ export const client = <Q, A, E, On>(
 
     if (options.replyTo === undefined) {
       yield* Effect.catchIf(
-        broker.declare({ ...options.declare, channel: replyTo }),
+        broker.declare({ temporary: true, ...options.declare, channel: replyTo }),
         ({ reason }) => reason === "Unsupported",
         () => Effect.void
       )
@@ -181,7 +183,17 @@ export const client = <Q, A, E, On>(
       { group: `replies.${instance}`, name: `answers of ${channel.name}`, from: "latest", lanes: Lanes.unordered(64) },
       take
     )
-    yield* broker.consume(answers.consumer)
+    const { settle } = answers.consumer
+    yield* broker.consume({
+      ...answers.consumer,
+      temporary: true,
+      // no dead letters: nobody would read them, and their channel would outlive the client
+      deadLetterChannel: undefined,
+      settle: (exit) => {
+        const outcome = settle(exit)
+        return outcome._tag === "DeadLetter" ? Outcome.Reject(outcome.error) : outcome
+      }
+    })
 
     const ask = (payload: Q, asking: Asking, deadline: number) => {
       const id = `${instance}-${++count}`

@@ -119,6 +119,7 @@ export class Source<R> {
           handler: name,
           from,
           ordered: lanes._tag !== "unordered",
+          temporary: this.consumer.temporary === true,
           messages: inFlight.messages,
           // a longer batch would be taken in whole, beyond what may be in flight
           batch: Math.min(longest, inFlight.messages),
