@@ -1,216 +1,19 @@
 /**
- * Publishing to streams: written one after another and confirmed one by one, with so many on their way at most.
+ * Publishing to streams, and why a message was not confirmed.
  *
  * A confirmation says that the stream has the message, on as many servers as it has replicas. Where the connection ends first
  * it may have it or not, and the publish fails with `Lost`.
  */
 import type { BrokerError, Outgoing } from "@millrace/core"
-import { createInbox, headers, type Msg } from "@nats-io/transport-node"
-import { JetStreamApiError } from "@nats-io/jetstream"
 import { Effect, Exit, type Scope } from "effect"
 import type { Settings } from "./JetStreamOptions.ts"
+import { OutboundQueue } from "./JetStreamOutbound.ts"
 import * as JetStreamStreams from "./JetStreamStreams.ts"
 import type { Client, Session } from "./NatsClient.ts"
 import * as NatsError from "./NatsError.ts"
-import * as NatsMessage from "./NatsMessage.ts"
 
 type Failed = BrokerError.BrokerError
 type Batch = ReadonlyArray<Outgoing<Uint8Array>>
-
-// bytes that wait for their confirmation at once
-const mostBytes = 16 * 1024 * 1024
-
-/** One call of `publish`. */
-class Entry {
-  readonly batch: Batch
-  readonly resume: (exit: Exit.Exit<void, Failed>) => void
-  /** The next to be written. */
-  next = 0
-  confirmed = 0
-  failed: Failed | undefined
-
-  constructor(batch: Batch, resume: (exit: Exit.Exit<void, Failed>) => void) {
-    this.batch = batch
-    this.resume = resume
-  }
-}
-
-/** A message that waits for its confirmation. */
-class Waiting {
-  readonly entry: Entry
-  readonly outgoing: Outgoing<Uint8Array>
-  readonly since: number
-
-  constructor(entry: Entry, outgoing: Outgoing<Uint8Array>, since: number) {
-    this.entry = entry
-    this.outgoing = outgoing
-    this.since = since
-  }
-}
-
-const decoder = new TextDecoder()
-// the second character of `{"error":…` and of `{"stream":…`
-const [errorMark, streamMark] = [101, 115]
-
-/** What is on its way over one connection. */
-class Line {
-  private readonly session: Session
-  private readonly settings: Settings
-  private readonly inbox: string
-  private readonly queue: Array<Entry> = []
-  private readonly waiting = new Map<number, Waiting>()
-  private bytes = 0
-  private count = 0
-  private tick = 0
-
-  constructor(session: Session, settings: Settings, prefix: string) {
-    this.session = session
-    this.settings = settings
-    this.inbox = `${createInbox(prefix)}.`
-    session.onEnd(() => this.end(NatsError.lost("publish", session.place)))
-    session.onViolation((error) => {
-      // answers to nobody: none of them would come
-      if (error.operation !== "publish") {
-        if (error.subject === `${this.inbox}*`) this.end(session.failure(error, "publish"))
-        return
-      }
-      for (const [id, { outgoing }] of this.waiting) {
-        if (outgoing.channel === error.subject) {
-          this.settle(id, session.failure(error, "publish", { channel: outgoing.channel }))
-        }
-      }
-    })
-    session.nc.subscribe(`${this.inbox}*`, {
-      callback: (error, message) => {
-        if (error === null) this.answer(message)
-      }
-    })
-  }
-
-  publish(batch: Batch): Effect.Effect<void, Failed> {
-    return Effect.callback<void, Failed>((resume) => {
-      if (this.session.ended !== undefined) {
-        resume(Exit.fail(NatsError.lost("publish", this.session.place)))
-        return
-      }
-      const entry = new Entry(batch, resume)
-      this.queue.push(entry)
-      this.write()
-      // what is on its way cannot be called back
-      return Effect.sync(() => {
-        const at = this.queue.indexOf(entry)
-        if (at >= 0) this.queue.splice(at, 1)
-      })
-    })
-  }
-
-  /** Writes as long as there is room for what waits for its confirmation. */
-  private write(): void {
-    for (let entry = this.queue[0]; entry !== undefined; entry = this.queue[0]) {
-      while (entry.next < entry.batch.length && entry.failed === undefined) {
-        if (this.waiting.size >= this.settings.window || this.bytes >= mostBytes) return
-        entry.failed = this.writeOne(entry, entry.batch[entry.next]!)
-        entry.next++
-      }
-      this.queue.shift()
-      if (entry.failed !== undefined) entry.resume(Exit.fail(entry.failed))
-    }
-  }
-
-  private writeOne(entry: Entry, outgoing: Outgoing<Uint8Array>): Failed | undefined {
-    const most = this.session.nc.info?.max_payload
-    const refused = NatsMessage.refuse(outgoing, most)
-    if (refused !== undefined) return refused
-    const made = NatsMessage.toHeaders(outgoing)
-    if (made !== undefined && "_tag" in made) return made
-    let fields = made
-    // a dead letter or a replay that has the id of its message would be dropped as its duplicate
-    const id = outgoing.native?.isCopy === true ? undefined : this.settings.messageId?.(outgoing)
-    if (id !== undefined) (fields ??= headers()).set("Nats-Msg-Id", id)
-    const number = this.count++
-    const reply = this.inbox + number
-    const failed = this.session.write(
-      "publish",
-      outgoing.channel,
-      outgoing.payload,
-      fields === undefined ? { reply } : { reply, headers: fields }
-    )
-    if (failed !== undefined) {
-      // the client checks the length of all together, and nothing else that was not checked before
-      return failed.reason === "Invalid" && most !== undefined
-        ? NatsMessage.tooLarge(outgoing, fields, most)
-        : failed
-    }
-    this.waiting.set(number, new Waiting(entry, outgoing, this.tick))
-    this.bytes += outgoing.payload.length
-    return undefined
-  }
-
-  private answer(message: Msg): void {
-    const id = Number(message.subject.slice(this.inbox.length))
-    const waiting = this.waiting.get(id)
-    if (waiting === undefined) return
-    this.settle(id, this.failureOf(message, waiting.outgoing.channel))
-    this.write()
-  }
-
-  private failureOf(message: Msg, channel: string): Failed | undefined {
-    const body = message.data
-    if (body[2] === streamMark) return undefined
-    const failed = (error: unknown) => this.session.failure(error, "publish", { channel })
-    if (body.length === 0) {
-      return message.headers?.code === 503
-        // nobody listens to the subject, not even a stream
-        ? NatsError.make(
-          "publish",
-          "NotFound",
-          `No stream of JetStream holds ${channel}: declare it, or set missingStreams to "create".`
-        )
-        : failed(new Error("an empty confirmation"))
-    }
-    if (body[2] !== errorMark && !decoder.decode(body).includes("\"error\"")) return undefined
-    try {
-      // JetStream's own answer
-      const { error } = JSON.parse(decoder.decode(body)) as {
-        readonly error: ConstructorParameters<typeof JetStreamApiError>[0]
-      }
-      return failed(new JetStreamApiError(error))
-    } catch (error) {
-      return failed(error)
-    }
-  }
-
-  private settle(id: number, failed: Failed | undefined): void {
-    const waiting = this.waiting.get(id)
-    if (waiting === undefined) return
-    this.waiting.delete(id)
-    this.bytes -= waiting.outgoing.payload.length
-    const { entry } = waiting
-    entry.confirmed++
-    if (failed !== undefined && entry.failed === undefined) {
-      entry.failed = failed
-      entry.resume(Exit.fail(failed))
-    } else if (entry.failed === undefined && entry.confirmed === entry.batch.length) entry.resume(Exit.void)
-  }
-
-  /** Counts time; what has waited for four counts waits no longer. */
-  beat(late: (channel: string) => Failed): void {
-    this.tick++
-    for (const [id, { outgoing, since }] of this.waiting) {
-      // in order of writing
-      if (this.tick - since <= 4) break
-      this.settle(id, late(outgoing.channel))
-    }
-    this.write()
-  }
-
-  private end(error: Failed): void {
-    for (const id of Array.from(this.waiting.keys())) this.settle(id, error)
-    for (const entry of this.queue.splice(0)) {
-      if (entry.failed === undefined) entry.resume(Exit.fail(error))
-    }
-  }
-}
 
 /** Publishes to streams. */
 export interface Publisher {
@@ -220,16 +23,22 @@ export interface Publisher {
 /** Makes a publisher that lives as long as the scope. */
 export const make = (client: Client, settings: Settings): Effect.Effect<Publisher, never, Scope.Scope> =>
   Effect.gen(function*() {
-    let line: Line | undefined
+    let queue: OutboundQueue | undefined
     let of: Session | undefined
-    const lineOf = (session: Session): Line => {
-      if (of !== session || line === undefined) {
+    const queueOf = (session: Session): OutboundQueue => {
+      if (of !== session || queue === undefined) {
         of = session
-        line = new Line(session, settings, client.connection.inboxPrefix)
+        queue = new OutboundQueue(session, settings, client.connection.inboxPrefix)
       }
-      return line
+      return queue
     }
     const { place, requestTimeout } = client.connection
+    const leaderless = (channel: string): Failed =>
+      NatsError.make(
+        "publish",
+        "Lost",
+        `The stream of ${channel} at ${place.servers} does not answer, as while its servers choose a leader: try again.`
+      )
     const late = new WeakSet<Failed>()
     const tooLate = (channel: string): Failed => {
       const error = NatsError.make(
@@ -241,31 +50,41 @@ export const make = (client: Client, settings: Settings): Effect.Effect<Publishe
       return error
     }
     yield* Effect.forkScoped(
-      Effect.forever(Effect.andThen(Effect.sleep(requestTimeout / 4), Effect.sync(() => line?.beat(tooLate))))
+      Effect.forever(Effect.andThen(Effect.sleep(requestTimeout / 4), Effect.sync(() => queue?.beat(tooLate))))
     )
     const once = (batch: Batch): Effect.Effect<void, Failed> => {
       const { open } = client
       return open === undefined
-        ? Effect.flatMap(client.session("publish"), (session) => lineOf(session).publish(batch))
-        : lineOf(open).publish(batch)
+        ? Effect.flatMap(client.session("publish"), (session) => queueOf(session).publish(batch))
+        : queueOf(open).publish(batch)
     }
-    /** Where somebody else listens to a subject that no stream holds, nothing says so. */
+    const streams = new Map<string, Effect.Effect<void, Failed>>()
+    /** Whether a stream holds the channel; fails with `NotFound` where none does. Publishes that fail together share an answer. */
+    const held = (channel: string): Effect.Effect<void, Failed> =>
+      Effect.suspend(() => {
+        const known = streams.get(channel)
+        if (known !== undefined) return known
+        const refusing = { ...settings, missing: "refuse" } as const
+        const ask = Effect.flatMap(
+          client.session("publish"),
+          (session) => JetStreamStreams.sourceFor(client, refusing, session, "publish", channel)
+        )
+        return Effect.flatMap(Effect.cachedWithTTL(Effect.asVoid(ask), "250 millis"), (shared) => {
+          if (streams.size > 1000) streams.clear()
+          streams.set(channel, shared)
+          return shared
+        })
+      })
+    /**
+     * Why a message was not confirmed. A stream without a leader and a subject that no stream holds sound alike, and where another
+     * program listens to that subject nothing says anything.
+     */
     const explain = (given: Failed, batch: Batch): Effect.Effect<void, Failed> => {
-      if (!late.has(given)) return Exit.fail(given)
-      return Effect.flatMap(
-        client.session("publish"),
-        (session) =>
-          Effect.forEach(
-            new Set(batch.map(({ channel }) => channel)),
-            (channel) =>
-              JetStreamStreams.sourceFor(client, { ...settings, missing: "refuse" }, session, "publish", channel),
-            {
-              discard: true
-            }
-          )
-      ).pipe(
-        Effect.catch((found) => Exit.fail(found.reason === "NotFound" ? found : given)),
-        Effect.andThen(Exit.fail(given))
+      const isUnheard = given.reason === "NotFound"
+      if (!isUnheard && !late.has(given)) return Exit.fail(given)
+      return Effect.forEach(new Set(batch.map(({ channel }) => channel)), held, { discard: true }).pipe(
+        Effect.catch((found) => Exit.fail(isUnheard || found.reason === "NotFound" ? found : given)),
+        Effect.andThen(Exit.fail(isUnheard ? leaderless(batch[0]!.channel) : given))
       )
     }
     const create = (batch: Batch): Effect.Effect<void, Failed> =>

@@ -1,0 +1,213 @@
+/**
+ * What is on its way to streams over one connection: written one after another and confirmed one by one, with so many at once at
+ * most.
+ */
+import type { BrokerError, Outgoing } from "@millrace/core"
+import { JetStreamApiError } from "@nats-io/jetstream"
+import { createInbox, headers, type Msg } from "@nats-io/transport-node"
+import { Effect, Exit } from "effect"
+import type { Settings } from "./JetStreamOptions.ts"
+import type { Session } from "./NatsClient.ts"
+import * as NatsError from "./NatsError.ts"
+import * as NatsMessage from "./NatsMessage.ts"
+
+type Failed = BrokerError.BrokerError
+type Batch = ReadonlyArray<Outgoing<Uint8Array>>
+
+// bytes that wait for their confirmation at once
+const mostBytes = 16 * 1024 * 1024
+
+/** One call of `publish`. */
+class PublishCall {
+  readonly batch: Batch
+  readonly resume: (exit: Exit.Exit<void, Failed>) => void
+  /** The next to be written. */
+  next = 0
+  confirmed = 0
+  failed: Failed | undefined
+
+  constructor(batch: Batch, resume: (exit: Exit.Exit<void, Failed>) => void) {
+    this.batch = batch
+    this.resume = resume
+  }
+}
+
+/** A message that waits for its confirmation. */
+class InFlight {
+  readonly entry: PublishCall
+  readonly outgoing: Outgoing<Uint8Array>
+  readonly since: number
+
+  constructor(entry: PublishCall, outgoing: Outgoing<Uint8Array>, since: number) {
+    this.entry = entry
+    this.outgoing = outgoing
+    this.since = since
+  }
+}
+
+/** Nobody listens to the subject: no stream holds it, or its stream has no leader now. */
+const unheard = (channel: string): Failed =>
+  NatsError.make(
+    "publish",
+    "NotFound",
+    `No stream of JetStream holds ${channel}: declare it, or set missingStreams to "create".`
+  )
+
+const decoder = new TextDecoder()
+// the second character of `{"error":…` and of `{"stream":…`
+const [errorMark, streamMark] = [101, 115]
+
+/** What is on its way over one connection. */
+export class OutboundQueue {
+  private readonly session: Session
+  private readonly settings: Settings
+  private readonly inbox: string
+  private readonly queue: Array<PublishCall> = []
+  private readonly waiting = new Map<number, InFlight>()
+  private bytes = 0
+  private count = 0
+  private tick = 0
+
+  constructor(session: Session, settings: Settings, prefix: string) {
+    this.session = session
+    this.settings = settings
+    this.inbox = `${createInbox(prefix)}.`
+    session.onEnd(() => this.end(NatsError.lost("publish", session.place)))
+    session.onViolation((error) => {
+      // answers to nobody: none of them would come
+      if (error.operation !== "publish") {
+        if (error.subject === `${this.inbox}*`) this.end(session.failure(error, "publish"))
+        return
+      }
+      for (const [id, { outgoing }] of this.waiting) {
+        if (outgoing.channel === error.subject) {
+          this.settle(id, session.failure(error, "publish", { channel: outgoing.channel }))
+        }
+      }
+    })
+    session.nc.subscribe(`${this.inbox}*`, {
+      callback: (error, message) => {
+        if (error === null) this.answer(message)
+      }
+    })
+  }
+
+  publish(batch: Batch): Effect.Effect<void, Failed> {
+    return Effect.callback<void, Failed>((resume) => {
+      if (this.session.ended !== undefined) {
+        resume(Exit.fail(NatsError.lost("publish", this.session.place)))
+        return
+      }
+      const entry = new PublishCall(batch, resume)
+      this.queue.push(entry)
+      this.write()
+      // what is on its way cannot be called back
+      return Effect.sync(() => {
+        const at = this.queue.indexOf(entry)
+        if (at >= 0) this.queue.splice(at, 1)
+      })
+    })
+  }
+
+  /** Writes as long as there is room for what waits for its confirmation. */
+  private write(): void {
+    for (let entry = this.queue[0]; entry !== undefined; entry = this.queue[0]) {
+      while (entry.next < entry.batch.length && entry.failed === undefined) {
+        if (this.waiting.size >= this.settings.window || this.bytes >= mostBytes) return
+        entry.failed = this.writeOne(entry, entry.batch[entry.next]!)
+        entry.next++
+      }
+      this.queue.shift()
+      if (entry.failed !== undefined) entry.resume(Exit.fail(entry.failed))
+    }
+  }
+
+  private writeOne(entry: PublishCall, outgoing: Outgoing<Uint8Array>): Failed | undefined {
+    const most = this.session.nc.info?.max_payload
+    const refused = NatsMessage.refuse(outgoing, most)
+    if (refused !== undefined) return refused
+    const made = NatsMessage.toHeaders(outgoing)
+    if (made !== undefined && "_tag" in made) return made
+    let fields = made
+    // a dead letter or a replay that has the id of its message would be dropped as its duplicate
+    const id = outgoing.native?.isCopy === true ? undefined : this.settings.messageId?.(outgoing)
+    if (id !== undefined) (fields ??= headers()).set("Nats-Msg-Id", id)
+    const number = this.count++
+    const reply = this.inbox + number
+    const failed = this.session.write(
+      "publish",
+      outgoing.channel,
+      outgoing.payload,
+      fields === undefined ? { reply } : { reply, headers: fields }
+    )
+    if (failed !== undefined) {
+      // the client checks the length of all together, and nothing else that was not checked before
+      return failed.reason === "Invalid" && most !== undefined
+        ? NatsMessage.tooLarge(outgoing, fields, most)
+        : failed
+    }
+    this.waiting.set(number, new InFlight(entry, outgoing, this.tick))
+    this.bytes += outgoing.payload.length
+    return undefined
+  }
+
+  private answer(message: Msg): void {
+    const id = Number(message.subject.slice(this.inbox.length))
+    const waiting = this.waiting.get(id)
+    if (waiting === undefined) return
+    this.settle(id, this.failureOf(message, waiting.outgoing.channel))
+    this.write()
+  }
+
+  private failureOf(message: Msg, channel: string): Failed | undefined {
+    const body = message.data
+    if (body[2] === streamMark) return undefined
+    const failed = (error: unknown) => this.session.failure(error, "publish", { channel })
+    if (body.length === 0) {
+      return message.headers?.code === 503
+        ? unheard(channel)
+        : failed(new Error("an empty confirmation"))
+    }
+    if (body[2] !== errorMark && !decoder.decode(body).includes("\"error\"")) return undefined
+    try {
+      // JetStream's own answer
+      const { error } = JSON.parse(decoder.decode(body)) as {
+        readonly error: ConstructorParameters<typeof JetStreamApiError>[0]
+      }
+      return failed(new JetStreamApiError(error))
+    } catch (error) {
+      return failed(error)
+    }
+  }
+
+  private settle(id: number, failed: Failed | undefined): void {
+    const waiting = this.waiting.get(id)
+    if (waiting === undefined) return
+    this.waiting.delete(id)
+    this.bytes -= waiting.outgoing.payload.length
+    const { entry } = waiting
+    entry.confirmed++
+    if (failed !== undefined && entry.failed === undefined) {
+      entry.failed = failed
+      entry.resume(Exit.fail(failed))
+    } else if (entry.failed === undefined && entry.confirmed === entry.batch.length) entry.resume(Exit.void)
+  }
+
+  /** Counts time; what has waited for four counts waits no longer. */
+  beat(late: (channel: string) => Failed): void {
+    this.tick++
+    for (const [id, { outgoing, since }] of this.waiting) {
+      // in order of writing
+      if (this.tick - since <= 4) break
+      this.settle(id, late(outgoing.channel))
+    }
+    this.write()
+  }
+
+  private end(error: Failed): void {
+    for (const id of Array.from(this.waiting.keys())) this.settle(id, error)
+    for (const entry of this.queue.splice(0)) {
+      if (entry.failed === undefined) entry.resume(Exit.fail(error))
+    }
+  }
+}

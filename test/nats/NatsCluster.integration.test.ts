@@ -1,0 +1,108 @@
+/** Three servers with three replicas of each stream, one of which dies: the one that leads the stream. */
+import { expect, it } from "@effect/vitest"
+import { Broker, type BrokerError, Channel, type Delivery, Lanes, Subscription } from "@millrace/core"
+import { JetStream } from "@millrace/nats"
+import { Nats as Servers } from "@millrace/testing/servers"
+import { jetstreamManager } from "@nats-io/jetstream"
+import { Effect, Schedule } from "effect"
+import { type AddressInfo, createServer } from "node:net"
+import { describeServer } from "../services/describe.ts"
+import { client, eventually, fresh, outgoing, textOf } from "./support.ts"
+
+const names = ["n1", "n2", "n3"]
+
+const freePort = Effect.promise(() =>
+  new Promise<number>((resolve, reject) => {
+    const server = createServer()
+    server.on("error", reject)
+    server.listen(0, "127.0.0.1", () => {
+      const { port } = server.address() as AddressInfo
+      server.close(() => resolve(port))
+    })
+  })
+)
+
+/** Servers by their names in the cluster. */
+const cluster = Effect.gen(function*() {
+  const ports = yield* Effect.forEach(names, () => freePort)
+  const routes = ports.map((port) => `"nats://127.0.0.1:${port}"`).join(", ")
+  const servers = yield* Effect.forEach(names, (name, i) =>
+    Servers.own({
+      settings: [
+        `server_name: ${name}`,
+        `cluster { name: test, listen: "127.0.0.1:${ports[i]}", routes: [${routes}] }`
+      ]
+    }), { concurrency: "unbounded" })
+  return new Map(names.map((name, i) => [name, servers[i]!]))
+})
+
+describeServer("X5 JetStream in a cluster", cluster, (servers) => {
+  const layer = () =>
+    JetStream.layer({
+      servers: Array.from(servers().values(), ({ address }) => address),
+      requestTimeout: "2 seconds",
+      consumer: { takeover: "3 seconds" }
+    })
+
+  it.live(
+    "X4 X5 F21 when the leader of a stream dies, publishes fail for a while and may be tried again, and consumers go on within seconds",
+    () =>
+      Effect.scoped(Effect.gen(function*() {
+        const channel = fresh("replicated")
+        const broker = yield* Broker.Broker
+        yield* Effect.retry(
+          broker.declare({ channel, settings: { num_replicas: "3" } }),
+          Schedule.spaced("200 millis").pipe(Schedule.upTo({ duration: "20 seconds" }))
+        )
+        yield* broker.declare({ channel: `${channel}.dead-letters`, settings: { num_replicas: "3" } })
+        const got = new Map<string, Set<string>>()
+        const consume = (group: string, lanes: Lanes.Lanes) => {
+          const texts = new Set<string>()
+          got.set(group, texts)
+          return Subscription.run(Subscription.make(
+            Channel.bytes(channel),
+            { group, name: group, lanes, restart: { base: 50, cap: 500 } },
+            (delivery: Delivery) => Effect.sync(() => void texts.add(textOf(delivery.raw)))
+          ))
+        }
+        yield* consume("sharing", Lanes.unordered(16))
+        yield* consume("in-order", Lanes.partition)
+        const confirmed: Array<string> = []
+        const errors: Array<BrokerError.BrokerError> = []
+        let isOver = false
+        let count = 0
+        yield* Effect.forkScoped(Effect.gen(function*() {
+          while (!isOver) {
+            const text = `m-${count++}`
+            yield* Effect.matchEffect(broker.publish(outgoing(channel, text)), {
+              onSuccess: () => Effect.sync(() => void confirmed.push(text)),
+              onFailure: (error) => Effect.sync(() => void errors.push(error))
+            })
+            yield* Effect.sleep("20 millis")
+          }
+        }))
+        const flows = () => Array.from(got.values()).every(({ size }) => size > 20)
+        yield* eventually(flows)
+        const manager = yield* Effect.flatMap(
+          client(servers().get("n1")!),
+          (nc) => Effect.promise(() => jetstreamManager(nc))
+        )
+        const { cluster } = yield* Effect.promise(() => manager.streams.info(channel))
+        const leader = cluster!.leader!
+        yield* servers().get(leader)!.kill
+        const before = confirmed.length
+        yield* eventually(() => confirmed.length > before + 20)
+        const published = performance.now()
+        const last = confirmed.at(-1)!
+        yield* eventually(() => Array.from(got.values()).every((texts) => texts.has(last)))
+        const consumed = performance.now()
+        isOver = true
+        // a leader is chosen within 10 seconds; the pulls of old would have waited 30
+        expect(consumed - published).toBeLessThan(15_000)
+        expect(errors.length).toBeGreaterThan(0)
+        expect(errors.filter(({ retriable }) => !retriable)).toEqual([])
+        for (const texts of got.values()) expect(confirmed.filter((text) => !texts.has(text))).toEqual([])
+      })).pipe(Effect.provide(layer())),
+    60_000
+  )
+})
