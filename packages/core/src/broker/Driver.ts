@@ -7,6 +7,7 @@ import type { Pattern } from "../model/Address.ts"
 import type { Delivery, Outgoing } from "../model/Message.ts"
 import type { Outcome } from "../model/Outcome.ts"
 import type { BrokerError } from "./BrokerError.ts"
+import type { Lanes } from "./Lanes.ts"
 
 /** What a broker can do. What it cannot is refused when a subscription is built, or emulated openly. */
 export interface Capabilities {
@@ -130,6 +131,8 @@ export interface ConsumeOptions {
    * messages of a partition, one of them reads and the others stand by.
    */
   readonly ordered: boolean
+  /** What the subscription runs side by side; undefined where a driver is used without the engine. */
+  readonly lanes?: Lanes["_tag"] | undefined
   /** The most messages that may be in flight: what a broker hands out before it is asked should be no more. */
   readonly messages: number
   /**

@@ -120,6 +120,7 @@ export class Source<R> {
           from,
           ordered: lanes._tag !== "unordered",
           temporary: this.consumer.temporary === true,
+          lanes: lanes._tag,
           messages: inFlight.messages,
           // a longer batch would be taken in whole, beyond what may be in flight
           batch: Math.min(longest, inFlight.messages),

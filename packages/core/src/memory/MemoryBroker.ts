@@ -60,6 +60,8 @@ class State {
   readonly logs = new Map<string, Log>()
   readonly groups = new Map<string, Map<string, Group>>()
   readonly connections = new Map<Member, Deferred.Deferred<never, BrokerError>>()
+  /** The groups that have begun to read a pattern: channels that came since are read from their beginning. */
+  private readonly begun = new Set<string>()
   /** Who is told of new channels. */
   readonly watchers = new Set<(channel: string) => void>()
   running = true
@@ -103,6 +105,14 @@ class State {
       groups.set(options.group, group)
     }
     return group
+  }
+
+  /** Where a group begins in the channels of a pattern that it has not read yet. */
+  begin({ channel, from, group }: ConsumeOptions): ConsumeOptions["from"] {
+    const name = JSON.stringify([group, channel])
+    if (this.begun.has(name)) return "earliest"
+    this.begun.add(name)
+    return from
   }
 
   lag(channel: string, group: string): ReadonlyArray<Lag> {
@@ -215,7 +225,7 @@ const roomOf = (owned: Owned, member: Member): Effect.Effect<void> =>
     member.wake()
   })
 
-/** One reader for each channel that fits, those made later too: these are read from their beginning. */
+/** One reader for each channel that fits, those made after the group began too: these are read from their beginning. */
 const consumeAll = (state: State, pattern: Pattern, options: ConsumeOptions, sink: Sink) =>
   Effect.gen(function*() {
     const fits = (channel: string) => pattern.match(channel) !== undefined
@@ -232,7 +242,8 @@ const consumeAll = (state: State, pattern: Pattern, options: ConsumeOptions, sin
     )
     const failed = Deferred.makeUnsafe<never, BrokerError>()
     const one = { ...sink, ready: () => {} }
-    let from = options.from
+    let from = state.begin(options)
+    let isReady = false
     const read: Effect.Effect<never, BrokerError, Scope.Scope> = Effect.forever(Effect.suspend(() => {
       news.closeUnsafe()
       const start = Effect.forEach(waiting.splice(0), (channel) =>
@@ -245,9 +256,10 @@ const consumeAll = (state: State, pattern: Pattern, options: ConsumeOptions, sin
       return Effect.andThen(
         start,
         Effect.suspend(() => {
-          if (from === options.from) {
+          if (!isReady) {
             sink.ready()
           }
+          isReady = true
           from = "earliest"
           return news.await
         })

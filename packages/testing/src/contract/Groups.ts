@@ -2,7 +2,7 @@
  * Scenarios of groups and channels: who reads what, from where on, and what becomes of a channel that is not there.
  */
 import { Effect } from "effect"
-import { numbered, refusedWith, same } from "./Bench.ts"
+import { Broken, numbered, refusedWith, same } from "./Bench.ts"
 import { type Scenario, scenario } from "./Scenario.ts"
 
 const sorted = (texts: ReadonlyArray<string>) => texts.toSorted()
@@ -90,6 +90,55 @@ export const groups: ReadonlyArray<Scenario> = [
         yield* same("what the second got", second.texts, ["b"])
       }),
     { needs: ["redelivery"] }
+  ),
+
+  scenario(
+    "added-partitions",
+    "partitions added while the program is away are read from their beginning",
+    ["X5"],
+    (bench, { outage }) =>
+      Effect.gen(function*() {
+        yield* bench.declare(1)
+        yield* bench.send("old")
+        const first = yield* bench.reader({ from: "latest" })
+        yield* bench.send("a")
+        yield* bench.has(first, ["a"])
+        yield* first.stop
+        yield* Effect.mapError(
+          outage.grow?.(bench.channel, 3) ?? Effect.void,
+          (error) => new Broken({ message: `partitions could not be added: ${String(error)}` })
+        )
+        const wanted = numbered(20)
+        yield* bench.sendAll(wanted, (key) => ({ key }))
+        const second = yield* bench.reader({ from: "latest" })
+        yield* bench.has(second, wanted)
+        yield* same("what the second got", sorted(second.texts), sorted(wanted))
+      }),
+    { needs: ["added partitions"] }
+  ),
+
+  scenario(
+    "pattern-while-away",
+    "channels of a pattern made while the program is away are read from their beginning",
+    ["F20", "X5"],
+    (bench) =>
+      Effect.gen(function*() {
+        const of = (region: string) => `${bench.channel}.${region}.created`
+        const options = { channel: of("{region}"), from: "latest" } as const
+        yield* bench.declare(1, of("one"))
+        yield* bench.send("old", { channel: of("one") })
+        const first = yield* bench.reader(options)
+        yield* bench.send("a", { channel: of("one") })
+        yield* bench.has(first, ["a"])
+        yield* first.stop
+        yield* bench.declare(1, of("two"))
+        yield* bench.send("b", { channel: of("two") })
+        yield* bench.send("c", { channel: of("one") })
+        const second = yield* bench.reader(options)
+        yield* bench.has(second, ["b", "c"])
+        yield* same("what the second got", sorted(second.texts), ["b", "c"])
+      }),
+    { needs: ["patterns", "replay", "redelivery"] }
   ),
 
   scenario(

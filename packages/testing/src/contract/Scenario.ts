@@ -26,6 +26,7 @@ export type Feature =
   | "patterns"
   | "lag"
   | "limit"
+  | "added partitions"
   | `${Fields} headers`
 
 /** How a broker is taken down, as a crash would, and brought back. */
@@ -34,6 +35,8 @@ export interface Outage {
   readonly start: Effect.Effect<void, unknown>
   /** Whether messages and positions are there afterwards. Default: the broker's `persistence`. */
   readonly keeps?: boolean | undefined
+  /** Gives a channel more partitions, `partitions` in all, where the broker has a way to. */
+  readonly grow?: ((channel: string, partitions: number) => Effect.Effect<void, unknown>) | undefined
 }
 
 /** What a scenario is told beside its bench: what the broker's author declared. */
@@ -100,6 +103,8 @@ export const lacks = (needs: ReadonlyArray<Feature>, bench: Bench, declared: Dec
         return capabilities.timestamps !== "none"
       case "partitions":
         return capabilities.ordering === "partition"
+      case "added partitions":
+        return declared.outage.grow !== undefined
       case "limit":
         return declared.maximumBytes !== undefined
       case "duplicate headers":
@@ -239,6 +244,17 @@ export const refusals: Record<Feature, Body> = {
     Effect.andThen(
       bench.declare(1),
       refusedWith("asking how far a group is behind", bench.broker.lag(bench.channel, bench.group), "Unsupported")
+    ),
+  "added partitions": (bench) =>
+    Effect.andThen(
+      bench.declare(1),
+      refusedWith(
+        "declaring more partitions than there are",
+        bench.broker.declare({ channel: bench.channel, partitions: 2 }),
+        "Conflict",
+        "Unsupported",
+        "Invalid"
+      )
     ),
   // no limit was declared, so what is far beyond anybody's goes through
   limit: (bench) =>
