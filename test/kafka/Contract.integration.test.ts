@@ -3,7 +3,7 @@ import { Kafka as Servers } from "@millrace/testing/servers"
 import { Effect } from "effect"
 import { describeServer } from "../services/describe.ts"
 import { keepsRow } from "../services/row.ts"
-import { clients, optionsOf } from "./support.ts"
+import { clients, grow, optionsOf } from "./support.ts"
 
 /** By the protocol "consumer" the broker says how often members give a sign of life, and only then they hear what has moved. */
 const properties = {
@@ -24,7 +24,12 @@ for (const client of clients) {
         Effect.suspend(() =>
           Effect.map(
             client.driver(optionsOf(server(), { producer: { retryFor: "2 seconds" } })),
-            (driver): BrokerContract.Subject => ({ driver, stop: server().kill, start: server().start })
+            (driver): BrokerContract.Subject => ({
+              driver,
+              stop: server().kill,
+              start: server().start,
+              grow: (channel, partitions) => Effect.tryPromise(() => grow(server().brokers, channel, partitions))
+            })
           )
         ),
         { missing: "refused", maximumBytes: 1024 * 1024 - 1024, patience: "40 seconds", quiet: "300 millis" }

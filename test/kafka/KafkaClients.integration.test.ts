@@ -1,9 +1,8 @@
 import { it } from "@effect/vitest"
-import { Address, Broker, type Delivery, type Driver, type Headers } from "@millrace/core"
+import { Address, Broker, type Delivery, type Headers } from "@millrace/core"
 import { KafkaAdmin } from "@millrace/kafka"
 import type { Kafka as Servers } from "@millrace/testing/servers"
-import { Admin } from "@platformatic/kafka"
-import { Effect, Exit, Fiber, Scope } from "effect"
+import { Effect } from "effect"
 import * as FastCheck from "fast-check"
 import { expect } from "vitest"
 import { describeKafka } from "../services/describe.ts"
@@ -12,35 +11,15 @@ import {
   type Client,
   clients,
   consumer,
+  consuming,
   contents,
   eventually,
+  forget,
   fresh,
   kafkajs,
   optionsOf,
-  outgoing,
-  plain,
-  Recorder
+  outgoing
 } from "./support.ts"
-
-const consuming = (driver: Driver.Driver, options: Partial<Driver.ConsumeOptions> & { readonly group: string }) =>
-  Effect.gen(function*() {
-    const recorder = new Recorder()
-    const scope = yield* Scope.fork(yield* Effect.scope)
-    const fiber = yield* Effect.forkDetach(
-      Scope.provide(driver.consume({ ...plain, channel: "", ...options }, recorder), scope),
-      { startImmediately: true }
-    )
-    yield* Effect.addFinalizer(() => Fiber.interrupt(fiber))
-    yield* eventually(() => recorder.readies > 0 || fiber.pollUnsafe() !== undefined)
-    return { recorder, fiber, stop: Effect.andThen(Fiber.interrupt(fiber), Scope.close(scope, Exit.void)) }
-  })
-
-/** Drops what is below a position, as retention does. */
-const forget = async (brokers: Array<string>, topic: string, partition: number, offset: number): Promise<void> => {
-  const admin = new Admin({ clientId: "test", bootstrapBrokers: brokers })
-  await admin.deleteRecords({ topics: [{ name: topic, partitions: [{ partition, offset: BigInt(offset) }] }] })
-  await admin.close()
-}
 
 const each = (client: Client) => (kafka: () => Servers.KafkaServer) => {
   it.live(

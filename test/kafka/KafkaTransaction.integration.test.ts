@@ -1,21 +1,21 @@
 import { it } from "@effect/vitest"
-import { Broker } from "@millrace/core"
+import { Broker, Channel, type Driver, Lanes, type Message, Subscription } from "@millrace/core"
 import { KafkaAdmin, KafkaTransaction } from "@millrace/kafka"
 import type { Kafka as Servers } from "@millrace/testing/servers"
-import { Effect, Exit, Fiber, Layer, Scope, Stream } from "effect"
+import { Effect, Layer, Stream } from "effect"
 import { expect } from "vitest"
 import { describeKafka } from "../services/describe.ts"
 import {
   classic,
   type Client,
+  consumer,
+  consuming,
   contents,
   eventually,
   fresh,
   kafkajs,
   optionsOf,
   outgoing,
-  plain,
-  Recorder,
   textOf
 } from "./support.ts"
 
@@ -35,18 +35,13 @@ const inTransactions = (client: Client) => (kafka: () => Servers.KafkaServer) =>
     return { admin, from, to, other, group: fresh("group") }
   })
 
-  const taken = (channel: string, group: string, count: number) =>
+  /** What a member took, which still is one. */
+  const taken = (channel: string, group: string, count: number, options?: Partial<Driver.ConsumeOptions>) =>
     Effect.gen(function*() {
       const driver = yield* client.driver(optionsOf(kafka()))
-      const recorder = new Recorder()
-      const scope = yield* Scope.fork(yield* Effect.scope)
-      const fiber = yield* Effect.forkDetach(
-        Scope.provide(driver.consume({ ...plain, channel, group }, recorder), scope)
-      )
+      const { recorder, stop } = yield* consuming(driver, { ...options, channel, group })
       yield* eventually(() => recorder.taken.length >= count)
-      yield* Fiber.interrupt(fiber)
-      yield* Scope.close(scope, Exit.void)
-      return recorder.taken
+      return { after: recorder.taken, stop, recorder }
     })
 
   // a transaction is committed a little before its partitions are told, and read from then on
@@ -62,7 +57,7 @@ const inTransactions = (client: Client) => (kafka: () => Servers.KafkaServer) =>
       const broker = yield* Broker.Broker
       const { publish } = yield* KafkaTransaction.KafkaTransaction
       yield* broker.publishAll(["0", "1", "2"].map((text) => outgoing(from, text, { key: "same" })))
-      const after = yield* taken(from, group, 3)
+      const { after } = yield* taken(from, group, 3)
       yield* publish([outgoing(to, "a"), outgoing(other, "b"), outgoing(to, "c")], { after: after.slice(0, 2) })
       expect(yield* texts(to, 2)).toEqual(["a", "c"])
       expect(yield* texts(other)).toEqual(["b"])
@@ -83,7 +78,7 @@ const inTransactions = (client: Client) => (kafka: () => Servers.KafkaServer) =>
         const small = fresh("small")
         yield* admin.declare({ channel: small, partitions: 1, settings: { "max.message.bytes": "1000" } })
         yield* broker.publish(outgoing(from, "0"))
-        const after = yield* taken(from, group, 1)
+        const { after } = yield* taken(from, group, 1)
         const error = yield* Effect.flip(
           publish([outgoing(to, "aborted"), outgoing(small, "x".repeat(5000))], { after })
         )
@@ -118,6 +113,87 @@ const inTransactions = (client: Client) => (kafka: () => Servers.KafkaServer) =>
       expect(error).toMatchObject({ reason: "Lost" })
       expect(error.message).toContain("Another producer has taken over this transactional id")
       expect(yield* texts(to, 2)).toEqual(["one", "two"])
+    }).pipe(Effect.scoped, Effect.provide(layers())), 60_000)
+
+  it.live("it says what it promises of positions", () =>
+    Effect.gen(function*() {
+      const { guarantee } = yield* KafkaTransaction.KafkaTransaction
+      expect(guarantee).toBe(client.name === "kafkajs" ? "at least once" : "exactly once")
+    }).pipe(Effect.provide(layers())), 60_000)
+
+  it.live("a member whose partition is another member's by now publishes nothing", () =>
+    Effect.gen(function*() {
+      const { admin, from, group, to } = yield* made
+      const broker = yield* Broker.Broker
+      const { publish } = yield* KafkaTransaction.KafkaTransaction
+      yield* broker.publish(outgoing(from, "0"))
+      // it hears of nothing, as a process that is suspended
+      const deaf = yield* client.driver(optionsOf(kafka(), {
+        consumer: { heartbeatInterval: "20 seconds", sessionTimeout: "60 seconds", maximumWait: "5 seconds" }
+      }))
+      const first = yield* consuming(deaf, { channel: from, group })
+      yield* eventually(() => first.recorder.taken.length === 1)
+      yield* Effect.promise(() => client.removeMembers(kafka().brokers, group))
+      const second = yield* taken(from, group, 1)
+      yield* publish([outgoing(to, "by the second")], second)
+      const error = yield* Effect.flip(publish([outgoing(to, "by the first")], { after: first.recorder.taken }))
+      expect(error).toMatchObject({ reason: "Lost", operation: "publish" })
+      yield* publish([outgoing(to, "next")])
+      expect(yield* texts(to, 2)).toEqual(["by the second", "next"])
+      expect((yield* admin.lag(group, from)).reduce((sum, { lag }) => sum + lag, 0)).toBe(0)
+    }).pipe(Effect.scoped, Effect.provide(layers())), 60_000)
+
+  it.live("a group that was left is not moved", () =>
+    Effect.gen(function*() {
+      const { from, group, to } = yield* made
+      const broker = yield* Broker.Broker
+      const { publish } = yield* KafkaTransaction.KafkaTransaction
+      yield* broker.publish(outgoing(from, "0"))
+      const { after, stop } = yield* taken(from, group, 1)
+      yield* stop
+      expect(yield* Effect.flip(publish([outgoing(to, "aborted")], { after }))).toMatchObject({ reason: "Lost" })
+      yield* publish([outgoing(to, "next")])
+      expect(yield* texts(to)).toEqual(["next"])
+    }).pipe(Effect.scoped, Effect.provide(layers())), 60_000)
+
+  it.live(
+    "messages that came by lanes other than partition, or from elsewhere, are refused",
+    () =>
+      Effect.gen(function*() {
+        const { from, group, to } = yield* made
+        const broker = yield* Broker.Broker
+        const { publish } = yield* KafkaTransaction.KafkaTransaction
+        yield* broker.publish(outgoing(from, "0"))
+        for (const lanes of ["key", "unordered"] as const) {
+          const { after, stop } = yield* taken(from, `${group}-${lanes}`, 1, { lanes })
+          const error = yield* Effect.flip(publish([outgoing(to, "never")], { after }))
+          expect(error).toMatchObject({ reason: "Invalid", operation: "publish" })
+          expect(error.message).toContain("Lanes.partition")
+          yield* stop
+        }
+        const error = yield* Effect.flip(publish([outgoing(to, "never")], { after: yield* contents(from) }))
+        expect(error).toMatchObject({ reason: "Invalid", operation: "publish" })
+        expect(error.message).toContain("message.delivery")
+        expect(yield* contents(to)).toEqual([])
+      }).pipe(Effect.scoped, Effect.provide(layers())),
+    60_000
+  )
+
+  it.live("a handler publishes and moves its group, message by message", () =>
+    Effect.gen(function*() {
+      const { admin, from, group, to } = yield* made
+      const broker = yield* Broker.Broker
+      const { publish } = yield* KafkaTransaction.KafkaTransaction
+      yield* Subscription.run(Subscription.make(
+        Channel.bytes(from),
+        { group, name: "copy", lanes: Lanes.partition },
+        (message: Message<Uint8Array>) =>
+          publish([outgoing(to, textOf(message.payload))], { after: [message.delivery] })
+      ))
+      const all = Array.from({ length: 10 }, (_, i) => String(i))
+      yield* broker.publishAll(all.map((text) => outgoing(from, text, { key: text })))
+      expect(yield* texts(to, 10)).toEqual(all)
+      yield* Effect.repeat(admin.lag(group, from), { until: (found) => found.every(({ lag }) => lag === 0) })
     }).pipe(Effect.scoped, Effect.provide(layers())), 60_000)
 
   it.live("an empty name is refused", () =>
@@ -221,7 +297,10 @@ const lookingAfter = (client: Client) => (kafka: () => Servers.KafkaServer) => {
     }).pipe(Effect.provide(Layer.merge(client.layer(optionsOf(kafka())), client.admin(optionsOf(kafka()))))), 60_000)
 }
 
-for (const client of [kafkajs, classic]) {
+for (const client of [kafkajs, classic, consumer]) {
   describeKafka(`Kafka transactions by ${client.name}`, inTransactions(client))
+}
+
+for (const client of [kafkajs, classic]) {
   describeKafka(`browsing and looking after Kafka by ${client.name}`, lookingAfter(client))
 }

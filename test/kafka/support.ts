@@ -2,10 +2,10 @@ import { Broker, type BrokerError, type Delivery, type Driver } from "@millrace/
 import { Kafka, KafkaAdmin, KafkaTransaction } from "@millrace/kafka"
 import * as KafkaPlatformatic from "@millrace/kafka/KafkaPlatformatic"
 import type { Kafka as Servers } from "@millrace/testing/servers"
-import { Effect, type Exit, type Layer, Stream } from "effect"
-import { Base, type consumerGroupDescribeV0, kGetApi, kGetBootstrapConnection } from "@platformatic/kafka"
+import { Effect, Exit, Fiber, type Layer, Scope, Stream } from "effect"
+import { Admin, Base, type consumerGroupDescribeV0, kGetApi, kGetBootstrapConnection } from "@platformatic/kafka"
 import { type Cluster, Kafka as KafkaJs, logLevel, PartitionAssigners } from "kafkajs"
-import { textOf } from "../services/driving.ts"
+import { eventually, textOf } from "../services/driving.ts"
 
 export { bytes, eventually, fresh, outgoing, textOf } from "../services/driving.ts"
 
@@ -177,3 +177,37 @@ export const plain = {
   batch: 100,
   bytes: 64 * 1024 * 1024
 } as const
+
+/** Consumes by a driver alone, until stopped or at the latest with the scope; is ready when this completes. */
+export const consuming = (
+  driver: Driver.Driver,
+  options: Partial<Driver.ConsumeOptions> & { readonly group: string }
+) =>
+  Effect.gen(function*() {
+    const recorder = new Recorder()
+    const scope = yield* Scope.fork(yield* Effect.scope)
+    const fiber = yield* Effect.forkDetach(
+      Scope.provide(driver.consume({ ...plain, channel: "", ...options }, recorder), scope),
+      { startImmediately: true }
+    )
+    yield* Effect.addFinalizer(() => Fiber.interrupt(fiber))
+    yield* eventually(() => recorder.readies > 0 || fiber.pollUnsafe() !== undefined)
+    return { recorder, fiber, stop: Effect.andThen(Fiber.interrupt(fiber), Scope.close(scope, Exit.void)) }
+  })
+
+const withAdmin = async (brokers: Array<string>, use: (admin: Admin) => Promise<unknown>): Promise<void> => {
+  const admin = new Admin({ clientId: "test", bootstrapBrokers: brokers })
+  await use(admin)
+  await admin.close()
+}
+
+/** Drops what is below a position, as retention does. */
+export const forget = (brokers: Array<string>, topic: string, partition: number, offset: number): Promise<void> =>
+  withAdmin(
+    brokers,
+    (admin) => admin.deleteRecords({ topics: [{ name: topic, partitions: [{ partition, offset: BigInt(offset) }] }] })
+  )
+
+/** Adds partitions to a topic, up to `count`. */
+export const grow = (brokers: Array<string>, topic: string, count: number): Promise<void> =>
+  withAdmin(brokers, (admin) => admin.createPartitions({ topics: [{ name: topic, count, assignments: null }] }))

@@ -6,6 +6,7 @@
  */
 import { type Broker, type BrokerError, type Driver, Engine } from "@millrace/core"
 import { type Config, Effect, Layer, type Scope } from "effect"
+import { Begun } from "./client/Beginning.ts"
 import { capabilities } from "./client/capabilities.ts"
 import * as KafkaOptions from "./client/Options.ts"
 import * as Publisher from "./client/Publisher.ts"
@@ -32,12 +33,13 @@ export const driver = (
   Effect.gen(function*() {
     const settings = yield* KafkaOptions.check(options)
     const cluster = yield* connect(settings)
+    const begun = new Begun()
     const kafka = Client.make(settings, yield* Client.logger(settings))
     const publisher = yield* Publisher.make(settings, producing(settings, kafka), cluster)
     return {
       system: "kafka",
       capabilities,
-      consume: (options, sink) => consume(settings, cluster, options, sink),
+      consume: (options, sink) => consume(settings, cluster, begun, options, sink),
       publish: publisher.publish,
       declare: (declaration) => Topics.declare(settings, cluster, declaration),
       browse: (channel) => browse(settings, cluster, channel),

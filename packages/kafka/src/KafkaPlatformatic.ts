@@ -7,6 +7,7 @@
 import { type Broker, type BrokerError, type Driver, DriverOptions, Engine } from "@millrace/core"
 import { type Config, Effect, Layer, type Scope } from "effect"
 import * as Admin from "./client/Admin.ts"
+import { Begun } from "./client/Beginning.ts"
 import { capabilities } from "./client/capabilities.ts"
 import * as KafkaOptions from "./client/Options.ts"
 import * as Publisher from "./client/Publisher.ts"
@@ -48,11 +49,12 @@ export const driver = (options: Options): Effect.Effect<Driver.Driver, BrokerErr
   Effect.gen(function*() {
     const [settings, protocol] = yield* checked(options)
     const cluster = yield* connect(settings)
+    const begun = new Begun()
     const publisher = yield* Publisher.make(settings, producing(settings), cluster)
     return {
       system: "kafka",
       capabilities,
-      consume: (options, sink) => consume(settings, cluster, protocol, options, sink),
+      consume: (options, sink) => consume(settings, cluster, begun, protocol, options, sink),
       publish: publisher.publish,
       declare: (declaration) => Topics.declare(settings, cluster, declaration),
       browse: (channel) => browse(settings, cluster, channel),

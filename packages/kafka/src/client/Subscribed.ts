@@ -3,17 +3,13 @@
  */
 import type { BrokerError, Driver } from "@millrace/core"
 import { Effect, Exit, Scope } from "effect"
+import type { Begun } from "./Beginning.ts"
 import type { Cluster } from "./Cluster.ts"
+import * as Failure from "./Failure.ts"
 import type { Settings } from "./Options.ts"
 import * as Topics from "./Topics.ts"
 
 type Failed = BrokerError.BrokerError
-
-/** The topics of a membership, in order, and those of them that were made after the subscription began. */
-export interface Subscribed {
-  readonly topics: ReadonlyArray<string>
-  readonly appeared: ReadonlySet<string>
-}
 
 /** A membership that reads. */
 export interface Reading {
@@ -23,30 +19,31 @@ export interface Reading {
   readonly release: Effect.Effect<void>
 }
 
-/** Where a group begins that has no position: what was made later is read from its first message, or some would be passed over. */
-export const begins = (
-  { from }: Driver.ConsumeOptions,
-  { appeared }: Subscribed,
-  topic: string
-): "earliest" | "latest" => appeared.has(topic) ? "earliest" : from
+/** The topics of a membership, in order. */
+export type Subscribed = ReadonlyArray<string>
 
-const none: Subscribed = { topics: [], appeared: new Set() }
-
-/** What is to be read now; `before` undefined at the start. */
 const find = (
   settings: Settings,
   cluster: Cluster,
-  options: Driver.ConsumeOptions,
-  before: Subscribed | undefined
+  { channel, pattern }: Driver.ConsumeOptions
 ): Effect.Effect<Subscribed, Failed> =>
-  options.pattern === undefined
-    ? Effect.succeed({ ...none, topics: [options.channel] })
-    : Effect.map(Topics.fitting(settings, cluster, options.pattern), (topics) => ({
-      topics,
-      appeared: before === undefined
-        ? none.appeared
-        : new Set(topics.filter((topic) => before.appeared.has(topic) || !before.topics.includes(topic)))
-    }))
+  pattern === undefined ? Effect.succeed([channel]) : Topics.fitting(settings, cluster, pattern)
+
+/** Refuses names of groups that Kafka, or its tools, cannot take. */
+const refuse = ({ channel, group }: Driver.ConsumeOptions): Failed | undefined => {
+  if (group === "") {
+    return Failure.invalid("consume", `The subscription to ${channel} has an empty group: name its group.`)
+  }
+  // eslint-disable-next-line no-control-regex
+  return /[\u0000-\u001f\u007f]/.test(group)
+    ? Failure.invalid(
+      "consume",
+      `The group ${
+        JSON.stringify(group)
+      } of the subscription to ${channel} has a control character, such as a line break: leave it out of the name.`
+    )
+    : undefined
+}
 
 /**
  * Reads by one membership after another: a new one whenever other topics fit, after the old one has finished and committed
@@ -55,21 +52,27 @@ const find = (
 export const run = (
   settings: Settings,
   cluster: Cluster,
+  begun: Begun,
   options: Driver.ConsumeOptions,
   sink: Driver.Sink,
   open: (subscribed: Subscribed) => Effect.Effect<Reading, Failed, Scope.Scope>
 ): Effect.Effect<void, Failed, Scope.Scope> =>
   Effect.gen(function*() {
-    let subscribed = yield* find(settings, cluster, options, undefined)
+    const refused = refuse(options)
+    if (refused !== undefined) return yield* Effect.fail(refused)
+    const again = find(settings, cluster, options)
+    let subscribed = yield* again
     if (options.pattern === undefined) return yield* (yield* open(subscribed)).read
     const outer = yield* Effect.scope
     /** Completes with what fits when that is something else. */
     const changed = (before: Subscribed): Effect.Effect<Subscribed, Failed> =>
-      Effect.andThen(Effect.sleep(settings.consumer.metadataMaxAge), find(settings, cluster, options, before)).pipe(
-        Effect.repeat({ until: ({ topics }) => topics.join() !== before.topics.join() })
+      Effect.andThen(Effect.sleep(settings.consumer.metadataMaxAge), again).pipe(
+        Effect.repeat({ until: (topics) => topics.join() !== before.join() })
       )
     while (true) {
-      if (subscribed.topics.length === 0) {
+      if (subscribed.length === 0) {
+        // it begins here, so the first topic to come is read from its first message
+        begun.add(options)
         sink.ready()
         subscribed = yield* changed(subscribed)
         continue
@@ -78,8 +81,7 @@ export const run = (
       const { read, release } = yield* Scope.provide(open(subscribed), inner)
       subscribed = yield* Effect.raceFirst(
         // a topic that was deleted is no longer read, and the others are
-        Effect.catch(read, (error) =>
-          error.reason === "NotFound" ? find(settings, cluster, options, subscribed) : Effect.fail(error)),
+        Effect.catch(read, (error) => error.reason === "NotFound" ? again : Effect.fail(error)),
         changed(subscribed)
       )
       yield* release

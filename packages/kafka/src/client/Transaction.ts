@@ -1,12 +1,19 @@
 /**
  * Transactions over any client: one at a time, all or nothing.
  */
-import type { BrokerError, Delivery, Outgoing } from "@millrace/core"
+import { BrokerError, type Delivery, type Outgoing } from "@millrace/core"
 import { Context, Effect, Exit, Layer, type Scope, Semaphore } from "effect"
 import * as Failure from "./Failure.ts"
+import * as Membership from "./Membership.ts"
 import { check, type Options, type Settings } from "./Options.ts"
 
 type Failed = BrokerError.BrokerError
+
+/**
+ * What a transaction with `after` promises: `exactly once` where Kafka itself refuses a member whose partition is another's by
+ * now (KIP-447), `at least once` where the client cannot name the member.
+ */
+export type Guarantee = "exactly once" | "at least once"
 
 /** One transaction at a time for each layer; others wait. */
 export class KafkaTransaction extends Context.Service<KafkaTransaction, {
@@ -14,13 +21,18 @@ export class KafkaTransaction extends Context.Service<KafkaTransaction, {
    * Publishes all of the messages and, with `after`, moves the groups that these deliveries came by behind them: all or
    * nothing. Completes when the transaction is committed.
    *
-   * The deliveries must be all that came before them too, in their partitions: a position has no gaps. When it fails nothing
-   * has happened, except after `Lost`, when the broker may still have committed it.
+   * The deliveries must come from a subscription with `Lanes.partition` that still runs: a position has no gaps, and the group
+   * moves only for the member that has the partition. What one handler publishes goes into one transaction.
+   *
+   * Fails with `Invalid` where the deliveries came otherwise, and with `Lost` where the partition is another member's by now.
+   * When it fails nothing has happened, except after `Lost`, when the broker may still have committed it.
    */
   readonly publish: (
     messages: ReadonlyArray<Outgoing<Uint8Array>>,
     options?: { readonly after?: ReadonlyArray<Delivery> | undefined }
   ) => Effect.Effect<void, Failed>
+  /** What `publish` with `after` promises by this client. */
+  readonly guarantee: Guarantee
 }>()("@millrace/kafka/KafkaTransaction/KafkaTransaction") {}
 
 /** Options of a transactional producer. */
@@ -29,32 +41,56 @@ export interface TransactionOptions extends Options {
   readonly transactionalId: string
 }
 
-/** The positions of one group, as clients send them. */
+/** The positions of one lease, as clients send them. */
 export interface Offsets {
-  readonly consumerGroupId: string
-  readonly topics: Array<
-    { readonly topic: string; readonly partitions: Array<{ readonly partition: number; readonly offset: string }> }
-  >
+  readonly group: string
+  readonly topic: string
+  readonly partition: number
+  /** Behind the last of the deliveries. */
+  readonly position: number
+  readonly membership: Membership.Membership
 }
 
-/** The position behind the last of the deliveries, for each group, topic and partition. */
-const behind = (deliveries: ReadonlyArray<Delivery>): Array<Offsets> => {
-  const groups = new Map<string, Map<string, Map<number, number>>>()
+/** The position behind the last of the deliveries, for each lease; or why they cannot be. */
+const behind = (deliveries: ReadonlyArray<Delivery>): ReadonlyArray<Offsets> | Failed => {
+  const found = new Map<Membership.Membership, Offsets>()
   for (const { channel, origin, partition, position } of deliveries) {
-    let topics = groups.get(origin.group)
-    if (topics === undefined) groups.set(origin.group, topics = new Map())
-    let partitions = topics.get(channel)
-    if (partitions === undefined) topics.set(channel, partitions = new Map())
-    partitions.set(partition, Math.max(partitions.get(partition) ?? 0, position + 1))
+    const membership = Membership.of(origin)
+    const place = `The message at ${position} of partition ${partition} of ${channel}`
+    if (membership === undefined) {
+      return Failure.invalid(
+        "publish",
+        `${place} was not taken from Kafka by a subscription of this program, so no group is moved behind it: pass message.delivery as it came.`
+      )
+    }
+    const { lanes } = membership
+    if (lanes !== undefined && lanes !== "partition") {
+      return Failure.invalid(
+        "publish",
+        `${place} came by lanes of kind ${lanes}, where messages before it may still run: give the subscription Lanes.partition.`
+      )
+    }
+    const before = found.get(membership)?.position ?? 0
+    found.set(membership, {
+      group: origin.group,
+      topic: channel,
+      partition,
+      position: Math.max(before, position + 1),
+      membership
+    })
   }
-  return Array.from(groups, ([consumerGroupId, topics]) => ({
-    consumerGroupId,
-    topics: Array.from(topics, ([topic, partitions]) => ({
-      topic,
-      partitions: Array.from(partitions, ([partition, position]) => ({ partition, offset: String(position) }))
-    }))
-  }))
+  return Array.from(found.values())
 }
+
+/** That the partition is not this member's any more: the message is delivered again, to the member that has it. */
+export const lost = ({ group, partition, topic }: Offsets): Failed =>
+  BrokerError.make({
+    system: "kafka",
+    operation: "publish",
+    reason: "Lost",
+    message:
+      `Partition ${partition} of ${topic} is no longer assigned to this member of ${group}, so the transaction was aborted.`
+  })
 
 /** A transaction that has begun. */
 export interface Transaction {
@@ -71,7 +107,13 @@ export interface Transactional {
   readonly close: Effect.Effect<void>
 }
 
-const make = (settings: Settings, open: () => Transactional) =>
+/** How a client library makes them. */
+export interface Transactions {
+  readonly guarantee: Guarantee
+  readonly open: () => Transactional
+}
+
+const make = (settings: Settings, { guarantee, open }: Transactions) =>
   Effect.gen(function*() {
     const one = yield* Semaphore.make(1)
     let producer: Transactional | undefined
@@ -86,17 +128,29 @@ const make = (settings: Settings, open: () => Transactional) =>
       const fresh = producer = open()
       return Effect.as(Failure.attempt(settings.place, "connect", () => fresh.connect()), fresh)
     })
-    const all = async (
+    const call = <A>(run: () => Promise<A>) => Failure.attempt(settings.place, "publish", run)
+    const all = (
       transaction: Transaction,
       messages: ReadonlyArray<Outgoing<Uint8Array>>,
-      offsets: Array<Offsets>
-    ) => {
-      if (messages.length > 0) await transaction.send(messages)
-      for (const each of offsets) await transaction.sendOffsets(each)
-    }
-    const call = <A>(run: () => Promise<A>) => Failure.attempt(settings.place, "publish", run)
+      places: ReadonlyArray<Offsets>
+    ) =>
+      Effect.gen(function*() {
+        if (messages.length > 0) yield* call(() => transaction.send(messages))
+        for (const place of places) {
+          const { group, membership, topic } = place
+          if (!membership.held()) return yield* Effect.fail(lost(place))
+          yield* Failure.attempt(settings.place, "publish", () => transaction.sendOffsets(place), {
+            channel: topic,
+            group
+          })
+        }
+        // the client's transactions do not name the member, so the group is asked for it as late as can be
+        if (guarantee === "exactly once") return
+        for (const { membership } of places) yield* membership.confirm
+      })
     const publish: KafkaTransaction["Service"]["publish"] = (messages, options) => {
       const offsets = behind(options?.after ?? [])
+      if (offsets instanceof BrokerError.BrokerError) return Exit.fail(offsets)
       if (messages.length === 0 && offsets.length === 0) return Exit.void
       const chosen = messages.find(({ native }) => native?.partition !== undefined)
       if (chosen !== undefined) {
@@ -110,7 +164,7 @@ const make = (settings: Settings, open: () => Transactional) =>
         Effect.gen(function*() {
           const open = yield* connected
           const transaction = yield* call(() => open.begin())
-          yield* call(() => all(transaction, messages, offsets)).pipe(
+          yield* all(transaction, messages, offsets).pipe(
             Effect.onError(() => Effect.ignore(call(() => transaction.abort())))
           )
           yield* call(() => transaction.commit())
@@ -118,7 +172,7 @@ const make = (settings: Settings, open: () => Transactional) =>
       ))
     }
     yield* connected
-    return KafkaTransaction.of({ publish })
+    return KafkaTransaction.of({ publish, guarantee })
   })
 
 /** The service over a client's transactional producers, connected at once. */
@@ -127,7 +181,7 @@ export const layer = (
   transactional: (
     settings: Settings,
     transactionalId: string
-  ) => Effect.Effect<() => Transactional, Failed, Scope.Scope>
+  ) => Effect.Effect<Transactions, Failed, Scope.Scope>
 ): Layer.Layer<KafkaTransaction, Failed> =>
   Layer.effect(
     KafkaTransaction,

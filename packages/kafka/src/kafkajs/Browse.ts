@@ -3,7 +3,9 @@
  */
 import type { BrokerError, Delivery } from "@millrace/core"
 import { Cause, Clock, Effect, type Fiber, Queue, Random, type Scope, Stream } from "effect"
+import { PartitionAssigners } from "kafkajs"
 import * as Client from "./Client.ts"
+import { tap } from "./brokers.ts"
 import { deliveriesOf } from "./Consumer.ts"
 import type { Cluster } from "../client/Cluster.ts"
 import * as Failure from "../client/Failure.ts"
@@ -54,6 +56,10 @@ const fill = (
           maxWaitTimeInMs: settings.consumer.maximumWait,
           sessionTimeout: settings.consumer.sessionTimeout,
           heartbeatInterval: settings.consumer.heartbeatInterval,
+          partitionAssigners: [(config) => {
+            tap(config.cluster)
+            return PartitionAssigners.roundRobin(config)
+          }],
           retry: { retries: 5, restartOnFailure: async () => true }
         })
       ),

@@ -11,14 +11,18 @@
  * keeps no other partition from being read.
  */
 import { BrokerError, type Delivery, delivery, type Driver, type Origin } from "@millrace/core"
-import { Effect, Exit, Fiber, type Scope } from "effect"
+import { Effect, Exit, type Fiber, type Scope } from "effect"
 import kafkajs, { type Consumer, type EachBatchPayload, type KafkaMessage, type PartitionAssigner } from "kafkajs"
 import { assigner, deal } from "../client/Assigner.ts"
+import { begin, type Begun, type Place } from "../client/Beginning.ts"
 import type { Cluster } from "../client/Cluster.ts"
 import * as Failure from "../client/Failure.ts"
+import * as Membership from "../client/Membership.ts"
 import type { Settings } from "../client/Options.ts"
+import { Progress } from "../client/Progress.ts"
 import * as Subscribed from "../client/Subscribed.ts"
 import * as Topics from "../client/Topics.ts"
+import { type Broker, type Sync, tap } from "./brokers.ts"
 import * as Client from "./Client.ts"
 import { reader } from "./Records.ts"
 
@@ -50,9 +54,11 @@ const { MemberAssignment, MemberMetadata } = kafkajs.AssignerProtocol
  */
 const dealing = (
   gate: () => Promise<void>,
+  synced: (coordinator: Broker, sync: Sync) => Promise<void>,
   count: (topic: string) => Promise<number>
 ): PartitionAssigner =>
 ({ cluster }) => {
+  tap(cluster, synced)
   const find = cluster.findGroupCoordinator
   cluster.findGroupCoordinator = async (group) => {
     await gate()
@@ -89,6 +95,13 @@ interface Open {
   readonly topic: string
   readonly lease: Driver.Lease
   readonly origin: Origin
+  /** Undefined until the first messages tell where it begins. */
+  progress: Progress | undefined
+}
+
+/** What a lease was assigned by. */
+interface Assignment extends Sync {
+  readonly coordinator: Broker
 }
 
 const keyOf = (topic: string, partition: number): string => `${topic}:${partition}`
@@ -96,6 +109,7 @@ const keyOf = (topic: string, partition: number): string => `${topic}:${partitio
 class Member {
   private readonly settings: Settings
   private readonly cluster: Cluster
+  private readonly begun: Begun
   private readonly options: Driver.ConsumeOptions
   private readonly subscribed: Subscribed.Subscribed
   private readonly sink: Driver.Sink
@@ -110,12 +124,14 @@ class Member {
   private restarts = 0
   /** kafkajs's own calls for the group: any batch's do. */
   private calls: EachBatchPayload | undefined
+  private assignment: Assignment | undefined
   private consumer: Consumer | undefined
   private end: (error: Failed) => void = () => {}
 
   constructor(
     settings: Settings,
     cluster: Cluster,
+    begun: Begun,
     options: Driver.ConsumeOptions,
     subscribed: Subscribed.Subscribed,
     sink: Driver.Sink,
@@ -123,6 +139,7 @@ class Member {
   ) {
     this.settings = settings
     this.cluster = cluster
+    this.begun = begun
     this.options = options
     this.subscribed = subscribed
     this.sink = sink
@@ -138,8 +155,15 @@ class Member {
   }
 
   open(log: Client.Log): Consumer {
-    const { heartbeatInterval, maximumWait, partitionBytes, read, rebalanceTimeout, sessionTimeout } =
-      this.settings.consumer
+    const {
+      heartbeatInterval,
+      maximumWait,
+      metadataMaxAge,
+      partitionBytes,
+      read,
+      rebalanceTimeout,
+      sessionTimeout
+    } = this.settings.consumer
     return this.consumer = Client.make(this.settings, log).consumer({
       groupId: this.options.group,
       allowAutoTopicCreation: this.settings.missingTopics === "create",
@@ -147,9 +171,16 @@ class Member {
       heartbeatInterval,
       rebalanceTimeout,
       maxWaitTimeInMs: maximumWait,
+      metadataMaxAge,
       maxBytesPerPartition: partitionBytes,
       readUncommitted: read === "uncommitted",
-      partitionAssigners: [dealing(() => this.gate(), (topic) => this.count(topic))],
+      partitionAssigners: [
+        dealing(
+          () => this.gate(),
+          (coordinator, sync) => this.synced({ ...sync, coordinator }),
+          (topic) => this.count(topic)
+        )
+      ],
       // once it was a member, the engine starts it again by its own schedule
       retry: {
         ...steady,
@@ -168,6 +199,8 @@ class Member {
     )
     consumer.on("consumer.rebalancing", () => this.leaveGeneration())
     consumer.on("consumer.fetch", () => this.sink.polled())
+    // also told of batches in which there is no message
+    consumer.on("consumer.end_batch_process", ({ payload }) => this.passed(payload))
     consumer.on("consumer.crash", ({ payload }) => {
       if (!payload.restart) this.end(this.failure(payload.error))
     })
@@ -183,7 +216,7 @@ class Member {
   /** A topic that was deleted may show as a change of the group first; of those that a pattern finds any may go. */
   private explained(error: Failed): Effect.Effect<never, Failed> {
     const { channel } = this.options
-    if (error.reason !== "Lost" || !this.subscribed.topics.includes(channel)) return Effect.fail(error)
+    if (error.reason !== "Lost" || !this.subscribed.includes(channel)) return Effect.fail(error)
     return Effect.tryPromise({ try: () => this.cluster.leaders(channel), catch: (cause) => this.failure(cause) }).pipe(
       Effect.timeoutOrElse({ duration: asked, orElse: () => Effect.fail(error) }),
       Effect.mapError((found) => found.reason === "NotFound" ? found : error),
@@ -216,7 +249,7 @@ class Member {
     this.stopped = true
     // without a pause kafkajs would fetch what nobody takes, again and again
     try {
-      this.consumer?.pause(this.subscribed.topics.map((topic) => ({ topic })))
+      this.consumer?.pause(this.subscribed.map((topic) => ({ topic })))
     } catch {
       // it was not running
     }
@@ -248,15 +281,32 @@ class Member {
     this.generation++
     // in a drain the membership goes on, and nothing new is taken
     if (this.stopped) return
-    const assigned = this.subscribed.topics.map((topic) => ({ topic, partitions: assignment[topic] ?? [] }))
-    for (const { partitions, topic } of assigned) for (const partition of partitions) this.take(topic, partition)
-    const late = assigned.filter(({ partitions, topic }) =>
-      partitions.length > 0 && Subscribed.begins(this.options, this.subscribed, topic) === "latest"
+    for (const topic of this.subscribed) for (const partition of assignment[topic] ?? []) this.take(topic, partition)
+    this.sink.ready()
+  }
+
+  /** Between the assignment and kafkajs's question for its positions: a group that begins has its place by then. */
+  private async synced(assignment: Assignment): Promise<void> {
+    this.assignment = assignment
+    if (this.stopped) return
+    const { begun, cluster, options, settings, subscribed } = this
+    const ends = (topic: string) =>
+      Effect.map(
+        Topics.bounds(settings, cluster, "consume", topic),
+        (found) => found.map(({ high, partition }): Place => ({ topic, partition, position: high }))
+      )
+    const beginning = begin(
+      { settings, cluster, begun, options, topics: subscribed },
+      ends,
+      (places) => Failure.attempt(settings.place, "consume", () => commitTo(assignment, places), this.where)
     )
-    Promise.all(late.map(({ partitions, topic }) => this.begin(topic, partitions))).then(
-      () => this.sink.ready(),
-      (error) => this.end(this.failure(error))
-    )
+    const exit = await new Promise<Exit.Exit<void, Failed>>((resolve) => this.fork(beginning).addObserver(resolve))
+    if (Exit.isSuccess(exit)) return
+    const error = exit.cause.reasons.find((reason) => reason._tag === "Fail")?.error
+    // kafkajs joins again
+    if (error !== undefined && Failure.isLost(error.cause)) throw error.cause
+    if (error !== undefined) this.end(error)
+    throw Object.assign(new Error("The group could not be given its place"), { retriable: false })
   }
 
   private take(channel: string, partition: number): void {
@@ -274,26 +324,17 @@ class Member {
       })
     }
     const origin: Origin = { system: "kafka", channel, group, partition, handler, holdLimit: Number.POSITIVE_INFINITY }
-    this.leases.set(keyOf(channel, partition), { topic: channel, lease, origin })
+    const key = keyOf(channel, partition)
+    const assignment = this.assignment!
+    this.leases.set(key, { topic: channel, lease, origin, progress: undefined })
+    Membership.remember(origin, {
+      lanes: this.options.lanes,
+      held: () => this.leases.get(key)?.lease === lease,
+      moves: false,
+      member: () => ({ generation: assignment.generationId, memberId: assignment.memberId }),
+      confirm: Failure.attempt(this.settings.place, "publish", () => confirm(assignment), this.where)
+    })
     this.sink.open(lease)
-  }
-
-  /**
-   * Gives a new group its position at the end, and only then is it ready: kafkajs would look for the end at its first fetch,
-   * and pass over what is published until then, or until a first commit if it is started again.
-   */
-  private async begin(topic: string, partitions: ReadonlyArray<number>): Promise<void> {
-    const committed = await this.cluster.committed(this.options.group, topic)
-    const known = new Set(committed.map(({ partition }) => partition))
-    const fresh = partitions.filter((partition) => !known.has(partition))
-    if (fresh.length === 0) return
-    const ends = await Effect.runPromise(
-      Fiber.join(this.fork(Topics.bounds(this.settings, this.cluster, "consume", topic)))
-    )
-    const positions = ends.filter(({ partition }) => fresh.includes(partition))
-      .map(({ high, partition }) => ({ topic, partition, offset: String(high) }))
-    for (const position of positions) this.consumer?.seek(position)
-    await this.consumer?.commitOffsets(positions)
   }
 
   /** Ends all leases in good order: what runs is finished, and committed. */
@@ -305,6 +346,11 @@ class Member {
         discard: true
       })
     }).pipe(Effect.andThen(Effect.sync(() => this.leases.clear())))
+  }
+
+  /** From here on what it held is another member's. */
+  get forget(): Effect.Effect<void> {
+    return Effect.sync(() => this.leases.clear())
   }
 
   /** Before a join: closes the leases of the generation that ends. */
@@ -326,15 +372,63 @@ class Member {
     const { messages, partition, topic } = batch.batch
     const key = keyOf(topic, partition)
     const open = this.leases.get(key)
+    if (this.stopped || this.state !== "member" || open === undefined) return
+    const first = Topics.positionOf(messages[0]!.offset)
+    if (open.progress !== undefined && first < open.progress.next) return this.end(this.anew(topic, partition))
+    open.progress ??= this.progress(open, first)
+    open.progress.found(
+      Topics.positionOf(messages.at(-1)!.offset),
+      Topics.positionOf(batch.batch.lastOffset()) + 1
+    )
     try {
       for (let from = 0; from < messages.length; from += this.options.batch) {
         // What is resolved counts as read in whatever generation is current, so nothing is after the lease has ended.
-        if (this.stopped || this.state !== "member" || open === undefined || this.leases.get(key) !== open) return
+        if (this.stopped || this.state !== "member" || this.leases.get(key) !== open) return
         const to = Math.min(from + this.options.batch, messages.length)
         const room = this.sink.offer(open.lease, deliveriesOf(open.origin, messages, from, to))
         batch.resolveOffset(messages[to - 1]!.offset)
         if (!Exit.isExit(room)) await this.until(room)
       }
+    } catch (error) {
+      this.end(this.failure(error))
+    }
+  }
+
+  /** kafkajs went back by itself: positions of this lease that are committed mean other messages now. */
+  private anew(topic: string, partition: number): Failed {
+    return BrokerError.make({
+      system: "kafka",
+      operation: "consume",
+      reason: "Lost",
+      message:
+        `Partition ${partition} of ${topic} goes on at an earlier offset: the topic was made anew, or its log was cut.`
+    })
+  }
+
+  private progress({ lease, topic }: Open, from: number): Progress {
+    return new Progress(from, (position) => this.send(topic, lease, position))
+  }
+
+  /** Goes on behind marks of transactions and messages that were aborted. */
+  private passed(
+    { batchSize, firstOffset, lastOffset, partition, topic }: {
+      readonly batchSize: number
+      readonly firstOffset: string
+      readonly lastOffset: string
+      readonly partition: number
+      readonly topic: string
+    }
+  ): void {
+    const open = this.leases.get(keyOf(topic, partition))
+    if (batchSize > 0 || open === undefined || this.stopped || this.state !== "member") return
+    try {
+      const next = Topics.positionOf(lastOffset) + 1
+      const progress = open.progress ??= this.progress(
+        open,
+        Math.min(next, Topics.positionOf(firstOffset ?? lastOffset))
+      )
+      if (next > progress.next) progress.found(undefined, next)
+      if (progress.isAhead) this.fork(progress.catchUp)
     } catch (error) {
       this.end(this.failure(error))
     }
@@ -355,6 +449,19 @@ class Member {
   }
 
   private commit(channel: string, lease: Driver.Lease, position: number): Effect.Effect<void, Failed> {
+    return Effect.suspend(() => {
+      const open = this.leases.get(keyOf(channel, lease.partition))
+      if (open?.lease !== lease || open.progress === undefined) return this.send(channel, lease, position)
+      return open.progress.commit(position)
+    }).pipe(
+      Effect.tapError((error) => {
+        if (!Failure.isLost(error.cause)) return Effect.void
+        return this.sink.close(lease, "lost")
+      })
+    )
+  }
+
+  private send(channel: string, lease: Driver.Lease, position: number): Effect.Effect<void, Failed> {
     const { group } = this.options
     const key = keyOf(channel, lease.partition)
     const gone = () =>
@@ -365,22 +472,44 @@ class Member {
         message: `Partition ${lease.partition} of ${channel} is no longer assigned to this member of ${group}.`
       })
     return Effect.suspend(() => {
-      const { calls } = this
-      if (calls === undefined || this.leases.get(key)?.lease !== lease) return Effect.fail(gone())
+      const { assignment, calls } = this
+      if (assignment === undefined || this.leases.get(key)?.lease !== lease) return Effect.fail(gone())
       const topics = [{ topic: channel, partitions: [{ partition: lease.partition, offset: String(position) }] }]
       // not consumer.commitOffsets, which answers as if it had committed when the consumer is about to stop
-      return Failure.attempt(
+      return Effect.asVoid(Failure.attempt(
         this.settings.place,
         "settle",
-        () => calls.commitOffsetsIfNecessary({ topics }),
+        () =>
+          calls === undefined
+            ? commitTo(assignment, [{ topic: channel, partition: lease.partition, position }])
+            : calls.commitOffsetsIfNecessary({ topics }),
         this.where
-      )
-    }).pipe(
-      Effect.tapError((error) => {
-        if (!Failure.isLost(error.cause)) return Effect.void
-        return this.sink.close(lease, "lost")
-      })
-    )
+      ))
+    })
+  }
+}
+
+/** Commits as the member of an assignment, whatever kafkajs has read. */
+const commitTo = (
+  { coordinator, generationId, groupId, memberId }: Assignment,
+  places: ReadonlyArray<Place>
+): Promise<unknown> =>
+  coordinator.offsetCommit({
+    groupId,
+    groupGenerationId: generationId,
+    memberId,
+    topics: Array.from(Map.groupBy(places, ({ topic }) => topic), ([topic, of]) => ({
+      topic,
+      partitions: of.map(({ partition, position }) => ({ partition, offset: String(position) }))
+    }))
+  })
+
+/** Asks the group for a member; one that is about to join again still is one. */
+const confirm = async ({ coordinator, generationId, groupId, memberId }: Assignment): Promise<void> => {
+  try {
+    await coordinator.heartbeat({ groupId, groupGenerationId: generationId, memberId })
+  } catch (error) {
+    if (Failure.typeOf(error) !== "REBALANCE_IN_PROGRESS") throw error
   }
 }
 
@@ -393,6 +522,7 @@ const steady = { initialRetryTime: 100, maxRetryTime: 1000, multiplier: 2, facto
 const read = (
   settings: Settings,
   cluster: Cluster,
+  begun: Begun,
   options: Driver.ConsumeOptions,
   sink: Driver.Sink,
   subscribed: Subscribed.Subscribed
@@ -400,20 +530,21 @@ const read = (
   Effect.gen(function*() {
     const log = yield* Client.logger(settings)
     const context = yield* Effect.context<never>()
-    const member = new Member(settings, cluster, options, subscribed, sink, Effect.runForkWith(context))
-    const consumer = yield* Effect.acquireRelease(Effect.sync(() => member.open(log)), Client.disconnect)
+    const member = new Member(settings, cluster, begun, options, subscribed, sink, Effect.runForkWith(context))
+    const consumer = yield* Effect.acquireRelease(
+      Effect.sync(() => member.open(log)),
+      (consumer) => Effect.andThen(member.forget, Client.disconnect(consumer))
+    )
     const where = { channel: options.channel, group: options.group }
     yield* Failure.attempt(settings.place, "connect", () => consumer.connect(), where)
-    for (const from of ["earliest", "latest"] as const) {
-      const topics = subscribed.topics.filter((topic) => Subscribed.begins(options, subscribed, topic) === from)
-      if (topics.length === 0) continue
-      yield* Failure.attempt(
-        settings.place,
-        "consume",
-        () => consumer.subscribe({ topics, fromBeginning: from === "earliest" }),
-        where
-      )
-    }
+    // A group that begins at the end has its place before kafkajs asks for it. What has none, or has one that retention took,
+    // begins with the first message that is left.
+    yield* Failure.attempt(
+      settings.place,
+      "consume",
+      () => consumer.subscribe({ topics: Array.from(subscribed), fromBeginning: true }),
+      where
+    )
     // the sign of life goes on while the engine drains, until the group is left
     yield* Effect.forkScoped(member.beat)
     return { read: member.read, release: member.release }
@@ -423,7 +554,15 @@ const read = (
 export const consume = (
   settings: Settings,
   cluster: Cluster,
+  begun: Begun,
   options: Driver.ConsumeOptions,
   sink: Driver.Sink
 ): Effect.Effect<void, Failed, Scope.Scope> =>
-  Subscribed.run(settings, cluster, options, sink, (subscribed) => read(settings, cluster, options, sink, subscribed))
+  Subscribed.run(
+    settings,
+    cluster,
+    begun,
+    options,
+    sink,
+    (subscribed) => read(settings, cluster, begun, options, sink, subscribed)
+  )

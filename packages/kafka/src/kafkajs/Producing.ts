@@ -40,6 +40,7 @@ export const producing = (settings: Settings, kafka: Kafka): Producing => {
       idempotent: true,
       allowAutoTopicCreation: settings.missingTopics === "create",
       createPartitioner: partitioner,
+      metadataMaxAge: settings.consumer.metadataMaxAge,
       retry: retrying(settings)
     })
     const close = Client.disconnect(producer)

@@ -109,5 +109,16 @@ export const toRecord = (outgoing: Outgoing<Uint8Array>): Message => {
  */
 export const partitioner = (): (args: PartitionerArgs) => number => {
   const choose = Partitioners.DefaultPartitioner()
-  return (args) => args.message.partition = choose(args)
+  return (args) => {
+    const partition = choose(args)
+    // one that is newer than what the producer knows of the topic: kafkajs would confirm the message and send nothing
+    if (partition >= args.partitionMetadata.length) {
+      throw Object.assign(new Error(`The producer does not know partition ${partition} of ${args.topic} yet`), {
+        // kafkajs asks for the topic and tries again
+        type: "UNKNOWN_TOPIC_OR_PARTITION",
+        retriable: true
+      })
+    }
+    return args.message.partition = partition
+  }
 }

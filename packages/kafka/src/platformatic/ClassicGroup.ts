@@ -139,14 +139,25 @@ export const make = (
         if (holder.stopped()) return yield* Effect.never
       }
     }),
-    commit: (topic, partition, position) =>
+    commit: (places) =>
       Effect.suspend(() =>
         coordinator.ask(
           "settle",
-          (wire, broker) =>
-            wire.ask("OffsetCommit", broker, group, generation, memberId, null, offsetsOf(topic, partition, position))
+          (wire, broker) => wire.ask("OffsetCommit", broker, group, generation, memberId, null, offsetsOf(places))
         )
       ),
+    member: () => ({ generation, memberId }),
+    // one that is about to join again still is a member
+    confirm: Effect.suspend(() =>
+      Effect.catchIf(
+        coordinator.ask(
+          "publish",
+          (wire, broker) => wire.ask("Heartbeat", broker, group, generation, memberId, null)
+        ),
+        isRebalance,
+        () => Effect.void
+      )
+    ),
     leave: Effect.suspend(() =>
       memberId === ""
         ? Effect.void

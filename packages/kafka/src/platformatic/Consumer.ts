@@ -8,9 +8,12 @@ import { BrokerError, type Delivery, type Driver } from "@millrace/core"
 import { Deferred, Effect, Exit, type Fiber, FiberSet, Random, Schedule, type Scope } from "effect"
 import { ProtocolError } from "@platformatic/kafka"
 import type { Assigned } from "../client/Assigner.ts"
+import { begin, type Begun, type Place } from "../client/Beginning.ts"
 import type { Cluster } from "../client/Cluster.ts"
 import * as Failure from "../client/Failure.ts"
+import * as Membership from "../client/Membership.ts"
 import type { Settings } from "../client/Options.ts"
+import { Progress } from "../client/Progress.ts"
 import * as Subscribed from "../client/Subscribed.ts"
 import * as ClassicGroup from "./ClassicGroup.ts"
 import * as ConsumerGroup from "./ConsumerGroup.ts"
@@ -35,6 +38,8 @@ const shortWait = 20
 
 class Member implements Holder {
   private readonly settings: Settings
+  private readonly cluster: Cluster
+  private readonly begun: Begun
   private readonly options: Driver.ConsumeOptions
   private readonly subscribed: Subscribed.Subscribed
   private readonly sink: Driver.Sink
@@ -48,11 +53,16 @@ class Member implements Holder {
   private readonly ended = Deferred.makeUnsafe<never, Failed>()
   private bell = Deferred.makeUnsafe<void>()
   private fetchers: FiberSet.FiberSet<void, Failed> | undefined
+  private readonly moves: boolean
   private stopping = false
+  /** Which of the partitions is asked for first, so that each is in its turn. */
+  private turn = 0
   readonly group: Group
 
   constructor(parts: {
     readonly settings: Settings
+    readonly cluster: Cluster
+    readonly begun: Begun
     readonly options: Driver.ConsumeOptions
     readonly subscribed: Subscribed.Subscribed
     readonly sink: Driver.Sink
@@ -63,17 +73,20 @@ class Member implements Holder {
     readonly memberId: string
   }) {
     this.settings = parts.settings
+    this.cluster = parts.cluster
+    this.begun = parts.begun
     this.options = parts.options
     this.subscribed = parts.subscribed
     this.sink = parts.sink
     this.fork = parts.fork
     this.wire = parts.wire
     this.data = parts.data
-    this.leaders = new Leaders(parts.settings, parts.wire, parts.subscribed.topics)
+    this.leaders = new Leaders(parts.settings, parts.wire, parts.subscribed)
     this.coordinator = new Coordinator(parts.settings, parts.wire, this.where)
+    this.moves = parts.protocol === "consumer"
     this.group = parts.protocol === "consumer"
-      ? ConsumerGroup.make(this.coordinator, parts.memberId, parts.subscribed.topics, this, this.ids)
-      : ClassicGroup.make(this.coordinator, parts.subscribed.topics, this, this.counts)
+      ? ConsumerGroup.make(this.coordinator, parts.memberId, parts.subscribed, this, this.ids)
+      : ClassicGroup.make(this.coordinator, parts.subscribed, this, this.counts)
   }
 
   private get where() {
@@ -123,6 +136,14 @@ class Member implements Holder {
     return Effect.suspend(() => this.revoke(this.held()))
   }
 
+  /** Leaves the group: what it held is another member's from then on. */
+  get leave(): Effect.Effect<void> {
+    return Effect.suspend(() => {
+      this.partitions.clear()
+      return this.group.leave
+    })
+  }
+
   stopped(): boolean {
     return this.stopping
   }
@@ -143,6 +164,7 @@ class Member implements Holder {
 
   assign(assigned: ReadonlyArray<Assigned>): Effect.Effect<void, Failed> {
     return Effect.gen({ self: this }, function*() {
+      yield* this.begin
       for (const [topic, of] of Map.groupBy(assigned, ({ topic }) => topic)) {
         const positions = yield* this.positions(topic, of.map(({ partition }) => partition))
         const { topics } = yield* this.leaders.known
@@ -174,7 +196,18 @@ class Member implements Holder {
     })
   }
 
-  /** Where partitions are read from: what is committed, else where the group begins, which is then its place. */
+  private get begin(): Effect.Effect<void, Failed> {
+    const { begun, cluster, options, settings, subscribed } = this
+    const ends = (topic: string): Effect.Effect<ReadonlyArray<Place>, Failed> =>
+      Effect.flatMap(this.leaders.known, ({ topics }) =>
+        Effect.map(
+          this.bounds(topic, Array.from(topics.get(topic)?.leaders.keys() ?? []), "latest"),
+          (found) => found.map((place) => ({ topic, ...place }))
+        ))
+    return begin({ settings, cluster, begun, options, topics: subscribed }, ends, this.group.commit)
+  }
+
+  /** Where partitions are read from: what is committed, else their first message. */
   private positions(topic: string, partitions: ReadonlyArray<number>): Effect.Effect<Map<number, number>, Failed> {
     return Effect.gen({ self: this }, function*() {
       const committed = yield* this.coordinator.ask(
@@ -184,11 +217,7 @@ class Member implements Holder {
       const found = new Map(committed.map(({ partition, position }) => [partition, position]))
       const fresh = partitions.filter((partition) => !found.has(partition))
       if (fresh.length === 0) return found
-      const from = Subscribed.begins(this.options, this.subscribed, topic)
-      for (const { partition, position } of yield* this.bounds(topic, fresh, from)) {
-        if (from === "latest") yield* this.group.commit(topic, partition, position)
-        found.set(partition, position)
-      }
+      for (const { partition, position } of yield* this.bounds(topic, fresh, "earliest")) found.set(partition, position)
       return found
     })
   }
@@ -221,8 +250,20 @@ class Member implements Holder {
       resume: pausing(false)
     }
     const origin = { system: "kafka", channel, group, partition, handler, holdLimit: Number.POSITIVE_INFINITY }
-    const taken = new Partition({ topic: channel, topicId, origin, lease }, position, this.engine, () => this.ring())
+    const send = (position: number) => this.group.commit([{ topic: channel, partition, position }])
+    const taken = new Partition(
+      { topic: channel, topicId, origin, lease, progress: new Progress(position, send) },
+      this.engine,
+      () => this.ring()
+    )
     this.partitions.set(key, taken)
+    Membership.remember(origin, {
+      lanes: this.options.lanes,
+      held: () => this.partitions.get(key)?.lease === lease,
+      moves: this.moves,
+      member: this.group.member,
+      confirm: this.group.confirm
+    })
     this.sink.open(lease)
   }
 
@@ -242,7 +283,7 @@ class Member implements Holder {
             `Partition ${lease.partition} of ${channel} is no longer assigned to this member of ${this.options.group}.`
         }))
       }
-      return this.group.commit(channel, lease.partition, position).pipe(
+      return found.progress.commit(position).pipe(
         Effect.tapError((error) => {
           if (!Failure.isLost(error.cause)) return Effect.void
           found.end()
@@ -285,7 +326,7 @@ class Member implements Holder {
     return Effect.gen({ self: this }, function*() {
       let failures = 0
       while (true) {
-        const led = Array.from(this.partitions.values()).filter(({ origin, topic }) =>
+        const led = turned(Array.from(this.partitions.values()), this.turn++).filter(({ origin, topic }) =>
           this.leaders.leader(topic, origin.partition) === node
         )
         const broker = this.leaders.broker(node)
@@ -295,10 +336,10 @@ class Member implements Holder {
         if (hungry.length === 0) {
           yield* Effect.timeoutOption(Deferred.await(this.bell), this.settings.consumer.maximumWait)
         }
-        const wanted = hungry.map(({ origin, position, topicId }) => ({
+        const wanted = hungry.map(({ origin, progress, topicId }) => ({
           topicId,
           partition: origin.partition,
-          position
+          position: progress.next
         }))
         const asked = yield* Effect.result(this.attempt(() =>
           fetch(this.data, broker, wanted, {
@@ -348,8 +389,11 @@ class Member implements Holder {
 
   private pass(partition: Partition, { aborted }: Fetched, bytes: Buffer): void {
     const deliveries: Array<Delivery> = []
-    partition.position = Records.read(bytes, partition.origin, partition.position, aborted, deliveries)
+    const { progress } = partition
+    const next = Records.read(bytes, partition.origin, progress.next, aborted, deliveries)
+    progress.found(deliveries.at(-1)?.position, next)
     if (deliveries.length > 0) partition.add(deliveries)
+    else if (progress.isAhead) this.fork(progress.catchUp)
   }
 
   /** Looks again who leads; a topic that was made anew under its name is not the one that was read. */
@@ -376,10 +420,11 @@ class Member implements Holder {
     return Effect.gen({ self: this }, function*() {
       const [first] = yield* this.bounds(topic, [origin.partition], "earliest")
       const [next] = yield* this.bounds(topic, [origin.partition], "latest")
-      const before = partition.position
-      partition.position = Math.max(first!.position, Math.min(before, next!.position))
+      const before = partition.progress.next
+      const at = Math.max(first!.position, Math.min(before, next!.position))
+      partition.progress.found(undefined, at)
       yield* Effect.logWarning(
-        `Partition ${origin.partition} of ${topic} has nothing at ${before} any more, so ${this.options.group} goes on at ${partition.position}.`
+        `Partition ${origin.partition} of ${topic} has nothing at ${before} any more, so ${this.options.group} goes on at ${at}.`
       )
     })
   }
@@ -389,8 +434,19 @@ class Member implements Holder {
 const leaderless = new Set(["NOT_LEADER_OR_FOLLOWER", "LEADER_NOT_AVAILABLE", "REPLICA_NOT_AVAILABLE"])
 const every = Schedule.spaced("50 millis")
 
+/**
+ * The list, beginning at another place. A broker fills its answer in the order in which it is asked, and sends a batch of records
+ * that is above the limit of its partition only where nothing comes before it (KIP-74).
+ */
+const turned = <A>(list: ReadonlyArray<A>, turn: number): ReadonlyArray<A> => {
+  const at = turn % Math.max(1, list.length)
+  return [...list.slice(at), ...list.slice(0, at)]
+}
+
 const read = (
   settings: Settings,
+  cluster: Cluster,
+  begun: Begun,
   options: Driver.ConsumeOptions,
   sink: Driver.Sink,
   protocol: GroupProtocol,
@@ -407,8 +463,20 @@ const read = (
     const data = yield* openWire(settings)
     const chance = Effect.map(Random.nextIntBetween(0, 0x7fff_ffff), (number) => number.toString(36))
     const memberId = `${settings.clientId}-${yield* chance}${yield* chance}${yield* chance}`
-    const member = new Member({ settings, options, subscribed, sink, fork, wire, data, protocol, memberId })
-    yield* Effect.addFinalizer(() => Effect.asVoid(Effect.timeoutOption(member.group.leave, "5 seconds")))
+    const member = new Member({
+      settings,
+      cluster,
+      begun,
+      options,
+      subscribed,
+      sink,
+      fork,
+      wire,
+      data,
+      protocol,
+      memberId
+    })
+    yield* Effect.addFinalizer(() => Effect.asVoid(Effect.timeoutOption(member.leave, "5 seconds")))
     yield* member.join
     return { read: member.read, release: member.release }
   })
@@ -417,6 +485,7 @@ const read = (
 export const consume = (
   settings: Settings,
   cluster: Cluster,
+  begun: Begun,
   protocol: GroupProtocol,
   options: Driver.ConsumeOptions,
   sink: Driver.Sink
@@ -424,7 +493,8 @@ export const consume = (
   Subscribed.run(
     settings,
     cluster,
+    begun,
     options,
     sink,
-    (subscribed) => read(settings, options, sink, protocol, subscribed)
+    (subscribed) => read(settings, cluster, begun, options, sink, protocol, subscribed)
   )

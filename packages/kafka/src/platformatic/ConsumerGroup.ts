@@ -126,12 +126,11 @@ export const make = (
         if (!untold) yield* Effect.sleep(interval)
       }
     }),
-    commit: (topic, partition, position) => {
+    commit: (places) => {
       const once = Effect.suspend(() =>
         coordinator.ask(
           "settle",
-          (wire, broker) =>
-            wire.ask("OffsetCommit", broker, group, epoch, memberId, null, offsetsOf(topic, partition, position))
+          (wire, broker) => wire.ask("OffsetCommit", broker, group, epoch, memberId, null, offsetsOf(places))
         )
       )
       // a sign of life on its way has moved the epoch on: the next one tells, and the partition may still be ours
@@ -141,6 +140,9 @@ export const make = (
         times: 50
       })
     },
+    member: () => ({ generation: epoch, memberId }),
+    // signs of life beside those of the membership would confuse its epoch; those tell soon enough
+    confirm: Effect.void,
     leave: Effect.suspend(() =>
       epoch === 0
         ? Effect.void

@@ -5,7 +5,9 @@ import { BrokerError } from "@millrace/core"
 import { Clock, Effect } from "effect"
 import type { Broker } from "@platformatic/kafka"
 import type { Assigned } from "../client/Assigner.ts"
+import type { Place } from "../client/Beginning.ts"
 import * as Failure from "../client/Failure.ts"
+import type { Member } from "../client/Membership.ts"
 import type { Settings } from "../client/Options.ts"
 import type { Wire } from "./Wire.ts"
 
@@ -27,8 +29,12 @@ export interface Holder {
 export interface Group {
   /** Joins, and stays a member until it fails. */
   readonly stay: Effect.Effect<never, Failed>
-  /** Commits as this member, in the generation or epoch that it is in. */
-  readonly commit: (topic: string, partition: number, position: number) => Effect.Effect<void, Failed>
+  /** Commits as this member, in the generation or epoch that it is in: all or nothing. */
+  readonly commit: (places: ReadonlyArray<Place>) => Effect.Effect<void, Failed>
+  /** The member in that generation or epoch. */
+  readonly member: () => Member
+  /** Asks the group whether it still knows the member. */
+  readonly confirm: Effect.Effect<unknown, Failed>
   readonly leave: Effect.Effect<void>
 }
 
@@ -104,8 +110,13 @@ export class Coordinator {
   }
 }
 
-/** One partition's position, as both protocols commit it. */
-export const offsetsOf = (topic: string, partition: number, position: number) => [{
-  name: topic,
-  partitions: [{ partitionIndex: partition, committedOffset: BigInt(position), committedLeaderEpoch: -1 }]
-}]
+/** Positions, as both protocols commit them. */
+export const offsetsOf = (places: ReadonlyArray<Place>) =>
+  Array.from(Map.groupBy(places, ({ topic }) => topic), ([name, of]) => ({
+    name,
+    partitions: of.map(({ partition, position }) => ({
+      partitionIndex: partition,
+      committedOffset: BigInt(position),
+      committedLeaderEpoch: -1
+    }))
+  }))

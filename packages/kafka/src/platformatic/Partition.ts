@@ -3,6 +3,7 @@
  */
 import type { Delivery, Driver, Origin } from "@millrace/core"
 import { type Effect, Exit, type Fiber } from "effect"
+import type { Progress } from "../client/Progress.ts"
 
 /** A partition's name among those of a member. */
 export const keyOf = (topic: string, partition: number): string => `${topic}:${partition}`
@@ -15,8 +16,7 @@ export class Partition {
   readonly topicId: string
   readonly origin: Origin
   readonly lease: Driver.Lease
-  /** Where the next fetch begins. */
-  position: number
+  readonly progress: Progress
   /** Set when the lease has ended: nothing more is offered under it. */
   closed = false
   private queue: Array<Delivery> = []
@@ -28,8 +28,13 @@ export class Partition {
   private readonly wake: () => void
 
   constructor(
-    parts: { readonly topic: string; readonly topicId: string; readonly origin: Origin; readonly lease: Driver.Lease },
-    position: number,
+    parts: {
+      readonly topic: string
+      readonly topicId: string
+      readonly origin: Origin
+      readonly lease: Driver.Lease
+      readonly progress: Progress
+    },
     engine: { readonly sink: Driver.Sink; readonly options: Driver.ConsumeOptions; readonly fork: Fork },
     wake: () => void
   ) {
@@ -37,7 +42,7 @@ export class Partition {
     this.topicId = parts.topicId
     this.origin = parts.origin
     this.lease = parts.lease
-    this.position = position
+    this.progress = parts.progress
     this.sink = engine.sink
     this.options = engine.options
     this.fork = engine.fork

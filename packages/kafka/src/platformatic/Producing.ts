@@ -44,6 +44,7 @@ export const producerOptions = (settings: Settings) => ({
   ...optionsOf(settings),
   idempotent: true,
   partitioner: partitioner(),
+  metadataMaxAge: settings.consumer.metadataMaxAge,
   compression: settings.producer.compression,
   // how long the broker may wait for its replicas
   timeout: settings.requestTimeout,
@@ -51,12 +52,33 @@ export const producerOptions = (settings: Settings) => ({
   retryDelay: (_client: unknown, _operation: string, attempt: number) => Math.min(1000, 50 * 2 ** attempt)
 })
 
+/**
+ * Looks for partitions that are newer than what the producer knows of their topic: the client would take the remainder by those it
+ * knows, and send the message to another one.
+ */
+const knowing = async (
+  producer: Producer<Buffer, Buffer, Buffer, Buffer>,
+  batch: ReadonlyArray<Outgoing<Uint8Array>>
+) => {
+  const chosen = batch.filter(({ native }) => native?.partition !== undefined)
+  if (chosen.length === 0) return
+  const topics = Array.from(new Set(chosen.map(({ channel }) => channel)))
+  const known = await producer.metadata({ topics })
+  const isNew = chosen.some(({ channel, native }) =>
+    (native?.partition ?? 0) >= (known.topics.get(channel)?.partitionsCount ?? 0)
+  )
+  if (isNew) await producer.metadata({ topics, forceUpdate: true })
+}
+
 /** The client's idempotent producers. */
 export const producing = (settings: Settings): Producing => ({
   open: Effect.sync(() => {
     const producer = new Producer<Buffer, Buffer, Buffer, Buffer>(producerOptions(settings))
     return {
-      send: (batch) => producer.send({ messages: batch.map(toMessage), acks: -1 }),
+      send: async (batch) => {
+        await knowing(producer, batch)
+        return await producer.send({ messages: batch.map(toMessage), acks: -1 })
+      },
       close: close(producer)
     }
   }),

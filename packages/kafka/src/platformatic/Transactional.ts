@@ -4,8 +4,10 @@
 import type { BrokerError } from "@millrace/core"
 import { Consumer, Producer } from "@platformatic/kafka"
 import { Effect, type Scope } from "effect"
+import { setTimeout as sleep } from "node:timers/promises"
+import * as Failure from "../client/Failure.ts"
 import type { Settings } from "../client/Options.ts"
-import type { Offsets, Transactional } from "../client/Transaction.ts"
+import type { Offsets, Transactional, Transactions } from "../client/Transaction.ts"
 import { producerOptions, toMessage } from "./Producing.ts"
 import { close, open, optionsOf, type Wire } from "./Wire.ts"
 
@@ -23,23 +25,37 @@ const withConsumer = async (
   }
 }
 
+// how long a sign of life that is on its way may take to bring the next epoch
+const patience = 1000
+const pause = 20
+
+/** By the protocol "consumer" the member's epoch may have moved on, while it still has the partition. */
+const isStale = (error: unknown): boolean => {
+  const type = Failure.typeOf(error)
+  return type === "ILLEGAL_GENERATION" || type === "STALE_MEMBER_EPOCH"
+}
+
 const sendOffsets = async (
   settings: Settings,
   wire: Wire,
   transaction: Awaited<ReturnType<Producer["beginTransaction"]>>,
-  { consumerGroupId, topics }: Offsets
+  { group, membership, partition, position, topic }: Offsets
 ): Promise<void> => {
-  await withConsumer(settings, consumerGroupId, (consumer) => transaction.addConsumer(consumer))
-  const { coordinators: [found] } = await wire.ask("FindCoordinator", undefined, 0, [consumerGroupId])
-  // the group's own members are not asked: which of them has read a message does not matter to its position
-  const metadata = {
-    consumer: { groupId: consumerGroupId, generationId: -1, memberId: "", coordinatorId: found!.nodeId }
-  }
-  for (const { partitions, topic } of topics) {
-    for (const { offset, partition } of partitions) {
-      // of a message the client reads these and no more, and commits the position behind it
-      const message = { topic, partition, offset: BigInt(offset) - 1n, metadata }
+  await withConsumer(settings, group, (consumer) => transaction.addConsumer(consumer))
+  const { coordinators: [found] } = await wire.ask("FindCoordinator", undefined, 0, [group])
+  for (let waited = 0;; waited += pause) {
+    const { generation, memberId } = membership.member()
+    const metadata = {
+      consumer: { groupId: group, generationId: generation, memberId, coordinatorId: found!.nodeId }
+    }
+    // of a message the client reads these and no more, and commits the position behind it
+    const message = { topic, partition, offset: BigInt(position) - 1n, metadata }
+    try {
       await transaction.addOffset(message as unknown as Parameters<typeof transaction.addOffset>[0])
+      return
+    } catch (error) {
+      if (!isStale(error) || !membership.moves || !membership.held() || waited >= patience) throw error
+      await sleep(pause)
     }
   }
 }
@@ -48,23 +64,26 @@ const sendOffsets = async (
 export const transactional = (
   settings: Settings,
   transactionalId: string
-): Effect.Effect<() => Transactional, BrokerError.BrokerError, Scope.Scope> =>
-  Effect.map(open(settings), (wire) => () => {
-    const producer = new Producer<Buffer, Buffer, Buffer, Buffer>({ ...producerOptions(settings), transactionalId })
-    return {
-      // a name that is in use elsewhere is taken over at the first transaction
-      connect: () => wire.ask("Metadata", undefined, [], false, false),
-      begin: async () => {
-        const transaction = await producer.beginTransaction( // none yet: the client would ask for the producer 0, and be told that it is fenced
-          { producerId: -1n, producerEpoch: -1 }
-        )
-        return {
-          send: (batch) => transaction.send({ messages: batch.map(toMessage), acks: -1 }),
-          sendOffsets: (offsets) => sendOffsets(settings, wire, transaction, offsets),
-          commit: () => transaction.commit(),
-          abort: () => transaction.abort()
-        }
-      },
-      close: close(producer)
+): Effect.Effect<Transactions, BrokerError.BrokerError, Scope.Scope> =>
+  Effect.map(open(settings), (wire) => {
+    const openOne = (): Transactional => {
+      const producer = new Producer<Buffer, Buffer, Buffer, Buffer>({ ...producerOptions(settings), transactionalId })
+      return {
+        // a name that is in use elsewhere is taken over at the first transaction
+        connect: () => wire.ask("Metadata", undefined, [], false, false),
+        begin: async () => {
+          const transaction = await producer.beginTransaction( // none yet: the client would ask for the producer 0, and be told that it is fenced
+            { producerId: -1n, producerEpoch: -1 }
+          )
+          return {
+            send: (batch) => transaction.send({ messages: batch.map(toMessage), acks: -1 }),
+            sendOffsets: (offsets) => sendOffsets(settings, wire, transaction, offsets),
+            commit: () => transaction.commit(),
+            abort: () => transaction.abort()
+          }
+        },
+        close: close(producer)
+      }
     }
+    return { guarantee: "exactly once", open: openOne }
   })

@@ -1,0 +1,47 @@
+/**
+ * Hides messages of aborted transactions. kafkajs 2.2.4 would pass some of them on: it takes the list of aborted transactions as
+ * the broker sent it, which is by their ends, and takes a message whose key is four zero bytes for the mark of an abort.
+ *
+ * Rule: https://kafka.apache.org/documentation/#controlbatch, and what Java's client does with the list.
+ */
+
+/** A record as kafkajs reads it, with what its types leave out. */
+export interface FetchedRecord {
+  readonly key: Buffer | null
+  readonly offset: string
+  /** kafkajs keeps such records from its users, and counts their positions. */
+  isControlRecord?: boolean
+  /** Absent in the formats before transactions. */
+  readonly batchContext?: { readonly producerId: string; readonly inTransaction: boolean }
+}
+
+/** One partition of an answer. */
+export interface FetchedPartition {
+  abortedTransactions?: ReadonlyArray<{ readonly producerId: string; readonly firstOffset: string }> | null
+  readonly messages: ReadonlyArray<FetchedRecord>
+}
+
+// version and type, two bytes each; the types are 0, abort, and 1, commit
+const isAbortMark = ({ isControlRecord, key }: FetchedRecord): boolean =>
+  isControlRecord === true && key !== null && key.length >= 4 && key.readInt16BE(2) === 0
+
+/** Marks the messages of aborted transactions, so that kafkajs passes none of them on. */
+export const hide = (partition: FetchedPartition): void => {
+  const { abortedTransactions, messages } = partition
+  if (abortedTransactions == null || abortedTransactions.length === 0) return
+  const starts = abortedTransactions.map(({ firstOffset, producerId }) => ({ first: BigInt(firstOffset), producerId }))
+    .sort((a, b) => a.first < b.first ? -1 : a.first > b.first ? 1 : 0)
+  const aborted = new Set<string>()
+  let started = 0
+  for (const record of messages) {
+    while (started < starts.length && starts[started]!.first <= BigInt(record.offset)) {
+      aborted.add(starts[started++]!.producerId)
+    }
+    const { batchContext } = record
+    if (batchContext?.inTransaction !== true) continue
+    if (isAbortMark(record)) aborted.delete(batchContext.producerId)
+    else if (aborted.has(batchContext.producerId)) record.isControlRecord = true
+  }
+  // kafkajs has nothing left to do
+  partition.abortedTransactions = []
+}
