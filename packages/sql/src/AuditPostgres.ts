@@ -4,8 +4,10 @@
 import { PgTypes } from "@effect/sql-pg"
 import { Audit, Gather, OptionCheck } from "@millrace/core"
 import { Config, Duration, Effect, Layer, Random, type Redacted, Result, Schedule } from "effect"
-import { Migrator, SqlClient } from "effect/sql"
+import { SqlClient } from "effect/sql"
 import { columns } from "./columns.ts"
+import * as Migrate from "./database/migrate.ts"
+import * as Statements from "./database/statements.ts"
 import * as Address from "./postgres/address.ts"
 import * as Errors from "./postgres/errors.ts"
 import { own } from "./postgres/own.ts"
@@ -25,6 +27,10 @@ export interface TableOptions {
    * Nothing is written twice. Default: 5 seconds.
    */
   readonly patience?: Duration.Input | undefined
+  /**
+   * How long one attempt to write a group may take, the wait for a connection included; from 1 ms. Default: 1 second.
+   */
+  readonly timeout?: Duration.Input | undefined
 }
 
 /** Options of `layer`. */
@@ -42,12 +48,14 @@ export const defaults: {
   readonly table: string
   readonly maximumGroup: number
   readonly patience: Duration.Duration
+  readonly timeout: Duration.Duration
   readonly maximumConnections: number
   readonly connectTimeout: Duration.Duration
 } = {
   table: "millrace_audit",
   maximumGroup: 1024,
   patience: Duration.seconds(5),
+  timeout: Duration.seconds(1),
   maximumConnections: 4,
   connectTimeout: Duration.seconds(5)
 }
@@ -70,27 +78,39 @@ const types: { readonly [Column in typeof columns[number]]: readonly [sent: "tex
   error_message: ["text", "text"]
 }
 
-/**
- * The steps of the schema, oldest first: one that was released is never changed, the next is added. The Migrator locks its
- * table, so programs that start together wait for one another.
- */
-const migrations = (table: string, name: string) => {
-  const run = (statement: string) => Effect.flatMap(SqlClient.SqlClient, (sql) => sql.unsafe(statement))
-  return Migrator.fromRecord({
-    "1_audit": Effect.gen(function*() {
-      // ids have one length and come from this program: bytes are the order of appending, which a locale's is not
-      yield* run(
+/** The steps of the schema, oldest first. */
+const schema = (table: string): Migrate.Schema => {
+  const name = table.split(".").at(-1)!
+  const all = (...statements: ReadonlyArray<string>): Migrate.Schema["steps"][number] => (sql) =>
+    Effect.forEach(statements, (statement) => sql.unsafe(statement), { discard: true })
+  return {
+    table,
+    steps: [
+      all(
+        // ids have one length and come from this program: bytes are the order of appending, which a locale's is not
         `CREATE TABLE ${table} (id text COLLATE "C" PRIMARY KEY, ${
           columns.map((column) => `${column} ${types[column][1]}`).join(", ")
-        })`
+        })`,
+        `CREATE INDEX ${name}_time ON ${table} (completed_at, id)`,
+        `CREATE INDEX ${name}_channel ON ${table} (channel, completed_at, id)`,
+        `CREATE INDEX ${name}_handler ON ${table} (handler, completed_at, id)`,
+        `CREATE INDEX ${name}_trouble ON ${table} (status, completed_at, id) WHERE status <> 'done'`
+      ),
+      // an index of PostgreSQL takes up to 2,700 bytes, and a topic of MQTT has up to 65,535
+      all(
+        `DROP INDEX ${schemaOf(table)}${name}_channel`,
+        `DROP INDEX ${schemaOf(table)}${name}_handler`,
+        `CREATE INDEX ${name}_channel ON ${table} (${indexed("channel")}, completed_at, id)`,
+        `CREATE INDEX ${name}_handler ON ${table} (${indexed("handler")}, completed_at, id)`
       )
-      yield* run(`CREATE INDEX ${name}_time ON ${table} (completed_at, id)`)
-      yield* run(`CREATE INDEX ${name}_channel ON ${table} (channel, completed_at, id)`)
-      yield* run(`CREATE INDEX ${name}_handler ON ${table} (handler, completed_at, id)`)
-      yield* run(`CREATE INDEX ${name}_trouble ON ${table} (status, completed_at, id) WHERE status <> 'done'`)
-    })
-  })
+    ]
+  }
 }
+
+const schemaOf = (table: string): string => table.includes(".") ? `${table.split(".")[0]}.` : ""
+
+/** The part of a long text that stands in an index. */
+const indexed = (text: string): string => `left(${text}, 255)`
 
 // text of PostgreSQL holds every character but this
 const storable = (text: string): string => text.includes("\0") ? text.replaceAll("\0", "\ufffd") : text
@@ -119,16 +139,38 @@ const again: ReadonlySet<Audit.Reason> = new Set(["Unreachable", "Lost", "Busy"]
 
 const check = OptionCheck.make("AuditPostgres")
 
+const checkTable = (table: string): string => {
+  if (/^([a-z_][a-z0-9_]{0,62}\.)?[a-z_][a-z0-9_]{0,49}$/.test(table)) return table
+  throw new RangeError(
+    `AuditPostgres: table must be a name of at most 50 small letters, digits and _, got ${JSON.stringify(table)}`
+  )
+}
+
+/**
+ * Makes the table, or brings it up to date: for a deployment whose programs may not create tables. A layer does the same, and
+ * only reads where nothing is to do.
+ *
+ * Fails with `AuditError`; its reason is `Invalid` where the schema is newer than the program.
+ *
+ * @throws RangeError when the table's name is none
+ */
+export const migrate = (
+  options: Pick<TableOptions, "table"> = {}
+): Effect.Effect<void, Audit.AuditError, SqlClient.SqlClient> =>
+  Effect.mapError(
+    Migrate.run(schema(checkTable(options.table ?? defaults.table))),
+    Errors.told("open", "PostgreSQL")
+  )
+
+/** Milliseconds that a query of the trail, or a removal of old rows, may take. */
+const readLimit = 60_000
+
 const make = (options: TableOptions, where: string) => {
-  const table = options.table ?? defaults.table
-  if (!/^([a-z_][a-z0-9_]{0,62}\.)?[a-z_][a-z0-9_]{0,49}$/.test(table)) {
-    throw new RangeError(
-      `AuditPostgres: table must be a name of at most 50 small letters, digits and _, got ${JSON.stringify(table)}`
-    )
-  }
+  const table = checkTable(options.table ?? defaults.table)
   const maximumGroup = check.count("maximumGroup", options.maximumGroup ?? defaults.maximumGroup)
   const patience = Duration.millis(check.millis("patience", options.patience ?? defaults.patience, { least: 0 }))
-  const dialect: Rows.Dialect = { table, placeholder: (position) => `$${position}`, id: (id) => id }
+  const timeout = check.millis("timeout", options.timeout ?? defaults.timeout, { most: OptionCheck.longestTimer })
+  const dialect: Rows.Dialect = { table, placeholder: (position) => `$${position}`, id: (id) => id, indexed }
   const statement = insert(table)
   // waits of 50 ms, doubling to 1 second
   const retry = Schedule.exponential("50 millis").pipe(
@@ -138,15 +180,14 @@ const make = (options: TableOptions, where: string) => {
 
   return Effect.gen(function*() {
     const sql = yield* SqlClient.SqlClient
-    yield* Migrator.make({})({ loader: migrations(table, table.split(".").at(-1)!), table: `${table}_versions` }).pipe(
-      Effect.mapError(Errors.told("open", where)),
-      Effect.retry({ while: (error) => error.reason === "Busy", times: 10, schedule: Schedule.spaced("50 millis") })
-    )
-    const ask = (operation: Audit.AuditError["operation"], text: string, values: ReadonlyArray<unknown>) =>
-      Effect.mapError(
-        sql.unsafe<{ readonly [column: string]: unknown }>(text, values).withoutTransform,
-        Errors.told(operation, where)
-      )
+    yield* Effect.mapError(Migrate.run(schema(table)), Errors.told("open", where))
+    const statements = yield* Effect.mapError(Statements.make(sql, timeout), Errors.told("open", where))
+    const ask = (
+      operation: Audit.AuditError["operation"],
+      text: string,
+      values: ReadonlyArray<unknown>,
+      limit: number = readLimit
+    ) => Effect.mapError(statements.ask(text, values, limit), Errors.told(operation, where))
     // ids are made here, so a group whose commit was never confirmed is written again and is there once
     const random = Effect.map(Random.nextIntBetween(0, 36 ** 8 - 1), (number) => number.toString(36).padStart(8, "0"))
     const writer = (yield* random) + (yield* random)
@@ -156,7 +197,7 @@ const make = (options: TableOptions, where: string) => {
       write: (entries) =>
         Effect.suspend(() => {
           const ids = entries.map(() => `${writer}${(appended++).toString(36).padStart(10, "0")}`)
-          return ask("append", statement, parameters(ids, entries)).pipe(
+          return ask("append", statement, parameters(ids, entries), timeout).pipe(
             Effect.retry({ while: (error) => again.has(error.reason), schedule: retry }),
             Effect.asVoid
           )
@@ -189,7 +230,8 @@ const make = (options: TableOptions, where: string) => {
 /**
  * A store in the database of a `SqlClient` that the program has already; it has to be PostgreSQL's.
  *
- * As `layer`; provides `Audit.Store` and needs the `SqlClient`.
+ * As `layer`; provides `Audit.Store` and needs the `SqlClient`. Rows are written on a connection of their own, never in a
+ * transaction that the caller has open.
  *
  * @throws RangeError when an option is out of range
  * @category layers
@@ -213,7 +255,7 @@ const noAddress = () =>
  * `Credentials`, `NotFound`, `Permission`, `Invalid` for an address that is none. The rows of one turn, or those that came during
  * the last statement, are one statement and one commit. It is as durable as the server's `synchronous_commit` makes it.
  *
- * While the server is out of reach or busy, a group is tried again for `patience`, and then fails the rows of its group. Closing
+ * While the server is out of reach, hangs for longer than `timeout` or is busy, a group is tried again for `patience`, and then fails the rows of its group. Closing
  * the layer writes what has gathered.
  *
  * **Example** (the address from a variable that may be shown to nobody)

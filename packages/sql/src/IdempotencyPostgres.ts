@@ -4,9 +4,13 @@
  */
 import { Idempotency, OptionCheck } from "@millrace/core"
 import { Config, Duration, Effect, Layer, Random, type Redacted, Schedule, type Scope } from "effect"
-import { Migrator, SqlClient, type SqlError } from "effect/sql"
+import { SqlClient } from "effect/sql"
+import { limitedEnds } from "./database/limited.ts"
+import * as Migrate from "./database/migrate.ts"
+import * as Statements from "./database/statements.ts"
 import * as Table from "./idempotency/postgres.ts"
 import * as Shared from "./idempotency/shared.ts"
+import { typed } from "./outbox/failure.ts"
 import * as Address from "./postgres/address.ts"
 import * as Errors from "./postgres/errors.ts"
 import { own } from "./postgres/own.ts"
@@ -26,6 +30,8 @@ export interface TableOptions {
    * Nothing is done twice. Default: 5 seconds.
    */
   readonly patience?: Duration.Input | undefined
+  /** How long one call may take, the wait for a connection included; from 1 ms. Default: 1 second. */
+  readonly timeout?: Duration.Input | undefined
   /** How often what has ended is removed; from 10 ms. Default: 10 seconds. */
   readonly pruneEvery?: Duration.Input | undefined
 }
@@ -55,6 +61,7 @@ export const defaults: {
   readonly table: string
   readonly maximumGroup: number
   readonly patience: Duration.Duration
+  readonly timeout: Duration.Duration
   readonly pruneEvery: Duration.Duration
   readonly transaction: "own"
   readonly maximumConnections: number
@@ -63,6 +70,7 @@ export const defaults: {
   table: "millrace_idempotency",
   maximumGroup: 1024,
   patience: Duration.seconds(5),
+  timeout: Duration.seconds(1),
   pruneEvery: Duration.seconds(10),
   transaction: "own",
   maximumConnections: 4,
@@ -84,24 +92,43 @@ class OfHandler<E> {
   }
 }
 
-const unavailable = (where: string) => (error: SqlError.SqlError | Migrator.MigrationError) =>
+const unavailable = (where: string) => (error: Migrate.Failed) =>
   new Idempotency.IdempotencyUnavailable({ message: Errors.read(where, error).message, cause: error })
+
+const checkTable = (table: string): string => {
+  if (/^([a-z_][a-z0-9_]{0,62}\.)?[a-z_][a-z0-9_]{0,49}$/.test(table)) return table
+  throw new RangeError(
+    `${module}: table must be a name of at most 50 small letters, digits and _, got ${JSON.stringify(table)}`
+  )
+}
+
+/**
+ * Makes the table, its sequence and its function, or brings them up to date: for a deployment whose programs may not create
+ * tables. A layer does the same, and only reads where nothing is to do.
+ *
+ * Fails with `IdempotencyUnavailable`, also where the schema is newer than the program.
+ *
+ * @throws RangeError when the table's name is none
+ */
+export const migrate = (
+  options: Pick<TableOptions, "table"> = {}
+): Effect.Effect<void, Idempotency.IdempotencyUnavailable, SqlClient.SqlClient> =>
+  Effect.mapError(Migrate.run(Table.schema(checkTable(options.table ?? defaults.table))), unavailable("PostgreSQL"))
+
+/** Milliseconds that a removal of old rows may take. */
+const pruneLimit = 30_000
 
 const make = (
   options: ClientOptions,
   where: string
 ): Effect.Effect<Store, Idempotency.IdempotencyUnavailable, SqlClient.SqlClient | Scope.Scope> => {
-  const table = options.table ?? defaults.table
-  if (!/^([a-z_][a-z0-9_]{0,62}\.)?[a-z_][a-z0-9_]{0,49}$/.test(table)) {
-    throw new RangeError(
-      `${module}: table must be a name of at most 50 small letters, digits and _, got ${JSON.stringify(table)}`
-    )
-  }
+  const table = checkTable(options.table ?? defaults.table)
   const maximum = check.count("maximumGroup", options.maximumGroup ?? defaults.maximumGroup)
   const patience = check.millis("patience", options.patience ?? defaults.patience, { least: 0 })
   const every = check.millis("pruneEvery", options.pruneEvery ?? defaults.pruneEvery, { least: 10 })
+  const timeout = check.millis("timeout", options.timeout ?? defaults.timeout, { most: OptionCheck.longestTimer })
   const statement = Table.statement(table)
-  const isWorthIt = (error: SqlError.SqlError | Migrator.MigrationError) => again.has(Errors.read(where, error).reason)
+  const isWorthIt = (error: Migrate.Failed) => again.has(Errors.read(where, error).reason)
   // waits of 50 ms, doubling to 1 second
   const retry = Schedule.exponential("50 millis").pipe(
     Schedule.modifyDelay(({ duration }) => Effect.succeed(Duration.min(duration, Duration.seconds(1)))),
@@ -110,13 +137,16 @@ const make = (
 
   return Effect.gen(function*() {
     const sql = yield* SqlClient.SqlClient
-    yield* Migrator.make({})({ loader: Table.migrations(table), table: `${table}_versions` }).pipe(
-      Effect.retry({ while: isWorthIt, times: 10, schedule: Schedule.spaced("50 millis") }),
-      Effect.mapError(unavailable(where))
-    )
-    const ask = (operations: ReadonlyArray<Idempotency.Operation>, owners: ReadonlyArray<string>) =>
+    const failed = unavailable(where)
+    yield* Effect.mapError(Migrate.run(Table.schema(table)), failed)
+    const statements = yield* Effect.mapError(Statements.make(sql, timeout), failed)
+    const asked = (
+      run: typeof statements.inside,
+      operations: ReadonlyArray<Idempotency.Operation>,
+      owners: ReadonlyArray<string>
+    ) =>
       Effect.map(
-        sql.unsafe<Table.Row>(statement, Table.parameters(operations, owners)).withoutTransform,
+        run<Table.Row>(statement, Table.parameters(operations, owners)),
         (rows) => Table.answer(operations, rows)
       )
     // a claim whose answer was lost on the way is asked for again, and known by its name
@@ -126,7 +156,7 @@ const make = (
     yield* Shared.pruning(
       every,
       Effect.map(
-        sql.unsafe<{ readonly n: number }>(Table.prune(table), [Shared.most]).withoutTransform,
+        statements.ask<{ readonly n: number }>(Table.prune(table), [Shared.most], pruneLimit),
         ([row]) => row?.n ?? 0
       )
     )
@@ -135,13 +165,14 @@ const make = (
       write: (operations) =>
         Effect.suspend(() => {
           const owners = operations.map(({ kind }) => kind === "claim" ? `${writer}${(claims++).toString(36)}` : "")
-          return Effect.suspend(() => ask(operations, owners)).pipe(
+          return Effect.suspend(() => asked(statements.ask, operations, owners)).pipe(
             Effect.retry({ while: isWorthIt, schedule: retry }),
-            Effect.mapError(unavailable(where))
+            Effect.mapError(failed)
           )
         })
     })
     if (options.transaction !== "handler") return store
+    const ends = Math.max(patience, timeout)
     return Idempotency.Store.of({
       ...store,
       complete: (key, token, result, keep) =>
@@ -149,15 +180,20 @@ const make = (
           if (transaction._tag === "None") return store.complete(key, token, result, keep)
           const operation = new Idempotency.Operation("complete", key, "", token, Math.ceil(keep), result)
           // on the connection of the transaction that this fiber is in
-          return Effect.mapBoth(ask([operation], [""]), {
+          return Effect.mapBoth(asked(statements.inside, [operation], [""]), {
             onSuccess: () => operation.found === true,
-            onFailure: unavailable(where)
+            onFailure: failed
           })
         }),
       transaction: (run) =>
         Effect.catch(
-          sql.withTransaction(Effect.mapError(run, (error) => new OfHandler(error))),
-          (error) => Effect.fail(error instanceof OfHandler ? error.error : unavailable(where)(error))
+          limitedEnds(
+            Effect.mapError(run, (error) => new OfHandler(error)),
+            (effect) => typed(sql.withTransaction(effect)),
+            ends,
+            (step) => Statements.noAnswer(ends, step, Statements.lateEnds[step])
+          ),
+          (error) => Effect.fail(error instanceof OfHandler ? error.error : failed(error))
         )
     })
   })
@@ -210,7 +246,7 @@ export const layerClient = (
  * operations of one turn, or those that came during the last statement, are one statement and one commit. It is as durable as
  * the server's `synchronous_commit` makes it. Time is the server's: clients' clocks may stand as they like.
  *
- * While the server is out of reach or busy, a group is asked again for `patience`, and then fails its operations: a claim that
+ * While the server is out of reach, hangs for longer than `timeout` or is busy, a group is asked again for `patience`, and then fails its operations: a claim that
  * was given and not heard of is found again, and a result is kept once. Closing the layer does what was asked before.
  *
  * **Example** (the address from a variable that may be shown to nobody)

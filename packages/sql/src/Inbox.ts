@@ -5,6 +5,9 @@ import { Detached, type Message, Middleware, OptionCheck, Outcome } from "@millr
 import type { Failure } from "@millrace/core"
 import { Context, Data, Duration, Effect, Exit, Layer } from "effect"
 import { SqlClient, type SqlError } from "effect/sql"
+import { limited, limitedEnds } from "./database/limited.ts"
+import { lateEnds, noAnswer } from "./database/statements.ts"
+import { storable } from "./database/storable.ts"
 import { told, typed } from "./outbox/failure.ts"
 import * as Tables from "./outbox/tables.ts"
 
@@ -43,6 +46,12 @@ export interface Options {
   readonly keep?: Duration.Input | undefined
   /** How often ids that are older are deleted; from 1 second. Default: 1 minute. */
   readonly pruneEvery?: Duration.Input | undefined
+  /**
+   * How long each of these may take before the message fails with `InboxError` and goes back to its source: the wait for a
+   * connection, the wait for another transaction that handles the same message, and the commit. The handler itself has no limit
+   * here. From 1 ms. Default: 10 seconds.
+   */
+  readonly timeout?: Duration.Input | undefined
 }
 
 /** Options of `middleware`. */
@@ -61,11 +70,19 @@ export const defaults: {
   readonly table: string
   readonly keep: Duration.Duration
   readonly pruneEvery: Duration.Duration
-} = { table: "millrace_inbox", keep: Duration.days(7), pruneEvery: Duration.minutes(1) }
+  readonly timeout: Duration.Duration
+} = {
+  table: "millrace_inbox",
+  keep: Duration.days(7),
+  pruneEvery: Duration.minutes(1),
+  timeout: Duration.seconds(10)
+}
 
 /** The inbox of a program. */
 class InboxStore extends Context.Service<InboxStore, {
   readonly table: string
+  /** Milliseconds that the wait for a connection, or for the end of a transaction, may take. */
+  readonly timeout: number
   /** Writes an id in the current transaction; false where it is there already. Waits for another transaction that writes it. */
   readonly add: (
     sql: SqlClient.SqlClient,
@@ -80,6 +97,15 @@ class InboxStore extends Context.Service<InboxStore, {
 export { InboxStore as Store }
 
 const pruned = 1000
+
+/** Milliseconds that a removal of old ids may take. */
+const pruneLimit = 30_000
+
+/** A part of the key that is longer is hashed: an index of PostgreSQL takes up to 2,700 bytes. */
+const longest = 255
+
+/** The table is written to by another transaction, which has the same id. */
+const waited = "another transaction handles the same message, or the server hangs or is out of reach"
 
 const check = OptionCheck.make("Inbox")
 
@@ -96,10 +122,11 @@ export const layer = (options: Options = {}): Layer.Layer<InboxStore, InboxError
   const table = Tables.check("Inbox.layer", options.table ?? defaults.table)
   const keep = check.millis("keep", options.keep ?? defaults.keep, { least: 1000 })
   const every = check.millis("pruneEvery", options.pruneEvery ?? defaults.pruneEvery, { least: 1000 })
+  const timeout = check.millis("timeout", options.timeout ?? defaults.timeout, { most: OptionCheck.longestTimer })
   return Layer.effect(
     InboxStore,
     Effect.gen(function*() {
-      const { ask, dialect, name } = yield* Tables.open("inbox", table, (told) => new InboxError(told))
+      const { ask, dialect, name } = yield* Tables.open("inbox", table, pruneLimit, (told) => new InboxError(told))
       const at = dialect.placeholder
       const insert = `INSERT INTO ${name} (consumer, channel, message, handled_at) VALUES (${at(1)}, ${at(2)}, ${
         at(3)
@@ -118,13 +145,38 @@ export const layer = (options: Options = {}): Layer.Layer<InboxStore, InboxError
       yield* Effect.forkScoped(Detached.effect(Effect.forever(Effect.delay(Effect.ignoreCause(all), every))))
       return InboxStore.of({
         table,
-        add: (sql, consumer, channel, message) =>
-          Effect.map(sql.unsafe(insert, [consumer, channel, message]).withoutTransform, (rows) => rows.length > 0),
+        timeout,
+        add: (sql, ...key) =>
+          Effect.map(
+            limited(
+              sql.unsafe(insert, key.map((text) => storable(text, longest))).withoutTransform,
+              timeout,
+              () => noAnswer(timeout, "execute", waited)
+            ),
+            (rows) => rows.length > 0
+          ),
         prune: all
       })
     })
   )
 }
+
+/**
+ * Makes the table, or brings it up to date: for a deployment whose programs may not create tables. A layer does the same, and
+ * only reads where nothing is to do.
+ *
+ * Fails with an `InboxError`, also where the schema is newer than the program.
+ *
+ * @throws RangeError when the table's name is none
+ */
+export const migrate = (
+  options: Pick<Options, "table"> = {}
+): Effect.Effect<void, InboxError, SqlClient.SqlClient> =>
+  Tables.migrate(
+    "inbox",
+    Tables.check("Inbox.migrate", options.table ?? defaults.table),
+    (told) => new InboxError(told)
+  )
 
 /**
  * The id of a message where its broker counts positions that stay, as Kafka does: its partition and its position.
@@ -140,6 +192,9 @@ const isDone = (exit: Exit.Exit<unknown, unknown>): boolean =>
   exit._tag === "Success" &&
   (!Outcome.isOutcome(exit.value) || exit.value._tag === "Ack" || exit.value._tag === "Reject")
 
+/** Middlewares with a store of their own, which knows nothing of the transaction. */
+const outside = ["Idempotency", "IdempotencyKey", "RateLimit", "Hmac"]
+
 /** Ends the transaction without its writes; never seen outside. */
 class Undo<A, E> extends Data.TaggedError("Undo")<{ readonly exit: Exit.Exit<A, E> }> {}
 
@@ -150,6 +205,8 @@ class Undo<A, E> extends Data.TaggedError("Undo")<{ readonly exit: Exit.Exit<A, 
  * E, and `Ack` enters the answer: a message whose id is there already is acknowledged without running. An answer that is no
  * outcome, `Ack` and `Reject` commit. A failure, a defect, an interruption, `Retry`, `Release` and `DeadLetter` roll back, so
  * the message may come again. Two that come at once wait for one another.
+ *
+ * `Idempotency`, `IdempotencyKey`, `RateLimit` and `Hmac` stand outside: their stores do not take part in the transaction.
  *
  * What the handler does elsewhere is not part of it: publish by `Outbox.on`, inside this middleware, and the answer is. Hooks
  * of the message run after the commit. A `Retry` stands outside, so that each attempt is a transaction of its own.
@@ -194,6 +251,10 @@ export const middleware = <M extends Message<unknown> = Message<unknown>>(option
         because: "each attempt is a transaction of its own, and a failed one takes no statement more"
       },
       { inside: "Hedge", because: "two runs in one transaction would both write" },
+      ...outside.map((inside) => ({
+        inside,
+        because: "what it keeps is kept by itself, and stays where the transaction of the inbox is rolled back"
+      })),
       { outside: "Publish", because: "an answer that fails to be published after the commit would never be" }
     ]
   }, (next) => (message): Returns => {
@@ -219,7 +280,12 @@ export const middleware = <M extends Message<unknown> = Message<unknown>>(option
             : Effect.succeed(Exit.succeed(Outcome.Ack))
       )
       const exit = yield* Effect.catch(
-        typed(sql.withTransaction(once)),
+        limitedEnds(
+          once,
+          (body) => typed(sql.withTransaction(body)),
+          store.timeout,
+          (step) => noAnswer(store.timeout, step, lateEnds[step])
+        ),
         (error): Effect.Effect<Exit.Exit<Answer, Failing>, InboxError> =>
           error._tag === "Undo" ? Effect.succeed(error.exit) : Effect.fail(failed(error))
       )

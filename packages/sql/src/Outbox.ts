@@ -4,10 +4,12 @@
  *
  * What is rolled back was never published; what is committed is published at least once, each key in the order of its commits.
  */
-import { Broker, BrokerError, type Channel, type Outgoing, Publisher } from "@millrace/core"
-import { Context, Effect, Fiber, Layer, Random, Stream } from "effect"
+import { Broker, BrokerError, type Channel, OptionCheck, type Outgoing, Publisher } from "@millrace/core"
+import { PgClient } from "@effect/sql-pg"
+import { Context, Duration, Effect, Fiber, Layer, Option, Random, Stream } from "effect"
 import { SqlClient } from "effect/sql"
 import { OutboxError } from "./outbox/error.ts"
+import * as Reading from "./outbox/reading.ts"
 import * as Rows from "./outbox/rows.ts"
 import * as Tables from "./outbox/tables.ts"
 import * as Wakes from "./outbox/wakes.ts"
@@ -23,10 +25,18 @@ export interface Options<On = Broker.Broker> {
   readonly table?: string | undefined
   /** Whose messages: each broker of a program has its own part of the table. Default: `Broker`. */
   readonly broker?: Broker.Key<On> | undefined
+  /**
+   * How long one statement may take; from 1 ms. A statement waits for other transactions that publish to the same key, and,
+   * where no transaction is open, for a connection. Default: 5 seconds.
+   */
+  readonly timeout?: Duration.Input | undefined
 }
 
 /** What is taken where an option is not given. */
-export const defaults: { readonly table: string } = { table: "millrace_outbox" }
+export const defaults: { readonly table: string; readonly timeout: Duration.Duration } = {
+  table: "millrace_outbox",
+  timeout: Duration.seconds(5)
+}
 
 declare const broker: unique symbol
 
@@ -111,6 +121,7 @@ export const publisher = <P, Name extends string, On>(
   Publisher.make(on(channel))
 
 const system = "outbox"
+const check = OptionCheck.make("Outbox")
 
 const refused = (error: OutboxError): BrokerError.BrokerError =>
   BrokerError.make({
@@ -143,7 +154,16 @@ const keyOf = <On>(options: Options<On>): Broker.Key<On> =>
   // without the option On is the default's type
   options.broker ?? (Broker.Broker as unknown as Broker.Key<On>)
 
-const open = (table: string) => Tables.open("outbox", table, (told) => new OutboxError(told))
+const open = (table: string, timeout: Duration.Input | undefined) =>
+  Tables.open(
+    "outbox",
+    table,
+    check.millis("timeout", timeout ?? defaults.timeout, { most: OptionCheck.longestTimer }),
+    (told) => new OutboxError(told)
+  )
+
+/** The most keys that a transaction locks one by one; each lock takes room in a table that all connections share. */
+const maximumLocks = 32
 
 // SQLite binds 32,766 values in one statement
 const maximumRows = 1000
@@ -153,13 +173,24 @@ const digits = Effect.map(Random.nextIntBetween(0, 0xffff_ffff), (number) => num
 
 const door = <On>(options: Options<On>) =>
   Effect.gen(function*() {
-    const table = yield* open(options.table ?? defaults.table)
+    const table = yield* open(options.table ?? defaults.table, options.timeout)
     const { dialect, sql } = table
     const target = keyOf(options).key
     const writer = (yield* digits) + (yield* digits) + (yield* digits)
     let written = 0
     const ask = (statement: { readonly sql: string; readonly values: ReadonlyArray<unknown> } | undefined) =>
-      statement === undefined ? Effect.void : Effect.asVoid(table.ask(statement.sql, statement.values))
+      statement === undefined ? Effect.void : Effect.asVoid(table.inside(statement.sql, statement.values))
+    /** How many keys a transaction has locked, by its connection. */
+    const locked = new WeakMap<object, number>()
+    const isWide = (lanes: ReadonlyArray<number>): boolean => {
+      const context = Fiber.getCurrent()?.context ?? Context.empty()
+      const [connection] = Option.getOrElse(Context.getOption(context, sql.transactionService), () => [{}] as const)
+      const before = locked.get(connection) ?? 0
+      const own = new Set(lanes).size
+      if (before + own > maximumLocks) return true
+      locked.set(connection, before + own)
+      return false
+    }
     const wake = sql.afterCommit(Effect.sync(() => Wakes.wake(sql)))
 
     const write = (messages: ReadonlyArray<Outgoing<Uint8Array>>): Effect.Effect<void, OutboxError> =>
@@ -175,7 +206,7 @@ const door = <On>(options: Options<On>) =>
         )
         return Effect.andThen(
           // before the rows get their ids, so those of one lane are in the order of commits
-          ask(lanes.length === 0 ? undefined : dialect.lock?.(table.name, lanes)),
+          ask(lanes.length === 0 ? undefined : dialect.lock?.(table.name, lanes, isWide(lanes))),
           Effect.andThen(
             Effect.forEach(groups, (group) => ask(dialect.insert(table.name, target, group)), { discard: true }),
             Effect.andThen(ask(dialect.notify?.(table.name)), wake)
@@ -243,8 +274,36 @@ export const layer = <On = Broker.Broker>(
   options: Options<On> = {}
 ): Layer.Layer<To<On>, OutboxError, SqlClient.SqlClient> => {
   Tables.check("Outbox.layer", options.table ?? defaults.table)
+  check.millis("timeout", options.timeout ?? defaults.timeout, { most: OptionCheck.longestTimer })
   return Layer.effect(to(keyOf(options)), door(options))
 }
+
+/**
+ * Makes the tables, or brings them up to date: for a deployment whose programs may not create tables. A layer does the same, and
+ * only reads where nothing is to do.
+ *
+ * Fails with an `OutboxError`, also where the schema is newer than the program.
+ *
+ * **Example** (a step of a deployment, with a user that owns the tables)
+ *
+ * ```ts
+ * import { Effect } from "effect"
+ * import { Inbox, Outbox, SqliteClient } from "@millrace/sql"
+ *
+ * const migrate = Effect.andThen(Outbox.migrate(), Inbox.migrate())
+ * await Effect.runPromise(Effect.provide(migrate, SqliteClient.layer({ filename: ":memory:" })))
+ * ```
+ *
+ * @throws RangeError when the table's name is none
+ */
+export const migrate = (
+  options: Pick<Options, "table"> = {}
+): Effect.Effect<void, OutboxError, SqlClient.SqlClient> =>
+  Tables.migrate(
+    "outbox",
+    Tables.check("Outbox.migrate", options.table ?? defaults.table),
+    (told) => new OutboxError(told)
+  )
 
 /** How far an outbox is behind. */
 export interface Lag {
@@ -261,7 +320,7 @@ export interface Lag {
 /** A row that was given up: it is not published, and holds nothing up. */
 export interface Parked {
   readonly id: string
-  /** The message as it would be published. */
+  /** The message as it would be published; of a row that cannot be read, the parts that can. */
   readonly message: Outgoing<Uint8Array>
   readonly attempts: number
   /** Unix time in milliseconds at which it was written. */
@@ -273,7 +332,10 @@ export interface Parked {
 /** An outbox as those who watch over it see it. */
 export interface Watch {
   readonly lag: Effect.Effect<Lag, OutboxError>
-  /** The rows that were given up, oldest first. `after` is the id of the last one seen; `limit` is 100 where it is not given. */
+  /**
+   * The rows that were given up, oldest first. `after` is the id of the last one seen; `limit` is 100 where it is not given. A page
+   * ends earlier where its rows have more than 32 MiB together: an empty page is the last one.
+   */
   readonly parked: (page?: {
     readonly after?: string | undefined
     readonly limit?: number | undefined
@@ -283,6 +345,9 @@ export interface Watch {
   /** Deletes parked rows. Answers how many. */
   readonly discard: (ids: ReadonlyArray<string>) => Effect.Effect<number, OutboxError>
 }
+
+/** Payloads of one page of parked rows. */
+const pageBytes = 32 * 1024 * 1024
 
 /**
  * Opens an outbox to look at it, in a program that publishes, relays, or neither.
@@ -308,8 +373,13 @@ export const watch = <On = Broker.Broker>(
   options: Options<On> = {}
 ): Effect.Effect<Watch, OutboxError, SqlClient.SqlClient> => {
   Tables.check("Outbox.watch", options.table ?? defaults.table)
-  return Effect.map(open(options.table ?? defaults.table), (table): Watch => {
+  const opened = Effect.all([
+    open(options.table ?? defaults.table, options.timeout),
+    Effect.serviceOption(PgClient.PgClient)
+  ])
+  return Effect.map(opened, ([table, client]): Watch => {
     const { ask, dialect, name } = table
+    const reading = Reading.make(table, Option.getOrUndefined(client)?.config.maxMessageSize)
     const [first, second] = [dialect.placeholder(1), dialect.placeholder(2)]
     const target = keyOf(options).key
     const changed = (statement: string) => (ids: ReadonlyArray<string>): Effect.Effect<number, OutboxError> =>
@@ -326,39 +396,44 @@ export const watch = <On = Broker.Broker>(
     return {
       lag: Effect.map(
         ask(
-          `SELECT (SELECT count(*) FROM ${name} WHERE broker = ${first} AND state = 'pending') AS pending,`
+          // each count by an index of its own
+          `SELECT (SELECT count(*) FROM ${name} WHERE broker = ${first} AND state = 'pending' AND attempts = 0) AS fresh,`
             + ` (SELECT count(*) FROM ${name} WHERE broker = ${second} AND state = 'pending' AND attempts > 0) AS failing,`
             + ` (SELECT count(*) FROM ${name} WHERE broker = ${dialect.placeholder(3)} AND state = 'parked') AS parked,`
             + ` (SELECT ${dialect.now} - created_at FROM ${name} WHERE broker = ${dialect.placeholder(4)}`
-            + ` AND state = 'pending' ORDER BY id LIMIT 1) AS age`,
-          [target, target, target, target]
+            + ` AND state = 'pending' AND attempts = 0 ORDER BY id LIMIT 1) AS age,`
+            + ` (SELECT ${dialect.now} - min(created_at) FROM ${name} WHERE broker = ${dialect.placeholder(5)}`
+            + ` AND state = 'pending' AND attempts > 0) AS longest`,
+          [target, target, target, target, target]
         ),
         ([row]) => ({
-          pending: Number(row?.["pending"]),
-          age: row?.["age"] === null ? undefined : Math.max(0, Number(row?.["age"])),
+          pending: Number(row?.["fresh"]) + Number(row?.["failing"]),
+          age: row?.["age"] === null && row["longest"] === null
+            ? undefined
+            : Math.max(0, Number(row?.["age"]), Number(row?.["longest"])),
           failing: Number(row?.["failing"]),
           parked: Number(row?.["parked"])
         })
       ),
       parked: (page = {}) =>
-        Effect.map(
+        Effect.flatMap(
           ask(
-            `SELECT * FROM ${name} WHERE broker = ${first} AND state = 'parked' AND id > ${second}`
-              + ` ORDER BY id LIMIT ${dialect.placeholder(3)}`,
+            `SELECT ${reading.columns}, o.error_tag, o.error_message FROM (SELECT r.id, r.size, sum(r.size) OVER (ORDER BY r.id)`
+              + ` AS total FROM (SELECT p.id, ${reading.size("p")} AS size FROM ${name} p WHERE p.broker = ${first}`
+              + ` AND p.state = 'parked' AND p.id > ${second} ORDER BY p.id LIMIT ${dialect.placeholder(3)}`
+              + `) r) c JOIN ${name} o ON o.id = c.id WHERE c.total - c.size < ${pageBytes} ORDER BY o.id`,
             [target, /^\d{1,15}$/.test(page.after ?? "") ? Number(page.after) : 0, page.limit ?? 100]
           ),
-          (rows) =>
-            rows.map((row): Parked => {
-              const { attempts, createdAt, id, outgoing } = Rows.read(row)
-              return {
+          (records) =>
+            Effect.map(reading.rows(records), (rows) =>
+              rows.map(({ attempts, createdAt, id, outgoing }, i): Parked => ({
                 id,
                 message: outgoing,
                 attempts,
                 createdAt,
-                errorTag: String(row["error_tag"]),
-                errorMessage: String(row["error_message"])
-              }
-            })
+                errorTag: String(records[i]!["error_tag"]),
+                errorMessage: String(records[i]!["error_message"])
+              })))
         ),
       retry: changed(`UPDATE ${name} SET state = 'pending', attempts = 0, due_at = 0`),
       discard: changed(`DELETE FROM ${name}`)

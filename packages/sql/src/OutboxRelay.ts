@@ -4,25 +4,18 @@
  */
 import { Broker, type BrokerError, Detached, Failure, OptionCheck } from "@millrace/core"
 import { PgClient } from "@effect/sql-pg"
-import {
-  Clock,
-  Context,
-  Duration,
-  Effect,
-  Fiber,
-  Latch,
-  Layer,
-  Option,
-  Queue,
-  Random,
-  Schedule,
-  Semaphore
-} from "effect"
-import type { SqlClient } from "effect/sql"
+import { Clock, Context, Duration, Effect, Fiber, Layer, Option, Queue, Random } from "effect"
+import { SqlClient, SqlError } from "effect/sql"
+import { limited } from "./database/limited.ts"
+import { outside } from "./database/statements.ts"
 import * as Claims from "./outbox/claims.ts"
+import { noticesOf } from "./outbox/dialect.ts"
 import { OutboxError } from "./outbox/error.ts"
-import * as Send from "./outbox/send.ts"
+import { told } from "./outbox/failure.ts"
+import * as Loop from "./outbox/relay.ts"
+import { patience } from "./outbox/relay.ts"
 import * as Tables from "./outbox/tables.ts"
+import type { Table } from "./outbox/tables.ts"
 import * as Wakes from "./outbox/wakes.ts"
 import * as Outbox from "./Outbox.ts"
 
@@ -57,6 +50,8 @@ export interface Options<On = Broker.Broker> extends Outbox.Options<On> {
   readonly pruneEvery?: Duration.Input | undefined
   /** How long closing the layer waits for what is being sent. Default: 10 seconds. */
   readonly grace?: Duration.Input | undefined
+  /** How long one statement may take, the wait for a connection included; from 1 ms. Default: 10 seconds. */
+  readonly timeout?: Duration.Input | undefined
 }
 
 /** What `layer` does where an option is not given. */
@@ -72,7 +67,8 @@ export const defaults = {
   retryCap: Duration.minutes(1),
   keep: Duration.days(1),
   pruneEvery: Duration.minutes(1),
-  grace: Duration.seconds(10)
+  grace: Duration.seconds(10),
+  timeout: Duration.seconds(10)
 } as const satisfies Options
 
 /** How a relay is. */
@@ -118,15 +114,36 @@ const settled = <On>(options: Options<On>) => ({
   cap: check.millis("retryCap", options.retryCap ?? defaults.retryCap),
   keep: check.millis("keep", options.keep ?? defaults.keep, { least: 0 }),
   pruneEvery: check.millis("pruneEvery", options.pruneEvery ?? defaults.pruneEvery, { least: 1000 }),
-  grace: check.millis("grace", options.grace ?? defaults.grace, { least: 0 })
+  grace: check.millis("grace", options.grace ?? defaults.grace, { least: 0 }),
+  timeout: check.millis("timeout", options.timeout ?? defaults.timeout, { most: OptionCheck.longestTimer })
 })
 
-// waits of 100 ms, doubling to 5 seconds
-const patience = Schedule.exponential("100 millis").pipe(
-  Schedule.modifyDelay(({ duration }) => Effect.succeed(Duration.min(duration, Duration.seconds(5))))
-)
-
 const words = Effect.map(Random.nextIntBetween(0, 0xffff_ffff), (number) => number.toString(16).padStart(8, "0"))
+
+/** How long a relay waits to see whether the connection that listens leaves another one. */
+const probe = 1000
+
+/** Wakes the relay by NOTIFY for as long as the client has connections left beside the one that listens. */
+const listening = (pg: PgClient.PgClient, table: Table<OutboxError>, wake: () => void) => {
+  const alone = Effect.logWarning(
+    `OutboxRelay ${table.name}: the client has no connection left beside one that listens, so the relay looks for rows by poll `
+      + "alone: give the client more connections (maxConnections)"
+  )
+  // the configuration of a pool has it
+  if ("maxConnections" in pg.config && pg.config.maxConnections === 1) return alone
+  return Effect.scoped(Effect.gen(function*() {
+    const notices = yield* pg.listen(noticesOf(table.name))
+    yield* limited(table.ask("SELECT 1"), probe, () => undefined).pipe(
+      Effect.tapError((error) => error === undefined ? Effect.ignoreCause(alone) : Effect.void)
+    )
+    return yield* Effect.forever(Effect.andThen(Queue.take(notices), Effect.sync(wake)))
+  })).pipe(
+    // a client without a connection for it is asked again after a while
+    Effect.tapError((error) => error === undefined ? Effect.sleep("1 minute") : Effect.void),
+    Effect.retry(patience),
+    Effect.ignoreCause
+  )
+}
 
 const relay = <On>(options: Options<On>, settings: ReturnType<typeof settled>) =>
   Effect.gen(function*() {
@@ -135,108 +152,17 @@ const relay = <On>(options: Options<On>, settings: ReturnType<typeof settled>) =
     const broker = yield* key
     const clock = yield* Clock.Clock
     const watch = yield* Outbox.watch(options)
-    const table = yield* Tables.open("outbox", settings.table, (told) => new OutboxError(told))
+    const table = yield* Tables.open("outbox", settings.table, settings.timeout, (told) => new OutboxError(told))
+    const client = yield* Effect.serviceOption(PgClient.PgClient)
     const owner = (yield* words) + (yield* words) + (yield* words)
-    const claims = Claims.make(table, { ...settings, broker: key.key, owner })
-
-    const latch = Latch.makeUnsafe(false)
-    // one statement on the shards at a time, or a relay would lock itself out
-    const tending = Semaphore.makeUnsafe(1)
-    let state: Health["state"] = "starting"
-    let held: ReadonlySet<number> = new Set()
-    /** By this process's own clock, counted from before the claim was sent: never later than the database's. */
-    let heldUntil = 0
-    let balancedAt = -Infinity
-    let isStopping = false
-    const counts = { inFlight: 0, published: 0, failed: 0, parked: 0 }
-    let lastPublished: number | undefined
-    let lastError: Health["lastError"]
-
-    const now = (): number => Number(clock.currentTimeNanosUnsafe()) / 1e6
-    const isHeld = (): boolean => now() < heldUntil
-
-    const tend = (claim: Effect.Effect<ReadonlySet<number>, OutboxError>) =>
-      tending.withPermit(Effect.suspend(() => {
-        const from = now()
-        return Effect.map(claim, (found) => {
-          held = found
-          heldUntil = from + settings.lease
-        })
-      }))
-
-    const send = Send.make(broker, settings, isHeld)
-
-    /** Nothing else is sent before this is written: what was confirmed shall not be sent again. */
-    const mark = ({ done, failed }: Send.Sent): Effect.Effect<void> =>
-      Effect.andThen(
-        done.length === 0 ? Effect.void : claims.done(done),
-        failed.length === 0 ? Effect.void : claims.failed(failed)
-      ).pipe(
-        Effect.tapError((error) => Effect.sync(() => troubled(error))),
-        Effect.retry(patience),
-        Effect.orDie
-      )
-
-    const troubled = (error: OutboxError | BrokerError.BrokerError): void => {
-      state = "waiting"
-      lastError = error
-    }
-
-    const rest = (time: number) => Effect.timeoutOption(latch.await, time)
-
-    const cycle: Effect.Effect<void, OutboxError | BrokerError.BrokerError> = Effect.gen(function*() {
-      const every = Math.min(settings.lease / 6, 2000)
-      if (!isHeld() || now() - balancedAt >= every) {
-        yield* tend(claims.balance)
-        balancedAt = now()
-      }
-      latch.closeUnsafe()
-      const rows = held.size === 0 ? [] : yield* claims.next(held)
-      if (rows.length === 0) {
-        state = "idle"
-        lastError = undefined
-        if (!isStopping) yield* rest(Math.min(settings.poll, held.size === 0 ? every : settings.poll))
-        return
-      }
-      state = "sending"
-      counts.inFlight = rows.length
-      const sent = yield* send(rows)
-      yield* mark(sent)
-      counts.inFlight = 0
-      counts.published += sent.done.length
-      counts.failed += sent.failed.length
-      counts.parked += sent.failed.filter(({ after }) => after === undefined).length
-      if (sent.done.length > 0) lastPublished = clock.currentTimeMillisUnsafe()
-      lastError = sent.lastError
-      if (sent.stopped !== undefined) return yield* Effect.fail(sent.stopped)
+    const claims = Claims.make(table, {
+      ...settings,
+      broker: key.key,
+      owner,
+      answer: Option.getOrUndefined(client)?.config.maxMessageSize
     })
-
-    const main = Effect.suspend(() => cycle).pipe(
-      // a relay that is there and does nothing would be worse
-      Effect.catchDefect((defect) =>
-        Effect.fail(
-          new OutboxError({
-            message: `The relay of ${settings.table} has a defect: ${
-              Failure.messageOf(defect) || Failure.tagOf(defect)
-            }`,
-            failure: "defect",
-            cause: defect
-          })
-        )
-      ),
-      Effect.tapError((error) => Effect.sync(() => troubled(error))),
-      Effect.retry({ while: () => !isStopping, schedule: patience }),
-      Effect.ignore,
-      Effect.repeat({ while: () => !isStopping })
-    )
-
-    const beat = Effect.suspend(() => tend(claims.renew)).pipe(
-      // the claim ends by itself if this goes on
-      Effect.tapError((error) => Effect.sync(() => void (lastError = error))),
-      Effect.ignoreCause,
-      Effect.delay(settings.lease / 3),
-      Effect.forever
-    )
+    const loop = Loop.make({ settings, claims, broker, rules: { ...settings, limit: settings.lease }, clock })
+    const { flight, shown } = loop
 
     const prune = Effect.suspend(() => claims.prune).pipe(
       Effect.repeat({ while: (deleted) => deleted === Claims.pruned }),
@@ -245,39 +171,44 @@ const relay = <On>(options: Options<On>, settings: ReturnType<typeof settled>) =
       Effect.forever
     )
 
-    const client = yield* Effect.serviceOption(PgClient.PgClient)
     const listen = Option.match(client, {
       onNone: () => Effect.void,
-      onSome: (pg) =>
-        pg.listen(settings.table).pipe(
-          Effect.flatMap((notices) => Effect.forever(Effect.andThen(Queue.take(notices), latch.open))),
-          Effect.scoped,
-          Effect.retry(patience),
-          Effect.ignoreCause
-        )
+      onSome: (pg) => listening(pg, table, loop.wake)
     })
 
     yield* claims.join
     yield* Effect.acquireRelease(
-      Effect.sync(() => Wakes.add(table.sql, () => void latch.openUnsafe())),
+      Effect.sync(() => Wakes.add(table.sql, loop.wake)),
       (remove) => Effect.sync(remove)
     )
-    for (const each of [beat, prune, listen]) yield* Effect.forkScoped(Detached.effect(each))
-    const running = yield* Effect.forkScoped(Detached.effect(main))
+    for (const each of [loop.beat, prune, listen]) yield* Effect.forkScoped(Detached.effect(each))
+    const running = yield* Effect.forkScoped(Detached.effect(loop.run((defect) =>
+      new OutboxError({
+        message: `The relay of ${settings.table} has a defect: ${Failure.messageOf(defect) || Failure.tagOf(defect)}`,
+        failure: "defect",
+        cause: defect
+      })
+    )))
     yield* Effect.addFinalizer(() =>
       Effect.gen(function*() {
-        isStopping = true
-        latch.openUnsafe()
+        loop.stop()
         const ended = yield* Effect.timeoutOption(Fiber.await(running), settings.grace)
         // what is still on its way keeps its claim until that ends by itself
-        if (Option.isSome(ended)) {
-          yield* Effect.ignore(Effect.timeoutOption(tending.withPermit(claims.leave), "2 seconds"))
-        }
-        state = "stopped"
+        if (Option.isSome(ended)) yield* Effect.ignore(Effect.timeoutOption(loop.leave, "2 seconds"))
+        shown.state = "stopped"
       })
     )
     return OutboxRelay.of({
-      health: Effect.sync(() => ({ state, shards: held.size, ...counts, lastPublished, lastError })),
+      health: Effect.sync(() => ({
+        state: shown.state,
+        shards: shown.held.size,
+        inFlight: flight.size,
+        published: shown.published,
+        failed: shown.failed,
+        parked: shown.parked,
+        lastPublished: shown.lastPublished,
+        lastError: shown.lastError
+      })),
       lag: watch.lag
     })
   })
@@ -308,5 +239,11 @@ export const layer = <On = Broker.Broker>(
   options: Options<On> = {}
 ): Layer.Layer<OutboxRelay, OutboxError, SqlClient.SqlClient | On> => {
   const settings = settled(options)
-  return Layer.effect(OutboxRelay, relay(options, settings))
+  return Layer.effect(
+    OutboxRelay,
+    Effect.flatMap(SqlClient.SqlClient, (sql) =>
+      // the fibers of a relay outlive a transaction that its layer may be built in
+      Effect.mapError(outside(sql)(relay(options, settings)), (error) =>
+        SqlError.isSqlError(error) ? new OutboxError(told(`Outbox ${settings.table}`, error)) : error))
+  )
 }

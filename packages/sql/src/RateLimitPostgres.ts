@@ -2,8 +2,10 @@
  * Rate limits in PostgreSQL: processes share them. One function call decides all policies of a message, by the server's clock.
  */
 import { OptionCheck, RateLimit } from "@millrace/core"
-import { Clock, Duration, Effect, Layer, Random, type Redacted, Schedule, type Scope } from "effect"
-import { Migrator, SqlClient, type SqlError } from "effect/sql"
+import { Clock, Duration, Effect, Layer, Random, type Redacted, type Scope } from "effect"
+import { SqlClient } from "effect/sql"
+import * as Migrate from "./database/migrate.ts"
+import * as Statements from "./database/statements.ts"
 import * as Address from "./postgres/address.ts"
 import * as Errors from "./postgres/errors.ts"
 import { own } from "./postgres/own.ts"
@@ -19,6 +21,11 @@ export interface ClientOptions {
   readonly table?: string | undefined
   /** How often rows are removed of keys that have all of their limit again; from 10 ms. Default: 10 seconds. */
   readonly pruneEvery?: Duration.Input | undefined
+  /**
+   * How long a call may take, the wait for a connection included, before it fails with `RateLimitUnavailable`; from 1 ms.
+   * Default: 1 second.
+   */
+  readonly timeout?: Duration.Input | undefined
   /**
    * Whose clock counts. `server`: that of PostgreSQL, which is the same for all processes. `process`: Effect's in this process, as
    * tests with a time of their own want it. Default: `server`.
@@ -40,11 +47,13 @@ export interface Options extends ClientOptions {
 export const defaults: {
   readonly table: string
   readonly pruneEvery: Duration.Duration
+  readonly timeout: Duration.Duration
   readonly maximumConnections: number
   readonly connectTimeout: Duration.Duration
 } = {
   table: "millrace_rate",
   pruneEvery: Duration.seconds(10),
+  timeout: Duration.seconds(1),
   maximumConnections: 4,
   connectTimeout: Duration.seconds(5)
 }
@@ -55,16 +64,39 @@ type Failed = RateLimit.RateLimitUnavailable
 const module = "RateLimitPostgres"
 const check = OptionCheck.make(module)
 
-const unavailable = (where: string) => (error: SqlError.SqlError | Migrator.MigrationError) =>
+const unavailable = (where: string) => (error: Migrate.Failed) =>
   new RateLimit.RateLimitUnavailable({ message: `${module}: ${Errors.read(where, error).message}`, cause: error })
 
-/** The steps of the schema, oldest first: one that was released is never changed, the next is added. */
-const migrations = (table: string) =>
-  Migrator.fromRecord({
-    "1_rate": Effect.flatMap(SqlClient.SqlClient, (sql) =>
-      Effect.forEach(functions(table, table.split(".").at(-1)!), (statement) =>
-        sql.unsafe(statement), { discard: true }))
-  })
+const checkTable = (table: string): string => {
+  if (/^([a-z_][a-z0-9_]{0,62}\.)?[a-z_][a-z0-9_]{0,49}$/.test(table)) return table
+  throw new RangeError(
+    `${module}: table must be a name of at most 50 small letters, digits and _, got ${JSON.stringify(table)}`
+  )
+}
+
+/** The steps of the schema, oldest first. */
+const schema = (table: string): Migrate.Schema => ({
+  table,
+  steps: [
+    (sql) =>
+      Effect.forEach(functions(table, table.split(".").at(-1)!), (statement) => sql.unsafe(statement), {
+        discard: true
+      })
+  ]
+})
+
+/**
+ * Makes the table and its functions, or brings them up to date: for a deployment whose programs may not create tables. A layer
+ * does the same, and only reads where nothing is to do.
+ *
+ * Fails with `RateLimitUnavailable`, also where the schema is newer than the program.
+ *
+ * @throws RangeError when the table's name is none
+ */
+export const migrate = (
+  options: Pick<ClientOptions, "table"> = {}
+): Effect.Effect<void, RateLimit.RateLimitUnavailable, SqlClient.SqlClient> =>
+  Effect.mapError(Migrate.run(schema(checkTable(options.table ?? defaults.table))), unavailable("PostgreSQL"))
 
 const text = (charges: ReadonlyArray<RateLimit.Charge>): string =>
   JSON.stringify(charges.map((charge) => {
@@ -72,6 +104,9 @@ const text = (charges: ReadonlyArray<RateLimit.Charge>): string =>
     const { interval, scale } = RateLimit.ticks(policy)
     return [identityOf(charge), policy.algorithm, policy.limit, policy.window, policy.burst, scale, interval, cost]
   }))
+
+/** Milliseconds that a removal of old rows may take. */
+const pruneLimit = 30_000
 
 const never = (millis: number): number => millis < 0 ? Infinity : millis
 
@@ -93,32 +128,20 @@ const make = (
   options: ClientOptions,
   where: string
 ): Effect.Effect<Store, Failed, SqlClient.SqlClient | Scope.Scope> => {
-  const table = options.table ?? defaults.table
-  if (!/^([a-z_][a-z0-9_]{0,62}\.)?[a-z_][a-z0-9_]{0,49}$/.test(table)) {
-    throw new RangeError(
-      `${module}: table must be a name of at most 50 small letters, digits and _, got ${JSON.stringify(table)}`
-    )
-  }
+  const table = checkTable(options.table ?? defaults.table)
   const every = check.millis("pruneEvery", options.pruneEvery ?? defaults.pruneEvery, { least: 10 })
+  const timeout = check.millis("timeout", options.timeout ?? defaults.timeout, { most: OptionCheck.longestTimer })
   return Effect.gen(function*() {
     const sql = yield* SqlClient.SqlClient
     const clock = yield* Clock.Clock
-    yield* Migrator.make({})({ loader: migrations(table), table: `${table}_versions` }).pipe(
-      Effect.retry({
-        while: (error) => Errors.read(where, error).reason === "Busy",
-        times: 10,
-        schedule: Schedule.spaced("50 millis")
-      }),
-      Effect.mapError(unavailable(where))
-    )
+    const failed = unavailable(where)
+    yield* Effect.mapError(Migrate.run(schema(table)), failed)
+    const statements = yield* Effect.mapError(Statements.make(sql, timeout), failed)
     const lease = leases(yield* Random.nextIntBetween(0, 2 ** 32))
     const time = () => options.clock === "process" ? clock.currentTimeMillisUnsafe() : null
-    const ask = (statement: string, values: ReadonlyArray<unknown>) =>
+    const ask = (statement: string, values: ReadonlyArray<unknown>, limit?: number) =>
       Effect.map(
-        Effect.mapError(
-          sql.unsafe<{ readonly answer: string }>(statement, values).withoutTransform,
-          unavailable(where)
-        ),
+        Effect.mapError(statements.ask<{ readonly answer: string }>(statement, values, limit), failed),
         // a function answers one row, and text of JSON
         ([row]): unknown => JSON.parse(row!.answer)
       )
@@ -134,10 +157,14 @@ const make = (
       Effect.suspend(() =>
         Effect.map(
           ask(
+            // the time of the statement is the same for all rows, so the index finds them; a row that a call has changed
+            // meanwhile is looked at again when it is locked
             `WITH gone AS (DELETE FROM ${table} WHERE id IN (SELECT id FROM ${table} WHERE ends_at <= `
-              + "coalesce($1::float8, floor(extract(epoch FROM clock_timestamp()) * 1000))::bigint LIMIT $2::float8::bigint) RETURNING 1) "
+              + "coalesce($1::float8, floor(extract(epoch FROM statement_timestamp()) * 1000))::bigint "
+              + "ORDER BY ends_at LIMIT $2::float8::bigint FOR UPDATE SKIP LOCKED) RETURNING 1) "
               + "SELECT count(*)::text AS answer FROM gone",
-            [time(), most]
+            [time(), most],
+            pruneLimit
           ),
           Number
         )
@@ -162,7 +189,8 @@ const make = (
 /**
  * A store in the database of a `SqlClient` that the program has already; it has to be PostgreSQL's.
  *
- * As `layer`; provides `RateLimit.Store` and needs the `SqlClient`.
+ * As `layer`; provides `RateLimit.Store` and needs the `SqlClient`. A call never runs in a transaction that its caller has open:
+ * it takes another connection of the client, and commits by itself.
  *
  * @throws RangeError when an option is out of range
  * @category layers
@@ -177,7 +205,8 @@ export const layerClient = (
  *
  * Provides `RateLimit.Store`; fails with `RateLimitUnavailable`, whose message says why the database does not open and what to do. A
  * call is one statement, decided under locks of its keys. A server that crashes may lose the last second of counts. While it is
- * out of reach each call fails with `RateLimitUnavailable`, and connections are made again by themselves.
+ * out of reach, or hangs for longer than `timeout`, each call fails with `RateLimitUnavailable`, and connections are made again by
+ * themselves.
  *
  * **Example** (limits beside the orders)
  *

@@ -91,12 +91,16 @@ class Conditions {
   }
 }
 
-const filtered = (filter: Audit.Filter, placeholder: (position: number) => string): Conditions => {
+const filtered = (filter: Audit.Filter, { indexed, placeholder }: Dialect): Conditions => {
   const conditions = new Conditions(placeholder)
   conditions.and("completed_at", ">=", filter.from)
   conditions.and("completed_at", "<", filter.to)
-  conditions.and("channel", "=", filter.channel)
-  conditions.and("handler", "=", filter.handler)
+  for (const column of ["channel", "handler"] as const) {
+    const value = filter[column]
+    if (value === undefined) continue
+    if (indexed !== undefined) conditions.all.push(`${indexed(column)} = ${indexed(`${conditions.bind(value)}::text`)}`)
+    conditions.and(column, "=", value)
+  }
   // written out, not bound: only then the partial index of what went wrong is considered
   if (filter.status !== undefined) {
     conditions.all.push(statuses.has(filter.status) ? `status = '${filter.status}'` : "false")
@@ -110,11 +114,13 @@ export interface Dialect {
   readonly placeholder: (position: number) => string
   /** The value of an id of a cursor, or undefined where none of its rows can have it. */
   readonly id: (id: string) => Value | undefined
+  /** The expression of a long text, or of a parameter, that stands in an index; undefined where the text itself does. */
+  readonly indexed?: ((text: string) => string) | undefined
 }
 
 /** The statement that counts rows, as `n`. */
 export const count = (dialect: Dialect, filter: Audit.Filter = {}): Statement => {
-  const conditions = filtered(filter, dialect.placeholder)
+  const conditions = filtered(filter, dialect)
   return { sql: `SELECT count(*) AS n FROM ${dialect.table}${conditions.where}`, values: conditions.values }
 }
 
@@ -129,7 +135,7 @@ const select = (
   },
   id: Value | undefined
 ): Statement => {
-  const conditions = filtered(query, dialect.placeholder)
+  const conditions = filtered(query, dialect)
   const [operator, direction] = page.order === "newest" ? ["<", "DESC"] as const : [">", "ASC"] as const
   if (page.after !== undefined && id !== undefined) {
     const at = conditions.bind(page.after.completedAt)

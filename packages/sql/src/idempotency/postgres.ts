@@ -8,29 +8,24 @@
 import { PgTypes } from "@effect/sql-pg"
 import type { Idempotency } from "@millrace/core"
 import { Effect, Result } from "effect"
-import { Migrator, SqlClient } from "effect/sql"
+import type { Schema } from "../database/migrate.ts"
 import { storable } from "./shared.ts"
 
-/**
- * The steps of the schema, oldest first: one that was released is never changed, the next is added. The Migrator locks its
- * table, so programs that start together wait for one another. A function that changes gets a new name, as programs of both
- * versions run for a while.
- */
-export const migrations = (table: string) => {
-  const run = (statement: string) => Effect.flatMap(SqlClient.SqlClient, (sql) => sql.unsafe(statement))
-  const name = table.split(".").at(-1)!
-  return Migrator.fromRecord({
-    "1_idempotency": Effect.gen(function*() {
-      yield* run(`CREATE SEQUENCE ${table}_token`)
-      yield* run(
+/** The steps of the schema, oldest first. A function that changes gets a new name: programs of both versions run for a while. */
+export const schema = (table: string): Schema => ({
+  table,
+  steps: [
+    (sql) =>
+      Effect.forEach([
+        `CREATE SEQUENCE ${table}_token`,
         `CREATE TABLE ${table} (key text COLLATE "C" PRIMARY KEY, fingerprint text NOT NULL, owner text NOT NULL, `
-          + "token bigint NOT NULL, expires_at timestamptz NOT NULL, result bytea)"
-      )
-      yield* run(`CREATE INDEX ${name}_expiry ON ${table} (expires_at)`)
-      yield* run(ask(table))
-    })
-  })
-}
+        + "token bigint NOT NULL, expires_at timestamptz NOT NULL, result bytea)",
+        `CREATE INDEX ${table.split(".").at(-1)!}_expiry ON ${table} (expires_at)`,
+        ask(table)
+      ], (statement) =>
+        sql.unsafe(statement), { discard: true })
+  ]
+})
 
 const ask = (table: string): string => `
 CREATE FUNCTION ${table}_ask(
@@ -162,8 +157,11 @@ export const answer = (operations: ReadonlyArray<Idempotency.Operation>, rows: R
   }
 }
 
-/** Removes what ended a minute ago: whoever waits for a row still finds its token. Answers how many went, as `n`. */
+/**
+ * Removes what ended a minute ago: a call that waits for a row still finds its token. Answers how many went, as `n`. The time of
+ * the statement is the same for all rows, so the index finds them.
+ */
 export const prune = (table: string): string =>
   `WITH gone AS (DELETE FROM ${table} WHERE key IN (SELECT key FROM ${table} `
-  + "WHERE expires_at < clock_timestamp() - interval '1 minute' ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED) "
+  + "WHERE expires_at < statement_timestamp() - interval '1 minute' ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED) "
   + "RETURNING 1) SELECT count(*)::float8 AS n FROM gone"

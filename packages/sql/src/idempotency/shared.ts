@@ -3,19 +3,8 @@
  */
 import { Detached, Failure, Idempotency } from "@millrace/core"
 import { Effect, type Scope } from "effect"
-import { createHash } from "node:crypto"
 
-// an index of PostgreSQL takes up to 2,700 bytes; a character is three at the most, beside surrogates
-const longest = 800
-
-/**
- * The text as it is, or a hash of it where it is too long for an index, or holds what a database would change: a zero, or half
- * of a character. Two texts are equal as they are stored only where they are equal.
- */
-export const storable = (text: string): string =>
-  text.length <= longest && !/[\0\ud800-\udfff]/u.test(text) && !text.startsWith("sha256:")
-    ? text
-    : `sha256:${createHash("sha256").update(text, "utf16le").digest("hex")}`
+export { storable } from "../database/storable.ts"
 
 /** The most rows that one statement removes. */
 export const most = 1_000

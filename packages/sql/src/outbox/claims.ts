@@ -1,23 +1,27 @@
 /**
- * The relay's statements: who has which shards, what is next in them, and what became of it.
+ * The relay's statements: which relay has which shards, what is next in them, and what became of it.
  *
- * A shard belongs to one relay at a time, until its lease ends by the database's clock. So the rows of a key are in one pair of
- * hands, and are read in the order of their ids, which is that of their commits.
+ * A relay is alive until its row of `_relays` ends by the database's clock, and a shard belongs to one relay that is alive. So the
+ * rows of a key are sent by one relay at a time, and are read in the order of their ids, which is that of their commits. A sign of
+ * life is one row, however many shards a relay has.
  */
 import { Effect } from "effect"
 import type { OutboxError } from "./error.ts"
-import { read, shards, type Stored } from "./rows.ts"
+import * as Reading from "./reading.ts"
+import { shards, type Stored } from "./rows.ts"
 import type { Table } from "./tables.ts"
 
 /** What a relay is told; times in milliseconds, whole numbers. */
 export interface Settings {
   readonly broker: string
-  /** New with each start, so nobody acts under the claim of another life. */
+  /** New with each start, so no relay acts under the claim of another life. */
   readonly owner: string
   readonly lease: number
   readonly batch: number
   readonly bytes: number
   readonly keep: number
+  /** The largest answer of the database's client in bytes; undefined where it is not known. */
+  readonly answer: number | undefined
 }
 
 /** What is written of a row that failed. */
@@ -29,14 +33,33 @@ export interface Verdict {
   readonly message: string
 }
 
-/** A relay's hands on the table. */
+/** The rows that this relay is sending: they, and the later rows of their lanes, are not read again. */
+export interface InFlight {
+  readonly ids: ReadonlyArray<string>
+  readonly lanes: ReadonlyArray<string>
+}
+
+/** The shards of a relay, and whether it has written a sign of life. */
+export interface Share {
+  readonly held: ReadonlySet<number>
+  readonly isRenewed: boolean
+}
+
+/** The relay's access to the table. */
 export interface Claims {
   readonly join: Effect.Effect<void, OutboxError>
-  /** Renews what this relay has, and answers it. */
-  readonly renew: Effect.Effect<ReadonlySet<number>, OutboxError>
-  /** As `renew`, and takes or gives shards until each relay has its share. */
-  readonly balance: Effect.Effect<ReadonlySet<number>, OutboxError>
-  readonly next: (held: ReadonlySet<number>) => Effect.Effect<ReadonlyArray<Stored>, OutboxError>
+  /** Gives a sign of life and reads the shards of this relay. A relay that stands by has none while others are active. */
+  readonly renew: (standsBy: boolean) => Effect.Effect<Share, OutboxError>
+  /** Takes or gives shards until each relay has its share; reads only, where each has. */
+  readonly balance: (standsBy: boolean, held: ReadonlySet<number>) => Effect.Effect<Share, OutboxError>
+  /** The next rows that have not failed, oldest first. */
+  readonly next: (held: ReadonlySet<number>, flight: InFlight) => Effect.Effect<ReadonlyArray<Stored>, OutboxError>
+  /** Rows that have failed and may be tried again now. */
+  readonly due: (
+    held: ReadonlySet<number>,
+    flight: InFlight,
+    most: number
+  ) => Effect.Effect<ReadonlyArray<Stored>, OutboxError>
   readonly done: (ids: ReadonlyArray<string>) => Effect.Effect<void, OutboxError>
   readonly failed: (verdicts: ReadonlyArray<Verdict>) => Effect.Effect<void, OutboxError>
   readonly prune: Effect.Effect<number, OutboxError>
@@ -46,9 +69,6 @@ export interface Claims {
 /** The most rows that one statement prunes. */
 export const pruned = 1000
 
-/** How long a relay that died is remembered after its lease. */
-const remembered = 60_000
-
 const numbers = (rows: ReadonlyArray<{ readonly [column: string]: unknown }>): Set<number> =>
   new Set(rows.map((row) => Number(row["shard"])))
 
@@ -57,94 +77,160 @@ const text = (value: string): string => value.replaceAll("\0", "\ufffd").toWellF
 
 /** The statements of one relay. */
 export const make = (table: Table<OutboxError>, settings: Settings): Claims => {
-  const { ask, dialect, name, transaction } = table
+  const { ask, dialect, inside, name, transaction } = table
   const { broker, owner } = settings
+  const reading = Reading.make(table, settings.answer)
   const at = dialect.placeholder
   const until = `${dialect.now} + ${settings.lease}`
+  const exclusive = dialect.exclusive?.(name)
+  // decisions on shares follow each other, and each sees what the last one did
+  const alone: Effect.Effect<unknown, OutboxError> = exclusive === undefined
+    ? Effect.void
+    : inside(exclusive.sql, exclusive.values)
+  const flag = (standsBy: boolean) => standsBy ? 1 : 0
 
-  const renewed = ask(
-    `UPDATE ${name}_shards SET until = ${until} WHERE broker = ${at(1)} AND owner = ${at(2)} RETURNING shard`,
-    [broker, owner]
-  )
-  const greet = ask(
-    `INSERT INTO ${name}_relays (broker, id, until) VALUES (${at(1)}, ${at(2)}, ${until})`
-      + " ON CONFLICT (broker, id) DO UPDATE SET until = excluded.until",
-    [broker, owner]
-  )
-  const alive = ask(`SELECT count(*) AS n FROM ${name}_relays WHERE broker = ${at(1)} AND until > ${dialect.now}`, [
-    broker
-  ])
-  const take = (most: number) =>
-    ask(
-      `UPDATE ${name}_shards SET owner = ${at(1)}, until = ${until} WHERE broker = ${at(2)} AND shard IN (`
-        + `SELECT shard FROM ${name}_shards WHERE broker = ${at(3)} AND (owner IS NULL OR until <= ${dialect.now})`
-        + ` ORDER BY shard LIMIT ${most}${dialect.skipLocked}) RETURNING shard`,
-      [owner, broker, broker]
-    )
-  const give = (some: ReadonlyArray<number>) =>
-    ask(
-      `UPDATE ${name}_shards SET owner = NULL, until = 0 WHERE broker = ${at(1)} AND owner = ${at(2)}`
-        + ` AND shard IN (${some.join(", ")})`,
+  const sign = (standsBy: boolean) => ({
+    sql: `UPDATE ${name}_relays SET until = ${until}, standby = ${flag(standsBy)} WHERE broker = ${at(1)} AND id = ${
+      at(2)
+    } AND until > ${dialect.now} RETURNING id`,
+    values: [broker, owner]
+  })
+  const owned = {
+    sql: `SELECT shard FROM ${name}_shards WHERE broker = ${at(1)} AND owner = ${at(2)}`,
+    values: [broker, owner]
+  }
+  const release = (some: ReadonlyArray<number> | undefined) =>
+    inside(
+      `UPDATE ${name}_shards SET owner = NULL WHERE broker = ${at(1)} AND owner = ${at(2)}${
+        some === undefined ? "" : ` AND shard IN (${some.join(", ")})`
+      }`,
       [broker, owner]
     )
-
-  const verdict = ({ after, id, message, tag }: Verdict) =>
-    ask(
-      // of rows that are still this relay's: the next owner has its own opinion
-      `UPDATE ${name} SET attempts = attempts + 1, error_tag = ${at(1)}, error_message = ${at(2)}, ${
-        after === undefined
-          ? `state = 'parked', done_at = ${dialect.now}`
-          : `due_at = ${dialect.now} + ${Math.ceil(after)}`
-      } WHERE id = ${at(3)} AND state = 'pending' AND EXISTS (SELECT 1 FROM ${name}_shards s WHERE s.broker = ${
-        at(4)
-      } AND s.shard = ${name}.shard AND s.owner = ${at(5)})`,
-      [text(tag), text(message), Number(id), broker, owner]
+  const bury = inside(`DELETE FROM ${name}_relays WHERE broker = ${at(1)} AND until <= ${dialect.now}`, [broker])
+  const dead = (alias: string) =>
+    `(${alias}.owner IS NULL OR NOT EXISTS (SELECT 1 FROM ${name}_relays r WHERE r.broker = ${alias}.broker`
+    + ` AND r.id = ${alias}.owner AND r.until > ${dialect.now}))`
+  const take = (most: number) =>
+    inside(
+      `UPDATE ${name}_shards SET owner = ${at(1)} WHERE broker = ${at(2)} AND shard IN (`
+        + `SELECT s.shard FROM ${name}_shards s WHERE s.broker = ${at(3)} AND ${
+          dead("s")
+        } ORDER BY s.shard LIMIT ${most}) RETURNING shard`,
+      [owner, broker, broker]
     )
+  const counts = {
+    sql: `SELECT (SELECT count(*) FROM ${name}_relays r WHERE r.broker = ${at(1)} AND r.until > ${dialect.now}`
+      + ` AND r.standby = 0 AND r.id <> ${at(2)}) AS active, (SELECT count(*) FROM ${name}_relays r WHERE r.broker = ${
+        at(3)
+      } AND r.until > ${dialect.now} AND r.standby = 1 AND r.id <> ${at(4)}) AS standby,`
+      + ` (SELECT count(*) FROM ${name}_shards s WHERE s.broker = ${at(5)} AND ${dead("s")}) AS free`,
+    values: [broker, owner, broker, owner, broker]
+  }
+
+  /** How many shards this relay should have, beside the others that are alive. */
+  const shareOf = (row: { readonly [column: string]: unknown } | undefined, standsBy: boolean): number => {
+    const active = Number(row?.["active"] ?? 0)
+    if (standsBy && active > 0) return 0
+    return Math.ceil(shards / (1 + (standsBy ? Number(row?.["standby"] ?? 0) : active)))
+  }
+
+  /** What is still this relay's; one whose life has ended meanwhile has nothing, and begins again. */
+  const live = (standsBy: boolean): Effect.Effect<Set<number>, OutboxError> => {
+    const own = sign(standsBy)
+    return Effect.flatMap(inside(own.sql, own.values), (found) => {
+      if (found.length > 0) return Effect.map(inside(owned.sql, owned.values), numbers)
+      return Effect.as(
+        Effect.andThen(
+          release(undefined),
+          inside(
+            `INSERT INTO ${name}_relays (broker, id, until, standby) VALUES (${at(1)}, ${at(2)}, ${until}, ${
+              flag(standsBy)
+            }) ON CONFLICT (broker, id) DO UPDATE SET until = excluded.until, standby = excluded.standby`,
+            [broker, owner]
+          )
+        ),
+        new Set<number>()
+      )
+    })
+  }
+
+  const settle = (standsBy: boolean): Effect.Effect<Share, OutboxError> =>
+    transaction(Effect.andThen(
+      alone,
+      Effect.gen(function*() {
+        yield* bury
+        const held = yield* live(standsBy)
+        const [row] = yield* inside(counts.sql, counts.values)
+        const share = shareOf(row, standsBy)
+        if (held.size > share) {
+          const over = Array.from(held).slice(share)
+          yield* release(over)
+          over.forEach((shard) => held.delete(shard))
+        } else if (held.size < share) {
+          numbers(yield* take(share - held.size)).forEach((shard) => held.add(shard))
+        }
+        return { held, isRenewed: true }
+      })
+    ))
+
+  const holdsNot = (alias: string, first: number) =>
+    `${alias}.id NOT IN (${dialect.ids(first)}) AND (${alias}.lane IS NULL OR ${alias}.lane NOT IN (${
+      dialect.ids(first + 1)
+    }))`
+  const list = (held: ReadonlySet<number>) => Array.from(held).sort((a, b) => a - b).join(", ")
+  const failing = (alias: string) =>
+    `SELECT 1 FROM ${name} w WHERE w.state = 'pending' AND w.attempts > 0 AND w.lane = ${alias}.lane`
+    + ` AND w.id < ${alias}.id AND w.broker = ${alias}.broker`
 
   return {
-    join: transaction(Effect.andThen(
-      ask(
-        `INSERT INTO ${name}_shards (broker, shard) VALUES ${
-          Array.from({ length: shards }, (_, shard) => `(${at(1)}, ${shard})`).join(", ")
-        } ON CONFLICT (broker, shard) DO NOTHING`,
-        dialect.name === "pg" ? [broker] : Array.from({ length: shards }, () => broker)
-      ),
-      Effect.asVoid(greet)
+    join: Effect.asVoid(ask(
+      `INSERT INTO ${name}_shards (broker, shard) VALUES ${
+        Array.from({ length: shards }, (_, shard) => `(${at(1)}, ${shard})`).join(", ")
+      } ON CONFLICT (broker, shard) DO NOTHING`,
+      dialect.name === "pg" ? [broker] : Array.from({ length: shards }, () => broker)
     )),
-    renew: transaction(Effect.andThen(greet, Effect.map(renewed, numbers))),
-    balance: transaction(Effect.gen(function*() {
-      yield* greet
-      const held = numbers(yield* renewed)
-      const [row] = yield* alive
-      const share = Math.ceil(shards / Math.max(1, Number(row?.["n"])))
-      if (held.size > share) {
-        const over = Array.from(held).slice(share)
-        yield* give(over)
-        over.forEach((shard) => held.delete(shard))
-      } else if (held.size < share) {
-        numbers(yield* take(share - held.size)).forEach((shard) => held.add(shard))
-      }
-      return held
-    })),
-    next: (held) =>
-      Effect.map(
+    renew: (standsBy) => {
+      const own = sign(standsBy)
+      return Effect.flatMap(ask(own.sql, own.values), (found) =>
+        found.length === 0
+          ? settle(standsBy)
+          : Effect.map(ask(owned.sql, owned.values), (rows) => ({ held: numbers(rows), isRenewed: true })))
+    },
+    balance: (standsBy, held) =>
+      Effect.flatMap(ask(counts.sql, counts.values), ([row]) => {
+        const share = shareOf(row, standsBy)
+        const isFair = held.size === share || (held.size < share && held.size > 0 && Number(row?.["free"]) === 0)
+        return isFair ? Effect.succeed({ held, isRenewed: false }) : settle(standsBy)
+      }),
+    next: (held, flight) =>
+      Effect.flatMap(
         ask(
-          "SELECT o.id, o.lane, o.channel, o.key, o.headers, o.native, o.payload, o.attempts, o.created_at FROM ("
-            + "SELECT r.id, r.size, sum(r.size) OVER (ORDER BY r.id) AS total FROM ("
-            + `SELECT p.id, p.size FROM ${name} p WHERE p.broker = ${at(1)} AND p.state = 'pending'`
-            + ` AND p.due_at <= ${dialect.now} AND p.shard IN (${Array.from(held).sort((a, b) => a - b).join(", ")})`
-            // behind a row that waits, its key waits
-            + ` AND NOT EXISTS (SELECT 1 FROM ${name} w WHERE w.state = 'pending' AND w.attempts > 0`
-            + ` AND w.lane = p.lane AND w.id < p.id AND w.broker = p.broker AND w.due_at > ${dialect.now})`
-            + ` ORDER BY p.id LIMIT ${settings.batch}`
+          `SELECT ${reading.columns} FROM (SELECT r.id, r.size, sum(r.size) OVER (ORDER BY r.id) AS total FROM (`
+            + `SELECT p.id, ${reading.size("p")} AS size FROM ${name} p WHERE p.broker = ${at(1)}`
+            + ` AND p.state = 'pending' AND p.attempts = 0 AND p.due_at <= ${dialect.now}`
+            + ` AND p.shard IN (${list(held)}) AND ${holdsNot("p", 2)}`
+            // behind a row that has failed, its key waits
+            + ` AND NOT EXISTS (${failing("p")}) ORDER BY p.id LIMIT ${settings.batch}`
             + `) r) c JOIN ${name} o ON o.id = c.id WHERE c.total - c.size < ${settings.bytes} ORDER BY o.id`,
-          [broker]
+          [broker, dialect.list(flight.ids), dialect.list(flight.lanes)]
         ),
-        (rows) => rows.map(read)
+        reading.rows
+      ),
+    due: (held, flight, most) =>
+      Effect.flatMap(
+        ask(
+          `SELECT ${reading.columns} FROM ${name} o WHERE o.broker = ${at(1)} AND o.state = 'pending'`
+            + ` AND o.attempts > 0 AND o.due_at <= ${dialect.now} AND o.shard IN (${list(held)}) AND ${
+              holdsNot("o", 2)
+            }`
+            + ` AND NOT EXISTS (${failing("o")}) ORDER BY o.due_at LIMIT ${most}`,
+          [broker, dialect.list(flight.ids), dialect.list(flight.lanes)]
+        ),
+        reading.rows
       ),
     done: (ids) =>
       Effect.asVoid(ask(
-        // true whoever says it: it was confirmed
+        // true whichever relay says it: it was confirmed
         settings.keep === 0
           ? `DELETE FROM ${name} WHERE id IN (${dialect.ids(1)})`
           : `UPDATE ${name} SET state = 'done', done_at = ${dialect.now} WHERE id IN (${
@@ -152,25 +238,42 @@ export const make = (table: Table<OutboxError>, settings: Settings): Claims => {
           }) AND state <> 'done'`,
         [dialect.list(ids)]
       )),
-    failed: (verdicts) => Effect.forEach(verdicts, verdict, { discard: true }),
-    prune: Effect.andThen(
-      ask(`DELETE FROM ${name}_relays WHERE broker = ${at(1)} AND until < ${dialect.now} - ${remembered}`, [broker]),
-      Effect.map(
-        ask(
-          `DELETE FROM ${name} WHERE id IN (SELECT id FROM ${name} WHERE state = 'done'`
-            + ` AND done_at <= ${dialect.now} - ${settings.keep} ORDER BY done_at LIMIT ${pruned}${dialect.skipLocked})`
-            + " RETURNING id"
-        ),
-        (rows) => rows.length
-      )
+    failed: (verdicts) =>
+      Effect.asVoid(ask(
+        `UPDATE ${name} SET attempts = attempts + 1, error_tag = v.tag, error_message = v.message,`
+          + ` state = CASE WHEN v.after IS NULL THEN 'parked' ELSE 'pending' END,`
+          + ` done_at = CASE WHEN v.after IS NULL THEN ${dialect.now} END,`
+          + ` due_at = CASE WHEN v.after IS NULL THEN due_at ELSE ${dialect.now} + CAST(v.after AS BIGINT) END`
+          + ` FROM ${dialect.verdicts.from} WHERE ${name}.id = v.id AND state = 'pending'`
+          // of rows that are still this relay's: the next owner has its own opinion
+          + ` AND EXISTS (SELECT 1 FROM ${name}_shards s WHERE s.broker = ${at(dialect.verdicts.count + 1)}`
+          + ` AND s.shard = ${name}.shard AND s.owner = ${at(dialect.verdicts.count + 2)})`,
+        [
+          ...dialect.verdicts.values(verdicts.map(({ after, id, message, tag }) => ({
+            id,
+            after: after === undefined ? undefined : Math.ceil(after),
+            tag: text(tag),
+            message: text(message)
+          }))),
+          broker,
+          owner
+        ]
+      )),
+    prune: Effect.map(
+      ask(
+        `DELETE FROM ${name} WHERE id IN (SELECT id FROM ${name} WHERE state = 'done'`
+          + ` AND done_at <= ${dialect.now} - ${settings.keep} ORDER BY done_at LIMIT ${pruned}${dialect.skipLocked})`
+          + " RETURNING id"
+      ),
+      (rows) => rows.length
     ),
     leave: transaction(Effect.andThen(
-      ask(`UPDATE ${name}_shards SET owner = NULL, until = 0 WHERE broker = ${at(1)} AND owner = ${at(2)}`, [
-        broker,
-        owner
-      ]),
-      Effect.asVoid(
-        ask(`DELETE FROM ${name}_relays WHERE broker = ${at(1)} AND id = ${at(2)}`, [broker, owner])
+      alone,
+      Effect.andThen(
+        release(undefined),
+        Effect.asVoid(
+          inside(`DELETE FROM ${name}_relays WHERE broker = ${at(1)} AND id = ${at(2)}`, [broker, owner])
+        )
       )
     ))
   }

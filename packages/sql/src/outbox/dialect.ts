@@ -4,12 +4,25 @@
 import { PgTypes } from "@effect/sql-pg"
 import { Result } from "effect"
 import type { SqlClient } from "effect/sql"
-import type { Row } from "./rows.ts"
+import { createHash } from "node:crypto"
+import { type Row, shards } from "./rows.ts"
 
 /** A statement and what it binds. */
 export interface Statement {
   readonly sql: string
   readonly values: ReadonlyArray<unknown>
+}
+
+/** Rows of `v (id, after, tag, message)`, made of parameters. */
+export interface Verdicts {
+  readonly from: string
+  /** How many parameters `from` binds. */
+  readonly count: number
+  readonly values: (
+    rows: ReadonlyArray<
+      { readonly id: string; readonly after: number | undefined; readonly tag: string; readonly message: string }
+    >
+  ) => ReadonlyArray<unknown>
 }
 
 /** A database's own words. */
@@ -23,11 +36,25 @@ export interface Dialect {
   readonly list: (ids: ReadonlyArray<string>) => unknown
   /** Ends a SELECT that takes rows for itself. */
   readonly skipLocked: string
-  readonly outbox: (table: string, name: string) => ReadonlyArray<string>
-  readonly inbox: (table: string, name: string) => ReadonlyArray<string>
+  /** The steps of a schema, oldest first, each as its statements. */
+  readonly outbox: (table: string, name: string) => ReadonlyArray<ReadonlyArray<string>>
+  readonly inbox: (table: string, name: string) => ReadonlyArray<ReadonlyArray<string>>
+  /** The function that answers the largest of its arguments. */
+  readonly greatest: string
+  /** The bytes of a column of bytes or of text. */
+  readonly bytes: (column: string) => string
+  /** The largest value that one row may carry; undefined where there is no limit. */
+  readonly wide: number | undefined
+  /** What became of rows that failed, from one parameter to the next three, as `v (id, after, tag, message)`. */
+  readonly verdicts: Verdicts
   readonly insert: (table: string, broker: string, rows: ReadonlyArray<Row>) => Statement
-  /** Keeps others from writing to the same lanes until the transaction ends, where writers are not alone anyway. */
-  readonly lock: ((table: string, lanes: ReadonlyArray<number>) => Statement) | undefined
+  /**
+   * Keeps other transactions from writing to the same lanes until this one ends, where writers are not alone anyway. `isWide`
+   * locks the parts that the lanes belong to: for many lanes, since each lock takes room in a table that all connections share.
+   */
+  readonly lock: ((table: string, lanes: ReadonlyArray<number>, isWide: boolean) => Statement) | undefined
+  /** Lets one transaction at a time go on, where writers are not alone anyway. */
+  readonly exclusive: ((table: string) => Statement) | undefined
   /** Tells listening relays, once the transaction has been committed. */
   readonly notify: ((table: string) => Statement) | undefined
 }
@@ -38,7 +65,7 @@ const outbox = (type: { readonly id: string; readonly bytes: string; readonly in
 (
   table: string,
   name: string
-): ReadonlyArray<string> => [
+): ReadonlyArray<ReadonlyArray<string>> => [[
   `CREATE TABLE ${table} (
     id ${type.id},
     message TEXT NOT NULL,
@@ -70,15 +97,22 @@ const outbox = (type: { readonly id: string; readonly bytes: string; readonly in
   `CREATE TABLE ${table}_relays (
     broker TEXT NOT NULL, id TEXT NOT NULL, until ${type.integer} NOT NULL, PRIMARY KEY (broker, id)
   )${end}`
-]
+], [
+  // rows that have failed, and those that have not, are read apart: no number of the one slows the other
+  `DROP INDEX ${table.includes(".") ? `${table.split(".")[0]}.` : ""}${name}_pending`,
+  `CREATE INDEX ${name}_fresh ON ${table} (broker, id) WHERE state = 'pending' AND attempts = 0`,
+  `CREATE INDEX ${name}_due ON ${table} (broker, due_at) WHERE state = 'pending' AND attempts > 0`,
+  `ALTER TABLE ${table}_relays ADD COLUMN standby ${type.integer} NOT NULL DEFAULT 0`
+]]
 
-const inbox = (integer: string, end: string) => (table: string, name: string): ReadonlyArray<string> => [
-  `CREATE TABLE ${table} (
+const inbox =
+  (integer: string, end: string) => (table: string, name: string): ReadonlyArray<ReadonlyArray<string>> => [[
+    `CREATE TABLE ${table} (
     consumer TEXT NOT NULL, channel TEXT NOT NULL, message TEXT NOT NULL, handled_at ${integer} NOT NULL,
     PRIMARY KEY (consumer, channel, message)
   )${end}`,
-  `CREATE INDEX ${name}_time ON ${table} (handled_at)`
-]
+    `CREATE INDEX ${name}_time ON ${table} (handled_at)`
+  ]]
 
 // all types are built in
 const array = (values: ReadonlyArray<unknown>, type: "text" | "float8" | "bytea") =>
@@ -116,13 +150,43 @@ const pg: Dialect = {
     }) WITH ORDINALITY AS rows (${columns.join(", ")}, place) ORDER BY place`,
     values: [broker, ...columns.map((column) => array(rows.map((row) => row[column]), pgTypes[column][0]))]
   }),
-  lock: (table, lanes) => ({
-    sql: "SELECT pg_advisory_xact_lock(hashtext($1), lane) FROM unnest($2::float8[]::int[]) AS lanes (lane)",
-    // one order for all who lock several, and what an int holds
-    values: [table, array(Array.from(new Set(lanes.map((lane) => lane % 0x7fff_ffff))).sort((a, b) => a - b), "float8")]
-  }),
-  notify: (table) => ({ sql: "SELECT pg_notify($1, '')", values: [table] })
+  greatest: "greatest",
+  bytes: (column) => `coalesce(octet_length(${column}), 0)`,
+  // a row of 16 MiB ends the connection that reads it
+  wide: 4 * 1024 * 1024,
+  verdicts: {
+    from: "unnest($1::text[]::bigint[], $2::float8[], $3::text[], $4::text[]) AS v (id, after, tag, message)",
+    count: 4,
+    values: (rows) => [
+      array(rows.map(({ id }) => id), "text"),
+      array(rows.map(({ after }) => after ?? null), "float8"),
+      array(rows.map(({ tag }) => tag), "text"),
+      array(rows.map(({ message }) => message), "text")
+    ]
+  },
+  lock: (table, lanes, isWide) => {
+    // one order for all transactions that lock several
+    const sorted = (numbers: ReadonlyArray<number>) =>
+      array(Array.from(new Set(numbers)).sort((a, b) => a - b), "float8")
+    const parts = sorted(lanes.map((lane) => lane % shards))
+    const part = (mode: string) =>
+      `SELECT pg_advisory_xact_lock${mode}(hashtext($1), part) FROM unnest($2::float8[]::int[]) AS parts (part)`
+    return isWide
+      ? { sql: part(""), values: [`${table} parts`, parts] }
+      : {
+        sql: `${part("_shared")} UNION ALL `
+          + "SELECT pg_advisory_xact_lock(hashtext($3), lane) FROM unnest($4::float8[]::int[]) AS lanes (lane)",
+        // what an int holds
+        values: [`${table} parts`, parts, table, sorted(lanes.map((lane) => lane % 0x7fff_ffff))]
+      }
+  },
+  exclusive: (table) => ({ sql: "SELECT pg_advisory_xact_lock(hashtext($1), 0)", values: [`${table} shares`] }),
+  notify: (table) => ({ sql: "SELECT pg_notify($1, '')", values: [noticesOf(table)] })
 }
+
+/** The channel of NOTIFY for a table: a name of PostgreSQL has at most 63 bytes, and a table's has a schema's before it. */
+export const noticesOf = (table: string): string =>
+  table.length <= 63 ? table : `millrace_${createHash("sha256").update(table).digest("hex").slice(0, 40)}`
 
 const sqliteNow = "CAST(unixepoch('subsec') * 1000 AS INTEGER)"
 
@@ -141,7 +205,19 @@ const sqlite: Dialect = {
     }`,
     values: rows.flatMap((row) => [broker, ...columns.map((column) => row[column])])
   }),
+  greatest: "max",
+  bytes: (column) => `coalesce(octet_length(${column}), 0)`,
+  wide: undefined,
+  verdicts: {
+    from: "(SELECT json_extract(value, '$[0]') AS id, json_extract(value, '$[1]') AS after, "
+      + "json_extract(value, '$[2]') AS tag, json_extract(value, '$[3]') AS message FROM json_each(?)) AS v",
+    count: 1,
+    values: (rows) => [
+      JSON.stringify(rows.map(({ after, id, message, tag }) => [Number(id), after ?? null, tag, message]))
+    ]
+  },
   lock: undefined,
+  exclusive: undefined,
   notify: undefined
 }
 

@@ -95,38 +95,92 @@ export interface Stored {
   readonly lane: string | null
   readonly attempts: number
   readonly createdAt: number
+  readonly bytes: number
   readonly outgoing: Outgoing<Uint8Array>
+  /** Why the row cannot be sent, in a sentence; `outgoing` then has what could be read. */
+  readonly unreadable: string | undefined
 }
 
 const textOf = (value: unknown): string | null => value === null || value === undefined ? null : String(value)
 
-/** Reads a row; numbers may come as text, which is how PostgreSQL sends its largest ones. */
-export const read = (record: { readonly [column: string]: unknown }): Stored => {
-  // `write` made both texts
-  const parts = JSON.parse(textOf(record["native"]) ?? "{}") as Native
-  const headers = Object.assign(
-    Object.create(null) as { [name: string]: string },
-    JSON.parse(textOf(record["headers"]) ?? "{}") as Headers.Headers
-  )
-  const native: NativeParts | undefined = record["native"] === null || record["native"] === undefined ? undefined : {
+const isText = (value: unknown): value is string => typeof value === "string"
+
+const isRecord = (value: unknown): value is { readonly [name: string]: unknown } =>
+  typeof value === "object" && value !== null && !Array.isArray(value)
+
+/** The JSON of a column, or undefined where it is none. */
+const parsed = (text: string | null): unknown => {
+  try {
+    return text === null ? undefined : JSON.parse(text)
+  } catch {
+    return undefined
+  }
+}
+
+const headersOf = (text: string | null): Headers.Headers | undefined => {
+  const found = parsed(text)
+  if (!isRecord(found)) return undefined
+  const headers: { [name: string]: string } = Object.create(null)
+  for (const [name, value] of Object.entries(found)) {
+    if (!isText(value)) return undefined
+    headers[name] = value
+  }
+  return headers
+}
+
+const isField = (value: unknown): value is readonly [string, string | null] =>
+  Array.isArray(value) && value.length === 2 && isText(value[0]) && (value[1] === null || isText(value[1]))
+
+const nativePartsOf = (text: string): Native | undefined => {
+  const found = parsed(text)
+  if (!isRecord(found)) return undefined
+  const { channel, fields, key, keyBytes, partition, timestamp, tombstone } = found
+  const isKnown = [channel, key, keyBytes].every((part) => part === undefined || isText(part)) &&
+    [partition, timestamp].every((part) => part === undefined || typeof part === "number") &&
+    (tombstone === undefined || tombstone === true) &&
+    (fields === undefined || (Array.isArray(fields) && fields.every(isField)))
+  // each part has just been looked at
+  return isKnown ? found as Native : undefined
+}
+
+/**
+ * Reads a row; numbers may come as text, which is how PostgreSQL sends its largest ones. Other programs may write rows too, so each
+ * part is looked at. `payload` is given where the row does not carry it, since it is too large.
+ */
+export const read = (record: { readonly [column: string]: unknown }, payload: unknown = record["payload"]): Stored => {
+  const id = String(record["id"])
+  const native = textOf(record["native"])
+  const parts = native === null ? {} : nativePartsOf(native)
+  const headers = headersOf(textOf(record["headers"]))
+  const wrong = record["is_wide"] === true || record["is_wide"] === 1
+    ? "its headers and its key are too large to be read"
+    : headers === undefined
+    ? "its headers are no JSON object of texts"
+    : parts === undefined
+    ? "its native parts are not what Outbox writes"
+    : payload instanceof Uint8Array
+    ? undefined
+    : "its payload is missing"
+  const nativeParts: NativeParts | undefined = native === null || parts === undefined ? undefined : {
     keyBytes: parts.keyBytes === undefined ? undefined : bytes(parts.keyBytes),
     fields: parts.fields?.map(([name, value]) => [name, value === null ? null : bytes(value)]),
     tombstone: parts.tombstone,
     partition: parts.partition,
     timestamp: parts.timestamp
   }
-  const payload = record["payload"]
   return {
-    id: String(record["id"]),
+    id,
     lane: textOf(record["lane"]),
     attempts: Number(record["attempts"]),
     createdAt: Number(record["created_at"]),
+    bytes: Number(record["bytes"]),
+    unreadable: wrong === undefined ? undefined : `Row ${id} of the outbox cannot be read: ${wrong}`,
     outgoing: new Outgoing(
-      parts.channel ?? String(record["channel"]),
+      parts?.channel ?? String(record["channel"]),
       payload instanceof Uint8Array ? payload : new Uint8Array(0),
-      parts.key ?? textOf(record["key"]) ?? undefined,
-      headers,
-      native
+      parts?.key ?? textOf(record["key"]) ?? undefined,
+      headers ?? Object.create(null),
+      nativeParts
     )
   }
 }

@@ -3,6 +3,7 @@
  */
 import { type Broker, BrokerError } from "@millrace/core"
 import { Cause, Duration, Effect, Exit } from "effect"
+import { limited } from "../database/limited.ts"
 import type { Verdict } from "./claims.ts"
 import type { Stored } from "./rows.ts"
 
@@ -13,19 +14,32 @@ export interface Rules {
   /** Milliseconds before the second attempt; doubled with each, up to `cap`. */
   readonly base: number
   readonly cap: number
+  /** Milliseconds that one publish may take. */
+  readonly limit: number
 }
 
-/** What became of the rows of one batch; those in neither list are as they were. */
-export interface Sent {
-  readonly done: Array<string>
-  readonly failed: Array<Verdict>
+/** What became of rows that were sent; those in neither list are as they were. */
+export class Sent {
+  done: Array<string> = []
+  failed: Array<Verdict> = []
+  /** Whether the broker has answered for a row: it took it, or refused it. */
+  isAnswered = false
   /** Why the rest was not sent. */
   stopped: BrokerError.BrokerError | undefined
   lastError: BrokerError.BrokerError | undefined
+  /** Rows whose publish had no answer. */
+  late = 0
+  /** What has gathered since the last call. */
+  take(): { readonly done: ReadonlyArray<string>; readonly failed: ReadonlyArray<Verdict> } {
+    const { done, failed } = this
+    this.done = []
+    this.failed = []
+    return { done, failed }
+  }
 }
 
 /** Rows that are published alone at one time, after a batch of theirs has failed. */
-const concurrency = 16
+export const concurrency = 16
 
 /** No row's own fault: the broker takes nothing at all. */
 const isWhole = ({ failure, reason }: BrokerError.BrokerError): boolean =>
@@ -35,83 +49,117 @@ const isWhole = ({ failure, reason }: BrokerError.BrokerError): boolean =>
 
 const laneOf = ({ id, lane }: Stored): string => lane ?? `row ${id}`
 
+class Late extends Error {}
+
+const isLate = (error: BrokerError.BrokerError): boolean => error.cause instanceof Late
+
 const verdictOf = ({ attempts, id }: Stored, error: BrokerError.BrokerError, rules: Rules): Verdict => {
   const told = { id, tag: `${error._tag} ${error.reason}`, message: error.message }
   if (!error.retriable && attempts + 1 >= rules.attempts) return { ...told, after: undefined }
   const asked = error.retryAfter === undefined ? 0 : Duration.toMillis(error.retryAfter)
-  return { ...told, after: Math.max(asked, Math.min(rules.cap, rules.base * 2 ** Math.min(attempts, 40))) }
+  const wait = Math.min(rules.cap, rules.base * 2 ** Math.min(attempts, 40))
+  // rows that fail together are not tried again together; a row's id is as good as chance
+  return { ...told, after: Math.max(asked, wait * (1 - (Number(id) % 32) / 128)) }
 }
 
-/** Sends rows, oldest first, for as long as `isHeld`. */
-export const make = (broker: Broker.Broker["Service"], rules: Rules, isHeld: () => boolean) => {
-  /** The rows of one lane, one after the other, up to the first that fails. */
-  const alone = (rows: ReadonlyArray<Stored>, sent: Sent, stuck: Set<string>): Effect.Effect<void> =>
-    Effect.forEach(rows, (row) =>
-      Effect.suspend(() => {
-        if (sent.stopped !== undefined || stuck.has(laneOf(row)) || !isHeld()) return Effect.void
-        return Effect.map(Effect.exit(Effect.suspend(() => broker.publish(row.outgoing))), (exit) => {
-          if (Exit.isSuccess(exit)) return void sent.done.push(row.id)
-          stuck.add(laneOf(row))
-          const error = failureOf(exit)
-          sent.lastError = error
-          if (isWhole(error)) sent.stopped = error
-          else sent.failed.push(verdictOf(row, error, rules))
-        })
-      }), { discard: true })
+/** How rows are sent, for as long as `isHeld`: what becomes of them is told as it happens. */
+export interface Send {
+  /** Rows that have not failed yet, oldest first. */
+  readonly together: (rows: ReadonlyArray<Stored>, sent: Sent) => Effect.Effect<void>
+  /** Rows that have failed, each by itself. */
+  readonly apart: (rows: ReadonlyArray<Stored>, sent: Sent) => Effect.Effect<void>
+}
 
-  const oneByOne = (rows: ReadonlyArray<Stored>, sent: Sent, stuck: Set<string>): Effect.Effect<void> =>
-    Effect.forEach(Map.groupBy(rows, laneOf).values(), (lane) => alone(lane, sent, stuck), {
-      concurrency,
-      discard: true
+/** Sends rows by a broker. */
+export const make = (broker: Broker.Broker["Service"], rules: Rules, isHeld: () => boolean): Send => {
+  const noAnswer = () =>
+    BrokerError.make({
+      system: broker.system,
+      operation: "publish",
+      reason: "Unknown",
+      message: `The broker has not answered for ${rules.limit} ms`,
+      cause: new Late()
     })
+  const timely = (publish: () => Effect.Effect<void, BrokerError.BrokerError>) =>
+    Effect.exit(limited(Effect.suspend(publish), rules.limit, noAnswer))
 
   const failureOf = (exit: Exit.Failure<void, BrokerError.BrokerError>): BrokerError.BrokerError => {
     for (const reason of exit.cause.reasons) if (reason._tag === "Fail") return reason.error
     return defect(broker.system, exit.cause)
   }
 
-  return (rows: ReadonlyArray<Stored>): Effect.Effect<Sent> =>
-    Effect.gen(function*() {
-      const sent: Sent = { done: [], failed: [], stopped: undefined, lastError: undefined }
-      const stuck = new Set<string>()
-      let rest = rows
-      while (rest.length > 0 && sent.stopped === undefined && isHeld()) {
-        const together: Array<Stored> = []
-        const suspects: Array<Stored> = []
-        const later: Array<Stored> = []
-        const taken = new Map<string, number>()
-        for (const row of rest) {
-          const lane = laneOf(row)
-          const count = taken.get(lane) ?? 0
-          if (count >= rules.perKey) later.push(row)
-          else if (row.attempts > 0) {
-            // what has failed before fails no others
-            taken.set(lane, rules.perKey)
-            if (count === 0) suspects.push(row)
-            else later.push(row)
-          } else {
-            taken.set(lane, count + 1)
-            together.push(row)
+  /** The rows of one lane, one after the other, up to the first that fails. */
+  const alone = (rows: ReadonlyArray<Stored>, sent: Sent, stuck: Set<string>, all: number): Effect.Effect<void> =>
+    Effect.forEach(rows, (row) =>
+      Effect.suspend(() => {
+        if (sent.stopped !== undefined || stuck.has(laneOf(row)) || !isHeld()) return Effect.void
+        return Effect.map(timely(() => broker.publish(row.outgoing)), (exit) => {
+          if (Exit.isSuccess(exit)) {
+            sent.isAnswered = true
+            return void sent.done.push(row.id)
           }
-        }
-        if (together.length === 1) yield* oneByOne(together, sent, stuck)
-        else if (together.length > 0) {
-          const exit = yield* Effect.exit(
-            Effect.suspend(() => broker.publishAll(together.map(({ outgoing }) => outgoing)))
-          )
-          if (Exit.isSuccess(exit)) together.forEach(({ id }) => sent.done.push(id))
-          else {
-            const error = failureOf(exit)
-            sent.lastError = error
-            if (isWhole(error)) sent.stopped = error
-            else yield* oneByOne(together, sent, stuck)
+          stuck.add(laneOf(row))
+          const error = failureOf(exit)
+          sent.lastError = error
+          if (isWhole(error)) {
+            sent.stopped = error
+            return
           }
-        }
-        if (suspects.length > 0 && sent.stopped === undefined) yield* oneByOne(suspects, sent, stuck)
-        rest = later.filter((row) => !stuck.has(laneOf(row)))
-      }
-      return sent
+          if (!isLate(error)) sent.isAnswered = true
+          // where no row of many has an answer, it is the broker that does not answer
+          else if (++sent.late >= Math.min(all, concurrency) && all > 1 && !sent.isAnswered) sent.stopped = error
+          sent.failed.push(verdictOf(row, error, rules))
+        })
+      }), { discard: true })
+
+  const oneByOne = (rows: ReadonlyArray<Stored>, sent: Sent, stuck: Set<string>): Effect.Effect<void> =>
+    Effect.forEach(Map.groupBy(rows, laneOf).values(), (lane) => alone(lane, sent, stuck, rows.length), {
+      concurrency,
+      discard: true
     })
+
+  /** What cannot be read cannot be sent. */
+  const readable = (rows: ReadonlyArray<Stored>, sent: Sent): ReadonlyArray<Stored> =>
+    rows.filter(({ id, unreadable }) => {
+      if (unreadable === undefined) return true
+      sent.failed.push({ id, after: undefined, tag: "Unreadable", message: unreadable })
+      return false
+    })
+
+  return {
+    apart: (rows, sent) => oneByOne(readable(rows, sent), sent, new Set()),
+    together: (rows, sent) =>
+      Effect.gen(function*() {
+        const stuck = new Set<string>()
+        let rest = readable(rows, sent)
+        while (rest.length > 0 && sent.stopped === undefined && isHeld()) {
+          const round: Array<Stored> = []
+          const later: Array<Stored> = []
+          const taken = new Map<string, number>()
+          for (const row of rest) {
+            const lane = laneOf(row)
+            const count = taken.get(lane) ?? 0
+            taken.set(lane, count + 1)
+            if (count >= rules.perKey) later.push(row)
+            else round.push(row)
+          }
+          if (round.length === 1) yield* oneByOne(round, sent, stuck)
+          else {
+            const exit = yield* timely(() => broker.publishAll(round.map(({ outgoing }) => outgoing)))
+            if (Exit.isSuccess(exit)) {
+              sent.isAnswered = true
+              round.forEach(({ id }) => sent.done.push(id))
+            } else {
+              const error = failureOf(exit)
+              sent.lastError = error
+              if (isWhole(error)) sent.stopped = error
+              else yield* oneByOne(round, sent, stuck)
+            }
+          }
+          rest = later.filter((row) => !stuck.has(laneOf(row)))
+        }
+      })
+  }
 }
 
 const defect = (system: string, cause: Cause.Cause<unknown>): BrokerError.BrokerError =>
@@ -119,6 +167,7 @@ const defect = (system: string, cause: Cause.Cause<unknown>): BrokerError.Broker
     system,
     operation: "publish",
     reason: "Unknown",
+    failure: "defect",
     message: `The broker's publish ended with a defect: ${Cause.pretty(cause)}`,
     cause
   })

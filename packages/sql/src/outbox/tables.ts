@@ -1,8 +1,10 @@
 /**
- * Makes the tables, and runs statements on them.
+ * Opens the tables of outbox and inbox, and runs statements on them.
  */
-import { Effect, Schedule } from "effect"
-import { Migrator, SqlClient, SqlError } from "effect/sql"
+import { Effect } from "effect"
+import { SqlClient, SqlError } from "effect/sql"
+import * as Migrate from "../database/migrate.ts"
+import * as Statements from "../database/statements.ts"
 import * as Dialect from "./dialect.ts"
 import { checkTable, type Told, told, typed } from "./failure.ts"
 
@@ -11,64 +13,78 @@ export interface Table<E> {
   readonly name: string
   readonly sql: SqlClient.SqlClient
   readonly dialect: Dialect.Dialect
-  readonly ask: (
+  /** Runs a statement on a connection of its own, outside of the caller's transaction. */
+  readonly ask: (statement: string, values?: ReadonlyArray<unknown>) => Effect.Effect<ReadonlyArray<Statements.Row>, E>
+  /** Runs a statement in the transaction that is open. */
+  readonly inside: (
     statement: string,
     values?: ReadonlyArray<unknown>
-  ) => Effect.Effect<ReadonlyArray<{ readonly [column: string]: unknown }>, E>
+  ) => Effect.Effect<ReadonlyArray<Statements.Row>, E>
+  /** Runs statements of `inside` in a transaction of their own. */
   readonly transaction: <A>(effect: Effect.Effect<A, E>) => Effect.Effect<A, E>
 }
 
 /** Refuses what is no table. */
 export const check = checkTable
 
-/** Two processes that begin together: the one that comes second finds all done. */
-const again = Schedule.exponential("20 millis").pipe(Schedule.upTo({ duration: "5 seconds" }))
+/** Which tables. */
+export type Kind = "outbox" | "inbox"
 
-const isRace = (error: SqlError.SqlError | Migrator.MigrationError): boolean =>
-  error instanceof Migrator.MigrationError
-    ? error.kind === "Locked" || error.kind === "Failed"
-    : ["LockTimeoutError", "UniqueViolation", "DeadlockError", "SerializationError"].includes(error.reason._tag)
+const titles = { outbox: "Outbox", inbox: "Inbox" } as const
 
-/** Opens a table of the program's `SqlClient`, and makes it where it is missing. */
-export const open = <E>(
-  kind: "outbox" | "inbox",
+const found = <E>(
+  kind: Kind,
   table: string,
   fail: (told: Told) => E
-): Effect.Effect<Table<E>, E, SqlClient.SqlClient> =>
-  Effect.gen(function*() {
-    const sql = yield* SqlClient.SqlClient
-    const where = `${kind === "outbox" ? "Outbox" : "Inbox"} ${table}`
-    const failed = (error: SqlError.SqlError | Migrator.MigrationError) => fail(told(where, error))
+): Effect.Effect<{ readonly sql: SqlClient.SqlClient; readonly dialect: Dialect.Dialect }, E, SqlClient.SqlClient> =>
+  Effect.flatMap(SqlClient.SqlClient, (sql) => {
     const dialect = Dialect.of(sql)
-    if (dialect === undefined) {
-      return yield* Effect.fail(fail({
-        message: `${where}: the SqlClient has to be PostgreSQL's or SQLite's`,
+    return dialect === undefined
+      ? Effect.fail(fail({
+        message: `${titles[kind]} ${table}: the SqlClient has to be PostgreSQL's or SQLite's`,
         failure: "permanent",
         cause: undefined
       }))
-    }
-    const name = checkTable(where, table).split(".").at(-1)!
-    yield* Migrator.make({})({
-      // a step that was released is never changed, the next is added
-      loader: Migrator.fromRecord({
-        [`1_${kind}`]: Effect.forEach(dialect[kind](table, name), (step) => sql.unsafe(step), { discard: true })
+      : Effect.succeed({ sql, dialect })
+  })
+
+/** Makes the tables, or brings them up to date. */
+export const migrate = <E>(
+  kind: Kind,
+  table: string,
+  fail: (told: Told) => E
+): Effect.Effect<void, E, SqlClient.SqlClient> =>
+  Effect.flatMap(found(kind, table, fail), ({ dialect }) =>
+    Effect.mapError(
+      Migrate.run({
+        table,
+        steps: dialect[kind](table, table.split(".").at(-1)!).map((statements) => (sql) =>
+          Effect.forEach(statements, (statement) => sql.unsafe(statement), { discard: true })
+        )
       }),
-      table: `${table}_versions`
-    }).pipe(
-      Effect.retry({ while: isRace, schedule: again }),
-      Effect.mapError(failed)
-    )
+      (error) => fail(told(`${titles[kind]} ${table}`, error))
+    ))
+
+/** Opens a table of the program's `SqlClient`, and makes it where it is missing. `millis` limits each statement. */
+export const open = <E>(
+  kind: Kind,
+  table: string,
+  millis: number,
+  fail: (told: Told) => E
+): Effect.Effect<Table<E>, E, SqlClient.SqlClient> =>
+  Effect.gen(function*() {
+    const { dialect, sql } = yield* found(kind, table, fail)
+    const failed = (error: Migrate.Failed) => fail(told(`${titles[kind]} ${table}`, error))
+    yield* migrate(kind, table, fail)
+    const statements = yield* Effect.mapError(Statements.make(sql, millis), failed)
     return {
       name: table,
       sql,
       dialect,
-      ask: (statement, values = []) =>
-        Effect.mapError(
-          sql.unsafe<{ readonly [column: string]: unknown }>(statement, values).withoutTransform,
-          failed
-        ),
+      ask: (statement, values) => Effect.mapError(statements.ask(statement, values), failed),
+      inside: (statement, values) => Effect.mapError(statements.inside(statement, values), failed),
       transaction: (effect) =>
-        Effect.mapError(typed(sql.withTransaction(effect)), (error) =>
+        Effect.mapError(typed(statements.transaction(effect)), (error) =>
           error instanceof SqlError.SqlError ? failed(error) : error)
     }
   })

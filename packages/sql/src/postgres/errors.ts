@@ -3,6 +3,7 @@
  */
 import { Audit } from "@millrace/core"
 import { Migrator, type SqlError } from "effect/sql"
+import { NoAnswer } from "../database/statements.ts"
 
 // https://www.postgresql.org/docs/current/errcodes-appendix.html
 const byState: { readonly [state: string]: Audit.Reason } = {
@@ -59,9 +60,10 @@ export const read = (
     const inner = error.cause
     return property(inner, "_tag") === "SqlError"
       ? read(where, inner as SqlError.SqlError)
-      : { reason: "Unknown", message: `${where}: ${error.message}` }
+      : { reason: error.kind === "BadState" ? "Invalid" : "Unknown", message: `${where}: ${error.message}` }
   }
   const { cause, message, operation: step } = error.reason
+  if (cause instanceof NoAnswer) return { reason: "Unreachable", message: `${where}: ${cause.message}` }
   const state = property(cause, "code")
   const known = typeof state === "string" ? byState[state] : undefined
   // the driver refuses its own options like this: the cause repeats the message, and no server gave it a state

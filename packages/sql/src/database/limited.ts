@@ -1,0 +1,86 @@
+/**
+ * Time limits that hold also where the work cannot be interrupted: the caller goes on, and the work ends in the background.
+ */
+import { Effect, type Exit, Fiber } from "effect"
+
+/**
+ * Runs an effect on a fiber of its own for at most `millis`. An effect that takes longer is interrupted, and the caller fails with
+ * `late` at once: the driver of PostgreSQL waits up to 5 seconds for a server before it gives an interrupted statement up.
+ */
+export const limited = <A, E, R, E2>(
+  effect: Effect.Effect<A, E, R>,
+  millis: number,
+  late: () => E2
+): Effect.Effect<A, E | E2, R> =>
+  Effect.flatMap(Effect.context<R>(), (context) =>
+    Effect.callback<A, E | E2>((resume) => {
+      const fork = Effect.runForkWith(context)
+      const running = fork(effect)
+      // one turn more: an answer may have come while this process was busy with other work
+      const timer = fork(Effect.andThen(Effect.sleep(millis), Effect.yieldNow))
+      timer.addObserver((exit) => {
+        if (exit._tag === "Failure") return
+        resume(Effect.suspend(() => Effect.fail(late())))
+        running.interruptUnsafe()
+      })
+      running.addObserver((exit) => {
+        timer.interruptUnsafe()
+        resume(exit)
+      })
+      return Effect.sync(() => {
+        timer.interruptUnsafe()
+        running.interruptUnsafe()
+      })
+    }))
+
+/** The part of a transaction that takes too long. */
+export type Step = "begin" | "end"
+
+/**
+ * Runs a transaction on a fiber of its own, with a time limit for its two ends: from the start to the first step of `body`, which
+ * waits for a connection, and from the last step of `body`, which commits or rolls back. `body` itself has no limit.
+ *
+ * After a late end the transaction may have been committed. An interruption of the caller interrupts the transaction and waits
+ * for its rollback, up to the limit.
+ */
+export const limitedEnds = <A, E, R, E2, R2, E3>(
+  body: Effect.Effect<A, E, R>,
+  wrap: (body: Effect.Effect<A, E, R>) => Effect.Effect<A, E2, R2>,
+  millis: number,
+  late: (step: Step) => E3
+): Effect.Effect<A, E2 | E3, R2> =>
+  Effect.flatMap(Effect.context<R2>(), (context) =>
+    Effect.callback<A, E2 | E3>((resume) => {
+      const fork = Effect.runForkWith(context)
+      let timer: Fiber.Fiber<void> | undefined
+      let running: Fiber.Fiber<A, E2> | undefined
+      const watch = (step: Step) => {
+        const own = fork(Effect.andThen(Effect.sleep(millis), Effect.yieldNow))
+        timer = own
+        own.addObserver((exit) => {
+          if (exit._tag === "Failure" || timer !== own) return
+          resume(Effect.suspend(() => Effect.fail(late(step))))
+          running?.interruptUnsafe()
+        })
+      }
+      const rest = () => {
+        const own = timer
+        timer = undefined
+        own?.interruptUnsafe()
+      }
+      watch("begin")
+      running = fork(wrap(Effect.suspend(() => {
+        rest()
+        return Effect.onExit(body, () => Effect.sync(() => watch("end")))
+      })))
+      running.addObserver((exit: Exit.Exit<A, E2>) => {
+        rest()
+        resume(exit)
+      })
+      return Effect.suspend(() => {
+        const fiber = running
+        if (fiber === undefined) return Effect.void
+        fiber.interruptUnsafe()
+        return Effect.asVoid(limited(Effect.exit(Fiber.await(fiber)), millis, () => undefined).pipe(Effect.ignore))
+      })
+    }))
