@@ -40,6 +40,7 @@ import {
   IdempotencyPostgres,
   IdempotencySqlite,
   Inbox,
+  Outbox,
   OutboxRelay,
   RateLimitPostgres,
   RateLimitSqlite,
@@ -304,7 +305,7 @@ const made: Readonly<Record<string, ReadonlyArray<Made>>> = {
   "sql/src/AuditPostgres.ts": [{
     make: AuditPostgres.layer,
     base: { url: local },
-    durations: ["patience", "connectTimeout"],
+    durations: ["patience", "timeout", "connectTimeout"],
     numbers: ["maximumGroup", "maximumConnections"]
   }],
   "sql/src/AuditSqlite.ts": [
@@ -313,7 +314,7 @@ const made: Readonly<Record<string, ReadonlyArray<Made>>> = {
   "sql/src/IdempotencyPostgres.ts": [{
     make: IdempotencyPostgres.layer,
     base: { url: local },
-    durations: ["patience", "pruneEvery", "connectTimeout"],
+    durations: ["patience", "timeout", "pruneEvery", "connectTimeout"],
     numbers: ["maximumGroup", "maximumConnections"]
   }],
   "sql/src/IdempotencySqlite.ts": [{
@@ -322,16 +323,17 @@ const made: Readonly<Record<string, ReadonlyArray<Made>>> = {
     durations: ["busyTimeout", "pruneEvery"],
     numbers: ["maximumGroup"]
   }],
-  "sql/src/Inbox.ts": [{ make: Inbox.layer, durations: ["keep", "pruneEvery"] }],
+  "sql/src/Outbox.ts": [{ make: Outbox.layer, durations: ["timeout"] }],
+  "sql/src/Inbox.ts": [{ make: Inbox.layer, durations: ["keep", "pruneEvery", "timeout"] }],
   "sql/src/OutboxRelay.ts": [{
     make: OutboxRelay.layer,
-    durations: ["lease", "poll", "retryBase", "retryCap", "keep", "pruneEvery", "grace"],
+    durations: ["lease", "poll", "retryBase", "retryCap", "keep", "pruneEvery", "grace", "timeout"],
     numbers: ["batch", "maximumBytes", "perKey", "attempts"]
   }],
   "sql/src/RateLimitPostgres.ts": [{
     make: RateLimitPostgres.layer,
     base: { url: local },
-    durations: ["pruneEvery", "connectTimeout"],
+    durations: ["pruneEvery", "timeout", "connectTimeout"],
     numbers: ["maximumConnections"]
   }],
   "sql/src/RateLimitSqlite.ts": [
@@ -360,7 +362,7 @@ const others: Readonly<Record<string, string>> = {
   "core/src/model/Message.ts": "of one message: Features refuses it",
   "core/src/model/OptionCheck.ts": "the checks themselves",
   "security/src/apiKeyStore.ts": "a time of a stored key",
-  "sql/src/Outbox.ts": "a query",
+  "sql/src/Outbox.ts: limit": "a query",
   "sql/src/idempotency/protocol.ts": "an answer",
   "sql/src/postgres/own.ts": "checked by the layers that give it",
   "sql/src/sqlite/protocol.ts": "an answer",

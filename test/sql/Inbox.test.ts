@@ -4,11 +4,14 @@ import {
   Broker,
   Channel,
   Decode,
+  Description,
+  Idempotency,
   MemoryBroker,
   type Message,
   Order,
   Outcome,
   Publish,
+  RateLimit,
   Retry
 } from "@millrace/core"
 import { Inbox, Outbox, OutboxRelay, SqliteClient } from "@millrace/sql"
@@ -127,6 +130,27 @@ describe("Inbox", () => {
       ),
     60_000
   )
+
+  it("X10 W9 a step whose store knows nothing of the transaction stands outside, every one of them", () => {
+    const handle = () => Effect.void
+    const limit = () => RateLimit.middleware({ limit: 1 })
+    const inner = [
+      [Order.violations(pipe(handle, Idempotency.middleware(), Inbox.middleware())), "Idempotency"],
+      [Order.violations(pipe(handle, limit(), Inbox.middleware())), "RateLimit"],
+      [Order.violations(pipe(handle, limit(), Inbox.middleware(), limit())), "RateLimit"]
+    ] as const
+    for (const [[sentence], name] of inner) {
+      assert.match(sentence ?? "", new RegExp(`^Inbox must stand inside ${name}, not outside it: what its store keeps`))
+    }
+    assert.deepStrictEqual(
+      Order.violations(pipe(handle, Inbox.middleware(), limit(), Idempotency.middleware())),
+      []
+    )
+    const asked = Description.of(Inbox.middleware()).flatMap(({ order }) => order ?? [])
+    for (const name of ["IdempotencyKey", "Hmac"]) {
+      assert.isTrue(asked.some((rule) => "inside" in rule && rule.inside === name), name)
+    }
+  })
 
   it.live("X10 each group and each channel handles a message once of its own", () =>
     Effect.gen(function*() {

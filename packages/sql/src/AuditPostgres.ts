@@ -8,6 +8,7 @@ import { SqlClient } from "effect/sql"
 import { columns } from "./columns.ts"
 import * as Migrate from "./database/migrate.ts"
 import * as Statements from "./database/statements.ts"
+import { storable as storableKey } from "./database/storable.ts"
 import * as Address from "./postgres/address.ts"
 import * as Errors from "./postgres/errors.ts"
 import { own } from "./postgres/own.ts"
@@ -96,43 +97,54 @@ const schema = (table: string): Migrate.Schema => {
         `CREATE INDEX ${name}_handler ON ${table} (handler, completed_at, id)`,
         `CREATE INDEX ${name}_trouble ON ${table} (status, completed_at, id) WHERE status <> 'done'`
       ),
-      // an index of PostgreSQL takes up to 2,700 bytes, and a topic of MQTT has up to 65,535
-      all(
-        `DROP INDEX ${schemaOf(table)}${name}_channel`,
-        `DROP INDEX ${schemaOf(table)}${name}_handler`,
-        `CREATE INDEX ${name}_channel ON ${table} (${indexed("channel")}, completed_at, id)`,
-        `CREATE INDEX ${name}_handler ON ${table} (${indexed("handler")}, completed_at, id)`
-      )
+      // an index of PostgreSQL takes up to 2,700 bytes: a longer text stands in the indexed column as its hash
+      all(...Rows.longColumns.map((column) => `ALTER TABLE ${table} ADD COLUMN long_${column} text`))
     ]
   }
 }
-
-const schemaOf = (table: string): string => table.includes(".") ? `${table.split(".")[0]}.` : ""
-
-/** The part of a long text that stands in an index. */
-const indexed = (text: string): string => `left(${text}, 255)`
 
 // text of PostgreSQL holds every character but this
 const storable = (text: string): string => text.includes("\0") ? text.replaceAll("\0", "\ufffd") : text
 
 /** One array for each column, so the statement is the same for every size of group and stays prepared. */
 const insert = (table: string): string =>
-  `INSERT INTO ${table} (id, ${columns.join(", ")}) SELECT * FROM unnest($1::text[], ${
-    columns.map((column, i) => `$${i + 2}::${types[column][0]}[]`).join(", ")
+  `INSERT INTO ${table} (id, ${
+    [...columns, ...Rows.longColumns.map((column) => `long_${column}`)].join(", ")
+  }) SELECT * FROM unnest($1::text[], ${columns.map((column, i) => `$${i + 2}::${types[column][0]}[]`).join(", ")}, ${
+    Rows.longColumns.map((_, i) => `$${columns.length + 2 + i}::text[]`).join(", ")
   }) ON CONFLICT (id) DO NOTHING`
+
+const columnsOfLong: ReadonlySet<string> = new Set(Rows.longColumns)
+
+/** The text itself, where it is short; a long one has a column of its own. */
+const long = (text: string | undefined): string | null =>
+  text === undefined || storableKey(text) === text ? null : storable(text)
 
 const parameters = (
   ids: ReadonlyArray<string>,
   entries: ReadonlyArray<Audit.Entry>
 ): ReadonlyArray<PgTypes.Parameter> => {
   const values: Array<Array<string | number | null>> = columns.map(() => [])
+  const longs: Array<Array<string | null>> = Rows.longColumns.map(() => [])
   for (const entry of entries) {
-    Rows.values(entry).forEach((value, i) => values[i]!.push(typeof value === "string" ? storable(value) : value))
+    Rows.values(entry).forEach((value, i) => {
+      const text = typeof value !== "string"
+        ? value
+        : columnsOfLong.has(columns[i]!)
+        ? storableKey(value)
+        : storable(value)
+      values[i]!.push(text)
+    })
+    Rows.longColumns.forEach((column, i) => longs[i]!.push(long(entry[column])))
   }
   const array = (of: ReadonlyArray<string | number | null>, type: "text" | "float8") =>
     // both types are built in
     Result.getOrThrow(PgTypes.array(of, PgTypes.OID[type]))
-  return [array(ids, "text"), ...columns.map((column, i) => array(values[i]!, types[column][0]))]
+  return [
+    array(ids, "text"),
+    ...columns.map((column, i) => array(values[i]!, types[column][0])),
+    ...longs.map((column) => array(column, "text"))
+  ]
 }
 
 const again: ReadonlySet<Audit.Reason> = new Set(["Unreachable", "Lost", "Busy"])
@@ -170,7 +182,13 @@ const make = (options: TableOptions, where: string) => {
   const maximumGroup = check.count("maximumGroup", options.maximumGroup ?? defaults.maximumGroup)
   const patience = Duration.millis(check.millis("patience", options.patience ?? defaults.patience, { least: 0 }))
   const timeout = check.millis("timeout", options.timeout ?? defaults.timeout, { most: OptionCheck.longestTimer })
-  const dialect: Rows.Dialect = { table, placeholder: (position) => `$${position}`, id: (id) => id, indexed }
+  const dialect: Rows.Dialect = {
+    table,
+    placeholder: (position) => `$${position}`,
+    id: (id) => id,
+    key: storableKey,
+    shown: (column) => columnsOfLong.has(column) ? `coalesce(long_${column}, ${column}) AS ${column}` : column
+  }
   const statement = insert(table)
   // waits of 50 ms, doubling to 1 second
   const retry = Schedule.exponential("50 millis").pipe(

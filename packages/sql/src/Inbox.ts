@@ -192,8 +192,8 @@ const isDone = (exit: Exit.Exit<unknown, unknown>): boolean =>
   exit._tag === "Success" &&
   (!Outcome.isOutcome(exit.value) || exit.value._tag === "Ack" || exit.value._tag === "Reject")
 
-/** Middlewares with a store of their own, which knows nothing of the transaction. */
-const outside = ["Idempotency", "IdempotencyKey", "RateLimit", "Hmac"]
+/** Why a middleware with a store of its own stands outside. */
+const apart = "what its store keeps does not take part in the inbox's transaction, and stays where that is rolled back"
 
 /** Ends the transaction without its writes; never seen outside. */
 class Undo<A, E> extends Data.TaggedError("Undo")<{ readonly exit: Exit.Exit<A, E> }> {}
@@ -251,10 +251,10 @@ export const middleware = <M extends Message<unknown> = Message<unknown>>(option
         because: "each attempt is a transaction of its own, and a failed one takes no statement more"
       },
       { inside: "Hedge", because: "two runs in one transaction would both write" },
-      ...outside.map((inside) => ({
-        inside,
-        because: "what it keeps is kept by itself, and stays where the transaction of the inbox is rolled back"
-      })),
+      { inside: "Idempotency", every: true, because: apart },
+      { inside: "IdempotencyKey", every: true, because: apart },
+      { inside: "RateLimit", every: true, because: apart },
+      { inside: "Hmac", every: true, because: apart },
       { outside: "Publish", because: "an answer that fails to be published after the commit would never be" }
     ]
   }, (next) => (message): Returns => {

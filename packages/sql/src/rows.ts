@@ -91,15 +91,13 @@ class Conditions {
   }
 }
 
-const filtered = (filter: Audit.Filter, { indexed, placeholder }: Dialect): Conditions => {
+const filtered = (filter: Audit.Filter, { key, placeholder }: Dialect): Conditions => {
   const conditions = new Conditions(placeholder)
   conditions.and("completed_at", ">=", filter.from)
   conditions.and("completed_at", "<", filter.to)
-  for (const column of ["channel", "handler"] as const) {
+  for (const column of longColumns) {
     const value = filter[column]
-    if (value === undefined) continue
-    if (indexed !== undefined) conditions.all.push(`${indexed(column)} = ${indexed(`${conditions.bind(value)}::text`)}`)
-    conditions.and(column, "=", value)
+    conditions.and(column, "=", value === undefined ? undefined : key?.(value) ?? value)
   }
   // written out, not bound: only then the partial index of what went wrong is considered
   if (filter.status !== undefined) {
@@ -114,9 +112,14 @@ export interface Dialect {
   readonly placeholder: (position: number) => string
   /** The value of an id of a cursor, or undefined where none of its rows can have it. */
   readonly id: (id: string) => Value | undefined
-  /** The expression of a long text, or of a parameter, that stands in an index; undefined where the text itself does. */
-  readonly indexed?: ((text: string) => string) | undefined
+  /** What stands in the column and in its index for a text that may be long; default: the text itself. */
+  readonly key?: ((text: string) => string) | undefined
+  /** A column as a query reads it; default: the column. */
+  readonly shown?: ((column: string) => string) | undefined
 }
+
+/** The columns whose text may be longer than an index takes: a topic of MQTT has up to 65,535 bytes. */
+export const longColumns = ["channel", "handler"] as const
 
 /** The statement that counts rows, as `n`. */
 export const count = (dialect: Dialect, filter: Audit.Filter = {}): Statement => {
@@ -143,7 +146,10 @@ const select = (
   }
   const limit = conditions.bind(page.limit + 1)
   return {
-    sql: `SELECT id, ${columns.join(", ")} FROM ${dialect.table}${conditions.where}`
+    sql:
+      `SELECT id, ${
+        columns.map((column) => dialect.shown?.(column) ?? column).join(", ")
+      } FROM ${dialect.table}${conditions.where}`
       + ` ORDER BY completed_at ${direction}, id ${direction} LIMIT ${limit}`,
     values: conditions.values
   }

@@ -10,8 +10,8 @@ export type Stage = "receive" | "parse" | "filter" | "consume" | "decode" | "han
 
 /**
  * An order that a middleware asks for. `inside: "Auth"` says: this middleware must stand inside Auth. `outside: "Auth"` says:
- * this middleware must stand outside Auth. Where the pipeline has no Auth, nothing is asked. `because` ends the sentence of
- * the refusal.
+ * this middleware must stand outside Auth. Where the pipeline has no Auth, nothing is asked. Of several it is the outermost that
+ * counts, and with `every` each of them. `because` ends the sentence of the refusal.
  *
  * **Example** (this middleware must stand inside Auth, and does not)
  *
@@ -31,7 +31,7 @@ export type Stage = "receive" | "parse" | "filter" | "consume" | "decode" | "han
  * ```
  */
 export type Rule =
-  | { readonly inside: string; readonly because: string }
+  | { readonly inside: string; readonly every?: true; readonly because: string }
   | { readonly outside: string; readonly because: string }
 
 /** How a middleware of a publisher acts on the messages of one `publishAll`. */

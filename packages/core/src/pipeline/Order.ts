@@ -15,7 +15,8 @@ export class OrderError extends Error {
 
 const violation = (list: ReadonlyArray<Description>, at: number, rule: Rule): string | undefined => {
   const own = list[at]!.name
-  const other = list.findIndex((description) => description.name === ("inside" in rule ? rule.inside : rule.outside))
+  const isOther = ({ name }: Description) => name === ("inside" in rule ? rule.inside : rule.outside)
+  const other = "every" in rule ? list.findLastIndex(isOther) : list.findIndex(isOther)
   if (other < 0) return undefined
   if ("inside" in rule) {
     return at < other ? `${own} must stand inside ${rule.inside}, not outside it: ${rule.because}` : undefined

@@ -2,7 +2,7 @@
  * Makes and updates the tables of the stores: one list of steps for each, of which a database has done the first ones.
  */
 import { Effect, Schedule } from "effect"
-import { Migrator, SqlClient, SqlError } from "effect/sql"
+import { Migrator, SqlClient, type SqlError } from "effect/sql"
 import { limited } from "./limited.ts"
 import { hints, noAnswer, outside } from "./statements.ts"
 
