@@ -24,6 +24,7 @@ import { Body, Problem, type Request, Server, Sink } from "@millrace/http"
 import { Cause, Data, Effect, Exit, Layer, Logger, Metric, pipe, Schema, Stream, Tracer } from "effect"
 import { TestClock } from "effect/testing"
 import * as fc from "fast-check"
+import { notations } from "../core/secretNotations.ts"
 import { post, serve } from "./support.ts"
 
 /** A secret that no other text holds. */
@@ -53,8 +54,10 @@ interface Plant {
   readonly field: string
   readonly header: string
   readonly noise: string
+  /** How texts hold the secret that the program does not know by name. */
+  readonly write: (secret: string) => string
   /** What the handler does with the secrets that it holds. */
-  readonly end: "answers" | "fails" | "dies" | "throws" | "quotes" | "wrong type" | "no JSON"
+  readonly end: "answers" | "fails" | "dies" | "throws" | "quotes" | "repeats" | "wrong type" | "no JSON"
 }
 
 const plants: fc.Arbitrary<Plant> = fc.record({
@@ -62,11 +65,16 @@ const plants: fc.Arbitrary<Plant> = fc.record({
   field: fc.constantFrom("token", "apiKey", "client_secret", "Pass-Word", "pin", "cookie", "refreshToken"),
   header: fc.constantFrom("authorization", "cookie", "x-api-key", "set-cookie", "proxy-authorization", "my-token"),
   noise: fc.string({ maxLength: 8 }),
-  end: fc.constantFrom("answers", "fails", "dies", "throws", "quotes", "wrong type", "no JSON")
+  write: fc.constantFrom(...Object.values(notations)),
+  end: fc.constantFrom("answers", "fails", "dies", "throws", "quotes", "repeats", "wrong type", "no JSON")
 })
 
-const bodyOf = ({ end, field, noise, secret }: Plant): string => {
-  const extra = { [noise]: [{ [field]: { deep: [secret] } }], text: JSON.stringify({ [field]: secret }) }
+const bodyOf = ({ end, field, noise, secret, write }: Plant): string => {
+  const extra = {
+    [noise]: [{ [field]: { deep: [secret] } }],
+    text: JSON.stringify({ [field]: secret }),
+    said: write(`${planted}${field}OF-THE-BODY`)
+  }
   const order = {
     id: "7",
     amount: 3,
@@ -79,7 +87,8 @@ const bodyOf = ({ end, field, noise, secret }: Plant): string => {
   return end === "no JSON" ? text.slice(0, -3) : text
 }
 
-const headersOf = ({ header, secret }: Plant): Record<string, string> => ({
+const headersOf = ({ header, secret, write }: Plant): Record<string, string> => ({
+  referer: `https://a.example/?said=${encodeURIComponent(write(`${planted}-OF-A-HEADER`))}`,
   "correlation-id": "c-1",
   [header]: secret,
   note: `Bearer ${secret}`,
@@ -87,7 +96,7 @@ const headersOf = ({ header, secret }: Plant): Record<string, string> => ({
 })
 
 /** Says what it knows, as careless programs do. */
-const careless = ({ end, secret }: Plant) => (_: unknown): Effect.Effect<unknown, Broken> => {
+const careless = ({ end, secret, write }: Plant) => (_: unknown): Effect.Effect<unknown, Broken> => {
   switch (end) {
     case "fails":
       return Effect.fail(new Broken({ message: `card ${secret} was refused`, inner: secret }))
@@ -97,8 +106,11 @@ const careless = ({ end, secret }: Plant) => (_: unknown): Effect.Effect<unknown
       throw new RangeError(`no card ${secret}`)
     case "quotes":
       return Effect.fail(new Broken({ message: `Unauthorized: Bearer ${secret} of {"card":"${secret}"}` }))
+    case "repeats":
+      // what another program answered: the message does not have it
+      return Effect.fail(new Broken({ message: `it said\n${write(`${planted}-OF-ANOTHER`)}` }))
     default:
-      return Effect.succeed({ ok: true, token: secret })
+      return Effect.succeed({ ok: true, token: secret, said: write(`${planted}-OF-THE-ANSWER`) })
   }
 }
 
@@ -225,7 +237,7 @@ describe("secrets", () => {
             ])
             if (plant.end !== "answers") clean(out, ["dead letters"])
           }),
-          { numRuns: 100 }
+          { numRuns: 200 }
         )
       ),
     60_000
@@ -258,7 +270,7 @@ describe("secrets", () => {
               clean(out, ["log as json", "log as logfmt", "log as pretty", "spans"])
               for (const texts of out.values()) texts.splice(0, texts.length - 1)
             }),
-            { numRuns: 100 }
+            { numRuns: 200 }
           )
         )
         const store = yield* Effect.provideContext(Audit.Store, context)
@@ -310,7 +322,7 @@ describe("secrets", () => {
             ))
             clean(out, ["codec", "reply", "envelope"])
           }),
-          { numRuns: 100 }
+          { numRuns: 200 }
         )
       ),
     60_000

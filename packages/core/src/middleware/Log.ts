@@ -12,7 +12,7 @@ import * as Eager from "../pipeline/Eager.ts"
 import * as Ending from "../pipeline/Ending.ts"
 import * as Lost from "../pipeline/Lost.ts"
 import * as Middleware from "../pipeline/Middleware.ts"
-import { answerOf, bodyText, credentials, oneLine } from "./logText.ts"
+import { answerOf, bodyText, oneLine } from "./logText.ts"
 
 export { bounds, type Format, format, type FormatOptions, layer, layerConfig, type LayerOptions } from "./logFormats.ts"
 
@@ -152,7 +152,7 @@ export const middleware = (options: Options = {}) => {
   const lower = (names: ReadonlyArray<string>) => names.map((name) => name.toLowerCase())
   const shownHeaders = Array.isArray(headers) ? new Set(lower(headers)) : undefined
   const correlations = lower(correlation ?? [])
-  const redaction = Redaction.make({ ...options.redact, values: [...credentials, ...options.redact?.values ?? []] })
+  const redaction = Redaction.make(options.redact)
   const show = (text: string): string => oneLine(redaction.text(text))
 
   const headersOf = (all: Headers.Headers): Headers.Headers => {

@@ -7,7 +7,7 @@ import { prettyOf } from "../model/causeText.ts"
 import { isInstance, messageOf, tagOf } from "../model/Failure.ts"
 import * as Headers from "../model/Headers.ts"
 import * as Redaction from "../model/Redaction.ts"
-import { credentials, escaped } from "./logText.ts"
+import { escaped } from "./logText.ts"
 
 const formats = ["json", "logfmt", "pretty"] as const
 
@@ -47,7 +47,7 @@ const cut = (text: string): string => text.length > bounds.value ? `${text.slice
 type Fields = Map<string, unknown>
 
 const cleaner = (redact: Redaction.Options | undefined) => {
-  const redaction = Redaction.make({ ...redact, values: [...credentials, ...redact?.values ?? []] })
+  const redaction = Redaction.make(redact)
   const names = new Map<string, boolean>()
   const decide = (name: string): boolean => {
     const lower = name.toLowerCase()

@@ -17,9 +17,6 @@ export const escaped = (text: string): string =>
 export const oneLine = (text: string, limit = 256): string =>
   escaped(text.length > limit ? `${text.slice(0, limit - 1)}…` : text)
 
-/** Credentials under any name: those of HTTP, and JSON web tokens. */
-export const credentials = [/\b(?:bearer|basic)\s+[\w.~+/=-]+/gi, /\beyJ[\w-]{4,}\.[\w-]+\.?[\w-]*/g]
-
 // what a pattern of values may reach beyond the shown characters and still be found
 const margin = 256
 const decoder = new TextDecoder()

@@ -3,9 +3,14 @@
  * worse case: too much is replaced rather than too little.
  */
 import type { Schema, SchemaAST } from "effect"
+import { isJson, leavesOf } from "./jsonTokens.ts"
 import * as OptionCheck from "./OptionCheck.ts"
 import { secretFields, SecretId } from "./secretFields.ts"
+import { plain, type SecretNames, secretNames } from "./secretNames.ts"
 import { placeholder, type Redaction } from "./secretsIn.ts"
+import { secretsInJson, type Stopped } from "./secretsInJson.ts"
+import { secretsInText } from "./secretsInText.ts"
+import { unescaped } from "./unescaped.ts"
 
 export { hide, hideCause, placeholder, type Redaction, without } from "./secretsIn.ts"
 
@@ -26,24 +31,30 @@ export interface Options {
   readonly usual?: "keep" | "drop" | undefined
 }
 
-/** The usual names of secrets; what contains one of the first, or is one of the second, compared in small letters and digits. */
+/**
+ * The usual names of secrets, in small letters and digits: what contains one of the first, and what is one of the second or has it
+ * for its last words (`pin`: `card_pin`, and not `spin`).
+ */
 export const usual: { readonly containing: ReadonlyArray<string>; readonly equal: ReadonlyArray<string> } = {
   containing: [
     "password",
     "passwd",
     "passphrase",
+    "passcode",
     "secret",
     "token",
     "apikey",
     "accesskey",
     "privatekey",
+    "signingkey",
     "authorization",
     "credential",
     "cookie",
     "cardnumber",
-    "securitycode"
+    "securitycode",
+    "identifiedby"
   ],
-  equal: ["auth", "cvc", "cvv", "pan", "pass", "pin", "pwd", "sessionid", "ssn", "jwt", "bearer"]
+  equal: ["auth", "cvc", "cvv", "otp", "pan", "pass", "pin", "pwd", "sessionid", "ssn", "jwt", "bearer"]
 }
 
 /**
@@ -63,25 +74,15 @@ export const usual: { readonly containing: ReadonlyArray<string>; readonly equal
  */
 export const secret = <S extends Schema.Top>(schema: S): S["Rebuild"] => schema.annotate({ [SecretId]: true })
 
-const plain = (name: string): string => name.toLowerCase().replace(/[^\p{L}\p{N}]/gu, "")
-
-const escaped = (text: string): string => text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")
-
-/** A pattern that finds a name whatever stands between its letters. */
-const loose = (name: string): string => [...plain(name)].map(escaped).join("[_\\-. ]?")
-
 interface Rules {
-  readonly name: (name: string) => boolean
+  readonly fields: SecretNames
+  /** As `fields`, and the last names of paths. */
+  readonly words: SecretNames
   readonly paths: ReadonlyArray<ReadonlyArray<string>>
   /** Whether all of a text is the secret. */
   readonly all: boolean
-  /** Names followed by `=` or `:` and a value, in text that is no JSON. */
-  readonly loose: RegExp
   readonly values: ReadonlyArray<RegExp>
 }
-
-// names repeat from message to message; a stream of invented names must not fill the memory
-const remembered = 1000
 
 const compile = (options: Options): Rules => {
   const fields = options.fields ?? []
@@ -92,229 +93,122 @@ const compile = (options: Options): Rules => {
   const marked = (options.schemas ?? []).map(({ ast }) => secretFields(ast))
   const marks = marked.flatMap((each) => each.paths)
   const whole = new Set(words.filter((word) => !word.includes(".")).map(plain))
-  const usually = OptionCheck.make("Redaction").oneOf("usual", options.usual ?? "keep", ["keep", "drop"]) === "keep"
-  if (usually) usual.equal.forEach((name) => whole.add(name))
+  const isUsual = OptionCheck.make("Redaction").oneOf("usual", options.usual ?? "keep", ["keep", "drop"]) === "keep"
   // what has no end of paths is found by its name
   for (const { paths, recursive } of marked) {
     if (recursive) { for (const path of paths) whole.add(plain(path.findLast((part) => part !== "*") ?? "")) }
   }
   whole.delete("")
-  const containing = usually ? usual.containing : []
-  const decide = (name: string): boolean => {
-    const bare = plain(name)
-    return whole.has(bare) || containing.some((part) => bare.includes(part)) || patterns.some((each) => each.test(name))
-  }
-  const seen = new Map<string, boolean>()
   const paths = [...words.filter((word) => word.includes(".")).map((word) => word.split(".")), ...marks]
     .filter((path) => path.length > 0)
     .map((path) => path.map((part) => part === "*" ? "*" : plain(part)))
-  const names = [
-    // a bounded rest of the name keeps the search linear
-    ...containing.map((name) => `${loose(name)}[\\w.\\-]{0,64}`),
-    ...[...whole, ...paths.map((path) => path.at(-1)!)].filter((name) => name !== "*").map((name) =>
-      `(?<![\\p{L}\\p{N}])${loose(name)}`
-    ),
-    ...patterns.map((each) => `(?:${each.source.replace(/^\^|\$$/g, "")})[\\w.\\-]{0,64}`)
-  ]
+  const named = {
+    whole,
+    patterns,
+    last: new Set(isUsual ? usual.equal : []),
+    containing: isUsual ? usual.containing : []
+  }
+  const lasts = paths.map((path) => path.at(-1)!).filter((name) => name !== "*" && name !== "")
   return {
-    name: (name) => {
-      const known = seen.get(name)
-      if (known !== undefined) return known
-      const found = decide(name)
-      if (seen.size < remembered) seen.set(name, found)
-      return found
-    },
+    fields: secretNames(named),
+    words: secretNames({ ...named, whole: new Set([...whole, ...lasts]) }),
     paths,
     all: marks.some((path) => path.length === 0),
-    loose: new RegExp(
-      `((?:${
-        names.length === 0 ? "(?!)" : names.join("|")
-      })["'\\\\\\s]*(?:[=:>]|%3d)+\\s*)(?:(?:bearer|basic)\\s+)?(\\\\?"(?:[^"\\\\]|\\\\.)*"?|'[^']*'?|[{[][^]*|[^\\s&;,<>{}\\[\\]]+)`,
-      "giu"
-    ),
     values: (options.values ?? []).map((each) =>
       new RegExp(each, each.flags.includes("g") ? each.flags : `${each.flags}g`)
     )
   }
 }
 
-const quote = 34
-const backslash = 92
+/** What stands in the place of a part of a text. */
+type Edit = readonly [from: number, to: number, by: string]
 
-/** Where the string that begins at `at` ends: after its quote, or at the end of the text. */
-const endOfString = (text: string, at: number): number => {
-  for (let i = at + 1; i < text.length; i++) {
-    const code = text.charCodeAt(i)
-    if (code === backslash) i++
-    else if (code === quote) return i + 1
+/** The text with its edits, which come in any order; one inside another, or overlapping it, is part of it. */
+const edited = (text: string, edits: ReadonlyArray<Edit>): string => {
+  if (edits.length === 0) return text
+  // of two that are equal the later one stands: it knows more
+  const sorted = edits.toReversed().sort(([a, aEnd], [b, bEnd]) => a - b || bEnd - aEnd)
+  let out = ""
+  let copied = 0
+  for (const [from, to, by] of sorted) {
+    if (to <= copied) continue
+    // the rest of what overlaps goes without another mark
+    out += from >= copied ? text.slice(copied, from) + by : ""
+    copied = to
   }
-  return text.length
+  return out + text.slice(copied)
 }
 
-const isSpace = (code: number): boolean => code === 32 || code === 10 || code === 13 || code === 9
-
-const skipSpace = (text: string, at: number): number => {
-  let i = at
-  while (i < text.length && isSpace(text.charCodeAt(i))) i++
-  return i
+const keep = (found: Array<string> | undefined, ...secrets: ReadonlyArray<string>): void => {
+  for (const each of secrets) if (found !== undefined && each.length >= 3) found.push(each)
 }
 
-/** Whether a value may be followed by this: a space, a comma, a closing bracket, or the end. */
-const endsValue = (code: number): boolean =>
-  isSpace(code) || code === 44 || code === 125 || code === 93 || Number.isNaN(code)
-
-const literal = /true|false|null|-?\d[\d.eE+-]*/y
-
-/** Where the value that begins at `at` ends; what is no JSON ends with the text. */
-const endOfValue = (text: string, at: number): number => {
-  const first = text[at]
-  if (first === "\"") return endOfString(text, at)
-  if (first !== "{" && first !== "[") {
-    literal.lastIndex = at
-    return literal.test(text) && endsValue(text.charCodeAt(literal.lastIndex)) ? literal.lastIndex : text.length
-  }
-  let depth = 0
-  for (let i = at; i < text.length; i++) {
-    const code = text.charCodeAt(i)
-    if (code === quote) i = endOfString(text, i) - 1
-    else if (code === 123 || code === 91) depth++
-    else if ((code === 125 || code === 93) && --depth === 0) return i + 1
-  }
-  return text.length
-}
-
-const isClosed = (token: string): boolean => token.length > 1 && /[^\\](?:\\\\)*"$/.test(token)
-
-/** What a string token says; one that is cut loses its last, incomplete escape. Undefined where it is no JSON. */
-const read = (token: string): string | undefined => {
-  try {
-    return JSON.parse(
-      isClosed(token) ? token : `${token.replace(/(^|[^\\])((?:\\\\)*)\\(?:u[\da-fA-F]{0,3})?$/, "$1$2")}"`
-    ) as string
-  } catch {
-    return undefined
-  }
-}
-
-/** Where the walk stands: for paths, the names of the objects that are open. */
-type Frame = { readonly array: boolean; name: string }
-
-class Walk {
-  private readonly rules: Rules
-  private readonly text: string
-  private readonly found: Array<string> | undefined
-  private readonly frames: Array<Frame> | undefined
-  private out = ""
-  private copied = 0
-
-  constructor(rules: Rules, text: string, found: Array<string> | undefined) {
-    this.rules = rules
-    this.text = text
-    this.found = found
-    this.frames = rules.paths.length === 0 ? undefined : []
-  }
-
-  private replace(from: number, to: number, by: string): void {
-    this.out += this.text.slice(this.copied, from) + by
-    this.copied = to
-  }
-
-  private onPath(name: string): boolean {
-    const frames = this.frames!.filter((frame) => !frame.array)
-    return this.rules.paths.some((path) =>
-      path.length === frames.length
-      && path.every((part, i) => part === "*" || part === plain(i === frames.length - 1 ? name : frames[i]!.name))
-    )
-  }
-
-  /** A string that is a value: one that holds JSON is walked as well. */
-  private inner(from: number, to: number): void {
-    const token = this.text.slice(from, to)
-    if (!token.includes("\\")) return
-    const value = read(token)
-    if (value === undefined || !/^\s*["[{]/.test(value)) return
-    const clean = redact(this.rules, value, this.found)
-    if (clean === value) return
-    const written = JSON.stringify(clean)
-    this.replace(from, to, isClosed(token) ? written : written.slice(0, -1))
-  }
-
-  private secret(from: number): number {
-    const to = endOfValue(this.text, from)
-    if (this.found !== undefined) collect(this.text.slice(from, to), this.found)
-    if (to > from) this.replace(from, to, `"${placeholder}"`)
-    return to
-  }
-
-  // In JSON a string before a colon is a field's name, so names are found without a grammar. What no JSON text can hold makes
-  // the rest of it plain text, from the last string on: that may have been the name of what follows.
-  run(): string {
-    const { frames, text } = this
-    let i = 0
-    let lastString = 0
-    while (i < text.length) {
-      const code = text.charCodeAt(i)
-      if (code === quote) {
-        lastString = i
-        const end = endOfString(text, i)
-        const next = skipSpace(text, end)
-        if (text.charCodeAt(next) !== 58) {
-          this.inner(i, end)
-          i = end
-          continue
-        }
-        const token = text.slice(i, end)
-        const name = token.includes("\\") ? read(token) ?? token : token.slice(1, -1)
-        if (frames !== undefined && frames.length > 0) frames.at(-1)!.name = name
-        i = skipSpace(text, next + 1)
-        if (this.rules.name(name) || (frames !== undefined && this.onPath(name))) i = this.secret(i)
-      } else if (code === 123 || code === 91) {
-        frames?.push({ array: code === 91, name: "" })
-        i++
-      } else if (code === 125 || code === 93) {
-        frames?.pop()
-        i++
-      } else if (code === 44 || code === 58 || isSpace(code)) {
-        i++
-      } else {
-        literal.lastIndex = i
-        if (!literal.test(text)) return this.broken(Math.max(this.copied, lastString))
-        i = literal.lastIndex
-      }
-    }
-    return this.out + text.slice(this.copied)
-  }
-
-  private broken(from: number): string {
-    return this.out + this.text.slice(this.copied, from) + redactPlain(this.rules, this.text.slice(from), this.found)
-  }
-}
-
-/** The secrets in a secret value: its strings and numbers, as they are written and as they read. */
-const collect = (value: string, into: Array<string>): void => {
-  for (const [token] of value.matchAll(/"(?:[^"\\]|\\.)*"?|-?\d[\d.eE+-]*/g)) {
-    const bare = token.startsWith("\"") ? token.slice(1, isClosed(token) ? -1 : undefined) : token
-    const said = token.startsWith("\"") ? read(token) : undefined
-    for (const each of new Set([bare, said ?? bare])) if (each.length >= 3) into.push(each)
-  }
-}
-
-const redactPlain = (rules: Rules, text: string, found: Array<string> | undefined): string =>
-  text.replace(rules.loose, (_, name: string, value: string) => {
-    const bare = value.replace(/^\\?["']|\\?["']$/g, "")
-    if (found !== undefined && bare.length >= 3) found.push(bare)
-    return `${name}${placeholder}`
+/** The edits of JSON, as far as the text is JSON. */
+const editsOfJson = (
+  rules: Rules,
+  text: string,
+  found: Array<string> | undefined
+): { readonly edits: Array<Edit>; readonly stopped: Stopped } => {
+  const edits: Array<Edit> = []
+  const clean = (value: string): string => redact(rules, value, found)
+  const stopped = secretsInJson({ isSecret: rules.fields.has, paths: rules.paths, clean }, text, (from, to, by) => {
+    if (by === "secret" && found !== undefined) leavesOf(text.slice(from, to), (leaf) => keep(found, leaf))
+    edits.push([from, to, by === "secret" ? `"${placeholder}"` : by.text])
   })
+  return { edits, stopped }
+}
+
+/** Where JSON may begin inside a text. */
+const embedded = /[{[]\s{0,8}["{[]/g
+
+/** The edits of JSON that begins inside a text. */
+const editsOfEmbedded = (rules: Rules, text: string, found: Array<string> | undefined): Array<Edit> => {
+  const all: Array<Edit> = []
+  embedded.lastIndex = 0
+  const begins = embedded.exec(text)?.index
+  if (begins === undefined) return all
+  for (let at = begins; at < text.length;) {
+    const { edits, stopped } = editsOfJson(rules, text.slice(at), found)
+    for (const [from, to, by] of edits) all.push([at + from, at + to, by])
+    embedded.lastIndex = at + Math.max(stopped.at, 1)
+    const next = embedded.exec(text)
+    if (next === null) break
+    at = next.index
+  }
+  return all
+}
+
+const redactText = (rules: Rules, text: string, found: Array<string> | undefined): string => {
+  const edits = editsOfEmbedded(rules, text, found)
+  const view = unescaped(text)
+  secretsInText(rules.words, view, (from, to, value) => {
+    const [start, end] = [view.at(from), view.at(to)]
+    edits.push([start, end, placeholder])
+    const written = text.slice(start, end)
+    keep(found, written, ...(value === written ? [] : [value]))
+  })
+  // JSON that was encoded as a whole
+  if (view.text !== text && text.includes("%")) {
+    for (const [from, to] of editsOfEmbedded(rules, view.text, found)) {
+      edits.push([view.at(from), view.at(to), placeholder])
+    }
+  }
+  return edited(text, edits)
+}
+
+const redactJson = (rules: Rules, text: string, found: Array<string> | undefined): string => {
+  const { edits, stopped } = editsOfJson(rules, text, found)
+  if (stopped.at === text.length) return edited(text, edits)
+  const last = edits.reduce((most, [, to]) => Math.max(most, to), stopped.lastString)
+  return edited(text.slice(0, last), edits) + redactText(rules, text.slice(last), found)
+}
 
 const redact = (rules: Rules, text: string, found: Array<string> | undefined): string => {
   if (rules.all) {
     found?.push(text)
     return JSON.stringify(placeholder)
   }
-  const first = text.charCodeAt(skipSpace(text, 0))
-  return first === 123 || first === 91 || first === quote
-    ? new Walk(rules, text, found).run()
-    : redactPlain(rules, text, found)
+  return isJson(text) ? redactJson(rules, text, found) : redactText(rules, text, found)
 }
 
 /**
@@ -337,7 +231,7 @@ export const make = (options: Options = {}): Redaction => {
   const byValue = (text: string): string =>
     rules.values.reduce((each, pattern) => each.replace(pattern, placeholder), text)
   return {
-    isSecret: rules.name,
+    isSecret: rules.fields.has,
     text: rules.values.length === 0
       ? (text) => redact(rules, text, undefined)
       : (text) => byValue(redact(rules, text, undefined)),

@@ -57,9 +57,16 @@ const secretsOf = (redaction: Redaction, message: Envelope): ReadonlyArray<strin
   return secrets.filter((secret) => secret !== "")
 }
 
-/** `text` with each of `secrets` replaced, the longest first. */
-export const without = (text: string, secrets: ReadonlyArray<string>): string =>
-  [...secrets].sort((a, b) => b.length - a.length).reduce((each, secret) => each.replaceAll(secret, placeholder), text)
+/** The most secrets of one message that a text is searched for: each costs a search. */
+const mostSecrets = 1000
+
+/** `text` with each of `secrets` replaced, the longest first; of more than 1,000 secrets, nothing is shown of it. */
+export const without = (text: string, secrets: ReadonlyArray<string>): string => {
+  const all = new Set(secrets)
+  if (all.size > mostSecrets) return placeholder
+  return [...all].sort((a, b) => b.length - a.length)
+    .reduce((each, secret) => each.replaceAll(secret, placeholder), text)
+}
 
 /** The most characters of a text about a message that are searched and shown: 64 KiB. */
 const longest = 65_536

@@ -1,0 +1,208 @@
+/**
+ * Finds secrets in JSON that may be cut anywhere: after names, on paths, in pairs of a name and a value, and inside the texts that
+ * it holds. One pass over the text, whatever it holds.
+ */
+import { isHolding, isName, naming, plain } from "./secretNames.ts"
+import { endOfString, endOfValue, isClosed, isSpace, literal, quote, readToken, skipSpace } from "./jsonTokens.ts"
+
+/** What the search asks of its caller. */
+export interface Rules {
+  /** Whether a field of this name is a secret. */
+  readonly isSecret: (name: string) => boolean
+  /** From the root, in small letters and digits; `*` is any one name. */
+  readonly paths: ReadonlyArray<ReadonlyArray<string>>
+  /** A text without its secrets. */
+  readonly clean: (text: string) => string
+}
+
+/** Told a value, what stands in its place, and whether it is a secret as a whole. */
+export interface Replaces {
+  (from: number, to: number, by: "secret" | { readonly text: string }): void
+}
+
+/** Where a text stops being JSON: at its end, or at what JSON cannot hold. */
+export interface Stopped {
+  readonly at: number
+  /** The last string before, which may be the name of what follows. */
+  readonly lastString: number
+}
+
+interface Frame {
+  readonly isArray: boolean
+  readonly start: number
+  /** Of an object, the field that the walk is at. */
+  name: string
+  /** A name of a secret stands before: of an array, the element before; of an object, the value of a field as `name`. */
+  isNamed: boolean
+  /** Values of fields as `value`, which may come before the name. */
+  values: Array<readonly [number, number]> | undefined
+}
+
+/** Beyond, names are all that is looked at: frames would take more memory than the text. */
+const deepest = 1000
+
+class Walk {
+  private readonly rules: Rules
+  private readonly text: string
+  private readonly replaces: Replaces
+  private readonly frames: Array<Frame> = []
+  /** Names of the open objects. */
+  private readonly names: Array<Frame> = []
+  private beyond = 0
+  private readonly longestPath: number
+
+  constructor(rules: Rules, text: string, replaces: Replaces) {
+    this.rules = rules
+    this.text = text
+    this.replaces = replaces
+    this.longestPath = rules.paths.reduce((most, path) => Math.max(most, path.length), 0)
+  }
+
+  run(): Stopped {
+    const { text } = this
+    let i = 0
+    let lastString = 0
+    while (i < text.length) {
+      const code = text.charCodeAt(i)
+      if (code === quote) {
+        lastString = i
+        const end = endOfString(text, i)
+        const next = skipSpace(text, end)
+        i = text.charCodeAt(next) === 58 ? this.field(i, end, next) : this.string(i, end)
+      } else if (code === 123 || code === 91) {
+        i = this.open(i, code === 91)
+      } else if (code === 125 || code === 93) {
+        i++
+        this.close(i)
+      } else if (code === 44 || code === 58 || isSpace(code)) {
+        i++
+      } else {
+        literal.lastIndex = i
+        if (!literal.test(text)) return { at: i, lastString }
+        i = this.element(i, literal.lastIndex)
+      }
+    }
+    return { at: text.length, lastString: text.length }
+  }
+
+  // in JSON a string before a colon is the name of a field, so names are found without a grammar
+  private field(from: number, end: number, colon: number): number {
+    const { rules, text } = this
+    const token = text.slice(from, end)
+    const name = token.includes("\\") ? readToken(token) ?? token : token.slice(1, -1)
+    const frame = this.beyond === 0 ? this.frames.at(-1) : undefined
+    if (frame !== undefined) frame.name = name
+    const begin = skipSpace(text, colon + 1)
+    if (rules.isSecret(name) || this.isOnPath(name)) return this.secret(begin)
+    this.inside(from, end)
+    if (frame === undefined || frame.isArray) return begin
+    const bare = plain(name)
+    if (isHolding(bare)) {
+      if (frame.isNamed) return this.secret(begin)
+      const first = text.charCodeAt(begin)
+      // of a list or an object, its end is known when it is closed
+      if (first !== 123 && first !== 91) (frame.values ??= []).push([begin, endOfValue(text, begin)])
+    } else if (naming.has(bare) && text.charCodeAt(begin) === quote && this.isNameAt(begin)) this.name(frame)
+    return begin
+  }
+
+  private isNameAt(from: number): boolean {
+    const end = endOfString(this.text, from)
+    if (end - from > 100) return false
+    const value = readToken(this.text.slice(from, end))
+    return value !== undefined && isName(value) && this.rules.isSecret(value)
+  }
+
+  /** The object names a secret: the values that came before are it. */
+  private name(frame: Frame): void {
+    frame.isNamed = true
+    for (const [from, to] of frame.values ?? []) this.replaces(from, to, "secret")
+    frame.values = undefined
+  }
+
+  /** A string that is a value. */
+  private string(from: number, end: number): number {
+    const frame = this.beyond === 0 ? this.frames.at(-1) : undefined
+    if (frame?.isArray === true) {
+      if (frame.isNamed) {
+        frame.isNamed = false
+        return this.secret(from)
+      }
+      frame.isNamed = this.isNameAt(from)
+    }
+    this.inside(from, end)
+    return end
+  }
+
+  /** A value of an array that is neither a string nor a container. */
+  private element(from: number, end: number): number {
+    const frame = this.beyond === 0 ? this.frames.at(-1) : undefined
+    if (frame?.isArray === true && frame.isNamed) {
+      frame.isNamed = false
+      return this.secret(from)
+    }
+    return end
+  }
+
+  private open(i: number, isArray: boolean): number {
+    const parent = this.frames.at(-1)
+    if (this.beyond > 0 || this.frames.length >= deepest) {
+      this.beyond++
+      return i + 1
+    }
+    if (parent?.isArray === true && parent.isNamed) {
+      parent.isNamed = false
+      return this.secret(i)
+    }
+    const frame: Frame = { isArray, start: i, name: "", isNamed: false, values: undefined }
+    this.frames.push(frame)
+    if (!isArray) this.names.push(frame)
+    return i + 1
+  }
+
+  private close(end: number): void {
+    if (this.beyond > 0) {
+      this.beyond--
+      return
+    }
+    const frame = this.frames.pop()
+    if (frame === undefined) return
+    if (!frame.isArray) this.names.pop()
+    const parent = this.frames.at(-1)
+    if (parent !== undefined && !parent.isArray && !parent.isNamed && isHolding(plain(parent.name))) {
+      ;(parent.values ??= []).push([frame.start, end])
+    }
+  }
+
+  private isOnPath(name: string): boolean {
+    const { names } = this
+    if (names.length > this.longestPath) return false
+    return this.rules.paths.some((path) =>
+      path.length === names.length &&
+      path.every((part, i) => part === "*" || part === plain(i === names.length - 1 ? name : names[i]!.name))
+    )
+  }
+
+  private secret(from: number): number {
+    const to = endOfValue(this.text, from)
+    if (to > from) this.replaces(from, to, "secret")
+    return to
+  }
+
+  /** What a string says may hold secrets, too: JSON, a URL, a form. */
+  private inside(from: number, to: number): void {
+    if (to - from < 5) return
+    const token = this.text.slice(from, to)
+    const isPlain = !token.includes("\\")
+    const value = isPlain ? token.slice(1, isClosed(token) ? -1 : undefined) : readToken(token)
+    if (value === undefined) return
+    const clean = this.rules.clean(value)
+    if (clean === value) return
+    const written = JSON.stringify(clean)
+    this.replaces(from, to, { text: isClosed(token) ? written : written.slice(0, -1) })
+  }
+}
+
+/** Tells of each value to replace, in any order. */
+export const secretsInJson = (rules: Rules, text: string, replaces: Replaces): Stopped =>
+  new Walk(rules, text, replaces).run()

@@ -1,0 +1,86 @@
+/**
+ * Ways in which texts hold a secret: each by a name, an address or a form of its own, and none by a place that a test would have to
+ * point at.
+ */
+
+const base64 = (text: string): string => Buffer.from(text).toString("base64")
+const json = (value: unknown): string => JSON.stringify(value)
+const percent = (text: string): string =>
+  [...text].map((char) => /\w/.test(char) ? char : `%${char.charCodeAt(0).toString(16).toUpperCase().padStart(2, "0")}`)
+    .join("")
+
+/** By name: a text that holds the secret. */
+export const notations: Readonly<Record<string, (secret: string) => string>> = {
+  "a field of JSON": (s) => json({ id: 7, password: s }),
+  "a field of JSON, deep": (s) => json({ list: [[{ Pass_Word: s }]] }),
+  "a field of JSON, its name escaped": (s) => `{"\\u0070assword":"${s}"}`,
+  "a field of JSON that ends with a short name": (s) => json({ cardPin: s }),
+  "a list under a name": (s) => json({ tokens: [1, [s]] }),
+  "JSON in JSON": (s) => json({ body: json({ token: s }) }),
+  "JSON in JSON in JSON": (s) => json({ body: json({ body: json({ token: s }) }) }),
+  "a query in JSON": (s) => json({ callback: `https://a.example/cb?x=1&token=${s}` }),
+  "a form in JSON": (s) => json({ form: `a=1&password=${s}&b=2` }),
+  "a URL with a user in JSON": (s) => json({ dsn: `postgres://ada:${s}@db-7/x` }),
+  "a pair in JSON": (s) => json({ headers: [["accept", "*/*"], ["authorization", s]] }),
+  "headers as a flat list": (s) => json({ rawHeaders: ["Host", "a", "X-Api-Key", s, "Accept", "b"] }),
+  "a name and a value": (s) => json({ pairs: [{ name: "password", value: s }] }),
+  "a value and a name": (s) => json({ pairs: [{ value: s, enabled: true, name: "password" }] }),
+  "a name and a value inside another": (s) => json([{ key: "http.header.authorization", value: { stringValue: s } }]),
+  "a value inside another, and a name": (s) => json([{ value: { stringValue: s }, key: "api_key" }]),
+  "a query": (s) => `GET /cb?a=1&access_token=${s}&b=2 failed`,
+  "a query with brackets": (s) => `/cb?token[]=${s}`,
+  "a query with a path in brackets": (s) => `/cb?user[password]=${s}&user[name]=ada`,
+  "a query with an index": (s) => `/cb?passwords[0]=${s}`,
+  "an encoded name": (s) => `/cb?user%5Bpassword%5D=${s}`,
+  "an encoded query in a query": (s) => `/login?next=%2Fcb%3Fa%3D1%26token%3D${s}`,
+  "a query that is encoded twice": (s) => `/login?next=%252Fcb%253Ftoken%253D${s}`,
+  "encoded JSON in a query": (s) => `/cb?state=${percent(json({ password: s, a: 1 }))}`,
+  "a fragment": (s) => `https://a.example/#access_token=${s}&state=1`,
+  "a code of OAuth": (s) => `https://a.example/cb?code=${s}&state=1`,
+  "a signed URL": (s) => `https://a.example/file?X-Amz-Signature=${s}`,
+  "a URL with a user": (s) => `connect to amqp://ada:${s}@mq.example:5672/ failed`,
+  "a URL with a password alone": (s) => `redis://:${s}@cache:6379`,
+  "a URL with a token for a user": (s) => `https://${s}@git.example/a.git`,
+  "a URL with a password that was not encoded": (s) => `postgres://ada:a/${s}@b@db-7/x`,
+  "an encoded URL with a user": (s) => `/proxy?to=https%3A%2F%2Fada%3A${s}%40b.example`,
+  "a form": (s) => `grant_type=password&client_secret=${s}`,
+  "a part of a form": (s) =>
+    `--x\r\nContent-Disposition: form-data; name="password"\r\nContent-Type: text/plain\r\n\r\n${s}\r\n--x--`,
+  "a header": (s) => `POST / HTTP/1.1\r\nHost: a\r\nX-Api-Key: ${s}\r\n\r\n`,
+  "a header with a scheme": (s) => `authorization: Digest username="ada", response="${s}"`,
+  "a header of cookies": (s) => `Cookie: theme=dark; sid=${s}; a=b`,
+  "a header of a command": (s) => `curl -H "Authorization: Negotiate ${s}" https://a.example`,
+  "a flag": (s) => `run --user ada --password ${s} --verbose`,
+  "a flag with a sign": (s) => `run --api-key=${s}`,
+  "credentials of HTTP": (s) => `the server refused Bearer ${s}`,
+  "basic credentials": (s) => `the server refused Basic ${base64(`ada:${s}`)} ${s.slice(0, 0)}`,
+  "a JSON web token": (s) => `got eyJhbGciOiJIUzI1NiJ9.${s}.${s}`,
+  "a private key": (s) => `-----BEGIN RSA PRIVATE KEY-----\n${s}\n-----END RSA PRIVATE KEY-----`,
+  XML: (s) => `<user><password>${s}</password></user>`,
+  "XML with a namespace": (s) => `<wsse:Password Type="text">${s}</wsse:Password>`,
+  "an attribute of XML": (s) => `<user name="ada" password="${s}"/>`,
+  "a key and a value in XML": (s) => `<add key="ApiKey" value="${s}"/>`,
+  "a named property in XML": (s) => `<property name="password">${s}</property>`,
+  YAML: (s) => `db:\n  user: ada\n  password: a ${s} b\n  port: 1`,
+  "a block of YAML": (s) => `db:\n  password: |\n    ${s}\n`,
+  "a file of settings": (s) => `DB_USER=ada\nDB_PASSWORD=${s}\n`,
+  "a file of properties": (s) => `db.user = ada\ndb.password = a ${s}\n`,
+  logfmt: (s) => `level=info token=${s} user=ada`,
+  "a name and a value in logfmt": (s) => `level=info name=password value=${s}`,
+  "a connection string": (s) => `Server=db;User=ada;Password=${s};Encrypt=true`,
+  SQL: (s) => `ALTER USER ada WITH PASSWORD '${s}'`,
+  "SQL of MySQL": (s) => `CREATE USER ada IDENTIFIED BY '${s}'`,
+  "a dictionary of Python": (s) => `{'user': 'ada', 'password': '${s}'}`,
+  "pairs of Python": (s) => `[('accept', '*/*'), ('authorization', '${s}')]`,
+  "a hash of Ruby": (s) => `{:user=>"ada", :password=>"${s}"}`,
+  "an array of PHP": (s) => `Array\n(\n    [user] => ada\n    [password] => ${s}\n)`,
+  "a map of Go": (s) => `map[password:${s} user:ada]`,
+  "an object of JavaScript": (s) => `{ user: "ada", apiKey: "${s}" }`,
+  "fields of a class": (s) => `User(name=ada, password=${s}, age=3)`,
+  "JSON in HTML": (s) => `<p>{&quot;password&quot;:&quot;${s}&quot;}</p>`,
+  "escaped JSON in a text": (s) => `got "{\\"password\\":\\"${s}\\"}"`,
+  "escaped JSON in escaped JSON": (s) => `got {\\"a\\":\\"{\\\\\\"password\\\\\\":\\\\\\"${s}\\\\\\"}\\"}`,
+  "JSON that is none": (s) => `{"user": ada, "password": "${s}", }`,
+  "a sentence": (s) => `the api key: ${s}, please retry`,
+  "a sentence with quotes": (s) => `invalid password "${s}"`
+}
