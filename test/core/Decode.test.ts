@@ -94,12 +94,16 @@ describe("Decode", () => {
       })
     ))
 
-  it.effect("F9 keys of the body may be in a path, which is bounded", () =>
+  it.effect("F9 keys that the schema does not name are in no path, which is bounded", () =>
     Effect.gen(function*() {
       const Any = Channel.make("any", { payload: Schema.Record(Schema.String, Schema.Finite) })
-      const exit = yield* runChain(pipe(keep, Decode.middleware(Any)), deliver({ body: { ["k".repeat(9000)]: "x" } }))
-      assert.strictEqual(errorOf(exit).path.length, 256)
+      const exit = yield* runChain(pipe(keep, Decode.middleware(Any)), deliver({ body: { ["k".repeat(9_000)]: "x" } }))
+      assert.strictEqual(errorOf(exit).path, "[*]")
       assert.isAtMost(errorOf(exit).message.length, 1024)
+      const long = "n".repeat(300)
+      const Long = Channel.make("any", { payload: Schema.Struct({ [long]: Schema.Finite }) })
+      const refused = yield* runChain(pipe(keep, Decode.middleware(Long)), deliver({ body: { [long]: "x" } }))
+      assert.strictEqual(errorOf(refused).path.length, 256)
     }))
 
   it.effect("F9 an unchecked channel gets what its codec reads, and poison is still poison", () =>

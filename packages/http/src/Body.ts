@@ -150,7 +150,8 @@ const parse = (body: Uint8Array): Exit.Exit<unknown, BodyMalformed> => {
   }
 }
 
-const invalid = (issue: SchemaIssue.Issue): BodyInvalid => new BodyInvalid({ fields: fieldsOfIssue(issue) })
+const invalid = (issue: SchemaIssue.Issue, value: unknown): BodyInvalid =>
+  new BodyInvalid({ fields: fieldsOfIssue(issue, { value }) })
 
 const checker = <P>(schema: Schema.ConstraintCodec<P, unknown>) => {
   const json = Schema.toCodecJson(schema)
@@ -159,7 +160,7 @@ const checker = <P>(schema: Schema.ConstraintCodec<P, unknown>) => {
   const whole = SchemaParser.decodeUnknownEffect(json, { errors: "all" })
   // all that is wrong is only looked for once something is
   return (value: unknown): Effect.Effect<P, BodyInvalid> =>
-    Effect.catchEager(fast(value), () => Effect.mapErrorEager(whole(value), invalid))
+    Effect.catchEager(fast(value), () => Effect.mapErrorEager(whole(value), (issue) => invalid(issue, value)))
 }
 
 /**

@@ -1,6 +1,7 @@
 /**
  * The places of a body that are wrong, as a problem names them.
  */
+import { issueText, type Refused } from "@millrace/core/model/issueText"
 import { SchemaIssue } from "effect"
 
 /** A place that is wrong: a JSON Pointer as a URI fragment (RFC 6901, 6), e.g. `#/lines/0/sku`, and what is wrong there. */
@@ -14,22 +15,19 @@ export const maximumFields = 32
 
 const maximumText = 256
 
-const standard = SchemaIssue.makeFormatterStandardSchemaV1()
-
 const step = (key: PropertyKey): string =>
   encodeURIComponent(String(key).replaceAll("~", "~0").replaceAll("/", "~1")).slice(0, maximumText)
 
 /** A text as JSON may hold it, cut. */
 export const wellFormed = (text: string): string => text.slice(0, maximumText).toWellFormed()
 
-/** The places where a schema refuses; values of the body are in none. */
-export const fieldsOfIssue = (issue: SchemaIssue.Issue): ReadonlyArray<Field> =>
-  standard(issue).issues.slice(0, maximumFields).map(({ message, path }) => ({
-    pointer: `#${
-      (path ?? []).slice(0, maximumFields).map((part) =>
-        `/${step(wellFormed(String(typeof part === "object" ? part.key : part)))}`
-      ).join("")
-    }`,
+/**
+ * The places where a schema refuses; values of the body are in none. A sentence that a check made is shown where `refused` is given
+ * and the sentence has nothing of it.
+ */
+export const fieldsOfIssue = (issue: SchemaIssue.Issue, refused?: Refused): ReadonlyArray<Field> =>
+  issueText(issue, refused).slice(0, maximumFields).map(({ message, path }) => ({
+    pointer: `#${path.slice(0, maximumFields).map((part) => `/${step(wellFormed(String(part)))}`).join("")}`,
     detail: wellFormed(message)
   }))
 

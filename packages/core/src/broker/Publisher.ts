@@ -67,9 +67,9 @@ export const encoder = <P>(
   channel: Channel<P, string, unknown>
 ): (payload: P) => Effect.Effect<Uint8Array, EncodeError> => {
   const { content, name } = channel
-  const refused = (cause: unknown): EncodeError => {
-    const found = SchemaIssue.isIssue(cause)
-      ? explain(cause)
+  const refused = (cause: unknown, payload?: P): EncodeError => {
+    const found = SchemaIssue.isIssue(cause) && content._tag === "schema"
+      ? explain(cause, content.schema, { value: payload })
       : { path: "", message: bounded(messageOf(cause) || tagOf(cause)) }
     const place = found.path === "" ? "" : ` at ${found.path}`
     return new EncodeError({ channel: name, cause, message: `Not a payload of ${name}: ${found.message}${place}` })
@@ -85,7 +85,8 @@ export const encoder = <P>(
   }
   if (content._tag === "unchecked") return write
   const encode = compile(content.schema)
-  return (payload) => Effect.flatMapEager(Effect.mapErrorEager(encode(payload), refused), write)
+  return (payload) =>
+    Effect.flatMapEager(Effect.mapErrorEager(encode(payload), (cause) => refused(cause, payload)), write)
 }
 
 /**

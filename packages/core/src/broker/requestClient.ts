@@ -90,7 +90,10 @@ const readAnswer = <Q, A, E, On>(request: Request<Q, A, E, On>) => {
     if (!isProblem) {
       return Effect.mapErrorEager(
         value(found),
-        (issue) => Problem.unreadable(`The answer is not what its schema asks: ${explain(issue).message}`)
+        (issue) => {
+          const { message } = explain(issue, request.reply, { value: found })
+          return Problem.unreadable(`The answer is not what its schema asks: ${message}`)
+        }
       )
     }
     const problem = Problem.read(found)

@@ -1,7 +1,7 @@
 /**
  * From bytes to a typed payload: each body is read once by its channel's codec and checked once by its channel's schema.
  */
-import { Data, Effect, Exit, type SchemaIssue } from "effect"
+import { Data, Effect, Exit, type Schema, type SchemaAST, type SchemaIssue } from "effect"
 import type { Channel } from "../model/Channel.ts"
 import { messageOf, tagOf } from "../model/Failure.ts"
 import type { Message, Raw } from "../model/Message.ts"
@@ -23,7 +23,7 @@ export class DecodeError extends Data.TaggedError("DecodeError")<{
   readonly message: string
   /** Where the schema refuses, e.g. `lines[0].sku`; empty at the root. */
   readonly path: string
-  /** The schema's own issue. */
+  /** The schema's own issue. Its sentences may hold values, so it is not enumerable. */
   readonly issue?: SchemaIssue.Issue | undefined
 }> {}
 
@@ -63,15 +63,29 @@ const unreadable = (channel: string, cause: unknown, length: number): DecodeErro
   })
 }
 
-const refused = (channel: string, issue: SchemaIssue.Issue): DecodeError => {
-  const { message, path } = explain(issue)
-  return new DecodeError({
+const refused = (
+  channel: string,
+  schema: { readonly ast: SchemaAST.AST },
+  issue: SchemaIssue.Issue,
+  value: unknown
+): DecodeError => {
+  const { message, path } = explain(issue, schema, { value })
+  const error = new DecodeError({
     failure: "validation",
     channel,
     path,
-    issue,
     message: `Not a payload of ${channel}: ${message}${path === "" ? "" : ` at ${path}`}`
   })
+  // a sentence of a check may hold the value: nothing prints it that prints the error
+  return Object.defineProperty(error, "issue", { value: issue, enumerable: false })
+}
+
+const checker = <P>(
+  name: string,
+  schema: Schema.ConstraintCodec<P, unknown>
+): (value: unknown) => Effect.Effect<P, DecodeError> => {
+  const decode = decoder(schema)
+  return (value) => Effect.mapErrorEager(decode(value), (issue) => refused(name, schema, issue, value))
 }
 
 const reader = <P>(channel: Channel<P, string, unknown>): (bytes: Uint8Array) => Effect.Effect<P, DecodeError> => {
@@ -79,10 +93,9 @@ const reader = <P>(channel: Channel<P, string, unknown>): (bytes: Uint8Array) =>
   // a channel of bytes has P = Uint8Array, an unchecked one P = unknown, by construction
   if (content._tag === "bytes") return (bytes) => Exit.succeed(bytes as P)
   const codec = content.codec
-  const check: (value: unknown) => Effect.Effect<P, SchemaIssue.Issue> = content._tag === "unchecked"
+  const check: (value: unknown) => Effect.Effect<P, DecodeError> = content._tag === "unchecked"
     ? (value) => Exit.succeed(value as P)
-    : decoder(content.schema)
-  const refuse = (issue: SchemaIssue.Issue) => refused(name, issue)
+    : checker(name, content.schema)
   return (bytes) => {
     let value: unknown
     try {
@@ -90,7 +103,7 @@ const reader = <P>(channel: Channel<P, string, unknown>): (bytes: Uint8Array) =>
     } catch (cause) {
       return Exit.fail(unreadable(name, cause, bytes.length))
     }
-    return Effect.mapErrorEager(check(value), refuse)
+    return check(value)
   }
 }
 

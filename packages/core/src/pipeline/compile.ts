@@ -4,9 +4,11 @@
  * The compiler writes JavaScript with `new Function`. Where that is forbidden (a content security policy, edge runtimes) it
  * leaves the schema interpreted: slower, with the same values and the same issues.
  */
-import { type Effect, Schema, SchemaIssue, SchemaParser } from "effect"
+import { type Effect, Schema, type SchemaAST, type SchemaIssue, SchemaParser } from "effect"
 import * as SchemaJITCompiler from "effect/schema/SchemaJITCompiler"
 import { bounded as cut } from "../model/bounded.ts"
+import { issueText, type Refused } from "../model/issueText.ts"
+import { namesOf } from "../model/namesOf.ts"
 
 /** From what a codec read to a payload: an Exit, unless the schema itself suspends. */
 export const decoder = <P>(
@@ -32,21 +34,30 @@ export const maximumText = 512
 /** At most `length` characters of a text. */
 export const bounded = (text: string, length: number = maximumText): string => cut(text, length)
 
-const step = (key: PropertyKey): string =>
+const step = (key: PropertyKey, names: ReadonlySet<PropertyKey>): string =>
   typeof key === "number"
     ? `[${key}]`
+    : !names.has(key)
+    // a key that the sender chose is data
+    ? "[*]"
     : /^[A-Za-z_$][\w$]*$/.test(String(key))
     ? `.${String(key)}`
     : `[${JSON.stringify(String(key))}]`
 
-/** Where an issue is (`lines[0].sku`, empty at the root) and what it says; values of the body are in neither. */
-export const explain = (issue: SchemaIssue.Issue): { readonly path: string; readonly message: string } => {
-  const first = standard(issue).issues[0]
-  const path = (first?.path ?? []).map((part) => step(typeof part === "object" ? part.key : part)).join("")
+/**
+ * Where an issue is (`lines[0].sku`, empty at the root, `[*]` for a key that the schema does not name) and what it says; values of
+ * the body are in neither.
+ */
+export const explain = (
+  issue: SchemaIssue.Issue,
+  schema: { readonly ast: SchemaAST.AST },
+  refused?: Refused
+): { readonly path: string; readonly message: string } => {
+  const [first] = issueText(issue, refused)
+  const names = namesOf(schema.ast)
+  const path = (first?.path ?? []).map((key) => step(key, names)).join("")
   return {
     path: bounded(path.startsWith(".") ? path.slice(1) : path, 256),
     message: bounded(first?.message ?? "Invalid")
   }
 }
-
-const standard = SchemaIssue.makeFormatterStandardSchemaV1()
