@@ -1,14 +1,4 @@
-import {
-  Channel,
-  DeadLetters,
-  Decode,
-  Lanes,
-  MemoryBroker,
-  type Message,
-  Publisher,
-  Request,
-  Subscription
-} from "@millrace/core"
+import { Channel, DeadLetters, Decode, Lanes, MemoryBroker, type Message, Request, Subscription } from "@millrace/core"
 import { assert, describe, it } from "@effect/vitest"
 import { Body, Problem, Server } from "@millrace/http"
 import { Deliveries } from "@millrace/testing"

@@ -2,6 +2,7 @@ import {
   Auth,
   type Envelope,
   type Failure,
+  Hedge,
   Log,
   Middleware,
   RateLimit,
@@ -13,7 +14,7 @@ import {
 import { assert, describe, it } from "@effect/vitest"
 import { NodeHttpClient } from "@effect/platform-node"
 import { type Call, Client } from "@millrace/http"
-import { Clock, Duration, Effect, Exit, Fiber, pipe, Redacted, Schedule, type Scope, Tracer } from "effect"
+import { Clock, Duration, Effect, Exit, Fiber, Layer, pipe, Redacted, Schedule, type Scope, Tracer } from "effect"
 import { FetchHttpClient, HttpClient, type HttpClientError, HttpClientResponse } from "effect/http"
 import { TestClock } from "effect/testing"
 import * as fc from "fast-check"
@@ -333,4 +334,134 @@ describe("Client", () => {
       assert.strictEqual((yield* Fiber.join(fiber)).status, 200)
       assert.strictEqual(sent, 1)
     }))
+
+  for (const [name, layer] of both) {
+    it.live(`a redirect is an error, and nothing goes to where it says (${name})`, () =>
+      Effect.gen(function*() {
+        const { base, seen } = yield* server((request, response) =>
+          request.url === "/a" || request.url === "/a?token=secret"
+            ? status(Number(request.headers["x-status"]), { location: "/b" })(request, response)
+            : status(200)(request, response)
+        )
+        const client = Client.make(yield* HttpClient.HttpClient)
+        for (const code of [301, 302, 303, 307, 308]) {
+          for (const method of ["get", "post", "put", "del"] as const) {
+            const sent = client[method](`${base}/a?token=secret`, { headers: { "x-status": String(code) } })
+            const error = failureOf(yield* Effect.exit(sent))
+            if (error?._tag !== "StatusFailed") return assert.fail(`${method} ${code}: ${String(error)}`)
+            assert.deepStrictEqual([error.status, error.failure], [code, "permanent"])
+            assert.include(error.message, "not followed")
+            assert.notInclude(error.message, "secret")
+          }
+        }
+        assert.deepStrictEqual(new Set(seen.map(({ url }) => url)), new Set(["/a?token=secret"]))
+        // 304 answers a condition
+        const unchanged = client.get(`${base}/a`, { headers: { "x-status": "304" } })
+        assert.strictEqual((yield* unchanged).status, 304)
+      }).pipe(Effect.provide(layer)))
+  }
+
+  it.live("GET may follow redirects by choice, POST never does, and what fetch was given beside stays", () =>
+    Effect.gen(function*() {
+      const { base, seen } = yield* server((request, response) =>
+        request.url === "/a" ? status(302, { location: "/b" })(request, response) : status(200)(request, response)
+      )
+      const raw = yield* HttpClient.HttpClient
+      const following = Client.make(raw, { redirects: "follow" })
+      assert.strictEqual((yield* following.get(`${base}/a`)).status, 200)
+      const posted = failureOf(yield* Effect.exit(following.post(`${base}/a`)))
+      assert.strictEqual(posted?._tag === "StatusFailed" ? posted.status : undefined, 302)
+      assert.deepStrictEqual(seen.map(({ method, url }) => `${method} ${url}`), ["GET /a", "GET /b", "POST /a"])
+      assert.deepStrictEqual(seen.map(({ headers }) => headers["x-given"]), ["yes", "yes", "yes"])
+      // a span that is not propagated is no way around it
+      const silent = Effect.provideService(Client.make(raw).get(`${base}/a`), Tracer.DisablePropagation, true)
+      const error = failureOf(yield* Effect.exit(silent))
+      assert.strictEqual(error?._tag === "StatusFailed" ? error.status : undefined, 302)
+    }).pipe(Effect.provide(
+      // captured by the layer, not by the program
+      FetchHttpClient.layer.pipe(
+        Layer.provide(Layer.succeed(FetchHttpClient.RequestInit, { headers: { "x-given": "yes" } }))
+      )
+    )))
+
+  it.live("an error answer whose body drips shows its status, and is asked for once", () =>
+    Effect.gen(function*() {
+      const { base, seen } = yield* server((_, response) => {
+        response.writeHead(422)
+        const timer = setInterval(() => response.write("x"), 20)
+        response.on("close", () => clearInterval(timer))
+      })
+      const client = Client.make(yield* HttpClient.HttpClient, (next) =>
+        pipe(next, Timeout.middleware({ after: "20 seconds" }), quick))
+      const error = failureOf(yield* Effect.exit(client.get(base)))
+      assert.deepInclude(error, { _tag: "StatusFailed", status: 422, failure: "validation" })
+      assert.strictEqual(seen.length, 1)
+      // where even that is cut off, the request is not sent again: the answer was final
+      const hasty = Client.make(yield* HttpClient.HttpClient, (next) =>
+        pipe(next, Timeout.middleware({ after: "100 millis" }), quick))
+      const late = failureOf(yield* Effect.exit(hasty.get(base)))
+      assert.deepInclude(late, { _tag: "TimeoutExceeded", failure: "permanent" })
+      assert.strictEqual(seen.length, 2)
+    }).pipe(Effect.provide(FetchHttpClient.layer)))
+
+  it.live("what may have been done is not repeated by any filter of Retry, nor by Hedge", () =>
+    Effect.gen(function*() {
+      const { base, seen } = yield* server((request, response) => {
+        if (request.url === "/lost") return void request.socket.destroy()
+        if (request.url === "/slow") return void setTimeout(() => status(200)(request, response), 150)
+        return status(503)(request, response)
+      })
+      const raw = yield* HttpClient.HttpClient
+      const eager = Client.make(
+        raw,
+        Retry.middleware({
+          schedule: Schedule.recurs(2),
+          while: { tags: ["RequestFailed", "StatusFailed"] }
+        })
+      )
+      const always = Client.make(raw, Retry.when(() => true, { schedule: Schedule.recurs(2) }))
+      for (const client of [eager, always]) {
+        for (const path of ["/lost", "/503"]) {
+          seen.length = 0
+          assert.isTrue(Exit.isFailure(yield* Effect.exit(client.post(base + path))))
+          assert.strictEqual(seen.length, 1, path)
+          assert.isTrue(
+            Exit.isFailure(yield* Effect.exit(client.post(base + path, { headers: { "idempotency-key": "1" } })))
+          )
+          assert.strictEqual(seen.length, 4, path)
+        }
+      }
+      const hedged = Client.make(raw, Hedge.middleware({ idempotent: true, after: "20 millis", budget: 1 }))
+      yield* Effect.gen(function*() {
+        seen.length = 0
+        assert.strictEqual((yield* hedged.post(`${base}/slow`)).status, 200)
+        assert.strictEqual(seen.length, 1)
+        assert.strictEqual((yield* hedged.get(`${base}/slow`)).status, 200)
+        assert.strictEqual(seen.length, 3)
+      }).pipe(Effect.provide(Hedge.layer))
+    }).pipe(Effect.provide(FetchHttpClient.layer)))
+
+  it.live("H5 no span of the client beneath shows a secret of the URL", () =>
+    Effect.gen(function*() {
+      const spans: Array<Tracer.NativeSpan> = []
+      const tracer = Tracer.make({
+        span: (options) => {
+          const span = new Tracer.NativeSpan(options)
+          spans.push(span)
+          return span
+        }
+      })
+      const { base } = yield* server(status(200))
+      const raw = yield* HttpClient.HttpClient
+      const traced = <A, E>(sent: Effect.Effect<A, E>) => Effect.provideService(sent, Tracer.Tracer, tracer)
+      yield* traced(Client.make(raw).get(`${base}/a?api_key=s3cret&page=2`))
+      yield* traced(Client.make(raw, { shows: "origin" }).get(`${base}/s3cret`))
+      const text = JSON.stringify(spans.map(({ attributes }) => [...attributes]))
+      assert.include(text, "page=2")
+      assert.notInclude(text, "s3cret")
+      const failed = failureOf(
+        yield* Effect.exit(Client.make(raw, { shows: "origin" }).get("http://127.0.0.1:1/s3cret"))
+      )
+      assert.notInclude(`${String(failed)} ${JSON.stringify(failed)}`, "s3cret")
+    }).pipe(Effect.provide(FetchHttpClient.layer)))
 })

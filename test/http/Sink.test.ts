@@ -12,9 +12,10 @@ import {
 import { assert, describe, it } from "@effect/vitest"
 import { Body, Client, type Request, Server, Sink } from "@millrace/http"
 import { Deliveries } from "@millrace/testing"
-import { Duration, Effect, Fiber, Layer, pipe, Tracer } from "effect"
+import { Duration, Effect, Fiber, Layer, pipe, Redacted, Tracer } from "effect"
 import { FetchHttpClient, HttpServerResponse } from "effect/http"
 import * as fc from "fast-check"
+import { inspect } from "node:util"
 import { serve } from "./support.ts"
 
 interface Got {
@@ -253,4 +254,65 @@ describe("Sink", () => {
       }),
     10_000
   )
+
+  it.live("X1 a redirect is no acknowledgement: nothing is sent to where it says, and the message is a dead letter", () =>
+    Effect.gen(function*() {
+      const got: Array<Got> = []
+      const base = yield* serve(
+        Server.route(
+          "*",
+          "/*",
+          pipe((request: Request<Uint8Array>) => {
+            got.push({ path: request.url, headers: request.headers, body: request.payload })
+            const [, code = "200"] = request.path.split("/")
+            return Effect.succeed(
+              HttpServerResponse.empty({ status: Number(code), headers: { location: "/200" } })
+            )
+          }, Body.bytes())
+        )
+      )
+      for (const method of ["POST", "PUT", "PATCH", "DELETE"] as const) {
+        for (const code of [301, 302, 303, 307, 308]) {
+          const outcome = yield* settle({ url: `${base}/${code}`, method }, { body: { order: 7 } })
+          assert.strictEqual(outcome._tag, "DeadLetter", `${method} ${code}`)
+        }
+      }
+      assert.strictEqual(got.length, 20)
+      assert.isFalse(got.some(({ path }) => path === "/200"))
+    }))
+
+  it.live("H5 no error shows the user or the query of the URL, and of a redacted one nothing but the origin", () =>
+    Effect.gen(function*() {
+      const base = yield* target([])
+      const errors: Array<unknown> = []
+      const cases: ReadonlyArray<readonly [string, Deliveries.Options]> = [
+        [`${base}/never?api_key=s3cret`, {}],
+        [`${base}/status/404?api_key=s3cret`, {}],
+        [`${base}/orders/{key}?api_key=s3cret`, {}],
+        [`${base}/orders/{key}?api_key=s3cret`, { key: ".." }],
+        ["http://127.0.0.1:1/orders?api_key=s3cret", {}],
+        ["http://ada:s3cret@127.0.0.1:1/orders", {}]
+      ]
+      for (const [url, delivery] of cases) {
+        for (const given of [url, Redacted.make(url.replace("?api_key=", "/"))]) {
+          const outcome = yield* settle({ url: given, timeout: "30 millis" }, delivery)
+          errors.push("error" in outcome ? outcome.error : outcome)
+        }
+      }
+      for (const error of errors) {
+        assert.notInclude(`${inspect(error, { depth: 1 })} ${JSON.stringify(error)}`, "s3cret")
+      }
+      for (
+        const url of ["https://a.example/{no}?api_key=s3cret", "https://a.example/{a?api_key=s3cret", "s3cret://a"]
+      ) {
+        for (const given of [url, Redacted.make(url)]) {
+          try {
+            Sink.handler({ url: given })
+            assert.fail("it was taken")
+          } catch (error) {
+            if (!url.startsWith("s3cret")) assert.notInclude(String(error), "s3cret")
+          }
+        }
+      }
+    }))
 })

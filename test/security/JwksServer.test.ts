@@ -1,4 +1,5 @@
 import { Auth, type Envelope } from "@millrace/core"
+import { Server } from "@millrace/http"
 import { Jwt } from "@millrace/security"
 import { Deliveries } from "@millrace/testing"
 import { assert, describe, it } from "@effect/vitest"
@@ -6,8 +7,9 @@ import { Effect, Fiber, Layer } from "effect"
 import { FetchHttpClient } from "effect/http"
 import { TestClock } from "effect/testing"
 import * as jose from "jose"
-import { createServer, type Server, type ServerResponse } from "node:http"
+import { createServer, type Server as NodeServer, type ServerResponse } from "node:http"
 import type { AddressInfo } from "node:net"
+import { call, serveWith } from "../http/support.ts"
 import { claims, epoch, issuer, sign } from "./support.ts"
 
 const keyOf = async (kid: string) => {
@@ -20,7 +22,7 @@ const keyOf = async (kid: string) => {
 
 const [one, two, three] = await Promise.all([keyOf("one"), keyOf("two"), keyOf("three")])
 
-const listen = (server: Server, port: number) =>
+const listen = (server: NodeServer, port: number) =>
   Effect.callback<number>((resume) => {
     server.listen(port, "127.0.0.1", () => resume(Effect.succeed((server.address() as AddressInfo).port)))
   })
@@ -172,6 +174,48 @@ describe("a server of keys", () => {
         for (const fiber of waiting) assert.strictEqual(yield* Fiber.join(fiber), "Retry")
         assert.strictEqual(server.state.asked, asked + 1)
       }
+    }))
+
+  it.effect("F8 redirects: nothing is asked of where it says, and the error says what to do", () =>
+    reading(function*(server) {
+      assert.strictEqual(yield* settle(one), "Ack")
+      let asked = 0
+      const other = createServer((_request, response) => {
+        asked++
+        response.end(JSON.stringify({ keys: [two.jwk] }))
+      })
+      const port = yield* listen(other, 0)
+      for (const code of [301, 302, 303, 307, 308]) {
+        server.state.answer = (response) =>
+          void response.writeHead(code, { location: `http://127.0.0.1:${port}/keys` }).end()
+        yield* TestClock.adjust("30 seconds")
+        assert.strictEqual(yield* settle(two), "Retry", String(code))
+        yield* TestClock.adjust("30 seconds")
+        const verifier = yield* Auth.Verifier
+        const error = yield* Effect.flip(verifier.verify(two.token))
+        assert.include(error.message, `status ${code}, a redirect: correct keys.url`)
+      }
+      assert.strictEqual(asked, 0)
+      other.close()
+    }))
+
+  it.effect("F8 H18 unknown ids are refused on HTTP, and go back on a broker, whatever the server of the keys does", () =>
+    reading(function*(server) {
+      assert.strictEqual(yield* settle(one), "Ack")
+      const ask = (key: { readonly token: string }) =>
+        Effect.gen(function*() {
+          const verifier = yield* Auth.Verifier
+          const routes = Server.layer(Server.route("GET", "/", handler))
+          const base = yield* serveWith(Layer.provide(routes, Layer.succeed(Auth.Verifier, verifier)))
+          const headers = { authorization: `Bearer ${key.token}` }
+          return (yield* Effect.promise(() => call(base, "/", { headers }))).status
+        }).pipe(Effect.scoped, Effect.orDie)
+      // within the cool-down
+      assert.deepStrictEqual([yield* ask(two), yield* settle(two)], [401, "Retry"])
+      server.state.answer = (response) => void response.writeHead(500).end()
+      yield* TestClock.adjust("30 seconds")
+      assert.deepStrictEqual([yield* ask(two), yield* settle(two)], [401, "Retry"])
+      assert.strictEqual(yield* ask(one), 204)
     }))
 
   it.effect("F8 dies: its keys hold for as long as they may, then messages go back until it lives again", () =>

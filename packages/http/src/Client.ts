@@ -1,15 +1,16 @@
 /**
  * Effect's HTTP client behind the same middlewares as consumers, publishers and servers.
  */
-import { After, Description, Failure, type Handler, OptionCheck, Order, type Stack } from "@millrace/core"
+import { After, Description, Failure, type Handler, OptionCheck, Order, Redaction, type Stack } from "@millrace/core"
+import { manualRedirects } from "@millrace/core/model/manualRedirects"
 import { Effect, Exit } from "effect"
-import { HttpClient, HttpClientError, type HttpClientRequest, type HttpClientResponse } from "effect/http"
+import { HttpClient, HttpClientError, type HttpClientRequest, type HttpClientResponse, UrlParams } from "effect/http"
 import { Call } from "./Call.ts"
 import {
-  isRepeatable,
   ofResponse,
   ofTransport,
   RequestFailed,
+  type Shown,
   shownUrl,
   type Statuses,
   statuses,
@@ -17,9 +18,11 @@ import {
   verdictOf
 } from "./failures.ts"
 import { firstWrong, shownName } from "./headerText.ts"
+import { answeredForGood, isRepeatable, sendOnce } from "./repeat.ts"
 
 export { Call } from "./Call.ts"
-export { isRepeatable, RequestFailed, type Statuses, statuses, StatusFailed } from "./failures.ts"
+export { RequestFailed, type Statuses, statuses, StatusFailed } from "./failures.ts"
+export { isRepeatable } from "./repeat.ts"
 
 /** How requests are named and judged. */
 export interface Options {
@@ -34,6 +37,14 @@ export interface Options {
    * an `Idempotency-Key`), `always`, or as a function says. Default: `idempotent`.
    */
   readonly repeat?: "idempotent" | "always" | ((request: HttpClientRequest.HttpClientRequest) => boolean) | undefined
+  /**
+   * What becomes of a redirect: the answer is an error of class `permanent` (`refuse`), or GET and HEAD go where it says, if the
+   * client beneath does that (`follow`; `fetch` does). No other method is ever redirected: that turns a POST into a GET. Default:
+   * `refuse`.
+   */
+  readonly redirects?: "refuse" | "follow" | undefined
+  /** How much of a URL errors and spans show: `origin` where its path is a secret. User and query are never shown. Default: `path`. */
+  readonly shows?: Shown | undefined
 }
 
 /** What the innermost handler of a client fails with, over a client that fails with `E`. */
@@ -49,8 +60,12 @@ const hostOf = (url: string): string => {
 
 const channelOf = (request: HttpClientRequest.HttpClientRequest): string => `${request.method} ${hostOf(request.url)}`
 
-const refuse = (request: HttpClientRequest.HttpClientRequest, what: string): Exit.Exit<never, RequestFailed> => {
-  const url = shownUrl(request.url)
+const refuse = (
+  request: HttpClientRequest.HttpClientRequest,
+  what: string,
+  shown: Shown
+): Exit.Exit<never, RequestFailed> => {
+  const url = shownUrl(request.url, shown)
   return Exit.fail(
     new RequestFailed({
       method: request.method,
@@ -66,50 +81,69 @@ const refuse = (request: HttpClientRequest.HttpClientRequest, what: string): Exi
 export const handler = <E, R>(client: HttpClient.HttpClient.With<E, R>, options: Options = {}): Innermost<E, R> => {
   const table: Statuses = { ...statuses, ...options.statuses }
   const { repeat = "idempotent" } = options
-  if (typeof repeat !== "function") OptionCheck.make("Client").oneOf("repeat", repeat, ["idempotent", "always"])
+  const check = OptionCheck.make("Client")
+  if (typeof repeat !== "function") check.oneOf("repeat", repeat, ["idempotent", "always"])
+  const follows = check.oneOf("redirects", options.redirects ?? "refuse", ["refuse", "follow"]) === "follow"
+  const shown = check.oneOf("shows", options.shows ?? "path", ["path", "origin"])
   const mayRepeat = typeof repeat === "function" ? repeat : repeat === "always" ? () => true : isRepeatable
   const judge = (
-    request: HttpClientRequest.HttpClientRequest,
+    call: Call,
     response: HttpClientResponse.HttpClientResponse
   ): Effect.Effect<HttpClientResponse.HttpClientResponse, StatusFailed> => {
     const found = verdictOf(table, response.status)
-    return found === "done" ? Exit.succeed(response) : ofResponse(response, found, mayRepeat(request))
+    if (found === "done") return Exit.succeed(response)
+    const failed = ofResponse(response, found, mayRepeat(call.request), shown)
+    return Failure.lasting.has(found) ? answeredForGood(call, failed) : failed
   }
   return (call) => {
     const { request } = call
     const wrong = firstWrong(request.headers)
     if (wrong !== undefined) {
-      return refuse(request, `the header ${shownName(wrong)} has characters that no header may have`)
+      return refuse(request, `the header ${shownName(wrong)} has characters that no header may have`, shown)
     }
     const failed = (error: E): Effect.Effect<HttpClientResponse.HttpClientResponse, Failures<E>> =>
       HttpClientError.isHttpClientError(error)
         ? error.response === undefined
-          ? Exit.fail(ofTransport(error, mayRepeat(request)))
+          ? Exit.fail(ofTransport(error, mayRepeat(request), shown))
           // a client that judges by itself
-          : judge(request, error.response)
+          : judge(call, error.response)
         // what is no HttpClientError is of E without it
         : Exit.fail(error as Exclude<E, HttpClientError.HttpClientError>)
     const judged = Effect.matchEffect(client.execute(request), {
-      onSuccess: (response) => judge(request, response),
+      onSuccess: (response) => judge(call, response),
       onFailure: failed
     })
-    const sent = mayRepeat(request) ? judged : Effect.suspend(() => {
-      call.markUnrepeatable(true)
-      // an interrupted request stays marked: it may have been received
-      return Effect.onExitPrimitive(judged, (exit) => {
-        if (!Exit.hasInterrupts(exit)) call.markUnrepeatable(false)
-        return undefined
-      })
-    })
+    const sent = mayRepeat(request) ? judged : sendOnce(call, judged)
+    const direct = follows && (request.method === "GET" || request.method === "HEAD") ? sent : manualRedirects(sent)
     // a span that a middleware has made already is the one that the request carries
-    return request.headers["traceparent"] === undefined
-      ? sent
-      : Effect.provideService(sent, HttpClient.TracerDisabledWhen, () => true)
+    return request.headers["traceparent"] === undefined && shown === "path"
+      ? withoutSecrets(direct)
+      : Effect.provideService(direct, HttpClient.TracerDisabledWhen, () => true)
   }
 }
 
-const hookFailed = ({ request }: Call) => (error: Failure.Classified): RequestFailed => {
-  const url = shownUrl(request.url)
+const usual = Redaction.make()
+
+/** Finds names of parameters that are secrets: spans of Effect's own ask a pattern, by `search`. */
+class SecretName extends RegExp {
+  override [Symbol.search](name: string): number {
+    return usual.isSecret(name) ? 0 : -1
+  }
+}
+
+const secretName = new SecretName("")
+
+/** No span of the client beneath shows the value of a parameter that is a secret. */
+const withoutSecrets = <A, E, R>(self: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
+  Effect.withFiber((fiber) =>
+    Effect.provideService(self, UrlParams.CurrentRedactedNames, [
+      ...fiber.getRef(UrlParams.CurrentRedactedNames),
+      secretName
+    ])
+  )
+
+const hookFailed = ({ request }: Call, shown: Shown | undefined) => (error: Failure.Classified): RequestFailed => {
+  const url = shownUrl(request.url, shown)
   return new RequestFailed({
     method: request.method,
     url,
@@ -174,8 +208,8 @@ type AnyThrough = (next: Innermost<unknown, unknown>) => Innermost<unknown, unkn
  * message that is being handled sends it again. A connection that was never made is tried again, whatever the method.
  *
  * Headers with line breaks and the like are refused before anything is sent. `Trace` writes the span of the request into it,
- * and Effect's own client span is left out then. A client that follows redirects sends elsewhere what was meant for one host:
- * give `fetch` `redirect: "manual"` where the target is not trusted.
+ * and Effect's own client span is left out then. A redirect is an error (see `redirects`): it would send elsewhere what was meant for
+ * one host, and a POST without its body.
  *
  * Sources: RFC 9110; for statuses, RFC 6585 and RFC 8470.
  *
@@ -216,7 +250,7 @@ export const make: Build = ((
   const nameOf = options?.channel ?? channelOf
   const run = (request: HttpClientRequest.HttpClientRequest) => {
     const call = new Call(request, nameOf(request), options?.key?.(request))
-    return After.around(call, chain, hookFailed(call))
+    return After.around(call, chain, hookFailed(call, options?.shows))
   }
   return HttpClient.makeWith<unknown, unknown, unknown, unknown>(
     (request) => Effect.flatMap(request, run),

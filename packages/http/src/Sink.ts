@@ -2,9 +2,10 @@
  * A handler of messages that sends each one as a request.
  */
 import { Correlation, type Handler, type Message, OptionCheck } from "@millrace/core"
-import { Data, Duration, Effect, Exit } from "effect"
+import { Data, Duration, Effect, Exit, Redacted } from "effect"
 import { HttpBody, HttpClient, HttpClientRequest } from "effect/http"
 import * as Client from "./Client.ts"
+import { shownUrl } from "./failures.ts"
 import { firstWrong, shownName } from "./headerText.ts"
 
 /** A message that no request can be made of; class `poison`, so it is dead-lettered. */
@@ -18,9 +19,10 @@ export class SinkRefused extends Data.TaggedError("SinkRefused")<{
 export interface Options {
   /**
    * Where messages go: an absolute URL with variables in its path and query, `{key}`, `{channel}`, `{partition}`,
-   * `{position}` and `{header.NAME}`. Values are percent-encoded, so none of them leaves its place.
+   * `{position}` and `{header.NAME}`. Values are percent-encoded, so none of them leaves its place. No error shows its user or its
+   * query; of one that is `Redacted`, since its path is a secret, none shows more than the origin.
    */
-  readonly url: string
+  readonly url: string | Redacted.Redacted<string>
   /** Default: `POST`. */
   readonly method?: "POST" | "PUT" | "PATCH" | "DELETE" | undefined
   /** Headers of each request, e.g. a credential; they rule over forwarded ones. Default: none. */
@@ -78,17 +80,17 @@ const dots = /^(?:\.|%2e){1,2}$/i
 const climbs = (url: string): boolean => url.split(/[?#]/, 1)[0]!.split(/[/\\]/).some((segment) => dots.test(segment))
 
 /** Composes the URL of a message once: its fixed texts and its variables in turn. */
-const renderer = (template: string): (message: Message<unknown>) => string | SinkRefused => {
+const renderer = (template: string, shown: string): (message: Message<unknown>) => string | SinkRefused => {
   const [, origin = "", rest = ""] = /^(https?:\/\/[^/?#{}]+)(.*)$/s.exec(template) ?? []
   if (origin === "" || !URL.canParse(origin)) {
     throw new RangeError(
-      `Sink: url must be absolute, of http or https, with variables after its host only, got ${template}`
+      `Sink: url must be absolute, of http or https, with variables after its host only, got ${shown}`
     )
   }
   const names = [...rest.matchAll(variable)].map(([, name = ""]) => name)
   const texts = rest.split(variable).filter((_, i) => i % 2 === 0)
   if (texts.some((text) => /[{}]/.test(text))) {
-    throw new RangeError(`Sink: url has a brace without its pair, got ${template}`)
+    throw new RangeError(`Sink: url has a brace without its pair, got ${shown}`)
   }
   const parts = names.map(partOf)
   return (message) => {
@@ -97,13 +99,13 @@ const renderer = (template: string): (message: Message<unknown>) => string | Sin
       const value = parts[i]!(message)
       if (value === undefined || value === "" || !value.isWellFormed()) {
         return new SinkRefused({
-          message: `The message has no {${names[i]}} that a URL can hold, and ${template} needs it`
+          message: `The message has no {${names[i]}} that a URL can hold, and ${shown} needs it`
         })
       }
       url += encodeURIComponent(value) + texts[i + 1]!
     }
     return climbs(url.slice(origin.length))
-      ? new SinkRefused({ message: `A variable of ${template} is . or .., which would leave its place` })
+      ? new SinkRefused({ message: `A variable of ${shown} is . or .., which would leave its place` })
       : url
   }
 }
@@ -173,7 +175,11 @@ export interface Build {
 export const handler: Build = (<E, R>(
   options: Options & Partial<Through<E, R>>
 ): Handler<Message<Uint8Array>, void, unknown, unknown> => {
-  const urlOf = renderer(options.url)
+  const isSecret = Redacted.isRedacted(options.url)
+  const template = Redacted.isRedacted(options.url) ? Redacted.value(options.url) : options.url
+  const shows = isSecret ? "origin" : "path"
+  const shown = shownUrl(template, shows)
+  const urlOf = renderer(template, shown)
   const check = OptionCheck.make("Sink")
   const method = check.oneOf("method", options.method ?? defaults.method, ["POST", "PUT", "PATCH", "DELETE"])
   const forward = (options.forward ?? defaults.forward).map((name) => name.toLowerCase())
@@ -209,18 +215,18 @@ export const handler: Build = (<E, R>(
     if (send !== undefined && seen === client) return send
     seen = client
     return send = options.client === undefined
-      ? Client.handler(client, { statuses })
-      : Client.handler(options.client(client), { statuses })
+      ? Client.handler(client, { statuses, shows })
+      : Client.handler(options.client(client), { statuses, shows })
   }
 
-  const late = (request: HttpClientRequest.HttpClientRequest) =>
+  const late = (call: Client.Call) =>
     Effect.fail(
       new Client.RequestFailed({
         method,
-        url: options.url,
+        url: shown,
         reason: "Timeout",
-        failure: Client.isRepeatable(request) ? "timeout" : "permanent",
-        message: `${method} ${options.url} was not answered within ${Duration.format(Duration.millis(timeout))}`
+        failure: call.isUnrepeatable ? "permanent" : "timeout",
+        message: `${method} ${shown} was not answered within ${Duration.format(Duration.millis(timeout))}`
       })
     )
 
@@ -233,11 +239,12 @@ export const handler: Build = (<E, R>(
     const { "content-type": contentType, ...rest } = headers
     const body = HttpBody.uint8Array(message.payload, contentType)
     const request = build(url, { headers: rest, body })
-    return Effect.flatMap(HttpClient.HttpClient, (client) =>
-      Effect.timeoutOrElse(
-        Effect.asVoid(senderOf(client)(new Client.Call(request, message.channel, message.key))),
-        { duration: timeout, orElse: () => late(request) }
-      ))
+    const call = new Client.Call(request, message.channel, message.key)
+    return Effect.flatMap(
+      HttpClient.HttpClient,
+      (client) =>
+        Effect.timeoutOrElse(Effect.asVoid(senderOf(client)(call)), { duration: timeout, orElse: () => late(call) })
+    )
   }
   // the forms of Build say what the client fails with and needs
 }) as Build

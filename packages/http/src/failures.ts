@@ -2,8 +2,9 @@
  * What a request of a client can end in beside an answer: classes of statuses, and of connections that failed.
  */
 import { Failure, NetworkFailure } from "@millrace/core"
+import { redirects } from "@millrace/core/model/manualRedirects"
 import { Clock, Data, type Duration, Effect, Redacted, Stream } from "effect"
-import type { HttpClientError, HttpClientRequest, HttpClientResponse } from "effect/http"
+import type { HttpClientError, HttpClientResponse } from "effect/http"
 import * as RetryAfter from "./retryAfter.ts"
 
 /** No answer came: the request could not be sent, or the connection ended before the answer. */
@@ -34,12 +35,13 @@ export class StatusFailed extends Data.TaggedError("StatusFailed")<{
   readonly failure: Failure.FailureClass
   /** From `Retry-After`, in either form; at most a day. */
   readonly retryAfter?: Duration.Duration | undefined
-  /** The beginning of the answer's body, at most 16 KiB; it may repeat what was sent, so nothing prints it. */
+  /** The beginning of the answer's body, as much as came within 250 ms, at most 16 KiB; it may repeat what was sent, so nothing prints it. */
   readonly body: Redacted.Redacted<Uint8Array>
   readonly contentType: string | undefined
 }> {
   override get message(): string {
-    return `${this.method} ${this.url} answered ${this.status}`
+    const more = redirects.has(this.status) ? ", a redirect, which is not followed: send to its target" : ""
+    return `${this.method} ${this.url} answered ${this.status}${more}`
   }
 }
 
@@ -61,6 +63,11 @@ export const statuses: Statuses = {
   "3xx": "done",
   "4xx": "permanent",
   "5xx": "dependency",
+  301: "permanent",
+  302: "permanent",
+  303: "permanent",
+  307: "permanent",
+  308: "permanent",
   400: "validation",
   401: "auth",
   403: "auth",
@@ -93,25 +100,23 @@ export const verdictOf = (table: Statuses, status: number): Verdict => {
   return table[status] ?? others ?? "permanent"
 }
 
-/** A URL as it may be shown. */
-export const shownUrl = (url: string): string => {
-  const bare = url.replace(/[?#].*$/s, "")
-  return bare.replace(/^([a-z][\w+.-]*:\/\/)[^/]*@/i, "$1")
+/** How much of a URL is shown: its origin, or its path, too. */
+export type Shown = "path" | "origin"
+
+/** A URL as it may be shown: without user, query and fragment, and of a path that is a secret nothing. */
+export const shownUrl = (url: string, shown: Shown = "path"): string => {
+  const bare = url.replace(/[?#].*$/s, "").replace(/^([a-z][\w+.-]*:\/\/)[^/]*@/i, "$1")
+  return shown === "path" ? bare : bare.replace(/^([a-z][\w+.-]*:\/\/[^/]*)\/.*$/is, "$1/…")
 }
 
-/** Methods that may be sent twice (RFC 9110, 9.2.2; QUERY by its draft). */
-const idempotent: ReadonlySet<string> = new Set(["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "QUERY"])
-
-/** Whether a request that was not answered may be sent again. */
-export const isRepeatable = (request: HttpClientRequest.HttpClientRequest): boolean =>
-  // a native stream is read once
-  (request.body._tag !== "Raw" || typeof request.body.body === "string" || request.body.body instanceof Uint8Array) &&
-  (idempotent.has(request.method) || request.headers["idempotency-key"] !== undefined)
-
 /** The error of a request that got no answer. A request that must not be sent twice is `permanent`, unless it was never sent. */
-export const ofTransport = (error: HttpClientError.HttpClientError, repeatable: boolean): RequestFailed => {
+export const ofTransport = (
+  error: HttpClientError.HttpClientError,
+  repeatable: boolean,
+  shown?: Shown
+): RequestFailed => {
   const { reason, request } = error
-  const url = shownUrl(request.url)
+  const url = shownUrl(request.url, shown)
   const common = { method: request.method, url, cause: reason.cause }
   if (reason._tag === "InvalidUrlError" || reason._tag === "EncodeError") {
     const what = reason._tag === "InvalidUrlError" ? "its URL is no URL" : "its body cannot be encoded"
@@ -148,7 +153,10 @@ const hostOf = (url: string): string => URL.parse(url)?.host ?? url
 
 const mostBody = 16 * 1024
 
-/** The beginning of a body; the rest is cancelled, so that its connection is free again. */
+/** How long the beginning of such a body is waited for, in milliseconds: its status is what counts. */
+const longestBody = 250
+
+/** The beginning of a body, as far as it comes soon; the rest is cancelled, so that its connection is free again. */
 const beginning = (response: HttpClientResponse.HttpClientResponse): Effect.Effect<Uint8Array> => {
   let size = 0
   const chunks: Array<Uint8Array> = []
@@ -161,6 +169,7 @@ const beginning = (response: HttpClientResponse.HttpClientResponse): Effect.Effe
     Stream.runDrain,
     // a body that breaks off is as good as one that ends
     Effect.catchCause(() => Effect.void),
+    Effect.timeoutOption(longestBody),
     Effect.map(() => {
       const body = new Uint8Array(size)
       let at = 0
@@ -177,7 +186,8 @@ const beginning = (response: HttpClientResponse.HttpClientResponse): Effect.Effe
 export const ofResponse = (
   response: HttpClientResponse.HttpClientResponse,
   found: Failure.FailureClass,
-  repeatable: boolean
+  repeatable: boolean,
+  shown?: Shown
 ): Effect.Effect<never, StatusFailed> =>
   Effect.flatMap(
     Effect.zip(beginning(response), Clock.currentTimeMillis),
@@ -187,7 +197,7 @@ export const ofResponse = (
       return Effect.fail(
         new StatusFailed({
           method,
-          url: shownUrl(url),
+          url: shownUrl(url, shown),
           status: response.status,
           failure: again ? found : "permanent",
           // whatever carries a time is tried again

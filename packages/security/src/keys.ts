@@ -1,4 +1,5 @@
 import { Auth, Detached, OptionCheck } from "@millrace/core"
+import { manualRedirects, redirects } from "@millrace/core/model/manualRedirects"
 import { Clock, Deferred, Duration, Effect, FiberSet, Redacted, type Scope, Stream } from "effect"
 import { HttpClient, type HttpClientResponse } from "effect/http"
 import * as jose from "jose"
@@ -185,10 +186,11 @@ export const remote = (
   const cooldown = check.millis("keys.cooldown", options.cooldown ?? defaults.cooldown)
   const timeout = check.millis("keys.timeout", options.timeout ?? defaults.timeout)
   const keep = check.millis("keys.keep", options.keep ?? defaults.keep)
-  const unavailable = (message: string, wait: number, cause?: unknown) =>
+  const unavailable = (message: string, wait: number, isUnknownKey: boolean, cause?: unknown) =>
     new Auth.AuthUnavailable({
       message: `The keys at ${address.host} ${message}`,
       retryAfter: Duration.millis(wait),
+      isUnknownKey,
       cause
     })
   return Effect.fnUntraced(function*(onChange) {
@@ -208,8 +210,12 @@ export const remote = (
       onChange(ids)
     }
 
-    const download = http.get(address, { accept: "application/jwk-set+json, application/json" }).pipe(
-      Effect.filterOrFail(({ status }) => status === 200, ({ status }) => `status ${status}`),
+    // trust in an address is not trust in where it redirects to, which may be plain http of anybody
+    const download = manualRedirects(http.get(address, { accept: "application/jwk-set+json, application/json" })).pipe(
+      Effect.filterOrFail(
+        ({ status }) => status === 200,
+        ({ status }) => redirects.has(status) ? `status ${status}, a redirect: correct keys.url` : `status ${status}`
+      ),
       Effect.flatMap((response) =>
         Effect.flatMap(
           bodyOf(response),
@@ -238,7 +244,8 @@ export const remote = (
         onFailure: (cause) =>
           Effect.suspend(() => {
             if (keys !== undefined && clock.currentTimeMillisUnsafe() - readAt >= keep) replace(undefined)
-            return Effect.fail(unavailable("cannot be read", cooldown, cause))
+            const why = typeof cause === "string" ? ` (${cause})` : ""
+            return Effect.fail(unavailable(`cannot be read${why}`, cooldown, keys !== undefined, cause))
           })
       })
     )
@@ -262,7 +269,9 @@ export const remote = (
         const wait = triedAt + cooldown - clock.currentTimeMillisUnsafe()
         if (reading === undefined && wait > 0) {
           return Effect.fail(
-            unavailable(keys === undefined ? "cannot be read" : "were read before this key was asked for", wait)
+            keys === undefined
+              ? unavailable("cannot be read", wait, false)
+              : unavailable("were read before this key was asked for", wait, true)
           )
         }
         return Effect.map(read, () => (keys ?? []).filter((key) => kid === undefined || key.kid === kid))

@@ -90,6 +90,11 @@ export class Forbidden extends Data.TaggedError("Forbidden")<{
 export class AuthUnavailable extends Data.TaggedError("AuthUnavailable")<{
   readonly message: string
   readonly retryAfter?: Duration.Duration | undefined
+  /**
+   * Set where keys are known and the credential names another one, which may be too new to be known: a message is tried again, a
+   * request is refused, or callers without a credential would make a server answer 503.
+   */
+  readonly isUnknownKey?: boolean | undefined
   readonly cause?: unknown
 }> {
   readonly failure = "dependency" as const
@@ -199,6 +204,10 @@ export const middleware: Build = ((options: Options & { readonly scopes?: Scopes
       const refused = forbidden(scopes, principal)
       return refused === undefined ? Eager.provide(AuthPrincipal, principal, next, message) : Exit.fail(refused)
     }
+    const refuse = (message: Envelope, error: Refusal): Refusal =>
+      message.kind === "server" && error._tag === "AuthUnavailable" && error.isUnknownKey === true
+        ? new Unauthorized({ reason: "unknownKey", claim: "kid" })
+        : error
     return (message): Middleware.Returns<Refusal | Forbidden, AuthVerifier> => {
       const credential = credentialOf(message)
       if (credential === undefined) return Exit.fail(new Unauthorized({ reason: "missing" }))
@@ -207,7 +216,10 @@ export const middleware: Build = ((options: Options & { readonly scopes?: Scopes
         // no closure for the one that is known already
         return Eager.isDone(verified) && verified._tag === "Success"
           ? pass(message, verified.value)
-          : Effect.flatMapEager(verified, (principal) => pass(message, principal))
+          : Effect.flatMapEager(
+            Effect.mapErrorEager(verified, (error) => refuse(message, error)),
+            (principal) => pass(message, principal)
+          )
       })
     }
   })

@@ -125,6 +125,8 @@ export const layer: Layer.Layer<HedgeBudgets> = Layer.sync(HedgeBudgets, () => {
  * for the other one; when both fail, the failure of the first is the answer. An interruption ends both. The answer comes when
  * the loser has ended.
  *
+ * A client's request that was sent and must not be sent twice (a POST without `Idempotency-Key`) gets no second attempt.
+ *
  * Both attempts handle the same message, and what they register to run after it runs for both: stands inside what counts,
  * audits or acknowledges a message once.
  *
@@ -169,7 +171,8 @@ export const middleware = (options: Options): Around<Envelope, Make<{ requires: 
             () => Fiber.interrupt(first)
           )
           if (early._tag === "Some") return yield* early.value
-          if (!spending.spend()) return yield* whole(restore, first)
+          // what was sent must not be sent twice, whatever was said when this was composed
+          if (message.isUnrepeatable === true || !spending.spend()) return yield* whole(restore, first)
           const second = yield* Effect.forkChild(restore(Effect.suspend(() => next(message))), {
             startImmediately: true
           })

@@ -76,6 +76,10 @@ const reasonOf = (cause: Cause.Cause<unknown>): Cause.Reason<unknown> | undefine
 const thrownBy = (reason: Cause.Reason<unknown>): unknown =>
   Cause.isFailReason(reason) ? reason.error : Cause.isDieReason(reason) ? reason.defect : undefined
 
+/** What must not be sent twice is not, whatever the filter says (RFC 9110, 9.2.2). */
+const mayRetry = <E, R>(policy: Policy<E, R>, message: Envelope, reason: Cause.Reason<unknown>): boolean =>
+  message.isUnrepeatable !== true && policy.retries(reason)
+
 type Opaque<E, R> = Handler<Envelope, Middleware.Result, Middleware.Failure | E, Middleware.Services | R>
 
 /** Everything after the first failure; made only then. */
@@ -102,7 +106,7 @@ const again = <E, R>(
       ): Middleware.Returns<E, R> => {
         const last = Effect.failCause(cause)
         const reason = reasonOf(cause)
-        if (attempt > policy.times || reason === undefined || !policy.retries(reason)) return last
+        if (attempt > policy.times || reason === undefined || !mayRetry(policy, message, reason)) return last
         const now = clock.currentTimeMillisUnsafe()
         const error = Cause.isFailReason(reason) ? reason.error : undefined
         const asked = retryAfterOf(error)
@@ -136,7 +140,7 @@ const again = <E, R>(
 const wrap = <E, R>(policy: Policy<E, R>) => (next: Opaque<never, never>) => {
   const retry = (message: Envelope, cause: Cause.Cause<Middleware.Failure>, began: number | undefined) => {
     const reason = reasonOf(cause)
-    return reason === undefined || !policy.retries(reason)
+    return reason === undefined || !mayRetry(policy, message, reason)
       ? Exit.failCause(cause)
       : again(policy, next, message, cause, began)
   }
@@ -198,6 +202,7 @@ type NothingToRetry =
  *
  * - an interruption, and a defect unless `defects` is `retry`
  * - an error that `while` does not name (by default: permanent, auth, validation, poison)
+ * - any error of a client's request that was sent and must not be sent twice, whatever `while` names
  * - an error whose `retryAfter` is longer than `maximumElapsed` (30 seconds where there is none): it goes back to the source.
  *   A shorter one is waited for, if the schedule's own wait is not longer
  * - any error whose next attempt would not end before the broker's `holdLimit`, after which somebody else gets the message
