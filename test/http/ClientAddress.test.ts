@@ -120,4 +120,44 @@ describe("the address of a client", () => {
       assert.throws(() => ClientAddress.make({ trusted: [wrong] }), RangeError, "ClientAddress: trusted")
     }
   })
+
+  it("W6 a proxy on a unix socket is believed where it is trusted, and no other connection is for it", () => {
+    const local = ClientAddress.make({ trusted: ["unix", "10.0.0.0/8"] })
+    assert.strictEqual(local(undefined, xff("203.0.113.7")), "203.0.113.7")
+    assert.strictEqual(local("", xff("198.51.100.1, 203.0.113.7, 10.0.0.3")), "203.0.113.7")
+    assert.isUndefined(local(undefined, {}))
+    assert.isUndefined(local(undefined, xff("nonsense")))
+    assert.strictEqual(local("198.51.100.4", xff("203.0.113.7")), "198.51.100.4")
+  })
+
+  it("W6 a header made to be slow is read in one pass", () => {
+    for (const part of ["for=a b", " ", "for=", ";", ",", "\\", "\"", "for=\"\\", "[", "1."]) {
+      for (const  of of[forwarded, behind]) {
+        const text = `for=a${part.repeat(Math.ceil(1_000_000 / part.length))}b`
+        // quadratic work would take minutes, which no test has
+        assert.strictEqual(of("10.0.0.1", { forwarded: text, ...xff(text) }), "10.0.0.1")
+      }
+    }
+  })
+
+  it("W6 one network of IPv6 is one caller, and each address of IPv4 is", () => {
+    fc.assert(fc.property(fc.ipV6(), fc.ipV6(), fc.integer({ min: 1, max: 128 }), (one, other, bits) => {
+      const bitsOf = (address: string) => ClientAddress.network(address, bits)
+      const [a, b] = [behind(one, {}) ?? "", behind(other, {}) ?? ""]
+      assert.strictEqual(bitsOf(a), bitsOf(a))
+      if (a !== b && bits === 128) assert.notStrictEqual(bitsOf(a), bitsOf(b))
+    }))
+    for (
+      const [address, bits, network] of [
+        ["2001:db8:1:2:3:4:5:6", 64, "2001:db8:1:2::/64"],
+        ["2001:db8:1:2ff:3:4:5:6", 56, "2001:db8:1:200::/56"],
+        ["2001:db8:1:ffff::", 49, "2001:db8:1:8000::/49"],
+        ["2001:db8::1", 128, "2001:db8::1"],
+        ["203.0.113.9", 64, "203.0.113.9"],
+        ["unknown", 64, "unknown"]
+      ] as const
+    ) {
+      assert.strictEqual(ClientAddress.network(address, bits), network)
+    }
+  })
 })

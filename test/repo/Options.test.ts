@@ -26,7 +26,7 @@ import {
   Timeout,
   Trace
 } from "@millrace/core"
-import { Body, IdempotencyKey, Problem, Sink, Webhook } from "@millrace/http"
+import { Body, Caller, IdempotencyKey, Problem, Sink, Webhook } from "@millrace/http"
 import * as Listener from "@millrace/http/Listener"
 import { Kafka } from "@millrace/kafka"
 import { Mqtt } from "@millrace/mqtt"
@@ -191,6 +191,7 @@ const made: Readonly<Record<string, ReadonlyArray<Made>>> = {
     { make: Gather.make, base: { write: () => Effect.void }, numbers: ["maximum", "capacity"] }
   ],
   "http/src/Body.ts": [{ make: Body.bytes, numbers: ["limit"] }],
+  "http/src/Caller.ts": [{ make: Caller.address, numbers: ["prefix"] }],
   "http/src/IdempotencyKey.ts": [{ make: IdempotencyKey.middleware, numbers: ["bodyLimit", "limit"] }],
   "http/src/Listener.ts": [
     { make: (options) => Listener.layer(createServer, [], options), base: { port: 0 }, durations: ["grace"] }

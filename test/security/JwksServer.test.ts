@@ -1,5 +1,5 @@
 import { Auth, type Envelope } from "@millrace/core"
-import { Server } from "@millrace/http"
+import { type Request, Server } from "@millrace/http"
 import { Jwt } from "@millrace/security"
 import { Deliveries } from "@millrace/testing"
 import { assert, describe, it } from "@effect/vitest"
@@ -9,7 +9,7 @@ import { TestClock } from "effect/testing"
 import * as jose from "jose"
 import { createServer, type Server as NodeServer, type ServerResponse } from "node:http"
 import type { AddressInfo } from "node:net"
-import { call, serveWith } from "../http/support.ts"
+import { call, serve } from "../http/support.ts"
 import { claims, epoch, issuer, sign } from "./support.ts"
 
 const keyOf = async (kid: string) => {
@@ -192,7 +192,7 @@ describe("a server of keys", () => {
         assert.strictEqual(yield* settle(two), "Retry", String(code))
         yield* TestClock.adjust("30 seconds")
         const verifier = yield* Auth.Verifier
-        const error = yield* Effect.flip(verifier.verify(two.token))
+        const error = yield* Effect.orDie(Effect.flip(verifier.verify(two.token)))
         assert.include(error.message, `status ${code}, a redirect: correct keys.url`)
       }
       assert.strictEqual(asked, 0)
@@ -205,8 +205,14 @@ describe("a server of keys", () => {
       const ask = (key: { readonly token: string }) =>
         Effect.gen(function*() {
           const verifier = yield* Auth.Verifier
-          const routes = Server.layer(Server.route("GET", "/", handler))
-          const base = yield* serveWith(Layer.provide(routes, Layer.succeed(Auth.Verifier, verifier)))
+          const base = yield* serve(
+            Server.route("GET", "/", (request: Request) =>
+              Effect.provideService(
+                Effect.suspend(() => handler(request)),
+                Auth.Verifier,
+                verifier
+              ))
+          )
           const headers = { authorization: `Bearer ${key.token}` }
           return (yield* Effect.promise(() => call(base, "/", { headers }))).status
         }).pipe(Effect.scoped, Effect.orDie)

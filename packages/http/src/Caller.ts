@@ -1,7 +1,7 @@
 /**
  * Who sent a request, for what is counted or kept by caller: the principal that `Auth` found, or the address.
  */
-import { Auth, type Envelope } from "@millrace/core"
+import { Auth, type Envelope, OptionCheck } from "@millrace/core"
 import { Context, Fiber, Option } from "effect"
 import * as ClientAddress from "./ClientAddress.ts"
 import type { Request } from "./Request.ts"
@@ -33,8 +33,18 @@ export const principal = <M extends Envelope>(_message: M): string => {
   return found === undefined ? "" : JSON.stringify([found.issuer ?? null, found.subject])
 }
 
+/** Options of `address`. */
+export interface AddressOptions extends ClientAddress.Options {
+  /**
+   * How many bits of an address of IPv6 are one caller, an integer from 1 to 128: a connection of one customer has 64 bits to choose
+   * from, one of many customers a network of 56 or 48. Default: 64.
+   */
+  readonly prefix?: number | undefined
+}
+
 /**
- * The address of the client, behind the proxies that are trusted; `unknown` where the server does not say.
+ * The address of the client, behind the proxies that are trusted, as what is counted by client needs it: of IPv6 the network
+ * (`2001:db8:1:2::/64`), or each customer would have 2^64 limits; `unknown` where the server does not say.
  *
  * **Example** (so many calls for each address)
  *
@@ -49,11 +59,15 @@ export const principal = <M extends Envelope>(_message: M): string => {
  * )
  * ```
  *
- * @throws RangeError when an entry of `trusted` is no address and no block
+ * @throws RangeError when an entry of `trusted` is no address and no block, or `prefix` is out of range
  */
 export const address = (
-  options: ClientAddress.Options = {}
+  options: AddressOptions = {}
 ): <M extends Request<unknown>>(request: M) => string => {
   const addressOf = ClientAddress.make(options)
-  return (request) => addressOf(request.source.address, request.source.headers) ?? "unknown"
+  const bits = OptionCheck.make("Caller").count("prefix", options.prefix ?? ClientAddress.prefix, { most: 128 })
+  return (request) => {
+    const found = addressOf(request.source.address, request.source.headers)
+    return found === undefined ? "unknown" : ClientAddress.network(found, bits)
+  }
 }

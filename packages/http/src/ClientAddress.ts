@@ -108,16 +108,28 @@ const split = (text: string, separator: string): Array<string> => {
 const unquoted = (text: string): string =>
   text.length >= 2 && text.startsWith("\"") && text.endsWith("\"") ? text.slice(1, -1).replaceAll(/\\(.)/g, "$1") : text
 
-/** What each proxy says of who asked it, from the first to the last; undefined where it does not say. */
+/** The value of a pair with this name, which is in small letters; undefined where it is another pair, or none. */
+const valueOf = (pair: string, name: string): string | undefined => {
+  const sign = pair.indexOf("=")
+  return sign !== -1 && pair.slice(0, sign).trim().toLowerCase() === name ? pair.slice(sign + 1).trim() : undefined
+}
+
+/** What each proxy says of who asked it, from the first to the last; empty where it does not say. */
 const forwarded = (text: string): ReadonlyArray<string> =>
   split(text, ",").map((element) => {
-    const pairs = split(element, ";").map((pair) => /^\s*for\s*=\s*(.*?)\s*$/i.exec(pair)?.[1])
+    const pairs = split(element, ";").map((pair) => valueOf(pair, "for"))
     return unquoted(pairs.find((pair) => pair !== undefined) ?? "")
   })
 
+/** The entry of `trusted` for connections without an address. */
+const socket = "unix"
+
 /** Options of `make`. */
 export interface Options {
-  /** The proxies that one runs or trusts: addresses and blocks, of IPv4 and IPv6. Default: none, so headers are not read. */
+  /**
+   * The proxies that one runs or trusts: addresses and blocks, of IPv4 and IPv6, and `unix` for connections without an address, which
+   * are those of a unix socket. Default: none, so headers are not read.
+   */
   readonly trusted?: ReadonlyArray<string> | undefined
   /** The header that these proxies write; the other is not read. Default: `x-forwarded-for`. */
   readonly header?: "forwarded" | "x-forwarded-for" | undefined
@@ -135,7 +147,8 @@ export type ClientAddress = (
  * A connection from no trusted proxy is the client's own, whatever its headers say. One from a trusted proxy is that of the last
  * address in the header that is no trusted proxy's: each of them appends who asked it, so nothing that a client writes
  * comes to stand there. Where a trusted proxy wrote what is no address, or all are trusted, it is the last trusted one's. An
- * address of IPv6 that carries one of IPv4 is that of IPv4. Undefined where the connection has none.
+ * address of IPv6 that carries one of IPv4 is that of IPv4. Undefined where the connection has none: that of a unix socket has
+ * none, and where `trusted` has `unix`, its proxy is believed.
  *
  * A proxy that passes the header of its client on unchanged, without appending, must not be trusted. Several headers of one name
  * are one, joined by commas.
@@ -145,8 +158,7 @@ export type ClientAddress = (
  * **Example** (a client writes what it likes to the left)
  *
  * ```ts
- * import { OptionCheck } from "@millrace/core"
-import { ClientAddress } from "@millrace/http"
+ * import { ClientAddress } from "@millrace/http"
  *
  * const addressOf = ClientAddress.make({ trusted: ["10.0.0.0/8"] })
  * addressOf("10.0.0.7", { "x-forwarded-for": "127.0.0.1, 203.0.113.9, 10.0.0.3" }) // 203.0.113.9
@@ -157,18 +169,21 @@ import { ClientAddress } from "@millrace/http"
  * @category constructors
  */
 export const make = (options: Options = {}): ClientAddress => {
-  const blocks = (options.trusted ?? []).map(blockOf)
+  const given = options.trusted ?? []
+  const isSocketTrusted = given.includes(socket)
+  const blocks = given.filter((each) => each !== socket).map(blockOf)
   const header = OptionCheck.make("ClientAddress").oneOf("header", options.header ?? "x-forwarded-for", [
     "forwarded",
     "x-forwarded-for"
   ])
   const isTrusted = (bytes: ReadonlyArray<number>): boolean => blocks.some((block) => isIn(bytes, block))
   return (peer, headers) => {
+    const isSocket = peer === undefined || peer === ""
     // of a link of IPv6, its zone is this machine's own affair
-    let found = peer === undefined ? undefined : parse(peer.split("%")[0]!)
-    if (found === undefined) return undefined
+    let found = isSocket ? undefined : parse(peer.split("%")[0]!)
+    if (found === undefined && !(isSocket && isSocketTrusted)) return undefined
     const told = headers[header]
-    if (told === undefined || !isTrusted(found)) return textOf(found)
+    if (told === undefined || (found !== undefined && !isTrusted(found))) return found && textOf(found)
     const chain = header === "forwarded" ? forwarded(told) : told.split(",")
     for (const each of chain.toReversed()) {
       const next = parse(each)
@@ -176,6 +191,29 @@ export const make = (options: Options = {}): ClientAddress => {
       found = next
       if (!isTrusted(next)) break
     }
-    return textOf(found)
+    return found && textOf(found)
   }
+}
+
+/** The bits of an address of IPv6 that tell one client from another, where no other number is given. */
+export const prefix = 64
+
+/**
+ * The network that an address belongs to, for what is counted by client: an address of IPv6 as its first `bits` bits
+ * (`2001:db8:1:2::/64`), since whoever has one has at least 2^64 of them; one of IPv4, and what is no address, as it is.
+ *
+ * **Example** (two addresses of one client)
+ *
+ * ```ts
+ * import { ClientAddress } from "@millrace/http"
+ *
+ * console.log(ClientAddress.network("2001:db8:1:2:3::4")) // => 2001:db8:1:2::/64
+ * console.log(ClientAddress.network("203.0.113.9")) // => 203.0.113.9
+ * ```
+ */
+export const network = (address: string, bits: number = prefix): string => {
+  const bytes = bytesOf(address)
+  if (bytes === undefined || bits >= 128 || textOf(bytes).includes(".")) return address
+  const kept = bytes.map((byte, i) => byte & (0xff00 >> Math.min(8, Math.max(0, bits - 8 * i))))
+  return `${textOf(kept)}/${bits}`
 }
