@@ -271,7 +271,21 @@ const made: Readonly<Record<string, ReadonlyArray<Made>>> = {
     }
   ],
   "redis/src/client/Options.ts": [
-    { make: RedisLists.layer, base: { url: "redis://127.0.0.1:1" }, durations: ["connectTimeout", "commandTimeout"] }
+    {
+      make: RedisLists.layer,
+      base: { url: "redis://127.0.0.1:1" },
+      durations: ["connectTimeout", "commandTimeout"],
+      numbers: ["database"]
+    },
+    { make: RateLimitRedis.layer, base: { url: "redis://127.0.0.1:1" }, durations: ["requestTimeout"] }
+  ],
+  "redis/src/client/Publishing.ts": [
+    {
+      make: RedisLists.layer,
+      base: { url: "redis://127.0.0.1:1", wait: { replicas: 1 } },
+      durations: ["wait.timeout"],
+      numbers: ["wait.replicas"]
+    }
   ],
   "redis/src/streams/Options.ts": [{
     make: RedisStreams.layer,
@@ -429,7 +443,7 @@ describe("options", () => {
       )
     )
     // required counts are tried, and not found
-    const known = new Set(["core/src/pipeline/Batch.ts: size"])
+    const known = new Set(["core/src/pipeline/Batch.ts: size", "redis/src/client/Publishing.ts: replicas"])
     assert.deepStrictEqual([...new Set(tried)].filter((each) => !known.has(each)).sort(), found())
   })
 

@@ -5,20 +5,25 @@
 import { type BrokerError, DriverOptions, Idempotency } from "@millrace/core"
 import { Config, Duration, Effect, Layer, Random, Schedule, type Scope } from "effect"
 import * as Client from "./client/Client.ts"
+import * as Environment from "./client/Environment.ts"
 import * as ClientOptions from "./client/Options.ts"
 import * as Scripts from "./idempotency/Scripts.ts"
 
 export type { Tls } from "./client/Options.ts"
 
 /** Options of `layer`. */
-export interface Options extends ClientOptions.Options {
-  /** What the names of all keys begin with. Default: `millrace:idempotency`. */
+export interface Options extends ClientOptions.StoreOptions {
+  /**
+   * The text that names of keys begin with, without braces. Default: `millrace:idempotency`. It is their hash tag, so a cluster keeps
+   * all of them at one node: give parts of a large program prefixes of their own.
+   */
   readonly prefix?: string | undefined
   /** The most operations of one script, which nothing else runs beside; an integer from 1. Default: 256. */
   readonly maximumGroup?: number | undefined
   /**
-   * How long a group is asked again while the server is out of reach or starting, before its messages are tried again; from 0.
-   * Nothing is done twice. Default: 5 seconds.
+   * How long a completion, an extension or a release is asked for again while the server is out of reach or starting; from 0. A claim,
+   * which a request waits for, is given up when the server has been out of reach for `requestTimeout`, or after `patience` where that
+   * is shorter. Nothing is done twice. Default: 5 seconds.
    */
   readonly patience?: Duration.Input | undefined
 }
@@ -35,10 +40,10 @@ const module = "IdempotencyRedis"
 const check = (options: Options) =>
   DriverOptions.checked("redis", module, () => {
     const prefix = options.prefix ?? defaults.prefix
-    if (prefix === "") DriverOptions.bad("prefix is empty")
+    if (!/^[^{}]+$/.test(prefix)) DriverOptions.bad(`prefix must be a text without braces, got "${prefix}"`)
     return {
       prefix,
-      settings: ClientOptions.settings({ clientName: "millrace-idempotency", ...options }),
+      settings: ClientOptions.storeSettings({ clientName: "millrace-idempotency", ...options }),
       maximum: DriverOptions.integer("maximumGroup", options.maximumGroup, defaults.maximumGroup),
       patience: Duration.millis(
         DriverOptions.millis("patience", options.patience, Duration.toMillis(defaults.patience), 0)
@@ -93,28 +98,37 @@ const make = (
 ): Effect.Effect<Idempotency.Store["Service"], Idempotency.IdempotencyUnavailable, Scope.Scope> =>
   Effect.gen(function*() {
     const { maximum, patience, prefix, settings } = yield* Effect.mapError(check(options), unavailable)
-    const connection = yield* Effect.mapError(Client.open(settings, { lasts: true }), unavailable)
+    const connection = yield* Effect.mapError(Client.open(settings), unavailable)
+    const limit = Duration.toMillis(patience)
+    const claimLimit = Math.min(limit, settings.requestTimeout ?? limit)
     // waits of 50 ms, doubling to 1 second
-    const retry = Schedule.exponential("50 millis").pipe(
-      Schedule.modifyDelay(({ duration }) => Effect.succeed(Duration.min(duration, Duration.seconds(1)))),
-      Schedule.upTo({ duration: patience })
-    )
+    const within = (millis: number) =>
+      Schedule.exponential("50 millis").pipe(
+        Schedule.modifyDelay(({ duration }) => Effect.succeed(Duration.min(duration, Duration.seconds(1)))),
+        Schedule.upTo({ duration: millis })
+      )
+    const retries = { claim: within(claimLimit), other: within(limit) }
     // a claim whose answer was lost on the way is asked for again, and known by its name
     const random = Effect.map(Random.nextIntBetween(0, 36 ** 8 - 1), (number) => number.toString(36).padStart(8, "0"))
     const writer = (yield* random) + (yield* random)
     let claims = 0
 
-    const nameOf = ({ key }: Idempotency.Operation) => `${prefix}:k:${exact(key)}`
+    const tokenKey = `{${prefix}}:token`
+    const nameOf = ({ key }: Idempotency.Operation) => `{${prefix}}:k:${exact(key)}`
+
+    /** A claim is not asked for again by the time that its request has waited long enough, in a group before it too. */
+    const isLate = (kind: "claim" | "other") => kind === "claim" && connection.downFor(tokenKey) >= claimLimit
 
     const run = <A extends Buffer | number>(
+      kind: "claim" | "other",
       script: Client.Script,
       keys: ReadonlyArray<string>,
       args: ReadonlyArray<Client.Argument>
     ) =>
       Effect.mapBoth(
         Effect.retry(connection.attempt("check", () => connection.run(script, keys, args)), {
-          while: isWorthIt,
-          schedule: retry
+          while: (error) => isWorthIt(error) && !isLate(kind),
+          schedule: retries[kind]
         }),
         // the script answers one for each
         { onSuccess: (reply) => reply as ReadonlyArray<A>, onFailure: unavailable }
@@ -125,7 +139,7 @@ const make = (
         const args: Array<Client.Argument> = [lease]
         for (const operation of operations) args.push(asking(operation, `${writer}${(claims++).toString(36)}`))
         return Effect.map(
-          run<Buffer | number>(Scripts.claims, [`${prefix}:token`, ...operations.map(nameOf)], args),
+          run<Buffer | number>("claim", Scripts.claims, [tokenKey, ...operations.map(nameOf)], args),
           (answers) => operations.forEach((operation, i) => operation.claimed(claimOf(answers[i]!)))
         )
       })
@@ -137,7 +151,7 @@ const make = (
           const args: Array<Client.Argument> = []
           for (const operation of operations) push(args, operation)
           return Effect.map(
-            run<number>(Scripts.others, operations.map(nameOf), args),
+            run<number>("other", Scripts.others, operations.map(nameOf), args),
             (answers) => operations.forEach((operation, i) => operation.held(answers[i] === 1))
           )
         })
@@ -176,8 +190,8 @@ const make = (
  * the policy `noeviction`, since a key that is evicted is a request that runs again. A replica that takes over may not have
  * heard of the last keys. A server that is full (`maxmemory`) refuses claims, and takes what completes them.
  *
- * While the server is out of reach, a group is asked again for `patience`, and then fails its operations: a claim that was given
- * and not heard of is found again, and a result is kept once. Closing the layer does what was asked before.
+ * While the server is out of reach, a claim is asked for again for `requestTimeout` and a completion for `patience`; then they fail.
+ * A claim whose answer was lost is found again, and a result is kept once. Closing the layer does what was asked before.
  *
  * Source: fencing tokens by M. Kleppmann, How to do distributed locking, 2016.
  *
@@ -195,7 +209,6 @@ export const layer = (options: Options): Layer.Layer<Idempotency.Store, Idempote
   Layer.effect(Idempotency.Store, make(options))
 
 const environment = Config.all({
-  client: ClientOptions.config,
   prefix: Config.withDefault(Config.NonEmptyString("IDEMPOTENCY_REDIS_PREFIX"), defaults.prefix),
   maximumGroup: Config.withDefault(Config.Int("IDEMPOTENCY_REDIS_MAXIMUM_GROUP"), defaults.maximumGroup),
   patience: Config.withDefault(Config.Duration("IDEMPOTENCY_REDIS_PATIENCE"), defaults.patience)
@@ -212,6 +225,11 @@ const environment = Config.all({
  * @category layers
  */
 export const layerConfig = (
-  options: Partial<Options> = {}
+  options: Options = {}
 ): Layer.Layer<Idempotency.Store, Idempotency.IdempotencyUnavailable | Config.ConfigError> =>
-  Layer.unwrap(Effect.map(environment, ({ client, ...found }) => layer({ ...client, ...found, ...options })))
+  Layer.unwrap(
+    Effect.map(
+      Config.all({ client: Environment.config(options), found: environment }),
+      ({ client, found }) => layer({ ...found, ...client })
+    )
+  )

@@ -6,6 +6,7 @@ import { type BrokerError, DriverOptions, RateLimit } from "@millrace/core"
 import { compositeKey } from "@millrace/core/model/compositeKey"
 import { Clock, type Config, Effect, Layer, Random, type Scope } from "effect"
 import * as Client from "./client/Client.ts"
+import * as Environment from "./client/Environment.ts"
 import * as ClientOptions from "./client/Options.ts"
 import { leased } from "./ratelimit/Leases.ts"
 import * as Scripts from "./ratelimit/Scripts.ts"
@@ -13,8 +14,11 @@ import * as Scripts from "./ratelimit/Scripts.ts"
 export type { Tls } from "./client/Options.ts"
 
 /** Options of `layer`. */
-export interface Options extends ClientOptions.Options {
-  /** What names of keys begin with; all keys share it as their hash tag, so no braces. Default: `millrace:rate`. */
+export interface Options extends ClientOptions.StoreOptions {
+  /**
+   * The text that names of keys begin with, without braces. Default: `millrace:rate`. It is their hash tag, so a cluster keeps all of
+   * them at one node.
+   */
   readonly prefix?: string | undefined
   /**
    * Whose clock counts. `server`: that of Redis, which is the same for all processes. `process`: Effect's in this process, as tests
@@ -64,7 +68,7 @@ const perProcess = 2 ** 21
 const make = (options: Options): Effect.Effect<Store, BrokerError.BrokerError, Scope.Scope> =>
   Effect.gen(function*() {
     const { capacity, prefix, settings, tokens } = yield* DriverOptions.checked("redis", "RateLimitRedis", () => ({
-      settings: ClientOptions.settings(options),
+      settings: ClientOptions.storeSettings(options),
       prefix: options.prefix ?? "millrace:rate",
       tokens: DriverOptions.integer("leases.tokens", options.leases?.tokens, 100),
       capacity: DriverOptions.integer("leases.capacity", options.leases?.capacity, 10_000)
@@ -73,7 +77,7 @@ const make = (options: Options): Effect.Effect<Store, BrokerError.BrokerError, S
       return yield* DriverOptions.checked("redis", "RateLimitRedis", () =>
         DriverOptions.bad(`prefix must be a text without braces, got "${prefix}"`))
     }
-    const connection = yield* Client.open(settings, { lasts: true })
+    const connection = yield* Client.open(settings)
     const clock = yield* Clock.Clock
     const process = yield* Random.nextIntBetween(0, 2 ** 32)
     let last = 0
@@ -146,7 +150,8 @@ const argumentsOf = ({ cost, policy }: RateLimit.Charge): ReadonlyArray<Client.A
  *
  * Provides `RateLimit.Store`; fails with a `BrokerError`: `Invalid` for a bad option, `Unreachable` where no Redis answers,
  * `Credentials` where it refuses the user, the password or the certificate. A key lives until all of its limit is back. While
- * the connection is lost each call fails with `RateLimitUnavailable`, and it is made again by itself.
+ * the connection is lost each call fails at once with `RateLimitUnavailable`, and the connection is opened again by itself; a call
+ * that gets no answer within `requestTimeout` fails with the same.
  *
  * With `leases` a process reserves tokens of `gcra` and `tokenBucket` and spends them without asking: over any time t at most
  * `burst + t * limit / window + tokens * processes` pass. What is unspent is given back when the layer closes; a process that dies
@@ -177,6 +182,6 @@ export const layer = (options: Options): Layer.Layer<RateLimit.Store, BrokerErro
  * @category layers
  */
 export const layerConfig = (
-  options: Omit<Options, "url"> = {}
+  options: Options = {}
 ): Layer.Layer<RateLimit.Store, BrokerError.BrokerError | Config.ConfigError> =>
-  Layer.unwrap(Effect.map(ClientOptions.config, (found) => layer({ ...found, ...options })))
+  Layer.unwrap(Effect.map(Environment.config(options), layer))

@@ -19,6 +19,7 @@ import { type Config, type Duration, Effect, Layer, Option, type Scope, Stream }
 import * as Client from "./client/Client.ts"
 import * as Declaration from "./client/Declaration.ts"
 import * as Envelope from "./client/Envelope.ts"
+import * as Environment from "./client/Environment.ts"
 import * as ClientOptions from "./client/Options.ts"
 import { originOf } from "./client/Origin.ts"
 import * as Publishing from "./client/Publishing.ts"
@@ -36,6 +37,11 @@ export interface Options extends ClientOptions.Options {
     /** How long Redis may wait for messages to come before it answers that there are none. Default: 1 second. */
     readonly maximumWait?: Duration.Input | undefined
   } | undefined
+  /**
+   * Makes a publish wait until replicas have its messages, by a connection of its own (`WAIT`). Default: the primary's answer is
+   * enough, and a failover may lose the last messages.
+   */
+  readonly wait?: Publishing.Wait | undefined
 }
 
 const capabilities: Driver.Capabilities = {
@@ -68,29 +74,30 @@ const check = (options: Options) =>
     }
     return {
       settings,
+      wait: Publishing.replicas(options.wait, settings.commandTimeout),
       maximumWait,
       claim: DriverOptions.millis("consumer.claim", options.consumer?.claim, 30_000, 100)
     }
   })
 
-const declare = (connection: Client.Connection, declaration: Driver.Declaration) => {
+const declare = (connection: Client.Client, declaration: Driver.Declaration) => {
   const refused = Declaration.refuse(declaration)
   if (refused !== undefined) return Effect.fail(refused)
   const { channel } = declaration
   // an empty list is no key at all, so all there is to see is whether something else is there
-  return Effect.asVoid(connection.attempt("declare", () => connection.send("LLEN", [channel]), { channel }))
+  return Effect.asVoid(connection.attempt("declare", () => connection.send(channel, "LLEN", [channel]), { channel }))
 }
 
 const page = 256
 
 const browse = (
-  connection: Client.Connection,
+  connection: Client.Client,
   channel: string
 ): Stream.Stream<Delivery, BrokerError.BrokerError> => {
   const origin = originOf(channel)
   const range = (key: string, from: number) =>
     Effect.map(
-      connection.attempt("browse", () => connection.send("LRANGE", [key, from, from + page - 1]), { channel }),
+      connection.attempt("browse", () => connection.send(key, "LRANGE", [key, from, from + page - 1]), { channel }),
       // a list of values
       (reply) => reply as ReadonlyArray<Buffer>
     )
@@ -105,7 +112,7 @@ const browse = (
   const values = (key: string) =>
     Stream.unwrap(
       Effect.map(
-        connection.attempt("browse", () => connection.send("LLEN", [key]), { channel }),
+        connection.attempt("browse", () => connection.send(key, "LLEN", [key]), { channel }),
         (length) => Stream.take(pages(key), Number(length))
       )
     )
@@ -129,7 +136,9 @@ export const driver = (
 ): Effect.Effect<Driver.Driver, BrokerError.BrokerError, Scope.Scope> =>
   Effect.gen(function*() {
     const checked = yield* check(options)
-    const connection = yield* Client.open(checked.settings, { lasts: true })
+    const connection = yield* Client.open(checked.settings)
+    // a connection that waits for replicas holds up every command behind it
+    const publishing = checked.wait === undefined ? connection : yield* Client.open(checked.settings)
     const lists = { ...checked, connection }
     return {
       system: "redis",
@@ -137,13 +146,14 @@ export const driver = (
       consume: (consumer, sink) => consume(lists, consumer, sink),
       publish: (batch) =>
         Publishing.publish(
-          connection,
+          publishing,
           batch,
-          (outgoing) => ["RPUSH", outgoing.channel, Envelope.toValue(outgoing)]
+          (outgoing) => ["RPUSH", outgoing.channel, Envelope.toValue(outgoing)],
+          checked.wait
         ),
       declare: (declaration) => declare(connection, declaration),
       browse: (channel) => browse(connection, channel),
-      check: Effect.asVoid(connection.attempt("check", () => connection.send("PING", []))),
+      check: connection.check,
       lag: (channel, group) => {
         const keys = keysOf(channel)
         return Effect.map(
@@ -193,6 +203,6 @@ export const layer = (options: Options): Layer.Layer<Broker.Broker, BrokerError.
  * @category layers
  */
 export const layerConfig = (
-  options?: Partial<Options>
+  options: Options = {}
 ): Layer.Layer<Broker.Broker, BrokerError.BrokerError | Config.ConfigError> =>
-  Layer.unwrap(Effect.map(ClientOptions.config, (found) => layer({ ...found, ...options })))
+  Layer.unwrap(Effect.map(Environment.config(options), layer))

@@ -11,6 +11,7 @@ import * as Client from "./client/Client.ts"
 import * as Declaration from "./client/Declaration.ts"
 import * as Envelope from "./client/Envelope.ts"
 import * as Failure from "./client/Failure.ts"
+import * as Environment from "./client/Environment.ts"
 import * as ClientOptions from "./client/Options.ts"
 import * as Publishing from "./client/Publishing.ts"
 import { consume } from "./pubsub/Consumer.ts"
@@ -57,8 +58,8 @@ export const driver = (
 ): Effect.Effect<PubSubDriver, BrokerError.BrokerError, Scope.Scope> =>
   Effect.gen(function*() {
     const settings = yield* DriverOptions.checked("redis", "RedisPubSub", () => ClientOptions.settings(options))
-    const connection = yield* Client.open(settings, { lasts: true })
-    const pubSub = { settings, groups: new Set<string>() }
+    const connection = yield* Client.open(settings)
+    const pubSub = { connection, silence: settings.commandTimeout, groups: new Set<string>() }
     return {
       system: "redis",
       capabilities,
@@ -80,7 +81,7 @@ export const driver = (
             `Pub/Sub keeps nothing, so there is nothing to see in ${channel}: use RedisStreams.`
           )
         ),
-      check: Effect.asVoid(connection.attempt("check", () => connection.send("PING", []))),
+      check: connection.check,
       lag: (channel) =>
         Effect.fail(
           Failure.unsupported("lag", `Pub/Sub keeps nothing, so nobody is behind in ${channel}: use RedisStreams.`)
@@ -123,6 +124,6 @@ export const layer = (options: Options): Layer.Layer<Broker.Broker, BrokerError.
  * @category layers
  */
 export const layerConfig = (
-  options?: Partial<Options>
+  options: Options = {}
 ): Layer.Layer<Broker.Broker, BrokerError.BrokerError | Config.ConfigError> =>
-  Layer.unwrap(Effect.map(ClientOptions.config, (found) => layer({ ...found, ...options })))
+  Layer.unwrap(Effect.map(Environment.config(options), layer))

@@ -8,7 +8,7 @@
 import { type Broker, type BrokerError, type Driver, Engine } from "@millrace/core"
 import { type Config, Effect, Layer, type Scope } from "effect"
 import * as Client from "./client/Client.ts"
-import * as ClientOptions from "./client/Options.ts"
+import * as Environment from "./client/Environment.ts"
 import * as Publishing from "./client/Publishing.ts"
 import * as Admin from "./streams/Admin.ts"
 import * as Competing from "./streams/Competing.ts"
@@ -52,8 +52,10 @@ export const driver = (
   options: Options.Options
 ): Effect.Effect<Driver.Driver, BrokerError.BrokerError, Scope.Scope> =>
   Effect.gen(function*() {
-    const { retention, settings, times } = yield* Options.check(options)
-    const connection = yield* Client.open(settings, { lasts: true })
+    const { retention, settings, times, wait } = yield* Options.check(options)
+    const connection = yield* Client.open(settings)
+    // a connection that waits for replicas holds up every command behind it
+    const publishing = wait === undefined ? connection : yield* Client.open(settings)
     const streams = new Streams(settings, connection, times, retention)
     const { maximumAge, maximumLength } = retention
     const trim = maximumLength === undefined ? [] : ["MAXLEN", "~", maximumLength]
@@ -64,23 +66,25 @@ export const driver = (
       publish: (batch) => {
         if (maximumAge === undefined) {
           return Publishing.publish(
-            connection,
+            publishing,
             batch,
-            (outgoing) => ["XADD", outgoing.channel, ...trim, "*", ...toFields(outgoing)]
+            (outgoing) => ["XADD", outgoing.channel, ...trim, "*", ...toFields(outgoing)],
+            wait
           )
         }
         return Effect.clockWith((clock) => {
           const least = clock.currentTimeMillisUnsafe() - maximumAge
           return Publishing.publish(
-            connection,
+            publishing,
             batch,
-            (outgoing) => ["XADD", outgoing.channel, "MINID", "~", least, "*", ...toFields(outgoing)]
+            (outgoing) => ["XADD", outgoing.channel, "MINID", "~", least, "*", ...toFields(outgoing)],
+            wait
           )
         })
       },
       declare: (declaration) => Admin.declare(streams, declaration),
       browse: (channel) => Admin.browse(streams, channel),
-      check: Effect.asVoid(connection.attempt("check", () => connection.send("PING", []))),
+      check: connection.check,
       lag: (channel, group) => Admin.lag(streams, channel, group)
     }
   })
@@ -120,6 +124,6 @@ export const layer = (options: Options.Options): Layer.Layer<Broker.Broker, Brok
  * @category layers
  */
 export const layerConfig = (
-  options?: Partial<Options.Options>
+  options: Options.Options = {}
 ): Layer.Layer<Broker.Broker, BrokerError.BrokerError | Config.ConfigError> =>
-  Layer.unwrap(Effect.map(ClientOptions.config, (found) => layer({ ...found, ...options })))
+  Layer.unwrap(Effect.map(Environment.config(options), layer))

@@ -1,179 +1,168 @@
 /**
- * Connections: ioredis's clients, each opened before it is used and closed with its scope, their errors made telling.
+ * What the drivers and stores ask: one server, the primary that sentinels name, or a cluster, which all look the same from here.
+ *
+ * A command says by its key where it belongs. It is sent once: what may have been done fails with `Lost`, what was not sent with
+ * `Unreachable`, and the links connect again by themselves.
  */
 import type { BrokerError } from "@millrace/core"
 import { Effect, Exit, type Scope } from "effect"
-import { Redis } from "ioredis"
-import { createHash } from "node:crypto"
+import * as Cluster from "./Cluster.ts"
+import * as Connection from "./Connection.ts"
 import * as Failure from "./Failure.ts"
+import * as Link from "./Link.ts"
 import type { Settings } from "./Options.ts"
+import * as Sentinel from "./Sentinel.ts"
 
 type Failed = BrokerError.BrokerError
 type Operation = Failed["operation"]
 
-/** What a command is made of. */
-export type Argument = string | Buffer | number
+export { type Argument, type Command, Connection, type Script, script } from "./Connection.ts"
 
-/** A script that Redis runs in one piece: nothing of others comes between its commands. */
-export interface Script {
-  readonly text: string
-  readonly sha: string
-}
+/** The words of a server that is no primary any more, or is about to be none. */
+const isReplica = (error: unknown): boolean => Failure.wordOf(error) === "READONLY"
 
-/**
- * Makes a script of its text. Scripts take and settle, so they run on a server that is full, too: what is in it could not be
- * worked off else. One that only adds is `refused` by such a server.
- */
-export const script = (body: string, whenFull: "runs" | "refused" = "runs"): Script => {
-  const text = `#!lua${whenFull === "runs" ? " flags=allow-oom" : ""}\n${body}`
-  return { text, sha: createHash("sha1").update(text).digest("hex") }
-}
-
-/** One command of a pipeline. */
-export type Command = [name: string, ...args: Array<Argument>]
-
-/** A connection to Redis. Replies are numbers, null, Buffers, and arrays of them. */
-export class Connection {
-  private readonly settings: Settings
-  private readonly redis: Redis
+/** Connections that all parts of one driver or store share. */
+export class Client {
+  readonly settings: Settings
+  private readonly routes: Link.Link | Cluster.Cluster
   /** The longest value that Redis takes, as far as it has said so: `proto-max-bulk-len`, 512 MiB by default. */
   longest = 512 * 1024 * 1024
-  /** Why there is no connection, while there is none. */
-  private readonly trouble: () => unknown
 
-  constructor(settings: Settings, redis: Redis, trouble: () => unknown) {
+  constructor(settings: Settings, routes: Link.Link | Cluster.Cluster) {
     this.settings = settings
-    this.redis = redis
-    this.trouble = trouble
+    this.routes = routes
   }
 
+  /** The link to the server that has a key. */
+  private link(key: string): Link.Link | undefined {
+    return this.routes instanceof Link.Link ? this.routes : this.routes.link(key)
+  }
+
+  /** What errors name; the address of the server, where there is but one. */
   get place(): Failure.Place {
-    return this.settings.place
+    return this.routes instanceof Link.Link ? this.routes.open?.place ?? this.settings.place : this.settings.place
   }
 
-  /** Sends a command. */
-  send(name: string, args: Array<Argument>): Promise<unknown> {
-    return this.redis.callBuffer(name, args)
+  /** How long the server that has a key has been out of reach, in milliseconds; 0 while it is there. */
+  downFor(key: string): number {
+    return this.link(key)?.downFor ?? 0
   }
 
-  /** Runs a script, and sends its text only to a server that does not know it yet. */
-  run({ sha, text }: Script, keys: ReadonlyArray<string>, args: ReadonlyArray<Argument>): Promise<unknown> {
-    const rest: Array<Argument> = [keys.length, ...keys, ...args]
-    return this.redis.callBuffer("EVALSHA", [sha, ...rest]).catch((error: unknown) => {
-      if (Failure.wordOf(error) !== "NOSCRIPT") throw error
-      return this.redis.callBuffer("EVAL", [text, ...rest])
+  private at<A>(key: string, work: (connection: Connection.Connection, asks: boolean) => Promise<A>): Promise<A> {
+    if (!(this.routes instanceof Link.Link)) return this.routes.at(key, work)
+    const connection = this.routes.open
+    if (connection === undefined) return Promise.reject(this.routes.missing)
+    const link = this.routes
+    return work(connection, false).catch((error: unknown) => {
+      if (isReplica(error)) link.drop(connection, error)
+      throw error
     })
   }
 
-  /** Sends commands in one go; rejects with the first that failed, and the others may have been done. */
-  async pipeline(commands: Array<Command>): Promise<void> {
-    const first = commands[0]
-    if (first !== undefined && commands.length === 1) {
-      await this.redis.callBuffer(first[0], first.slice(1))
-      return
-    }
-    const replies = await this.redis.pipeline(commands.map((command) => ["call", ...command])).exec()
-    for (const [error] of replies ?? []) if (error !== null) throw error
+  /** Sends a command that belongs to a key. */
+  send(key: string, name: string, args: Array<Connection.Argument>): Promise<unknown> {
+    return this.at(key, (connection, asks) => {
+      if (asks) connection.ask()
+      return connection.send(name, args)
+    })
   }
 
-  /** A call of this connection as an effect; what it rejects with becomes a `BrokerError`. */
+  /** Runs a script at the server that has its keys. */
+  run(
+    script: Connection.Script,
+    keys: ReadonlyArray<string>,
+    args: ReadonlyArray<Connection.Argument>
+  ): Promise<unknown> {
+    return this.at(keys[0]!, (connection, asks) => connection.run(script, keys, args, asks))
+  }
+
+  /**
+   * Sends commands in one go, each to the server that has its first argument; rejects with one that failed, and the others may have
+   * been done. `last` is sent behind them to each server, and its replies are answered.
+   */
+  async pipeline(
+    commands: ReadonlyArray<Connection.Command>,
+    last?: Connection.Command
+  ): Promise<ReadonlyArray<unknown>> {
+    const [first] = commands
+    if (first !== undefined && commands.length === 1 && last === undefined) {
+      const [name, ...args] = first
+      await this.send(String(args[0]), name, args)
+      return []
+    }
+    if (!(this.routes instanceof Link.Link)) return this.routes.pipeline(commands, last)
+    return this.at("", async (connection) => {
+      const replies = await connection.exec(last === undefined ? commands : [...commands, last])
+      const failed = replies.filter((reply) => reply instanceof Error)
+      if (failed.length > 0) throw Failure.gravest(failed)
+      return last === undefined ? [] : replies.slice(-1)
+    })
+  }
+
+  /** A call as an effect; what it rejects with becomes a `BrokerError`. */
   attempt<A>(operation: Operation, call: () => Promise<A>, where?: Failure.Where): Effect.Effect<A, Failed> {
     return Effect.tryPromise({
       try: call,
-      catch: (error) => {
-        // of a command that could not be sent ioredis says no more than that
-        const cause = Failure.isUnsent(error) ? this.trouble() ?? error : error
-        return Failure.fromUnknown(cause, operation, this.place, where)
-      }
+      catch: (error) => Failure.fromUnknown(error, operation, this.place, where)
     })
   }
 
   /** The run of a script as an effect. */
   perform(
     operation: Operation,
-    script: Script,
+    script: Connection.Script,
     keys: ReadonlyArray<string>,
-    args: ReadonlyArray<Argument>,
+    args: ReadonlyArray<Connection.Argument>,
     where?: Failure.Where
   ): Effect.Effect<unknown, Failed> {
     return this.attempt(operation, () => this.run(script, keys, args), where)
   }
 
-  /** Fails when the connection ends. */
-  ended(operation: Operation, where?: Failure.Where): Effect.Effect<never, Failed> {
-    return Effect.callback<never, Failed>((resume) => {
-      const end = () =>
-        resume(Exit.fail(Failure.fromUnknown(new Error("Connection is closed."), operation, this.place, where)))
-      if (this.redis.status !== "ready") end()
-      this.redis.once("close", end)
-      return Effect.sync(() => void this.redis.off("close", end))
-    })
+  /** Fails when the connection to the server that has a key ends. */
+  ended(key: string, operation: Operation, where?: Failure.Where): Effect.Effect<never, Failed> {
+    return Effect.suspend(() => this.opened(key, operation, where)).pipe(
+      Effect.flatMap((connection) => connection.ended(operation, where))
+    )
   }
 
-  /** What ioredis offers beside commands: subscriptions, and the socket. */
-  get client(): Redis {
-    return this.redis
+  private opened(
+    key: string,
+    operation: Operation,
+    where?: Failure.Where
+  ): Exit.Exit<Connection.Connection, Failed> {
+    const link = this.link(key)
+    return link?.open === undefined
+      ? Exit.fail(Failure.fromUnknown(link?.missing ?? new Failure.Unsent(undefined), operation, this.place, where))
+      : Exit.succeed(link.open)
+  }
+
+  /** Opens a connection of its own to the server that has a key; it is closed with the scope and is not opened again. */
+  separate(key: string, how?: { readonly isPaused?: true }): Effect.Effect<Connection.Connection, Failed, Scope.Scope> {
+    return Effect.flatMap(
+      Effect.suspend(() => this.opened(key, "connect")),
+      ({ address }) => Connection.open(this.settings, address, how)
+    )
+  }
+
+  /** Asks every server for one answer. */
+  get check(): Effect.Effect<void, Failed> {
+    const links = this.routes instanceof Link.Link ? [this.routes] : this.routes.owners
+    return Effect.forEach(
+      links,
+      (link) => this.attempt("check", () => link.open?.send("PING", []) ?? Promise.reject(link.missing)),
+      { concurrency: "unbounded", discard: true }
+    )
   }
 }
 
-/**
- * Opens a connection that is closed with the scope; fails with `Unreachable`, `Credentials` or another reason why not.
- *
- * One that `lasts` connects again by itself when it is lost, and fails what is asked of it meanwhile; any other ends for good.
- * One that `isPaused` now and then is not read then, so nobody but its owner knows whether an answer is late.
- */
-export const open = (
-  settings: Settings,
-  how: { readonly lasts: boolean; readonly isPaused?: true }
-): Effect.Effect<Connection, Failed, Scope.Scope> =>
-  Effect.gen(function*() {
-    const { connectTimeout, native, place } = settings
-    let last: unknown
-    const redis = yield* Effect.acquireRelease(
-      Effect.sync(() => {
-        const client = new Redis({
-          ...native,
-          // an answer that does not come ends the connection, and every command that waits on it
-          ...(how.isPaused ? {} : { socketTimeout: settings.commandTimeout }),
-          ...(how.lasts ? {} : { retryStrategy: null })
-        })
-        // each source listens for the end of the connection that all share; without a listener of errors ioredis writes to the console
-        client.setMaxListeners(0)
-        client.on("error", (error: unknown) => {
-          last = error
-        })
-        return client
-      }),
-      (client) => Effect.sync(() => client.disconnect())
+/** Opens a client that is closed with the scope; fails with `Unreachable`, `Credentials` or another reason why not. */
+export const open = (settings: Settings): Effect.Effect<Client, Failed, Scope.Scope> => {
+  const { where } = settings
+  const routes: Effect.Effect<Link.Link | Cluster.Cluster, Failed, Scope.Scope> = where._tag === "Cluster"
+    ? Cluster.open(settings, where.nodes)
+    : Link.open(
+      settings,
+      where._tag === "Server" ? { locate: Exit.succeed(where.address) } : Sentinel.target(settings, where.sentinels)
     )
-    let isShaken = false
-    const failure = (error: unknown) =>
-      Failure.fromUnknown(last ?? error, "connect", { ...place, isShaken: isShaken && native.tls !== undefined })
-    yield* Effect.callback<void, Failed>((resume) => {
-      // its handshake, that of TLS included, is over on this side
-      redis.once("connect", () => {
-        isShaken = true
-      })
-      redis.connect().then(() => redis.ping()).catch((error: unknown) => {
-        // who may not ask that may do other things
-        if (Failure.wordOf(error) !== "NOPERM") throw error
-      }).then(
-        // a database that is not there is an event to ioredis, and it goes on with another one
-        () => resume(last === undefined ? Exit.void : Exit.fail(failure(last))),
-        // its own error only says that it closed
-        (error: unknown) => resume(Exit.fail(failure(error)))
-      )
-    }).pipe(
-      Effect.timeoutOrElse({
-        duration: connectTimeout,
-        orElse: () => Effect.suspend(() => Effect.fail(failure(new Error("connect timed out"))))
-      }),
-      // it would go on trying
-      Effect.onError(() => Effect.sync(() => redis.disconnect()))
-    )
-    last = undefined
-    redis.on("ready", () => {
-      last = undefined
-    })
-    return new Connection(settings, redis, () => last)
-  })
+  return Effect.map(routes, (found) => new Client(settings, found))
+}

@@ -13,10 +13,14 @@ export interface Place {
   /** `host:port`, without credentials. */
   readonly address: string
   readonly user: string | undefined
+  /** The option that holds the address. Default: `url`. */
+  readonly option?: string | undefined
   /** `TLS` or `the plain protocol`: what the client was told to speak. */
   readonly speaks: string
   /** Whether TLS was agreed on before the failure: a server that wants a certificate says so only after that. */
   readonly isShaken?: boolean | undefined
+  /** Whether it is a node of a cluster that this client knows to be one. */
+  readonly isCluster?: boolean | undefined
   /** Replaces what is secret. */
   readonly redact: (text: string) => string
 }
@@ -47,8 +51,22 @@ const read = (error: unknown): Found => {
 /** The word that a reply of Redis begins with, e.g. `NOGROUP`, or nothing. */
 export const wordOf = (error: unknown): string => read(error).word
 
-/** Whether a command was not sent, for want of a connection. */
-export const isUnsent = (error: unknown): boolean => /isn't writeable/.test(read(error).message)
+/** A command that was not sent, since there is no connection; `reason` says why there is none. */
+export class Unsent extends Error {
+  readonly reason: unknown
+  constructor(reason: unknown) {
+    super("Stream isn't writeable: there is no connection")
+    this.reason = reason
+  }
+}
+
+/** Of the errors of one call the one that says most about it: a command may have been done, rather than that it was refused. */
+export const gravest = (errors: ReadonlyArray<unknown>): unknown =>
+  errors.find((error) => wordOf(error) === "" && !(error instanceof Unsent)) ?? errors[0]
+
+/** Whether a connection ended, or was not made, since no answer came in time. */
+export const isSilence = (error: BrokerError.BrokerError): boolean =>
+  typeof error.cause === "string" && /time(?:d )?out/i.test(error.cause)
 
 interface Verdict {
   readonly reason: BrokerError.Reason
@@ -112,11 +130,18 @@ const byWord = (found: Found, place: Place, where: Where): Verdict | undefined =
       return { reason: "Unreachable", what: `${redis} is not ready: ${found.message}` }
     case "MOVED":
     case "ASK":
+      // it was not done, wherever it belongs now
+      if (place.isCluster === true) {
+        return { reason: "Unreachable", what: `${redis} gave ${channel} to another node; it is found again.` }
+      }
+      return {
+        reason: "Unsupported",
+        what: `${redis} is a node of a Redis Cluster: give the addresses of its nodes as cluster, in place of url.`
+      }
     case "CROSSSLOT":
       return {
         reason: "Unsupported",
-        what:
-          `${redis} is a node of a Redis Cluster, which this driver does not speak: connect to one server or to a proxy.`
+        what: `${redis} is a node of a Redis Cluster, and the keys of this call belong to several slots of it.`
       }
     case "WRONGTYPE":
       return {
@@ -139,6 +164,12 @@ const byWord = (found: Found, place: Place, where: Where): Verdict | undefined =
 
 const byText = ({ message }: Found, place: Place): Verdict | undefined => {
   const redis = `Redis at ${place.address}`
+  if (/cluster support disabled/i.test(message)) {
+    return {
+      reason: "Invalid",
+      what: `${redis} is one server and no node of a cluster: give it as url, in place of cluster.`
+    }
+  }
   if (/max number of clients/i.test(message)) {
     return { reason: "Unreachable", what: `${redis} has no room for another connection (maxclients): raise it.` }
   }
@@ -162,16 +193,19 @@ const byConnection = (error: unknown, found: Found, place: Place, operation: Ope
   const network = NetworkFailure.of(error, operation, {
     product: "Redis",
     address: place.address,
-    option: "url",
+    option: place.option ?? "url",
     tls: "correct tls, or the port"
   })
   if (network !== undefined) return { reason: network.reason, what: network.message }
-  if (/timed out/i.test(text)) {
-    return {
-      reason: operation === "connect" ? "Unreachable" : "Lost",
-      what:
-        `Nothing at ${place.address} answers in ${place.speaks} in time: check url, tls, the network and the firewall.`
-    }
+  if (/timed out|socket timeout/i.test(text)) {
+    return operation === "connect"
+      ? {
+        reason: "Unreachable",
+        what: `Nothing at ${place.address} answers in ${place.speaks} in time: check ${
+          place.option ?? "url"
+        }, tls, the network and the firewall.`
+      }
+      : { reason: "Lost", what: `Redis at ${place.address} gave no answer in time; what was asked of it may be done.` }
   }
   // nothing was sent
   if (/isn't writeable/.test(found.message)) {
@@ -190,7 +224,7 @@ const byConnection = (error: unknown, found: Found, place: Place, operation: Ope
       ? {
         reason: "Unreachable",
         what:
-          `Something at ${place.address} takes the connection and ends it, spoken to in ${place.speaks}: check that the port is one of Redis, and tls.`
+          `Redis at ${place.address} ends each connection at once, spoken to in ${place.speaks}: check that the port is one of Redis, and tls.`
       }
       : { reason: "Lost", what: `The connection to Redis at ${place.address} ended in the middle.` }
   }
@@ -208,6 +242,7 @@ export const fromUnknown = (
   where: Where = {}
 ): BrokerError.BrokerError => {
   if (error instanceof BrokerError.BrokerError) return error
+  if (error instanceof Unsent && error.reason !== undefined) return unsent(error.reason, operation, place)
   const found = read(error)
   const verdict: Verdict = byWord(found, place, where) ?? byConnection(error, found, place, operation) ?? {
     reason: "Unknown",
@@ -221,6 +256,22 @@ export const fromUnknown = (
     message: place.redact(verdict.what),
     failure: verdict.failure,
     cause: place.redact(`${found.code} ${found.message}`.trim())
+  })
+}
+
+/** Nothing was sent: why there is no connection is the reason, and what is lost with one is only out of reach now. */
+const unsent = (reason: unknown, operation: Operation, place: Place): BrokerError.BrokerError => {
+  const { cause, failure, message, reason: why } = fromUnknown(reason, "connect", place)
+  const isLost = why === "Lost"
+  return BrokerError.make({
+    system: "redis",
+    operation,
+    reason: isLost ? "Unreachable" : why,
+    failure: isLost ? undefined : failure,
+    message: isLost
+      ? `There is no connection to Redis at ${place.address}; it is tried again. The last one: ${message}`
+      : message,
+    cause
   })
 }
 

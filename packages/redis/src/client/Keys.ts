@@ -1,14 +1,8 @@
 /**
- * Names of the keys that belong to one channel. All of them share the channel's hash tag, so wherever a cluster or a proxy
- * divides keys by it, they are at one place.
+ * Names of the keys that belong to one channel. All of them share the channel's slot, so a cluster, or a proxy that divides keys
+ * by their hash tags, keeps them at one place.
  */
-
-/** The part of a name that Redis Cluster hashes: what stands in its first braces, or all of it. */
-const tagOf = (channel: string): string => {
-  const open = channel.indexOf("{")
-  const close = channel.indexOf("}", open + 1)
-  return open >= 0 && close > open + 1 ? channel.slice(open + 1, close) : channel
-}
+import { tagOf } from "./Slots.ts"
 
 /** A key beside that of the channel. */
 export const beside = (channel: string, ...words: ReadonlyArray<string>): string =>

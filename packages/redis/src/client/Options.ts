@@ -2,10 +2,10 @@
  * Options of every Redis client, as a user gives them: checked once, with a sentence for each that cannot be right.
  */
 import { DriverOptions } from "@millrace/core"
-import type { Redacted } from "effect"
-import { Config, type Duration, Option } from "effect"
+import type { Duration, Redacted } from "effect"
 import type { RedisOptions } from "ioredis"
 import type { ConnectionOptions } from "node:tls"
+import * as Address from "./Address.ts"
 import type * as Failure from "./Failure.ts"
 
 const { bad, decoded, millis, plain } = DriverOptions
@@ -21,15 +21,30 @@ export interface Tls {
   readonly serverName?: string | undefined
 }
 
+/** Where Redis is: one of `url`, `cluster` and `sentinels` must be given. */
+export interface Place {
+  /** One server: `redis://user:password@host:port/db`, and `rediss://…` for TLS; all but the host may be left out. */
+  readonly url?: string | Redacted.Redacted | undefined
+  /** A Redis Cluster: some of its nodes as `host:port`; the others are found through them. */
+  readonly cluster?: ReadonlyArray<string> | undefined
+  /** Redis Sentinel: its processes as `host:port`. They are asked for the primary called `name` before each connection. */
+  readonly sentinels?: ReadonlyArray<string> | undefined
+  /** The name that the sentinels have for the primary and its replicas. Default: `mymaster`. */
+  readonly name?: string | undefined
+  /** The user and the password of the sentinels themselves. Default: none. */
+  readonly sentinelUsername?: string | undefined
+  readonly sentinelPassword?: string | Redacted.Redacted | undefined
+  /** The number of the database, where it is not in `url`; a cluster has only 0. Default: 0. */
+  readonly database?: number | undefined
+}
+
 /** Options of every Redis client. */
-export interface Options {
-  /** `redis://user:password@host:port/db`, and `rediss://…` for TLS; all but the host may be left out. */
-  readonly url: string | Redacted.Redacted
+export interface Options extends Place {
   /** The user, where it is not in `url`. Default: none, which is Redis's `default`. */
   readonly username?: string | undefined
   /** The password, where it is not in `url`. Default: none. */
   readonly password?: string | Redacted.Redacted | undefined
-  /** Default: `off`, or as the URL says. */
+  /** Of the servers, and of sentinels too. Default: `off`, or as the URL says. */
   readonly tls?: "off" | "on" | Tls | undefined
   /** The name in Redis's list of clients; letters, digits and `._:-`. Default: `millrace`. */
   readonly clientName?: string | undefined
@@ -39,13 +54,41 @@ export interface Options {
   readonly commandTimeout?: Duration.Input | undefined
 }
 
+/** Options of a store, whose questions stand in the way of a request. */
+export interface StoreOptions extends Omit<Options, "commandTimeout"> {
+  /**
+   * How long a question may go without an answer; it fails then, and a connection on which nothing came is opened again. Default: 1
+   * second.
+   */
+  readonly requestTimeout?: Duration.Input | undefined
+}
+
+/** What ioredis's clients are made of, beside the address. */
+export type Native = Omit<RedisOptions, "replyMapping" | "host" | "port">
+
+/** How the primary is found. */
+export interface Sentinels {
+  readonly addresses: ReadonlyArray<Address.Address>
+  readonly name: string
+  readonly username: string | undefined
+  readonly native: Native
+}
+
+/** Where the servers are. */
+export type Where =
+  | { readonly _tag: "Server"; readonly address: Address.Address }
+  | { readonly _tag: "Cluster"; readonly nodes: ReadonlyArray<Address.Address> }
+  | { readonly _tag: "Sentinels"; readonly sentinels: Sentinels }
+
 /** Options checked, times in milliseconds. */
 export interface Settings {
+  readonly where: Where
   readonly place: Failure.Place
   readonly connectTimeout: number
   readonly commandTimeout: number
-  /** What each of ioredis's clients is made of. */
-  readonly native: Omit<RedisOptions, "replyMapping">
+  /** The longest that each command may take, where a request waits for it. */
+  readonly requestTimeout: number | undefined
+  readonly native: Native
 }
 
 const checkedTls = (tls: "off" | "on" | Tls): ConnectionOptions | undefined => {
@@ -62,99 +105,129 @@ const checkedTls = (tls: "off" | "on" | Tls): ConnectionOptions | undefined => {
   return options
 }
 
-const taken = (text: string) => {
+interface Found {
+  readonly where: "Server" | "Cluster" | "Sentinels"
+  readonly addresses: ReadonlyArray<Address.Address>
+  readonly database?: number
+  readonly tls?: "off" | "on"
+  readonly username?: string | undefined
+  readonly password?: string | undefined
+}
+
+const ofUrl = (text: string): Found => {
   const url = URL.parse(text.trim())
-  // what is no URL may hold a password all the same, so nothing of it is shown
+  // a text that is no URL may hold a password all the same, so nothing of it is shown
   if (url === null || !/^rediss?:$/.test(url.protocol) || url.hostname === "") {
     return bad("url must be redis://user:password@host:port/db or rediss://…, and this is neither")
   }
-  const db = url.pathname === "" || url.pathname === "/" ? 0 : Number(url.pathname.slice(1))
-  if (!Number.isInteger(db) || db < 0) bad(`the database in url must be a number from 0, got ${url.pathname.slice(1)}`)
+  const database = url.pathname === "" || url.pathname === "/" ? 0 : Number(url.pathname.slice(1))
+  if (!Number.isInteger(database) || database < 0) {
+    bad(`the database in url must be a number from 0, got ${url.pathname.slice(1)}`)
+  }
   if (url.search !== "" || url.hash !== "") bad("url takes no parameters: give them as options")
   const username = decoded("user in url", url.username)
   const password = decoded("password in url", url.password)
   if (username !== "" && password === "") bad("url names a user without a password: write user:password@")
   return {
-    host: url.hostname.replace(/^\[|\]$/g, ""),
-    port: url.port === "" ? 6379 : Number(url.port),
-    db,
-    tls: url.protocol === "rediss:" ? "on" as const : "off" as const,
+    where: "Server",
+    addresses: [{ host: url.hostname.replace(/^\[|\]$/g, ""), port: url.port === "" ? 6379 : Number(url.port) }],
+    database,
+    tls: url.protocol === "rediss:" ? "on" : "off",
     username: username === "" ? undefined : username,
     password: password === "" ? undefined : password
   }
 }
 
-const reconnect = (attempt: number): number => Math.min(1000, 25 * 2 ** Math.min(attempt, 6))
+const found = ({ cluster, name, sentinels, url }: Place): Found => {
+  const given = [url, cluster, sentinels].filter((each) => each !== undefined).length
+  if (given !== 1) bad("one of url, cluster and sentinels must say where Redis is, and no two of them")
+  if (name !== undefined && sentinels === undefined) {
+    bad("name is what sentinels call a primary: give sentinels beside it")
+  }
+  if (cluster !== undefined) return { where: "Cluster", addresses: Address.list("cluster", cluster, 6379) }
+  if (sentinels !== undefined) return { where: "Sentinels", addresses: Address.list("sentinels", sentinels, 26_379) }
+  return ofUrl(plain(url ?? ""))
+}
 
-const resolve = (options: Options): Settings => {
-  const { db, host, port, ...url } = taken(plain(options.url))
-  const username = options.username ?? url.username
-  const password = options.password === undefined ? url.password : plain(options.password)
+const auth = (
+  username: string | undefined,
+  password: string | undefined
+): Pick<RedisOptions, "username" | "password"> =>
+  // a user named by its name is not asked for a password that it does not have, of which ioredis would tell the console
+  password === undefined ? {} : { username: username ?? "default", password }
+
+/** Passwords as they may stand in a text, the longest first. */
+const spellings = (passwords: ReadonlyArray<string | undefined>): ReadonlyArray<string> =>
+  [...new Set(passwords.flatMap((each) => each === undefined || each === "" ? [] : [each, encodeURIComponent(each)]))]
+    .sort((a, b) => b.length - a.length)
+
+/** Checks the options that every client has, for `checked`. */
+export const settings = (options: Options, requestTimeout?: number): Settings => {
+  const { addresses, where, ...given } = found(options)
+  const username = options.username ?? given.username
+  const password = options.password === undefined ? given.password : plain(options.password)
   if (username !== undefined && password === undefined) bad("username needs a password beside it")
-  const tls = checkedTls(options.tls ?? url.tls)
+  const sentinelPassword = options.sentinelPassword === undefined ? undefined : plain(options.sentinelPassword)
+  if (options.sentinelUsername !== undefined && sentinelPassword === undefined) {
+    bad("sentinelUsername needs sentinelPassword beside it")
+  }
+  const database = options.database ?? given.database ?? 0
+  if (!Number.isInteger(database) || database < 0) bad(`database must be an integer from 0, got ${String(database)}`)
+  if (database !== 0 && where === "Cluster") bad(`database must be 0 with cluster, got ${database}`)
+  const tls = checkedTls(options.tls ?? given.tls ?? "off")
   const clientName = options.clientName ?? "millrace"
   if (!/^[\w.:-]+$/.test(clientName)) bad(`clientName must be letters, digits and ._:-, got "${clientName}"`)
   const connectTimeout = millis("connectTimeout", options.connectTimeout, 3000)
   const commandTimeout = millis("commandTimeout", options.commandTimeout, 30_000)
-  const secrets = password === undefined
-    ? []
-    : [...new Set([password, encodeURIComponent(password)])].sort((a, b) => b.length - a.length)
+  const common: Native = {
+    connectionName: clientName,
+    connectTimeout,
+    ...(tls === undefined ? {} : { tls }),
+    // the same shapes of replies from every server
+    protocol: 2,
+    disableClientInfo: true,
+    lazyConnect: true,
+    // it asks by INFO, and complains on the console where it may not; a question to a server that loads fails by itself
+    enableReadyCheck: false,
+    // a command that was sent may have been done: its caller decides whether to ask again
+    autoResendUnfulfilledCommands: false,
+    autoResubscribe: false,
+    enableOfflineQueue: false,
+    maxRetriesPerRequest: 0,
+    retryStrategy: null,
+    // a server that does not end its side is not waited for
+    disconnectTimeout: 500
+  }
+  const [first] = addresses
+  const names = addresses.map(Address.textOf).join(", ")
+  const sentinels: Sentinels = {
+    addresses,
+    name: options.name ?? "mymaster",
+    username: options.sentinelUsername,
+    native: { ...common, ...auth(options.sentinelUsername, sentinelPassword) }
+  }
+  if (sentinels.name === "") bad("name is empty")
   return {
+    where: where === "Server"
+      ? { _tag: where, address: first! }
+      : where === "Cluster"
+      ? { _tag: where, nodes: addresses }
+      : { _tag: where, sentinels },
     place: {
-      address: `${host.includes(":") ? `[${host}]` : host}:${port}`,
+      address: where === "Sentinels" ? `${sentinels.name} (sentinels ${names})` : names,
+      option: where === "Server" ? "url" : where === "Cluster" ? "cluster" : "sentinels",
+      isCluster: where === "Cluster",
       user: username,
       speaks: tls === undefined ? "the plain protocol" : "TLS",
-      redact: DriverOptions.redacting(secrets)
+      redact: DriverOptions.redacting(spellings([password, sentinelPassword]))
     },
     connectTimeout,
     commandTimeout,
-    native: {
-      host,
-      port,
-      db,
-      connectionName: clientName,
-      connectTimeout,
-      // a user named by its name is not asked for a password that it does not have, of which ioredis would tell the console
-      ...(password === undefined ? {} : { username: username ?? "default", password }),
-      ...(tls === undefined ? {} : { tls }),
-      // the same shapes of replies from every server
-      protocol: 2,
-      disableClientInfo: true,
-      lazyConnect: true,
-      // it asks by INFO, and complains on the console where it may not; who meets a server that loads hears of it
-      enableReadyCheck: false,
-      // what was sent may have been done: who asked decides whether to ask again
-      autoResendUnfulfilledCommands: false,
-      autoResubscribe: false,
-      enableOfflineQueue: false,
-      maxRetriesPerRequest: 0,
-      retryStrategy: reconnect
-    }
+    requestTimeout,
+    native: { ...common, ...auth(username, password), ...(database === 0 ? {} : { db: database }) }
   }
 }
 
-/** Checks the options that every client has, for `checked`. */
-export const settings: (options: Options) => Settings = resolve
-
-const optional = (name: string) => Config.option(Config.String(name))
-
-/**
- * Options from the environment: `REDIS_URL`, and where they are set `REDIS_USERNAME`, `REDIS_PASSWORD`, `REDIS_TLS` (`on` or
- * `off`), `REDIS_CLIENT_NAME`.
- */
-export const config: Config.Config<Options> = Config.map(
-  Config.all({
-    url: Config.Redacted("REDIS_URL"),
-    username: optional("REDIS_USERNAME"),
-    password: Config.option(Config.Redacted("REDIS_PASSWORD")),
-    tls: Config.option(Config.Literals(["off", "on"], "REDIS_TLS")),
-    clientName: optional("REDIS_CLIENT_NAME")
-  }),
-  ({ clientName, password, tls, url, username }): Options => ({
-    url,
-    username: Option.getOrUndefined(username),
-    password: Option.getOrUndefined(password),
-    tls: Option.getOrUndefined(tls),
-    clientName: Option.getOrUndefined(clientName)
-  })
-)
+/** Checks the options of a store, for `checked`. */
+export const storeSettings = ({ requestTimeout, ...options }: StoreOptions): Settings =>
+  settings(options, millis("requestTimeout", requestTimeout, 1000))

@@ -1,9 +1,9 @@
 /**
  * Publishing: what goes to Redis goes in pipelines, one after another, none of them too long for its buffers.
  */
-import { BrokerError, Features, type Outgoing } from "@millrace/core"
-import { Effect, Exit, Schedule } from "effect"
-import type { Command, Connection } from "./Client.ts"
+import { BrokerError, DriverOptions, Features, type Outgoing } from "@millrace/core"
+import { type Duration, Effect, Exit, Schedule } from "effect"
+import type { Client, Command } from "./Client.ts"
 import * as Failure from "./Failure.ts"
 
 type Failed = BrokerError.BrokerError
@@ -17,7 +17,37 @@ const surelyTaken = 1024 * 1024
 /** What Redis can do of what a publisher may ask beside body, key and headers. */
 export const features: Features.Deciding = { tombstones: true, partitions: false, timestamps: "none" }
 
-const refuse = (connection: Connection, batch: ReadonlyArray<Outgoing<Uint8Array>>): Failed | undefined => {
+/** What a publish waits for beyond the primary's answer. */
+export interface Wait {
+  /** How many replicas must have the messages; an integer from 1. */
+  readonly replicas: number
+  /** How long they may take; fewer replicas after it fail the publish with `Lost`. Default: 1 second. */
+  readonly timeout?: Duration.Input | undefined
+}
+
+/** Replicas to wait for, checked; the timeout in milliseconds. */
+export interface Replicas {
+  readonly count: number
+  readonly timeout: number
+}
+
+/** Checks what to wait for. */
+export const replicas = (wait: Wait | undefined, commandTimeout: number): Replicas | undefined => {
+  if (wait === undefined) return undefined
+  const timeout = DriverOptions.millis("wait.timeout", wait.timeout, 1000)
+  if (timeout >= commandTimeout) {
+    DriverOptions.bad(`wait.timeout must be less than commandTimeout (${commandTimeout} ms), got ${timeout} ms`)
+  }
+  return { count: DriverOptions.integer("wait.replicas", wait.replicas, 1), timeout }
+}
+
+const unconfirmed = (connection: Client, channel: string, found: number, { count, timeout }: Replicas): Failed =>
+  Failure.lost(
+    "publish",
+    `Redis at ${connection.place.address} wrote to ${channel}, and ${found} of ${count} replicas had it within ${timeout} ms: a failover may lose it. Publish it again where a copy does no harm, bring replicas back, or ask for fewer (wait.replicas).`
+  )
+
+const refuse = (connection: Client, batch: ReadonlyArray<Outgoing<Uint8Array>>): Failed | undefined => {
   for (const outgoing of batch) {
     const { channel, payload } = outgoing
     const refused = Features.refuse("redis", features, outgoing)
@@ -28,7 +58,7 @@ const refuse = (connection: Connection, batch: ReadonlyArray<Outgoing<Uint8Array
   return undefined
 }
 
-const tooLarge = (connection: Connection, channel: string, length: number): Failed =>
+const tooLarge = (connection: Client, channel: string, length: number): Failed =>
   BrokerError.make({
     system: "redis",
     operation: "publish",
@@ -41,8 +71,8 @@ const lengthOf = (command: Command): number =>
   command.reduce<number>((most, each) => typeof each === "number" ? most : Math.max(most, Buffer.byteLength(each)), 0)
 
 /** Asks Redis for the longest value that it takes, once it is there again; undefined where this user may not ask. */
-const askLongest = (connection: Connection): Effect.Effect<number | undefined> =>
-  connection.attempt("publish", () => connection.send("CONFIG", ["GET", "proto-max-bulk-len"])).pipe(
+const askLongest = (connection: Client, channel: string): Effect.Effect<number | undefined> =>
+  connection.attempt("publish", () => connection.send(channel, "CONFIG", ["GET", "proto-max-bulk-len"])).pipe(
     Effect.retry({ while: (error) => error.retriable, schedule: Schedule.spaced("100 millis"), times: 20 }),
     Effect.map((reply) => {
       const found = Array.isArray(reply) ? Number(reply[1]) : Number.NaN
@@ -56,7 +86,7 @@ const askLongest = (connection: Connection): Effect.Effect<number | undefined> =
  * connection. So a long value that failed with the connection is measured by what Redis says afterwards.
  */
 const explain = (
-  connection: Connection,
+  connection: Client,
   batch: ReadonlyArray<Outgoing<Uint8Array>>,
   of: (outgoing: Outgoing<Uint8Array>) => Command,
   error: Failed
@@ -67,7 +97,7 @@ const explain = (
     )
     : []
   if (suspects.length === 0) return Exit.fail(error)
-  return Effect.flatMap(askLongest(connection), (longest) => {
+  return Effect.flatMap(askLongest(connection, suspects[0]!.channel), (longest) => {
     if (longest !== undefined) connection.longest = longest
     const found = suspects.find(({ length }) => length > connection.longest)
     return Exit.fail(found === undefined ? error : tooLarge(connection, found.channel, found.length))
@@ -76,13 +106,20 @@ const explain = (
 
 /** Publishes a batch, each message by the command that `of` makes of it; completes when Redis has answered all of them. */
 export const publish = (
-  connection: Connection,
+  connection: Client,
   batch: ReadonlyArray<Outgoing<Uint8Array>>,
-  of: (outgoing: Outgoing<Uint8Array>) => Command
+  of: (outgoing: Outgoing<Uint8Array>) => Command,
+  wait?: Replicas
 ): Effect.Effect<void, Failed> => {
   if (batch.length === 0) return Exit.void
   const refused = refuse(connection, batch)
   if (refused !== undefined) return Exit.fail(refused)
+  const last: Command | undefined = wait === undefined ? undefined : ["WAIT", wait.count, wait.timeout]
+  const write = async (commands: ReadonlyArray<Command>) => {
+    const confirmed = (await connection.pipeline(commands, last)).map(Number)
+    const least = Math.min(...confirmed)
+    if (wait !== undefined && least < wait.count) throw unconfirmed(connection, batch[0]!.channel, least, wait)
+  }
   const send = async () => {
     let commands: Array<Command> = []
     let bytes = 0
@@ -90,11 +127,11 @@ export const publish = (
       commands.push(of(outgoing))
       bytes += outgoing.payload.length
       if (commands.length < mostMessages && bytes < mostBytes) continue
-      await connection.pipeline(commands)
+      await write(commands)
       commands = []
       bytes = 0
     }
-    if (commands.length > 0) await connection.pipeline(commands)
+    if (commands.length > 0) await write(commands)
   }
   return Effect.catch(
     connection.attempt("publish", send, { channel: batch[0]!.channel }),

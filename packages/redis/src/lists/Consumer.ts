@@ -6,11 +6,10 @@
  */
 import { BrokerError, type Delivery, delivery, type Driver, type Origin } from "@millrace/core"
 import { Deferred, Effect, Random, type Scope } from "effect"
-import * as Client from "../client/Client.ts"
+import type * as Client from "../client/Client.ts"
 import * as Envelope from "../client/Envelope.ts"
 import * as Failure from "../client/Failure.ts"
 import * as Keys from "../client/Keys.ts"
-import type { Settings } from "../client/Options.ts"
 import * as Scripts from "./Scripts.ts"
 import { originOf } from "../client/Origin.ts"
 
@@ -18,8 +17,7 @@ type Failed = BrokerError.BrokerError
 
 /** Shared by all that is done by one driver; times in milliseconds. */
 export interface Lists {
-  readonly settings: Settings
-  readonly connection: Client.Connection
+  readonly connection: Client.Client
   /** A consumer without a sign of life for so long is dead. */
   readonly claim: number
   /** How long Redis may hold an answer back until there is something to tell. */
@@ -179,7 +177,7 @@ export const consume = (
 ): Effect.Effect<void, Failed, Scope.Scope> =>
   Effect.gen(function*() {
     const where = { channel: options.channel, group: options.group }
-    const reading = yield* Client.open(lists.settings, { lasts: false })
+    const reading = yield* lists.connection.separate(options.channel)
     const chance = yield* Random.nextIntBetween(0, Number.MAX_SAFE_INTEGER)
     const member = new Member(lists, options, sink, reading, `${options.handler}:${chance.toString(36)}`)
     yield* Effect.acquireRelease(member.join, () => member.leave)
@@ -191,6 +189,6 @@ export const consume = (
       member.read,
       Deferred.await(gone),
       reading.ended("consume", where),
-      lists.connection.ended("consume", where)
+      lists.connection.ended(options.channel, "consume", where)
     ])
   })

@@ -7,17 +7,18 @@
  */
 import { Address, type BrokerError, type Delivery, delivery, type Driver, type Origin } from "@millrace/core"
 import { Effect, Exit, Latch, type Scope } from "effect"
-import * as Client from "../client/Client.ts"
+import type * as Client from "../client/Client.ts"
 import * as Envelope from "../client/Envelope.ts"
 import * as Failure from "../client/Failure.ts"
 import { originOf } from "../client/Origin.ts"
-import type { Settings } from "../client/Options.ts"
 
 type Failed = BrokerError.BrokerError
 
 /** Shared by all that is done by one driver. */
 export interface PubSub {
-  readonly settings: Settings
+  readonly connection: Client.Client
+  /** How long the server may be silent, in milliseconds. */
+  readonly silence: number
   /** Groups that a subscription of this driver has: one each. */
   readonly groups: Set<string>
 }
@@ -160,8 +161,8 @@ export const consume = (
       Effect.sync(() => pubSub.groups.add(seat)),
       () => Effect.sync(() => pubSub.groups.delete(seat))
     )
-    const connection = yield* Client.open(pubSub.settings, { lasts: false, isPaused: true })
-    const listener = new Listener(options, sink, connection, pubSub.settings.commandTimeout)
+    const connection = yield* pubSub.connection.separate(channel, { isPaused: true })
+    const listener = new Listener(options, sink, connection, pubSub.silence)
     yield* listener.subscribe
     sink.ready()
     return yield* Effect.raceAllFirst([listener.give, listener.beat, connection.ended("consume", { channel, group })])

@@ -36,7 +36,7 @@ export const browse = (streams: Streams, channel: string): Stream.Stream<Deliver
   const maker = new Maker(origin, page, Number.POSITIVE_INFINITY)
   const ask = (name: string, args: Array<string | number>) =>
     Effect.map(
-      connection.attempt("browse", () => connection.send(name, args), { channel }),
+      connection.attempt("browse", () => connection.send(channel, name, args), { channel }),
       // both commands answer entries
       (reply) => reply as ReadonlyArray<Entry>
     )

@@ -6,7 +6,7 @@
  */
 import type { BrokerError, Driver } from "@millrace/core"
 import { Duration, Effect, Exit, Latch, type Scope } from "effect"
-import * as Client from "../client/Client.ts"
+import type * as Client from "../client/Client.ts"
 import * as Failure from "../client/Failure.ts"
 import * as Keys from "../client/Keys.ts"
 import { type Again, idOf, Maker } from "./Deliveries.ts"
@@ -96,7 +96,7 @@ class Member {
     const { connection } = this.streams
     const acknowledged = done.length === 2
       ? Effect.void
-      : connection.attempt("settle", () => connection.send("XACK", done), this.where)
+      : connection.attempt("settle", () => connection.send(channel, "XACK", done), this.where)
     if (later.length === 2 && back.length === 3) return Effect.asVoid(acknowledged)
     return Effect.gen({ self: this }, function*() {
       yield* acknowledged
@@ -155,7 +155,7 @@ class Member {
       if (id === undefined) return
       // what is not given back here is when the group is left
       return Effect.tryPromise(async () => {
-        await this.streams.connection.send("CLIENT", ["UNBLOCK", id])
+        await this.streams.connection.send(channel, "CLIENT", ["UNBLOCK", id])
         const entries = await reply
         if (entries.length === 0) return
         await this.streams.connection.run(Scripts.release, this.keys, [
@@ -214,13 +214,13 @@ export const consume = (
   sink: Driver.Sink
 ): Effect.Effect<void, Failed, Scope.Scope> =>
   Effect.gen(function*() {
-    const { connection, settings } = streams
+    const { connection } = streams
     const where = { channel: options.channel, group: options.group }
     yield* streams.begin(options)
     const name = `${prefix}${options.handler}:${yield* streams.token}`
     const member = yield* Effect.acquireRelease(
       Effect.map(
-        Client.open(settings, { lasts: false }),
+        connection.separate(options.channel),
         (reading) => [reading, new Member(streams, options, sink, reading, name)] as const
       ),
       ([, member]) => member.leave
@@ -231,6 +231,6 @@ export const consume = (
       member[1].read,
       member[1].sweep,
       member[0].ended("consume", where),
-      connection.ended("consume", where)
+      connection.ended(options.channel, "consume", where)
     ])
   })

@@ -4,6 +4,7 @@
 import { type BrokerError, DriverOptions } from "@millrace/core"
 import type { Duration, Effect } from "effect"
 import * as Client from "../client/Options.ts"
+import * as Publishing from "../client/Publishing.ts"
 import type { Retention, Times } from "./Streams.ts"
 
 /** Options of Redis Streams. */
@@ -21,6 +22,11 @@ export interface Options extends Client.Options {
     readonly maximumWait?: Duration.Input | undefined
   } | undefined
   /**
+   * Makes a publish wait until replicas have its messages, by a connection of its own (`WAIT`). Default: the primary's answer is
+   * enough, and a failover may lose the last messages.
+   */
+  readonly wait?: Publishing.Wait | undefined
+  /**
    * What of a stream is kept. Default: everything, for ever. What goes beyond is deleted with the publish after it, whether
    * every group has it or not: a group that is behind loses messages.
    */
@@ -37,6 +43,7 @@ export interface Checked {
   readonly settings: Client.Settings
   readonly times: Times
   readonly retention: Retention
+  readonly wait: Publishing.Replicas | undefined
 }
 
 /** Checks options; fails with a `BrokerError` of reason `Invalid` that names the option. */
@@ -57,6 +64,7 @@ export const check = (options: Options): Effect.Effect<Checked, BrokerError.Brok
     }
     return {
       settings,
+      wait: Publishing.replicas(options.wait, settings.commandTimeout),
       times: {
         claim,
         lock,

@@ -7,7 +7,7 @@
  */
 import { type BrokerError, type Driver } from "@millrace/core"
 import { Deferred, Effect, type Scope } from "effect"
-import * as Client from "../client/Client.ts"
+import type * as Client from "../client/Client.ts"
 import * as Keys from "../client/Keys.ts"
 import { pieces } from "./Competing.ts"
 import { type Again, idOf, Maker } from "./Deliveries.ts"
@@ -158,14 +158,14 @@ export const consume = (
   sink: Driver.Sink
 ): Effect.Effect<void, Failed, Scope.Scope> =>
   Effect.gen(function*() {
-    const { connection, settings } = streams
+    const { connection } = streams
     const where = { channel: options.channel, group: options.group }
     yield* streams.begin(options)
-    const reading = yield* Client.open(settings, { lasts: false })
+    const reading = yield* connection.separate(options.channel)
     const reader = new Reader(streams, options, sink, reading, yield* streams.token)
     sink.ready()
     yield* Effect.addFinalizer(() => reader.release)
-    const ends = [reading.ended("consume", where), connection.ended("consume", where)] as const
+    const ends = [reading.ended("consume", where), connection.ended(options.channel, "consume", where)] as const
     yield* Effect.raceAllFirst([reader.acquire, ...ends])
     const gone = yield* Deferred.make<never, Failed>()
     // the lock is kept while the engine drains, until the scope closes

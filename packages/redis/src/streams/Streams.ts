@@ -31,13 +31,13 @@ export interface Retention {
 /** Shared by all that is done by one driver. */
 export class Streams {
   readonly settings: Settings
-  readonly connection: Client.Connection
+  readonly connection: Client.Client
   readonly times: Times
   readonly retention: Retention
   private readonly left = new Map<string, Set<string>>()
   private readonly known = new Set<string>()
 
-  constructor(settings: Settings, connection: Client.Connection, times: Times, retention: Retention) {
+  constructor(settings: Settings, connection: Client.Client, times: Times, retention: Retention) {
     this.settings = settings
     this.connection = connection
     this.times = times
@@ -73,8 +73,10 @@ export class Streams {
 
   /** Tells that messages went before they were done. */
   trimmed({ channel, group }: Driver.ConsumeOptions, count: number): Effect.Effect<void> {
-    return Effect.logWarning(
+    const line = Effect.logWarning(
       `${count} messages of ${channel} were deleted from the stream before group ${group} had settled them: keep more of it, or let the group catch up`
     )
+    // a logger that throws loses its line, and the source goes on
+    return Effect.catchCause(line, () => Effect.void)
   }
 }

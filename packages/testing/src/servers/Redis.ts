@@ -13,6 +13,8 @@ export interface RedisServer extends RunningServer {
   readonly url: Redacted.Redacted<string>
   /** `host:port` of the TLS listener, where one was asked for. */
   readonly tlsAddress: string | undefined
+  /** The port at which it talks to other nodes, where it is one of a cluster. */
+  readonly busPort: number | undefined
 }
 
 /** How a server is started; each may be left out. */
@@ -30,6 +32,8 @@ export interface Options {
     readonly caFile: string
     readonly clients: "required" | "optional"
   }
+  /** Makes it a node of a cluster, alone at first, that takes another one for dead after so many milliseconds; default: none. */
+  readonly cluster?: { readonly nodeTimeout: number }
   /** Settings of the server, as in redis.conf; default none. */
   readonly settings?: Readonly<Record<string, string>>
   /** How long it may take until it answers; default 10 seconds. */
@@ -54,8 +58,8 @@ const quoted = (value: string): string => `"${value.replace(/["\\]/g, "\\$&")}"`
 
 /** The file holds passwords, which a command line would show to every user of the machine. */
 const settingsOf = (folder: string, ports: ReadonlyArray<number>, options: Options): string => {
-  const { password, settings, tls, users = {} } = options
-  const [port = 0, tlsPort = 0] = ports
+  const { cluster, password, settings, tls, users = {} } = options
+  const [port = 0, tlsPort = 0, busPort = 0] = ports
   const lines = Object.entries({
     bind: "127.0.0.1",
     port: `${port}`,
@@ -74,6 +78,9 @@ const settingsOf = (folder: string, ports: ReadonlyArray<number>, options: Optio
       `tls-ca-cert-file ${quoted(tls.caFile)}`,
       `tls-auth-clients ${tls.clients === "required" ? "yes" : "optional"}`
     )
+  }
+  if (cluster !== undefined) {
+    lines.push("cluster-enabled yes", `cluster-port ${busPort}`, `cluster-node-timeout ${cluster.nodeTimeout}`)
   }
   if (password !== undefined) lines.push(`requirepass ${quoted(password)}`)
   for (const [user, { password, rules }] of Object.entries(users)) {
@@ -118,7 +125,7 @@ export const own = (
     let ports: ReadonlyArray<number> = []
     const server = yield* ownServer({
       name: `${name} ${version}`,
-      ports: 2,
+      ports: 3,
       startTimeout: options.startTimeout ?? defaults.startTimeout,
       prepare: () => Effect.void,
       program: (folder, free) => {
@@ -131,7 +138,8 @@ export const own = (
     return {
       ...server,
       ...address("127.0.0.1", ports[0] ?? 0, "default", options.password),
-      tlsAddress: options.tls === undefined ? undefined : `localhost:${ports[1]}`
+      tlsAddress: options.tls === undefined ? undefined : `localhost:${ports[1]}`,
+      busPort: options.cluster === undefined ? undefined : ports[2]
     }
   })
 
@@ -160,7 +168,8 @@ export const existing = (
       host: parsed.hostname,
       port,
       url,
-      tlsAddress: undefined
+      tlsAddress: undefined,
+      busPort: undefined
     }))
   })
 

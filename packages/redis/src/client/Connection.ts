@@ -1,0 +1,177 @@
+/**
+ * One connection to one server: opened before it is used, closed with its scope, and never opened a second time.
+ */
+import type { BrokerError } from "@millrace/core"
+import { Effect, Exit, type Scope } from "effect"
+import { Redis } from "ioredis"
+import { createHash } from "node:crypto"
+import * as Failure from "./Failure.ts"
+import { type Address, textOf } from "./Address.ts"
+import type { Settings } from "./Options.ts"
+
+type Failed = BrokerError.BrokerError
+type Operation = Failed["operation"]
+
+/** What a command is made of. */
+export type Argument = string | Buffer | number
+
+/** One command of a pipeline. */
+export type Command = [name: string, ...args: Array<Argument>]
+
+/** A script that Redis runs in one piece: no command of another client comes between its commands. */
+export interface Script {
+  readonly text: string
+  readonly sha: string
+}
+
+/**
+ * Makes a script of its text. Scripts take and settle, so they run on a server that is full, too: what is in it could not be
+ * worked off otherwise. One that only adds is `refused` by such a server.
+ */
+export const script = (body: string, whenFull: "runs" | "refused" = "runs"): Script => {
+  const text = `#!lua${whenFull === "runs" ? " flags=allow-oom" : ""}\n${body}`
+  return { text, sha: createHash("sha1").update(text).digest("hex") }
+}
+
+/** A connection. Replies are numbers, null, Buffers, and arrays of them. */
+export class Connection {
+  readonly address: Address
+  readonly place: Failure.Place
+  private readonly redis: Redis
+  private readonly reason: () => unknown
+
+  constructor(address: Address, place: Failure.Place, redis: Redis, reason: () => unknown) {
+    this.address = address
+    this.place = place
+    this.redis = redis
+    this.reason = reason
+  }
+
+  /** Whether commands can be sent. */
+  get isOpen(): boolean {
+    return this.redis.status === "ready"
+  }
+
+  /** Sends a command. */
+  send(name: string, args: Array<Argument>): Promise<unknown> {
+    return this.redis.callBuffer(name, args)
+  }
+
+  /** Lets the next command reach a slot that this node is about to get. */
+  ask(): void {
+    this.redis.callBuffer("ASKING").catch(() => {})
+  }
+
+  /** Runs a script, and sends its text only to a server that does not know it yet. */
+  run(
+    { sha, text }: Script,
+    keys: ReadonlyArray<string>,
+    args: ReadonlyArray<Argument>,
+    asks = false
+  ): Promise<unknown> {
+    const rest: Array<Argument> = [keys.length, ...keys, ...args]
+    if (asks) this.ask()
+    return this.redis.callBuffer("EVALSHA", [sha, ...rest]).catch((error: unknown) => {
+      if (Failure.wordOf(error) !== "NOSCRIPT") throw error
+      if (asks) this.ask()
+      return this.redis.callBuffer("EVAL", [text, ...rest])
+    })
+  }
+
+  /** Sends commands in one go: the reply of each, or its error. */
+  async exec(commands: ReadonlyArray<Command>): Promise<ReadonlyArray<unknown>> {
+    const replies = await this.redis.pipeline(commands.map((command) => ["call", ...command])).exec()
+    return (replies ?? []).map(([error, reply]) => error ?? reply)
+  }
+
+  /** A call as an effect; what it rejects with becomes a `BrokerError`. */
+  attempt<A>(operation: Operation, call: () => Promise<A>, where?: Failure.Where): Effect.Effect<A, Failed> {
+    return Effect.tryPromise({
+      try: call,
+      catch: (error) => Failure.fromUnknown(error, operation, this.place, where)
+    })
+  }
+
+  /** Fails when the connection ends. */
+  ended(operation: Operation, where?: Failure.Where): Effect.Effect<never, Failed> {
+    return Effect.callback<never, Failed>((resume) => {
+      const end = () => {
+        const error = this.reason() ?? new Error("Connection is closed.")
+        resume(Exit.fail(Failure.fromUnknown(error, operation, this.place, where)))
+      }
+      if (!this.isOpen) end()
+      this.redis.once("close", end)
+      return Effect.sync(() => void this.redis.off("close", end))
+    })
+  }
+
+  /** Ends the connection now; commands without an answer fail. */
+  end(): void {
+    this.redis.disconnect()
+  }
+
+  /** What ioredis offers beside commands: subscriptions, and the socket. */
+  get client(): Redis {
+    return this.redis
+  }
+}
+
+/**
+ * Opens a connection that is closed with the scope; fails with `Unreachable`, `Credentials` or another reason why not.
+ *
+ * The owner of one that `isPaused` now and then does not read its socket then, so it alone knows whether an answer is late.
+ */
+export const open = (
+  settings: Settings,
+  address: Address,
+  how: { readonly isPaused?: true } = {}
+): Effect.Effect<Connection, Failed, Scope.Scope> =>
+  Effect.gen(function*() {
+    const { connectTimeout, native } = settings
+    const place = { ...settings.place, address: textOf(address) }
+    let last: unknown
+    const redis = yield* Effect.acquireRelease(
+      Effect.sync(() => {
+        const client = new Redis({
+          ...native,
+          ...address,
+          // an answer that does not come ends the connection, and every command that waits on it
+          ...(how.isPaused ? {} : { socketTimeout: settings.requestTimeout ?? settings.commandTimeout }),
+          // as long as other answers come, a late one ends its own command
+          ...(settings.requestTimeout === undefined ? {} : { commandTimeout: settings.requestTimeout })
+        })
+        // each source listens for the end of the connection that all share; without a listener of errors ioredis writes to the console
+        client.setMaxListeners(0)
+        client.on("error", (error: unknown) => {
+          last = error
+        })
+        return client
+      }),
+      (client) => Effect.sync(() => client.disconnect())
+    )
+    let isShaken = false
+    const failure = (error: unknown) =>
+      Failure.fromUnknown(last ?? error, "connect", { ...place, isShaken: isShaken && native.tls !== undefined })
+    yield* Effect.callback<void, Failed>((resume) => {
+      // its handshake, that of TLS included, is over on this side
+      redis.once("connect", () => {
+        isShaken = true
+      })
+      redis.connect().then(() => redis.ping()).catch((error: unknown) => {
+        // a user without this right may have others
+        if (Failure.wordOf(error) !== "NOPERM") throw error
+      }).then(
+        // a database that is not there is an event to ioredis, and it goes on with another one
+        () => resume(last === undefined ? Exit.void : Exit.fail(failure(last))),
+        // its own error only says that it closed
+        (error: unknown) => resume(Exit.fail(failure(error)))
+      )
+    }).pipe(
+      Effect.timeoutOrElse({
+        duration: connectTimeout,
+        orElse: () => Effect.suspend(() => Effect.fail(failure(new Error("connect timed out"))))
+      })
+    )
+    last = undefined
+    return new Connection(address, place, redis, () => last)
+  })

@@ -1,0 +1,51 @@
+/**
+ * Options of a Redis client from the environment.
+ */
+import { Config, Option } from "effect"
+import type { Options, Place } from "./Options.ts"
+
+const optional = (name: string) => Config.option(Config.String(name))
+
+const addresses = (name: string): Config.Config<ReadonlyArray<string> | undefined> =>
+  Config.map(optional(name), (found) =>
+    Option.getOrUndefined(
+      Option.map(found, (text) => text.split(",").map((each) => each.trim()).filter((each) => each !== ""))
+    ))
+
+const place: Config.Config<Place> = Config.flatMap(
+  Config.all({
+    cluster: addresses("REDIS_CLUSTER"),
+    sentinels: addresses("REDIS_SENTINELS"),
+    name: Config.map(optional("REDIS_SENTINEL_NAME"), Option.getOrUndefined)
+  }),
+  ({ cluster, name, sentinels }): Config.Config<Place> =>
+    cluster === undefined && sentinels === undefined
+      ? Config.map(Config.Redacted("REDIS_URL"), (url) => ({ url }))
+      : Config.succeed({ cluster, sentinels, name })
+)
+
+/**
+ * Options from the environment, behind those that are given: `REDIS_URL`, or `REDIS_CLUSTER` or `REDIS_SENTINELS` with addresses
+ * between commas, and where they are set `REDIS_SENTINEL_NAME`, `REDIS_USERNAME`, `REDIS_PASSWORD`, `REDIS_TLS` (`on` or `off`),
+ * `REDIS_CLIENT_NAME`. The environment is not asked where Redis is when `given` says so.
+ */
+export const config = <Given extends Place>(given: Given): Config.Config<Options & Given> =>
+  Config.map(
+    Config.all({
+      place: given.url === undefined && given.cluster === undefined && given.sentinels === undefined
+        ? place
+        : Config.succeed<Place>({}),
+      username: optional("REDIS_USERNAME"),
+      password: Config.option(Config.Redacted("REDIS_PASSWORD")),
+      tls: Config.option(Config.Literals(["off", "on"], "REDIS_TLS")),
+      clientName: optional("REDIS_CLIENT_NAME")
+    }),
+    ({ clientName, password, place, tls, username }) => ({
+      ...place,
+      username: Option.getOrUndefined(username),
+      password: Option.getOrUndefined(password),
+      tls: Option.getOrUndefined(tls),
+      clientName: Option.getOrUndefined(clientName),
+      ...given
+    })
+  )

@@ -1,0 +1,125 @@
+/**
+ * A connection that is opened again whenever it ends. What is asked of it meanwhile fails at once, so nothing is sent twice.
+ */
+import type { BrokerError } from "@millrace/core"
+import { Cause, Clock, Deferred, Effect, Exit, type Scope } from "effect"
+import * as Connection from "./Connection.ts"
+import * as Failure from "./Failure.ts"
+import type { Address } from "./Address.ts"
+import type { Settings } from "./Options.ts"
+
+type Failed = BrokerError.BrokerError
+
+/** Where a link connects to, asked before each attempt. */
+export interface Target {
+  readonly locate: Effect.Effect<Address, Failed>
+  /** Fails when another address is right. Default: never. */
+  readonly moved?: ((address: Address) => Effect.Effect<never, Failed>) | undefined
+}
+
+const nanosInMilli = 1e6
+
+/** What is at the other end now. */
+export class Link {
+  private connection: Connection.Connection | undefined
+  private reason: unknown
+  private isTried = false
+  private lostAt = 0
+  private openedAt = 0
+  private attempts = 0
+  private readonly clock: Clock.Clock
+  private readonly onLost: () => void
+  /** Completes with the first connection, or fails as the first attempt did. */
+  readonly first: Deferred.Deferred<void, Failed>
+
+  constructor(clock: Clock.Clock, onLost: () => void) {
+    this.clock = clock
+    this.onLost = onLost
+    this.first = Deferred.makeUnsafe()
+  }
+
+  private get now(): number {
+    return Number(this.clock.monotonicTimeNanosUnsafe()) / nanosInMilli
+  }
+
+  /** The open connection, where there is one. */
+  get open(): Connection.Connection | undefined {
+    return this.connection?.isOpen === true ? this.connection : undefined
+  }
+
+  /** Why there is none. */
+  get missing(): Failure.Unsent {
+    return new Failure.Unsent(this.reason)
+  }
+
+  /** Whether the first attempt to connect is under way. */
+  get isNew(): boolean {
+    return !this.isTried
+  }
+
+  /** Milliseconds for which there was no connection; 0 while there is one. */
+  get downFor(): number {
+    return this.open === undefined && this.isTried ? this.now - this.lostAt : 0
+  }
+
+  opened(connection: Connection.Connection): void {
+    this.connection = connection
+    this.reason = undefined
+    this.isTried = true
+    this.openedAt = this.now
+    Deferred.doneUnsafe(this.first, Exit.void)
+  }
+
+  /** Remembers why there is no connection; answers the milliseconds until the next attempt. */
+  lost(error: Failed, silence: number): number {
+    const { now } = this
+    const hadOne = this.openedAt > 0
+    // one that a server ends at once is no success
+    this.attempts = hadOne && now - this.openedAt > 1000 ? 0 : this.attempts + 1
+    if (hadOne || !this.isTried) this.lostAt = now - silence
+    this.openedAt = 0
+    this.connection = undefined
+    this.reason = error
+    this.isTried = true
+    Deferred.doneUnsafe(this.first, Exit.fail(error))
+    this.onLost()
+    return Math.min(500, 25 * 2 ** Math.min(this.attempts, 6))
+  }
+
+  /** Gives a connection up whose server is no primary any more. */
+  drop(connection: Connection.Connection, error: unknown): void {
+    if (this.connection !== connection) return
+    this.connection = undefined
+    this.reason = error
+    connection.end()
+  }
+}
+
+/** Connects, again and again, until interrupted. */
+export const keep = (link: Link, settings: Settings, target: Target): Effect.Effect<never> => {
+  const silence = settings.requestTimeout ?? settings.commandTimeout
+  const once = Effect.scoped(Effect.gen(function*() {
+    const address = yield* target.locate
+    const connection = yield* Connection.open(settings, address)
+    link.opened(connection)
+    const ended = connection.ended("consume")
+    return yield* target.moved === undefined ? ended : Effect.raceFirst(ended, target.moved(address))
+  }))
+  return Effect.forever(
+    Effect.catchCause(once, (cause) => {
+      if (Cause.hasInterruptsOnly(cause)) return Effect.interrupt
+      // a defect of the client library ends one connection, and no more
+      const error = Failure.fromUnknown(Cause.squash(cause), "connect", settings.place)
+      return Effect.sleep(link.lost(error, Failure.isSilence(error) ? silence : 0))
+    })
+  )
+}
+
+/** Opens a link that lives as long as the scope; fails where the first attempt does. */
+export const open = (settings: Settings, target: Target): Effect.Effect<Link, Failed, Scope.Scope> =>
+  Effect.gen(function*() {
+    const link = new Link(yield* Clock.Clock, () => {})
+    yield* Effect.forkScoped(keep(link, settings, target))
+    yield* Deferred.await(link.first)
+    return link
+  })

@@ -1,0 +1,98 @@
+/**
+ * The primary, as Redis Sentinel knows it: asked before each attempt to connect, and looked after while a connection lasts.
+ *
+ * Source: https://redis.io/docs/latest/develop/reference/sentinel-clients/
+ */
+import { BrokerError } from "@millrace/core"
+import { Effect } from "effect"
+import * as Address from "./Address.ts"
+import * as Connection from "./Connection.ts"
+import type { Target } from "./Link.ts"
+import type { Sentinels, Settings } from "./Options.ts"
+
+type Failed = BrokerError.BrokerError
+
+/** The longest that one sentinel may take to answer. */
+const patience = 1000
+/** The cause of the error that says so. */
+const isMoved = "moved"
+/** Between two looks whether the primary is still the same. */
+const pace = 1000
+
+const unknown = (sentinels: Sentinels): Failed =>
+  BrokerError.make({
+    system: "redis",
+    operation: "connect",
+    reason: "Unreachable",
+    message: `The sentinels at ${
+      sentinels.addresses.map(Address.textOf).join(", ")
+    } know no primary called ${sentinels.name}: correct name, or wait until they have elected one.`
+  })
+
+/** Where the primary is. */
+export const target = (settings: Settings, sentinels: Sentinels): Target => {
+  const asking: Settings = {
+    ...settings,
+    connectTimeout: Math.min(settings.connectTimeout, patience),
+    commandTimeout: patience,
+    requestTimeout: undefined,
+    place: { ...settings.place, user: sentinels.username },
+    native: { ...sentinels.native, connectTimeout: Math.min(settings.connectTimeout, patience) }
+  }
+  // the one that answered last is asked first
+  let order = sentinels.addresses
+
+  const ask = (connection: Connection.Connection): Effect.Effect<Address.Address | undefined, Failed> =>
+    Effect.map(
+      connection.attempt("connect", () => connection.send("SENTINEL", ["get-master-addr-by-name", sentinels.name])),
+      (reply) => Array.isArray(reply) ? { host: String(reply[0]), port: Number(reply[1]) } : undefined
+    )
+
+  const locate = Effect.gen(function*() {
+    let failure = unknown(sentinels)
+    for (const address of order) {
+      const asked = Effect.scoped(Effect.flatMap(Connection.open(asking, address), ask))
+      const found = yield* Effect.exit(asked)
+      if (found._tag === "Success" && found.value !== undefined) {
+        order = [address, ...order.filter((each) => each !== address)]
+        return found.value
+      }
+      const reason = found._tag === "Failure" ? found.cause.reasons.find((each) => each._tag === "Fail") : undefined
+      if (reason !== undefined) failure = reason.error
+    }
+    return yield* Effect.fail(failure)
+  })
+
+  /** Watches by one sentinel as long as it answers. */
+  const watch = (known: Address.Address, sentinel: Address.Address): Effect.Effect<never, Failed> =>
+    Effect.scoped(Effect.flatMap(Connection.open(asking, sentinel), (connection) =>
+      Effect.forever(Effect.andThen(
+        Effect.sleep(pace),
+        Effect.flatMap(ask(connection), (found) =>
+          found === undefined || Address.textOf(found) === Address.textOf(known)
+            ? Effect.void
+            : Effect.fail(moved(known, found)))
+      ))))
+
+  const moved = (from: Address.Address, to: Address.Address): Failed =>
+    BrokerError.make({
+      system: "redis",
+      operation: "connect",
+      reason: "Lost",
+      message: `${sentinels.name} moved from ${Address.textOf(from)} to ${Address.textOf(to)}.`,
+      cause: isMoved
+    })
+
+  return {
+    locate,
+    moved: (address) => {
+      let next = 0
+      return Effect.forever(Effect.catchIf(
+        Effect.suspend(() => watch(address, sentinels.addresses[next++ % sentinels.addresses.length]!)),
+        // of a sentinel that cannot be asked, another one is
+        (error) => error.cause !== isMoved,
+        () => Effect.sleep(pace)
+      ))
+    }
+  }
+}

@@ -1,0 +1,134 @@
+import { type Duration, Effect, type Scope } from "effect"
+import { writeFileSync } from "node:fs"
+import { join } from "node:path"
+import { findTool } from "./process.ts"
+import * as Redis from "./Redis.ts"
+import { command, until } from "./redisCommand.ts"
+import { own as ownServer, type Server, ServerFailed, type ServerUnavailable } from "./Server.ts"
+import { OptionCheck } from "@millrace/core"
+
+/** A primary, a replica and the sentinels that watch them, all own servers on free ports. */
+export interface RedisSentinel {
+  /** The server that began as the primary. */
+  readonly first: Redis.RedisServer
+  /** The server that began as its replica. */
+  readonly second: Redis.RedisServer
+  readonly sentinels: ReadonlyArray<Server>
+  /** `host:port` of each sentinel. */
+  readonly addresses: ReadonlyArray<string>
+  /** The name that the sentinels have for the primary. */
+  readonly name: string
+  /** `host:port` of the primary, as the first sentinel that answers says. */
+  readonly primary: Effect.Effect<string, ServerFailed>
+}
+
+/** How it is started; each may be left out. */
+export interface Options {
+  /** The folder of `redis-server`; default: the PATH. */
+  readonly bin?: string
+  /** After how many milliseconds without an answer a sentinel takes a server for dead; default 500. */
+  readonly downAfter?: number
+  /** How long it may take until a failover is possible; default 20 seconds. */
+  readonly startTimeout?: Duration.Input
+}
+
+/** What is taken where an option is left out. */
+export const defaults = { downAfter: 500, startTimeout: "20 seconds" } as const satisfies Options
+
+const check = OptionCheck.make("RedisSentinel")
+const name = "main"
+const howMany = 3
+
+const failed = (cause: unknown) =>
+  new ServerFailed({ server: "Redis Sentinel", logs: "", message: `Redis Sentinel is not ready: ${String(cause)}` })
+
+const portOf = ({ address }: Server): number => Number(address.slice(address.lastIndexOf(":") + 1))
+
+/**
+ * Starts a primary, a replica and three sentinels of its own, and waits until the sentinels agree that they can fail over. Closing the
+ * scope kills all and removes their data.
+ *
+ * Fails with `ServerUnavailable` if `redis-server` is missing, and with `ServerFailed` if it is not ready in time.
+ */
+export const own = (
+  options: Options = {}
+): Effect.Effect<RedisSentinel, ServerUnavailable | ServerFailed, Scope.Scope> =>
+  Effect.gen(function*() {
+    const downAfter = check.count("downAfter", options.downAfter ?? defaults.downAfter)
+    const patience = check.millis("startTimeout", options.startTimeout ?? defaults.startTimeout)
+    const bin = options.bin === undefined ? {} : { bin: options.bin }
+    const settings = { "repl-diskless-sync-delay": "0" }
+    const first = yield* Redis.own({ ...bin, settings })
+    const second = yield* Redis.own({ ...bin, settings: { ...settings, replicaof: `127.0.0.1 ${first.port}` } })
+    // found before by the servers
+    const tool = findTool("redis-server", options.bin === undefined ? [] : [options.bin]) ?? "redis-server"
+    yield* Effect.tryPromise({
+      try: () => until(second.port, "INFO replication", (reply) => reply.includes("master_link_status:up"), patience),
+      catch: failed
+    })
+    const sentinels = yield* Effect.all(
+      Array.from({ length: howMany }, () =>
+        ownServer({
+          name: "Redis Sentinel",
+          ports: 1,
+          startTimeout: patience,
+          prepare: () => Effect.void,
+          program: (folder, [port = 0]) => {
+            const file = join(folder, "sentinel.conf")
+            const lines = [
+              `port ${port}`,
+              "bind 127.0.0.1",
+              `dir "${folder}"`,
+              `sentinel monitor ${name} 127.0.0.1 ${first.port} 2`,
+              `sentinel down-after-milliseconds ${name} ${downAfter}`,
+              `sentinel failover-timeout ${name} 3000`
+            ]
+            // it keeps what it learns in this file
+            writeFileSync(file, `${lines.join("\n")}\n`)
+            return {
+              command: tool,
+              args: [file, "--sentinel"],
+              stopSignal: "SIGTERM" as const,
+              probe: {
+                host: "127.0.0.1",
+                port,
+                hello: Buffer.from("PING\r\n"),
+                isAnswer: (reply) => reply.toString("latin1").startsWith("+PONG")
+              }
+            }
+          }
+        })),
+      { concurrency: "unbounded" }
+    )
+    yield* Effect.tryPromise({
+      try: () =>
+        Promise.all(sentinels.map(async (sentinel) => {
+          const port = portOf(sentinel)
+          // without a quorum, or a replica that it knows, it could not fail over
+          await until(port, `SENTINEL CKQUORUM ${name}`, (reply) => reply.startsWith(`OK ${howMany}`), patience)
+          await until(port, `SENTINEL REPLICAS ${name}`, (reply) => reply.includes(`${second.port}`), patience)
+        })),
+      catch: failed
+    })
+    const primary = async () => {
+      for (const sentinel of sentinels) {
+        try {
+          const found = /\$\d+\r\n(\S+)\r\n\$\d+\r\n(\d+)/.exec(
+            await command(portOf(sentinel), `SENTINEL GET-MASTER-ADDR-BY-NAME ${name}`)
+          )
+          if (found !== null) return `${found[1]}:${found[2]}`
+        } catch {
+          // the next one may answer
+        }
+      }
+      throw new Error(`no sentinel knows ${name}`)
+    }
+    return {
+      first,
+      second,
+      sentinels,
+      addresses: sentinels.map(({ address }) => address),
+      name,
+      primary: Effect.tryPromise({ try: primary, catch: failed })
+    }
+  })
