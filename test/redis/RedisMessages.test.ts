@@ -2,6 +2,7 @@ import { Headers, Outgoing } from "@millrace/core"
 import { RedisStreams } from "@millrace/redis"
 import * as Envelope from "../../packages/redis/src/client/Envelope.ts"
 import * as Keys from "../../packages/redis/src/client/Keys.ts"
+import * as Slots from "../../packages/redis/src/client/Slots.ts"
 import { globOf } from "../../packages/redis/src/pubsub/Consumer.ts"
 import * as Entry from "../../packages/redis/src/streams/Entry.ts"
 import { Address } from "@millrace/core"
@@ -134,4 +135,18 @@ it("F20 a pattern in Redis's words takes no text for a wildcard", () => {
   const glob = (address: string) => globOf(Address.pattern(address)!)
   expect(glob("orders.{region}.created")).toBe("orders.*.created")
   expect(glob("a*b?[c]\\/{+rest}")).toBe("a\\*b\\?\\[c\\]\\\\/*")
+})
+
+it("X5 keys beside a channel share its slot, whatever its name", () => {
+  // the check value of this CRC
+  expect(Slots.slotOf("123456789")).toBe(0x31c3)
+  fc.assert(fc.property(
+    fc.oneof(
+      fc.string({ unit: "grapheme", minLength: 1 }),
+      fc.array(fc.constantFrom("{", "}", "a", "b"), { minLength: 1, maxLength: 6 }).map((some) => some.join(""))
+    ),
+    (channel) => {
+      expect(Slots.slotOf(Keys.beside(channel, "group", "lock"))).toBe(Slots.slotOf(channel))
+    }
+  ))
 })

@@ -1,0 +1,144 @@
+import { it } from "@effect/vitest"
+import { Broker, Channel, Lanes, type Message, Subscription } from "@millrace/core"
+import { RedisLists, RedisStreams } from "@millrace/redis"
+import { RedisCluster } from "@millrace/testing/servers"
+import * as Keys from "../../packages/redis/src/client/Keys.ts"
+import * as Slots from "../../packages/redis/src/client/Slots.ts"
+import { Context, Effect, Layer, References, Stream } from "effect"
+import type { Redis } from "ioredis"
+import { expect } from "vitest"
+import { describeServer } from "../services/describe.ts"
+import { flow } from "./flow.ts"
+import { eventually, fresh, numbered, outgoing, plain, textOf } from "./support.ts"
+
+const quiet = Effect.provideService(References.MinimumLogLevel, "None")
+const consumer = { claim: "1 second", lock: "1 second", maximumWait: "100 millis" } as const
+const drivers = [
+  [
+    "streams",
+    (cluster: ReadonlyArray<string>, wait?: RedisStreams.Options["wait"]) =>
+      RedisStreams.layer({ cluster, consumer, wait })
+  ],
+  [
+    "lists",
+    (cluster: ReadonlyArray<string>, wait?: RedisStreams.Options["wait"]) =>
+      RedisLists.layer({ cluster, consumer: { claim: "1 second", maximumWait: "100 millis" }, wait })
+  ]
+] as const
+
+/** Moves a slot with its keys to another primary, key by key. */
+const move = async (slot: number, from: Redis, to: Redis, between: () => Promise<unknown>) => {
+  const [source, target] = [await from.cluster("MYID"), await to.cluster("MYID")]
+  await to.call("CLUSTER", "SETSLOT", slot, "IMPORTING", source)
+  await from.call("CLUSTER", "SETSLOT", slot, "MIGRATING", target)
+  await between()
+  while (true) {
+    const keys = await from.call("CLUSTER", "GETKEYSINSLOT", slot, 100)
+    if (!Array.isArray(keys) || keys.length === 0) break
+    await from.call("MIGRATE", to.options.host!, to.options.port!, "", 0, 5000, "KEYS", ...keys.map(String))
+    await between()
+  }
+  for (const node of [to, from]) await node.call("CLUSTER", "SETSLOT", slot, "NODE", target)
+}
+
+describeServer("Redis Cluster in use", RedisCluster.own(), (server) => {
+  it.live("X5 all keys beside a channel share its slot, as the server counts", () =>
+    Effect.gen(function*() {
+      const client = yield* plain(server().nodes[0]!)
+      for (const channel of ["orders", "{orders}.eu", "a}b", "a{b", "{}x", "{a}{b}", "{{a}}", "ü{ö}ä", "}", "{"]) {
+        const slots = yield* Effect.promise(() =>
+          Promise.all(
+            [channel, Keys.beside(channel, "group", "lock")].map((key) => client.call("CLUSTER", "KEYSLOT", key))
+          )
+        )
+        expect(slots, channel).toEqual([Slots.slotOf(channel), Slots.slotOf(channel)])
+      }
+    }).pipe(Effect.scoped))
+
+  for (const [name, layer] of drivers) {
+    it.live(`X5 ${name}: channels of every slot and with braces in their names are published together and worked off`, () =>
+      Effect.gen(function*() {
+        const broker = Context.get(yield* Layer.build(layer(server().addresses.slice(2, 3))), Broker.Broker)
+        const channels = [...numbered(9, "many"), "a}b", "{}x", "a{b", "{a}b"].map((each) => `${each}${fresh("")}`)
+        yield* broker.publishAll([1, 2, 3].flatMap((n) => channels.map((channel) => outgoing(channel, `${n}`))))
+        for (const channel of channels) {
+          const found = yield* Stream.runCollect(broker.browse(channel))
+          expect(found.map(({ raw }) => textOf(raw)), channel).toEqual(["1", "2", "3"])
+        }
+        const got: Array<string> = []
+        // braces are parameters to a subscription, so no name has them
+        for (const channel of channels.slice(0, 4)) {
+          yield* Subscription.run(Subscription.make(
+            Channel.bytes(channel),
+            { group: "g", name: "n", lanes: Lanes.unordered(2) },
+            (message: Message<Uint8Array>) => Effect.sync(() => void got.push(`${channel} ${textOf(message.payload)}`))
+          )).pipe(Effect.provideService(Broker.Broker, broker))
+        }
+        yield* eventually(() => got.length === 12)
+        for (const channel of channels) {
+          yield* eventually(async () => ((await Effect.runPromise(broker.lag(channel, "g")))[0]?.messages ?? 0) === 0)
+        }
+      }).pipe(Effect.scoped, quiet))
+
+    it.live(
+      `X4, X5 ${name}: a slot moves to another node under load: no publish fails, and nothing is lost or written twice`,
+      () =>
+        Effect.gen(function*() {
+          const channel = fresh(`moving.${name}`)
+          const running = yield* flow(yield* Layer.build(layer(server().addresses)), channel)
+          yield* eventually(() => running.done.length > 20)
+          const owner = yield* server().primaryOf(channel)
+          const others = yield* Effect.forEach(["a", "b", "c", "d", "e", "f"], (key) => server().primaryOf(key))
+          const next = others.find(({ port }) => port !== owner.port)!
+          const [from, to] = [yield* plain(owner), yield* plain(next)]
+          const pass = async () => {
+            const seen = running.confirmed.length
+            await Effect.runPromise(eventually(() => running.confirmed.length > seen + 5))
+          }
+          yield* Effect.promise(() => move(Slots.slotOf(channel), from, to, pass))
+          const seen = running.done.length
+          yield* eventually(() => running.done.length > seen + 30)
+          const { confirmed, done, failed } = yield* running.end
+          expect(failed).toEqual([])
+          yield* eventually(() => confirmed.every((text) => done.includes(text)))
+          const written = yield* plain(next)
+          if (name === "streams") {
+            expect(yield* Effect.promise(() => written.xlen(channel))).toBe(confirmed.length)
+          }
+        }).pipe(Effect.scoped, quiet),
+      60_000
+    )
+
+    it.live(
+      `X4, X5, X9 ${name}: a primary that is killed under load is replaced within seconds, and nothing confirmed is lost or sent twice`,
+      () =>
+        Effect.gen(function*() {
+          const channel = fresh(`killed.${name}`)
+          // with WAIT: a replica has what was confirmed
+          const running = yield* flow(yield* Layer.build(layer(server().addresses, { replicas: 1, timeout: "300 millis" })), channel)
+          yield* eventually(() => running.done.length > 20)
+          const owner = yield* server().primaryOf(channel)
+          const before = running.written()
+          yield* owner.kill
+          const began = performance.now()
+          // the new primary has no replica yet, so what is written there is not confirmed
+          yield* eventually(() => running.unconfirmed() > 3)
+          const took = performance.now() - began
+          expect(took).toBeLessThan(20_000)
+          yield* owner.start
+          const seen = running.done.length
+          yield* eventually(() => running.written() > before + 20 && running.done.length > seen + 20)
+          const { confirmed, done, failed } = yield* running.end
+          for (const { reason } of failed) expect(["Lost", "Unreachable"]).toContain(reason)
+          yield* eventually(() => confirmed.every((text) => done.includes(text)))
+          if (name === "streams") {
+            const client = yield* plain(yield* server().primaryOf(channel))
+            const entries = yield* Effect.promise(() => client.xrange(channel, "-", "+"))
+            const texts = entries.map(([, fields]) => fields[1])
+            expect(texts.length).toBe(new Set(texts).size)
+          }
+        }).pipe(Effect.scoped, quiet),
+      90_000
+    )
+  }
+})
