@@ -115,7 +115,10 @@ describeServer("Redis Cluster in use", RedisCluster.own(), (server) => {
         Effect.gen(function*() {
           const channel = fresh(`killed.${name}`)
           // with WAIT: a replica has what was confirmed
-          const running = yield* flow(yield* Layer.build(layer(server().addresses, { replicas: 1, timeout: "300 millis" })), channel)
+          const running = yield* flow(
+            yield* Layer.build(layer(server().addresses, { replicas: 1, timeout: "300 millis" })),
+            channel
+          )
           yield* eventually(() => running.done.length > 20)
           const owner = yield* server().primaryOf(channel)
           const before = running.written()

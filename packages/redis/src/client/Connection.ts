@@ -1,13 +1,13 @@
 /**
  * One connection to one server: opened before it is used, closed with its scope, and never opened a second time.
  */
-import type { BrokerError } from "@millrace/core"
+import { type BrokerError, DriverOptions } from "@millrace/core"
 import { Effect, Exit, type Scope } from "effect"
 import { Redis } from "ioredis"
 import { createHash } from "node:crypto"
 import * as Failure from "./Failure.ts"
 import { type Address, textOf } from "./Address.ts"
-import type { Settings } from "./Options.ts"
+import { auth, type Settings } from "./Options.ts"
 
 type Failed = BrokerError.BrokerError
 type Operation = Failed["operation"]
@@ -127,7 +127,8 @@ export const open = (
   how: { readonly isPaused?: true } = {}
 ): Effect.Effect<Connection, Failed, Scope.Scope> =>
   Effect.gen(function*() {
-    const { connectTimeout, native } = settings
+    const { connectTimeout, credentials, native } = settings
+    const issued = credentials === undefined ? undefined : yield* credentials.get
     const place = { ...settings.place, address: textOf(address) }
     let last: unknown
     const redis = yield* Effect.acquireRelease(
@@ -135,6 +136,7 @@ export const open = (
         const client = new Redis({
           ...native,
           ...address,
+          ...(issued === undefined ? {} : auth(issued.username, DriverOptions.plain(issued.password))),
           // an answer that does not come ends the connection, and every command that waits on it
           ...(how.isPaused ? {} : { socketTimeout: settings.requestTimeout ?? settings.commandTimeout }),
           // as long as other answers come, a late one ends its own command
@@ -173,5 +175,14 @@ export const open = (
       })
     )
     last = undefined
-    return new Connection(address, place, redis, () => last)
+    const connection = new Connection(address, place, redis, () => last)
+    // a subscriber may not say it; when the server ends its connection, the next one has new credentials
+    if (credentials !== undefined && issued !== undefined && how.isPaused !== true) {
+      yield* Effect.forkScoped(credentials.renew(issued, ({ password, username }) =>
+        connection.attempt(
+          "connect",
+          () => connection.send("AUTH", [username ?? "default", DriverOptions.plain(password)])
+        )))
+    }
+    return connection
   })

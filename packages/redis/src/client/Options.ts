@@ -1,7 +1,7 @@
 /**
  * Options of every Redis client, as a user gives them: checked once, with a sentence for each that cannot be right.
  */
-import { DriverOptions } from "@millrace/core"
+import { Credentials, DriverOptions } from "@millrace/core"
 import type { Duration, Redacted } from "effect"
 import type { RedisOptions } from "ioredis"
 import type { ConnectionOptions } from "node:tls"
@@ -19,6 +19,13 @@ export interface Tls {
   readonly key?: string | Redacted.Redacted | undefined
   /** The name that the server's certificate must hold. Default: the host connected to. */
   readonly serverName?: string | undefined
+}
+
+/** A user and a password that may end: of Entra ID, AWS IAM, or a vault. */
+export interface Issued extends Credentials.Issued {
+  /** Default: Redis's `default`. */
+  readonly username?: string | undefined
+  readonly password: string | Redacted.Redacted
 }
 
 /** Where Redis is: one of `url`, `cluster` and `sentinels` must be given. */
@@ -44,6 +51,11 @@ export interface Options extends Place {
   readonly username?: string | undefined
   /** The password, where it is not in `url`. Default: none. */
   readonly password?: string | Redacted.Redacted | undefined
+  /**
+   * User and password that are asked for at each connection, and again at 80 % of their life for those that are open (`AUTH`); in
+   * place of `username`, `password`, and those of `url`. Default: none.
+   */
+  readonly credentials?: Credentials.Source<Issued> | undefined
   /** Of the servers, and of sentinels too. Default: `off`, or as the URL says. */
   readonly tls?: "off" | "on" | Tls | undefined
   /** The name in Redis's list of clients; letters, digits and `._:-`. Default: `millrace`. */
@@ -88,6 +100,8 @@ export interface Settings {
   readonly commandTimeout: number
   /** The longest that each command may take, where a request waits for it. */
   readonly requestTimeout: number | undefined
+  /** Where user and password are not in `native`. */
+  readonly credentials: Credentials.Credentials<Issued> | undefined
   readonly native: Native
 }
 
@@ -149,7 +163,8 @@ const found = ({ cluster, name, sentinels, url }: Place): Found => {
   return ofUrl(plain(url ?? ""))
 }
 
-const auth = (
+/** What makes a client of ioredis prove who it is. */
+export const auth = (
   username: string | undefined,
   password: string | undefined
 ): Pick<RedisOptions, "username" | "password"> =>
@@ -161,13 +176,26 @@ const spellings = (passwords: ReadonlyArray<string | undefined>): ReadonlyArray<
   [...new Set(passwords.flatMap((each) => each === undefined || each === "" ? [] : [each, encodeURIComponent(each)]))]
     .sort((a, b) => b.length - a.length)
 
+const sentinelPasswordOf = ({ sentinelPassword }: Place): string | undefined =>
+  sentinelPassword === undefined ? undefined : plain(sentinelPassword)
+
 /** Checks the options that every client has, for `checked`. */
 export const settings = (options: Options, requestTimeout?: number): Settings => {
   const { addresses, where, ...given } = found(options)
   const username = options.username ?? given.username
   const password = options.password === undefined ? given.password : plain(options.password)
   if (username !== undefined && password === undefined) bad("username needs a password beside it")
-  const sentinelPassword = options.sentinelPassword === undefined ? undefined : plain(options.sentinelPassword)
+  if (options.credentials !== undefined && password !== undefined) {
+    bad("credentials stand in place of username, password, and those of url: give one of them")
+  }
+  const credentials = options.credentials === undefined ? undefined : Credentials.make<Issued>({
+    system: "redis",
+    product: "Redis",
+    source: options.credentials,
+    secrets: (issued) => spellings([plain(issued.password)])
+  })
+  const redact = DriverOptions.redacting(spellings([password, sentinelPasswordOf(options)]))
+  const sentinelPassword = sentinelPasswordOf(options)
   if (options.sentinelUsername !== undefined && sentinelPassword === undefined) {
     bad("sentinelUsername needs sentinelPassword beside it")
   }
@@ -219,11 +247,12 @@ export const settings = (options: Options, requestTimeout?: number): Settings =>
       isCluster: where === "Cluster",
       user: username,
       speaks: tls === undefined ? "the plain protocol" : "TLS",
-      redact: DriverOptions.redacting(spellings([password, sentinelPassword]))
+      redact: credentials === undefined ? redact : (text) => credentials.redact(redact(text))
     },
     connectTimeout,
     commandTimeout,
     requestTimeout,
+    credentials,
     native: { ...common, ...auth(username, password), ...(database === 0 ? {} : { db: database }) }
   }
 }

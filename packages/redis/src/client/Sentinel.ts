@@ -36,6 +36,8 @@ export const target = (settings: Settings, sentinels: Sentinels): Target => {
     connectTimeout: Math.min(settings.connectTimeout, patience),
     commandTimeout: patience,
     requestTimeout: undefined,
+    // they have users of their own
+    credentials: undefined,
     place: { ...settings.place, user: sentinels.username },
     native: { ...sentinels.native, connectTimeout: Math.min(settings.connectTimeout, patience) }
   }
