@@ -53,7 +53,7 @@ describeServer("Credentials of Redis that expire", Servers.own({ password: "of t
       expect([wrong.reason, wrong.operation]).toEqual(["Credentials", "connect"])
       expect(inspect(wrong, { depth: 10 })).not.toMatch(/t0ken/)
       const none = yield* Effect.flip(
-        RedisPubSub.driver({ url, credentials: Effect.fail(new Error("vault is sealed")) })
+        RedisPubSub.driver({ url, credentials: Effect.fail({ _tag: "VaultError", message: "vault is sealed" }) })
       )
       expect([none.reason, none.failure]).toEqual(["Credentials", "dependency"])
       expect(none.message).toContain("vault is sealed")
