@@ -477,6 +477,30 @@ describe("Request", () => {
       }
     }).pipe(Effect.scoped, Effect.provide(memory)))
 
+  it.effect("F20 a correlation id of the caller's own is enough for an answer, unless two requests wait with it", () =>
+    Effect.gen(function*() {
+      const client = yield* Request.client(Price)
+      const answers = Publisher.make(Channel.bytes(client.replyTo))
+      const ask = (id: string) =>
+        Effect.forkChild(client.request({ sku: "a" }, { headers: { "correlation-id": id } }), {
+          startImmediately: true
+        })
+      const answer = (id: string, cents: number) =>
+        answers.publish(new TextEncoder().encode(`{"cents":${cents}}`), { headers: { "correlation-id": id } })
+      const [one, twice, again] = [yield* ask("one"), yield* ask("two"), yield* ask("two")]
+      yield* TestClock.adjust("1 second")
+      yield* answer("one", 1)
+      yield* answer("two", 2)
+      yield* TestClock.adjust("1 second")
+      assert.deepStrictEqual(yield* Fiber.await(one), Exit.succeed({ cents: 1 }))
+      assert.strictEqual((yield* client.statistics).pending, 2)
+      yield* Fiber.interrupt(twice)
+      yield* answer("two", 3)
+      yield* TestClock.adjust("1 second")
+      assert.deepStrictEqual(yield* Fiber.await(again), Exit.succeed({ cents: 3 }))
+      assert.deepStrictEqual(yield* client.statistics, { pending: 0, late: 1 })
+    }).pipe(Effect.scoped, Effect.provide(memory)))
+
   it.effect("F20 a payload that its channel does not take is not sent", () =>
     Effect.gen(function*() {
       const client = yield* Request.client(Request.make(Channel.unchecked("any"), { reply: Schema.Unknown }))

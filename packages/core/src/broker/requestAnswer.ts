@@ -191,7 +191,7 @@ const outgoing = (message: Message<unknown>, to: string, body: Uint8Array, conte
   headers[names.causation] = own ?? `${message.channel}/${message.partition}/${message.position}`
   headers["content-type"] = contentType
   Correlation.keepFlow(headers, message.headers)
-  return new Outgoing(to, body, undefined, headers)
+  return new Outgoing(to, body, undefined, headers, { isReply: true })
 }
 
 /** Sends an answer that is one; a declared error becomes the reason for which its message is rejected. */

@@ -151,6 +151,13 @@ export const client = <Q, A, E, On>(
     const instance = yield* randomId
     const replyTo = options.replyTo ?? `${channel.name}.replies.${instance}`
     const pending = new Map<string, Deferred.Deferred<Delivery, BrokerError.BrokerError>>()
+    /** Requests by their correlation id, which a caller may have chosen, and all that servers of other libraries return. */
+    const flows = new Map<string, Set<Deferred.Deferred<Delivery, BrokerError.BrokerError>>>()
+    const byCorrelation = (id: string) => {
+      const found = flows.get(id)
+      // of several with one id, none can be told from the others
+      return found?.size === 1 ? Array.from(found)[0] : undefined
+    }
     const room = Semaphore.makeUnsafe(most)
     let dropped = 0
     let count = 0
@@ -171,7 +178,7 @@ export const client = <Q, A, E, On>(
     )
     const take = (message: Message<Uint8Array>): Effect.Effect<void> => {
       const { headers } = message
-      const waiting = pending.get(headers[names.causation] ?? "") ?? pending.get(headers[names.correlation] ?? "")
+      const waiting = pending.get(headers[names.causation] ?? "") ?? byCorrelation(headers[names.correlation] ?? "")
       if (waiting !== undefined && Deferred.doneUnsafe(waiting, Exit.succeed(message.delivery))) return Exit.void
       // on a channel that is shared, most are those of others
       const isOwn = options.replyTo === undefined ||
@@ -209,14 +216,24 @@ export const client = <Q, A, E, On>(
         [names.deadline]: String(deadline)
       }
       if (asking.headers?.[names.correlation] === undefined) Correlation.keepFlow(headers)
+      const correlation = headers[names.correlation] ?? id
       const sent = publisher.publish(payload, { key: asking.key, headers })
       return Effect.acquireUseRelease(
         Effect.sync(() => {
           if (isClosed) Deferred.doneUnsafe(answer, Exit.fail(closed(broker.system)))
           pending.set(id, answer)
+          const others = flows.get(correlation)
+          if (others === undefined) flows.set(correlation, new Set([answer]))
+          else others.add(answer)
         }),
         () => Effect.andThen(sent, Effect.flatMap(Deferred.await(answer), read)),
-        () => Effect.sync(() => pending.delete(id))
+        () =>
+          Effect.sync(() => {
+            pending.delete(id)
+            const others = flows.get(correlation)
+            others?.delete(answer)
+            if (others?.size === 0) flows.delete(correlation)
+          })
       )
     }
 

@@ -331,4 +331,6 @@ export interface NativeParts {
    * messages by its options (an expiry, an id against duplicates, the retain flag) it does not add to a copy.
    */
   readonly isCopy?: boolean | undefined
+  /** Whether it is an answer, so that its channel is what a caller has named: another client may name a place that is no channel. */
+  readonly isReply?: boolean | undefined
 }
