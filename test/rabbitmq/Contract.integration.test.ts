@@ -32,7 +32,7 @@ describeServer(
           maximumBytes: most,
           patience: "40 seconds",
           quiet: "300 millis",
-          instructions: { "x-delay": "60000" }
+          instructions: { "x-delay": "60000", "amqp-expiration": "600000", "amqp-priority": "3" }
         }
       )
       keepsRow(`RabbitMQ, ${queueType}`, shown)

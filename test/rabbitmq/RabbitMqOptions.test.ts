@@ -1,16 +1,13 @@
-import { Address, BrokerError, type Headers, type Outgoing } from "@millrace/core"
+import { Address, BrokerError } from "@millrace/core"
 import { RabbitMq } from "@millrace/rabbitmq"
 import * as RabbitMqOptions from "@millrace/rabbitmq/RabbitMqOptions"
 import * as RabbitMqTopology from "@millrace/rabbitmq/RabbitMqTopology"
-import { attemptOf, names, reader, toProperties } from "@millrace/rabbitmq/RabbitMqMessage"
 import { step } from "@millrace/rabbitmq/RabbitMqWait"
 import { it } from "@effect/vitest"
-import type { ConsumeMessage } from "amqplib"
 import { Cause, ConfigProvider, Effect, Layer, Redacted } from "effect"
 import * as fc from "fast-check"
 import { inspect } from "node:util"
 import { describe, expect } from "vitest"
-import { bytes, outgoing } from "./support.ts"
 
 const failure = (options: RabbitMq.Options) =>
   Effect.map(Effect.exit(RabbitMqOptions.check(options)), (exit) => {
@@ -57,6 +54,14 @@ describe("RabbitMQ's options", () => {
         [{ url, exchange: "amq.topic" }, "exchange"],
         [{ url, authentication: "external" }, "tls.cert"],
         [{ url, channels: { orders: {} } }, "channels.orders"],
+        [{ url, queueArguments: { "x-queue-type": "quorum" } }, "queueType"],
+        [{ url, consumerPriority: 0 }, "consumerPriority"],
+        [{ url: "amqp://user:hunter22@host?heartbeat=30" }, `heartbeat: "30 seconds"`],
+        [{ url: "amqp://host/%2f?connection_timeout=10000&x=hunter22" }, "connectTimeout"],
+        [{ url: "amqp://user:hunter22@host?x=y" }, `behind "?"`],
+        [{ url: "amqp://user:hunter22@host//" }, "%2F"],
+        [{ url: "AMQP://user:hunter22@host:5672/a/b" }, "%2F"],
+        [{ url: "amqp://user:hunter22?hunter22@host" }, "percent-encoded"],
         // from programs without types
         [{ url, queueType: "lazy" } as unknown as RabbitMq.Options, "queueType"]
       ]
@@ -167,64 +172,22 @@ describe("RabbitMQ's patterns", () => {
   it.effect("X5 names that RabbitMQ would read otherwise are refused", () =>
     Effect.gen(function*() {
       const connection = yield* checked({ url: "amqp://localhost" })
-      for (const channel of ["", "a@b", "orders.*", "#", "x".repeat(201)]) {
+      for (const channel of ["", "a@b", "orders.*", "#", "x".repeat(201), "a\nb", "a\rb", "a\u0000b"]) {
         const source = RabbitMqTopology.sourceOf(connection, consuming(channel))
         expect("reason" in source && source.reason, channel).toBe("Invalid")
       }
-      for (const group of ["", "a@b", "x".repeat(230)]) {
+      for (const group of ["", "a@b", "x".repeat(230), "a\nb", "a\rb", "a\tb"]) {
         const source = RabbitMqTopology.sourceOf(connection, { ...consuming("orders"), group })
         expect("reason" in source && source.reason, group).toBe("Invalid")
+        if (group === "a\nb" && "reason" in source) expect(source.message).toContain(String.raw`"a\nb"`)
       }
+      const routed = yield* checked({ url: "amqp://localhost", channels: { orders: { queue: "invoices" } } })
+      const source = RabbitMqTopology.sourceOf(routed, { ...consuming("orders"), group: "" })
+      expect("reason" in source && source.message).toContain("consumer group")
     }))
 })
 
-describe("RabbitMQ's messages", () => {
-  const record = (message: Outgoing<Uint8Array>, more: Record<string, unknown> = {}): ConsumeMessage => {
-    const properties = toProperties(message, 1_700_000_000)
-    return {
-      content: Buffer.from(message.payload),
-      fields: { deliveryTag: 1, redelivered: false, exchange: "", routingKey: "", consumerTag: "" },
-      properties: { ...properties, headers: Object.assign(Object.create(null), properties.headers, more) }
-      // only what the reader looks at
-    } as ConsumeMessage
-  }
-
-  it.effect("F13 fields come back as they went, in order within a name", () =>
-    Effect.sync(() => {
-      const name = fc.constantFrom("a", "A", "key", "__proto__x", "x-trace", "ü")
-      const value = fc.oneof(fc.constant(null), fc.uint8Array({ maxLength: 6 }), fc.string().map(bytes))
-      fc.assert(
-        fc.property(fc.array(fc.tuple(name, value), { minLength: 1, maxLength: 8 }), (fields) => {
-          const read = reader.fields(record(outgoing("c", "m", { native: { fields } })))
-          for (const each of new Set(fields.map(([name]) => name))) {
-            const of = (all: ReadonlyArray<Headers.Field>) =>
-              all.filter(([name]) => name === each).map(([, value]) => value && Buffer.from(value).toString("hex"))
-            expect(of(read)).toEqual(of(fields))
-          }
-          expect(read.length).toBe(fields.length)
-        })
-      )
-    }))
-
-  it.effect("X5 the attempt is what a retry wrote and what the queue has counted since, and neither is a header", () =>
-    Effect.sync(() => {
-      const plain = record(outgoing("c", "m", { key: "k" }))
-      expect([attemptOf(plain), reader.key(plain), { ...reader.headers(plain) }]).toEqual([1, "k", {}])
-      expect(attemptOf(record(outgoing("c", "m"), { "x-delivery-count": 2 }))).toBe(3)
-      const waited = record(outgoing("c", "m"), {
-        [names.attempt]: 4,
-        [names.channel]: "c",
-        "x-delivery-count": 1,
-        "x-death": [{ count: 1 }],
-        "x-first-death-queue": "q"
-      })
-      expect([attemptOf(waited), reader.fields(waited)]).toEqual([5, []])
-      // somebody else's dead letter keeps what RabbitMQ wrote
-      expect(reader.headers(record(outgoing("c", "m"), { "x-first-death-queue": "q", n: 7 }))).toEqual(
-        Object.assign(Object.create(null), { "x-first-death-queue": "q", n: "7" })
-      )
-    }))
-
+describe("RabbitMQ's waits", () => {
   it.effect("F11 a wait is never cut short, never an eighth longer, and few queues serve all", () =>
     Effect.sync(() => {
       fc.assert(
@@ -238,6 +201,6 @@ describe("RabbitMQ's messages", () => {
       const steps = new Set<number>()
       for (let after = 1; after < 3_600_000; after += 1 + Math.floor(after / 100)) steps.add(step(after))
       expect(steps.size).toBeLessThan(200)
-      expect([step(0), step(0.2), step(1e12)]).toEqual([0, 1, 2_000_000_000])
+      expect([step(0), step(0.2), step(1e12)]).toEqual([1, 1, 2_000_000_000])
     }))
 })

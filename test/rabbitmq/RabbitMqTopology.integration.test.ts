@@ -1,4 +1,4 @@
-import { Broker, Lanes } from "@millrace/core"
+import { Broker, type BrokerError, Lanes } from "@millrace/core"
 import { RabbitMq } from "@millrace/rabbitmq"
 import { RabbitMq as Servers } from "@millrace/testing/servers"
 import { it } from "@effect/vitest"
@@ -110,6 +110,39 @@ describeServer("RabbitMQ laid out", Servers.own(), (server) => {
       yield* Fiber.join(flow)
     })), 60_000)
 
+  for (const from of ["earliest", "latest"] as const) {
+    it.live(
+      `X5 a group's queue that was deleted is filled from the log again, of a group that began ${from}`,
+      () =>
+        using(Effect.gen(function*() {
+          const channel = fresh("deleted")
+          const broker = yield* Broker.Broker
+          yield* broker.declare({ channel })
+          const send = (text: string) => broker.publish(outgoing(channel, text))
+          const drop = raw(async (model) => (await model.createChannel()).deleteQueue(`${channel}@readers`))
+          yield* send("before")
+          const life = (wanted: ReadonlyArray<string>, during: Effect.Effect<unknown, BrokerError.BrokerError>) =>
+            Effect.scoped(Effect.gen(function*() {
+              const { texts } = yield* consuming(channel, () => Effect.void, { from })
+              yield* during
+              yield* eventually(() => wanted.every((text) => texts().includes(text)))
+              return texts()
+            }))
+          const first = from === "earliest" ? ["before"] : []
+          yield* life([...first, "a"], send("a"))
+          yield* send("b")
+          yield* drop
+          yield* send("c")
+          // none is lost, and what was done comes again; what was there before a group that began latest does not
+          expect(yield* life([...first, "a", "b", "c"], Effect.void)).toEqual([...first, "a", "b", "c"])
+          // under a consumer that runs
+          const last = yield* life([...first, "a", "b", "c", "d"], Effect.andThen(drop, send("d")))
+          expect(last.slice(0, first.length + 4)).toEqual([...first, "a", "b", "c", "d"])
+        })),
+      30_000
+    )
+  }
+
   it.live(
     "X5 exchanges and queues of others: direct, fanout, topic and headers, by a route each",
     () =>
@@ -207,6 +240,45 @@ describeServer("RabbitMQ laid out", Servers.own(), (server) => {
       }),
       { log: "none" }
     ))
+
+  it.live("X5 queues of groups have the arguments that the options say, and consumers their priority", () => {
+    const channel = fresh("said")
+    const queueArguments = { "x-max-length": 2, "x-overflow": "reject-publish" }
+    return Effect.gen(function*() {
+      yield* using(
+        Effect.gen(function*() {
+          const broker = yield* Broker.Broker
+          yield* broker.declare({ channel })
+          const gate = Deferred.makeUnsafe<void>()
+          const low = yield* consuming(channel, () => Deferred.await(gate))
+          const high = yield* using(
+            Effect.gen(function*() {
+              const { texts } = yield* consuming(channel, () => Effect.void)
+              yield* Effect.forEach(numbered(10), (text) => broker.publish(outgoing(channel, text)))
+              yield* eventually(() => texts().length === 10)
+              return texts()
+            }),
+            { queueArguments, consumerPriority: 10 }
+          )
+          expect([high.length, low.got.length]).toEqual([10, 0])
+          yield* Deferred.succeed(gate, undefined)
+        }),
+        { queueArguments }
+      )
+      expect((yield* errorOf(using(consuming(channel, () => Effect.void)))).reason).toBe("Conflict")
+      yield* using(
+        Effect.gen(function*() {
+          const broker = yield* Broker.Broker
+          const exits = yield* Effect.forEach(
+            numbered(6),
+            (text) => Effect.exit(broker.publish(outgoing(channel, text)))
+          )
+          expect(exits.at(-1)!._tag).toBe("Failure")
+        }),
+        { queueArguments }
+      )
+    })
+  })
 
   it.live("X5 what is missing is made where the options say so", () =>
     using(

@@ -1,4 +1,4 @@
-import { type Broker, BrokerError, Channel, Lanes, type Message, Subscription } from "@millrace/core"
+import { type Broker, BrokerError, Channel, type Failure, Lanes, type Message, Subscription } from "@millrace/core"
 import { RabbitMq } from "@millrace/rabbitmq"
 import type { RabbitMq as Servers } from "@millrace/testing/servers"
 import { connect } from "amqplib"
@@ -44,7 +44,7 @@ export const on = (server: () => Servers.RabbitMqServer) => {
 
   const consuming = (
     channel: string,
-    handle: (message: Message<Uint8Array>) => Effect.Effect<unknown>,
+    handle: (message: Message<Uint8Array>) => Effect.Effect<unknown, Failure.Classified>,
     options: Partial<Subscription.Options> = {}
   ) =>
     Effect.gen(function*() {

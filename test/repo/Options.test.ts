@@ -250,7 +250,7 @@ const made: Readonly<Record<string, ReadonlyArray<Made>>> = {
     make: RabbitMq.layer,
     base: { url: "amqp://127.0.0.1:1" },
     durations: ["heartbeat", "connectTimeout", "requestTimeout", "consumerTimeout"],
-    numbers: ["logBytes", "prefetch"]
+    numbers: ["logBytes", "prefetch", "consumerPriority"]
   }],
   "redis/src/IdempotencyRedis.ts": [
     {

@@ -12,7 +12,7 @@ import * as RabbitMqConsumer from "./RabbitMqConsumer.ts"
 import * as RabbitMqError from "./RabbitMqError.ts"
 import * as RabbitMqGroups from "./RabbitMqGroups.ts"
 import type { Member } from "./RabbitMqMember.ts"
-import { features, instructions } from "./RabbitMqMessage.ts"
+import { features, instructions } from "./RabbitMqProperties.ts"
 import * as RabbitMqOptions from "./RabbitMqOptions.ts"
 import * as RabbitMqPublisher from "./RabbitMqPublisher.ts"
 import * as RabbitMqTopology from "./RabbitMqTopology.ts"
@@ -58,13 +58,17 @@ export const driver = (
     const publishing = yield* RabbitMqClient.link(connection, "publishes")
     const consuming = yield* RabbitMqClient.link(connection, "consumes")
     yield* RabbitMqClient.ask(connection, "connect", () => publishing.open())
-    const declare = (declaration: Driver.Declaration) => RabbitMqTopology.declare(publishing, declaration)
+    const temporary = new Set<string>()
+    const declare = (declaration: Driver.Declaration) =>
+      Effect.map(RabbitMqTopology.declare(publishing, declaration), () => {
+        if (declaration.temporary === true) temporary.add(declaration.channel)
+      })
     const publisher = yield* RabbitMqPublisher.make(publishing, (channel) => declare({ channel }))
     const members = new Map<string, Set<Member>>()
     return {
       system: "rabbitmq",
       capabilities: capabilitiesOf(connection),
-      consume: (consume, sink) => RabbitMqConsumer.consume(consuming, publishing, members, consume, sink),
+      consume: (consume, sink) => RabbitMqConsumer.consume(consuming, publishing, members, temporary, consume, sink),
       publish: publisher.publish,
       declare,
       browse: (channel) => RabbitMqBrowse.browse(publishing, channel),

@@ -7,7 +7,7 @@ import { type Cause, Effect, type Fiber, Queue, Random, Stream } from "effect"
 import * as RabbitMqClient from "./RabbitMqClient.ts"
 import * as RabbitMqError from "./RabbitMqError.ts"
 import * as RabbitMqLog from "./RabbitMqLog.ts"
-import { attemptOf, reader } from "./RabbitMqMessage.ts"
+import { MessageReader } from "./RabbitMqMessage.ts"
 
 type Failed = BrokerError.BrokerError
 
@@ -48,6 +48,7 @@ const fill = (
       handler: "",
       holdLimit: Number.POSITIVE_INFINITY
     }
+    const reader = new MessageReader({ exchange: connection.exchange, queue: channel })
     const mark = `browse ${yield* Random.nextIntBetween(0, 1_000_000_000)} ${yield* Random.nextIntBetween(
       0,
       1_000_000_000
@@ -60,7 +61,7 @@ const fill = (
       if (closed) return "enough" as const
       const fiber = run(Queue.offerAll(
         queue,
-        messages.map((each) => delivery(origin, reader, each, offsetOf(each), each.content, attemptOf(each)))
+        messages.map((each) => delivery(origin, reader, each, offsetOf(each), each.content, 1))
       ))
       offering.add(fiber)
       await new Promise<void>((resolve) => fiber.addObserver(() => resolve()))

@@ -12,6 +12,8 @@ type Failed = BrokerError.BrokerError
 /** One call of `publish`. */
 export class Call {
   readonly batch: Batch
+  /** Its messages go to the queues of their channels' names. */
+  readonly isDirect: boolean
   readonly resume: (exit: Exit.Exit<void, Failed>) => void
   readonly since: number
   /** How many of the batch were sent. */
@@ -23,8 +25,9 @@ export class Call {
   failure: Failed | undefined
   isOver = false
 
-  constructor(batch: Batch, resume: (exit: Exit.Exit<void, Failed>) => void, since: number) {
+  constructor(batch: Batch, isDirect: boolean, resume: (exit: Exit.Exit<void, Failed>) => void, since: number) {
     this.batch = batch
+    this.isDirect = isDirect
     this.resume = resume
     this.since = since
   }

@@ -6,6 +6,7 @@ import type { BrokerError } from "@millrace/core"
 import { type Channel, type ChannelModel, type ConfirmChannel, connect, credentials } from "amqplib"
 import { type Context, Effect, Redacted, type Scope } from "effect"
 import * as RabbitMqError from "./RabbitMqError.ts"
+import * as RabbitMqFrames from "./RabbitMqFrames.ts"
 import type { Connection, Node } from "./RabbitMqOptions.ts"
 
 type Failed = BrokerError.BrokerError
@@ -52,6 +53,8 @@ export interface Opened<C extends Channel> {
 export class Link {
   /** Why RabbitMQ takes no messages on this connection now: memory or disk is short. */
   blocked: string | undefined
+  /** The version of RabbitMQ, as it said when it was connected last. */
+  version: string | undefined
   /** Called when RabbitMQ takes messages again. */
   onUnblocked: () => void = () => {}
   readonly connection: Connection
@@ -104,7 +107,10 @@ export class Link {
   }
 
   private watch(model: ChannelModel): void {
+    RabbitMqFrames.keep(model)
     this.model = model
+    const { version } = model.connection.serverProperties
+    this.version = typeof version === "string" ? version : undefined
     this.blocked = undefined
     // it comes before the end of its channels; without a listener it would end the process
     model.on("error", (error) => void this.reasons.set(model, error))

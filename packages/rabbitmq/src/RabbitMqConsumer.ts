@@ -50,16 +50,26 @@ export const consume = (
   link: RabbitMqClient.Link,
   publishing: RabbitMqClient.Link,
   members: Map<string, Set<Member>>,
+  temporary: Set<string>,
   options: Driver.ConsumeOptions,
   sink: Driver.Sink
 ): Effect.Effect<void, Failed, Scope.Scope> =>
   Effect.gen(function*() {
-    const source = RabbitMqTopology.sourceOf(link.connection, options)
+    const source = RabbitMqTopology.sourceOf(link.connection, options, temporary)
     if ("reason" in source) return yield* Effect.fail(source)
+    if (source.isTemporary) {
+      // after a failure the same subscription goes on with it
+      yield* Effect.addFinalizer((exit) =>
+        exit._tag === "Failure"
+          ? Effect.void
+          : Effect.andThen(RabbitMqGroups.end(link, source), Effect.sync(() => void temporary.delete(options.channel)))
+      )
+    }
     yield* RabbitMqGroups.begin(link, source, options)
     const where = { channel: options.channel, queue: source.queue }
     const context = yield* Effect.context<never>()
-    const line = options.ordered
+    // a temporary group has no other member
+    const line = options.ordered && !source.isTemporary
       ? yield* RabbitMqLock.stand(
         link,
         RabbitMqTopology.lockOf(source.queue),

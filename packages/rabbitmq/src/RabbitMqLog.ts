@@ -3,28 +3,13 @@
  *
  * AMQP 0-9-1 tells no end of a stream. So a mark is written into it, and what comes before the mark was there.
  */
-import type { ConsumeMessage, Options } from "amqplib"
+import type { ConsumeMessage } from "amqplib"
 import * as RabbitMqClient from "./RabbitMqClient.ts"
 import * as RabbitMqError from "./RabbitMqError.ts"
-import { isOfWaits, names } from "./RabbitMqMessage.ts"
+import { markOf, names } from "./RabbitMqMessage.ts"
 
 // messages that are on their way to a reader
 const ahead = 1000
-
-/** The properties of a delivered message, for a copy of it. */
-export const copied = (message: ConsumeMessage, more?: Readonly<Record<string, string | number>>): Options.Publish => {
-  const { clusterId: _, headers, userId: __, ...properties } = message.properties
-  const table: Record<string, unknown> = Object.create(null)
-  for (const name in headers) {
-    // what RabbitMQ wrote is said of the original, and what it reads as routing keys has done its work
-    if (
-      name !== "x-stream-offset" && name !== "x-delivery-count" && name !== "CC" && name !== "BCC" && !isOfWaits(name)
-    ) {
-      table[name] = headers[name]
-    }
-  }
-  return { ...properties, persistent: true, mandatory: true, headers: Object.assign(table, more) }
-}
 
 /** Writes a mark into a log; all that was confirmed before comes before it. Refused with 404 where there is no such log. */
 export const mark = (link: RabbitMqClient.Link, log: string, id: string): Promise<void> =>
@@ -69,9 +54,8 @@ export const read = async (
       const messages = buffer.splice(0)
       let from = 0
       for (let i = 0; i <= messages.length; i++) {
-        const found: unknown = messages[i]?.properties.headers?.[names.mark]
-        if (i < messages.length && found === undefined) continue
-        const id = typeof found === "string" ? found : undefined
+        const id = i < messages.length ? markOf(messages[i]!, log) : undefined
+        if (i < messages.length && id === undefined) continue
         if (await visit(messages.slice(from, i), id) === "enough") return
         from = i + 1
       }

@@ -2,12 +2,14 @@
  * One consumer of a queue: one channel is one lease, deliveries go to the engine in batches of what has come together, and
  * acknowledgements go back as one for all up to a message, where none before it is open.
  */
-import { type BrokerError, type Delivery, delivery, type Driver, type Origin } from "@millrace/core"
+import { type BrokerError, type Delivery, delivery, type Driver } from "@millrace/core"
 import type { Channel, ConsumeMessage } from "amqplib"
 import { Clock, Context, Duration, Effect, Exit, type Fiber, Scheduler } from "effect"
 import * as RabbitMqClient from "./RabbitMqClient.ts"
 import * as RabbitMqError from "./RabbitMqError.ts"
-import { attemptOf, names, reader } from "./RabbitMqMessage.ts"
+import { attemptOf, countersOf, isCounted, MessageReader } from "./RabbitMqMessage.ts"
+import { Origins } from "./RabbitMqOrigins.ts"
+import * as RabbitMqQueueType from "./RabbitMqQueueType.ts"
 import type { Source } from "./RabbitMqTopology.ts"
 import { type Waiting, Waits } from "./RabbitMqWait.ts"
 
@@ -19,41 +21,6 @@ const together = 64
 const gathering = 4
 // What is handed to one consumer is kept from all others, also where many may be in flight.
 const mostAhead = 1024
-// channels of a pattern whose origins are kept
-const mostOrigins = 1000
-
-/** Origins of deliveries: one object for each channel. */
-class Origins {
-  private readonly options: Driver.ConsumeOptions
-  private readonly holdLimit: number
-  private readonly known = new Map<string, Origin>()
-  private readonly only: Origin | undefined
-
-  constructor(options: Driver.ConsumeOptions, holdLimit: number) {
-    this.options = options
-    this.holdLimit = holdLimit
-    this.only = options.pattern === undefined ? this.make(options.channel) : undefined
-  }
-
-  /** Undefined where the channel is wider than the pattern. */
-  of(message: ConsumeMessage): Origin | undefined {
-    if (this.only !== undefined) return this.only
-    const waited: unknown = message.properties.headers?.[names.channel]
-    const channel = typeof waited === "string" ? waited : message.fields.routingKey
-    const found = this.known.get(channel)
-    if (found !== undefined) return found
-    if (this.options.pattern?.match(channel) === undefined) return undefined
-    if (this.known.size >= mostOrigins) this.known.clear()
-    const origin = this.make(channel)
-    this.known.set(channel, origin)
-    return origin
-  }
-
-  private make(channel: string): Origin {
-    const { group, handler } = this.options
-    return { system: "rabbitmq", channel, group, partition: 0, handler, holdLimit: this.holdLimit }
-  }
-}
 
 const gather = Effect.sleep(gathering)
 
@@ -67,6 +34,7 @@ export class Member {
   private readonly fork: <A, E>(effect: Effect.Effect<A, E>) => Fiber.Fiber<A, E>
   private readonly dispatcher: Scheduler.SchedulerDispatcher
   private readonly origins: Origins
+  private readonly reader: MessageReader
   private readonly waits: Waits
   private readonly prefetch: number
   /** Acknowledgements that are not worth waiting for more; RabbitMQ hands out no others while they are held back. */
@@ -86,6 +54,12 @@ export class Member {
   private room: Fiber.Fiber<void> | undefined
   /** Waits of messages that cannot be copied. */
   private readonly kept = new Set<Fiber.Fiber<void>>()
+  /** The next attempts of those messages, by their tags. */
+  private readonly attempts = new Map<number, number>()
+  /** Undefined for a queue of another program, until a message makes it matter. */
+  private queueType: RabbitMqQueueType.QueueType | undefined
+  private counters: ReadonlyArray<string>
+  private mustAsk = false
 
   constructor(
     link: RabbitMqClient.Link,
@@ -102,7 +76,14 @@ export class Member {
     this.fork = Effect.runForkWith(context)
     this.dispatcher = Context.get(context, Scheduler.Scheduler).makeDispatcher()
     const clock = Context.get(context, Clock.Clock)
-    this.origins = new Origins(options, link.connection.consumerTimeout)
+    this.origins = new Origins(options, source.queue, link.connection.consumerTimeout)
+    this.reader = new MessageReader({ exchange: link.connection.exchange, queue: source.queue })
+    this.queueType = source.binding === undefined
+      ? undefined
+      : source.isTemporary
+      ? "classic"
+      : link.connection.queueType
+    this.counters = countersOf(this.queueType ?? "unknown", link.version)
     this.waits = new Waits(publishing, source.queue, () => clock.currentTimeMillisUnsafe())
     this.prefetch = link.connection.prefetch ?? Math.min(mostAhead, options.messages)
     this.enough = Math.max(1, Math.min(together, this.prefetch >> 3))
@@ -137,7 +118,12 @@ export class Member {
     const { channel } = this.opened!
     await channel.prefetch(this.prefetch)
     this.sink.open(this.lease)
-    const { consumerTag } = await channel.consume(this.source.queue, (message) => this.receive(message))
+    const { consumerPriority } = this.link.connection
+    const { consumerTag } = await channel.consume(
+      this.source.queue,
+      (message) => this.receive(message),
+      consumerPriority === undefined ? {} : { priority: consumerPriority }
+    )
     this.tag = consumerTag
     // it was told to stop in between
     if (this.stopped) this.leave()
@@ -183,7 +169,10 @@ export class Member {
       } catch (error) {
         return this.end(this.failed(error))
       }
-      if (batch.length === 0) continue
+      if (batch.length === 0) {
+        if (this.mustAsk) return this.ask()
+        continue
+      }
       const room = this.sink.offer(this.lease, batch)
       if (Exit.isExit(room)) continue
       const fiber = this.fork(room)
@@ -211,18 +200,15 @@ export class Member {
       const message = buffer[this.head]!
       bytes += message.content.length
       if (batch.length > 0 && bytes > mostBytes) break
+      if (this.queueType === undefined && this.isTelling(message)) {
+        this.mustAsk = true
+        break
+      }
       this.head++
       const { deliveryTag } = message.fields
-      if (message.properties.headers?.["x-stream-offset"] !== undefined) {
-        throw RabbitMqError.make(
-          "consume",
-          "Unsupported",
-          `${this.source.queue} is a stream, which keeps no group's place: bind a queue to its exchange, or browse it.`
-        )
-      }
       const origin = this.origins.of(message)
       if (origin === undefined) others.push(deliveryTag)
-      else batch.push(delivery(origin, reader, message, deliveryTag, message.content, attemptOf(message)))
+      else batch.push(delivery(origin, this.reader, message, deliveryTag, message.content, this.attemptOf(message)))
     }
     // the words of an exchange are wider than the pattern
     if (others.length > 0) this.acknowledge(others)
@@ -233,11 +219,61 @@ export class Member {
     return batch
   }
 
+  private attemptOf(message: ConsumeMessage): number {
+    const kept = this.attempts.size === 0 ? undefined : this.attempts.get(message.fields.deliveryTag)
+    return kept ?? attemptOf(message, this.source.queue, this.counters)
+  }
+
+  /** Whether a header of RabbitMQ decides about a message, and only the type of the queue tells whether RabbitMQ wrote it. */
+  private isTelling(message: ConsumeMessage): boolean {
+    return message.properties.headers?.["x-stream-offset"] !== undefined || isCounted(message, this.counters)
+  }
+
+  /** Asks once for the type of a queue of another program, and goes on. */
+  private ask(): void {
+    const { queue } = this.source
+    const asked = RabbitMqClient.ask(
+      this.link.connection,
+      "consume",
+      () => RabbitMqQueueType.ask(this.link, queue),
+      this.where
+    )
+    this.room = this.fork(Effect.matchEffect(asked, {
+      onFailure: (error) => Effect.sync(() => this.end(error)),
+      onSuccess: (type) =>
+        Effect.andThen(
+          type === "unknown"
+            ? Effect.logWarning(
+              `The user may not declare ${queue}, so its type is not known: if it is a stream, it keeps no place of the group ${this.options.group}.`
+            )
+            : Effect.void,
+          Effect.sync(() => this.learn(type))
+        )
+    }))
+    this.room.addObserver(() => {
+      if (!this.stopped && this.failure === undefined && this.queueType !== undefined) this.pump()
+    })
+  }
+
+  private learn(type: RabbitMqQueueType.QueueType): void {
+    this.mustAsk = false
+    if (type === "stream") {
+      return this.end(RabbitMqError.make(
+        "consume",
+        "Unsupported",
+        `${this.source.queue} is a stream, which keeps no group's place: bind a queue to its exchange, or browse it.`
+      ))
+    }
+    this.queueType = type
+    this.counters = countersOf(type, this.link.version)
+  }
+
   /** One acknowledgement up to the first message that is open, and one for each beyond. */
   private acknowledge(tags: ReadonlyArray<number>): void {
     const { open } = this
     const { channel } = this.opened!
     for (const tag of tags) open.delete(tag)
+    if (this.attempts.size > 0) { for (const tag of tags) this.attempts.delete(tag) }
     let first = Number.POSITIVE_INFINITY
     for (const tag of open) {
       first = tag
@@ -293,28 +329,33 @@ export class Member {
 
   /** Offers a message that cannot be copied again after its wait, and answers its tag, which stays open. */
   private keep({ after, attempt, message }: Waiting): number {
-    const { headers, ...properties } = message.properties
-    const { "x-delivery-count": _, ...others } = headers ?? {}
-    const again = { ...message, properties: { ...properties, headers: { ...others, [names.attempt]: attempt } } }
+    const { deliveryTag } = message.fields
+    this.attempts.set(deliveryTag, attempt)
     // RabbitMQ ends the channel when it hears nothing of a message for the whole of that time
     const wait = Math.min(after, this.link.connection.consumerTimeout / 2)
-    const fiber = this.fork(Effect.andThen(Effect.sleep(wait), Effect.sync(() => this.offer(again))))
+    const fiber = this.fork(Effect.andThen(Effect.sleep(wait), Effect.sync(() => this.offer(message))))
     this.kept.add(fiber)
     fiber.addObserver(() => void this.kept.delete(fiber))
-    return message.fields.deliveryTag
+    return deliveryTag
   }
 
   private tell(done: ReadonlyArray<number>, released: ReadonlyArray<number>): Effect.Effect<void, Failed> {
     try {
       if (done.length > 0) this.acknowledge(done)
       // in order, they go back with the channel, all at once
-      if (!this.options.ordered) { for (const tag of released) this.nack(tag) }
+      if (!this.options.ordered) { for (const tag of released) this.reject(tag) }
       return Exit.void
     } catch (error) {
       return Exit.fail(this.failed(error, "settle"))
     }
   }
 
+  /** Returns a message whose handler has begun: of the ways to return it, RabbitMQ 4.3 counts only this one as a failed delivery. */
+  private reject(tag: number): void {
+    if (this.open.delete(tag)) this.opened!.channel.reject(message(tag), true)
+  }
+
+  /** Returns a message that was not begun. */
   private nack(tag: number): void {
     if (this.open.delete(tag)) this.opened!.channel.nack(message(tag), false, true)
   }

@@ -1,155 +1,224 @@
 /**
- * Messages in both directions: amqplib's records as the core reads them, and the core's messages as amqplib writes them.
+ * amqplib's records as the core reads them: properties and headers of AMQP as header fields, and what RabbitMQ and the members
+ * of a group have written beside them.
+ *
+ * A publisher may write any header. So the headers of this driver and of RabbitMQ count only where RabbitMQ must have written
+ * them, or where the message stands in a place that only the driver writes to.
  */
-import { type BrokerError, Features, Headers, type Outgoing, type Reader } from "@millrace/core"
-import type { Message, Options } from "amqplib"
-import * as RabbitMqError from "./RabbitMqError.ts"
+import { Headers, type Reader } from "@millrace/core"
+import type { Message } from "amqplib"
+import { rawOf } from "./RabbitMqFrames.ts"
+import { exchangeName, propertiesOf, routingKeyName } from "./RabbitMqProperties.ts"
+import { breaksStreams, decode, isTable, remember, replacement, type Table, tableOf, textOf } from "./RabbitMqValue.ts"
 
-/** Headers that are the driver's own: no subscription sees them. */
+/** Headers of the driver: no subscription sees them. */
 export const names = {
   /** The message's key, as text or as bytes. */
   key: "millrace-key",
   /** The number of the next attempt of a message that waits for it. */
   attempt: "millrace-attempt",
-  /** The channel of a message that comes back from its wait. */
+  /** The channel of a message that returns from its wait. */
   channel: "millrace-channel",
-  /** Marks the end of a log at one moment. */
+  /** A table of what the message had before its wait and what its copy cannot have. */
+  original: "millrace-original",
+  /** Values that a stream drops, as JSON: lists, which are repeated headers, tables and decimals. */
+  values: "millrace-values",
+  /** Marks the end of a log at one moment, or where a group began. */
   mark: "millrace-mark"
 } as const
 
-const own: ReadonlySet<string> = new Set([...Object.values(names), "x-delivery-count", "x-stream-offset"])
+/** Headers by which a quorum queue counts: each delivery of a message (RabbitMQ 4.3), and failed deliveries. */
+const counts = { acquired: "x-acquired-count", delivered: "x-delivery-count" } as const
+
+/** Headers that RabbitMQ writes into a delivery, and that are not the message's. */
+export const written: ReadonlySet<string> = new Set([counts.acquired, counts.delivered, "x-stream-offset"])
+
+const own: ReadonlySet<string> = new Set<string>([...Object.values(names), ...written])
 
 const encoder = new TextEncoder()
 
-/** One header's bytes: text and bytes as they are, what other clients write (numbers, tables, times) as text. */
-const bytesOf = (value: unknown): Uint8Array | null => {
-  if (value === null) return null
-  if (typeof value === "string") return encoder.encode(value)
-  if (Buffer.isBuffer(value)) return value
-  return encoder.encode(typeof value === "object" ? JSON.stringify(value) : String(value))
+/** RabbitMQ's book of a message's deaths. */
+export const isOfDeaths = (name: string): boolean => /^x-(?:death|(?:first|last)-death-)/.test(name)
+
+/** The queue that serves a wait of so many milliseconds. */
+export const waitQueueOf = (queue: string, wait: number): string => `${queue}@wait.${wait}`
+
+/**
+ * Whether a message returned to the queue from one of its wait queues: RabbitMQ writes where it died, and routes it to the
+ * queue by its name, which no publisher to an exchange can do.
+ */
+export const hasWaited = ({ fields, properties }: Message, queue: string): boolean => {
+  const headers: Table | undefined = properties.headers
+  if (headers?.[names.attempt] === undefined || fields.exchange !== "" || fields.routingKey !== queue) return false
+  const deaths: unknown = headers["x-death"]
+  const last: unknown = Array.isArray(deaths) ? deaths[0] : undefined
+  if (!isTable(last)) return false
+  const { queue: from, reason } = last
+  return reason === "expired" && typeof from === "string" && from.startsWith(waitQueueOf(queue, 0).slice(0, -1))
 }
 
-/** RabbitMQ's book of a message's waits is not the message's. */
-export const isOfWaits = (name: string): boolean => /^x-(?:death|(?:first|last)-death-)/.test(name)
+/** The channel of a message that has waited in RabbitMQ; else undefined. */
+export const channelBeforeWait = (record: Message, queue: string): string | undefined => {
+  const channel: unknown = record.properties.headers?.[names.channel]
+  return typeof channel === "string" && hasWaited(record, queue) ? channel : undefined
+}
 
-const fieldsOf = (record: Message): Array<Headers.Field> => {
-  const fields: Array<Headers.Field> = []
-  const headers: Readonly<Record<string, unknown>> | undefined = record.properties.headers
-  if (headers === undefined) return fields
-  const hasWaited = headers[names.attempt] !== undefined
-  for (const name in headers) {
-    if (own.has(name) || (hasWaited && isOfWaits(name))) continue
-    const value = headers[name]
-    // a list of plain values is a name that was given several times
-    if (
-      Array.isArray(value) && value.every((each) => each === null || typeof each === "string" || Buffer.isBuffer(each))
-    ) {
-      for (const each of value) fields.push([name, bytesOf(each)])
-    } else fields.push([name, bytesOf(value)])
+/** The id of a mark; undefined for a message. Only the driver publishes to a log by its name. */
+export const markOf = ({ content, fields, properties }: Message, log: string): string | undefined => {
+  const mark: unknown = properties.headers?.[names.mark]
+  return typeof mark === "string" && fields.exchange === "" && fields.routingKey === log && content.length === 0
+    ? mark
+    : undefined
+}
+
+/** The counts of a queue that can be believed, the best one first: a classic queue counts nothing, and keeps a publisher's header. */
+export const countersOf = (queueType: string, version: string | undefined): ReadonlyArray<string> => {
+  if (queueType === "classic") return []
+  const [major = Number.NaN, minor = 0] = (version ?? "unknown").split(".").map(Number)
+  if (Number.isNaN(major)) return [counts.acquired, counts.delivered]
+  // each writes only one of them into every message that it delivers again; the other may be a publisher's
+  return major > 4 || (major === 4 && minor >= 3) ? [counts.acquired] : [counts.delivered]
+}
+
+const count = (value: unknown): number | undefined =>
+  typeof value === "number" && Number.isSafeInteger(value) && value >= 0 ? value : undefined
+
+/** Whether RabbitMQ says of a delivery how often it was delivered before, by one of the counters. */
+export const isCounted = ({ fields, properties }: Message, counters: ReadonlyArray<string>): boolean =>
+  fields.redelivered && counters.some((name) => properties.headers?.[name] !== undefined)
+
+/**
+ * How often a message was delivered, this time included: the number that its last wait has written, and the deliveries that the
+ * queue has counted since. The queue counts in messages that it delivers again; in others such a header is the publisher's.
+ */
+export const attemptOf = (record: Message, queue: string, counters: ReadonlyArray<string>): number => {
+  const headers: Table | undefined = record.properties.headers
+  if (headers === undefined) return 1
+  const waited = hasWaited(record, queue) ? count(headers[names.attempt]) ?? 1 : 1
+  if (!record.fields.redelivered) return Math.max(1, waited)
+  for (const name of counters) {
+    const counted = count(headers[name])
+    if (counted !== undefined) return Math.max(1, waited) + counted
   }
-  return fields
+  return Math.max(1, waited)
 }
 
-const keyOf = (record: Message): unknown => record.properties.headers?.[names.key]
+/** What a wait has kept of the message, as RabbitMQ delivered it. */
+export const originalOf = (record: Message, queue: string): Table | undefined => {
+  const original: unknown = record.properties.headers?.[names.original]
+  return isTable(original) && hasWaited(record, queue) ? original : undefined
+}
+
+/** The header table with the types of its values, where the frame is there; else as amqplib has read it. */
+export const exactHeaders = (record: Message): Table => {
+  const frame = rawOf(record)
+  return (frame === undefined ? undefined : tableOf(frame)) ?? record.properties.headers ?? {}
+}
+
+const isPlain = (value: unknown): value is string | Buffer | null =>
+  value === null || typeof value === "string" || Buffer.isBuffer(value)
+
+/** Whether amqplib has read it without a loss. */
+const isExact = (value: unknown): value is string | Buffer | null =>
+  typeof value === "string" ? !value.includes(replacement) : isPlain(value)
+
+/** The value of a header that was written as its text. */
+const kept = (values: Table | undefined, name: string, text: unknown): unknown => {
+  const value = values?.[name]
+  return breaksStreams(value) && text === textOf(value) ? value : undefined
+}
+
+const bytesOf = (value: string | Buffer | null): Uint8Array | null =>
+  typeof value === "string" ? encoder.encode(value) : value
+
+/** The fields of one header: one for each value of a list of several texts, and one for any other value. */
+const push = (fields: Array<Headers.Field>, name: string, value: unknown): void => {
+  if (isPlain(value)) fields.push([name, bytesOf(value)])
+  else if (Array.isArray(value) && value.length > 1 && value.every(isPlain)) {
+    for (const each of value) fields.push([name, bytesOf(each)])
+  } else {
+    const [first] = Array.isArray(value) && value.length === 1 ? value : []
+    // a list of one value is read as the value, and stays a list in a copy
+    fields.push([name, remember(typeof first === "string" ? first : textOf(value), value)])
+  }
+}
+
+const keyOf = (record: Message): unknown => {
+  const key: unknown = record.properties.headers?.[names.key]
+  return typeof key === "string" && key.includes(replacement) ? exactHeaders(record)[names.key] : key
+}
 
 // Seconds by the protocol; some clients write milliseconds.
 const latest = 100_000_000_000
 
+/** What a reader knows of the place that its records come from. */
+export interface Place {
+  /** The exchange of all channels: of another one, the fields tell exchange and routing key. */
+  readonly exchange: string
+  /** The queue or log that is read. */
+  readonly queue: string
+}
+
 /** How amqplib's records are read: nothing is decoded before it is asked for. */
-export const reader: Reader<Message> = {
-  key: (record) => {
+export class MessageReader implements Reader<Message> {
+  private readonly place: Place
+
+  constructor(place: Place) {
+    this.place = place
+  }
+
+  key(record: Message): string | undefined {
     const key = keyOf(record)
     // equal bytes give equal text, also where they are not UTF-8: order by key needs no more
     return typeof key === "string" ? key : Buffer.isBuffer(key) ? key.toString() : undefined
-  },
-  keyBytes: (record) => {
+  }
+
+  keyBytes(record: Message): Uint8Array | undefined {
     const key = keyOf(record)
     return typeof key === "string" ? encoder.encode(key) : Buffer.isBuffer(key) ? key : undefined
-  },
-  headers: (record) => Headers.fromFields(fieldsOf(record)),
-  fields: fieldsOf,
-  timestamp: (record) => {
+  }
+
+  headers(record: Message): Headers.Headers {
+    return Headers.fromFields(this.fields(record))
+  }
+
+  fields(record: Message): Array<Headers.Field> {
+    const { exchange, queue } = this.place
+    const { fields: from, properties } = record
+    const fields: Array<Headers.Field> = []
+    const headers: Table | undefined = properties.headers
+    const waited = hasWaited(record, queue)
+    const original = waited ? originalOf(record, queue) : undefined
+    propertiesOf(properties, original, fields)
+    const isForeign = from.exchange !== "" && from.exchange !== exchange
+    if (isForeign) {
+      fields.push([exchangeName, encoder.encode(from.exchange)], [routingKeyName, encoder.encode(from.routingKey)])
+    }
+    if (headers === undefined) return fields
+    let exact: Table | undefined
+    const values = headers[names.values] === undefined ? undefined : decode(headers[names.values])
+    for (const name in headers) {
+      if (own.has(name) || (waited && isOfDeaths(name))) continue
+      // of a dead letter that was published again
+      if (isForeign && (name === exchangeName || name === routingKeyName)) continue
+      const value = headers[name]
+      if (isExact(value) && values === undefined) fields.push([name, bytesOf(value)])
+      else push(fields, name, kept(values, name, value) ?? (exact ??= exactHeaders(record))[name] ?? value)
+    }
+    const deaths = original?.["deaths"]
+    if (isTable(deaths)) { for (const name in deaths) push(fields, name, deaths[name]) }
+    if (values !== undefined) {
+      for (const name in values) if (!Object.hasOwn(headers, name) && !own.has(name)) push(fields, name, values[name])
+    }
+    return fields
+  }
+
+  timestamp(record: Message): number | undefined {
     const at: unknown = record.properties.timestamp
     return typeof at !== "number" || at <= 0 ? undefined : at < latest ? at * 1000 : at
   }
 }
 
-/** How often a message was delivered, this time included: what a retry wrote down, and what the queue has counted since. */
-export const attemptOf = (record: Message): number => {
-  const { headers } = record.properties
-  if (headers === undefined) return 1
-  const written: unknown = headers[names.attempt]
-  const counted: unknown = headers["x-delivery-count"]
-  return (typeof written === "number" && written >= 1 ? written : 1) + (typeof counted === "number" ? counted : 0)
-}
-
 /** A view of the same memory. */
 export const buffer = (bytes: Uint8Array): Buffer =>
   Buffer.isBuffer(bytes) ? bytes : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
-
-const text = (bytes: Uint8Array): string | Buffer => Headers.textOf(bytes) ?? buffer(bytes)
-
-type Value = string | Buffer | null
-
-/** Headers as AMQP's table: names once, and a list where one was given several times. */
-const tableOf = (outgoing: Outgoing<Uint8Array>): Record<string, Value | Array<Value>> | undefined => {
-  const { headers, key, native } = outgoing
-  const table: Record<string, Value | Array<Value>> = Object.create(null)
-  let isEmpty = true
-  if (native?.fields === undefined || native.fields.length === 0) {
-    for (const name in headers) {
-      table[name] = headers[name]!
-      isEmpty = false
-    }
-  } else {
-    for (const [name, bytes] of outgoing.fields) {
-      const value = bytes === null ? null : text(bytes)
-      const before = table[name]
-      table[name] = before === undefined ? value : Array.isArray(before) ? [...before, value] : [before, value]
-      isEmpty = false
-    }
-  }
-  if (native?.keyBytes !== undefined) {
-    table[names.key] = text(native.keyBytes)
-    isEmpty = false
-  } else if (key !== undefined) {
-    table[names.key] = key
-    isEmpty = false
-  }
-  return isEmpty ? undefined : table
-}
-
-// RabbitMQ takes these as more routing keys
-const routing = ["CC", "BCC"]
-
-/** Headers that RabbitMQ, or a plugin of its, obeys: more routing keys, the delay of a delayed exchange, an id against duplicates. */
-export const instructions: ReadonlyArray<string> = ["cc", "bcc", "x-delay", "x-deduplication-header"]
-
-/** What RabbitMQ can do of what a publisher may ask beside body, key and headers; AMQP's timestamp counts seconds. */
-export const features: Features.Deciding = { tombstones: false, partitions: false, timestamps: "seconds" }
-
-/** What of a message RabbitMQ or its client can never take. */
-export const refuse = (outgoing: Outgoing<Uint8Array>): BrokerError.BrokerError | undefined => {
-  const { channel, headers, native } = outgoing
-  const refused = Features.refuse("rabbitmq", features, outgoing)
-  if (refused !== undefined) return refused
-  for (const name of routing) {
-    if (headers[name] !== undefined || native?.fields?.some(([each]) => each === name) === true) {
-      return RabbitMqError.invalid(
-        "publish",
-        `A message for ${channel} has the header ${name}, which RabbitMQ reads as routing keys: give it another name.`
-      )
-    }
-  }
-  return undefined
-}
-
-/** The properties of a message as amqplib writes them; `seconds` is now, in Unix time. */
-export const toProperties = (outgoing: Outgoing<Uint8Array>, seconds: number): Options.Publish => {
-  const headers = tableOf(outgoing)
-  const chosen = outgoing.native?.timestamp
-  const timestamp = chosen === undefined ? seconds : Math.floor(chosen / 1000)
-  return headers === undefined
-    ? { persistent: true, mandatory: true, timestamp }
-    : { persistent: true, mandatory: true, timestamp, headers }
-}

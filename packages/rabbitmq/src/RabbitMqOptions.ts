@@ -5,8 +5,11 @@ import { type BrokerError, DriverOptions } from "@millrace/core"
 import type { Duration, Effect } from "effect"
 import { Config, Option, Redacted } from "effect"
 import type * as RabbitMqError from "./RabbitMqError.ts"
+import { type Node, taken } from "./RabbitMqUrl.ts"
 
-const { bad, decoded, integer, millis, oneOf, plain } = DriverOptions
+export type { Node } from "./RabbitMqUrl.ts"
+
+const { bad, integer, millis, oneOf, plain } = DriverOptions
 
 /** Certificates in PEM; each is optional. */
 export interface Tls {
@@ -80,16 +83,20 @@ export interface Options {
    * be in flight, up to 1024. Each may be as long as the broker allows: lower it for long bodies, raise it for many handlers that wait.
    */
   readonly prefetch?: number | undefined
+  /**
+   * More arguments of the queues that groups get, as RabbitMQ takes them: `{ "x-max-length": 100_000, "x-overflow": "reject-publish" }`.
+   * A queue that exists with other arguments fails with `Conflict`. Default: none.
+   */
+  readonly queueArguments?: Readonly<Record<string, string | number | boolean>> | undefined
+  /**
+   * The priority of this program's consumers, an integer from 1: RabbitMQ hands messages to consumers of a lower one only when
+   * those of a higher one have as many as they may have. Default: the lowest, RabbitMQ's 0.
+   */
+  readonly consumerPriority?: number | undefined
   /** The broker's `consumer_timeout`: a message that is held longer goes to somebody else. Default: 30 minutes. */
   readonly consumerTimeout?: Duration.Input | undefined
   /** Channels that live in exchanges and queues of others, by name. */
   readonly channels?: Readonly<Record<string, Route>> | undefined
-}
-
-/** One node. */
-export interface Node {
-  readonly host: string
-  readonly port: number
 }
 
 /** Options checked, times in milliseconds. */
@@ -114,45 +121,10 @@ export interface Connection {
   readonly logAge: string
   readonly logBytes: number
   readonly prefetch: number | undefined
+  readonly queueArguments: Readonly<Record<string, string | number | boolean>>
+  readonly consumerPriority: number | undefined
   readonly consumerTimeout: number
   readonly channels: ReadonlyMap<string, Route>
-}
-
-const host = /^(\[[0-9a-fA-F:.]+\]|[^\s:/@,[\]]+)(?::(\d{1,5}))?$/
-
-const shape = `url must be amqp://user:password@host:port/vhost, or amqps:// for TLS`
-
-interface Parts {
-  readonly nodes: ReadonlyArray<Node>
-  readonly vhost: string
-  readonly username: string | undefined
-  readonly password: string | undefined
-  readonly isSecure: boolean
-}
-
-// what is wrong is never shown: it may hold the password
-const taken = (given: string): Parts => {
-  const found = /^(amqps?):\/\/(?:([^@/?#]*)@)?([^/?#@]+)(?:\/([^?#/]*))?$/.exec(given.trim())
-  if (found === null) {
-    return bad(`${shape}; "@", "/", "?" and "#" within user, password and vhost are percent-encoded`)
-  }
-  const [, scheme, user, hosts = "", vhost] = found
-  const isSecure = scheme === "amqps"
-  const nodes = hosts.split(",").map((each): Node => {
-    const [, name, port] = host.exec(each.trim()) ?? bad(`${shape}; a host in it is no host:port`)
-    const number = port === undefined ? (isSecure ? 5671 : 5672) : Number(port)
-    if (number < 1 || number > 65_535) bad(`a port in url must be from 1 to 65535, got ${number}`)
-    return { host: name!.replace(/^\[|\]$/g, ""), port: number }
-  })
-  const colon = user?.indexOf(":") ?? -1
-  if (user !== undefined && user !== "" && colon < 0) bad("url names a user without a password: write user:password@")
-  return {
-    nodes,
-    vhost: vhost === undefined || vhost === "" ? "/" : decoded("virtual host in url", vhost),
-    username: user === undefined || user === "" ? undefined : decoded("user in url", user.slice(0, colon)),
-    password: user === undefined || user === "" ? undefined : decoded("password in url", user.slice(colon + 1)),
-    isSecure
-  }
 }
 
 const checkedTls = (tls: Tls): NonNullable<Connection["tls"]> => {
@@ -169,6 +141,22 @@ const checkedRoutes = (channels: Options["channels"]): ReadonlyMap<string, Route
     if (queue === "") bad(`channels.${name}.queue must be the name of a queue, got ""`)
   }
   return found
+}
+
+/** Arguments that the driver sets, by the option that says them. */
+const ownArguments: Readonly<Record<string, string>> = { "x-queue-type": "queueType" }
+
+const checkedArguments = (given: Options["queueArguments"] = {}): Connection["queueArguments"] => {
+  for (const name of Object.keys(given)) {
+    const value = given[name]
+    if (Object.hasOwn(ownArguments, name)) {
+      bad(`queueArguments must not have ${name}: use the option ${ownArguments[name]}`)
+    }
+    if (typeof value !== "string" && typeof value !== "number" && typeof value !== "boolean") {
+      bad(`queueArguments.${name} must be a text, a number, true or false, got ${typeof value}`)
+    }
+  }
+  return given
 }
 
 /** An age as RabbitMQ takes it. */
@@ -217,6 +205,8 @@ const resolve = (options: Options): Connection => {
     logAge,
     logBytes: integer("logBytes", options.logBytes, 1024 ** 3, Number.MAX_SAFE_INTEGER),
     prefetch: integer("prefetch", options.prefetch, undefined, 65_535),
+    queueArguments: checkedArguments(options.queueArguments),
+    consumerPriority: integer("consumerPriority", options.consumerPriority, undefined, 2 ** 31 - 1),
     consumerTimeout: millis("consumerTimeout", options.consumerTimeout, 1_800_000),
     channels: checkedRoutes(options.channels)
   }

@@ -10,7 +10,9 @@ import { Clock, Context, Effect, Exit, type Scope } from "effect"
 import { Call, Flight } from "./RabbitMqCall.ts"
 import * as RabbitMqClient from "./RabbitMqClient.ts"
 import * as RabbitMqError from "./RabbitMqError.ts"
-import { buffer, refuse, toProperties } from "./RabbitMqMessage.ts"
+import { buffer } from "./RabbitMqMessage.ts"
+import { toProperties } from "./RabbitMqOutgoing.ts"
+import { refuse, routingKeyName, said } from "./RabbitMqProperties.ts"
 import * as RabbitMqTopology from "./RabbitMqTopology.ts"
 
 type Batch = ReadonlyArray<Outgoing<Uint8Array>>
@@ -63,7 +65,8 @@ class Line {
     return this.link.connection.place
   }
 
-  publish(batch: Batch): Effect.Effect<void, Failed> {
+  /** `isDirect`: to the queues of the channels' names. */
+  publish(batch: Batch, isDirect = false): Effect.Effect<void, Failed> {
     if (batch.length === 0) return Exit.void
     for (const outgoing of batch) {
       const refused = refuse(outgoing) ?? this.tooLong(outgoing)
@@ -76,7 +79,7 @@ class Line {
         ))
         return
       }
-      const call = new Call(batch, resume, this.clock.currentTimeMillisUnsafe())
+      const call = new Call(batch, isDirect, resume, this.clock.currentTimeMillisUnsafe())
       this.waiting.push(call)
       this.flow()
       // what is on its way cannot be called back
@@ -135,15 +138,13 @@ class Line {
     seconds: number,
     confirmed: (error: unknown) => void
   ): boolean {
-    const { exchange, key } = RabbitMqTopology.targetOf(this.link.connection, outgoing.channel)
+    const { connection } = this.link
+    const isRouted = RabbitMqTopology.isRouted(connection, outgoing.channel)
+    const { exchange, key } = this.targetOf(call, outgoing)
     try {
-      flight.opened.channel.publish(
-        exchange,
-        key,
-        buffer(outgoing.payload),
-        toProperties(outgoing, seconds),
-        confirmed
-      )
+      const properties = toProperties(outgoing, seconds, { user: connection.username, isRouted })
+      if (exchange === "" && RabbitMqTopology.isDirectReply(key)) properties.mandatory = false
+      flight.opened.channel.publish(exchange, key, buffer(outgoing.payload), properties, confirmed)
     } catch (error) {
       flight.isProbing = false
       if (RabbitMqError.isEnded(error)) {
@@ -160,6 +161,14 @@ class Line {
     flight.messages++
     flight.bytes += outgoing.payload.length
     return true
+  }
+
+  private targetOf({ isDirect }: Call, outgoing: Outgoing<Uint8Array>): RabbitMqTopology.Target {
+    const { connection } = this.link
+    const { channel } = outgoing
+    if (isDirect) return RabbitMqTopology.queueTarget(channel)
+    const key = RabbitMqTopology.isRouted(connection, channel) ? said(outgoing, routingKeyName) : undefined
+    return RabbitMqTopology.targetOf(connection, channel, key)
   }
 
   private confirmed(call: Call, flight: Flight, error: unknown): void {
@@ -209,7 +218,7 @@ class Line {
       if (size === undefined || call.batch.some(({ payload }) => payload.length >= Number(size))) return error
     } else if (error.reason === "NotFound") {
       // an exchange of a route; which one, RabbitMQ says by its name
-      const { exchange } = RabbitMqTopology.targetOf(this.link.connection, call.batch[0]!.channel)
+      const { exchange } = this.targetOf(call, call.batch[0]!)
       if (String(why).includes(`'${exchange}'`)) return error
     } else return error
     return RabbitMqError.make(
@@ -223,10 +232,10 @@ class Line {
   private returned({ content, fields }: Message): void {
     for (const call of this.active) {
       if (call.failure !== undefined) continue
-      for (const { channel, payload } of call.batch) {
-        const { exchange, key } = RabbitMqTopology.targetOf(this.link.connection, channel)
-        if (key === fields.routingKey && exchange === fields.exchange && content.equals(payload)) {
-          call.failure = RabbitMqTopology.missing("publish", channel)
+      for (const outgoing of call.batch) {
+        const { exchange, key } = this.targetOf(call, outgoing)
+        if (key === fields.routingKey && exchange === fields.exchange && content.equals(outgoing.payload)) {
+          call.failure = RabbitMqTopology.missing("publish", outgoing.channel)
           return
         }
       }
@@ -340,6 +349,22 @@ class Line {
   }
 }
 
+const isReply = ({ native }: Outgoing<Uint8Array>): boolean => native?.isReply === true
+
+/**
+ * Publishes a batch. A reply goes to the channel that its caller named, or to the queue of that name: other clients name a queue,
+ * which nothing has bound to an exchange.
+ */
+const replying = (line: Line, batch: Batch): Effect.Effect<void, Failed> => {
+  const [reply] = batch
+  if (batch.length !== 1 || reply === undefined || !isReply(reply)) return line.publish(batch)
+  return Effect.catchIf(
+    line.publish(batch),
+    ({ reason }) => reason === "NotFound",
+    () => line.publish(batch, true)
+  )
+}
+
 /**
  * Makes a publisher that lives as long as the scope; closing it waits for what is on its way.
  *
@@ -354,7 +379,7 @@ export const make = (
     const line = new Line(link, context)
     yield* Effect.addFinalizer(() => Effect.ignore(Effect.timeoutOption(line.close, link.connection.requestTimeout)))
     yield* Effect.forkScoped(line.watch)
-    if (link.connection.missingChannels === "refuse") return { publish: (batch) => line.publish(batch) }
+    if (link.connection.missingChannels === "refuse") return { publish: (batch) => replying(line, batch) }
     const known = new Set<string>()
     const known1000 = (channel: string) => {
       if (known.size >= 1000) known.clear()
@@ -362,10 +387,10 @@ export const make = (
     }
     return {
       publish: (batch) => {
-        const fresh = [...new Set(batch.map(({ channel }) => channel))].filter((channel) =>
-          !known.has(channel) && !link.connection.channels.has(channel)
-        )
-        if (fresh.length === 0) return line.publish(batch)
+        const fresh = [...new Set(batch.filter((each) => !isReply(each)).map(({ channel }) => channel))].filter((
+          channel
+        ) => !known.has(channel) && !link.connection.channels.has(channel))
+        if (fresh.length === 0) return replying(line, batch)
         return Effect.andThen(
           Effect.forEach(fresh, (channel) => Effect.map(declare(channel), () => known1000(channel)), { discard: true }),
           Effect.suspend(() => line.publish(batch))

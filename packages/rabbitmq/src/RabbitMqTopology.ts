@@ -25,25 +25,45 @@ export const queueOf = (channel: string, group: string): string => `${channel}@$
 /** The queue by which members of a group that keep order take turns. */
 export const lockOf = (queue: string): string => `${queue}@lock`
 
-/** Where messages of a channel are published to. */
-export const targetOf = (
-  connection: Connection,
-  channel: string
-): { readonly exchange: string; readonly key: string } => {
-  const route = connection.channels.get(channel)
-  if (route === undefined) return { exchange: connection.exchange, key: channel }
-  // without an exchange, RabbitMQ's own one leads to each queue by its name
-  return route.exchange === undefined
-    ? { exchange: "", key: route.queue ?? channel }
-    : { exchange: route.exchange, key: route.routingKey ?? channel }
+/** Where a message is published to. */
+export interface Target {
+  readonly exchange: string
+  readonly key: string
 }
 
+/** Replies to a caller that consumes without a queue (direct reply-to) are not routed to a queue, so `mandatory` returns them. */
+export const isDirectReply = (channel: string): boolean => channel.startsWith("amq.rabbitmq.reply-to.")
+
+/** The queue of a name, by RabbitMQ's exchange that leads to each queue. */
+export const queueTarget = (queue: string): Target => ({ exchange: "", key: queue })
+
+/** Whether a publisher may say the routing key of a message for a channel. */
+export const isRouted = (connection: Connection, channel: string): boolean =>
+  connection.channels.get(channel)?.exchange !== undefined
+
+/** Where messages of a channel are published to; `key` is the routing key that the publisher said. */
+export const targetOf = (connection: Connection, channel: string, key?: string): Target => {
+  const route = connection.channels.get(channel)
+  if (route === undefined) {
+    // names that RabbitMQ keeps for queues of its own: no channel has one, and a caller of another client is answered there
+    return channel.startsWith("amq.") ? queueTarget(channel) : { exchange: connection.exchange, key: channel }
+  }
+  return route.exchange === undefined
+    ? queueTarget(route.queue ?? channel)
+    : { exchange: route.exchange, key: key ?? route.routingKey ?? channel }
+}
+
+/** RabbitMQ takes line breaks out of the name of a queue that is declared, and then does not find it. */
+const isPrintable = (name: string): boolean => !/\p{Cc}/u.test(name)
+
 const refuseName = (channel: string): Failed | undefined =>
-  channel === "" || channel.includes("@") || Buffer.byteLength(channel) > 200 ||
+  channel === "" || channel.includes("@") || Buffer.byteLength(channel) > 200 || !isPrintable(channel) ||
     channel.split(".").some((word) => word === "*" || word === "#")
     ? RabbitMqError.invalid(
       "declare",
-      `RabbitMQ takes no channel named "${channel}": use 1 to 200 bytes, no "@", and no word "*" or "#" between dots.`
+      `RabbitMQ takes no channel named ${
+        JSON.stringify(channel)
+      }: use 1 to 200 bytes, no "@", no line breaks or other control characters, and no word "*" or "#" between dots.`
     )
     : undefined
 
@@ -52,10 +72,14 @@ const wordsOf = (pattern: Address.Pattern): string | Failed => {
   const one = "\u0000"
   const rest = "\u0001"
   const words = Address.render(pattern, { one, rest }).split(".")
-  if (words.some((word) => word === "*" || word === "#") || pattern.address.includes("@")) {
+  if (
+    words.some((word) => word === "*" || word === "#") || pattern.address.includes("@") || !isPrintable(pattern.address)
+  ) {
     return RabbitMqError.invalid(
       "consume",
-      `RabbitMQ takes no pattern ${pattern.address}: use no "@", and no word "*" or "#" between dots.`
+      `RabbitMQ takes no pattern ${
+        JSON.stringify(pattern.address)
+      }: use no "@", no control characters, and no word "*" or "#" between dots.`
     )
   }
   return words.map((word) => word === rest ? "#" : word.includes(rest) ? "*.#" : word.includes(one) ? "*" : word).join(
@@ -63,14 +87,17 @@ const wordsOf = (pattern: Address.Pattern): string | Failed => {
   )
 }
 
+const numbered = (settings: Readonly<Record<string, string>>): Readonly<Record<string, string | number>> =>
+  Object.fromEntries(
+    Object.entries(settings).map(([name, value]) => [name, /^\d+$/.test(value) ? Number(value) : value])
+  )
+
 const logArguments = (connection: Connection, settings: Readonly<Record<string, string>> = {}) => ({
   "x-queue-type": "stream",
   "x-max-age": connection.logAge,
   "x-max-length-bytes": connection.logBytes,
   "x-stream-max-segment-size-bytes": segment,
-  ...Object.fromEntries(
-    Object.entries(settings).map(([name, value]) => [name, /^\d+$/.test(value) ? Number(value) : value])
-  )
+  ...numbered(settings)
 })
 
 /** Makes the exchange of all channels. */
@@ -101,6 +128,21 @@ const log = async (link: Link, { channel: name, settings }: Driver.Declaration):
   )
 }
 
+// milliseconds after which RabbitMQ deletes a temporary queue that nobody consumes: its program has died
+const unused = 300_000
+
+/** Makes the queue of a temporary channel or group, and binds it. */
+export const temporaryQueue = (
+  link: Link,
+  { binding, queue }: Source,
+  settings: Readonly<Record<string, string>> = {}
+): Promise<unknown> =>
+  RabbitMqClient.using(link, RabbitMqClient.plain, async (channel) => {
+    const wanted = { ...numbered(settings), "x-queue-type": "classic", "x-expires": unused }
+    await channel.assertQueue(queue, { arguments: wanted })
+    if (binding !== undefined) await channel.bindQueue(queue, binding.exchange, binding.key, binding.arguments ?? {})
+  })
+
 /** Creates a channel's log, or compares it with what was declared; of a channel with a route, asks whether it is there. */
 export const declare = (link: Link, declaration: Driver.Declaration): Effect.Effect<void, Failed> =>
   Effect.suspend(() => {
@@ -129,6 +171,13 @@ export const declare = (link: Link, declaration: Driver.Declaration): Effect.Eff
     }
     const refused = refuseName(channel)
     if (refused !== undefined) return Effect.fail(refused)
+    if (declaration.temporary === true) {
+      const binding = { exchange: connection.exchange, key: channel, arguments: undefined }
+      return RabbitMqClient.ask(connection, "declare", async () => {
+        await exchange(link)
+        await temporaryQueue(link, { queue: channel, binding, log: undefined, isTemporary: true }, settings)
+      }, { channel })
+    }
     const age = settings["x-max-age"]
     // RabbitMQ ends the whole connection over it (seen with 3.10)
     if (age !== undefined && !RabbitMqOptions.age.test(age)) {
@@ -171,34 +220,62 @@ export interface Source {
   } | undefined
   /** The log that a new group begins with, where there is one. */
   readonly log: string | undefined
+  /** The queue ends with the subscription. */
+  readonly isTemporary: boolean
 }
 
-/** What a subscription consumes, by its options. */
-export const sourceOf = (connection: Connection, options: Driver.ConsumeOptions): Source | Failed => {
+/**
+ * What a subscription consumes, by its options; `temporary` are the channels that this program has declared as such: their queues
+ * have their names.
+ */
+export const sourceOf = (
+  connection: Connection,
+  options: Driver.ConsumeOptions,
+  temporary: ReadonlySet<string> = new Set()
+): Source | Failed => {
   const { channel, group, pattern } = options
+  const isTemporary = options.temporary === true
+  if (isTemporary && temporary.has(channel)) {
+    const binding = { exchange: connection.exchange, key: channel, arguments: undefined }
+    return { queue: channel, binding, log: undefined, isTemporary }
+  }
   const route = connection.channels.get(channel)
-  if (route?.queue !== undefined) return { queue: route.queue, binding: undefined, log: undefined }
   const queue = queueOf(channel, group)
-  if (group === "" || group.includes("@") || Buffer.byteLength(queue) > 220) {
+  if (group === "") {
     return RabbitMqError.invalid(
       "consume",
-      `RabbitMQ takes no group named "${group}": use 1 byte or more, no "@", and at most 219 bytes with the channel's name.`
+      `The group of ${options.handler} is empty: give the subscription the name of its consumer group, which its queue ${channel}@GROUP has.`
+    )
+  }
+  if (route?.queue !== undefined) return { queue: route.queue, binding: undefined, log: undefined, isTemporary: false }
+  if (group.includes("@") || !isPrintable(group) || Buffer.byteLength(queue) > 220) {
+    return RabbitMqError.invalid(
+      "consume",
+      `RabbitMQ takes no group named ${
+        JSON.stringify(group)
+      }: use no "@", no line breaks or other control characters, and at most 219 bytes with the channel's name.`
     )
   }
   if (route?.exchange !== undefined) {
     const key = route.routingKey ?? channel
-    return { queue, binding: { exchange: route.exchange, key, arguments: route.arguments }, log: undefined }
+    return {
+      queue,
+      binding: { exchange: route.exchange, key, arguments: route.arguments },
+      log: undefined,
+      isTemporary
+    }
   }
   if (pattern !== undefined) {
     const key = wordsOf(pattern)
     return typeof key === "string"
-      ? { queue, binding: { exchange: connection.exchange, key, arguments: undefined }, log: undefined }
+      ? { queue, binding: { exchange: connection.exchange, key, arguments: undefined }, log: undefined, isTemporary }
       : key
   }
   return refuseName(channel) ?? {
     queue,
     binding: { exchange: connection.exchange, key: channel, arguments: undefined },
-    log: connection.log === "none" ? undefined : channel
+    log: connection.log === "none" || isTemporary ? undefined : channel,
+    isTemporary
   }
 }
 

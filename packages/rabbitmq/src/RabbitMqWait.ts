@@ -4,9 +4,9 @@
  */
 import type { ConfirmChannel, ConsumeMessage } from "amqplib"
 import * as RabbitMqClient from "./RabbitMqClient.ts"
-import { names } from "./RabbitMqMessage.ts"
 import * as RabbitMqError from "./RabbitMqError.ts"
-import * as RabbitMqLog from "./RabbitMqLog.ts"
+import { waitQueueOf } from "./RabbitMqMessage.ts"
+import { waiting } from "./RabbitMqOutgoing.ts"
 
 // The wait is kept to an eighth, so that few queues serve all waits.
 const eighths = 8
@@ -14,9 +14,12 @@ const eighths = 8
 const longest = 2_000_000_000
 const shortestUnused = 60_000
 
-/** The time of the queue that serves a wait: the wait, or up to an eighth more, in milliseconds. */
+/**
+ * The time of the queue that serves a wait: the wait, or up to an eighth more, in milliseconds, and at least 1: a copy that
+ * RabbitMQ did not return from a wait is any publisher's.
+ */
 export const step = (after: number): number => {
-  const wait = Math.min(longest, Math.ceil(after))
+  const wait = Math.max(1, Math.min(longest, Math.ceil(after)))
   if (wait <= eighths) return wait
   const unit = 2 ** Math.max(0, Math.floor(Math.log2(wait)) - 3)
   return Math.min(longest, Math.ceil(wait / unit) * unit)
@@ -53,29 +56,24 @@ export class Waits {
    */
   async put(batch: ReadonlyArray<Waiting>): Promise<ReadonlyArray<Waiting>> {
     const steps = new Set(batch.map(({ after }) => step(after)))
-    for (const wait of steps) if (wait > 0) await this.declare(wait)
+    for (const wait of steps) await this.declare(wait)
     const channel = await this.channel()
     const { returns } = this
     const unwritable: Array<Waiting> = []
-    await Promise.all(batch.map((waiting) =>
+    const place = { queue: this.queue, exchange: this.link.connection.exchange }
+    await Promise.all(batch.map((each) =>
       new Promise<void>((resolve, reject) => {
-        const { after, attempt, channel: name, message } = waiting
-        const wait = step(after)
-        // a time to live that its publisher gave would end the wait
-        const { expiration: _, ...properties } = RabbitMqLog.copied(message, {
-          [names.attempt]: attempt,
-          [names.channel]: name
-        })
+        const { after, attempt, channel: name, message } = each
         try {
           channel.sendToQueue(
-            wait === 0 ? this.queue : this.nameOf(wait),
+            waitQueueOf(this.queue, step(after)),
             message.content,
-            properties,
+            waiting(message, place, attempt, name),
             (error) => error === null || error === undefined ? resolve() : reject(error)
           )
         } catch (error) {
           if (RabbitMqError.isEnded(error)) return reject(error)
-          unwritable.push(waiting)
+          unwritable.push(each)
           resolve()
         }
       })
@@ -90,27 +88,27 @@ export class Waits {
     )
   }
 
-  private nameOf(wait: number): string {
-    return `${this.queue}@wait.${wait}`
-  }
-
   /** A queue that nobody declares for a while is gone, and what waits in it, too: so it is declared again in time. */
   private async declare(wait: number): Promise<void> {
     const before = this.declared.get(wait)
     if (before !== undefined && this.now() - before < shortestUnused / 2) return
-    await RabbitMqClient.using(this.link, RabbitMqClient.plain, (channel) =>
-      channel.assertQueue(this.nameOf(wait), {
-        arguments: {
-          "x-queue-type": "quorum",
-          "x-message-ttl": wait,
-          "x-expires": 2 * wait + shortestUnused,
-          "x-dead-letter-exchange": "",
-          "x-dead-letter-routing-key": this.queue,
-          // else a message would be taken out before the other queue has it
-          "x-dead-letter-strategy": "at-least-once",
-          "x-overflow": "reject-publish"
-        }
-      }))
+    await RabbitMqClient.using(
+      this.link,
+      RabbitMqClient.plain,
+      (channel) =>
+        channel.assertQueue(waitQueueOf(this.queue, wait), {
+          arguments: {
+            "x-queue-type": "quorum",
+            "x-message-ttl": wait,
+            "x-expires": 2 * wait + shortestUnused,
+            "x-dead-letter-exchange": "",
+            "x-dead-letter-routing-key": this.queue,
+            // else a message would be taken out before the other queue has it
+            "x-dead-letter-strategy": "at-least-once",
+            "x-overflow": "reject-publish"
+          }
+        })
+    )
     this.declared.set(wait, this.now())
   }
 
