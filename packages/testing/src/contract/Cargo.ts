@@ -1,9 +1,9 @@
 /**
  * Scenarios of what a message holds: bodies, keys, headers and null bodies, byte for byte, and what a channel shows of them.
  */
-import { Headers } from "@millrace/core"
+import { Broker, DeadLetters, type Delivery, Headers } from "@millrace/core"
 import { Effect, Stream } from "effect"
-import { type Bench, bytesOf, ensure, type Got, hex, numbered, refusedWith, same, textOf } from "./Bench.ts"
+import { type Bench, bytesOf, ensure, type Got, hex, numbered, refusedWith, same, textOf, trouble } from "./Bench.ts"
 import { browse, type Fields, fieldsOf, type Scenario, scenario } from "./Scenario.ts"
 
 /** What a publisher can say, and what must come out of it. */
@@ -43,6 +43,54 @@ const fields = (kind: Fields): Scenario =>
       }),
     { needs: [`${kind} headers`] }
   )
+
+/** What copies of a message must keep of its fields: those that a broker or the engine adds are left out. */
+const copied = ({ fields }: Delivery): Record<string, ReadonlyArray<string>> =>
+  byName(fields.filter(([name]) => !name.startsWith("dead-letter-")))
+
+const repeated: Scenario = scenario(
+  "headers-repeated",
+  "repeated headers survive browse, history and replay",
+  ["F13", "X5", "F22"],
+  (bench, declared) =>
+    Effect.gen(function*() {
+      yield* bench.declare(1)
+      const others = (["binary", "null"] as const).filter((kind) => declared.fields.includes(kind))
+      const sent: ReadonlyArray<Headers.Field> = [
+        ...fieldsOf.duplicate,
+        ["thrice", bytesOf("a")],
+        ["thrice", bytesOf("a")],
+        ["thrice", bytesOf("")],
+        ...others.flatMap((kind) => fieldsOf[kind]),
+        ...(others.includes("binary") ? [["bytes", bytesOf("text")] as const] : [])
+      ]
+      const consumer = yield* bench.consumer(() => Effect.fail(trouble("validation")))
+      yield* bench.send("m", { fields: sent })
+      yield* bench.has(consumer, ["m"])
+      const wanted = byName(sent)
+      yield* same("fields as they are delivered", copied(consumer.got[0]!.delivery), wanted)
+      if (bench.capabilities.retention) {
+        const [found] = yield* browse(bench)
+        yield* same("fields as browsing shows them", copied(found!), wanted)
+      }
+      if (bench.capabilities.replay && bench.capabilities.fanOut) {
+        const later = yield* bench.reader({ group: `${bench.group}-later`, from: "earliest" })
+        yield* bench.has(later, ["m"])
+        yield* same("fields as a group gets them that began later", copied(later.got[0]!.delivery), wanted)
+      }
+      const letter = yield* bench.untilSome(
+        "the dead letter is listed",
+        Effect.map(Stream.runCollect(DeadLetters.list(bench.deadLetters)), ([first]) => first).pipe(
+          Effect.provideService(Broker.Broker, bench.broker)
+        )
+      )
+      yield* same("fields of the dead letter", copied(letter.delivery), wanted)
+      yield* DeadLetters.replay(letter, { reach: "all" }).pipe(Effect.provideService(Broker.Broker, bench.broker))
+      yield* bench.until("the replay has come", () => consumer.got.length === 2)
+      yield* same("fields of the replay", copied(consumer.got[1]!.delivery), wanted)
+    }),
+  { needs: ["duplicate headers", "browse"] }
+)
 
 const payload = (id: string, title: string, body: () => Uint8Array): Scenario =>
   scenario(`payload-${id}`, `a body arrives byte for byte: ${title}`, ["X5"], (bench) =>
@@ -111,6 +159,7 @@ export const cargo: ReadonlyArray<Scenario> = [
   fields("null"),
   fields("case"),
   fields("control"),
+  repeated,
 
   scenario(
     "headers-native-rule",
