@@ -1,4 +1,5 @@
 import {
+  Auth,
   Broker,
   BrokerError,
   Channel,
@@ -20,8 +21,10 @@ const Orders = Channel.make("orders", { payload: Order, key: (order) => order.id
 const publisher = Publisher.make(Orders)
 
 /** A route over a broker, on a real server. */
-const over = (broker: Broker.Broker["Service"], route: HttpRouter.Route<never, Broker.Broker>) =>
-  serveWith(Server.layer(route).pipe(HttpRouter.provideRequest(Layer.succeed(Broker.Broker, broker))))
+const over = (
+  broker: Broker.Broker["Service"],
+  ...routes: ReadonlyArray<HttpRouter.Route<never, Broker.Broker>>
+) => serveWith(Server.layer(...routes).pipe(HttpRouter.provideRequest(Layer.succeed(Broker.Broker, broker))))
 
 /** A memory broker, and a subscription that keeps what it is given. */
 const memory = (kept: Array<Message<Uint8Array>>) =>
@@ -63,13 +66,15 @@ describe("Webhook", () => {
           traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
         })
       )
-      assert.deepStrictEqual([answer.status, answer.json()], [202, { id: "msg_1" }])
+      const { id } = answer.json()
+      assert.strictEqual(answer.status, 202)
+      assert.match(String(id), /^[0-9a-f]{32}$/)
       yield* arrived
       const [message] = kept
       assert.strictEqual(new TextDecoder().decode(message?.payload), body)
       assert.strictEqual(message?.key, "o-1")
       assert.deepStrictEqual({ ...message?.headers }, {
-        "message-id": "msg_1",
+        "message-id": String(id),
         "correlation-id": "c-1",
         "content-type": "application/json",
         traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -77,7 +82,66 @@ describe("Webhook", () => {
       const quoted = yield* Effect.promise(() => post(base, "/hooks", body, { "idempotency-key": `"a \\"b"` }))
       assert.match(String(quoted.json()["id"]), /^[0-9a-f]{32}$/)
       const bare = yield* Effect.promise(() => post(base, "/hooks", body, { "idempotency-key": `"k-7"` }))
-      assert.strictEqual(bare.json()["id"], "k-7")
+      const again = yield* Effect.promise(() => post(base, "/hooks", body, { "idempotency-key": "k-7" }))
+      assert.strictEqual(bare.json()["id"], again.json()["id"])
+      const own = Webhook.handler(Orders, { publisher, id: (request) => request.headers["x-event"] })
+      const given = yield* over(broker, Server.route("POST", "/own", own))
+      const named = yield* Effect.promise(() => post(given, "/own", body, { "x-event": "e-1" }))
+      assert.strictEqual(named.json()["id"], "e-1")
+    }))
+
+  it.live("B8 W10 the same id of another caller, another route or another kind is another message", () =>
+    Effect.gen(function*() {
+      const { broker } = yield* memory([])
+      const verifier = Auth.layerMemory({ "token-a": { subject: "a" }, "token-b": { subject: "b" } })
+      const context = yield* Layer.build(verifier)
+      const authenticated = pipe(Webhook.handler(Orders, { publisher }), Auth.middleware())
+      const signed = Webhook.handler(Orders, {
+        publisher,
+        verify: (request) => Effect.succeed({ subject: request.headers["x-partner"] })
+      })
+      const named = Webhook.handler(Orders, { publisher, caller: (request) => request.headers["x-tenant"] ?? "" })
+      const base = yield* over(
+        broker,
+        Server.route(
+          "POST",
+          "/one",
+          (request: Request) => Effect.provideContext(Effect.suspend(() => authenticated(request)), context)
+        ),
+        Server.route(
+          "POST",
+          "/two",
+          (request: Request) => Effect.provideContext(Effect.suspend(() => authenticated(request)), context)
+        ),
+        Server.route("POST", "/signed", signed),
+        Server.route("POST", "/named", named)
+      )
+      const body = { id: "o-1", amount: 3 }
+      const idOf = (path: string, headers: Record<string, string>, sent: object = body) =>
+        Effect.map(Effect.promise(() => post(base, path, sent, headers)), (answer) => String(answer.json()["id"]))
+      const a = { authorization: "Bearer token-a" }
+      const b = { authorization: "Bearer token-b" }
+      const cases: ReadonlyArray<readonly [path: string, headers: Record<string, string>, body?: object]> = [
+        ["/one", { ...a, "idempotency-key": "1" }],
+        ["/one", { ...b, "idempotency-key": "1" }],
+        ["/two", { ...a, "idempotency-key": "1" }],
+        ["/one", { ...a, "webhook-id": "1" }],
+        ["/one", { ...a, "idempotency-key": "2" }],
+        ["/signed", { "x-partner": "p", "webhook-id": "1" }],
+        ["/signed", { "x-partner": "q", "webhook-id": "1" }],
+        ["/named", { "x-tenant": "t", "idempotency-key": "1" }],
+        ["/named", { "x-tenant": "u", "idempotency-key": "1" }],
+        // nobody says who calls: what they send tells them apart
+        ["/named", { "idempotency-key": "1" }],
+        ["/named", { "idempotency-key": "1" }, { id: "o-2", amount: 3 }]
+      ]
+      const ids: Array<string> = []
+      for (const [path, headers, sent] of cases) {
+        const id = yield* idOf(path, headers, sent)
+        assert.strictEqual(yield* idOf(path, headers, sent), id, "what is sent again has its id again")
+        ids.push(id)
+      }
+      assert.strictEqual(new Set(ids).size, cases.length)
     }))
 
   it.live("B8 nothing is answered before the broker has confirmed", () =>

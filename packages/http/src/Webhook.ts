@@ -2,9 +2,12 @@
  * Webhooks: a request becomes a message, and is answered once the broker has it.
  */
 import { type Channel, Correlation, type Handler, type Publisher } from "@millrace/core"
+import { compositeKey } from "@millrace/core/model/compositeKey"
+import { sha256 } from "@millrace/core/model/sha256"
 import { Data, Effect, Exit, type Fiber, pipe } from "effect"
 import { HttpServerResponse } from "effect/http"
 import * as Body from "./Body.ts"
+import * as Caller from "./Caller.ts"
 import * as Ids from "./ids.ts"
 import type { Request } from "./Request.ts"
 
@@ -27,10 +30,16 @@ export interface Options<P, E, R> {
   /** The media types that are taken. Default: the codec's of the channel. */
   readonly accepts?: ReadonlyArray<string> | undefined
   /**
-   * The id of the message: of two requests with one id, whoever handles the messages can drop one. Default: the header
-   * `webhook-id`, else `idempotency-key`, else 32 random hexadecimal digits.
+   * The id of the message, by which a consumer drops what comes twice; of all callers and routes, so an id that a caller chose must not
+   * be given as it is. Default: the caller's `webhook-id`, else its `idempotency-key`, hashed with the route and the caller to 32
+   * hexadecimal digits; without one of them random ones.
    */
   readonly id?: ((request: Request<unknown>) => string | undefined) | undefined
+  /**
+   * Whose ids these are: the same id of another caller is another message. Default: the principal of `Auth`, else the one that
+   * `verify` succeeded with. Callers without either are told apart by their bodies.
+   */
+  readonly caller?: ((request: Request<unknown>) => string) | undefined
   /** The key of the message. Default: the channel's, of the payload. */
   readonly key?: ((payload: P, request: Request<unknown>) => string | undefined) | undefined
   /**
@@ -56,9 +65,35 @@ const unquoted = (field: string | undefined): string | undefined =>
     ? field.slice(1, -1).replace(/\\(.)/g, "$1")
     : field
 
-const idOf = (request: Request<unknown>): string | undefined =>
-  [request.headers["webhook-id"], unquoted(request.headers["idempotency-key"])]
-    .find((each) => each !== undefined && token.test(each))
+/** The id that a caller gave, and the header that it stood in. */
+const givenId = (request: Request<unknown>): readonly [header: string, id: string] | undefined => {
+  const found = [
+    ["webhook-id", request.headers["webhook-id"]] as const,
+    ["idempotency-key", unquoted(request.headers["idempotency-key"])] as const
+  ]
+  for (const [header, id] of found) if (id !== undefined && token.test(id)) return [header, id]
+  return undefined
+}
+
+const encoder = new TextEncoder()
+
+/** 128 bits of a hash: nobody finds another request with the same ones. */
+const digest = (bytes: Uint8Array): string =>
+  Array.from(sha256(bytes).subarray(0, 16), (byte) => byte.toString(16).padStart(2, "0")).join("")
+
+/** The principal that a check succeeded with, as `Caller.principal` writes it. */
+const verifiedOf = (value: unknown): string =>
+  typeof value === "object" && value !== null && "subject" in value && typeof value.subject === "string"
+    ? JSON.stringify(["issuer" in value ? value.issuer ?? null : null, value.subject])
+    : ""
+
+const scopedId = (request: Request<Uint8Array>, caller: string): string | undefined => {
+  const given = givenId(request)
+  if (given === undefined) return undefined
+  // what is dropped for an id of somebody else is lost, what is not is handled twice
+  const body = caller === "" ? digest(request.payload) : ""
+  return digest(encoder.encode(compositeKey(request.channel, caller, ...given, body)))
+}
 
 const headersOf = (
   fiber: Fiber.Fiber<unknown, unknown>,
@@ -95,7 +130,8 @@ export interface Build {
  *
  * The body is read (413, 415), its signature checked (401), decoded and checked as the channel says (400, 422), and published.
  * A publish that fails is answered by its class, e.g. 503 where the broker cannot be reached: whoever sent the webhook sends it
- * again. The message has the request's id as `message-id`, so what is sent again can be told.
+ * again. The message has an id of route, caller and request as `message-id`, so what is sent again can be told, and two callers may
+ * number their requests as they like.
  *
  * It is a handler like any other: put middlewares around it, and it into `Server.route`. A broker that does not answer holds
  * the request: put a `Timeout` around.
@@ -128,11 +164,13 @@ export const handler: Build = (<P, E, R>(
   options: Options<P, E, R> & Partial<Signed<P, E, R, unknown, unknown>>
 ): Handler<Request, HttpServerResponse.HttpServerResponse, unknown, unknown> => {
   const { forward, publisher, verify } = options
-  const name = options.id ?? idOf
+  const { caller = Caller.principal } = options
   const read = Body.decoder(channel)
-  const publish = (request: Request<unknown>, payload: P) =>
+  const idOf = (request: Request<Uint8Array>, verified: unknown): string | undefined =>
+    options.id === undefined ? scopedId(request, caller(request) || verifiedOf(verified)) : options.id(request)
+  const publish = (request: Request<Uint8Array>, payload: P, verified: unknown) =>
     Effect.withFiber((fiber) => {
-      const id = name(request) ?? Ids.random(fiber)
+      const id = idOf(request, verified) ?? Ids.random(fiber)
       return Effect.as(
         publisher.publish(payload, {
           key: options.key?.(payload, request),
@@ -144,7 +182,7 @@ export const handler: Build = (<P, E, R>(
   const accept = (request: Request<Uint8Array>) =>
     Effect.flatMapEager(
       verify === undefined ? Exit.void : verify(request),
-      () => Effect.flatMapEager(read(request.payload), (payload) => publish(request, payload))
+      (verified) => Effect.flatMapEager(read(request.payload), (payload) => publish(request, payload, verified))
     )
   return pipe(accept, Body.bytes({ limit: options.limit, accepts: options.accepts ?? Body.acceptedBy(channel) }))
   // the forms of Build say what the publisher and the check fail with
