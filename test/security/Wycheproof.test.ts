@@ -1,5 +1,5 @@
 import { Jwt } from "@millrace/security"
-import * as jose from "jose"
+import type * as jose from "jose"
 import { readFileSync } from "node:fs"
 import { assert, describe, it } from "vitest"
 import { ask, epoch, standing, verifierOf } from "./support.ts"
@@ -76,8 +76,8 @@ const isWellFormed = (jws: string): boolean => {
 /** Valid, and refused all the same: the key names another algorithm than the token, or one that no standard has. */
 const beside: ReadonlySet<number> = new Set([346, 347, 350, 351])
 
-/** Said to be invalid for its padding, which it lost: letter for letter the same token as 357, which is valid. */
-const mistaken = 367
+/** Said to be invalid for their padding, which they lost: letter for letter the same token as 357, which is valid. */
+const mistaken: ReadonlySet<number> = new Set([367, 370])
 
 describe("signatures of Project Wycheproof", () => {
   it("F8 has all of them", () => {
@@ -95,7 +95,7 @@ describe("signatures of Project Wycheproof", () => {
         const verdict = await ask(verifier, text)
         const what = `${tcId} ${comment}: ${verdict}`
         // none has claims: one whose signature holds is refused for its payload, which is read after that
-        if (tcId === mistaken) continue
+        if (mistaken.has(tcId)) continue
         if (result === "invalid") assert.isTrue(verdict !== "malformed" || !isWellFormed(text), what)
         else if (!beside.has(tcId)) assert.strictEqual(verdict, "malformed", what)
         assert.notInclude(["AuthUnavailable", "undefined"], verdict, what)
