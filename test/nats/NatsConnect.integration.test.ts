@@ -5,7 +5,7 @@ import { expect, it } from "@effect/vitest"
 import { Effect, Redacted } from "effect"
 import { inspect } from "node:util"
 import { describeServer } from "../services/describe.ts"
-import { client, eventually, failureOf, fresh, outgoing, reader } from "./support.ts"
+import { client, eventually, failureOf, fresh, outgoing, reader, send } from "./support.ts"
 
 const secret = "s3cret-pass"
 
@@ -129,6 +129,7 @@ describeServer("X5 NATS with users and tokens", guarded, (servers) => {
             [{ servers: "" }, /servers is empty/],
             [{ servers: `http://user:${secret}@host:1` }, /servers must be/],
             [{ servers: "host:0" }, /from 1 to 65535/],
+            [{ servers: `nats://user:${secret}@::1:4222` }, /an IPv6 address in brackets/],
             [{ servers: `nats://user:%zz${secret}@host` }, /percent-encoded/],
             [{ servers: "host", user: { name: "", password: secret } }, /one of them is empty/],
             [{ servers: "host", user: { name: "a", password: secret }, token: secret }, /user and token/],
@@ -139,6 +140,22 @@ describeServer("X5 NATS with users and tokens", guarded, (servers) => {
             [{ servers: "host", inboxPrefix: "a.*" }, /inboxPrefix/]
           ] as const
         ) says(yield* failureOf(check(options)), "Invalid", what)
+        // wrong on purpose, as a program without types may be
+        const untyped: ReadonlyArray<object> = [{}, { servers: 4222 }, { servers: "host", user: { name: "a" } }]
+        for (const options of untyped) {
+          says(
+            yield* failureOf(check(options as Nats.Options)),
+            "Invalid",
+            /servers must be a text|one of them is empty/
+          )
+        }
+      }))
+    it.live(`X5 ${name} takes a scheme in capitals and an IPv6 address in brackets`, () =>
+      Effect.gen(function*() {
+        const { users } = servers()
+        const url = `NATS://user:${secret}x@${users.address}`
+        says(yield* failureOf(check({ servers: url })), "Credentials", /check user/)
+        says(yield* failureOf(check({ servers: "nats://[::1]:1" })), "Unreachable", /at \[::1\]:1/)
       }))
     it.live(`X5 ${name} says what a user may not do`, () =>
       Effect.scoped(Effect.gen(function*() {
@@ -168,6 +185,25 @@ describeServer("X5 NATS with users and tokens", guarded, (servers) => {
 })
 
 describeServer("X5 core NATS", Servers.own(), (server) => {
+  it.live("X5 a group without a name is refused, for it would be none, and so is half of a character in a subject", () =>
+    Effect.gen(function*() {
+      for (const layer of [Nats.layer({ servers: server().address }), JetStream.layer({ servers: server().address })]) {
+        yield* Effect.gen(function*() {
+          const broker = yield* Broker.Broker
+          const error = yield* failureOf(Effect.scoped(reader(fresh("nameless"), { group: "" })))
+          expect([error.reason, error.message]).toEqual(["Invalid", expect.stringContaining("has no name")])
+          const half = yield* failureOf(broker.publish(outgoing("a\ud83d", "m")))
+          expect([half.reason, half.message]).toEqual(["Invalid", expect.stringContaining("surrogate")])
+        }).pipe(Effect.provide(layer))
+      }
+    }))
+
+  it.live("X5 a channel whose stream would have too long a name is refused for good, with a sentence", () =>
+    Effect.gen(function*() {
+      const error = yield* failureOf(send("x".repeat(300), "m"))
+      expect([error.reason, error.message]).toEqual(["Invalid", expect.stringContaining("255 are the most")])
+    }).pipe(Effect.provide(JetStream.layer({ servers: server().address, missingStreams: "create" }))))
+
   it.live("X5 F17 the subject for answers comes as reply-to, and goes out by it", () =>
     Effect.scoped(Effect.gen(function*() {
       const nc = yield* client(server())

@@ -122,8 +122,8 @@ interface Parts {
   readonly password: string | undefined
 }
 
-const taken = (text: string): Parts => {
-  const url = URL.parse(text.trim())
+const taken = (text: unknown): Parts => {
+  const url = typeof text === "string" ? URL.parse(text.trim()) : null
   const protocol = (["mqtt", "mqtts", "ws", "wss"] as const).find((each) => `${each}:` === url?.protocol)
   if (url === null || protocol === undefined || url.hostname === "") {
     // the text may hold a password, so it is not repeated
@@ -132,6 +132,11 @@ const taken = (text: string): Parts => {
   if (!protocol.startsWith("ws") && url.pathname !== "" && url.pathname !== "/") {
     bad(`url must have no path with ${protocol}, got ${url.pathname}`)
   }
+  if (!protocol.startsWith("ws") && url.search !== "") {
+    bad(`url must have no query with ${protocol}: what other programs say there is an option here`)
+  }
+  if (url.hash !== "") bad("url must have no # but a percent-encoded one")
+  if (url.port === "0") bad("the port in url must be from 1 to 65535, got 0")
   return {
     protocol,
     host: url.hostname.replace(/^\[(.*)\]$/, "$1"),
@@ -178,7 +183,7 @@ const speaking: Record<Parts["protocol"], string> = {
 }
 
 const resolve = (options: Options): Connection => {
-  const parts = taken(plain(options.url))
+  const parts = taken(options.url === undefined ? undefined : plain(options.url))
   const { clientId, consumer = {}, producer = {} } = options
   if (typeof clientId !== "string" || clientId === "" || !MqttMessage.isText(clientId) || clientId.length > 256) {
     bad("clientId must be 1 to 256 characters, the same over restarts and of this process alone")
@@ -186,6 +191,9 @@ const resolve = (options: Options): Connection => {
   const username = options.username ?? parts.username
   const password = options.password === undefined ? parts.password : plain(options.password)
   if (password !== undefined && username === undefined) bad("a password needs a username")
+  if (username !== undefined && (username === "" || !MqttMessage.isText(username))) {
+    bad("username must be at least one character, and no control character")
+  }
   const qos = oneOf("qos", options.qos, [0, 1, 2], 1)
   const connectTimeout = millis("connectTimeout", options.connectTimeout, 5000)
   const keepalive = seconds("keepalive", options.keepalive, 30, 1, 65_535)

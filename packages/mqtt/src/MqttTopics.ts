@@ -42,7 +42,9 @@ export const filterOf = (
   if (group === "" || /[/+#]/.test(group) || !MqttMessage.isText(group)) {
     return MqttError.invalid(
       "consume",
-      `The group ${JSON.stringify(group)} must not be empty nor hold /, + or #, which MQTT keeps for itself.`
+      `The group ${
+        JSON.stringify(group)
+      } must not be empty nor hold control characters, nor /, + or #, which MQTT keeps for itself.`
     )
   }
   return pattern === undefined ? `$share/${group}/${filter}` : `$share/${group}-${markOf(channel)}/${filter}`

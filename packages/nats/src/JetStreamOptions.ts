@@ -76,6 +76,9 @@ export const resolve = ({ consumer = {}, domain, missingStreams, producer = {} }
   if (!/^[A-Za-z0-9_-]+$/.test(bucket)) {
     DriverOptions.bad(`consumer.bucket must be letters, digits, _ or -, got ${JSON.stringify(bucket)}`)
   }
+  if (producer.messageId !== undefined && typeof producer.messageId !== "function") {
+    DriverOptions.bad("producer.messageId must be a function of a message")
+  }
   return {
     domain,
     missing: DriverOptions.oneOf("missingStreams", missingStreams, ["refuse", "create"], "refuse"),

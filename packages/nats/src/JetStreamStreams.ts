@@ -140,6 +140,15 @@ const conflict = (channel: string, stream: string, differences: ReadonlyArray<st
     }. Declare it as it is, or change it.`
   )
 
+/** The most characters of a stream's name. */
+const longestName = 255
+
+const tooLong = (channel: string, length: number): Failed =>
+  NatsError.invalid(
+    "declare",
+    `The stream of ${channel} would have a name of ${length} characters, and ${longestName} are the most: shorten the channel, or make a stream that holds it.`
+  )
+
 /** What marks a stream whose only reader may have died: one that nobody reads is removed. */
 const temporaryMark = "millrace: temporary"
 
@@ -190,6 +199,7 @@ export const declare = (
       )
     }
     const wanted = yield* JetStreamSettings.read(declaration)
+    const own = NatsNames.streamOf(channel)
     const session = yield* client.session("declare")
     const now = yield* Clock.currentTimeMillis
     yield* ask(client, settings, session, "declare", async (manager) => {
@@ -197,7 +207,8 @@ export const declare = (
       for await (const name of manager.streams.names(channel)) names.push(name)
       const [name] = names
       if (name === undefined) {
-        const config = { subjects: [channel], ...wanted, name: NatsNames.streamOf(channel) }
+        if (own.length > longestName) throw tooLong(channel, own.length)
+        const config = { subjects: [channel], ...wanted, name: own }
         if (declaration.temporary !== true) {
           await manager.streams.add(config)
           return

@@ -109,6 +109,10 @@ export const consume = (
 ): Effect.Effect<void, Failed, Scope.Scope> =>
   Effect.gen(function*() {
     const { channel, group, pattern } = options
+    // without a name there is no queue group, and each member would get all messages
+    if (group === "") {
+      return yield* Effect.fail(NatsError.invalid("consume", `The group of a subscription to ${channel} has no name.`))
+    }
     const refused = pattern === undefined
       ? NatsNames.refuse(channel)
       : NatsNames.refuse(pattern.parts.map((part) => typeof part === "string" ? part : "x").join(""))

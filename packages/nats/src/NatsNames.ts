@@ -15,6 +15,9 @@ export const refuse = (channel: string): string | undefined => {
   if (/[\s\u0000-\u001f\u007f]/.test(channel)) {
     return `NATS takes no subject ${JSON.stringify(channel)}: leave out white space.`
   }
+  if (!channel.isWellFormed()) {
+    return `NATS takes no subject ${JSON.stringify(channel)}: half of a surrogate pair stands in it.`
+  }
   if (channel.startsWith("$")) {
     return `The subject ${channel} is NATS's own: let names begin with another character than $.`
   }

@@ -72,20 +72,23 @@ interface Parts {
   readonly token: string | undefined
 }
 
-const shape = /^(?:(nats|tls|natss):\/\/)?(?:([^@/]*)@)?(\[[0-9a-fA-F:.]+\]|[^\s:/@,[\]]+)(?::(\d{1,5}))?\/?$/
+const shape = /^(?:(nats|tls|natss):\/\/)?(?:([^@/]*)@)?(\[[0-9a-fA-F:.]+\]|[^\s:/@,[\]]+)(?::(\d{1,5}))?\/?$/i
 
 const partsOf = (given: string): Parts => {
   const [, scheme, who = "", host, port = "4222"] = shape.exec(given) ??
     // the text may hold a password, so it is not repeated
-    bad("servers must be \"host:port\" or nats://user:password@host:port each, and one of them is neither")
+    bad(
+      "servers must be \"host:port\" or nats://user:password@host:port each, with an IPv6 address in brackets and other characters of user and password percent-encoded, and one of them is neither"
+    )
   if (Number(port) < 1 || Number(port) > 65_535) {
     bad(`the port of ${host} in servers must be from 1 to 65535, got ${port}`)
   }
   const colon = who.indexOf(":")
+  const isTls = /^(tls|natss)$/i.test(scheme ?? "")
   return {
     address: `${host}:${port}`,
     host: host!,
-    isTls: scheme === "tls" || scheme === "natss",
+    isTls,
     user: colon < 0
       ? undefined
       : {
@@ -97,6 +100,7 @@ const partsOf = (given: string): Parts => {
 }
 
 const serversOf = (given: Options["servers"]): ReadonlyArray<Parts> => {
+  if (typeof given !== "string" && !Array.isArray(given)) bad("servers must be a text or an array of texts")
   const list = (typeof given === "string" ? given.split(",") : given).map((each) => each.trim()).filter((each) =>
     each !== ""
   )
@@ -142,7 +146,7 @@ const whoIs = (options: Options, servers: ReadonlyArray<Parts>, credentials: str
   const fromUrl = servers.find(({ token, user }) => user !== undefined || token !== undefined)
   const user = options.user === undefined
     ? (options.token === undefined ? fromUrl?.user : undefined)
-    : { name: options.user.name, password: plain(options.user.password) }
+    : { name: options.user.name ?? "", password: plain(options.user.password ?? "") }
   if (user !== undefined) {
     if (user.name === "" || user.password === "") bad("a user needs a name and a password, and one of them is empty")
     return {

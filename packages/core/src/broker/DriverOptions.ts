@@ -67,9 +67,12 @@ export const checked = <A>(system: string, module: string, check: () => A): Effe
     try {
       return Exit.succeed(check())
     } catch (error) {
-      if (!(error instanceof Bad)) throw error
+      // a value of another type, which only a program without types can give
+      const isType = error instanceof TypeError
+      if (!(error instanceof Bad) && !isType) throw error
+      const what = isType ? `an option is not of its type (${error.message})` : error.message
       return Exit.fail(
-        BrokerError.make({ system, operation: "connect", reason: "Invalid", message: `${module}: ${error.message}.` })
+        BrokerError.make({ system, operation: "connect", reason: "Invalid", message: `${module}: ${what}.` })
       )
     }
   })
