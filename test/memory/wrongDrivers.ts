@@ -3,7 +3,7 @@
  */
 import {
   BrokerError,
-  Delivery,
+  type Delivery,
   type Driver,
   Headers,
   MemoryBroker,
@@ -13,6 +13,7 @@ import {
 } from "@millrace/core"
 import { BrokerContract } from "@millrace/testing"
 import { Duration, Effect, Exit, Latch, Scope, Stream } from "effect"
+import { copy, renamed, utf8 } from "./wrongParts.ts"
 import { type Consume, sharing } from "./wrongSharing.ts"
 
 type Right = Driver.Driver
@@ -78,22 +79,6 @@ const refielding = (wrong: (fields: ReadonlyArray<Headers.Field>) => ReadonlyArr
 /** A driver that delivers something else. */
 const delivering = (wrong: (batch: ReadonlyArray<Delivery>) => ReadonlyArray<Delivery>) =>
   sinking((sink) => ({ offer: (lease, batch) => sink.offer(lease, wrong(batch)) }))
-
-const copy = (delivery: Delivery, parts: { readonly tombstone?: boolean; readonly attempt?: number }): Delivery =>
-  new Delivery(
-    delivery.origin,
-    delivery.reader,
-    delivery.native,
-    delivery.at,
-    delivery.payload,
-    parts.attempt ?? delivery.attempts,
-    parts.tombstone ?? delivery.tombstone
-  )
-
-const utf8 = (bytes: Uint8Array): Uint8Array => new TextEncoder().encode(new TextDecoder().decode(bytes))
-
-const renamed = (error: BrokerError.BrokerError): BrokerError.BrokerError =>
-  BrokerError.make({ system: "wrong", operation: error.operation, reason: "Unknown", message: error.message })
 
 export const wrongs: ReadonlyArray<Wrong> = [
   {
