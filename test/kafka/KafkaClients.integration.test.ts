@@ -1,6 +1,15 @@
 import { it } from "@effect/vitest"
-import { Address, Broker, type Delivery, type Headers } from "@millrace/core"
-import { KafkaAdmin } from "@millrace/kafka"
+import {
+  Address,
+  Broker,
+  Channel,
+  type Delivery,
+  Engine,
+  type Headers,
+  type Message,
+  Subscription
+} from "@millrace/core"
+import { KafkaAdmin, KafkaTransaction } from "@millrace/kafka"
 import type { Kafka as Servers } from "@millrace/testing/servers"
 import { Effect } from "effect"
 import * as FastCheck from "fast-check"
@@ -18,7 +27,9 @@ import {
   fresh,
   kafkajs,
   optionsOf,
-  outgoing
+  outgoing,
+  quick,
+  textOf
 } from "./support.ts"
 
 const each = (client: Client) => (kafka: () => Servers.KafkaServer) => {
@@ -77,6 +88,60 @@ const each = (client: Client) => (kafka: () => Servers.KafkaServer) => {
       yield* driver.check
     }).pipe(Effect.scoped, Effect.provide(client.admin(optionsOf(kafka())))), 60_000)
 
+  it.live("X15 the lag of a group that has not done its first message is all there is", () =>
+    Effect.gen(function*() {
+      const driver = yield* client.driver(optionsOf(kafka()))
+      const channel = fresh("lag")
+      const group = fresh("group")
+      yield* driver.declare({ channel, partitions: 2 })
+      yield* driver.publish(
+        [0, 0, 1].map((partition) => outgoing(channel, "stuck", { native: { partition } }))
+      )
+      const { recorder, stop } = yield* consuming(driver, { channel, group })
+      yield* eventually(() => recorder.taken.length === 3)
+      const lag = [{ partition: 0, messages: 2 }, { partition: 1, messages: 1 }]
+      expect(yield* driver.lag(channel, group)).toEqual(lag)
+      yield* recorder.lease(1).commit!(1)
+      expect(yield* driver.lag(channel, group)).toEqual([lag[0], { partition: 1, messages: 0 }])
+      expect(yield* driver.lag(channel, fresh("stranger"))).toEqual([])
+      yield* stop
+    }).pipe(Effect.scoped), 60_000)
+
+  it.live(
+    "X15 nothing is left to a group that has done all messages of transactions, aborted or not",
+    () =>
+      Effect.gen(function*() {
+        const driver = yield* client.driver(optionsOf(kafka()))
+        const { publish } = yield* KafkaTransaction.KafkaTransaction
+        const [channel, small, group] = [fresh("lag"), fresh("small"), fresh("group")]
+        yield* driver.declare({ channel, partitions: 1 })
+        yield* driver.declare({ channel: small, partitions: 1, settings: { "max.message.bytes": "1000" } })
+        const seen: Array<string> = []
+        yield* Subscription.run(Subscription.make(
+          Channel.bytes(channel),
+          { group, name: "h" },
+          (message: Message<Uint8Array>) => Effect.sync(() => void seen.push(textOf(message.payload)))
+        )).pipe(Effect.provideService(Broker.Broker, Engine.make(driver)))
+        for (const text of ["a", "b"]) yield* publish([outgoing(channel, text)])
+        yield* eventually(() => seen.length === 2)
+        const behind = Effect.map(
+          driver.lag(channel, group),
+          (lag) => lag.reduce((sum, { messages }) => sum + messages, 0)
+        )
+        const caughtUp = Effect.repeat(behind, { until: (messages) => messages === 0 })
+        yield* caughtUp
+        yield* Effect.flip(publish([outgoing(channel, "aborted"), outgoing(small, "x".repeat(5000))]))
+        yield* caughtUp
+        yield* publish([outgoing(channel, "c")])
+        yield* eventually(() => seen.length === 3)
+        yield* caughtUp
+      }).pipe(
+        Effect.scoped,
+        Effect.provide(client.transaction({ ...optionsOf(kafka()), transactionalId: fresh("transactional") }))
+      ),
+    60_000
+  )
+
   it.live(
     "a group whose next message retention took goes on with the first that is left",
     () =>
@@ -134,6 +199,32 @@ const messages = FastCheck.array(
   }),
   { minLength: 1, maxLength: 60 }
 )
+
+describeKafka("the fetches of Kafka by platformatic", (kafka) => {
+  // the broker answers in the order in which it is asked, which may be either
+  for (const [large, other] of [[0, 1], [1, 0]] as const) {
+    it.live(
+      `T16 partition ${large}, whose batch is above the limit, does not wait for the backlog of ${other}`,
+      () =>
+        Effect.gen(function*() {
+          const driver = yield* classic.driver(optionsOf(kafka(), { consumer: { ...quick, partitionBytes: 1000 } }))
+          const channel = fresh("large")
+          yield* driver.declare({ channel, partitions: 2 })
+          const backlog = 200
+          // each is a batch of its own, and an answer holds one of them
+          for (let i = 0; i < backlog; i++) {
+            yield* driver.publish([outgoing(channel, "x".repeat(900), { native: { partition: other } })])
+          }
+          yield* driver.publish([outgoing(channel, "y".repeat(5000), { native: { partition: large } })])
+          const { recorder, stop } = yield* consuming(driver, { channel, group: fresh("group") })
+          yield* eventually(() => recorder.taken.length === backlog + 1)
+          expect(recorder.taken.findIndex(({ partition }) => partition === large)).toBeLessThan(backlog / 2)
+          yield* stop
+        }).pipe(Effect.scoped),
+      60_000
+    )
+  }
+})
 
 describeKafka("F17 the clients of Kafka agree", (kafka) => {
   for (const compression of ["none", "gzip"] as const) {

@@ -48,5 +48,7 @@ export interface Cluster {
   readonly commit: (group: string, topic: string, positions: ReadonlyArray<Position>) => Promise<unknown>
   readonly groups: () => Promise<ReadonlyArray<string>>
   readonly describeGroup: (group: string) => Promise<Description>
+  /** The topics that the members of a group read; none where it has no members. */
+  readonly readBy: (group: string) => Promise<ReadonlyArray<string>>
   readonly deleteGroup: (group: string) => Promise<unknown>
 }

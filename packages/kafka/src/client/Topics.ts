@@ -130,8 +130,9 @@ export const check = (settings: Settings, cluster: Cluster): Effect.Effect<void,
   Effect.asVoid(Failure.attempt(settings.place, "check", () => cluster.describe()))
 
 /**
- * How far a group is behind in each partition that it has committed; empty where it never did. What retention has taken away
- * is nobody's any more, so it is not counted; marks of transactions and gaps of compaction are.
+ * How far a group is behind in each partition; empty where the topic has no such group. A partition without a position is
+ * counted from its first message, which is where the group begins it. What retention has taken away is not counted; marks of
+ * transactions and gaps of compaction are, until the group is behind them.
  */
 export const lag = (
   settings: Settings,
@@ -147,12 +148,16 @@ export const lag = (
       (yield* Failure.attemptGroup(settings, "lag", () => cluster.committed(group, channel), { channel, group }))
         .map(({ partition, position }) => [partition, position])
     )
-    if (positions.size === 0) return []
+    if (positions.size === 0) {
+      // a group that has not done its first message yet has no position, but members
+      const read = yield* Failure.attemptGroup(settings, "lag", () => cluster.readBy(group), { channel, group })
+      if (!read.includes(channel)) return []
+    }
     const ends = yield* bounds(settings, cluster, "lag", channel)
-    return ends.flatMap(({ high, low, partition }) => {
-      const position = positions.get(partition)
-      return position === undefined ? [] : [{ partition, messages: Math.max(0, high - Math.max(position, low)) }]
-    })
+    return ends.map(({ high, low, partition }) => ({
+      partition,
+      messages: Math.max(0, high - Math.max(positions.get(partition) ?? low, low))
+    }))
   })
 
 /**

@@ -9,6 +9,8 @@ import * as Failure from "../client/Failure.ts"
 import type { Settings } from "../client/Options.ts"
 import * as Client from "./Client.ts"
 
+const { MemberMetadata } = kafkajs.AssignerProtocol
+
 /** kafkajs's admin, connected as long as the scope is open: a wrong address or password fails here. */
 export const connect = (settings: Settings): Effect.Effect<Cluster, BrokerError.BrokerError, Scope.Scope> =>
   Effect.gen(function*() {
@@ -127,6 +129,13 @@ const clusterOf = (client: AdminClient): Cluster => {
         state: found?.state ?? "Unknown",
         members: (found?.members ?? []).map(({ clientHost, clientId }) => ({ clientId, host: clientHost }))
       }
+    },
+    readBy: async (group) => {
+      const { groups: [found] } = await client.admin.describeGroups([group])
+      return (found?.members ?? []).flatMap(({ memberMetadata }) =>
+        // empty while the group is about to be divided
+        memberMetadata.length === 0 ? [] : MemberMetadata.decode(memberMetadata)?.topics ?? []
+      )
     },
     deleteGroup: (group) => client.admin.deleteGroups([group])
   }

@@ -3,7 +3,11 @@
  */
 import type { BrokerError } from "@millrace/core"
 import { Effect, Schedule, type Scope } from "effect"
-import type { consumerGroupDescribeV0, createTopicsV7 } from "@platformatic/kafka"
+import {
+  type consumerGroupDescribeV0,
+  type createTopicsV7,
+  decodeConsumerProtocolSubscription
+} from "@platformatic/kafka"
 import type { Cluster } from "../client/Cluster.ts"
 import * as Failure from "../client/Failure.ts"
 import type { Settings } from "../client/Options.ts"
@@ -36,6 +40,13 @@ const isUnknown = (error: unknown): boolean => Failure.typeOf(error) === "GROUP_
 
 const topicResource = 2
 
+interface Described {
+  readonly state: string
+  readonly members: ReadonlyArray<
+    { readonly clientId: string; readonly clientHost: string; readonly topics: ReadonlyArray<string> }
+  >
+}
+
 const clusterOf = (settings: Settings, wire: Wire): Cluster => {
   const ask = (topics: ReadonlyArray<string> | null) => find(wire, topics, false)
   const controller = async () => {
@@ -48,6 +59,32 @@ const clusterOf = (settings: Settings, wire: Wire): Cluster => {
   }
   const partitionsOf = ({ topics }: Found, topic: string) =>
     (topics.get(topic)?.leaders ?? []).map((_, partition) => partition)
+  const described = async (group: string): Promise<Described> => {
+    const broker = await coordinator(group)
+    try {
+      const { groups: [found] } = await wire.ask("ConsumerGroupDescribe", broker, [group], false)
+      const members = found!.members.map((member) => ({ ...member, topics: member.subscribedTopicNames }))
+      return { state: found!.groupState, members }
+    } catch (error) {
+      // what is not of the protocol "consumer" is a classic one, or none
+      const partly = answerOf<consumerGroupDescribeV0.ConsumerGroupDescribeResponse>(error)
+      if (partly === undefined && !isUnknown(error) && Failure.typeOf(error) !== undefined) throw error
+    }
+    try {
+      const { groups: [found] } = await wire.ask("DescribeGroups", broker, [group], false)
+      const members = found!.members.map((member) => ({
+        ...member,
+        // empty while the group is about to be divided
+        topics: member.memberMetadata.length === 0
+          ? []
+          : decodeConsumerProtocolSubscription(member.memberMetadata).topics
+      }))
+      return { state: found!.groupState, members }
+    } catch (error) {
+      if (isUnknown(error)) return { state: "Dead", members: [] }
+      throw error
+    }
+  }
   return {
     describe: () => ask([]),
     topics: async () => Array.from((await ask(null)).topics.keys()),
@@ -116,25 +153,10 @@ const clusterOf = (settings: Settings, wire: Wire): Cluster => {
       return answers.flatMap(({ groups }) => groups).map(({ groupId }) => groupId)
     },
     describeGroup: async (group) => {
-      const broker = await coordinator(group)
-      const members = (found: ReadonlyArray<{ readonly clientId: string; readonly clientHost: string }>) =>
-        found.map(({ clientHost, clientId }) => ({ clientId, host: clientHost }))
-      try {
-        const { groups: [found] } = await wire.ask("ConsumerGroupDescribe", broker, [group], false)
-        return { state: found!.groupState, members: members(found!.members) }
-      } catch (error) {
-        // what is not of the protocol "consumer" is a classic one, or none
-        const partly = answerOf<consumerGroupDescribeV0.ConsumerGroupDescribeResponse>(error)
-        if (partly === undefined && !isUnknown(error) && Failure.typeOf(error) !== undefined) throw error
-      }
-      try {
-        const { groups: [found] } = await wire.ask("DescribeGroups", broker, [group], false)
-        return { state: found!.groupState, members: members(found!.members) }
-      } catch (error) {
-        if (isUnknown(error)) return { state: "Dead", members: [] }
-        throw error
-      }
+      const { members, state } = await described(group)
+      return { state, members: members.map(({ clientHost, clientId }) => ({ clientId, host: clientHost })) }
     },
+    readBy: async (group) => (await described(group)).members.flatMap(({ topics }) => topics),
     deleteGroup: async (group) => wire.ask("DeleteGroups", await coordinator(group), [group])
   }
 }
