@@ -21,6 +21,17 @@ const plainModule =
   `org.apache.kafka.common.security.plain.PlainLoginModule required user_app="${password}" user_poor="n0 rights";`
 const scramModule = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
 
+// takes tokens without a signature, as its name says: who signs is a matter of the listener
+const oauthModule =
+  `org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required unsecuredLoginStringClaim_sub="app";`
+
+/** A token without a signature that ends at a time. */
+const tokenOf = (expiresAt: number): string => {
+  const part = (value: object) => Buffer.from(JSON.stringify(value)).toString("base64url")
+  const seconds = Math.floor(expiresAt / 1000)
+  return `${part({ alg: "none" })}.${part({ sub: "app", iat: seconds - 3600, exp: seconds })}.`
+}
+
 interface Secure {
   readonly kafka: Servers.KafkaServer
   readonly certificates: Certificates.Certificates
@@ -31,11 +42,15 @@ const secure = Effect.gen(function*() {
   const both = join(dirname(certificates.caFile), "server.pem")
   writeFileSync(both, certificates.server.key + certificates.server.cert)
   const kafka = yield* Servers.own({
-    listeners: { SASL: "SASL_PLAINTEXT", TLS: "SSL", BOTH: "SASL_SSL", MUTUAL: "SSL" },
+    listeners: { SASL: "SASL_PLAINTEXT", OAUTH: "SASL_PLAINTEXT", TLS: "SSL", BOTH: "SASL_SSL", MUTUAL: "SSL" },
     properties: {
       "sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-256",
       "listener.name.sasl.plain.sasl.jaas.config": plainModule,
       "listener.name.sasl.scram-sha-256.sasl.jaas.config": scramModule,
+      "listener.name.oauth.sasl.enabled.mechanisms": "OAUTHBEARER",
+      "listener.name.oauth.oauthbearer.sasl.jaas.config": oauthModule,
+      "listener.name.oauth.oauthbearer.sasl.server.callback.handler.class":
+        "org.apache.kafka.common.security.oauthbearer.internals.unsecured.OAuthBearerUnsecuredValidatorCallbackHandler",
       "listener.name.both.plain.sasl.jaas.config": plainModule,
       "listener.name.both.scram-sha-256.sasl.jaas.config": scramModule,
       "ssl.keystore.type": "PEM",
@@ -92,6 +107,37 @@ const secured = (client: Client) => (secure: () => Secure) => {
         optionsOf(kafka(), { brokers: `kafkas://app:${encoded}@${listener("BOTH")}?mechanism=PLAIN`, tls: { ca } })
       )
     }), 60_000)
+
+  it.live(
+    "tokens are let in, asked for at each connection, and one that is refused says so",
+    () =>
+      Effect.gen(function*() {
+        const brokers = listener("OAUTH")
+        const good = tokenOf(Date.now() + 3_600_000)
+        yield* usable(optionsOf(kafka(), { brokers, sasl: { mechanism: "oauthbearer", token: Redacted.make(good) } }))
+        let asked = 0
+        const token = Effect.sync(() => {
+          asked++
+          return { token: good, expiresAt: Date.now() + 3_600_000 }
+        })
+        yield* usable(optionsOf(kafka(), { brokers, sasl: { mechanism: "oauthbearer", token } }))
+        expect(asked).toBeGreaterThan(1)
+        for (const bad of [tokenOf(Date.now() - 60_000), "no-token"]) {
+          const { error, took } = yield* refusal({ brokers, sasl: { mechanism: "oauthbearer", token: bad } })
+          expect(error).toMatchObject({ reason: "Credentials", failure: "permanent" })
+          expect(error.message).toContain("refused the OAUTHBEARER token")
+          expect(inspect(error, { depth: 10 })).not.toContain(bad)
+          expect(took).toBeLessThan(15_000)
+        }
+        const none = yield* refusal({
+          brokers,
+          sasl: { mechanism: "oauthbearer", token: Effect.fail(new Error("the identity provider is away")) }
+        })
+        expect(none.error).toMatchObject({ reason: "Credentials" })
+        expect(none.error.message).toContain("the identity provider is away")
+      }),
+    60_000
+  )
 
   it.live("a client's own certificate is let in, and none or a stranger's is not", () =>
     Effect.gen(function*() {

@@ -156,6 +156,7 @@ const byType = (found: Found, place: Place): Verdict | undefined => {
     case "UNSUPPORTED_SASL_MECHANISM":
       return ["Credentials", unoffered(place)]
     case "ILLEGAL_SASL_STATE":
+      if (isToken(place)) return refusedToken(found, place)
       return [
         "Credentials",
         `The listener of Kafka at ${place.brokers} asks for no credentials: leave sasl out, or correct the port.`
@@ -190,10 +191,21 @@ const who = (place: Place): string => place.user === undefined ? "This client" :
 const unoffered = (place: Place): string =>
   `Kafka at ${place.brokers} does not offer ${place.speaks}: set sasl.mechanism to one that its listener has.`
 
+const isToken = ({ speaks }: Place): boolean => speaks.includes("OAUTHBEARER")
+
+const refusedToken = (found: Found, place: Place): Verdict => [
+  "Credentials",
+  `Kafka at ${place.brokers} refused the OAUTHBEARER token${
+    found.name === "TokenRefused" ? ` (${found.message})` : ""
+  }: obtain one whose issuer, audience and lifetime its listener accepts.`
+]
+
 const credentials = (found: Found, place: Place): Verdict => [
   "Credentials",
-  /not supported/.test(found.message)
+  /not supported|suitable/.test(found.message)
     ? unoffered(place)
+    : isToken(place)
+    ? refusedToken(found, place)[1]
     : `Kafka at ${place.brokers} refused user ${
       place.user ?? ""
     } by ${place.speaks}: check the user, the password and the mechanism.`
@@ -268,6 +280,8 @@ const byName = (found: Found, place: Place, operation: Operation): Verdict | und
 /** Makes a `BrokerError` of whatever a client threw. */
 export const fromUnknown = (error: unknown, operation: Operation, place: Place): BrokerError.BrokerError => {
   if (error instanceof BrokerError.BrokerError) return error
+  const root = rootOf(error)
+  if (root instanceof BrokerError.BrokerError) return root
   const found = read(error)
   const verdict = byType(found, place) ?? byConnection(error, found, operation, place) ??
     byName(found, place, operation)

@@ -6,14 +6,19 @@ import type { Duration, Effect } from "effect"
 import { Config, Option, Redacted } from "effect"
 import type { ConnectionOptions } from "node:tls"
 import type * as Failure from "./Failure.ts"
+import * as Token from "./Token.ts"
 
 const { bad, decoded, integer, millis, oneOf, plain } = DriverOptions
 
-/** How a client proves who it is. */
-export interface Sasl {
+/** How a client proves its identity. */
+export type Sasl = {
   readonly mechanism: "plain" | "scram-sha-256" | "scram-sha-512"
   readonly username: string
   readonly password: string | Redacted.Redacted
+} | {
+  readonly mechanism: "oauthbearer"
+  /** A token, or an Effect that obtains one with its end; it runs at each connection. */
+  readonly token: string | Redacted.Redacted | Token.Source
 }
 
 /** Certificates in PEM; each is optional. */
@@ -81,7 +86,12 @@ export interface Settings {
   /** What `node:tls` takes, or undefined where the client speaks without TLS. */
   readonly tls: ConnectionOptions | undefined
   readonly sasl:
-    | { readonly mechanism: Sasl["mechanism"]; readonly username: string; readonly password: Redacted.Redacted }
+    | {
+      readonly mechanism: (typeof mechanisms)[number]
+      readonly username: string
+      readonly password: Redacted.Redacted
+    }
+    | { readonly mechanism: "oauthbearer"; readonly tokens: Token.Tokens }
     | undefined
   readonly missingTopics: "refuse" | "create"
   readonly connectTimeout: number
@@ -150,6 +160,12 @@ const taken = (brokers: Options["brokers"]): Parts => {
 }
 
 const checkedSasl = (sasl: Sasl): Settings["sasl"] => {
+  if (sasl.mechanism === "oauthbearer") {
+    if (typeof sasl.token === "string" && sasl.token === "") {
+      bad("sasl.token is empty: give a token, or an Effect that obtains one")
+    }
+    return { mechanism: "oauthbearer", tokens: Token.make(sasl.token) }
+  }
   const mechanism = oneOf("sasl.mechanism", sasl.mechanism, mechanisms, "plain")
   const password = plain(sasl.password)
   if (sasl.username === "" || password === "") bad("sasl needs a username and a password, and one of them is empty")
@@ -193,12 +209,14 @@ const resolve = (options: Options): Settings => {
     sasl: auth,
     place: {
       brokers: parts.brokers.join(","),
-      user: sasl?.username,
+      user: sasl === undefined || sasl.mechanism === "oauthbearer" ? undefined : sasl.username,
       speaks:
         [tls === undefined ? undefined : "TLS", sasl && `SASL ${sasl.mechanism.toUpperCase()}`].filter((word) =>
           word !== undefined
         ).join(" and ") || "the plain protocol",
-      redact: DriverOptions.redacting(secrets)
+      redact: auth?.mechanism === "oauthbearer"
+        ? (text) => auth.tokens.redact(DriverOptions.redacting(secrets)(text))
+        : DriverOptions.redacting(secrets)
     },
     missingTopics: oneOf("missingTopics", options.missingTopics, ["refuse", "create"], "refuse"),
     connectTimeout,
@@ -222,7 +240,9 @@ const resolve = (options: Options): Settings => {
 /** Secrets in every spelling in which a message could repeat them. */
 const secretsOf = (sasl: Sasl | undefined, tls: Options["tls"]): ReadonlyArray<string> => {
   const key = typeof tls === "object" && tls.key !== undefined ? [plain(tls.key)] : []
-  return sasl === undefined ? key : [...key, plain(sasl.password), encodeURIComponent(plain(sasl.password))]
+  return sasl === undefined || sasl.mechanism === "oauthbearer"
+    ? key
+    : [...key, plain(sasl.password), encodeURIComponent(plain(sasl.password))]
 }
 
 /** Runs a check of options; what it refuses is a `BrokerError` of reason `Invalid` that names the option. */

@@ -2,9 +2,21 @@
  * The connection: kafkajs clients, their log led into Effect's, and what is secret kept out of it.
  */
 import { Context, Effect, LogLevel, Redacted, References } from "effect"
-import { CompressionTypes, Kafka, type logCreator, logLevel, type RetryOptions, type SASLOptions } from "kafkajs"
+import {
+  CompressionTypes,
+  Kafka,
+  type KafkaConfig,
+  type logCreator,
+  logLevel,
+  type Mechanism,
+  type RetryOptions,
+  type SASLOptions
+} from "kafkajs"
 import { createRequire } from "node:module"
+import { connect, isIP } from "node:net"
+import { connect as connectTls, type ConnectionOptions } from "node:tls"
 import type { Settings } from "../client/Options.ts"
+import { refusalIn, type Tokens } from "../client/Token.ts"
 
 /** Where kafkajs's log goes, and how much of it. */
 export interface Log {
@@ -21,7 +33,7 @@ export const make = (settings: Settings, log: Log): Kafka => {
   const { brokers, clientId, connectTimeout, requestTimeout, sasl, tls } = settings
   return new Kafka({
     clientId,
-    brokers: Array.from(brokers),
+    ...named(brokers),
     connectionTimeout: connectTimeout,
     authenticationTimeout: connectTimeout,
     requestTimeout,
@@ -32,11 +44,69 @@ export const make = (settings: Settings, log: Log): Kafka => {
   })
 }
 
-const saslOf = ({ mechanism, password, username }: NonNullable<Settings["sasl"]>): SASLOptions => ({
-  mechanism,
-  username,
-  password: Redacted.value(password)
+type Sasl = NonNullable<Settings["sasl"]>
+
+const saslOf = (sasl: Sasl): SASLOptions | Mechanism =>
+  sasl.mechanism === "oauthbearer" ? bearing(sasl.tokens) : passwordOf(sasl)
+
+const passwordOf = (
+  { mechanism, password, username }: Exclude<Sasl, { readonly mechanism: "oauthbearer" }>
+): SASLOptions => ({ mechanism, username, password: Redacted.value(password) })
+
+/** OAUTHBEARER by this package: kafkajs's own takes a refused token for an accepted one. */
+const bearing = (tokens: Tokens): Mechanism => ({
+  mechanism: "OAUTHBEARER",
+  authenticationProvider: ({ saslAuthenticate }) => ({
+    authenticate: async () => {
+      const message = Buffer.from(`n,,\x01auth=Bearer ${await tokens.next().catch(failed)}\x01\x01`)
+      const length = Buffer.alloc(4)
+      length.writeInt32BE(message.length)
+      const refused = await saslAuthenticate({
+        request: { encode: () => Buffer.concat([length, message]) },
+        // behind its length
+        response: { decode: (answer) => answer.subarray(4), parse: refusalIn }
+      })
+      if (refused instanceof Error) failed(refused)
+    }
+  })
 })
+
+/** Fails as kafkajs fails by itself; it would else go on without the user having logged in. */
+const failed = (cause: unknown): never => {
+  throw Object.assign(new Error("The token was refused, or there is none", { cause }), {
+    name: "KafkaJSSASLAuthenticationError",
+    retriable: false
+  })
+}
+
+const ipv6 = /^\[([^\]]+)\]:(\d+)$/
+
+/**
+ * kafkajs takes an address apart at its first colon. So an address of IPv6 gets a name for it, which the socket factory knows.
+ */
+const named = (brokers: ReadonlyArray<string>): Pick<KafkaConfig, "brokers" | "socketFactory"> => {
+  const hosts = new Map<string, string>()
+  const names = brokers.map((broker) => {
+    const [, host, port] = ipv6.exec(broker) ?? []
+    if (host === undefined) return broker
+    const name = `ipv6-${host.replaceAll(/[^0-9a-f]/gi, "-")}`
+    hosts.set(name, host)
+    return `${name}:${port}`
+  })
+  if (hosts.size === 0) return { brokers: names }
+  return {
+    brokers: names,
+    socketFactory: ({ host: name, onConnect, port, ssl }) => {
+      const host = hosts.get(name) ?? name
+      // as kafkajs makes its own; its types leave out that ssl may be null
+      const secure: ConnectionOptions | null = ssl
+      const socket = secure === null
+        ? connect({ host, port }, onConnect)
+        : connectTls({ host, port, ...(isIP(host) === 0 ? { servername: host } : {}), ...secure }, onConnect)
+      return socket.setKeepAlive(true, 60_000)
+    }
+  }
+}
 
 /** kafkajs's word for a compression. */
 export const compressionOf = ({ producer }: Settings): CompressionTypes =>

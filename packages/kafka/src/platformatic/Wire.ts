@@ -33,6 +33,7 @@ import {
   type syncGroupV5
 } from "@platformatic/kafka"
 import type { Settings } from "../client/Options.ts"
+import { refusalIn } from "../client/Token.ts"
 
 /** What is asked; of each the version is taken that client and broker share, and all versions take the same arguments. */
 interface Apis {
@@ -75,11 +76,22 @@ export const optionsOf = (settings: Settings) => {
 
 const mechanisms = { plain: "PLAIN", "scram-sha-256": "SCRAM-SHA-256", "scram-sha-512": "SCRAM-SHA-512" } as const
 
-const saslOf = ({ mechanism, password, username }: NonNullable<Settings["sasl"]>): SASLOptions => ({
-  mechanism: mechanisms[mechanism],
-  username,
-  password: Redacted.value(password)
-})
+const saslOf = (sasl: NonNullable<Settings["sasl"]>): SASLOptions =>
+  sasl.mechanism === "oauthbearer"
+    ? {
+      mechanism: "OAUTHBEARER",
+      token: sasl.tokens.next,
+      authBytesValidator: (answer, done) => {
+        const refused = refusalIn(answer)
+        if (refused === undefined) done(null, answer)
+        else done(refused)
+      }
+    }
+    : {
+      mechanism: mechanisms[sasl.mechanism],
+      username: sasl.username,
+      password: Redacted.value(sasl.password)
+    }
 
 /** Connections to the brokers of a cluster, one to each; a request waits for those before it on the same connection. */
 export class Wire {
