@@ -39,7 +39,7 @@ const clusterOf = (error: object, times: number) => {
     commit: answer(undefined),
     groups: unused,
     describeGroup: answer({ state: "Empty", members: [] }),
-    readBy: () => Promise.resolve([]),
+    readBy: unused,
     deleteGroup: answer(undefined)
   }
   return { cluster, calls: () => calls }

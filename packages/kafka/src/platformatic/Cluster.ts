@@ -63,7 +63,11 @@ const clusterOf = (settings: Settings, wire: Wire): Cluster => {
     const broker = await coordinator(group)
     try {
       const { groups: [found] } = await wire.ask("ConsumerGroupDescribe", broker, [group], false)
-      const members = found!.members.map((member) => ({ ...member, topics: member.subscribedTopicNames }))
+      const members = found!.members.map(({ clientHost, clientId, subscribedTopicNames }) => ({
+        clientId,
+        clientHost,
+        topics: subscribedTopicNames
+      }))
       return { state: found!.groupState, members }
     } catch (error) {
       // what is not of the protocol "consumer" is a classic one, or none
@@ -72,12 +76,11 @@ const clusterOf = (settings: Settings, wire: Wire): Cluster => {
     }
     try {
       const { groups: [found] } = await wire.ask("DescribeGroups", broker, [group], false)
-      const members = found!.members.map((member) => ({
-        ...member,
+      const members = found!.members.map(({ clientHost, clientId, memberMetadata }) => ({
+        clientId,
+        clientHost,
         // empty while the group is about to be divided
-        topics: member.memberMetadata.length === 0
-          ? []
-          : decodeConsumerProtocolSubscription(member.memberMetadata).topics
+        topics: memberMetadata.length === 0 ? [] : decodeConsumerProtocolSubscription(memberMetadata).topics
       }))
       return { state: found!.groupState, members }
     } catch (error) {
