@@ -27,7 +27,9 @@ describeServer("IdempotencyRedis", Redis.own(), (redis) => {
   Faults.registerClocks(() => IdempotencyRedis.layer({ url: redis().url }))
   Faults.registerOutages(
     redis,
-    ({ name, patience }) => IdempotencyRedis.layer({ url: redis().url, prefix: name, patience })
+    // a server that starts beside other work may take longer than a claim waits by default
+    ({ name, patience }) =>
+      IdempotencyRedis.layer({ url: redis().url, prefix: name, patience, requestTimeout: Math.max(1000, patience) })
   )
 
   Faults.registerLostAnswers(redis, (port) => IdempotencyRedis.layer({ url: `redis://127.0.0.1:${port}` }))

@@ -416,7 +416,11 @@ describeServer("Redis in trouble", Servers.own(), (server) => {
       const channel = fresh("trimmed")
       const raw = yield* plain(server())
       const said: Array<string> = []
-      const logger = Logger.make(({ message }) => void said.push(String(message)))
+      const logger = Logger.make(({ message }) => {
+        said.push(String(message))
+        // the source goes on all the same
+        throw new Error("the log cannot be written")
+      })
       yield* Effect.gen(function*() {
         const later = new Set(["m-0", "m-1"])
         const here = yield* consume(
@@ -435,6 +439,7 @@ describeServer("Redis in trouble", Servers.own(), (server) => {
         yield* eventually(() => said.some((line) => line.includes(`1 messages of ${channel} were deleted`)))
         yield* publish(channel, ["end"])
         yield* eventually(() => here.got.includes("end"))
+        expect((yield* here.running.health).restarts).toBe(0)
       }).pipe(Effect.provide([streams(server()), Logger.layer([logger])]))
     }).pipe(Effect.scoped))
 

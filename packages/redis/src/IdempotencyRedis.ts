@@ -9,7 +9,7 @@ import * as Environment from "./client/Environment.ts"
 import * as ClientOptions from "./client/Options.ts"
 import * as Scripts from "./idempotency/Scripts.ts"
 
-export type { Tls } from "./client/Options.ts"
+export type { Issued, Tls } from "./client/Options.ts"
 
 /** Options of `layer`. */
 export interface Options extends ClientOptions.StoreOptions {
@@ -216,9 +216,10 @@ const environment = Config.all({
 
 /**
  * As `layer`, with address and credentials from the environment: `REDIS_URL` (`redis://user:password@host:port/db`, or
- * `rediss://` for TLS), `REDIS_USERNAME`, `REDIS_PASSWORD`, `REDIS_TLS` (`on`, `off`), `REDIS_CLIENT_NAME`; and
- * `IDEMPOTENCY_REDIS_PREFIX`, `IDEMPOTENCY_REDIS_MAXIMUM_GROUP`, `IDEMPOTENCY_REDIS_PATIENCE` (as `5 seconds`). What is given as
- * `options` goes before the environment.
+ * `rediss://` for TLS), `REDIS_CLUSTER` or `REDIS_SENTINELS` (addresses between commas) with `REDIS_SENTINEL_NAME`;
+ * `REDIS_USERNAME`, `REDIS_PASSWORD`, `REDIS_TLS` (`on`, `off`), `REDIS_CLIENT_NAME`; and `IDEMPOTENCY_REDIS_PREFIX`,
+ * `IDEMPOTENCY_REDIS_MAXIMUM_GROUP`, `IDEMPOTENCY_REDIS_PATIENCE` (as `5 seconds`). What is given as `options` goes before the
+ * environment.
  *
  * Fails with a `ConfigError` that names the variable, or as `layer` does.
  *

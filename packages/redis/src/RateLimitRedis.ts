@@ -11,7 +11,7 @@ import * as ClientOptions from "./client/Options.ts"
 import { leased } from "./ratelimit/Leases.ts"
 import * as Scripts from "./ratelimit/Scripts.ts"
 
-export type { Tls } from "./client/Options.ts"
+export type { Issued, Tls } from "./client/Options.ts"
 
 /** Options of `layer`. */
 export interface Options extends ClientOptions.StoreOptions {
@@ -67,12 +67,17 @@ const perProcess = 2 ** 21
 
 const make = (options: Options): Effect.Effect<Store, BrokerError.BrokerError, Scope.Scope> =>
   Effect.gen(function*() {
-    const { capacity, prefix, settings, tokens } = yield* DriverOptions.checked("redis", "RateLimitRedis", () => ({
-      settings: ClientOptions.storeSettings(options),
-      prefix: options.prefix ?? "millrace:rate",
-      tokens: DriverOptions.integer("leases.tokens", options.leases?.tokens, 100),
-      capacity: DriverOptions.integer("leases.capacity", options.leases?.capacity, 10_000)
-    }))
+    const { capacity, clock: counts, prefix, settings, tokens } = yield* DriverOptions.checked(
+      "redis",
+      "RateLimitRedis",
+      () => ({
+        settings: ClientOptions.storeSettings(options),
+        prefix: options.prefix ?? "millrace:rate",
+        clock: DriverOptions.oneOf("clock", options.clock, ["process", "server"], "server"),
+        tokens: DriverOptions.integer("leases.tokens", options.leases?.tokens, 100),
+        capacity: DriverOptions.integer("leases.capacity", options.leases?.capacity, 10_000)
+      })
+    )
     if (!/^[^{}]+$/.test(prefix)) {
       return yield* DriverOptions.checked("redis", "RateLimitRedis", () =>
         DriverOptions.bad(`prefix must be a text without braces, got "${prefix}"`))
@@ -83,7 +88,7 @@ const make = (options: Options): Effect.Effect<Store, BrokerError.BrokerError, S
     let last = 0
 
     const time = (): string =>
-      options.clock === "process" ? String(clock.currentTimeMillisUnsafe()) : ""
+      counts === "process" ? String(clock.currentTimeMillisUnsafe()) : ""
     const keyOf = ({ key, policy }: RateLimit.Charge): string =>
       `{${prefix}}:${compositeKey(policy.id, key)}`
     const run = (

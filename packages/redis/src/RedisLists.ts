@@ -26,7 +26,8 @@ import * as Publishing from "./client/Publishing.ts"
 import { consume, keysOf } from "./lists/Consumer.ts"
 import * as Scripts from "./lists/Scripts.ts"
 
-export type { Tls } from "./client/Options.ts"
+export type { Issued, Tls } from "./client/Options.ts"
+export type { Wait } from "./client/Publishing.ts"
 
 /** Options of Redis lists. */
 export interface Options extends ClientOptions.Options {
@@ -195,8 +196,9 @@ export const layer = (options: Options): Layer.Layer<Broker.Broker, BrokerError.
 
 /**
  * Redis lists with address and credentials from the environment: `REDIS_URL` (`redis://user:password@host:port/db`, or
- * `rediss://` for TLS), `REDIS_USERNAME`, `REDIS_PASSWORD`, `REDIS_TLS` (`on`, `off`), `REDIS_CLIENT_NAME`. What is given as
- * `options` goes before the environment.
+ * `rediss://` for TLS), `REDIS_CLUSTER` or `REDIS_SENTINELS` (addresses between commas) with `REDIS_SENTINEL_NAME`;
+ * `REDIS_USERNAME`, `REDIS_PASSWORD`, `REDIS_TLS` (`on`, `off`), `REDIS_CLIENT_NAME`. What is given as `options` goes before
+ * the environment.
  *
  * Fails with a `ConfigError` that names the variable, or as `layer` does.
  *

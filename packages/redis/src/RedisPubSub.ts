@@ -16,7 +16,7 @@ import * as ClientOptions from "./client/Options.ts"
 import * as Publishing from "./client/Publishing.ts"
 import { consume } from "./pubsub/Consumer.ts"
 
-export type { Tls } from "./client/Options.ts"
+export type { Issued, Tls } from "./client/Options.ts"
 
 /** Options of Redis Pub/Sub: those of every client. */
 export interface Options extends ClientOptions.Options {}
@@ -116,8 +116,9 @@ export const layer = (options: Options): Layer.Layer<Broker.Broker, BrokerError.
 
 /**
  * Redis Pub/Sub with address and credentials from the environment: `REDIS_URL` (`redis://user:password@host:port/db`, or
- * `rediss://` for TLS), `REDIS_USERNAME`, `REDIS_PASSWORD`, `REDIS_TLS` (`on`, `off`), `REDIS_CLIENT_NAME`. What is given as
- * `options` goes before the environment.
+ * `rediss://` for TLS), `REDIS_CLUSTER` or `REDIS_SENTINELS` (addresses between commas) with `REDIS_SENTINEL_NAME`;
+ * `REDIS_USERNAME`, `REDIS_PASSWORD`, `REDIS_TLS` (`on`, `off`), `REDIS_CLIENT_NAME`. What is given as `options` goes before
+ * the environment.
  *
  * Fails with a `ConfigError` that names the variable, or as `layer` does.
  *

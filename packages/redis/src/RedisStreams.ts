@@ -17,7 +17,8 @@ import * as Options from "./streams/Options.ts"
 import * as Ordered from "./streams/Ordered.ts"
 import { Streams } from "./streams/Streams.ts"
 
-export type { Tls } from "./client/Options.ts"
+export type { Issued, Tls } from "./client/Options.ts"
+export type { Wait } from "./client/Publishing.ts"
 export { idAt } from "./streams/Entry.ts"
 export type { Options } from "./streams/Options.ts"
 
@@ -116,8 +117,9 @@ export const layer = (options: Options.Options): Layer.Layer<Broker.Broker, Brok
 
 /**
  * Redis Streams with address and credentials from the environment: `REDIS_URL` (`redis://user:password@host:port/db`, or
- * `rediss://` for TLS), `REDIS_USERNAME`, `REDIS_PASSWORD`, `REDIS_TLS` (`on`, `off`), `REDIS_CLIENT_NAME`. What is given as
- * `options` goes before the environment.
+ * `rediss://` for TLS), `REDIS_CLUSTER` or `REDIS_SENTINELS` (addresses between commas) with `REDIS_SENTINEL_NAME`;
+ * `REDIS_USERNAME`, `REDIS_PASSWORD`, `REDIS_TLS` (`on`, `off`), `REDIS_CLIENT_NAME`. What is given as `options` goes before
+ * the environment.
  *
  * Fails with a `ConfigError` that names the variable, or as `layer` does.
  *

@@ -2,7 +2,7 @@
  * Publishing: what goes to Redis goes in pipelines, one after another, none of them too long for its buffers.
  */
 import { BrokerError, DriverOptions, Features, type Outgoing } from "@millrace/core"
-import { type Duration, Effect, Exit, Schedule } from "effect"
+import { type Duration, Effect, Exit, Option, Schedule } from "effect"
 import type { Client, Command } from "./Client.ts"
 import * as Failure from "./Failure.ts"
 
@@ -11,6 +11,8 @@ type Failed = BrokerError.BrokerError
 // Redis closes a connection whose requests fill 1 GiB (client-query-buffer-limit)
 const mostMessages = 1000
 const mostBytes = 4 * 1024 * 1024
+// how long a refusal may wait for its explanation
+const patience = "5 seconds"
 // the least that proto-max-bulk-len can be
 const surelyTaken = 1024 * 1024
 
@@ -78,6 +80,8 @@ const askLongest = (connection: Client, channel: string): Effect.Effect<number |
       const found = Array.isArray(reply) ? Number(reply[1]) : Number.NaN
       return found >= surelyTaken ? found : undefined
     }),
+    Effect.timeoutOption(patience),
+    Effect.map(Option.getOrUndefined),
     Effect.catch(() => Effect.succeed(undefined))
   )
 

@@ -163,7 +163,11 @@ export const consume = (
     )
     const connection = yield* pubSub.connection.separate(channel, { isPaused: true })
     const listener = new Listener(options, sink, connection, pubSub.silence)
-    yield* listener.subscribe
+    // nothing else watches this connection yet
+    yield* Effect.timeoutOrElse(listener.subscribe, {
+      duration: pubSub.silence,
+      orElse: () => Effect.fail(Failure.fromUnknown(new Error("timed out"), "consume", connection.place, options))
+    })
     sink.ready()
     return yield* Effect.raceAllFirst([listener.give, listener.beat, connection.ended("consume", { channel, group })])
   })
