@@ -110,6 +110,31 @@ describeServer("Redis Cluster in use", RedisCluster.own(), (server) => {
     )
 
     it.live(
+      `X4, X5 ${name}: a primary that hangs is replaced within seconds, though its connections stay open`,
+      () =>
+        Effect.gen(function*() {
+          const channel = fresh(`hung.${name}`)
+          const running = yield* flow(yield* Layer.build(layer(server().addresses)), channel)
+          yield* eventually(() => running.done.length > 20)
+          const pid = (yield* (yield* server().primaryOf(channel)).pid)!
+          yield* Effect.acquireRelease(
+            Effect.sync(() => process.kill(pid, "SIGSTOP")),
+            () => Effect.sync(() => process.kill(pid, "SIGCONT"))
+          )
+          const began = performance.now()
+          const seen = running.confirmed.length + 1
+          yield* eventually(() => running.confirmed.length > seen + 20)
+          const next = running.done.length
+          yield* eventually(() => running.done.length > next + 20)
+          // half of the time limit of a command
+          expect(performance.now() - began).toBeLessThan(15_000)
+          const { failed } = yield* running.end
+          for (const { reason } of failed) expect(["Lost", "Unreachable"]).toContain(reason)
+        }).pipe(Effect.scoped, quiet),
+      60_000
+    )
+
+    it.live(
       `X4, X5, X9 ${name}: a primary that is killed under load is replaced within seconds, and nothing confirmed is lost or sent twice`,
       () =>
         Effect.gen(function*() {

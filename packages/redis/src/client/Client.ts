@@ -6,6 +6,7 @@
  */
 import type { BrokerError } from "@millrace/core"
 import { Effect, Exit, type Scope } from "effect"
+import * as Address from "./Address.ts"
 import * as Cluster from "./Cluster.ts"
 import * as Connection from "./Connection.ts"
 import * as Failure from "./Failure.ts"
@@ -142,6 +143,14 @@ export class Client {
       Effect.suspend(() => this.opened(key, "connect")),
       ({ address }) => Connection.open(this.settings, address, how)
     )
+  }
+
+  /** The shared connection to the server that another one leads to, where that server still has the key. */
+  beside(key: string, other: Connection.Connection): Connection.Connection | undefined {
+    const open = this.link(key)?.open
+    return other.isOpen && open !== undefined && Address.textOf(open.address) === Address.textOf(other.address)
+      ? open
+      : undefined
   }
 
   /** Asks every server for one answer. */

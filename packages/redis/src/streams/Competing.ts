@@ -155,7 +155,8 @@ class Member {
       if (id === undefined) return
       // what is not given back here is when the group is left
       return Effect.tryPromise(async () => {
-        await this.streams.connection.send(channel, "CLIENT", ["UNBLOCK", id])
+        // at another server the number is that of another client
+        await this.streams.connection.beside(channel, this.reading)?.send("CLIENT", ["UNBLOCK", id])
         const entries = await reply
         if (entries.length === 0) return
         await this.streams.connection.run(Scripts.release, this.keys, [
