@@ -1,6 +1,6 @@
-import { Auth, Idempotency, RateLimit, Timeout } from "@millrace/core"
+import { Auth, Idempotency, Plain, RateLimit, Timeout } from "@millrace/core"
 import { assert, describe, it } from "@effect/vitest"
-import { Body, IdempotencyKey, Plain, type Request, Server } from "@millrace/http"
+import { Body, IdempotencyKey, type Request, Server } from "@millrace/http"
 import * as Listener from "@millrace/http/Listener"
 import { Context, Data, Effect, Exit, Fiber, Layer, pipe, Schema, Stream } from "effect"
 import { HttpRouter, HttpServerResponse } from "effect/http"

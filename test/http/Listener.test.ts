@@ -1,6 +1,6 @@
-import { Auth, type Health, Middleware, RateLimit } from "@millrace/core"
+import { Auth, type Health, Middleware, Plain, RateLimit } from "@millrace/core"
 import { assert, describe, it } from "@effect/vitest"
-import { Body, HealthRoutes, Plain, type Request, Server } from "@millrace/http"
+import { Body, HealthRoutes, type Request, Server } from "@millrace/http"
 import * as Listener from "@millrace/http/Listener"
 import { Context, Effect, Exit, Layer, pipe, Schema, Scope, Stream } from "effect"
 import { HttpServerResponse } from "effect/http"

@@ -1,6 +1,6 @@
-import { Auth, type Envelope, Middleware, RateLimit, Retry, Timeout } from "@millrace/core"
+import { Auth, type Envelope, Middleware, Plain, RateLimit, Retry, Timeout } from "@millrace/core"
 import { assert, describe, it } from "@effect/vitest"
-import { Body, Plain, Problem, type Request, Server } from "@millrace/http"
+import { Body, Problem, type Request, Server } from "@millrace/http"
 import { Context, Data, Duration, Effect, Exit, Layer, pipe, Schema, Scope } from "effect"
 import { HttpRouter, HttpServerResponse } from "effect/http"
 import { connect } from "node:net"

@@ -36,15 +36,15 @@ const kinds: Readonly<Record<Kind, ReadonlyArray<string>>> = {
   // undici's own limit for a connection
   silent: ["UND_ERR_CONNECT_TIMEOUT"],
   // of a connection that is made, or that is there
-  late: ["ETIMEDOUT"],
-  ended: ["ECONNRESET", "ECONNABORTED", "EPIPE"]
+  late: ["ETIMEDOUT", "UND_ERR_HEADERS_TIMEOUT", "UND_ERR_BODY_TIMEOUT"],
+  ended: ["ECONNRESET", "ECONNABORTED", "EPIPE", "UND_ERR_SOCKET"]
 }
 
 const kindOf: ReadonlyMap<string, Kind> = new Map(
   (Object.keys(kinds) as ReadonlyArray<Kind>).flatMap((kind) => kinds[kind].map((code) => [code, kind] as const))
 )
 
-const code = /\bE(?:AI_)?[A-Z]{4,}\b|\bUND_ERR_CONNECT_TIMEOUT\b/g
+const code = /\bE(?:AI_)?[A-Z]{4,}\b|\bUND_ERR_[A-Z_]+\b/g
 
 const certificate =
   /certificate|CERT_|SELF_SIGNED|ALTNAME|UNABLE_TO_VERIFY|UNABLE_TO_GET|HOSTNAME_MISMATCH|unknown ca|alert bad|alert decrypt|handshake failure|HANDSHAKE_FAILURE/i
