@@ -282,10 +282,10 @@ describe("correlation on HTTP", () => {
             answer: "{\"got\":7,\"token\":\"<redacted>\",\"long\":\"x…",
             body: "{\"id\":\"1\",\"password\":\"<redacted>\",\"customer\":{\"email\":\"<redacted>\",\"name\":\"ada\"}}",
             headers: { "x-api-key": "<redacted>" },
-            statusCode: undefined
+            statusCode: 200
           },
           { answer: "{\"a\":1}", body: undefined, headers: {}, statusCode: 200 },
-          { answer: undefined, body: "{\"password\":\"<redacted>\"}", headers: {}, statusCode: undefined }
+          { answer: undefined, body: "{\"password\":\"<redacted>\"}", headers: {}, statusCode: 422 }
         ]
       )
       assert.notMatch(JSON.stringify(lines), /hunter2|a@b\.c|k3y|t0k/)

@@ -1,6 +1,7 @@
 import { NodeHttpServer } from "@effect/platform-node"
 import { Server } from "@millrace/http"
-import { Context, Deferred, Effect, Exit, Layer, Logger, References, type Scope } from "effect"
+import * as Listener from "@millrace/http/Listener"
+import { Context, Deferred, Effect, Exit, Layer, Logger, References, Scope } from "effect"
 import { HttpRouter, HttpServer } from "effect/http"
 import { createServer, type IncomingHttpHeaders, request as nodeRequest } from "node:http"
 import { vi } from "vitest"
@@ -65,11 +66,13 @@ export const serve = (
 
 /** A router's layer on a real server at a free port; its base URL. */
 export const serveWith = <E>(
-  app: Layer.Layer<never, E, HttpRouter.HttpRouter>
+  app: Layer.Layer<never, E, HttpRouter.HttpRouter>,
+  { config = Layer.empty }: { readonly config?: Layer.Layer<never> } = {}
 ): Effect.Effect<string, unknown, Scope.Scope> =>
   Effect.map(
     Layer.build(
       HttpRouter.serve(app, { disableLogger: true, disableListenLog: true }).pipe(
+        Layer.provide(config),
         Layer.provideMerge(NodeHttpServer.layer(() => createServer(), { port: 0, host: "127.0.0.1" }))
       )
     ),
@@ -79,6 +82,32 @@ export const serveWith = <E>(
       return `http://127.0.0.1:${address.port}`
     }
   )
+
+/** Serves routes at a free port, with the services of its caller; the base URL. */
+type Serve = <R>(
+  routes: ReadonlyArray<Server.Route<R>>
+) => Effect.Effect<string, unknown, Exclude<R, Scope.Scope> | Scope.Scope>
+
+/** Both servers that routes may stand on. */
+export const servers: { readonly [Name in "Listener" | "HttpRouter"]: Serve } = {
+  Listener: (routes) =>
+    Effect.map(
+      Layer.build(Listener.layer(createServer, routes, { port: 0, host: "127.0.0.1" })),
+      (context) => `http://127.0.0.1:${Context.get(context, Listener.Address).port}`
+    ),
+  HttpRouter: <R>(routes: ReadonlyArray<Server.Route<R>>) =>
+    Effect.flatMap(Effect.context<Exclude<R, Scope.Scope>>(), (context) =>
+      serveWith(
+        // the services that the routes need are those of the context
+        Server.layer(...routes).pipe(
+          HttpRouter.provideRequest(Layer.succeedContext(Context.omit(Scope.Scope)(context)))
+        ) as Layer.Layer<
+          never,
+          never,
+          HttpRouter.HttpRouter
+        >
+      ))
+}
 
 /** Lines that were logged, with their annotations. */
 export interface Line {

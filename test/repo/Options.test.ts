@@ -26,7 +26,7 @@ import {
   Timeout,
   Trace
 } from "@millrace/core"
-import { Body, Caller, IdempotencyKey, Problem, Sink, Webhook } from "@millrace/http"
+import { Body, Caller, Cors, IdempotencyKey, Problem, Server, Sink, Webhook } from "@millrace/http"
 import * as Listener from "@millrace/http/Listener"
 import { Kafka } from "@millrace/kafka"
 import { Mqtt } from "@millrace/mqtt"
@@ -149,7 +149,7 @@ const made: Readonly<Record<string, ReadonlyArray<Made>>> = {
     { make: Idempotency.middleware, durations: ["maximumWait", "lease", "keep"] }
   ],
   "core/src/middleware/Log.ts": [
-    { make: Log.middleware, durations: ["slow"], numbers: ["body.characters", "answer.characters"] }
+    { make: Log.middleware, durations: ["slow"], numbers: ["sample", "body.characters", "answer.characters"] }
   ],
   "core/src/middleware/Metrics.ts": [
     { make: Metrics.make, numbers: ["tags", "channels"] },
@@ -190,9 +190,15 @@ const made: Readonly<Record<string, ReadonlyArray<Made>>> = {
   "core/src/pipeline/Gather.ts": [
     { make: Gather.make, base: { write: () => Effect.void }, numbers: ["maximum", "capacity"] }
   ],
-  "http/src/Body.ts": [{ make: Body.bytes, numbers: ["limit"] }],
+  "http/src/Body.ts": [{ make: Body.bytes, durations: ["timeout"], endless: ["timeout"] }],
   "http/src/Caller.ts": [{ make: Caller.address, numbers: ["prefix"] }],
-  "http/src/IdempotencyKey.ts": [{ make: IdempotencyKey.middleware, numbers: ["bodyLimit", "limit"] }],
+  "http/src/Cors.ts": [{ make: Cors.middleware, base: { origins: "*" }, durations: ["maximumAge"] }],
+  "http/src/IdempotencyKey.ts": [{
+    make: IdempotencyKey.middleware,
+    durations: ["bodyTimeout"],
+    numbers: ["bodyLimit", "limit"],
+    endless: ["bodyTimeout"]
+  }],
   "http/src/Listener.ts": [
     { make: (options) => Listener.layer(createServer, [], options), base: { port: 0 }, durations: ["grace"] }
   ],
@@ -201,6 +207,14 @@ const made: Readonly<Record<string, ReadonlyArray<Made>>> = {
       Problem.make({ tags: { Busy: { status: 503, title: "t", ...options } } }),
     durations: ["retryAfter"]
   }],
+  "http/src/bodyJson.ts": [{
+    make: (options) => Body.json(Schema.Unknown, options),
+    numbers: ["depth", "values"]
+  }],
+  "http/src/bodyReader.ts": [
+    { make: Body.bytes, durations: ["timeout"], numbers: ["limit", "ratio"], endless: ["timeout"] }
+  ],
+  "http/src/serverProtocol.ts": [{ make: Server.protocol, numbers: ["bodyLimit"] }],
   "http/src/Sink.ts": [{ make: Sink.handler, base: { url: "http://127.0.0.1/" }, durations: ["timeout"] }],
   "http/src/Webhook.ts": [
     {

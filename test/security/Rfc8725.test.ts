@@ -328,7 +328,9 @@ describe("RFC 8725 and its kind, on messages and on HTTP", () => {
         yield* TestClock.adjust("30 seconds")
         assert.strictEqual(
           yield* byRequest(credential),
-          `[401,"Bearer",{"type":"about:blank","title":"Unauthorized","status":401,"failure":"auth"}]`,
+          `[401,${
+            JSON.stringify("Bearer error=\"invalid_token\"")
+          },{"type":"about:blank","title":"Unauthorized","status":401,"failure":"auth"}]`,
           name
         )
       }

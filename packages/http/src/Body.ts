@@ -1,20 +1,14 @@
 /**
  * Bodies of requests: read once, bounded while they are read, and checked before the handler sees them.
  */
-import { type Channel, Middleware, OptionCheck } from "@millrace/core"
-import { Effect, Exit, Schema, type SchemaIssue, SchemaParser } from "effect"
-import * as SchemaJITCompiler from "effect/schema/SchemaJITCompiler"
-import {
-  BodyInvalid,
-  BodyMalformed,
-  BodyTooLarge,
-  type BytesError,
-  type JsonError,
-  MediaTypeUnsupported
-} from "./bodyErrors.ts"
-import { firstError } from "./jsonPlace.ts"
-import { fieldsOfIssue } from "./problemFields.ts"
-import type { Request } from "./Request.ts"
+import { type Channel, Middleware } from "@millrace/core"
+import { type Duration, Effect, Exit, type Schema } from "effect"
+import type { HttpApiEndpoint } from "effect/http-api"
+import type { BodyInvalid, BodyMalformed, JsonError } from "./bodyErrors.ts"
+import { checker, type JsonLimits, jsonLimits, jsonParser, valueOf } from "./bodyJson.ts"
+import { reader, type ReaderOptions } from "./bodyReader.ts"
+import { type Endpoint, payloadDecoder } from "./endpointBody.ts"
+import { bodyTimeout, type Request } from "./Request.ts"
 
 export {
   BodyInvalid,
@@ -22,72 +16,33 @@ export {
   BodyTooLarge,
   BodyUnreadable,
   type BytesError,
+  EncodingUnsupported,
   type JsonError,
   MediaTypeUnsupported
 } from "./bodyErrors.ts"
 
 /** Options of `bytes`. */
-export interface Options {
-  /** The most bytes that are read, an integer from 1. Default: 1 MiB. */
-  readonly limit?: number | undefined
-  /**
-   * The media types that are taken, without parameters, any case; `application/*+json` takes every type with that suffix. A
-   * body without a type is refused. Default: every one, and none.
-   */
-  readonly accepts?: ReadonlyArray<string> | undefined
-}
+export interface Options extends ReaderOptions {}
 
-/** Options of `json`. */
-export interface JsonOptions {
-  /** The most bytes that are read, an integer from 1. Default: 1 MiB. */
-  readonly limit?: number | undefined
-  /** As in `Options`. Default: `application/json` and `application/*+json`. */
-  readonly accepts?: ReadonlyArray<string> | undefined
-}
+/** Options of `json`, `channel` and `endpoint`. */
+export interface JsonOptions extends ReaderOptions, JsonLimits {}
 
 /** What `bytes` and `json` do where an option is not given. */
-export const defaults = {
+export const defaults: {
+  readonly limit: number
+  readonly timeout: Duration.Input
+  readonly compressed: "refuse"
+  readonly ratio: number
+  readonly json: ReadonlyArray<string>
+  readonly depth: number
+  readonly values: number
+} = {
   limit: 1024 * 1024,
-  json: ["application/json", "application/*+json"]
-} as const
-
-const limitOf = (limit: number = defaults.limit): number => OptionCheck.make("Body").count("limit", limit)
-
-/** Whether a `content-type` is one of those; undefined where every one is. */
-const matcher = (accepts: ReadonlyArray<string> | undefined): (contentType: string | undefined) => boolean => {
-  if (accepts === undefined) return () => true
-  const exact = new Set<string>()
-  const suffixes: Array<readonly [string, string]> = []
-  for (const each of accepts) {
-    const lower = each.toLowerCase()
-    const star = lower.indexOf("*")
-    if (star < 0) exact.add(lower)
-    else suffixes.push([lower.slice(0, star), lower.slice(star + 1)])
-  }
-  return (contentType) => {
-    if (contentType === undefined) return false
-    if (exact.has(contentType)) return true
-    const end = contentType.indexOf(";")
-    const type = (end < 0 ? contentType : contentType.slice(0, end)).trim().toLowerCase()
-    return exact.has(type) ||
-      suffixes.some(([start, suffix]) =>
-        type.length > start.length + suffix.length && type.startsWith(start) && type.endsWith(suffix)
-      )
-  }
-}
-
-/** Reads bodies as a route says; answers at once, as an Exit, what is refused by its headers. */
-const reader = (options: Options): (request: Request) => Effect.Effect<Uint8Array, BytesError> => {
-  const limit = limitOf(options.limit)
-  const takes = matcher(options.accepts)
-  const unsupported = Exit.fail(new MediaTypeUnsupported({ accepts: options.accepts ?? [] }))
-  const tooLarge = Exit.fail(new BodyTooLarge({ limit }))
-  return (request) => {
-    const { headers } = request.source
-    if (!takes(headers["content-type"])) return unsupported
-    // a length that is announced need not be read
-    return Number(headers["content-length"] ?? 0) > limit ? tooLarge : request.bytes(limit)
-  }
+  timeout: bodyTimeout,
+  compressed: "refuse",
+  ratio: 100,
+  json: ["application/json", "application/*+json"],
+  ...jsonLimits
 }
 
 const order = [{
@@ -102,7 +57,8 @@ const order = [{
  * Reads the body as bytes: a request outside, a request of bytes inside.
  *
  * `BodyTooLarge` (413; the announced length decides before a byte is read, and counting where none or a wrong one is
- * announced), `MediaTypeUnsupported` (415) and `BodyUnreadable` enter E.
+ * announced), `MediaTypeUnsupported` and `EncodingUnsupported` (415), `BodyMalformed` (400, of a compressed body that is none) and
+ * `BodyUnreadable` (408 where the client takes longer than `timeout`, 400 where it goes away) enter E.
  *
  * **Example** (at most 64 KiB of an image)
  *
@@ -127,47 +83,12 @@ export const bytes = (options: Options = {}) => {
   )
 }
 
-const utf8 = new TextDecoder("utf-8", { fatal: true })
-
-const malformed = (text: string | undefined): BodyMalformed => {
-  if (text === undefined) return new BodyMalformed({ message: "The body is not UTF-8", position: undefined })
-  if (text.trim() === "") return new BodyMalformed({ message: "The body is empty, and JSON is expected", position: 0 })
-  // the engine's own message quotes the body
-  const position = firstError(text) ?? 0
-  const before = text.slice(0, position)
-  const line = before.split("\n").length
-  const column = position - before.lastIndexOf("\n")
-  return new BodyMalformed({ message: `The body is not JSON: line ${line}, column ${column}`, position })
-}
-
-const parse = (body: Uint8Array): Exit.Exit<unknown, BodyMalformed> => {
-  let text: string | undefined
-  try {
-    text = utf8.decode(body)
-    return Exit.succeed(JSON.parse(text))
-  } catch {
-    return Exit.fail(malformed(text))
-  }
-}
-
-const invalid = (issue: SchemaIssue.Issue, value: unknown): BodyInvalid =>
-  new BodyInvalid({ fields: fieldsOfIssue(issue, { value }) })
-
-const checker = <P>(schema: Schema.ConstraintCodec<P, unknown>) => {
-  const json = Schema.toCodecJson(schema)
-  SchemaJITCompiler.enable(json.ast)
-  const fast = SchemaParser.decodeUnknownEffect(json)
-  const whole = SchemaParser.decodeUnknownEffect(json, { errors: "all" })
-  // all that is wrong is only looked for once something is
-  return (value: unknown): Effect.Effect<P, BodyInvalid> =>
-    Effect.catchEager(fast(value), () => Effect.mapErrorEager(whole(value), (issue) => invalid(issue, value)))
-}
-
 /**
  * Reads the body as JSON and checks it: a request outside, a request of the schema's type inside.
  *
  * Beside what `bytes` fails with, `BodyMalformed` (400: no UTF-8 or no JSON, with the place) and `BodyInvalid` (422, one field
- * for each place that is wrong) enter E. No message holds a value of the body.
+ * for each place that is wrong, or nested deeper than `depth`, or of more values than `values`) enter E. No message holds a value
+ * of the body.
  *
  * **Example** (an order)
  *
@@ -188,6 +109,7 @@ const checker = <P>(schema: Schema.ConstraintCodec<P, unknown>) => {
  */
 export const json = <P>(schema: Schema.ConstraintCodec<P, unknown>, options: JsonOptions = {}) => {
   const read = reader({ ...options, accepts: options.accepts ?? defaults.json })
+  const parse = jsonParser(options)
   const check = checker(schema)
   return Middleware.change<{ outer: Request; inner: Request<P> }>()(
     { name: "Body", stage: "decode", shows: { content: "json", limit: options.limit }, order },
@@ -211,21 +133,12 @@ export const acceptedBy = <P>({ content }: Channel.Channel<P>): ReadonlyArray<st
 
 /** Reads bytes as a payload of a channel; an Exit, unless its schema suspends. */
 export const decoder = <P>(
-  { content }: Channel.Channel<P>
+  { content }: Channel.Channel<P>,
+  limits: JsonLimits = {}
 ): (body: Uint8Array) => Effect.Effect<P, BodyMalformed | BodyInvalid> => {
   // a channel of bytes has P = Uint8Array by construction
   if (content._tag === "bytes") return (body) => Exit.succeed(body as P)
-  const { codec } = content
-  const value = codec.contentType === "application/json"
-    ? parse
-    : (body: Uint8Array): Exit.Exit<unknown, BodyMalformed> => {
-      try {
-        return Exit.succeed(codec.decode(body))
-      } catch {
-        const message = `The body (${body.length} bytes) cannot be read as ${codec.contentType}`
-        return Exit.fail(new BodyMalformed({ message, position: undefined }))
-      }
-    }
+  const value = content.codec.contentType === "application/json" ? jsonParser(limits) : valueOf(content.codec)
   // an unchecked channel has P = unknown
   const check = content._tag === "schema" ? checker(content.schema) : (read: unknown) => Exit.succeed(read as P)
   return (body) => Effect.flatMapEager(value(body), check)
@@ -252,14 +165,61 @@ export const decoder = <P>(
  * @category constructors
  */
 export const channel = <P>(channel: Channel.Channel<P>, options: JsonOptions = {}) => {
-  const read = reader({ limit: options.limit, accepts: options.accepts ?? acceptedBy(channel) })
-  const decode = decoder(channel)
+  const read = reader({ ...options, accepts: options.accepts ?? acceptedBy(channel) })
+  const decode = decoder(channel, options)
   return Middleware.change<{ outer: Request; inner: Request<P> }>()(
     { name: "Body", stage: "decode", shows: { channel: channel.name, limit: options.limit }, order },
     (next) => (request): Middleware.Returns<JsonError> =>
       Effect.flatMapEager(
         read(request),
         (body) => Effect.flatMapEager(decode(body), (payload) => next(request.withPayload(payload)))
+      )
+  )
+}
+
+/**
+ * Reads and decodes the payload of an endpoint of `HttpApi` by the endpoint's own schemas, where the chain reads bodies: a
+ * request whose payload is undecoded outside, one as the endpoint's handler takes it inside.
+ *
+ * For `Server.endpoint` and `handleRaw`. JSON, text, bytes, forms and multipart are decoded; an endpoint that streams its payload is
+ * refused. Errors are those of `json`; a media type that the endpoint does not declare is `MediaTypeUnsupported`.
+ *
+ * **Example** (an endpoint that authenticates before it reads)
+ *
+ * ```ts
+ * import { Effect, pipe, Schema } from "effect"
+ * import { HttpApiEndpoint } from "effect/http-api"
+ * import { Auth } from "@millrace/core"
+ * import { Body, type Request, Server } from "@millrace/http"
+ *
+ * const Pay = HttpApiEndpoint.post("pay", "/payments", {
+ *   payload: Schema.Struct({ amount: Schema.Int }),
+ *   success: Schema.Struct({ paid: Schema.Int })
+ * })
+ *
+ * const pay = (request: Request<HttpApiEndpoint.Request<typeof Pay>>) =>
+ *   Effect.succeed({ paid: request.payload.payload.amount })
+ *
+ * // handlers.handleRaw("pay", payRaw)
+ * const payRaw = Server.endpoint(pipe(pay, Body.endpoint(Pay, { limit: 10_000 }), Auth.middleware()))
+ * ```
+ *
+ * @throws RangeError when an option is out of range, or the endpoint streams its payload
+ * @category constructors
+ */
+export const endpoint = <const E extends Endpoint>(endpoint: E, options: JsonOptions = {}) => {
+  const decode = payloadDecoder(endpoint, options)
+  return Middleware.change<{
+    outer: Request<HttpApiEndpoint.RequestRaw<E>>
+    inner: Request<HttpApiEndpoint.Request<E>>
+  }>()(
+    { name: "Body", stage: "decode", shows: { endpoint: endpoint.path, limit: options.limit }, order },
+    (next) => (request): Middleware.Returns<JsonError> =>
+      Effect.flatMapEager(
+        decode(request),
+        (payload) =>
+          // the request of the endpoint is its undecoded one, with the payload where it declares one
+          next(request.withPayload(Object.assign({}, request.payload, payload) as HttpApiEndpoint.Request<E>))
       )
   )
 }

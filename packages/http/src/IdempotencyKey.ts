@@ -35,6 +35,8 @@ export interface Options extends
   readonly caller?: ((request: Request<unknown>) => string) | undefined
   /** The most bytes of a body, which is read before the key is claimed; an integer from 1. Default: 1 MiB. */
   readonly bodyLimit?: number | undefined
+  /** How long a client may take to send its body; above 0. Default: 30 seconds. */
+  readonly bodyTimeout?: Duration.Input | undefined
   /** What of `defaults.keeps` is otherwise. */
   readonly keeps?: { readonly [K in keyof Keeps]?: Keeps[K] | undefined } | undefined
   /** The fields of an answer that are kept beside `content-type`, in any case. Default: all but those that never are. */
@@ -52,6 +54,7 @@ export const defaults: {
   readonly methods: ReadonlyArray<string>
   readonly header: string
   readonly bodyLimit: number
+  readonly bodyTimeout: Duration.Input
   readonly keeps: Keeps
   readonly limit: number
   readonly streams: "collect"
@@ -60,10 +63,19 @@ export const defaults: {
   methods: ["POST", "PATCH"],
   header: "idempotency-key",
   bodyLimit: Body.defaults.limit,
+  bodyTimeout: Body.defaults.timeout,
   keeps: {
     statuses: ["2xx", "3xx", "4xx"],
     except: [401, 403, 408, 409, 425, 429],
-    before: ["BodyTooLarge", "BodyUnreadable", "BodyMalformed", "BodyInvalid", "MediaTypeUnsupported", "DecodeError"]
+    before: [
+      "BodyTooLarge",
+      "BodyUnreadable",
+      "BodyMalformed",
+      "BodyInvalid",
+      "MediaTypeUnsupported",
+      "EncodingUnsupported",
+      "DecodeError"
+    ]
   },
   limit: 64 * 1024,
   streams: "collect",
@@ -108,7 +120,7 @@ type Errors =
  * Types: any request in, the same on; `Idempotency.Store` enters R; the answer may be an `HttpServerResponse`.
  *
  * The key is a String of Structured Fields or bare, of 1 to 255 characters. A request is the same when method, target and body are;
- * the body is read up to `bodyLimit` and stays for `Body` inside. What is kept, for 24 hours, is by `keeps`: all that
+ * the body is read up to `bodyLimit` within `bodyTimeout` and stays for `Body` inside. What is kept, for 24 hours, is by `keeps`: all that
  * was decided by the handler, 5xx only on demand. Cookies and the fields of one connection never are. An answer beyond `limit`
  * leaves with `Idempotent-Kept: false`; its key stays used, and a request that comes again is refused, not run.
  *
@@ -150,6 +162,7 @@ export const middleware = (options: Options = {}) => {
   const methods: ReadonlySet<string> = new Set((options.methods ?? defaults.methods).map((each) => each.toUpperCase()))
   const header = (options.header ?? defaults.header).toLowerCase()
   const bodyLimit = check.count("bodyLimit", options.bodyLimit ?? defaults.bodyLimit)
+  const bodyTimeout = check.millis("bodyTimeout", options.bodyTimeout ?? defaults.bodyTimeout, { infinite: true })
   const { before, except, statuses } = options.keeps ?? {}
   const keeps: Keeps = {
     statuses: statuses ?? defaults.keeps.statuses,
@@ -290,7 +303,7 @@ export const middleware = (options: Options = {}) => {
     return (request): Middleware.Returns<Errors, Idempotency.Store, Response> => {
       if (!methods.has(request.method)) return next(request)
       if (request.headers[header] === undefined) return missing === "run" ? next(request) : whole(request)
-      return Effect.flatMapEager(request.bytes(bodyLimit), () => run(request))
+      return Effect.flatMapEager(request.bytes(bodyLimit, bodyTimeout), () => run(request))
     }
   })
 }

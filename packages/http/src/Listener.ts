@@ -3,14 +3,21 @@
  * that differs from Effect's server.
  */
 import { Detached, OptionCheck } from "@millrace/core"
-import { Context, Data, Duration, Effect, type Exit, Fiber, Layer, type Scope } from "effect"
-import { FindMyWay, type HttpRouter, HttpServerResponse } from "effect/http"
-import type { RequestListener, Server } from "node:http"
+import { closed, MessageScopes } from "@millrace/core/engine/MessageScopes"
+import { Cause, Context, Data, type Duration, Effect, type Exit, type Fiber, Layer, type Scope } from "effect"
+import type { HttpServerResponse } from "effect/http"
+import type { IncomingMessage, RequestListener, Server, ServerResponse } from "node:http"
 import type { AddressInfo, ListenOptions } from "node:net"
-import { NodeSource } from "./nodeRequest.ts"
-import { write } from "./nodeResponse.ts"
+import { broken } from "./answer.ts"
+import { flawOf } from "./malformed.ts"
+import { Connections } from "./nodeConnections.ts"
+import { markWaiting, NodeSource, targetOf } from "./nodeRequest.ts"
+import { type Sending, write } from "./nodeResponse.ts"
 import * as Problem from "./Problem.ts"
-import { type Native, nativeOf, type Route } from "./Server.ts"
+import { make as makeRequest } from "./Request.ts"
+import { RouteTable } from "./routeTable.ts"
+import { nativeOf, type Route } from "./nativeRoute.ts"
+import { channel, unmatched } from "./unmatched.ts"
 
 /** The server could not listen at its address. */
 export class ListenError extends Data.TaggedError("ListenError")<{
@@ -22,6 +29,8 @@ export class ListenError extends Data.TaggedError("ListenError")<{
 export interface Listener {
   /** For `createServer` of `node:http` or `node:https`. */
   readonly listener: RequestListener
+  /** For the event `checkContinue` of that server: a client is asked for its body when a route reads it, and not before. */
+  readonly checkContinue: RequestListener
   /** Answers from now on with `connection: close`, and completes when every accepted request is answered. */
   readonly drain: Effect.Effect<void>
 }
@@ -31,42 +40,13 @@ type Answering = Fiber.Fiber<HttpServerResponse.HttpServerResponse>
 /** The services that routes need, each its own. */
 type NeedsOf<Each> = Each extends Route<infer R> ? R : never
 
-interface Found<R> {
-  readonly handler: Native<R>
-  readonly params: Readonly<Record<string, string | undefined>>
-}
-
 const noParams = {}
 
-/** Finds routes as Effect's router does; one without parameters is looked up. */
-const finder = <R>(routes: ReadonlyArray<Route<R>>): (method: string, url: string) => Found<R> | undefined => {
-  const router = FindMyWay.make<Native<R>>({ ignoreDuplicateSlashes: true })
-  const fixed = new Map<string, Found<R>>()
-  for (const route of routes) {
-    const native = nativeOf(route)
-    const paths = route.path.endsWith("/*")
-      ? [route.path, route.path.slice(0, -2) as HttpRouter.PathInput]
-      : [route.path]
-    for (const path of paths) {
-      if (route.method === "*") router.all(path, native)
-      else router.on(route.method, path, native)
-    }
-    if (route.method !== "*" && !/[:*()]/.test(route.path)) {
-      fixed.set(`${route.method} ${route.path}`, { handler: native, params: noParams })
-    }
-  }
-  const find = (method: string, url: string) => fixed.get(`${method} ${url}`) ?? router.find(method, url)
-  return (method, url) => find(method, url) ?? (method === "HEAD" ? find("GET", url) : undefined)
-}
-
-const notFound = HttpServerResponse.jsonUnsafe(
-  { type: "about:blank", title: "Not Found", status: 404 },
-  { status: 404, contentType: "application/problem+json" }
-)
-
-const unanswered = (exit: Exit.Exit<unknown, unknown>): HttpServerResponse.HttpServerResponse =>
-  // a route answers its errors itself, so this is an interruption: the program ends
-  Problem.toResponse(Problem.of(Problem.defaults, exit._tag === "Failure" ? { failure: "transient" } : undefined))
+/** A route answers its errors itself: what is left is an interruption, since the program ends, or a mistake of this package. */
+const unanswered = (cause: Cause.Cause<unknown>): HttpServerResponse.HttpServerResponse =>
+  Problem.toResponse(
+    Problem.of(Problem.defaults, Cause.hasInterruptsOnly(cause) ? { failure: "transient" } : Cause.squash(cause))
+  )
 
 /**
  * A listener of Node's for routes; a request for none of them is answered with 404.
@@ -101,23 +81,56 @@ const serving = <R>(routes: ReadonlyArray<Route<R>>): Effect.Effect<Listener, ne
   Effect.withFiber((fiber) => {
     const context = Detached.context(fiber.context as Context.Context<R>)
     const runFork = Effect.runForkWith(context)
-    const find = finder(routes)
+    const scopes = new MessageScopes<R>(context)
+    const table = new RouteTable<R>()
+    for (const route of routes) table.add(route, nativeOf(route))
     let pending = 0
     let draining = false
     let drained: (() => void) | undefined
+    const settled = () => {
+      pending -= 1
+      if (pending === 0) drained?.()
+    }
+    const track = (effect: Effect.Effect<void>) => {
+      pending += 1
+      runFork(effect).addObserver(settled)
+    }
+    const later = (effect: Effect.Effect<void>) => void runFork(effect)
+    const findRoute = (method: string, url: string, { headers }: IncomingMessage) =>
+      table.find(method, url) ??
+        (method === "OPTIONS" ? table.findPreflight(headers["access-control-request-method"], url) : undefined)
     const listener: RequestListener = (request, response) => {
-      if (draining) response.shouldKeepAlive = false
-      const found = find(request.method!, request.url!)
-      if (found === undefined) return void write(request, response, notFound, context)
-      const source = new NodeSource(request, found.params)
-      const answering: Answering = runFork(Effect.suspend(() => found.handler.run(source)))
+      const method = request.method!
+      const url = targetOf(request)
+      const flaw = flawOf(request)
+      const found = flaw === undefined ? findRoute(method, url, request) : undefined
+      const source = new NodeSource(request, response, url, found?.params ?? noParams, later)
+      const own = scopes.next
+      const answering: Answering = Effect.runForkWith(own.context)(
+        found === undefined
+          ? unmatched(source, table.allowed(url), flaw)
+          : Effect.suspend(() => found.handler.run(source))
+      )
+      const sending: Sending = {
+        context,
+        lost: (cause) => broken(makeRequest(source, found?.handler.channel ?? channel), cause)
+      }
+      const send = (exit: Exit.Exit<HttpServerResponse.HttpServerResponse>) => {
+        if (draining) response.shouldKeepAlive = false
+        if (exit._tag === "Failure" && !Cause.hasInterruptsOnly(exit.cause)) later(sending.lost(exit.cause))
+        const answer = exit._tag === "Success" ? exit.value : unanswered(exit.cause)
+        const rest = write(request, response, answer, sending)
+        if (rest !== undefined) track(rest)
+        const release = closed(own.scope, exit)
+        if (release === undefined) scopes.free(own)
+        else source.atEnd(release)
+      }
       const exit = answering.pollUnsafe()
       if (exit !== undefined) {
-        const rest = write(request, response, exit._tag === "Success" ? exit.value : unanswered(exit), context)
-        if (rest === undefined) return
-        track(runFork(rest))
-        return
+        if (own.scope.state._tag !== "Empty") scopes.rotate()
+        return send(exit)
       }
+      scopes.rotate()
       const gone = () => {
         if (!response.writableEnded) answering.interruptUnsafe()
       }
@@ -125,22 +138,16 @@ const serving = <R>(routes: ReadonlyArray<Route<R>>): Effect.Effect<Listener, ne
       pending += 1
       answering.addObserver((exit) => {
         response.off("close", gone)
-        if (draining) response.shouldKeepAlive = false
-        const rest = write(request, response, exit._tag === "Success" ? exit.value : unanswered(exit), context)
-        if (rest !== undefined) track(runFork(rest))
+        send(exit)
         settled()
       })
     }
-    const settled = () => {
-      pending -= 1
-      if (pending === 0) drained?.()
-    }
-    const track = (fiber: Fiber.Fiber<unknown>) => {
-      pending += 1
-      fiber.addObserver(settled)
-    }
     return Effect.succeed({
       listener,
+      checkContinue: (request: IncomingMessage, response: ServerResponse) => {
+        markWaiting(request)
+        listener(request, response)
+      },
       drain: Effect.callback<void>((resume) => {
         draining = true
         if (pending === 0) return resume(Effect.void)
@@ -171,14 +178,11 @@ const listen = (server: Server, options: Options): Effect.Effect<AddressInfo, Li
     })
   })
 
-const close = (server: Server): Effect.Effect<void> =>
-  Effect.callback((resume) => void server.close(() => resume(Effect.void)))
-
 /**
  * Serves routes on a server of Node's for as long as the layer lives.
  *
  * When it ends, nothing more is accepted, every accepted request is answered and its connection closed, for at most `grace`;
- * what is not answered by then is interrupted.
+ * what is not answered by then is interrupted. A connection that has not sent a whole request head is closed half a second later.
  *
  * **Example** (a program)
  *
@@ -202,26 +206,16 @@ export const layer = <const Routes extends ReadonlyArray<Route<unknown>>>(
   routes: Routes,
   options: Options
 ): Layer.Layer<ListenerAddress, ListenError, Exclude<NeedsOf<Routes[number]>, Scope.Scope>> => {
-  const grace = Duration.millis(
-    OptionCheck.make("Listener").millis("grace", options.grace ?? "20 seconds", { least: 0 })
-  )
+  const grace = OptionCheck.make("Listener").millis("grace", options.grace ?? "20 seconds", { least: 0 })
   return Layer.effect(
     ListenerAddress,
     Effect.gen(function*() {
-      const { drain, listener } = yield* make(routes)
+      const { checkContinue, drain, listener } = yield* make(routes)
       const server = create(listener)
+      server.on("checkContinue", checkContinue)
+      const connections = new Connections(server)
       const address = yield* listen(server, options)
-      yield* Effect.addFinalizer(() =>
-        Effect.gen(function*() {
-          const closed = yield* Effect.forkChild(close(server), { startImmediately: true })
-          yield* Effect.timeoutOrElse(Effect.andThen(drain, Fiber.await(closed)), {
-            duration: grace,
-            orElse: () => Effect.void
-          })
-          server.closeAllConnections()
-          yield* Fiber.await(closed)
-        })
-      )
+      yield* Effect.addFinalizer(() => connections.end(drain, grace))
       return address
     })
   )

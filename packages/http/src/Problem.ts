@@ -2,12 +2,16 @@
  * What an error says to whoever asked: one table from classes of failure to answers, RFC 9457 problem details on HTTP and the
  * same document as an envelope on brokers.
  */
-import { type BrokerError, Failure, type Idempotency, OptionCheck, type RateLimit } from "@millrace/core"
+import { type Auth, type BrokerError, Failure, type Idempotency, OptionCheck, type RateLimit } from "@millrace/core"
 import { Context, Duration, type LogLevel } from "effect"
 import { HttpServerResponse, ProblemDetails } from "effect/http"
+import type { BodyUnreadable, EncodingUnsupported, MediaTypeUnsupported } from "./bodyErrors.ts"
 import { fieldsOf, wellFormed } from "./problemFields.ts"
+import * as Challenge from "./challenge.ts"
 import * as RateLimitFields from "./RateLimitFields.ts"
 import * as RetryAfter from "./retryAfter.ts"
+import type { RequestMalformed } from "./malformed.ts"
+import type { MethodNotAllowed } from "./unmatched.ts"
 
 export { type Field, fieldsOf, fieldsOfIssue, maximumFields } from "./problemFields.ts"
 
@@ -111,6 +115,14 @@ const ofBroker = (error: BrokerError.BrokerError): Entry | undefined =>
     ? { status: 500, level: "Error" }
     : undefined
 
+/** The client took too long or went away, or the program has read the body elsewhere. */
+const ofBody = ({ reason }: BodyUnreadable): Entry =>
+  reason === "timeout"
+    ? { ...shown(408), level: "Info", headers: { connection: "close" } }
+    : reason === "consumed"
+    ? { status: 500, level: "Error" }
+    : { ...shown(400), level: "Info" }
+
 const ofUpstream = (error: Failure.Classified): Entry | undefined =>
   Failure.lasting.has(error.failure) ? { status: 502, level: "Warn" } : undefined
 
@@ -119,7 +131,11 @@ const ofUpstream = (error: Failure.Classified): Entry | undefined =>
  * to mend are shown.
  */
 export const tags: Tags = {
-  Unauthorized: { status: 401, headers: { "www-authenticate": "Bearer" } },
+  Unauthorized: (error: Auth.Unauthorized) => ({ status: 401, headers: { "www-authenticate": Challenge.of(error) } }),
+  Forbidden: (error: Auth.Forbidden) => ({
+    status: 403,
+    headers: { "www-authenticate": Challenge.ofForbidden(error) }
+  }),
   RateLimited: ofLimit,
   IdempotencyRefused: ofKey,
   IdempotencyRunning: {
@@ -144,9 +160,29 @@ export const tags: Tags = {
   DecodeError: (error: Failure.Classified) => shown(error.failure === "poison" ? 400 : 422),
   EncodeError: shown(422),
   BodyTooLarge: shown(413),
+  BodyUnreadable: ofBody,
   BodyMalformed: shown(400),
   BodyInvalid: shown(422),
-  MediaTypeUnsupported: shown(415),
+  MediaTypeUnsupported: ({ accepts }: MediaTypeUnsupported) => ({
+    ...shown(415),
+    headers: { accept: accepts.join(", ") }
+  }),
+  EncodingUnsupported: ({ accepts }: EncodingUnsupported) => ({
+    ...shown(415),
+    headers: { "accept-encoding": accepts.length === 0 ? "identity" : accepts.join(", ") }
+  }),
+  RouteNotFound: { status: 404, level: "Info" },
+  MethodNotAllowed: ({ allowed }: MethodNotAllowed) => ({
+    status: 405,
+    level: "Info",
+    headers: { allow: allowed.join(", ") }
+  }),
+  RequestMalformed: ({ status }: RequestMalformed) => ({
+    ...shown(status),
+    level: "Info",
+    headers: { connection: "close" }
+  }),
+  TargetTooLong: { ...shown(414), level: "Info" },
   SignatureRefused: { status: 401, headers: { "www-authenticate": "Signature" } },
   BrokerError: ofBroker,
   RequestFailed: ofUpstream,

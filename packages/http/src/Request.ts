@@ -1,11 +1,12 @@
 /**
  * A request to a server, as an envelope: what middlewares see of it, and how its body is read.
  */
-import { Correlation, type Envelope, Headers, type Hook } from "@millrace/core"
-import { Effect, Exit } from "effect"
+import { Correlation, type Envelope, type Exchange, Headers, type Hook, OptionCheck } from "@millrace/core"
+import { type Duration, Effect, Exit } from "effect"
 import type { HttpServerResponse } from "effect/http"
-import { BodyTooLarge, type BodyUnreadable } from "./bodyErrors.ts"
+import { BodyTooLarge, BodyUnreadable } from "./bodyErrors.ts"
 import { firstWrong, shownName } from "./headerText.ts"
+import { RequestExchange } from "./requestExchange.ts"
 
 /** A value that an endpoint answers or fails with, as it is kept. */
 export interface Valued {
@@ -17,6 +18,8 @@ export interface Valued {
 
 /** How the values of an endpoint are kept. */
 export interface Values {
+  /** The status of what the endpoint writes itself; undefined of all else. */
+  readonly statusOf: (exit: Exit.Exit<unknown, unknown>) => number | undefined
   /** Undefined of an error that the endpoint does not declare, and of interruptions. */
   readonly write: (exit: Exit.Exit<unknown, unknown>) => Effect.Effect<Valued | undefined>
   /** What the endpoint had answered; undefined where this version of it cannot read that. */
@@ -26,7 +29,7 @@ export interface Values {
 /** What a server knows of a request; one for each server that requests come from. */
 export interface Source {
   readonly method: string
-  /** The target as it came: path and query; some servers put the origin before it. */
+  /** Path and query of the target, as the router found the route by them: never a part of the `host` field. */
   readonly url: string
   /** Lower-case names. */
   readonly headers: Headers.Headers
@@ -34,8 +37,12 @@ export interface Source {
   readonly params: Readonly<Record<string, string | undefined>>
   /** The address of the peer, or of the client where trusted proxies are known; undefined where the server does not say. */
   readonly address: string | undefined
-  /** Reads the whole body, and stops at `limit` bytes; run once. */
-  readonly body: (limit: number) => Effect.Effect<Uint8Array, BodyTooLarge | BodyUnreadable>
+  /** `http` or `https`; undefined where the server does not say. */
+  readonly scheme?: string | undefined
+  /** Reads the whole body, and stops at `limit` bytes. Run again, it goes on where it was interrupted and loses nothing. */
+  body(limit: number): Effect.Effect<Uint8Array, BodyTooLarge | BodyUnreadable>
+  /** Runs an effect once the answer has been sent to its last byte, or its client has gone. Left out: the chain's end is the end. */
+  atEnd?(effect: Effect.Effect<void>): void
 }
 
 /** What a route has answered to an error, before that reached the end of the chain. */
@@ -63,6 +70,10 @@ export interface Books {
   /** What middlewares add to the answer: by name, and by who says it. */
   fields: Map<string, Map<string, string>> | undefined
   respond: Respond | undefined
+  /** The status that the end of a chain is answered with. */
+  statusOf: ((request: Request<unknown>, exit: Exit.Exit<unknown, unknown>) => number | undefined) | undefined
+  /** The template of the route. */
+  route: string | undefined
   given: Given | undefined
   /** Of an endpoint: how what it answers itself is kept. */
   values: Values | undefined
@@ -70,6 +81,11 @@ export interface Books {
 
 /** The most fields that middlewares add to one answer, and the longest value of one, in characters. */
 export const mostFields = { count: 32, length: 8192 } as const
+
+/** How long a client may take to send a body where nobody says otherwise. */
+export const bodyTimeout: Duration.Input = "30 seconds"
+
+const check = OptionCheck.make("Request")
 
 /** The names of headers that may hold the id of a request; the first counts that holds one. */
 const idNames = ["x-request-id", "correlation-id", "x-correlation-id"]
@@ -111,12 +127,11 @@ export class Request<out P = undefined> implements Envelope {
   get method(): string {
     return this.source.method
   }
-  /** Path and query, as they came. */
+  /** Path and query, as they came and as the route was found by them. No header changes them. */
   get url(): string {
-    const { url } = this.source
-    return url.startsWith("/") ? url : url.replace(/^[a-z][\w+.-]*:\/\/[^/?#]*/i, "")
+    return this.source.url
   }
-  /** The target without its query, as it came. */
+  /** The target without its query, as it came: not decoded, and in the case that the client wrote. */
   get path(): string {
     const { url } = this
     const end = url.indexOf("?")
@@ -155,6 +170,15 @@ export class Request<out P = undefined> implements Envelope {
     this.books.id = ids.causation ?? ids.id
     this.answerField(Correlation.names.request, this.books.id)
   }
+  /** What log lines, spans and metrics show of it. */
+  get exchange(): Exchange {
+    return new RequestExchange(this)
+  }
+  /** Runs an effect once the answer has been sent to its last byte, or its client has gone. */
+  afterAnswer(effect: Effect.Effect<void>): void {
+    if (this.source.atEnd === undefined) this.after(() => effect)
+    else this.source.atEnd(effect)
+  }
   /** The bytes of the body as far as they were read, for what shows them; undefined before. */
   get body(): Uint8Array | undefined {
     return this.books.body
@@ -180,13 +204,24 @@ export class Request<out P = undefined> implements Envelope {
     ;(this.books.hooks ??= []).push(hook)
   }
   /**
-   * The bytes of the body, at most `limit`. They are read from the client once and kept for as long as the request lives, so
-   * several middlewares may ask.
+   * The bytes of the body, at most `limit`, and at most `timeout` (default 30 seconds) after they were asked for. They are read
+   * from the client once and kept for as long as the request lives, so several middlewares may ask. A length that the client
+   * announces and that is too long is refused before a byte is read.
    */
-  bytes(limit: number): Effect.Effect<Uint8Array, BodyTooLarge | BodyUnreadable> {
+  bytes(
+    limit: number,
+    timeout: Duration.Input = bodyTimeout
+  ): Effect.Effect<Uint8Array, BodyTooLarge | BodyUnreadable> {
     const { body } = this.books
     if (body !== undefined) return body.length > limit ? Exit.fail(new BodyTooLarge({ limit })) : Exit.succeed(body)
-    return Effect.mapEager(this.source.body(limit), (read) => this.books.body = read)
+    if (Number(this.source.headers["content-length"] ?? 0) > limit) return Exit.fail(new BodyTooLarge({ limit }))
+    const millis = check.millis("timeout", timeout, { infinite: true })
+    const read = Effect.flatMapEager(this.source.body(limit), (read) => {
+      this.books.body = read
+      // another caller may have begun to read, up to a higher limit
+      return read.length > limit ? Exit.fail(new BodyTooLarge({ limit })) : Exit.succeed(read)
+    })
+    return Effect.timeoutOrElse(read, { duration: millis, orElse: () => Exit.fail(late(millis)) })
   }
   /**
    * Adds a field to the answer, whatever that will be: a response, a problem, an endpoint's value. It replaces one that the
@@ -225,21 +260,20 @@ export class Request<out P = undefined> implements Envelope {
   }
 }
 
-/** A request that has just come. */
-export const make = (
-  source: Source,
-  channel: string,
-  key?: ((request: Request) => string | undefined) | undefined
-): Request => {
-  const request = new Request(source, channel, undefined, source.headers, undefined, {
+const late = (millis: number) =>
+  new BodyUnreadable({ message: `The body did not come within ${millis} ms`, reason: "timeout" })
+
+/** A request that has just come, by the template of its route. */
+export const make = (source: Source, channel: string, route?: string): Request =>
+  new Request(source, channel, undefined, source.headers, undefined, {
     hooks: undefined,
     id: undefined,
     ids: undefined,
     body: undefined,
     fields: undefined,
     respond: undefined,
+    statusOf: undefined,
+    route,
     given: undefined,
     values: undefined
   })
-  return key === undefined ? request : request.withKey(key(request))
-}

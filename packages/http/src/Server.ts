@@ -1,23 +1,19 @@
 /**
  * Routes and endpoints of Effect's HTTP servers, behind the same middlewares as consumers, publishers and clients.
  */
-import { After, Description, Eager, Failure, type Handler, Order } from "@millrace/core"
-import { ByteSize, Cause, Context, Effect, Exit, Fiber, Option } from "effect"
-import { constant } from "effect/Function"
-import {
-  HttpEffect,
-  HttpIncomingMessage,
-  HttpRouter,
-  type HttpServerError,
-  HttpServerRequest,
-  type HttpServerRespondable,
-  HttpServerResponse
-} from "effect/http"
-import * as Answer from "./answer.ts"
-import { BodyTooLarge, BodyUnreadable } from "./Body.ts"
-import * as Values from "./endpointValues.ts"
-import * as Problem from "./Problem.ts"
-import { make as makeRequest, type Request, type Respond, type Source } from "./Request.ts"
+import { Description, type Failure, type Handler } from "@millrace/core"
+import { Context, Effect } from "effect"
+import { HttpRouter, HttpServerRequest, type HttpServerRespondable, type HttpServerResponse } from "effect/http"
+import { answering, type AnsweringOptions } from "./answering.ts"
+import type * as Problem from "./Problem.ts"
+import { type Native, NativeId, type Route } from "./nativeRoute.ts"
+import { make as makeRequest, type Request } from "./Request.ts"
+import { RouterSource } from "./routerSource.ts"
+import * as Protocol from "./serverProtocol.ts"
+
+export { isRoute, type Native, nativeOf, type Route } from "./nativeRoute.ts"
+export { endpoint, type EndpointOptions, type EndpointRequest, type Kept, type Undecoded } from "./serverEndpoint.ts"
+export { type DeclaredApi, protocol, type ProtocolOptions, routerConfig } from "./serverProtocol.ts"
 
 /** What is answered without an entry: errors with a class, and those that are a response or know theirs. */
 type Answered = Failure.Classified | HttpServerRespondable.Respondable | HttpServerResponse.HttpServerResponse
@@ -66,105 +62,6 @@ export interface Build {
   ): Route<R>
 }
 
-/** Options as they are at run time. */
-export type AnyOptions = (Options & { readonly errors?: Problem.Tags | undefined }) | undefined
-
-/** Runs a chain and its hooks, and answers: errors are problems then, and only an interruption is left. */
-export const answering = <M extends Request<unknown>, A, E, R>(
-  handler: Handler<M, A, E, R>,
-  options: AnyOptions
-): (request: M) => Effect.Effect<HttpServerResponse.HttpServerResponse, never, R> => {
-  Order.check(handler)
-  const errors = options?.errors
-  const own = options?.problems
-  // one merged table for each program's table
-  const merged = new WeakMap<Problem.Problems, Problem.Problems>()
-  const problemsOf = (current: Problem.Problems): Problem.Problems => {
-    if (errors === undefined) return current
-    let found = merged.get(current)
-    if (found === undefined) {
-      merged.set(current, found = { table: current.table, tags: { ...current.tags, ...errors } })
-    }
-    return found
-  }
-  const current = own === undefined
-    ? () => Effect.mapEager(Eager.service(Problem.Current), problemsOf)
-    : constant(Exit.succeed(problemsOf(own)))
-  const respond: Respond = (request, exit) =>
-    Effect.flatMapEager(current(), (problems) => Answer.kept(problems, request, exit))
-  return (request) => {
-    request.books.respond = respond
-    const answered = Effect.matchCauseEffectEager(After.around(request, handler), {
-      onSuccess: (value) =>
-        HttpServerResponse.isHttpServerResponse(value)
-          ? Exit.succeed(value)
-          : Effect.flatMapEager(current(), (problems) => Answer.ofValue(problems, request, value)),
-      onFailure: (cause) => Effect.flatMapEager(current(), (problems) => Answer.ofCause(problems, request, cause))
-    })
-    return Effect.mapEager(answered, (response) => Answer.told(request, response))
-  }
-}
-
-const tooLarge = (error: HttpServerError.HttpServerError): boolean => {
-  const { reason } = error
-  if (reason._tag !== "RequestParseError") return false
-  const { cause } = reason
-  return reason.reason === "BodyTooLarge" || (cause instanceof Error && cause.message === "maxBytes exceeded")
-}
-
-/** Reads bodies by Effect's own request, whatever server it is of. */
-const bodyOf = (request: HttpServerRequest.HttpServerRequest) => (limit: number) =>
-  Effect.provideService(request.arrayBuffer, HttpIncomingMessage.MaxBodySize, ByteSize.bytes(limit)).pipe(
-    Effect.map((buffer) => new Uint8Array(buffer)),
-    Effect.mapError((error) =>
-      tooLarge(error)
-        ? new BodyTooLarge({ limit })
-        : new BodyUnreadable({ message: "The body could not be read to its end", cause: error })
-    )
-  )
-
-const noParams = {}
-
-class RouterSource implements Source {
-  readonly request: HttpServerRequest.HttpServerRequest
-  readonly params: Source["params"]
-  constructor(request: HttpServerRequest.HttpServerRequest, params: Source["params"]) {
-    this.request = request
-    this.params = params
-  }
-  get method() {
-    return this.request.method
-  }
-  get url() {
-    return this.request.originalUrl
-  }
-  get headers() {
-    return this.request.headers
-  }
-  get address() {
-    return Option.getOrUndefined(this.request.remoteAddress)
-  }
-  get body() {
-    return bodyOf(this.request)
-  }
-}
-
-const NativeId = "~millrace/http/native"
-
-/** A route as a listener runs it, which has a request of its own. */
-export interface Native<R> {
-  readonly channel: string
-  readonly run: (source: Source) => Effect.Effect<HttpServerResponse.HttpServerResponse, never, R>
-}
-
-/** A route: of Effect's `HttpRouter`, and of a `Listener`. It describes itself: `Order.explain` and `Description.toText` take it. */
-export interface Route<R> extends HttpRouter.Route<never, R>, Description.Described {
-  readonly [NativeId]: Native<R>
-}
-
-/** How a listener runs a route. */
-export const nativeOf = <R>(route: Route<R>): Native<R> => route[NativeId]
-
 /** Methods that a route may have. */
 export type Method = Parameters<HttpRouter.HttpRouter["add"]>[0]
 
@@ -207,10 +104,9 @@ export const route: Build = <A, E, R>(
   method: Method,
   path: HttpRouter.PathInput,
   handler: Handler<Request, A, E, R>,
-  options: AnyOptions
+  options: AnsweringOptions | undefined
 ): Route<R> => {
   const run = answering(handler, options)
-  const key = options?.key
   // a prefix changes the template that the router shows; there is one for each place where the route was added
   let seen = path as string
   let channel = `${method === "*" ? "" : `${method} `}${path}`
@@ -226,16 +122,19 @@ export const route: Build = <A, E, R>(
         seen = route.path
         channel = `${method === "*" ? "" : `${method} `}${seen}`
       }
-      return run(makeRequest(new RouterSource(request, params), channel, key))
+      return run(makeRequest(new RouterSource(request, params, context), channel, seen))
     })
   )
   const own = channel
-  const native: Native<R> = { channel: own, run: (source) => run(makeRequest(source, own, key)) }
-  return Object.assign(built, { [NativeId]: native, [Description.DescriptionId]: Description.of(handler) })
+  const description = Description.of(handler)
+  const hasCors = description.some(({ name }) => name === "Cors")
+  const native: Native<R> = { channel: own, hasCors, run: (source) => run(makeRequest(source, own, path)) }
+  return Object.assign(built, { [NativeId]: native, [Description.DescriptionId]: description })
 }
 
 /**
- * Routes as a layer for a router, e.g. of `HttpRouter.serve`.
+ * Routes as a layer for a router, e.g. of `HttpRouter.serve`, with `protocol` around them. A route whose chain has `Cors` also
+ * answers preflights of its path.
  *
  * **Example** (a server)
  *
@@ -258,97 +157,4 @@ export const route: Build = <A, E, R>(
  * @category layers
  */
 export const layer = <const Routes extends ReadonlyArray<HttpRouter.Route<never, unknown>>>(...routes: Routes) =>
-  HttpRouter.addAll(routes)
-
-/** What an endpoint of `HttpApi` hands to its handler, as far as it is read here. */
-export interface EndpointRequest {
-  readonly request: HttpServerRequest.HttpServerRequest
-  readonly endpoint: Values.Declares & { readonly method: string; readonly path: string }
-}
-
-/** Options of `endpoint`. */
-export interface EndpointOptions<T extends string> extends Options {
-  /** Tags of classified errors that the endpoint declares and encodes itself; they stay in E. Default: none. */
-  readonly declared?: ReadonlyArray<T> | undefined
-}
-
-/** The errors that an endpoint encodes itself: those without a class, and those of the tags that it declares. */
-export type Kept<E, T extends string> = Exclude<E, Failure.Classified> | Extract<E, { readonly _tag: T }>
-
-/**
- * A handler behind middlewares as the handler of an endpoint of Effect's `HttpApi`.
- *
- * The message is a `Request` whose payload is what the endpoint decoded (`params`, `query`, `headers`, `payload`). Errors
- * without a class stay in E, where the endpoint declares and encodes them; classified errors are answered as problem details,
- * except those of the tags in `declared`, which stay, too.
- *
- * **Example** (an endpoint that is limited)
- *
- * ```ts
- * import { Effect, pipe, Schema } from "effect"
- * import { HttpApi, HttpApiBuilder, HttpApiEndpoint, HttpApiGroup } from "effect/http-api"
- * import { RateLimit } from "@millrace/core"
- * import { type Request, Server } from "@millrace/http"
- *
- * const Greet = HttpApiEndpoint.get("greet", "/greet/:name", {
- *   params: { name: Schema.String },
- *   success: Schema.Struct({ hello: Schema.String })
- * })
- * const Api = HttpApi.make("Api").add(HttpApiGroup.make("greetings").add(Greet))
- *
- * const greet = (request: Request<HttpApiEndpoint.Request<typeof Greet>>) =>
- *   Effect.succeed({ hello: request.payload.params.name })
- *
- * const greetings = HttpApiBuilder.group(Api, "greetings", (handlers) =>
- *   handlers.handle("greet", Server.endpoint(pipe(greet, RateLimit.middleware({ limit: 10 })))))
- * ```
- *
- * @throws OrderError when the middlewares stand in a wrong order
- * @category constructors
- */
-export const endpoint = <P extends EndpointRequest, A, E, R, const T extends string = never>(
-  handler: Handler<Request<P>, A, E, R>,
-  options: EndpointOptions<T> = {}
-): (
-  request: P
-) => Effect.Effect<A | HttpServerResponse.HttpServerResponse, Kept<E, T>, R> => {
-  Order.check(handler)
-  const declared: ReadonlySet<string> = new Set<string>(options.declared)
-  const keeps = (error: unknown): boolean => !Failure.isClassified(error) || declared.has(Failure.tagOf(error))
-  const current = () => options.problems === undefined ? Eager.service(Problem.Current) : Exit.succeed(options.problems)
-  const respond: Respond = (request, exit) => {
-    if (exit._tag === "Success") {
-      return Exit.succeed(HttpServerResponse.isHttpServerResponse(exit.value) ? exit.value : undefined)
-    }
-    const failed = exit.cause.reasons.find(Cause.isFailReason)
-    return failed !== undefined && keeps(failed.error)
-      ? Exit.succeed(undefined)
-      : Effect.flatMapEager(current(), (problems) => Answer.kept(problems, request, exit))
-  }
-  return (input) => {
-    const source = new RouterSource(input.request, noParams)
-    const { method, path } = input.endpoint
-    const request = makeRequest(source, `${method} ${path}`, options.key).withPayload(input)
-    request.books.respond = respond
-    request.books.values = Values.of(input.endpoint)
-    const answered = Effect.matchCauseEffectEager(After.around(request, handler), {
-      onSuccess: Exit.succeed<A>,
-      onFailure: (cause): Effect.Effect<HttpServerResponse.HttpServerResponse, Kept<E, T>> => {
-        const failed = cause.reasons.find(Cause.isFailReason)
-        // what is kept is of E without what is answered here
-        if (failed !== undefined && keeps(failed.error)) return Exit.failCause(cause as Cause.Cause<Kept<E, T>>)
-        return Effect.flatMapEager(current(), (problems) => Answer.ofCause(problems, request, cause))
-      }
-    })
-    const tell = () => {
-      const fiber = Fiber.getCurrent()
-      if (fiber === undefined || request.books.fields === undefined) return
-      // what the endpoint writes itself is not seen here
-      HttpEffect.appendPreResponseHandlerUnsafe(
-        fiber.context,
-        (_, response) => Exit.succeed(Answer.told(request, response))
-      )
-    }
-    return Effect.onExitPrimitive(answered, () => void tell())
-  }
-}
+  HttpRouter.use((router) => Protocol.add(router, routes))

@@ -1,9 +1,10 @@
 /**
  * From the end of a chain to a response: answers are written, errors become problems, and what is worth a line is logged.
  */
-import { Failure, Outcome, Redaction } from "@millrace/core"
-import { Cause, Effect, Exit } from "effect"
-import { HttpServerRespondable, HttpServerResponse } from "effect/http"
+import { Eager, Failure, Outcome, Redaction } from "@millrace/core"
+import { Cause, Effect, Exit, Stream } from "effect"
+import { HttpBody, HttpServerRespondable, HttpServerResponse } from "effect/http"
+import { firstWrong, shownName } from "./headerText.ts"
 import * as Ids from "./ids.ts"
 import * as Problem from "./Problem.ts"
 import type { Given, Request } from "./Request.ts"
@@ -11,6 +12,12 @@ import type { Given, Request } from "./Request.ts"
 const noContent = HttpServerResponse.empty({ status: 204 })
 
 const redaction = Redaction.make()
+
+// oxlint-disable-next-line no-control-regex
+const breaking = /[\u0000-\u001f\u007f-\u009f\u2028\u2029]/g
+
+/** A text of the client's as a line may show it: without secrets, on one line, cut. */
+const shown = (text: string): string => redaction.text(text).slice(0, 256).replace(breaking, "?")
 
 const log = (
   problem: Problem.Problem,
@@ -20,6 +27,7 @@ const log = (
 ): Effect.Effect<void> => {
   if (problem.level === "None") return Exit.void
   const message = `serve ${request.channel} answered ${problem.status}`
+  const { client, method, target, userAgent } = request.exchange
   // what nobody expected is logged whole; of all else, tag and class say enough and hold no content
   const line = problem.failure === "defect"
     ? Effect.logWithLevel(problem.level)(message, Redaction.hideCause(redaction, request, Cause.die(error)))
@@ -27,6 +35,10 @@ const log = (
   return Effect.annotateLogs(line, {
     requestId,
     ...(request.ids === undefined ? {} : { correlationId: request.ids.id, causationId: request.ids.causation }),
+    method: shown(method),
+    target: shown(target),
+    ...(client === undefined ? {} : { client }),
+    ...(userAgent === undefined ? {} : { userAgent: shown(userAgent) }),
     status: problem.status,
     failure: problem.failure,
     error: Failure.tagOf(error).slice(0, 100)
@@ -144,6 +156,73 @@ export const kept = (
   })
 }
 
+/** The status that the end of a chain is answered with; undefined where nobody is answered, or an effect has to say. */
+export const statusOf = (problems: Problem.Problems, exit: Exit.Exit<unknown, unknown>): number | undefined => {
+  if (exit._tag === "Success") {
+    const { value } = exit
+    if (HttpServerResponse.isHttpServerResponse(value) || value instanceof Response) return value.status
+    if (value === undefined) return 204
+    if (!Outcome.isOutcome(value)) return 200
+    const error = ofOutcome(value)
+    return error === undefined ? 204 : Problem.of(problems, error).status
+  }
+  const found = errorOf(exit.cause)
+  if (found === undefined) return undefined
+  if (HttpServerResponse.isHttpServerResponse(found.error)) return found.error.status
+  if (!HttpServerRespondable.isRespondable(found.error)) return Problem.of(problems, found.error).status
+  const { error } = found
+  const answer: Effect.Effect<HttpServerResponse.HttpServerResponse, unknown> = error[HttpServerRespondable.symbol]()
+  return Eager.isDone(answer) && answer._tag === "Success" ? answer.value.status : undefined
+}
+
+const isStatus = (status: number): boolean => Number.isInteger(status) && status >= 200 && status <= 599
+
+/** A body that breaks off after its head has left is a line at least: nothing else can be told any more. */
+const watched = (
+  request: Request<unknown>,
+  response: HttpServerResponse.HttpServerResponse
+): HttpServerResponse.HttpServerResponse => {
+  const { body } = response
+  if (body._tag !== "Stream") return response
+  const stream = Stream.onError(
+    body.stream,
+    (cause) => Cause.hasInterruptsOnly(cause) ? Effect.void : broken(request, cause)
+  )
+  return HttpServerResponse.setHeaders(
+    HttpServerResponse.setBody(response, HttpBody.stream(stream, body.contentType, body.contentLength)),
+    response.headers
+  )
+}
+
+/** The line of an answer whose body broke off. */
+export const broken = (request: Request<unknown>, cause: Cause.Cause<unknown>): Effect.Effect<void> =>
+  Effect.logError(
+    `serve ${request.channel}: the answer could not be sent to its end`,
+    Redaction.hideCause(redaction, request, cause)
+  )
+
+/** The response as it leaves: with what middlewares have added to it. One that no server can send is a mistake of the program. */
+export const leaving = (
+  problems: Problem.Problems,
+  request: Request<unknown>,
+  response: HttpServerResponse.HttpServerResponse
+): Effect.Effect<HttpServerResponse.HttpServerResponse> => {
+  const wrong = firstWrong(response.headers)
+  if (wrong === undefined && isStatus(response.status)) return Exit.succeed(watched(request, told(request, response)))
+  const message = wrong === undefined
+    ? `The status ${response.status} cannot be sent`
+    : `The field ${shownName(wrong)} of the answer holds characters that cannot be sent`
+  return Effect.mapEager(ofError(problems, request, new RangeError(message)), (problem) => told(request, problem))
+}
+
+/** The fields that are lists, of which an answer and its middlewares may say a part each. */
+export const joinedField = (name: string, own: string | undefined, added: string): string => {
+  if (name !== "vary" || own === undefined) return added
+  if (own.trim() === "*") return own
+  const known = new Set(own.split(",").map((part) => part.trim().toLowerCase()))
+  return [own, ...added.split(", ").filter((part) => !known.has(part.toLowerCase()))].join(", ")
+}
+
 /** The response with what middlewares have added to it. */
 export const told = (
   request: Request<unknown>,
@@ -153,6 +232,10 @@ export const told = (
   if (fields === undefined) return response
   return HttpServerResponse.setHeaders(
     response,
-    Array.from(fields, ([name, parts]) => [name, Array.from(parts.values()).join(", ")] as const)
+    Array.from(
+      fields,
+      ([name, parts]) =>
+        [name, joinedField(name, response.headers[name], Array.from(parts.values()).join(", "))] as const
+    )
   )
 }

@@ -1,5 +1,5 @@
 /**
- * What reading a body fails with.
+ * Errors of reading a body.
  */
 import { Data } from "effect"
 import type { Field } from "./problemFields.ts"
@@ -15,9 +15,17 @@ export class BodyTooLarge extends Data.TaggedError("BodyTooLarge")<{
   }
 }
 
-/** The body ended before its end, or was read before. Class `transient`. */
+/**
+ * The body could not be read to its end. Class `transient`.
+ *
+ * - `incomplete` (400): the client closed the connection before the end
+ * - `timeout` (408): the client took longer than the route waits
+ * - `consumed` (500): code outside of the route has read the body and did not keep it
+ */
 export class BodyUnreadable extends Data.TaggedError("BodyUnreadable")<{
   readonly message: string
+  /** Default: `incomplete`. */
+  readonly reason?: "incomplete" | "timeout" | "consumed" | undefined
   readonly cause?: unknown
 }> {
   readonly failure = "transient" as const
@@ -43,7 +51,7 @@ export class BodyInvalid extends Data.TaggedError("BodyInvalid")<{
   }
 }
 
-/** The body is of another media type than the route takes. Class `validation`, answered with 415. */
+/** The body is of another media type than the route takes. Class `validation`, answered with 415 and `accept`. */
 export class MediaTypeUnsupported extends Data.TaggedError("MediaTypeUnsupported")<{
   readonly accepts: ReadonlyArray<string>
 }> {
@@ -53,8 +61,20 @@ export class MediaTypeUnsupported extends Data.TaggedError("MediaTypeUnsupported
   }
 }
 
-/** What reading a body as bytes can fail with. */
-export type BytesError = BodyTooLarge | BodyUnreadable | MediaTypeUnsupported
+/** The body is compressed, and the route takes no such coding. Class `validation`, answered with 415 and `accept-encoding`. */
+export class EncodingUnsupported extends Data.TaggedError("EncodingUnsupported")<{
+  readonly accepts: ReadonlyArray<string>
+}> {
+  readonly failure = "validation" as const
+  override get message(): string {
+    return this.accepts.length === 0
+      ? "The body must be sent without a content coding"
+      : `The content coding of the body must be ${this.accepts.join(" or ")}`
+  }
+}
 
-/** What reading a body as JSON can fail with. */
-export type JsonError = BytesError | BodyMalformed | BodyInvalid
+/** Errors of reading a body as bytes. */
+export type BytesError = BodyTooLarge | BodyUnreadable | MediaTypeUnsupported | EncodingUnsupported | BodyMalformed
+
+/** Errors of reading a body as JSON. */
+export type JsonError = BytesError | BodyInvalid

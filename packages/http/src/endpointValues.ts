@@ -3,6 +3,7 @@
  * writes it again as it did the first time.
  */
 import { Effect, Exit, Schema, SchemaParser } from "effect"
+import { HttpServerResponse } from "effect/http"
 import * as Answer from "./answer.ts"
 import type { Valued, Values } from "./Request.ts"
 
@@ -60,6 +61,13 @@ const make = ({ error, success }: Declares): Values => {
       })
   }
   return {
+    statusOf: (exit) => {
+      const found = exit._tag === "Failure" ? Answer.errorOf(exit.cause) : undefined
+      if (exit._tag === "Success" && HttpServerResponse.isHttpServerResponse(exit.value)) return undefined
+      return exit._tag === "Success"
+        ? (values.find(({ is }) => is(exit.value)) ?? values[0])?.status
+        : errors.find(({ is }) => is(found?.error))?.status
+    },
     write: (exit) => {
       if (exit._tag === "Success") {
         return Effect.map(

@@ -4,15 +4,31 @@
 
 type Expected = "value" | "first value" | "key" | "first key" | "colon" | "separator" | "end"
 
-// RFC 8259: strings, numbers and names
+// RFC 8259: numbers and names
 const atom = String.raw`-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?|true|false|null`
-const text = String.raw`"(?:[^"\\\u0000-\u001f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*"`
+
+const hex = /^[\da-fA-F]{4}$/
+
+/** The end of the string that begins at `from`; undefined where it is none. A pattern would need stack for a long one. */
+const endOfString = (source: string, from: number): number | undefined => {
+  if (source.charCodeAt(from) !== 34) return undefined
+  for (let at = from + 1; at < source.length; at++) {
+    const code = source.charCodeAt(at)
+    if (code === 34) return at + 1
+    if (code < 32) return undefined
+    if (code !== 92) continue
+    at += 1
+    const escape = source[at] ?? ""
+    if (escape === "u" && hex.test(source.slice(at + 1, at + 5))) at += 4
+    else if (escape === "u" || !`"\\/bfnrt`.includes(escape) || escape === "") return undefined
+  }
+  return undefined
+}
 
 /** The position, in characters from 0, of the first token that cannot stand there; the length where the text ends too early. */
 export const firstError = (source: string): number | undefined => {
   const space = /[ \t\n\r]*/y
-  const atoms = new RegExp(`${text}|${atom}`, "y")
-  const keys = new RegExp(text, "y")
+  const atoms = new RegExp(atom, "y")
   const open: Array<"]" | "}"> = []
   let expected: Expected = "value"
   let at = 0
@@ -21,6 +37,11 @@ export const firstError = (source: string): number | undefined => {
     if (!pattern.test(source)) return false
     at = pattern.lastIndex
     return true
+  }
+  const takeString = (): boolean => {
+    const end = endOfString(source, at)
+    if (end !== undefined) at = end
+    return end !== undefined
   }
   const after = (): Expected => open.length === 0 ? "end" : "separator"
   for (;;) {
@@ -40,14 +61,14 @@ export const firstError = (source: string): number | undefined => {
       at += 1
       expected = "value"
     } else if (expected === "key" || expected === "first key") {
-      if (!take(keys)) return at
+      if (!takeString()) return at
       expected = "colon"
     } else if (char === "{" || char === "[") {
       open.push(char === "{" ? "}" : "]")
       at += 1
       expected = char === "{" ? "first key" : "first value"
     } else {
-      if (!take(atoms)) return at
+      if (!takeString() && !take(atoms)) return at
       expected = after()
     }
   }

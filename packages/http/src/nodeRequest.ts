@@ -1,67 +1,163 @@
 /**
- * A request of Node's, read without more copies than its body has parts.
+ * A request of Node's: its body is read once, without more copies than it has parts.
  */
 import type { Headers } from "@millrace/core"
 import { Effect, Exit } from "effect"
-import type { IncomingMessage } from "node:http"
-import { BodyTooLarge, BodyUnreadable } from "./Body.ts"
+import type { IncomingMessage, ServerResponse } from "node:http"
+import { BodyTooLarge, BodyUnreadable } from "./bodyErrors.ts"
 import type { Source } from "./Request.ts"
+import { absoluteOf, pathOf } from "./target.ts"
 
-const gone = (cause?: unknown) =>
-  new BodyUnreadable({ message: "The body could not be read to its end: the client has gone", cause })
+type Read = Exit.Exit<Uint8Array, BodyTooLarge | BodyUnreadable>
 
-const read = (request: IncomingMessage, limit: number): Effect.Effect<Uint8Array, BodyTooLarge | BodyUnreadable> =>
-  Effect.callback((resume) => {
-    if (request.readableEnded || request.destroyed) {
-      return resume(Exit.fail(
-        request.readableEnded ? new BodyUnreadable({ message: "The body was read before" }) : gone()
-      ))
+const gone = (cause?: unknown): Read =>
+  Exit.fail(
+    new BodyUnreadable({
+      message: "The body could not be read to its end: the client has closed the connection",
+      reason: "incomplete",
+      cause
+    })
+  )
+
+const consumed: Read = Exit.fail(
+  new BodyUnreadable({ message: "The body was read before the route, and its bytes were not kept", reason: "consumed" })
+)
+
+/** Requests whose client waits for `100 Continue` before it sends the body. */
+const waiting = new WeakSet<IncomingMessage>()
+
+/** Marks a request of Node's event `checkContinue`: reading its body asks the client for it. */
+export const markWaiting = (request: IncomingMessage): void => void waiting.add(request)
+
+/** Whether the client was not asked for the body yet; it may never send it, so the connection cannot go on. */
+export const isWaiting = (request: IncomingMessage): boolean => waiting.has(request)
+
+interface Waiter {
+  readonly limit: number
+  readonly resume: (exit: Read) => void
+}
+
+/** Reads one body once, for all callers; a caller that stops waiting takes nothing away from the next one. */
+class BodyReader {
+  readonly #request: IncomingMessage
+  readonly #response: ServerResponse
+  readonly #chunks: Array<Buffer> = []
+  readonly #waiters = new Set<Waiter>()
+  #size = 0
+  #exit: Read | undefined
+
+  constructor(request: IncomingMessage, response: ServerResponse) {
+    this.#request = request
+    this.#response = response
+    if (request.readableDidRead) this.#exit = consumed
+    else if (request.destroyed) this.#exit = gone()
+  }
+
+  read(limit: number): Effect.Effect<Uint8Array, BodyTooLarge | BodyUnreadable> {
+    return Effect.callback((resume) => {
+      if (this.#size > limit) return resume(Exit.fail(new BodyTooLarge({ limit })))
+      if (this.#exit !== undefined) return resume(this.#exit)
+      const waiter: Waiter = { limit, resume }
+      if (this.#waiters.size === 0) this.#attach()
+      this.#waiters.add(waiter)
+      return Effect.sync(() => this.#leave(waiter))
+    })
+  }
+
+  #attach(): void {
+    const request = this.#request
+    if (waiting.delete(request) && !this.#response.headersSent) this.#response.writeContinue()
+    request.on("data", this.#onData).on("end", this.#onEnd).on("error", this.#onError).on("close", this.#onClose)
+    if (request.isPaused()) request.resume()
+  }
+
+  #detach(): void {
+    const request = this.#request
+    request.off("data", this.#onData).off("end", this.#onEnd).off("error", this.#onError).off("close", this.#onClose)
+    // the response decides about the rest
+    if (!request.complete) request.pause()
+  }
+
+  #leave(waiter: Waiter): void {
+    if (this.#waiters.delete(waiter) && this.#waiters.size === 0) this.#detach()
+  }
+
+  #finish(exit: Read): void {
+    this.#exit = exit
+    this.#detach()
+    for (const { resume } of this.#waiters) resume(exit)
+    this.#waiters.clear()
+  }
+
+  readonly #onData = (chunk: Buffer): void => {
+    this.#chunks.push(chunk)
+    this.#size += chunk.length
+    for (const waiter of this.#waiters) {
+      if (this.#size <= waiter.limit) continue
+      this.#leave(waiter)
+      waiter.resume(Exit.fail(new BodyTooLarge({ limit: waiter.limit })))
     }
-    const chunks: Array<Buffer> = []
-    let size = 0
-    const onData = (chunk: Buffer) => {
-      size += chunk.length
-      if (size <= limit) return void chunks.push(chunk)
-      finish(Exit.fail(new BodyTooLarge({ limit })))
-    }
-    const onEnd = () => finish(Exit.succeed(chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks, size)))
-    const onError = (cause: unknown) => finish(Exit.fail(gone(cause)))
-    const onClose = () => finish(Exit.fail(gone()))
-    const off = () => {
-      request.off("data", onData).off("end", onEnd).off("error", onError).off("close", onClose)
-      // whoever answers decides what becomes of the rest
-      if (!request.complete) request.pause()
-    }
-    const finish = (exit: Exit.Exit<Uint8Array, BodyTooLarge | BodyUnreadable>) => {
-      off()
-      resume(exit)
-    }
-    request.on("data", onData).on("end", onEnd).on("error", onError).on("close", onClose)
-    return Effect.sync(off)
-  })
+  }
+  readonly #onEnd = (): void => {
+    const [first] = this.#chunks
+    this.#finish(Exit.succeed(this.#chunks.length === 1 ? first! : Buffer.concat(this.#chunks, this.#size)))
+  }
+  readonly #onError = (cause: unknown): void => this.#finish(gone(cause))
+  readonly #onClose = (): void => this.#finish(gone())
+}
 
 /** Node's request as a source. */
 export class NodeSource implements Source {
   readonly request: IncomingMessage
+  readonly response: ServerResponse
   readonly params: Source["params"]
-  constructor(request: IncomingMessage, params: Source["params"]) {
+  readonly url: string
+  #reader: BodyReader | undefined = undefined
+  #headers: Headers.Headers | undefined = undefined
+
+  readonly #run: (effect: Effect.Effect<void>) => void
+
+  /** `run` starts what is to run when the answer has been sent. */
+  constructor(
+    request: IncomingMessage,
+    response: ServerResponse,
+    url: string,
+    params: Source["params"],
+    run: (effect: Effect.Effect<void>) => void
+  ) {
     this.request = request
+    this.response = response
+    this.url = url
     this.params = params
+    this.#run = run
   }
   get method(): string {
     return this.request.method!
   }
-  get url(): string {
-    return this.request.url!
-  }
   get headers(): Headers.Headers {
+    if (this.#headers !== undefined) return this.#headers
     // `set-cookie`, which Node keeps as a list, is none of a request's; all else is text
-    return this.request.headers as Headers.Headers
+    const headers = this.request.headers as Headers.Headers
+    const target = this.request.url!
+    // RFC 9112, 3.2.2: the authority of an absolute target replaces the host field
+    const host = target.startsWith("/") ? undefined : absoluteOf(target)?.host
+    return this.#headers = host === undefined ? headers : { ...headers, host }
   }
   get address(): string | undefined {
     return this.request.socket.remoteAddress
   }
+  get scheme(): string {
+    return "encrypted" in this.request.socket ? "https" : "http"
+  }
+  atEnd(effect: Effect.Effect<void>): void {
+    const { response } = this
+    if (response.destroyed || response.writableFinished) return this.#run(effect)
+    response.once("close", () => this.#run(effect))
+  }
   body(limit: number): Effect.Effect<Uint8Array, BodyTooLarge | BodyUnreadable> {
-    return read(this.request, limit)
+    return (this.#reader ??= new BodyReader(this.request, this.response)).read(limit)
   }
 }
+
+/** The path and the query of a request, as the listener finds its route by them. */
+export const targetOf = (request: IncomingMessage): string => pathOf(request.url!)

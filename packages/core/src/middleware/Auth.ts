@@ -9,26 +9,12 @@ import type { Envelope } from "../model/Message.ts"
 import * as Eager from "../pipeline/Eager.ts"
 import type { Around, Make } from "../pipeline/Handler.ts"
 import * as Middleware from "../pipeline/Middleware.ts"
+import { defaults, type Options, reader } from "./authCredential.ts"
 
-/** Options of `middleware`. */
-export interface Options {
-  /** The header that holds the credential. Default: `authorization`. */
-  readonly header?: string | undefined
-  /**
-   * The scheme in front of the credential, in any case (RFC 9110, 11.1). Default: `Bearer`. With the empty string the whole
-   * value is the credential, as an API key's is.
-   */
-  readonly scheme?: string | undefined
-}
+export { defaults, type Options } from "./authCredential.ts"
 
 /** Scopes that a principal must all have; at least one. */
 export type Scopes = readonly [string, ...ReadonlyArray<string>]
-
-/** What `middleware` does where an option is not given. */
-export const defaults: { readonly header: string; readonly scheme: string } = {
-  header: "authorization",
-  scheme: "Bearer"
-}
 
 /**
  * Why a credential was refused.
@@ -67,6 +53,8 @@ export class Unauthorized extends Data.TaggedError("Unauthorized")<{
   readonly reason: Reason
   /** The claim or header that was wrong, where one was. */
   readonly claim?: string | undefined
+  /** The scheme that the middleware asks for, as a challenge names it. Default: `Bearer`. */
+  readonly scheme?: string | undefined
 }> {
   readonly failure = "auth" as const
   override get message(): string {
@@ -116,22 +104,6 @@ class AuthVerifier extends Context.Service<AuthVerifier, {
   readonly verify: (credential: string) => Effect.Effect<AuthPrincipal["Service"], Unauthorized | AuthUnavailable>
 }>()("@millrace/core/Auth/Verifier") {}
 export { AuthVerifier as Verifier }
-
-const reader = (options: Options): (message: Envelope) => string | undefined => {
-  const header = (options.header ?? defaults.header).toLowerCase()
-  const scheme = options.scheme ?? defaults.scheme
-  if (header === "") throw new RangeError("Auth: header must be a name, got an empty string")
-  if (/[^!#$%&'*+.^_`|~\w-]/.test(scheme)) throw new RangeError(`Auth: scheme must be a token, got ${scheme}`)
-  if (scheme === "") return (message) => message.headers[header]
-  const prefix = `${scheme} `
-  const lower = prefix.toLowerCase()
-  return (message) => {
-    const field = message.headers[header]
-    if (field === undefined) return undefined
-    if (!field.startsWith(prefix) && field.slice(0, prefix.length).toLowerCase() !== lower) return undefined
-    return field.slice(prefix.length)
-  }
-}
 
 const forbidden = (scopes: ReadonlyArray<string>, principal: AuthPrincipal["Service"]): Forbidden | undefined => {
   for (let i = 0; i < scopes.length; i++) {
@@ -184,6 +156,13 @@ export interface Build {
 export const middleware: Build = ((options: Options & { readonly scopes?: Scopes } = {}) => {
   const credentialOf = reader(options)
   const scopes = options.scopes ?? []
+  const scheme = options.scheme === "" ? "ApiKey" : options.scheme
+  const isBearer = scheme === undefined || scheme.toLowerCase() === "bearer"
+  const named = (error: Refusal): Refusal =>
+    isBearer || error._tag !== "Unauthorized"
+      ? error
+      : new Unauthorized({ reason: error.reason, claim: error.claim, scheme })
+  const missing = named(new Unauthorized({ reason: "missing" }))
   return Middleware.make<{ provides: AuthPrincipal }>()({
     name: "Auth",
     stage: "consume",
@@ -210,14 +189,14 @@ export const middleware: Build = ((options: Options & { readonly scopes?: Scopes
         : error
     return (message): Middleware.Returns<Refusal | Forbidden, AuthVerifier> => {
       const credential = credentialOf(message)
-      if (credential === undefined) return Exit.fail(new Unauthorized({ reason: "missing" }))
+      if (credential === undefined) return Exit.fail(missing)
       return Effect.flatMapEager(Eager.service(AuthVerifier), (verifier) => {
         const verified = verifier.verify(credential)
         // no closure for the one that is known already
         return Eager.isDone(verified) && verified._tag === "Success"
           ? pass(message, verified.value)
           : Effect.flatMapEager(
-            Effect.mapErrorEager(verified, (error) => refuse(message, error)),
+            Effect.mapErrorEager(verified, (error) => named(refuse(message, error))),
             (principal) => pass(message, principal)
           )
       })

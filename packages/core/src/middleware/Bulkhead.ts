@@ -7,6 +7,7 @@ import * as OptionCheck from "../model/OptionCheck.ts"
 import * as Eager from "../pipeline/Eager.ts"
 import type { Around, Make } from "../pipeline/Handler.ts"
 import * as Middleware from "../pipeline/Middleware.ts"
+import { isStreaming } from "../pipeline/streaming.ts"
 import { Compartment } from "./compartment.ts"
 
 /** Options of `middleware`. */
@@ -129,8 +130,12 @@ export const middleware = (
         return own = all.of(name, limit, queue)
       }
       const pass = (compartment: Compartment, message: Envelope): Middleware.Returns<BulkheadFull> => {
-        if (compartment.take()) return Eager.around(message, next, () => compartment.free())
-        if (queue > 0) return compartment.wait(() => next(message), full)
+        const ended = (exit: Exit.Exit<unknown, unknown>): void =>
+          isStreaming(message, exit)
+            ? message.afterAnswer?.(Effect.sync(() => compartment.free()))
+            : compartment.free()
+        if (compartment.take()) return Eager.around(message, next, ended)
+        if (queue > 0) return compartment.wait(() => next(message), full, ended)
         compartment.refused++
         return Exit.fail(full())
       }

@@ -1,8 +1,9 @@
 /**
  * One structured line for each message, through Effect's loggers: what it was, how it ended, how long it took, and no secret.
  */
-import { Cause, Clock, Context, DateTime, type Duration, Effect, type Exit, Fiber, LogLevel, References } from "effect"
+import { Cause, Clock, type Duration, Effect, type Exit, Fiber, LogLevel, Random } from "effect"
 import * as Correlation from "../model/Correlation.ts"
+import type { Exchange } from "../model/Exchange.ts"
 import { classOf, type FailureClass, tagOf } from "../model/Failure.ts"
 import * as Headers from "../model/Headers.ts"
 import { type Envelope, Message } from "../model/Message.ts"
@@ -12,6 +13,7 @@ import * as Eager from "../pipeline/Eager.ts"
 import * as Ending from "../pipeline/Ending.ts"
 import * as Lost from "../pipeline/Lost.ts"
 import * as Middleware from "../pipeline/Middleware.ts"
+import { type Fields, isEnabled, millis, write } from "./logLine.ts"
 import { answerOf, bodyText, oneLine } from "./logText.ts"
 
 export { bounds, type Format, format, type FormatOptions, layer, layerConfig, type LayerOptions } from "./logFormats.ts"
@@ -20,13 +22,19 @@ export { bounds, type Format, format, type FormatOptions, layer, layerConfig, ty
 export interface Options {
   /**
    * The level of each ending. Default: `done` and `interrupted` Info, `retried` and `rejected` Warn, `failed` Warn where the
-   * same message may succeed later or its sender is at fault, and Error otherwise.
+   * same message may succeed later or its sender is at fault, and Error otherwise. A request of a server that is answered with
+   * 4xx is `rejected`, at Info.
    */
   readonly levels?: { readonly [Status in Ending.Status]?: LogLevel.Severity | undefined } | undefined
   /** The level of a line more, when handling begins. Default: no such line. */
   readonly start?: LogLevel.Severity | undefined
   /** What takes as long is marked `slow`, and logged at Warn at least. Default: nothing is slow. */
   readonly slow?: Duration.Input | undefined
+  /**
+   * The share of lines that are written of messages that are `done` and not slow, from 0 to 1; all others always leave one. With
+   * 0 only slow and failed messages are logged. Default: 1.
+   */
+  readonly sample?: number | undefined
   /** Where there is no `Correlate`: the headers that may hold the id, the first one found counts. Default: see `defaults`. */
   readonly correlation?: ReadonlyArray<string> | undefined
   /** Whether the key is shown; it may name a person. Default: `shown`. */
@@ -84,38 +92,11 @@ const expected: ReadonlySet<FailureClass | undefined> = new Set<FailureClass>([
 
 const operations = { consumer: "process", producer: "publish", server: "serve", client: "request" } as const
 
-type Fields = Record<string, unknown>
-
-const millis = (nanos: bigint): number => Number(nanos / 1000n) / 1000
-
-/** Hands one line to every logger of the fiber. A logger that throws does not harm the message. */
-const write = (
-  fiber: Fiber.Fiber<unknown, unknown>,
-  line: { readonly level: LogLevel.Severity; readonly text: string; readonly cause: Cause.Cause<unknown> },
-  fields: Fields
-): void => {
-  const context = fiber.context
-  const date = DateTime.toDateUtc(DateTime.makeUnsafe(fiber.getRef(Clock.Clock).currentTimeMillisUnsafe()))
-  const annotations = { ...fiber.getRef(References.CurrentLogAnnotations), ...fields }
-  fiber.setContext(Context.add(context, References.CurrentLogAnnotations, annotations) as Context.Context<never>)
-  for (const logger of fiber.getRef(References.CurrentLoggers)) {
-    try {
-      logger.log({ fiber, date, cause: line.cause, logLevel: line.level, message: [line.text] })
-    } catch (defect) {
-      // a line is lost, which is less than a message
-      Lost.tell("A logger", defect)
-    }
-  }
-  fiber.setContext(context)
-}
-
-const isEnabled = (fiber: Fiber.Fiber<unknown, unknown>, level: LogLevel.Severity): boolean =>
-  !LogLevel.isGreaterThan(fiber.cache.minimumLogLevel, level)
-
 /**
  * Logs one line for each message when it has ended: `process orders done`, with the annotations `channel`, `operation`,
  * `status`, `durationMs`, of consumers `group`, `handler`, `partition`, `position` and `attempt`, and where they are there
- * `key`, `correlationId`, `causationId`, `traceId`, `spanId`, `error`, `failure`, `slow`, `body`, `statusCode` and `answer`;
+ * `key`, `correlationId`, `causationId`, `traceId`, `spanId`, `error`, `failure`, `slow`, `body`, `statusCode` and `answer`, of a
+ * server's request also `method`, `target`, `client` (the address of the peer) and `userAgent`;
  * timestamp and level are the logger's own, e.g. `Log.layer`'s.
  *
  * What comes from outside is cut and cannot break the line; secrets are redacted (see `Redaction`). The duration is of the
@@ -136,7 +117,7 @@ const isEnabled = (fiber: Fiber.Fiber<unknown, unknown>, level: LogLevel.Severit
  * )
  * ```
  *
- * @throws RangeError when `body.characters` or `answer.characters` is not an integer from 1
+ * @throws RangeError when `body.characters` or `answer.characters` is not an integer from 1, or `sample` is not from 0 to 1
  * @category constructors
  */
 export const middleware = (options: Options = {}) => {
@@ -145,6 +126,7 @@ export const middleware = (options: Options = {}) => {
   check.oneOf("key", key ?? defaults.key, ["shown", "hidden"])
   if (typeof headers === "string") check.oneOf("headers", headers, ["all", "none"])
   const characters = charactersOf("body", options.body)
+  const sample = check.fraction("sample", options.sample ?? 1)
   const answer = charactersOf("answer", options.answer)
   const slow = options.slow === undefined
     ? undefined
@@ -174,6 +156,13 @@ export const middleware = (options: Options = {}) => {
     return name === undefined ? ids?.id : show(message.headers[name]!)
   }
 
+  const exchangeOf = ({ client, method, target, userAgent }: Exchange): Fields => ({
+    method: oneLine(method, 32),
+    target: show(target),
+    ...(client === undefined ? {} : { client: oneLine(client) }),
+    ...(userAgent === undefined ? {} : { userAgent: show(userAgent) })
+  })
+
   const fieldsOf = (
     fiber: Fiber.Fiber<unknown, unknown>,
     message: Envelope,
@@ -202,6 +191,7 @@ export const middleware = (options: Options = {}) => {
     const { span } = fiber.cache
     if (span !== undefined) Object.assign(fields, { traceId: span.traceId, spanId: span.spanId })
     if (headers !== "none") fields["headers"] = headersOf(message.headers)
+    if (message.exchange !== undefined) Object.assign(fields, exchangeOf(message.exchange))
     if (characters !== undefined) {
       const body = bodyIn(message)
       if (body !== undefined) fields["body"] = bodyText(redaction, body, characters)
@@ -209,9 +199,18 @@ export const middleware = (options: Options = {}) => {
     return fields
   }
 
-  const levelOf = ({ error, status }: Ending.Ending): LogLevel.Severity =>
+  const levelOf = ({ error, status, statusCode }: Ending.MessageEnding): LogLevel.Severity =>
     options.levels?.[status] ??
-      (status !== "failed" ? levels[status] : expected.has(classOf(error)) ? "Warn" : "Error")
+      (status === "rejected" && statusCode !== undefined
+        ? "Info"
+        : status !== "failed"
+        ? levels[status]
+        : expected.has(classOf(error))
+        ? "Warn"
+        : "Error")
+
+  const isLeftOut = (fiber: Fiber.Fiber<unknown, unknown>): boolean =>
+    sample < 1 && fiber.getRef(Random.Random).nextDoubleUnsafe() >= sample
 
   const end = (
     fiber: Fiber.Fiber<unknown, unknown>,
@@ -220,16 +219,19 @@ export const middleware = (options: Options = {}) => {
     nanos: bigint,
     ids: Correlation.Correlation | undefined
   ): void => {
-    const ending = Ending.of(exit)
+    const ending = Ending.ofMessage(message, exit)
     const isSlow = slow !== undefined && nanos >= slow
+    if (ending.status === "done" && !isSlow && isLeftOut(fiber)) return
     const own = levelOf(ending)
     const level = isSlow && LogLevel.isLessThan(own, "Warn") ? "Warn" : own
     if (!isEnabled(fiber, level)) return
     const fields = fieldsOf(fiber, message, ending.status, ids)
     fields["durationMs"] = millis(nanos)
+    if (ending.statusCode !== undefined) fields["statusCode"] = ending.statusCode
     if (isSlow) fields["slow"] = true
     if (answer !== undefined && exit._tag === "Success") Object.assign(fields, answerOf(redaction, exit.value, answer))
-    if (ending.error !== undefined) {
+    // an answer of 5xx without an error is its own status
+    if (ending.error !== undefined && ending.error !== ending.statusCode) {
       fields["error"] = oneLine(tagOf(ending.error), 100)
       const failure = classOf(ending.error)
       if (failure !== undefined) fields["failure"] = failure
@@ -260,7 +262,7 @@ export const middleware = (options: Options = {}) => {
       name: "Log",
       stage: "consume",
       inBatch: "each",
-      shows: { slow: options.slow, headers, body: characters, answer }
+      shows: { slow: options.slow, sample: options.sample, headers, body: characters, answer }
     },
     (next) => {
       const handle = (message: Envelope): Middleware.Returns => {

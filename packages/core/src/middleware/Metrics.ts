@@ -80,7 +80,7 @@ export const make = (options: RegistryOptions = {}): Effect.Effect<MetricsRegist
           message,
           channel,
           tags,
-          (tag, nanos) => show(Series.duration(message.kind, labels, tag, nanos))
+          (end, nanos) => show(Series.duration(message.kind, labels, end, nanos))
         )
         recorders.set(id, recorder)
         Series.counters(message.kind, labels, recorder).forEach(show)
@@ -182,9 +182,9 @@ export const middleware = (options: Options = {}) => {
         const start = clock === undefined ? 0n : clock.monotonicTimeNanosUnsafe()
         const result = next(message)
         if (!Eager.isDone(result)) {
-          return Eager.around(message, () => result, (exit) => recorder.end(exit, since(clock, start)))
+          return Eager.around(message, () => result, (exit) => recorder.end(message, exit, since(clock, start)))
         }
-        recorder.end(result, since(clock, start))
+        recorder.end(message, result, since(clock, start))
         return result
       }
       return handle

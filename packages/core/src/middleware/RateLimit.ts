@@ -1,11 +1,12 @@
 /**
  * Rate limits: how many messages of a channel, a consumer, a key or anything else may pass in a time.
  */
-import { Data, Duration, Effect, Exit, Metric } from "effect"
+import { Data, Duration, Effect, Exit, Fiber, Metric } from "effect"
 import { type Envelope, Message } from "../model/Message.ts"
 import * as Eager from "../pipeline/Eager.ts"
 import type { Around, Fixed, Make } from "../pipeline/Handler.ts"
 import * as Middleware from "../pipeline/Middleware.ts"
+import { isStreaming } from "../pipeline/streaming.ts"
 import {
   type AnyOptions,
   chargesOf,
@@ -93,6 +94,18 @@ export interface Build {
   <M extends Envelope>(options: KeyedOptions<M>): Fixed<M, Make<Needs>>
   <M extends Envelope>(options: PoliciesOptions<M>): Fixed<M, Make<Needs>>
 }
+
+/** Renews places until the answer, which is still being sent, has left, and gives them back then. */
+const keepUntilSent = <A, E>(
+  message: Envelope,
+  release: Effect.Effect<void>,
+  beat: Effect.Effect<never>,
+  exit: Exit.Exit<A, E>
+): Effect.Effect<A, E> =>
+  Effect.flatMap(Effect.forkDetach(Effect.interruptible(beat)), (fiber) => {
+    message.afterAnswer?.(Effect.andThen(Fiber.interrupt(fiber), release))
+    return exit
+  })
 
 const refusal = (charges: ReadonlyArray<Charge>, decision: Decision, within: number): RateLimited => {
   const waits = decision.verdicts.map(({ wait }, i) => refusalOf(charges[i]!.policy, wait, within))
@@ -216,19 +229,22 @@ export const middleware: Build = ((
       const result: Middleware.Returns = wait === 0
         ? Eager.guard(next)(message)
         : Effect.andThen(Effect.sleep(wait), later)
+      const beat: Effect.Effect<never> = Effect.forever(
+        Effect.andThen(Effect.sleep(beats), Effect.suspend(() => Effect.ignore(store.renew(charges, lease))))
+      )
+      if (isStreaming(message, result)) return keepUntilSent(message, release, beat, result)
       if (Eager.isDone(result)) {
         return Effect.flatMapEager(store.release(charges, lease).pipe(Effect.catchEager(() => Exit.void)), () => result)
       }
       let isPending = true
       // the chain may be interrupted before its first step: then only the hook knows of the places
       message.after(() => isPending ? release : undefined)
-      const beat: Effect.Effect<never> = Effect.forever(
-        Effect.andThen(Effect.sleep(beats), Effect.suspend(() => Effect.ignore(store.renew(charges, lease))))
-      )
       return Effect.uninterruptibleMask((restore) =>
         Effect.flatMap(Effect.exit(restore(Effect.raceFirst(result, beat))), (exit): Middleware.Returns => {
           isPending = false
-          return Effect.andThen(release, exit)
+          return isStreaming(message, exit)
+            ? keepUntilSent(message, release, beat, exit)
+            : Effect.andThen(release, exit)
         })
       )
     }

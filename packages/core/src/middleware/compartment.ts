@@ -2,7 +2,7 @@
  * A number of places and a queue for them. Effect's `Semaphore` does as much with steps of a fiber for each permit; here a
  * free place is taken at the call.
  */
-import { Effect } from "effect"
+import { Effect, type Exit } from "effect"
 
 interface Waiter {
   wake: (() => void) | undefined
@@ -40,11 +40,20 @@ export class Compartment {
     this.wake()
   }
 
-  /** Runs with a place once one is free; `otherwise` where the queue has no room. */
-  wait<A, E, R, E2>(run: () => Effect.Effect<A, E, R>, otherwise: () => E2): Effect.Effect<A, E | E2, R> {
+  /** Runs with a place once one is free; `otherwise` where the queue has no room. `ended` gives the place back, by default at once. */
+  wait<A, E, R, E2>(
+    run: () => Effect.Effect<A, E, R>,
+    otherwise: () => E2,
+    ended: (exit: Exit.Exit<A, E>) => void = () => this.free()
+  ): Effect.Effect<A, E | E2, R> {
+    const around = (run: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
+      Effect.onExitPrimitive(run, (exit) => {
+        ended(exit)
+        return undefined
+      })
     return Effect.uninterruptibleMask((restore) =>
       Effect.suspend((): Effect.Effect<A, E | E2, R> => {
-        if (this.take()) return this.around(restore(Effect.suspend(run)))
+        if (this.take()) return around(restore(Effect.suspend(run)))
         if (this.waiters.size >= this.queue) {
           this.refused++
           return Effect.fail(otherwise())
@@ -66,16 +75,9 @@ export class Compartment {
           Effect.sync(() => {
             if (this.waiters.delete(waiter)) this.wake()
           }))
-        return Effect.flatMap(left, () => this.around(restore(Effect.suspend(run))))
+        return Effect.flatMap(left, () => around(restore(Effect.suspend(run))))
       })
     )
-  }
-
-  private around<A, E, R>(run: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> {
-    return Effect.onExitPrimitive(run, () => {
-      this.free()
-      return undefined
-    })
   }
 
   /** Whose turn it is; undefined where nobody waits or no place is free. */

@@ -3,6 +3,7 @@
  */
 import type { Effect, Exit } from "effect"
 import type { Correlation } from "./Correlation.ts"
+import type { Exchange } from "./Exchange.ts"
 import type { Classified } from "./Failure.ts"
 import * as Headers from "./Headers.ts"
 import type { Outcome } from "./Outcome.ts"
@@ -46,6 +47,13 @@ export interface Envelope {
   correlated?(ids: Correlation): void
   /** The bytes of the body as far as they have been read, where a body is no payload before: that of a server's request. */
   readonly body?: Uint8Array | undefined
+  /** What telemetry shows of a request of HTTP; undefined of all other messages. */
+  readonly exchange?: Exchange | undefined
+  /**
+   * Runs an effect once the answer has been sent to its last byte or its client has gone, where the answer may be a stream that
+   * is still read when the chain has ended: of a server's request. Left out: the end of the chain is the end.
+   */
+  afterAnswer?(effect: Effect.Effect<void>): void
 }
 
 declare const of: unique symbol

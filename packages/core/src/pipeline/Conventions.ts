@@ -1,6 +1,8 @@
 /**
- * OpenTelemetry's semantic conventions for messaging (1.44): the names of spans and their attributes, which metrics share.
+ * OpenTelemetry's semantic conventions for messaging and HTTP (1.44): the names of spans and their attributes, which metrics
+ * share.
  */
+import * as Exchange from "../model/Exchange.ts"
 import { type Envelope, Message } from "../model/Message.ts"
 
 /** The attribute that holds a message's position, where the conventions have one for its system. */
@@ -14,6 +16,7 @@ export type Attributes = Readonly<Record<string, unknown>>
 
 /** Where in its channel a message stands: what tells it from the others of its batch. */
 export const placeOf = (message: Envelope): Attributes => {
+  if (message.exchange !== undefined) return requestOf(message.exchange)
   if (!(message instanceof Message)) return {}
   const { origin, tombstone } = message.delivery
   const attributes: Record<string, unknown> = { "messaging.destination.partition.id": String(origin.partition) }
@@ -21,6 +24,26 @@ export const placeOf = (message: Envelope): Attributes => {
   if (position !== undefined) attributes[position] = message.position
   if (tombstone && origin.system === "kafka") attributes["messaging.kafka.message.tombstone"] = true
   if (message.attempt > 1) attributes["millrace.attempt"] = message.attempt
+  return attributes
+}
+
+/** One request of HTTP; its query is left out, since it may hold secrets. */
+const requestOf = (exchange: Exchange.Exchange): Attributes => {
+  const method = Exchange.methodOf(exchange)
+  const attributes: Record<string, unknown> = {
+    "http.request.method": method,
+    "url.path": Exchange.partsOf(exchange).path
+  }
+  const more = {
+    "http.request.method_original": method === exchange.method ? undefined : exchange.method,
+    "http.route": exchange.route,
+    "url.scheme": exchange.scheme,
+    "server.address": exchange.host,
+    "server.port": exchange.port,
+    "client.address": exchange.client,
+    "user_agent.original": exchange.userAgent
+  }
+  for (const [name, value] of Object.entries(more)) if (value !== undefined) attributes[name] = value
   return attributes
 }
 
@@ -56,4 +79,11 @@ export const nameOf = (message: Envelope): string =>
     ? `process ${destinationOf(message)}`
     : message.kind === "producer"
     ? `publish ${destinationOf(message)}`
-    : message.channel
+    : message.exchange === undefined || message.exchange.route === undefined
+    ? message.channel
+    : `${methodName(message.exchange)} ${message.exchange.route}`
+
+const methodName = (exchange: Exchange.Exchange): string => {
+  const method = Exchange.methodOf(exchange)
+  return method === "_OTHER" ? "HTTP" : method
+}

@@ -2,6 +2,7 @@
  * How a chain ended, in the one word that logs, metrics and spans share.
  */
 import { Cause, type Exit } from "effect"
+import type { Envelope } from "../model/Message.ts"
 import * as Outcome from "../model/Outcome.ts"
 
 /**
@@ -47,4 +48,22 @@ export const of = (exit: Exit.Exit<unknown, unknown>): Ending => {
     if (Cause.isFailReason(reason)) return { status: "failed", error: reason.error }
   }
   return Cause.hasInterrupts(exit.cause) ? interrupted : { status: "failed", error: Cause.squash(exit.cause) }
+}
+
+/** How a message ended, with the status of its answer where it was a request of a server. */
+export interface MessageEnding extends Ending {
+  readonly statusCode: number | undefined
+}
+
+/**
+ * How a message ended. A request of a server ends by the status of its answer: 4xx is `rejected`, since the client is at fault, and
+ * 5xx is `failed`, whether the handler failed or answered so.
+ */
+export const ofMessage = (message: Envelope, exit: Exit.Exit<unknown, unknown>): MessageEnding => {
+  const { error, status } = of(exit)
+  const statusCode = message.exchange?.statusOf(exit)
+  if (statusCode === undefined || message.kind !== "server") return { status, error, statusCode }
+  if (statusCode >= 500) return { status: "failed", error: error ?? statusCode, statusCode }
+  if (statusCode >= 400) return { status: "rejected", error, statusCode }
+  return { status: "done", error: undefined, statusCode }
 }

@@ -2,11 +2,13 @@
  * What is counted of one channel, in place: whoever reads pays for the figures, not the message.
  */
 import type { Exit } from "effect"
+import type { Exchange } from "../model/Exchange.ts"
 import { classOf, type FailureClass, tagOf } from "../model/Failure.ts"
 import { type Distribution, Histogram } from "../model/Histogram.ts"
 import { type Envelope, Message, type Origin } from "../model/Message.ts"
 import { destinationOf } from "./Conventions.ts"
 import * as Ending from "./Ending.ts"
+import { answerOf, type Labels } from "./Series.ts"
 
 /** Errors of one tag. */
 export interface ErrorStatistics {
@@ -66,20 +68,24 @@ export class Recorder {
   readonly #nanos = new Histogram()
   readonly #errors = new Map<string, Errors>()
   readonly #tags: number
-  readonly #added: (errorType: string | undefined, nanos: Histogram) => void
+  readonly #isRequest: boolean
+  readonly #added: (end: Labels, nanos: Histogram) => void
+  /** Of requests of HTTP, by method, status and error. */
+  readonly #answers = new Map<string, Histogram>()
 
   constructor(
     message: Envelope,
     channel: string,
     tags: number,
-    added: (errorType: string | undefined, nanos: Histogram) => void
+    added: (end: Labels, nanos: Histogram) => void
   ) {
     this.kind = message.kind
     this.channel = channel
     this.group = groupOf(message)
     this.#tags = tags
+    this.#isRequest = message.exchange !== undefined
     this.#added = added
-    added(undefined, this.#nanos)
+    if (!this.#isRequest) added({}, this.#nanos)
   }
 
   /** Whether it is the one for this message. */
@@ -101,8 +107,9 @@ export class Recorder {
   }
 
   /** Counts a call that ended, after `nanos`; -1 where it was not timed. */
-  end(exit: Exit.Exit<unknown, unknown>, nanos: number): void {
+  end(message: Envelope, exit: Exit.Exit<unknown, unknown>, nanos: number): void {
     this.inFlight -= 1
+    if (message.exchange !== undefined) return this.#endRequest(message, message.exchange, exit, nanos)
     if (exit._tag === "Success" && typeof exit.value !== "object") {
       this.counts.done += 1
       if (nanos >= 0) this.#nanos.record(nanos)
@@ -115,14 +122,31 @@ export class Recorder {
     if (nanos >= 0 && status !== "interrupted") (errors?.nanos ?? this.#nanos).record(nanos)
   }
 
+  #endRequest(message: Envelope, exchange: Exchange, exit: Exit.Exit<unknown, unknown>, nanos: number): void {
+    const { error, status, statusCode } = Ending.ofMessage(message, exit)
+    this.counts[status] += 1
+    const errors = status !== "done" && error !== undefined ? this.#errorsOf(error) : undefined
+    if (errors !== undefined) errors.count += 1
+    if (nanos < 0 || status === "interrupted") return
+    ;(errors?.nanos ?? this.#nanos).record(nanos)
+    const end = answerOf(exchange, statusCode, status === "failed" ? errors?.tag : undefined)
+    const key = Object.values(end).join(" ")
+    let answers = this.#answers.get(key)
+    if (answers === undefined) {
+      this.#answers.set(key, answers = new Histogram())
+      this.#added(end, answers)
+    }
+    answers.record(nanos)
+  }
+
   #errorsOf(error: unknown): Errors {
-    const own = tagOf(error).slice(0, maximumTag)
+    const own = (typeof error === "number" ? String(error) : tagOf(error)).slice(0, maximumTag)
     const tag = this.#errors.has(own) || this.#errors.size < this.#tags ? own : other
     let errors = this.#errors.get(tag)
     if (errors === undefined) {
       errors = { tag, failure: tag === other ? undefined : classOf(error), count: 0, nanos: new Histogram() }
       this.#errors.set(tag, errors)
-      this.#added(tag, errors.nanos)
+      if (!this.#isRequest) this.#added({ "error.type": tag }, errors.nanos)
     }
     return errors
   }

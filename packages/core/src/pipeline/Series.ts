@@ -4,6 +4,7 @@
  */
 import type { Metric } from "effect"
 import type { Histogram } from "../model/Histogram.ts"
+import * as Exchange from "../model/Exchange.ts"
 import type { Envelope } from "../model/Message.ts"
 import type { Attributes } from "./Conventions.ts"
 
@@ -15,6 +16,7 @@ export type Labels = Readonly<Record<string, string>>
 
 /** The labels of a channel, or of all channels that are counted as one: its attributes as text, or its route. */
 export const labelsOf = (message: Envelope, channel: string, attributes: Attributes): Labels => {
+  if (message.kind === "server" && message.exchange !== undefined) return routeOf(message.exchange, channel)
   if (message.kind === "server" || message.kind === "client") return { "http.route": channel }
   const { "messaging.destination.name": _, "messaging.destination.template": template, ...labels } = attributes
   const name = template === channel ? "messaging.destination.template" : "messaging.destination.name"
@@ -22,6 +24,27 @@ export const labelsOf = (message: Envelope, channel: string, attributes: Attribu
     Object.entries({ ...labels, [name]: channel }).map(([label, value]) => [label, String(value)])
   )
 }
+
+/** The method belongs to the channel, except where one route serves all methods or many channels are counted as one. */
+const routeOf = (exchange: Exchange.Exchange, channel: string): Labels => {
+  const method = Exchange.methodOf(exchange)
+  if (exchange.route !== undefined && channel === `${method} ${exchange.route}`) {
+    return { "http.request.method": method, "http.route": exchange.route }
+  }
+  return { "http.route": channel }
+}
+
+/** What tells the durations of one channel's requests apart. */
+export const answerOf = (
+  exchange: Exchange.Exchange,
+  statusCode: number | undefined,
+  errorType: string | undefined
+): Labels => ({
+  "http.request.method": Exchange.methodOf(exchange),
+  ...(exchange.scheme === undefined ? {} : { "url.scheme": exchange.scheme }),
+  ...(statusCode === undefined ? {} : { "http.response.status_code": String(statusCode) }),
+  ...(errorType === undefined ? {} : { "error.type": errorType })
+})
 
 const nothing = () => {}
 
@@ -49,18 +72,13 @@ const bounds = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5
 const nanosInSecond = 1e9
 const boundsInNanos = bounds.map((bound) => bound * nanosInSecond)
 
-/** Durations in seconds, of what succeeded or of what failed with one type of error. */
-export const duration = (
-  kind: Envelope["kind"],
-  labels: Labels,
-  errorType: string | undefined,
-  nanos: Histogram
-): Series =>
+/** Durations in seconds, of the messages whose end has the labels `end`. */
+export const duration = (kind: Envelope["kind"], labels: Labels, end: Labels, nanos: Histogram): Series =>
   series(
     "Histogram",
     durations[kind],
     "Duration of handling, publishing or requesting one message.",
-    { ...labels, ...(errorType === undefined ? undefined : { "error.type": errorType }), unit: "s" },
+    { ...labels, ...end, unit: "s" },
     (): Metric.HistogramState => ({
       buckets: nanos.cumulative(boundsInNanos).map(([, count], i) => [bounds[i]!, count]),
       count: nanos.count,

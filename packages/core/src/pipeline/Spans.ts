@@ -58,12 +58,22 @@ export const open = (fiber: Fiber.Fiber<unknown, unknown>, tracer: Tracer.Tracer
   return { span, now }
 }
 
-/** Ends a span by the exit of its chain. A dead letter that a middleware answered is an error, though the chain did not fail. */
-export const close = ({ span }: Open, at: bigint, exit: Exit.Exit<unknown, unknown>): void => {
-  const { error, status } = Ending.of(exit)
+/**
+ * Ends a span by the end of its chain. A dead letter that a middleware answered is an error, though the chain did not fail; a
+ * refusal that a server answers with 4xx is none, though the chain did.
+ */
+export const close = (
+  { span }: Open,
+  at: bigint,
+  exit: Exit.Exit<unknown, unknown>,
+  ending: Ending.Ending = Ending.of(exit)
+): void => {
+  const { error, status } = ending
   if (status !== "done") span.attribute("millrace.status", status)
+  if (status === "rejected" && exit._tag === "Failure") return span.end(at, Exit.void)
   if (status !== "failed") return span.end(at, exit)
-  span.attribute("error.type", tagOf(error))
+  // an answer of 5xx without an error is named by its status
+  span.attribute("error.type", typeof error === "number" ? String(error) : tagOf(error))
   span.end(at, exit._tag === "Failure" ? exit : Exit.fail(error))
 }
 
@@ -94,8 +104,12 @@ export const closeWithOutcome = (
   exit: Exit.Exit<unknown, unknown>
 ): void => {
   const at = opened.now()
-  const { status } = Ending.of(exit)
-  if (message.kind !== "consumer" || (status !== "failed" && status !== "retried")) return close(opened, at, exit)
+  const ending = Ending.ofMessage(message, exit)
+  const { status, statusCode } = ending
+  if (statusCode !== undefined) opened.span.attribute("http.response.status_code", statusCode)
+  if (message.kind !== "consumer" || (status !== "failed" && status !== "retried")) {
+    return close(opened, at, exit, ending)
+  }
   message.after((_, outcome) => {
     try {
       if (outcome !== undefined) addOutcome(opened, at, outcome)

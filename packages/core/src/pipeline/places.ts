@@ -34,7 +34,6 @@ const rows: ReadonlyArray<Row> = [
   ],
   [
     ["Parse", "messages", "all that follows reads the message that it makes"],
-    // a middleware of the server's router
     ["Cors", "http", "a browser asks first without credentials, and shows a refusal only where its origin is allowed"]
   ],
   [["Request", "messages", "it answers whatever fails further in, once, when the outcome is final"]],

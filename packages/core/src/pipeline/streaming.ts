@@ -1,0 +1,20 @@
+/**
+ * Answers that are still being read when their chain has ended.
+ */
+import type { Effect, Exit } from "effect"
+import { hasProperty } from "effect/Predicate"
+import type { Envelope } from "../model/Message.ts"
+import { isDone } from "./Eager.ts"
+
+const atOnce: ReadonlySet<unknown> = new Set(["Empty", "Uint8Array"])
+
+/** Whether a chain has ended with a response whose body is sent afterwards, and the message can tell when it has been. */
+export const isStreaming = <A, E, R>(
+  message: Envelope,
+  result: Effect.Effect<A, E, R>
+): result is Exit.Success<A, E> => {
+  if (message.afterAnswer === undefined || !isDone(result) || result._tag === "Failure") return false
+  const { value } = result
+  return hasProperty(value, "~effect/http/HttpServerResponse") && hasProperty(value, "body") &&
+    hasProperty(value.body, "_tag") && !atOnce.has(value.body._tag)
+}

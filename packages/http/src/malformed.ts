@@ -1,0 +1,41 @@
+/**
+ * Requests that a parser lets through and that a server must refuse (RFC 9112, 3, 3.2 and 6.1): what two servers could read in two
+ * ways hides a request in another.
+ */
+import { Data } from "effect"
+
+/** The message is none that can be served. Class `permanent`, answered with 400 or 501, and its connection is closed. */
+export class RequestMalformed extends Data.TaggedError("RequestMalformed")<{
+  readonly status: 400 | 501
+  readonly message: string
+}> {
+  readonly failure = "permanent" as const
+}
+
+/** A request of Node's, as far as it is read here. */
+export interface Parsed {
+  readonly httpVersionMajor: number
+  readonly rawHeaders: ReadonlyArray<string>
+  readonly headers: { readonly "transfer-encoding"?: string | undefined }
+}
+
+const hosts = (raw: ReadonlyArray<string>): number => {
+  let count = 0
+  for (let i = 0; i < raw.length; i += 2) {
+    const name = raw[i]!
+    if (name.length === 4 && name.toLowerCase() === "host") count += 1
+  }
+  return count
+}
+
+/** What is wrong with a request; undefined where nothing is. */
+export const flawOf = ({ headers, httpVersionMajor, rawHeaders }: Parsed): RequestMalformed | undefined => {
+  if (httpVersionMajor < 1) {
+    return new RequestMalformed({ status: 400, message: "The request line must end with a version of HTTP/1" })
+  }
+  if (hosts(rawHeaders) > 1) return new RequestMalformed({ status: 400, message: "The request has more than one host" })
+  const coding = headers["transfer-encoding"]
+  return coding === undefined || coding.toLowerCase() === "chunked"
+    ? undefined
+    : new RequestMalformed({ status: 501, message: "The only transfer coding of a request is chunked" })
+}

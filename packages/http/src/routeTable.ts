@@ -1,0 +1,72 @@
+/**
+ * Routes by method and path, as Effect's router finds them.
+ */
+import { Description } from "@millrace/core"
+import { FindMyWay, type HttpRouter } from "effect/http"
+import type { Native, Route } from "./nativeRoute.ts"
+
+/** A route that was found. */
+export interface Found<R> {
+  readonly handler: Native<R>
+  readonly params: Readonly<Record<string, string | undefined>>
+}
+
+const noParams = {}
+
+/** The longest parameter of a path, in characters: as long as the head of a request may be by Node's default. */
+export const longestParam = 16_384
+
+/** The methods that a path can have, without HEAD and OPTIONS, which servers answer by themselves. */
+const methods = ["DELETE", "GET", "PATCH", "POST", "PUT", "QUERY", "TRACE"]
+
+/** Whether a route answers preflights: a middleware `Cors` stands in its chain. */
+export const hasCors = (route: object): boolean => Description.of(route).some(({ name }) => name === "Cors")
+
+/** The paths under which a route is found. */
+export const pathsOf = ({ path }: { readonly path: string }): ReadonlyArray<HttpRouter.PathInput> =>
+  // a path of HttpRouter begins with a slash, or is `*`
+  (path.endsWith("/*") ? [path, path.slice(0, -2)] : [path]) as ReadonlyArray<HttpRouter.PathInput>
+
+/** Finds routes as Effect's router does; one without parameters is looked up. */
+export class RouteTable<R> {
+  readonly #router = FindMyWay.make<Native<R>>({ ignoreDuplicateSlashes: true, maxParamLength: longestParam })
+  readonly #declared = FindMyWay.make<true>({ ignoreDuplicateSlashes: true, maxParamLength: longestParam })
+  readonly #fixed = new Map<string, Found<R>>()
+
+  add(route: Route<R>, native: Native<R>): void {
+    for (const path of pathsOf(route)) {
+      if (route.method === "*") this.#router.all(path, native)
+      else this.#router.on(route.method, path, native)
+    }
+    if (route.method !== "*" && !/[:*()]/.test(route.path)) {
+      this.#fixed.set(`${route.method} ${route.path}`, { handler: native, params: noParams })
+    }
+  }
+
+  /** A route of others, of which only the method and the path are known. */
+  declare(method: string, path: string): void {
+    for (const each of pathsOf({ path })) this.#declared.on(method, each, true)
+  }
+
+  find(method: string, url: string): Found<R> | undefined {
+    return this.#find(method, url) ?? (method === "HEAD" ? this.#find("GET", url) : undefined)
+  }
+
+  /** The route that a preflight asks for, where the route answers it. */
+  findPreflight(asked: string | undefined, url: string): Found<R> | undefined {
+    const found = asked === undefined ? undefined : this.find(asked, url)
+    return found?.handler.hasCors === true ? found : undefined
+  }
+
+  /** The methods that a path has; none where no route has it. */
+  allowed(url: string): ReadonlyArray<string> {
+    const found = methods.filter((method) =>
+      (this.#find(method, url) ?? this.#declared.find(method, url)) !== undefined
+    )
+    return found.length === 0 ? [] : [...found, ...(found.includes("GET") ? ["HEAD"] : []), "OPTIONS"].sort()
+  }
+
+  #find(method: string, url: string): Found<R> | undefined {
+    return this.#fixed.get(`${method} ${url}`) ?? this.#router.find(method, url)
+  }
+}

@@ -1,0 +1,115 @@
+/**
+ * A request of Effect's servers as a source.
+ */
+import type { Headers } from "@millrace/core"
+import { ByteSize, Context, Effect, Exit, Fiber, Option, Scope } from "effect"
+import { HttpIncomingMessage, type HttpServerError, type HttpServerRequest } from "effect/http"
+import { BodyTooLarge, BodyUnreadable } from "./bodyErrors.ts"
+import type { Source } from "./Request.ts"
+import { pathOf } from "./target.ts"
+
+type ReadError = BodyTooLarge | BodyUnreadable
+
+/** Whether the server's error says that a body is longer than it reads. */
+export const isTooLarge = ({ reason }: HttpServerError.HttpServerError): boolean => {
+  if (reason._tag !== "RequestParseError") return false
+  const { cause } = reason
+  return reason.reason === "BodyTooLarge" || (cause instanceof Error && cause.message === "maxBytes exceeded")
+}
+
+const has = <Name extends string>(source: object, name: Name): source is { readonly [K in Name]: unknown } =>
+  name in source
+
+/** Whether somebody took bytes of the body already: of Node's request, or of the web's. */
+const wasRead = (source: object): boolean =>
+  (has(source, "readableDidRead") && source.readableDidRead === true) ||
+  (has(source, "bodyUsed") && source.bodyUsed === true)
+
+const consumed = () =>
+  new BodyUnreadable({
+    message: "The body was read before the route, and its bytes were not kept: read it inside the route, with Body",
+    reason: "consumed"
+  })
+
+/** Fewer bytes than the client has announced. */
+const isShort = (headers: Headers.Headers, { length }: Uint8Array): boolean => {
+  if (headers["content-encoding"] !== undefined) return false
+  const announced = headers["content-length"]
+  return announced === undefined
+    ? length === 0 && headers["transfer-encoding"] !== undefined
+    : length < Number(announced)
+}
+
+/** Reads the body by Effect's own request. What others have read by it is kept there; what they took otherwise is gone. */
+const read = (request: HttpServerRequest.HttpServerRequest, limit: number): Effect.Effect<Uint8Array, ReadError> => {
+  const before = wasRead(request.source)
+  return Effect.provideService(request.arrayBuffer, HttpIncomingMessage.MaxBodySize, ByteSize.bytes(limit)).pipe(
+    Effect.mapError((error) =>
+      isTooLarge(error)
+        ? new BodyTooLarge({ limit })
+        : before
+        ? consumed()
+        : new BodyUnreadable({
+          message: "The body could not be read to its end: the client has closed the connection",
+          reason: "incomplete",
+          cause: error
+        })
+    ),
+    Effect.flatMap((buffer) => {
+      const bytes = new Uint8Array(buffer)
+      return before && isShort(request.headers, bytes) ? Exit.fail(consumed()) : Exit.succeed(bytes)
+    })
+  )
+}
+
+/** A request of Effect's servers as a source. */
+export class RouterSource implements Source {
+  readonly request: HttpServerRequest.HttpServerRequest
+  readonly params: Source["params"]
+  readonly #scope: Scope.Scope | undefined
+  #reading: Fiber.Fiber<Uint8Array, ReadError> | undefined = undefined
+  #url: string | undefined = undefined
+
+  /** `context` is the route's, whose scope the server closes when the answer has been sent. */
+  constructor(
+    request: HttpServerRequest.HttpServerRequest,
+    params: Source["params"],
+    context: Context.Context<never> | undefined
+  ) {
+    this.request = request
+    this.params = params
+    this.#scope = context === undefined ? undefined : Context.getOrUndefined(context, Scope.Scope)
+  }
+  get method() {
+    return this.request.method
+  }
+  /** Of the target that came, also where a prefix was cut off for the router; `originalUrl` holds what the client says of the host. */
+  get url() {
+    if (this.#url !== undefined) return this.#url
+    const { source } = this.request
+    return this.#url = pathOf(has(source, "url") && typeof source.url === "string" ? source.url : this.request.url)
+  }
+  get headers() {
+    return this.request.headers
+  }
+  get address() {
+    return Option.getOrUndefined(this.request.remoteAddress)
+  }
+  get scheme() {
+    return this.request.protocol ?? (this.request.originalUrl.startsWith("https:") ? "https" : "http")
+  }
+  atEnd(effect: Effect.Effect<void>): void {
+    // a scope that is closed already runs it at once
+    if (this.#scope !== undefined) Effect.runFork(Scope.addFinalizer(this.#scope, effect))
+  }
+  /** On a fiber of its own: a caller that stops waiting takes nothing away from the next one. */
+  body(limit: number): Effect.Effect<Uint8Array, ReadError> {
+    return Effect.withFiber((fiber) => {
+      if (this.#reading === undefined) {
+        const reading = this.#reading = Effect.runForkWith(fiber.context)(read(this.request, limit))
+        if (reading.pollUnsafe() === undefined) this.atEnd(Fiber.interrupt(reading))
+      }
+      return this.#reading.pollUnsafe() ?? Fiber.join(this.#reading)
+    })
+  }
+}

@@ -1,0 +1,135 @@
+/**
+ * Handlers behind middlewares as handlers of endpoints of Effect's `HttpApi`.
+ */
+import { After, Eager, Failure, type Handler, Order } from "@millrace/core"
+import { Cause, Effect, Exit, Fiber } from "effect"
+import { HttpEffect, type HttpServerRequest, HttpServerResponse } from "effect/http"
+import * as Answer from "./answer.ts"
+import { keyOf, programs } from "./answering.ts"
+import * as Values from "./endpointValues.ts"
+import * as Problem from "./Problem.ts"
+import { make as makeRequest, type Request, type Respond } from "./Request.ts"
+import { RouterSource } from "./routerSource.ts"
+
+/** What an endpoint of `HttpApi` hands to its handler, as far as it is read here. */
+export interface EndpointRequest {
+  readonly request: HttpServerRequest.HttpServerRequest
+  readonly endpoint: Values.Declares & { readonly method: string; readonly path: string }
+}
+
+/** Refuses a payload that `HttpApi` has read and decoded before the chain runs. */
+export type Undecoded<P> = P extends { readonly payload: unknown } ? {
+    readonly "the body would be read before Auth and RateLimit: decode it by Body.endpoint in the chain, and register the handler by handleRaw":
+      never
+  }
+  : unknown
+
+/** Options of `endpoint`. */
+export interface EndpointOptions<T extends string> {
+  /** What is kept in order or limited by key. Default: none. */
+  readonly key?: ((request: Request) => string | undefined) | undefined
+  /** The table of this endpoint. Default: `Problem.Current`, the program's. */
+  readonly problems?: Problem.Problems | undefined
+  /** Tags of classified errors that the endpoint declares and encodes itself; they stay in E. Default: none. */
+  readonly declared?: ReadonlyArray<T> | undefined
+}
+
+/** The errors that an endpoint encodes itself: those without a class, and those of the tags that it declares. */
+export type Kept<E, T extends string> = Exclude<E, Failure.Classified> | Extract<E, { readonly _tag: T }>
+
+const noParams = {}
+
+/**
+ * A handler behind middlewares as the handler of an endpoint of Effect's `HttpApi`.
+ *
+ * Register it by `handleRaw`: then nothing of the body is read before the chain asks for it, so `Auth` and `RateLimit` refuse a
+ * request whose body was never sent. `Body.endpoint` stands in the chain where the body is read, limited and decoded by the
+ * endpoint's own schemas. `HttpApi` decodes `params`, `query` and `headers` before. Errors without a class stay in E, where the
+ * endpoint declares and encodes them; classified errors are answered as problem details, except those of the tags in `declared`,
+ * which stay, too.
+ *
+ * **Example** (an endpoint that is limited before its body is read)
+ *
+ * ```ts
+ * import { Effect, pipe, Schema } from "effect"
+ * import { HttpApi, HttpApiBuilder, HttpApiEndpoint, HttpApiGroup } from "effect/http-api"
+ * import { RateLimit } from "@millrace/core"
+ * import { Body, type Request, Server } from "@millrace/http"
+ *
+ * const Greet = HttpApiEndpoint.post("greet", "/greet/:name", {
+ *   params: { name: Schema.String },
+ *   payload: Schema.Struct({ word: Schema.String }),
+ *   success: Schema.Struct({ said: Schema.String })
+ * })
+ * const Api = HttpApi.make("Api").add(HttpApiGroup.make("greetings").add(Greet))
+ *
+ * const greet = (request: Request<HttpApiEndpoint.Request<typeof Greet>>) =>
+ *   Effect.succeed({ said: `${request.payload.payload.word} ${request.payload.params.name}` })
+ *
+ * const greetings = HttpApiBuilder.group(Api, "greetings", (handlers) =>
+ *   handlers.handleRaw(
+ *     "greet",
+ *     Server.endpoint(pipe(greet, Body.endpoint(Greet, { limit: 1000 }), RateLimit.middleware({ limit: 10 })))
+ *   ))
+ * ```
+ *
+ * @throws OrderError when the middlewares stand in a wrong order
+ * @category constructors
+ */
+export const endpoint = <P extends EndpointRequest, A, E, R, const T extends string = never>(
+  handler: Handler<Request<P>, A, E, R> & Undecoded<P>,
+  options: EndpointOptions<T> = {}
+): (
+  request: P
+) => Effect.Effect<A | HttpServerResponse.HttpServerResponse, Kept<E, T>, R> => {
+  Order.check(handler)
+  const declared: ReadonlySet<string> = new Set<string>(options.declared)
+  const keeps = (error: unknown): boolean => !Failure.isClassified(error) || declared.has(Failure.tagOf(error))
+  const current = () => options.problems === undefined ? Eager.service(Problem.Current) : Exit.succeed(options.problems)
+  const respond: Respond = (request, exit) => {
+    if (exit._tag === "Success") {
+      return Exit.succeed(HttpServerResponse.isHttpServerResponse(exit.value) ? exit.value : undefined)
+    }
+    const failed = exit.cause.reasons.find(Cause.isFailReason)
+    return failed !== undefined && keeps(failed.error)
+      ? Exit.succeed(undefined)
+      : Effect.flatMapEager(current(), (problems) => Answer.kept(problems, request, exit))
+  }
+  const statusOf = ({ books }: Request<unknown>, exit: Exit.Exit<unknown, unknown>) =>
+    books.values?.statusOf(exit) ?? Answer.statusOf(options.problems ?? programs(), exit)
+  return (input) => {
+    const source = new RouterSource(input.request, noParams, Fiber.getCurrent()?.context)
+    const { method, path } = input.endpoint
+    const plain = makeRequest(source, `${method} ${path}`, path)
+    plain.books.respond = respond
+    plain.books.statusOf = statusOf
+    plain.books.values = Values.of(input.endpoint)
+    const key = keyOf(options.key, plain)
+    const request = (key._tag === "Success" && key.value !== undefined ? plain.withKey(key.value) : plain)
+      .withPayload(input)
+    const ended: Effect.Effect<A, unknown, R> = key._tag === "Failure"
+      ? Exit.failCause(key.cause)
+      : After.around(request, handler)
+    const answered = Effect.matchCauseEffectEager(ended, {
+      onSuccess: Exit.succeed<A>,
+      onFailure: (
+        cause: Cause.Cause<unknown>
+      ): Effect.Effect<HttpServerResponse.HttpServerResponse, Kept<E, T>> => {
+        const failed = cause.reasons.find(Cause.isFailReason)
+        // what is kept is of E without what is answered here
+        if (failed !== undefined && keeps(failed.error)) return Exit.failCause(cause as Cause.Cause<Kept<E, T>>)
+        return Effect.flatMapEager(current(), (problems) => Answer.ofCause(problems, request, cause))
+      }
+    })
+    const tell = () => {
+      const fiber = Fiber.getCurrent()
+      if (fiber === undefined) return
+      // what the endpoint writes itself is not seen here
+      HttpEffect.appendPreResponseHandlerUnsafe(
+        fiber.context,
+        (_, response) => Effect.flatMapEager(current(), (problems) => Answer.leaving(problems, request, response))
+      )
+    }
+    return Effect.onExitPrimitive(answered, () => void tell())
+  }
+}
