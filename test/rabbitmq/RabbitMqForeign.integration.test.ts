@@ -122,6 +122,47 @@ describeServer("X5 RabbitMQ with other programs", Servers.own(), (server) => {
   )
 
   it.live(
+    "X5 a classic queue of another program counts nothing, whatever a publisher writes, also for a user who may declare nothing",
+    () =>
+      Effect.gen(function*() {
+        yield* server().ctl(
+          "eval",
+          `rabbit_auth_backend_internal:add_user(<<"reader">>, <<"reading">>, <<"test">>),
+          rabbit_auth_backend_internal:set_permissions(<<"reader">>, <<"/">>, <<"">>, <<".*">>, <<".*">>, <<"test">>).`
+        )
+        for (const user of [{}, { username: "reader", password: "reading" }]) {
+          const queue = fresh("classic")
+          yield* foreign(async (each) => {
+            await each.assertQueue(queue, {
+              arguments: { "x-message-ttl": 3_600_000, "x-max-length-bytes": 1_000_000 }
+            })
+            each.sendToQueue(queue, Buffer.from("m"), { headers: { "x-delivery-count": 9, "x-acquired-count": 9 } })
+            each.sendToQueue(queue, Buffer.from("stream"), { headers: { "x-stream-offset": 0 } })
+          })
+          yield* using(
+            Effect.gen(function*() {
+              const attempts: Array<number> = []
+              for (const _ of [1, 2]) {
+                const scope = yield* Scope.make()
+                const { got, running } = yield* consuming("classic", () => Effect.never, { grace: { drain: 0 } }).pipe(
+                  Scope.provide(scope)
+                )
+                yield* eventually(() => got.length === 2)
+                attempts.push(...got.map(({ attempt }) => attempt))
+                expect((yield* running.health).restarts).toBe(0)
+                yield* Scope.close(scope, Exit.void)
+              }
+              // to one who may not ask it might be a quorum queue, which counts what it delivers again
+              expect(attempts).toEqual("username" in user ? [1, 1, 10, 1] : [1, 1, 1, 1])
+            }),
+            { channels: { classic: { queue } }, ...user }
+          )
+        }
+      }),
+    30_000
+  )
+
+  it.live(
     "F13 F11 values with a type survive a delayed retry, a dead letter, its list and a replay",
     () =>
       using(Effect.gen(function*() {

@@ -28,6 +28,7 @@ describe("RabbitMQ's options", () => {
       }])
       expect([found.username, Redacted.value(found.password), found.vhost]).toEqual(["us@er", "p:w/d", "/shop"])
       expect(found.tls).toEqual({ key: undefined })
+      expect((yield* checked({ url: "AMQPS://localhost" })).nodes).toEqual([{ host: "localhost", port: 5671 }])
       const plain = yield* checked({ url: Redacted.make("amqp://localhost") })
       expect(plain.nodes).toEqual([{ host: "localhost", port: 5672 }])
       expect([plain.username, plain.vhost, plain.tls]).toEqual(["guest", "/", undefined])

@@ -63,12 +63,12 @@ const refuseEnd = (given: string): void => {
 // what is wrong is never shown: it may hold the password
 export const taken = (given: string): Parts => {
   refuseEnd(given.trim())
-  const found = /^(amqps?):\/\/(?:([^@/?#]*)@)?([^/?#@]+)(?:\/([^?#/]*))?$/.exec(given.trim())
+  const found = /^(amqps?):\/\/(?:([^@/?#]*)@)?([^/?#@]+)(?:\/([^?#/]*))?$/i.exec(given.trim())
   if (found === null) {
     return bad(`${shape}; "@", "/", "?" and "#" within user, password and vhost are percent-encoded`)
   }
   const [, scheme, user, hosts = "", vhost] = found
-  const isSecure = scheme === "amqps"
+  const isSecure = scheme?.toLowerCase() === "amqps"
   const nodes = hosts.split(",").map((each): Node => {
     const [, name, port] = host.exec(each.trim()) ?? bad(`${shape}; a host in it is no host:port`)
     const number = port === undefined ? (isSecure ? 5671 : 5672) : Number(port)
