@@ -118,6 +118,35 @@ describe("Request", () => {
       { numRuns: 25 }
     ))
 
+  it.effect("F20 a client leaves neither its channel nor its group behind, and of one that is shared no group", () =>
+    Effect.gen(function*() {
+      yield* serve(({ payload }) => Effect.succeed({ cents: payload.sku.length }))
+      const broker = yield* Broker.Broker
+      const lives: Array<readonly [channel: string, group: string]> = []
+      const watched = Broker.Broker.of({
+        ...broker,
+        consume: (consumer) => {
+          lives.push([consumer.channel, consumer.group])
+          assert.isUndefined(consumer.deadLetterChannel)
+          return broker.consume(consumer)
+        }
+      })
+      for (const replyTo of [undefined, "shared"]) {
+        const scope = yield* Scope.make()
+        const client = yield* Request.client(Price, { replyTo }).pipe(
+          Effect.provideService(Broker.Broker, watched),
+          Scope.provide(scope)
+        )
+        assert.deepStrictEqual(yield* client.request({ sku: "tea" }), { cents: 3 })
+        assert.isAbove((yield* broker.lag(...lives.at(-1)!)).length, 0)
+        yield* Scope.close(scope, Exit.void)
+        assert.deepStrictEqual(yield* broker.lag(...lives.at(-1)!), [])
+      }
+      const [own, shared] = lives.map(([channel]) => channel)
+      assert.deepStrictEqual(yield* browse(own!), [])
+      assert.strictEqual((yield* browse(shared!)).length, 1)
+    }).pipe(Effect.scoped, Effect.provide([memory, quiet])))
+
   it.effect("F20 a declared error reaches its caller, and its message is rejected and not dead-lettered", () =>
     Effect.gen(function*() {
       const running = yield* serve(({ payload }) => Effect.fail(new OutOfStock(payload)))

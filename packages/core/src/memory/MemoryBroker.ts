@@ -62,6 +62,8 @@ class State {
   readonly connections = new Map<Member, Deferred.Deferred<never, BrokerError>>()
   /** The groups that have begun to read a pattern: channels that came since are read from their beginning. */
   private readonly begun = new Set<string>()
+  /** Channels that end with their subscription. */
+  readonly temporary = new Set<string>()
   /** Who is told of new channels. */
   readonly watchers = new Set<(channel: string) => void>()
   running = true
@@ -105,6 +107,14 @@ class State {
       groups.set(options.group, group)
     }
     return group
+  }
+
+  /** The end of a group that is temporary, and of the channel that was made for it. */
+  forget({ channel, group }: ConsumeOptions): void {
+    this.groups.get(channel)?.delete(group)
+    if (!this.temporary.delete(channel)) return
+    this.logs.delete(channel)
+    this.groups.delete(channel)
   }
 
   /** Where a group begins in the channels of a pattern that it has not read yet. */
@@ -176,6 +186,11 @@ const consume = (state: State, options: ConsumeOptions, sink: Sink) =>
       yield* Effect.withFiber((fiber) => Effect.succeed(fiber.currentDispatcher))
     )
     const cut = Deferred.makeUnsafe<never, BrokerError>()
+    if (options.temporary === true) {
+      yield* Effect.addFinalizer((exit) =>
+        exit._tag === "Success" ? Effect.sync(() => state.forget(options)) : Effect.void
+      )
+    }
     const group = yield* Effect.acquireRelease(
       Effect.suspend(() => {
         if (!state.running) return Effect.fail(down("consume"))
@@ -324,6 +339,7 @@ const declare = (state: State) => (declaration: Declaration): Effect.Effect<void
         message: `${channel} cannot have ${partitions} partitions: declare an integer from 1.`
       }))
     }
+    if (declaration.temporary === true && !state.logs.has(channel)) state.temporary.add(channel)
     const log = state.log(channel, partitions)
     if (partitions === undefined || log.partitions.length === partitions) return Effect.void
     return Effect.fail(failure({
