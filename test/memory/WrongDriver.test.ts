@@ -13,6 +13,7 @@ const others: Record<string, string> = {
   "payload-empty": "takes an empty body for a tombstone",
   "payload-huge": "writes bodies as text",
   unicode: "ignores keys",
+  "headers-repeated": "keeps one field of each name",
   "headers-native-rule": "ignores keys that are no text",
   redelivery: "reorders a batch on its way in",
   "order-partition": "does not keep the claims of what is being handled",
