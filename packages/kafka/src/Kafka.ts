@@ -4,7 +4,7 @@
  * At least once: a position is committed when all below it is settled, and what was not is delivered again. Order is kept
  * within a partition; messages of one key share one.
  */
-import { type Broker, type BrokerError, type Driver, Engine } from "@millrace/core"
+import { type Broker, BrokerError, type Driver, Engine } from "@millrace/core"
 import { type Config, Effect, Layer, type Scope } from "effect"
 import { Begun } from "./client/Beginning.ts"
 import { capabilities } from "./client/capabilities.ts"
@@ -32,6 +32,14 @@ export const driver = (
 ): Effect.Effect<Driver.Driver, BrokerError.BrokerError, Scope.Scope> =>
   Effect.gen(function*() {
     const settings = yield* KafkaOptions.check(options)
+    if (settings.consumer.instanceId !== null) {
+      return yield* Effect.fail(BrokerError.make({
+        system: "kafka",
+        operation: "connect",
+        reason: "Unsupported",
+        message: "kafkajs has no static members: leave consumer.instanceId out, or use KafkaPlatformatic."
+      }))
+    }
     const cluster = yield* connect(settings)
     const begun = new Begun()
     const kafka = Client.make(settings, yield* Client.logger(settings))

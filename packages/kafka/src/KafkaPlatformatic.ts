@@ -117,7 +117,8 @@ export const layerAdmin = (options: Options): Layer.Layer<Admin.KafkaAdmin, Brok
   )
 
 /**
- * `KafkaTransaction` by this client, connected at once.
+ * `KafkaTransaction` by this client, connected at once. With `after` it promises exactly once: the transaction names the member and
+ * its generation, and Kafka refuses one whose partition is another member's by now.
  *
  * Fails with a `BrokerError` when an option is bad or Kafka cannot be reached.
  *

@@ -13,7 +13,10 @@ export { KafkaTransaction } from "./client/Transaction.ts"
 export type { TransactionOptions } from "./client/Transaction.ts"
 
 /**
- * Transactional publishing as a layer, connected at once.
+ * Transactional publishing by kafkajs as a layer, connected at once.
+ *
+ * With `after` it promises **at least once**: kafkajs cannot name the member whose positions it moves, so the group is asked for
+ * the member just before the commit. `KafkaPlatformatic.layerTransaction` promises exactly once, also for consumers by kafkajs.
  *
  * Fails with a `BrokerError` when an option is bad or Kafka cannot be reached.
  *

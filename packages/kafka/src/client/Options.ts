@@ -65,13 +65,26 @@ export interface Options {
     readonly partitionBytes?: number | undefined
     /** Whether messages of transactions that are still open are read. Default: `committed`. */
     readonly read?: "committed" | "uncommitted" | undefined
+    /**
+     * Kafka's `group.instance.id`: a member that comes back under its name within `sessionTimeout` gets its partitions again, and
+     * no other member is stopped. Each running member needs a name of its own. Refused by kafkajs. Default: none.
+     */
+    readonly instanceId?: string | undefined
     /** How often a pattern looks for topics that are new, and a group for partitions that are. Default: 30 seconds. */
     readonly metadataMaxAge?: Duration.Input | undefined
   } | undefined
   /** Publishing. */
   readonly producer?: {
-    /** Default: `none`. */
-    readonly compression?: "none" | "gzip" | undefined
+    /**
+     * Default: `none`. kafkajs has `gzip` and `zstd`; for `snappy` and `lz4` give it a codec in its `CompressionCodecs`, or a
+     * publish fails with `Unsupported`.
+     */
+    readonly compression?: (typeof compressions)[number] | undefined
+    /**
+     * Which replicas must have a message before its publish completes: `all` that are in sync, by an idempotent producer, or the
+     * `leader` alone, which may lose what is confirmed and write a message twice when it fails. Default: `all`.
+     */
+    readonly acks?: "all" | "leader" | undefined
     /** How long a publish is tried again before it fails, about. Default: 30 seconds. */
     readonly retryFor?: Duration.Input | undefined
   } | undefined
@@ -103,9 +116,14 @@ export interface Settings {
     readonly maximumWait: number
     readonly partitionBytes: number
     readonly read: "committed" | "uncommitted"
+    readonly instanceId: string | null
     readonly metadataMaxAge: number
   }
-  readonly producer: { readonly compression: "none" | "gzip"; readonly retryFor: number }
+  readonly producer: {
+    readonly compression: (typeof compressions)[number]
+    readonly acks: "all" | "leader"
+    readonly retryFor: number
+  }
 }
 
 const address = /^(\[[0-9a-fA-F:.]+\]|[^\s:/@,[\]]+):(\d{1,5})$/
@@ -131,6 +149,8 @@ interface Parts {
   readonly tls: "off" | "on"
   readonly sasl: Sasl | undefined
 }
+
+const compressions = ["none", "gzip", "snappy", "lz4", "zstd"] as const
 
 const mechanisms = ["plain", "scram-sha-256", "scram-sha-512"] as const
 
@@ -183,6 +203,11 @@ const checkedTls = (tls: "off" | "on" | Tls): ConnectionOptions | undefined => {
   return options
 }
 
+const instanceIdOf = (name: string | undefined): string | null => {
+  if (name === "") bad("consumer.instanceId is empty: name the member, or leave it out")
+  return name ?? null
+}
+
 const resolve = (options: Options): Settings => {
   const parts = taken(options.brokers)
   const sasl = options.sasl ?? parts.sasl
@@ -228,10 +253,12 @@ const resolve = (options: Options): Settings => {
       maximumWait: millis("consumer.maximumWait", options.consumer?.maximumWait, 500),
       partitionBytes,
       read: oneOf("consumer.read", options.consumer?.read, ["committed", "uncommitted"], "committed"),
+      instanceId: instanceIdOf(options.consumer?.instanceId),
       metadataMaxAge: millis("consumer.metadataMaxAge", options.consumer?.metadataMaxAge, 30_000)
     },
     producer: {
-      compression: oneOf("producer.compression", options.producer?.compression, ["none", "gzip"], "none"),
+      compression: oneOf("producer.compression", options.producer?.compression, compressions, "none"),
+      acks: oneOf("producer.acks", options.producer?.acks, ["all", "leader"], "all"),
       retryFor: millis("producer.retryFor", options.producer?.retryFor, 30_000)
     }
   }

@@ -2,8 +2,7 @@
  * The connection: kafkajs clients, their log led into Effect's, and what is secret kept out of it.
  */
 import { Context, Effect, LogLevel, Redacted, References } from "effect"
-import {
-  CompressionTypes,
+import kafkajs, {
   Kafka,
   type KafkaConfig,
   type logCreator,
@@ -15,8 +14,12 @@ import {
 import { createRequire } from "node:module"
 import { connect, isIP } from "node:net"
 import { connect as connectTls, type ConnectionOptions } from "node:tls"
+import { promisify } from "node:util"
+import { zstdCompress, zstdDecompress } from "node:zlib"
 import type { Settings } from "../client/Options.ts"
 import { refusalIn, type Tokens } from "../client/Token.ts"
+
+const { CompressionCodecs, CompressionTypes } = kafkajs
 
 /** Where kafkajs's log goes, and how much of it. */
 export interface Log {
@@ -30,6 +33,7 @@ const connecting: RetryOptions = { initialRetryTime: 100, maxRetryTime: 1000, mu
 /** A client of its own: consumers of one client share their positions, whatever they consume. */
 export const make = (settings: Settings, log: Log): Kafka => {
   quiet()
+  knowZstd()
   const { brokers, clientId, connectTimeout, requestTimeout, sasl, tls } = settings
   return new Kafka({
     clientId,
@@ -108,9 +112,30 @@ const named = (brokers: ReadonlyArray<string>): Pick<KafkaConfig, "brokers" | "s
   }
 }
 
+const compressions = {
+  none: CompressionTypes.None,
+  gzip: CompressionTypes.GZIP,
+  snappy: CompressionTypes.Snappy,
+  lz4: CompressionTypes.LZ4,
+  zstd: CompressionTypes.ZSTD
+} as const
+
 /** kafkajs's word for a compression. */
-export const compressionOf = ({ producer }: Settings): CompressionTypes =>
-  producer.compression === "gzip" ? CompressionTypes.GZIP : CompressionTypes.None
+export const compressionOf = ({ producer }: Settings) => compressions[producer.compression]
+
+const zstd = () => ({
+  compress: ({ buffer }: { readonly buffer: Buffer }) => promisify(zstdCompress)(buffer),
+  decompress: (buffer: Buffer) => promisify(zstdDecompress)(buffer)
+})
+
+/** Gives kafkajs a codec for zstd, which Node has; where the program has given one, that stays. */
+const knowZstd = (): void => {
+  try {
+    CompressionCodecs[CompressionTypes.ZSTD]()
+  } catch {
+    CompressionCodecs[CompressionTypes.ZSTD] = zstd
+  }
+}
 
 /**
  * What of kafkajs's errors and warnings is worth a warning: it goes on trying, and nobody else would tell. The rest it tries

@@ -37,7 +37,8 @@ export const producing = (settings: Settings, kafka: Kafka): Producing => {
   const compression = Client.compressionOf(settings)
   const open = Effect.suspend(() => {
     const producer = kafka.producer({
-      idempotent: true,
+      // an idempotent producer waits for all replicas
+      idempotent: settings.producer.acks === "all",
       allowAutoTopicCreation: settings.missingTopics === "create",
       createPartitioner: partitioner,
       metadataMaxAge: settings.consumer.metadataMaxAge,
@@ -47,7 +48,12 @@ export const producing = (settings: Settings, kafka: Kafka): Producing => {
     return Failure.attempt(settings.place, "connect", () => producer.connect()).pipe(
       Effect.onError(() => close),
       Effect.as({
-        send: (batch: Batch) => producer.sendBatch({ acks: -1, topicMessages: byTopic(batch), compression }),
+        send: (batch: Batch) =>
+          producer.sendBatch({
+            acks: settings.producer.acks === "all" ? -1 : 1,
+            topicMessages: byTopic(batch),
+            compression
+          }),
         close
       })
     )

@@ -40,7 +40,7 @@ export const make = (
   counts: (topics: ReadonlyArray<string>) => Effect.Effect<ReadonlyMap<string, number>, Failed>
 ): Group => {
   const { group, settings } = coordinator
-  const { heartbeatInterval, metadataMaxAge, rebalanceTimeout, sessionTimeout } = settings.consumer
+  const { heartbeatInterval, instanceId, metadataMaxAge, rebalanceTimeout, sessionTimeout } = settings.consumer
   let memberId = ""
   let generation = -1
   /** The partitions of each topic, where this member has dealt them. */
@@ -54,7 +54,7 @@ export const make = (
 
   const heartbeat = Effect.andThen(
     Effect.sleep(heartbeatInterval),
-    coordinator.beat((wire, broker) => wire.ask("Heartbeat", broker, group, generation, memberId, null))
+    coordinator.beat((wire, broker) => wire.ask("Heartbeat", broker, group, generation, memberId, instanceId))
   )
   /** Ends when the group is about to divide its partitions anew. */
   const untilRebalance = Effect.catchIf(Effect.forever(heartbeat), isRebalance, () => Effect.void)
@@ -88,7 +88,7 @@ export const make = (
   const joinOnce = coordinator.ask(
     "consume",
     (wire, broker) =>
-      wire.ask("JoinGroup", broker, group, sessionTimeout, rebalanceTimeout, memberId, null, "consumer", [
+      wire.ask("JoinGroup", broker, group, sessionTimeout, rebalanceTimeout, memberId, instanceId, "consumer", [
         { name: assigner, metadata }
       ], null)
   )
@@ -103,7 +103,7 @@ export const make = (
     const { assignment } = yield* coordinator.ask(
       "consume",
       (wire, broker) =>
-        wire.ask("SyncGroup", broker, group, generation, memberId, null, "consumer", joined.protocolName, all)
+        wire.ask("SyncGroup", broker, group, generation, memberId, instanceId, "consumer", joined.protocolName, all)
     )
     // one that deals without asking who reads what may deal what is read by others of the group
     return decodeConsumerProtocolAssignment(assignment).assignedPartitions
@@ -143,7 +143,7 @@ export const make = (
       Effect.suspend(() =>
         coordinator.ask(
           "settle",
-          (wire, broker) => wire.ask("OffsetCommit", broker, group, generation, memberId, null, offsetsOf(places))
+          (wire, broker) => wire.ask("OffsetCommit", broker, group, generation, memberId, instanceId, offsetsOf(places))
         )
       ),
     member: () => ({ generation, memberId }),
@@ -152,14 +152,15 @@ export const make = (
       Effect.catchIf(
         coordinator.ask(
           "publish",
-          (wire, broker) => wire.ask("Heartbeat", broker, group, generation, memberId, null)
+          (wire, broker) => wire.ask("Heartbeat", broker, group, generation, memberId, instanceId)
         ),
         isRebalance,
         () => Effect.void
       )
     ),
     leave: Effect.suspend(() =>
-      memberId === ""
+      // a static member keeps its place for as long as its session lasts
+      memberId === "" || instanceId !== null
         ? Effect.void
         : coordinator.ask("consume", (wire, broker) => wire.ask("LeaveGroup", broker, group, [{ memberId }]))
     ).pipe(Effect.ignore)

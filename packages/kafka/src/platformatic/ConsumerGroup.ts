@@ -16,8 +16,9 @@ import { keyOf } from "./Partition.ts"
 type Failed = BrokerError.BrokerError
 type Partitions = ReadonlyArray<consumerGroupHeartbeatV1.ConsumerGroupHeartbeatRequestTopicPartition>
 
-// the epoch that says goodbye
+// the epoch of a member that leaves, and of a static one that may come back
 const leaving = -1
+const away = -2
 
 // signs of life without an assignment, 100 ms apart, until a member counts as one that stands by
 const longestWait = 10
@@ -34,7 +35,7 @@ export const make = (
   ids: Effect.Effect<ReadonlyMap<string, string>, Failed>
 ): Group => {
   const { group, settings } = coordinator
-  const { rebalanceTimeout } = settings.consumer
+  const { instanceId, rebalanceTimeout } = settings.consumer
   let epoch = 0
   let interval = 0
   /** What the coordinator wants this member to hold; undefined until it has said. */
@@ -60,7 +61,7 @@ export const make = (
             group,
             memberId,
             epoch,
-            null,
+            instanceId,
             null,
             first ? rebalanceTimeout : -1,
             first ? Array.from(topics) : null,
@@ -130,7 +131,7 @@ export const make = (
       const once = Effect.suspend(() =>
         coordinator.ask(
           "settle",
-          (wire, broker) => wire.ask("OffsetCommit", broker, group, epoch, memberId, null, offsetsOf(places))
+          (wire, broker) => wire.ask("OffsetCommit", broker, group, epoch, memberId, instanceId, offsetsOf(places))
         )
       )
       // a sign of life on its way has moved the epoch on: the next one tells, and the partition may still be ours
@@ -147,7 +148,20 @@ export const make = (
       epoch === 0
         ? Effect.void
         : coordinator.ask("consume", (wire, broker) =>
-          wire.ask("ConsumerGroupHeartbeat", broker, group, memberId, leaving, null, null, -1, null, null, null, []))
+          wire.ask(
+            "ConsumerGroupHeartbeat",
+            broker,
+            group,
+            memberId,
+            instanceId === null ? leaving : away,
+            instanceId,
+            null,
+            -1,
+            null,
+            null,
+            null,
+            []
+          ))
     ).pipe(Effect.ignore)
   }
 }

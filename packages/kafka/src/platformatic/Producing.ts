@@ -73,11 +73,15 @@ const knowing = async (
 /** The client's idempotent producers. */
 export const producing = (settings: Settings): Producing => ({
   open: Effect.sync(() => {
-    const producer = new Producer<Buffer, Buffer, Buffer, Buffer>(producerOptions(settings))
+    const producer = new Producer<Buffer, Buffer, Buffer, Buffer>({
+      ...producerOptions(settings),
+      // an idempotent producer waits for all replicas
+      idempotent: settings.producer.acks === "all"
+    })
     return {
       send: async (batch) => {
         await knowing(producer, batch)
-        return await producer.send({ messages: batch.map(toMessage), acks: -1 })
+        return await producer.send({ messages: batch.map(toMessage), acks: settings.producer.acks === "all" ? -1 : 1 })
       },
       close: close(producer)
     }

@@ -1,0 +1,95 @@
+import { it } from "@effect/vitest"
+import { KafkaAdmin } from "@millrace/kafka"
+import type { Kafka as Servers } from "@millrace/testing/servers"
+import { Effect } from "effect"
+import { expect } from "vitest"
+import { describeKafka } from "../services/describe.ts"
+import {
+  classic,
+  type Client,
+  clients,
+  consumer,
+  consuming,
+  contents,
+  eventually,
+  fresh,
+  kafkajs,
+  optionsOf,
+  outgoing,
+  quick,
+  textOf
+} from "./support.ts"
+
+const publishing = (client: Client) => (kafka: () => Servers.KafkaServer) => {
+  const round = (producer: NonNullable<ReturnType<typeof optionsOf>["producer"]>) =>
+    Effect.gen(function*() {
+      const driver = yield* client.driver(optionsOf(kafka(), { producer: { retryFor: "1 second", ...producer } }))
+      const channel = fresh("options")
+      yield* driver.declare({ channel, partitions: 1 })
+      const texts = Array.from({ length: 50 }, (_, i) => `${i} ${"text ".repeat(20)}`)
+      yield* driver.publish(texts.map((text) => outgoing(channel, text)))
+      const readers = producer.compression === "snappy" || producer.compression === "lz4"
+        ? [classic]
+        : [kafkajs, classic]
+      for (const reader of readers) {
+        const found = yield* Effect.provide(contents(channel), reader.layer(optionsOf(kafka())))
+        expect(found.map(({ raw }) => textOf(raw))).toEqual(texts)
+      }
+    }).pipe(Effect.scoped)
+
+  for (const compression of ["zstd", "snappy", "lz4"] as const) {
+    it.live(`F17 messages are written with ${compression}, and read, or that is refused with a sentence`, () => {
+      if (client.name !== "kafkajs" || compression === "zstd") return round({ compression })
+      return Effect.map(Effect.flip(round({ compression })), (error) => {
+        expect(error).toMatchObject({ reason: "Unsupported", operation: "publish" })
+        expect(error.message).toContain("CompressionCodecs")
+      })
+    }, 60_000)
+  }
+
+  it.live("F17 the leader alone may confirm", () => round({ acks: "leader" }), 60_000)
+}
+
+const joining = (client: Client) => (kafka: () => Servers.KafkaServer) => {
+  it.live(
+    "X4 a static member that comes back has its partition again, and stops no other member",
+    () =>
+      Effect.gen(function*() {
+        const group = fresh("group")
+        const channel = fresh("static")
+        const member = (instanceId: string) => client.driver(optionsOf(kafka(), { consumer: { ...quick, instanceId } }))
+        const [one, other] = [yield* member("one"), yield* member("other")]
+        yield* one.declare({ channel, partitions: 2 })
+        const staying = yield* consuming(one, { channel, group })
+        const first = yield* consuming(other, { channel, group })
+        const open = ({ recorder }: typeof staying) =>
+          recorder.leases.filter(({ closed }) => closed === undefined).map(({ lease }) => lease.partition)
+        yield* eventually(() => open(staying).length === 1 && open(first).length === 1)
+        const [partition] = open(first)
+        const before = staying.recorder.leases.length
+        yield* first.stop
+        const admin = yield* KafkaAdmin.KafkaAdmin
+        expect((yield* admin.describeGroup(group)).members.length).toBe(2)
+        const again = yield* consuming(other, { channel, group })
+        yield* eventually(() => open(again).length === 1)
+        expect(open(again)).toEqual([partition])
+        yield* one.publish([0, 1].map((partition) => outgoing(channel, "m", { native: { partition } })))
+        yield* eventually(() => staying.recorder.taken.length === 1 && again.recorder.taken.length === 1)
+        expect(staying.recorder.leases.length).toBe(before)
+      }).pipe(Effect.scoped, Effect.provide(client.admin(optionsOf(kafka())))),
+    60_000
+  )
+}
+
+for (const client of clients) describeKafka(`producer options by ${client.name}`, publishing(client))
+for (const client of [classic, consumer]) describeKafka(`static members by ${client.name}`, joining(client))
+
+describeKafka("static members by kafkajs", (kafka) => {
+  it.live("F22 are refused with a sentence", () =>
+    Effect.gen(function*() {
+      const options = optionsOf(kafka(), { consumer: { instanceId: "one" } })
+      const error = yield* Effect.flip(Effect.scoped(kafkajs.driver(options)))
+      expect(error).toMatchObject({ reason: "Unsupported", operation: "connect" })
+      expect(error.message).toContain("consumer.instanceId")
+    }))
+})
