@@ -34,6 +34,7 @@ const clusterOf = (error: object, times: number) => {
     deleteTopic: unused,
     settings: unused,
     bounds: async () => [{ partition: 0, low: 2, high: 9 }],
+    at: unused,
     refresh: unused,
     committed: answer([{ partition: 0, position: 5 }]),
     commit: answer(undefined),

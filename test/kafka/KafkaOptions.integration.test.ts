@@ -50,6 +50,38 @@ const publishing = (client: Client) => (kafka: () => Servers.KafkaServer) => {
   it.live("F17 the leader alone may confirm", () => round({ acks: "leader" }), 60_000)
 }
 
+const starting = (client: Client) => (kafka: () => Servers.KafkaServer) => {
+  it.live("X5 a new group begins at a time, and one that has a position goes on from it", () =>
+    Effect.gen(function*() {
+      const fromTime = new Date(3000)
+      const driver = yield* client.driver(optionsOf(kafka(), { consumer: { ...quick, fromTime } }))
+      const channel = fresh("time")
+      const group = fresh("group")
+      // times of 1970 are beyond any retention by time
+      yield* driver.declare({ channel, partitions: 2, settings: { "retention.ms": "-1" } })
+      const send = (partition: number, timestamp: number) =>
+        driver.publish([outgoing(channel, String(timestamp), { native: { partition, timestamp } })])
+      for (const time of [1000, 2999, 3000, 4000]) yield* send(0, time)
+      yield* send(1, 2000)
+      const first = yield* consuming(driver, { channel, group, from: "earliest" })
+      yield* eventually(() => first.recorder.taken.length >= 2)
+      yield* send(1, 2500)
+      yield* eventually(() => first.recorder.taken.length >= 3)
+      expect(first.recorder.texts.sort()).toEqual(["2500", "3000", "4000"])
+      yield* first.recorder.lease(0).commit!(4)
+      yield* first.stop
+      const again = yield* consuming(yield* client.driver(optionsOf(kafka(), { consumer: { ...quick, fromTime } })), {
+        channel,
+        group
+      })
+      yield* eventually(() => again.recorder.taken.length >= 1)
+      expect(again.recorder.texts).toEqual(["2500"])
+      yield* again.stop
+      const admin = yield* KafkaAdmin.KafkaAdmin
+      yield* admin.move(fresh("moved"), channel, fromTime)
+    }).pipe(Effect.scoped, Effect.provide(client.admin(optionsOf(kafka())))), 60_000)
+}
+
 const joining = (client: Client) => (kafka: () => Servers.KafkaServer) => {
   it.live(
     "X4 a static member that comes back has its partition again, and stops no other member",
@@ -81,6 +113,7 @@ const joining = (client: Client) => (kafka: () => Servers.KafkaServer) => {
   )
 }
 
+for (const client of clients) describeKafka(`times by ${client.name}`, starting(client))
 for (const client of clients) describeKafka(`producer options by ${client.name}`, publishing(client))
 for (const client of [classic, consumer]) describeKafka(`static members by ${client.name}`, joining(client))
 

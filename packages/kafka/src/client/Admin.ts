@@ -46,11 +46,14 @@ export class KafkaAdmin extends Context.Service<KafkaAdmin, {
   readonly describeGroup: (group: string) => Effect.Effect<Group, Failed>
   /** How far a group is, and how much is left to it, in order of partition. */
   readonly lag: (group: string, channel: string) => Effect.Effect<ReadonlyArray<Progress>, Failed>
-  /** Moves a group that nobody is a member of: to the start, to the end, or each partition to a position. */
+  /**
+   * Moves a group without members: to the start, to the end, to the first messages of a time or later, or each partition to a
+   * position.
+   */
   readonly move: (
     group: string,
     channel: string,
-    to: "earliest" | "latest" | ReadonlyArray<{ readonly partition: number; readonly position: number }>
+    to: "earliest" | "latest" | Date | ReadonlyArray<{ readonly partition: number; readonly position: number }>
   ) => Effect.Effect<void, Failed>
   /** Forgets a group that nobody is a member of, and its positions. */
   readonly deleteGroup: (group: string) => Effect.Effect<void, Failed>
@@ -88,18 +91,18 @@ export const make = (settings: Settings, cluster: Cluster): KafkaAdmin["Service"
           return { partition, committed: at, low, high, lag: high - Math.max(at ?? -1, low) }
         })
       }),
-    move: (group, channel, to) =>
-      Effect.flatMap(positions(channel), (ends) =>
-        Effect.asVoid(
-          callGroup(() =>
-            cluster.commit(
-              group,
-              channel,
-              typeof to === "string"
-                ? ends.map(({ high, low, partition }) => ({ partition, position: to === "earliest" ? low : high }))
-                : to
-            ), { channel, group })
-        )),
+    move: (group, channel, to) => {
+      const places = to instanceof Date
+        ? Effect.andThen(known(channel), call(() => cluster.at(channel, to.getTime()), { channel }))
+        : Effect.map(positions(channel), (ends) =>
+          typeof to === "string"
+            ? ends.map(({ high, low, partition }) => ({ partition, position: to === "earliest" ? low : high }))
+            : to)
+      return Effect.flatMap(
+        places,
+        (found) => Effect.asVoid(callGroup(() => cluster.commit(group, channel, found), { channel, group }))
+      )
+    },
     deleteGroup: (group) => Effect.asVoid(callGroup(() => cluster.deleteGroup(group), { group }))
   }
 }

@@ -39,8 +39,8 @@ const nameOf = ({ channel, group }: Driver.ConsumeOptions): string => JSON.strin
 const atOnce = { concurrency: 8 }
 
 /**
- * Gives a group that begins `latest` its place at the end of every partition of the topics, those of other members too, in one
- * commit. Does nothing where the group has begun before.
+ * Gives a group that begins `latest`, or at a time, its place in every partition of the topics, those of other members too, in
+ * one commit. Does nothing where the group has begun before.
  *
  * `ends` is asked before the positions of the group. So a member that finds none, while another one commits, has ends from
  * before that commit, and passes over nothing that was published since the other one was ready.
@@ -59,13 +59,24 @@ export const begin = (
   Effect.suspend(() => {
     const { begun, cluster, options, settings, topics } = parts
     const { from, group } = options
-    if (from === "earliest" || begun.has(options)) return Effect.void
+    const { fromTime } = settings.consumer
+    if ((from === "earliest" && fromTime === undefined) || begun.has(options)) return Effect.void
+    const at = (topic: string, time: number) =>
+      Effect.map(
+        Failure.attempt(settings.place, "consume", () => cluster.at(topic, time), { channel: topic, group }),
+        (found) => found.map((place): Place => ({ topic, ...place }))
+      )
     const committed = (channel: string) =>
       Failure.attemptGroup(settings, "consume", () => cluster.committed(group, channel), { channel, group })
     return Effect.gen(function*() {
-      const places = yield* Effect.forEach(topics, ends, atOnce)
+      const places = yield* Effect.forEach(topics, (topic) =>
+        fromTime === undefined ? ends(topic) : at(topic, fromTime), atOnce)
       const positions = yield* Effect.forEach(topics, committed, atOnce)
-      if (positions.every((found) => found.length === 0)) yield* commit(places.flat())
+      if (
+        positions.every((found) =>
+          found.length === 0
+        )
+      ) yield* commit(places.flat())
       begun.add(options)
     })
   })

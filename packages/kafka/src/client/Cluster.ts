@@ -40,6 +40,8 @@ export interface Cluster {
   /** The topic's values of the named settings, without those that Kafka does not know. */
   readonly settings: (topic: string, names: ReadonlyArray<string>) => Promise<ReadonlyMap<string, string | null>>
   readonly bounds: (topic: string) => Promise<ReadonlyArray<Bounds>>
+  /** The position of the first message of that time or later, in Unix milliseconds; the next position where there is none. */
+  readonly at: (topic: string, time: number) => Promise<ReadonlyArray<Position>>
   /** Forgets who leads, so that the next call asks again. */
   readonly refresh: () => Promise<unknown>
   /** Where the group is, in those partitions that it has committed. */

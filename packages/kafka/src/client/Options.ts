@@ -70,6 +70,11 @@ export interface Options {
      * no other member is stopped. Each running member needs a name of its own. Refused by kafkajs. Default: none.
      */
     readonly instanceId?: string | undefined
+    /**
+     * Where a group begins that has no position, in place of what its subscription says: at the first message of that time or
+     * later, a `Date` or Unix time in milliseconds; at the end where there is none. Default: as the subscription says.
+     */
+    readonly fromTime?: Date | number | undefined
     /** How often a pattern looks for topics that are new, and a group for partitions that are. Default: 30 seconds. */
     readonly metadataMaxAge?: Duration.Input | undefined
   } | undefined
@@ -117,6 +122,8 @@ export interface Settings {
     readonly partitionBytes: number
     readonly read: "committed" | "uncommitted"
     readonly instanceId: string | null
+    /** Unix time in milliseconds. */
+    readonly fromTime: number | undefined
     readonly metadataMaxAge: number
   }
   readonly producer: {
@@ -208,6 +215,14 @@ const instanceIdOf = (name: string | undefined): string | null => {
   return name ?? null
 }
 
+const timeOf = (given: Date | number | undefined): number | undefined => {
+  if (given === undefined) return undefined
+  const time = typeof given === "number" ? given : given.getTime()
+  return Number.isSafeInteger(time) && time >= 0
+    ? time
+    : bad(`consumer.fromTime must be a Date or Unix time in milliseconds, got ${String(given)}`)
+}
+
 const resolve = (options: Options): Settings => {
   const parts = taken(options.brokers)
   const sasl = options.sasl ?? parts.sasl
@@ -253,6 +268,7 @@ const resolve = (options: Options): Settings => {
       maximumWait: millis("consumer.maximumWait", options.consumer?.maximumWait, 500),
       partitionBytes,
       read: oneOf("consumer.read", options.consumer?.read, ["committed", "uncommitted"], "committed"),
+      fromTime: timeOf(options.consumer?.fromTime),
       instanceId: instanceIdOf(options.consumer?.instanceId),
       metadataMaxAge: millis("consumer.metadataMaxAge", options.consumer?.metadataMaxAge, 30_000)
     },

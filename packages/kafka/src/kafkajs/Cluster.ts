@@ -107,6 +107,10 @@ const clusterOf = (client: AdminClient): Cluster => {
       const found = await client.ask(topic, (admin) => admin.fetchTopicOffsets(topic))
       return found.map(({ high, low, partition }) => ({ partition, low: Number(low), high: Number(high) }))
     },
+    at: async (topic, time) => {
+      const found = await client.ask(topic, (admin) => admin.fetchTopicOffsetsByTimestamp(topic, time))
+      return found.map(({ offset, partition }) => ({ partition, position: Number(offset) }))
+    },
     // kafkajs asks again who leads only on its way to the groups
     refresh: () => client.admin.listGroups(),
     committed: async (group, topic) => {

@@ -133,6 +133,17 @@ const clusterOf = (settings: Settings, wire: Wire): Cluster => {
       const ends = new Map(high.map(({ partition, position }) => [partition, position]))
       return low.map(({ partition, position }) => ({ partition, low: position, high: ends.get(partition) ?? position }))
     },
+    at: async (topic, time) => {
+      const found = await ask([topic])
+      const listed = (which: "latest" | number) =>
+        Positions.list(wire, found, topic, partitionsOf(found, topic), which, "uncommitted")
+      const [later, next] = await Promise.all([listed(time), listed("latest")])
+      const ends = new Map(next.map(({ partition, position }) => [partition, position]))
+      return later.map(({ partition, position }) => ({
+        partition,
+        position: position < 0 ? ends.get(partition) ?? 0 : position
+      }))
+    },
     // each call asks anew who leads
     refresh: () => Promise.resolve(),
     committed: async (group, topic) => {

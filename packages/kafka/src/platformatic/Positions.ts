@@ -10,13 +10,13 @@ import { answerOf, type Wire } from "./Wire.ts"
 /** ListOffsets' words for the first position, and for the next; of what is committed, where that is what is read. */
 const words = { earliest: -2n, latest: -1n }
 
-/** Asks the leaders of a topic's partitions. */
+/** Asks the leaders of a topic's partitions; -1 where there is no message of that time or later. */
 export const list = async (
   wire: Wire,
   { brokers, topics }: Found,
   topic: string,
   partitions: ReadonlyArray<number>,
-  which: keyof typeof words,
+  which: keyof typeof words | number,
   read: "committed" | "uncommitted"
 ): Promise<ReadonlyArray<Position>> => {
   const leaders = topics.get(topic)?.leaders ?? []
@@ -29,7 +29,7 @@ export const list = async (
       partitions: partitions.map((partitionIndex) => ({
         partitionIndex,
         currentLeaderEpoch: -1,
-        timestamp: words[which]
+        timestamp: typeof which === "number" ? BigInt(which) : words[which]
       }))
     }
     return wire.ask("ListOffsets", broker, -1, read === "committed" ? 1 : 0, [asked])
