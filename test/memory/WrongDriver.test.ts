@@ -23,7 +23,6 @@ const others: Record<string, string> = {
   "saturation-bytes": "does not wait for room",
   rebalance: "delivers again, and says that it does not",
   "added-partitions": "declares over what is there",
-  "pattern-while-away": "never commits",
   drain: "gives each consumer of a group all messages",
   "start-stop": "does not tell that a partition was taken away",
   competing: "offers more at once than it was asked for",

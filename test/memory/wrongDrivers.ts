@@ -461,6 +461,18 @@ export const wrongs: ReadonlyArray<Wrong> = [
     })
   },
   {
+    fault: "takes each start on a pattern for that of a new group",
+    found: "pattern-while-away",
+    says: /has 2 messages/,
+    make: (right) => {
+      let starts = 0
+      return {
+        consume: (options, sink) =>
+          right.consume(options.pattern === undefined ? options : { ...options, channel: `${++starts}` }, sink)
+      }
+    }
+  },
+  {
     fault: "reads more channels than fit",
     found: "patterns",
     says: /what was read/,
