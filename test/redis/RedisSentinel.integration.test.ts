@@ -75,6 +75,41 @@ describeServer("Redis Sentinel", RedisSentinel.own(), (servers) => {
   )
 
   it.live(
+    "X4, X5, X9 a primary that is cut off and comes back takes writes for a while: none of ours, and WAIT confirms none",
+    () =>
+      Effect.gen(function*() {
+        const { first, second } = servers()
+        const running = yield* flow(
+          yield* Layer.build(RedisStreams.layer({ ...place(), consumer })),
+          fresh("sentinel.hung")
+        )
+        yield* eventually(() => running.done.length > 20)
+        const old = (yield* servers().primary) === first.address ? first : second
+        const pid = (yield* old.pid)!
+        yield* Effect.acquireRelease(
+          Effect.sync(() => process.kill(pid, "SIGSTOP")),
+          () => Effect.sync(() => process.kill(pid, "SIGCONT"))
+        )
+        const began = performance.now()
+        const seen = running.confirmed.length + 1
+        yield* eventually(() => running.confirmed.length > seen + 20)
+        // half of the time limit of a command
+        expect(performance.now() - began).toBeLessThan(15_000)
+        process.kill(pid, "SIGCONT")
+        const url = Redacted.make(`redis://${old.address}`)
+        const driver = yield* RedisStreams.driver({ url, wait: { replicas: 1, timeout: "200 millis" } })
+        const stray = yield* Effect.exit(driver.publish([outgoing(fresh("stray"), "m")]))
+        const reason = Exit.isFailure(stray) ? stray.cause.reasons[0] : undefined
+        // not confirmed: written without a replica, or refused since it is one by now
+        expect(["Lost", "Unreachable"]).toContain(reason?._tag === "Fail" ? reason.error.reason : "confirmed")
+        const next = running.done.length
+        yield* eventually(() => running.done.length > next + 20)
+        yield* running.end
+      }).pipe(Effect.scoped, quiet),
+    90_000
+  )
+
+  it.live(
     "X4, X5 Pub/Sub: the sentinels move the primary by hand, and publishers and subscribers follow",
     () =>
       Effect.gen(function*() {
