@@ -6,6 +6,7 @@ import * as Keys from "../../packages/redis/src/client/Keys.ts"
 import * as Slots from "../../packages/redis/src/client/Slots.ts"
 import { Context, Effect, Layer, References, Stream } from "effect"
 import type { Redis } from "ioredis"
+import { readFileSync } from "node:fs"
 import { expect } from "vitest"
 import { describeServer } from "../services/describe.ts"
 import { flow } from "./flow.ts"
@@ -54,6 +55,41 @@ describeServer("Redis Cluster in use", RedisCluster.own(), (server) => {
         expect(slots, channel).toEqual([Slots.slotOf(channel), Slots.slotOf(channel)])
       }
     }).pipe(Effect.scoped))
+
+  it.live("F3 the rights that docs/redis.md names are enough on a cluster, with WAIT too", () =>
+    Effect.gen(function*() {
+      const page = readFileSync(new URL("../../docs/redis.md", import.meta.url), "utf8")
+      const rights = (begin: RegExp) => new RegExp(`${begin.source}[^\\n]*?\`(\\+[^\`]+)\``).exec(page)![1]!.split(" ")
+      const channel = fresh("rights")
+      const nodes = yield* Effect.forEach(server().nodes, plain)
+      yield* Effect.promise(() =>
+        Promise.all(nodes.map((node) =>
+          node.acl(
+            "SETUSER",
+            "limited",
+            "on",
+            ">limited",
+            `~${channel}`,
+            `~{${channel}}:millrace:*`,
+            `~${channel}.dead-letters`,
+            `~{${channel}.dead-letters}:millrace:*`,
+            "+wait",
+            ...rights(/A user needs these rights/),
+            ...rights(/with `wait`/),
+            ...rights(/- Streams:/)
+          )
+        ))
+      )
+      const options = { cluster: server().addresses, username: "limited", password: "limited", consumer }
+      const running = yield* flow(
+        yield* Layer.build(RedisStreams.layer({ ...options, wait: { replicas: 1, timeout: "5 seconds" } })),
+        channel
+      )
+      yield* eventually(() => running.done.length > 10)
+      const { failed } = yield* running.end
+      expect(failed).toEqual([])
+      for (const node of nodes) expect(yield* Effect.promise(() => node.acl("LOG"))).toEqual([])
+    }).pipe(Effect.scoped, quiet))
 
   for (const [name, layer] of drivers) {
     it.live(`X5 ${name}: channels of every slot and with braces in their names are published together and worked off`, () =>
