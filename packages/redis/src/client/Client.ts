@@ -1,8 +1,8 @@
 /**
- * What the drivers and stores ask: one server, the primary that sentinels name, or a cluster, which all look the same from here.
+ * The client of all drivers and stores: one server, the primary that sentinels name, and a cluster have the same interface.
  *
- * A command says by its key where it belongs. It is sent once: what may have been done fails with `Lost`, what was not sent with
- * `Unreachable`, and the links connect again by themselves.
+ * A command names a key, and the key decides to which server the command goes. Each command is sent once: it fails with `Lost` when
+ * the server may have done it, and with `Unreachable` when it was not sent. The links connect again by themselves.
  */
 import type { BrokerError } from "@millrace/core"
 import { Effect, Exit, type Scope } from "effect"
@@ -39,7 +39,7 @@ export class Client {
     return this.routes instanceof Link.Link ? this.routes : this.routes.link(key)
   }
 
-  /** What errors name; the address of the server, where there is but one. */
+  /** The place that errors name: the address of the server, where there is but one. */
   get place(): Failure.Place {
     return this.routes instanceof Link.Link ? this.routes.open?.place ?? this.settings.place : this.settings.place
   }
@@ -100,7 +100,7 @@ export class Client {
     })
   }
 
-  /** A call as an effect; what it rejects with becomes a `BrokerError`. */
+  /** Runs a call as an effect; a rejection becomes a `BrokerError`. */
   attempt<A>(operation: Operation, call: () => Promise<A>, where?: Failure.Where): Effect.Effect<A, Failed> {
     return Effect.tryPromise({
       try: call,

@@ -42,7 +42,7 @@ const redirection = (error: unknown, from: Connection.Connection): Redirection |
   return { address: Address.textOf({ host: host === "" ? from.address.host : host, port }), asks: word === "ASK" }
 }
 
-/** What a pipeline has done so far. */
+/** One command of a pipeline, and the node that it goes to. */
 interface Part {
   readonly command: Connection.Command
   address: string | undefined
@@ -53,7 +53,7 @@ interface Part {
 export class Cluster {
   private readonly slots = new Array<string | undefined>(Slots.count)
   private readonly links = new Map<string, Link.Link>()
-  /** All nodes, replicas too: what can be asked for the map. */
+  /** All nodes, replicas too: each can tell the map. */
   private known: ReadonlyArray<Address.Address>
   private round = 0
   private readonly stale = Latch.makeUnsafe(false)
@@ -167,7 +167,7 @@ export class Cluster {
     return lasts
   }
 
-  /** Answers what belongs elsewhere. */
+  /** Sends the commands of one node; answers those that this node sends on to another. */
   private async send(
     address: string | undefined,
     parts: ReadonlyArray<Part>,
@@ -246,7 +246,7 @@ export class Cluster {
     const owners = new Set(this.slots)
     for (const [text, link] of this.links) {
       if (owners.has(text)) continue
-      // a replica took its place: what still waits for its answer waits in vain
+      // a replica took its place: commands without an answer would wait in vain
       if (before.has(text) && link.open !== undefined) link.drop(link.open, new Error("MOVED to a replica"))
       if (link.open !== undefined) continue
       this.links.delete(text)

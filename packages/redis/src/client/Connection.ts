@@ -12,7 +12,7 @@ import { auth, type Settings } from "./Options.ts"
 type Failed = BrokerError.BrokerError
 type Operation = Failed["operation"]
 
-/** What a command is made of. */
+/** One argument of a command. */
 export type Argument = string | Buffer | number
 
 /** One command of a pipeline. */
@@ -25,7 +25,7 @@ export interface Script {
 }
 
 /**
- * Makes a script of its text. Scripts take and settle, so they run on a server that is full, too: what is in it could not be
+ * Makes a script of its text. Scripts take and settle, so they run on a server that is full, too: its messages could not be
  * worked off otherwise. One that only adds is `refused` by such a server.
  */
 export const script = (body: string, whenFull: "runs" | "refused" = "runs"): Script => {
@@ -84,7 +84,7 @@ export class Connection {
     return (replies ?? []).map(([error, reply]) => error ?? reply)
   }
 
-  /** A call as an effect; what it rejects with becomes a `BrokerError`. */
+  /** Runs a call as an effect; a rejection becomes a `BrokerError`. */
   attempt<A>(operation: Operation, call: () => Promise<A>, where?: Failure.Where): Effect.Effect<A, Failed> {
     return Effect.tryPromise({
       try: call,
@@ -110,7 +110,7 @@ export class Connection {
     this.redis.disconnect()
   }
 
-  /** What ioredis offers beside commands: subscriptions, and the socket. */
+  /** The client of ioredis, for subscriptions and the socket. */
   get client(): Redis {
     return this.redis
   }

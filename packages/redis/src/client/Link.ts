@@ -1,5 +1,5 @@
 /**
- * A connection that is opened again whenever it ends. What is asked of it meanwhile fails at once, so nothing is sent twice.
+ * A connection that is opened again whenever it ends. A command fails at once while there is none, so no command is sent twice.
  */
 import type { BrokerError } from "@millrace/core"
 import { Cause, Clock, Deferred, Effect, Exit, type Scope } from "effect"
@@ -19,7 +19,7 @@ export interface Target {
 
 const nanosInMilli = 1e6
 
-/** What is at the other end now. */
+/** The present connection, or the reason why there is none. */
 export class Link {
   private connection: Connection.Connection | undefined
   private reason: unknown

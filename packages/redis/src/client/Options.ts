@@ -60,7 +60,7 @@ export interface Options extends Place {
   readonly tls?: "off" | "on" | Tls | undefined
   /** The name in Redis's list of clients; letters, digits and `._:-`. Default: `millrace`. */
   readonly clientName?: string | undefined
-  /** How long one attempt to connect may take, with the proof of who it is. Default: 3 seconds. */
+  /** How long one attempt to connect may take, authentication included. Default: 3 seconds. */
   readonly connectTimeout?: Duration.Input | undefined
   /** How long a command may go without an answer before its connection is given up. Default: 30 seconds. */
   readonly commandTimeout?: Duration.Input | undefined
@@ -75,7 +75,7 @@ export interface StoreOptions extends Omit<Options, "commandTimeout"> {
   readonly requestTimeout?: Duration.Input | undefined
 }
 
-/** What ioredis's clients are made of, beside the address. */
+/** Options of ioredis's clients, beside the address. */
 export type Native = Omit<RedisOptions, "replyMapping" | "host" | "port">
 
 /** How the primary is found. */
@@ -156,14 +156,14 @@ const found = ({ cluster, name, sentinels, url }: Place): Found => {
   const given = [url, cluster, sentinels].filter((each) => each !== undefined).length
   if (given !== 1) bad("one of url, cluster and sentinels must say where Redis is, and no two of them")
   if (name !== undefined && sentinels === undefined) {
-    bad("name is what sentinels call a primary: give sentinels beside it")
+    bad("name is the name of a primary among sentinels: give sentinels beside it")
   }
   if (cluster !== undefined) return { where: "Cluster", addresses: Address.list("cluster", cluster, 6379) }
   if (sentinels !== undefined) return { where: "Sentinels", addresses: Address.list("sentinels", sentinels, 26_379) }
   return ofUrl(plain(url ?? ""))
 }
 
-/** What makes a client of ioredis prove who it is. */
+/** The options that make a client of ioredis authenticate. */
 export const auth = (
   username: string | undefined,
   password: string | undefined

@@ -19,7 +19,7 @@ const surelyTaken = 1024 * 1024
 /** What Redis can do of what a publisher may ask beside body, key and headers. */
 export const features: Features.Deciding = { tombstones: true, partitions: false, timestamps: "none" }
 
-/** What a publish waits for beyond the primary's answer. */
+/** Replicas that a publish waits for after the primary's answer. */
 export interface Wait {
   /** How many replicas must have the messages; an integer from 1. */
   readonly replicas: number
@@ -33,7 +33,7 @@ export interface Replicas {
   readonly timeout: number
 }
 
-/** Checks what to wait for. */
+/** Checks the replicas to wait for. */
 export const replicas = (wait: Wait | undefined, commandTimeout: number): Replicas | undefined => {
   if (wait === undefined) return undefined
   const timeout = DriverOptions.millis("wait.timeout", wait.timeout, 1000)

@@ -83,7 +83,7 @@ export const own = (
               `sentinel down-after-milliseconds ${name} ${downAfter}`,
               `sentinel failover-timeout ${name} 3000`
             ]
-            // it keeps what it learns in this file
+            // the sentinel rewrites this file
             writeFileSync(file, `${lines.join("\n")}\n`)
             return {
               command: tool,

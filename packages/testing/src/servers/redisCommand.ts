@@ -33,7 +33,7 @@ export const command = (port: number, line: string): Promise<string> =>
     socket.once("close", () => reject(new Error(`the connection ended before the answer to ${line}`)))
   })
 
-/** Asks until the answer is right, every 20 ms; rejects after `patience` milliseconds with what was answered last. */
+/** Asks until the answer is right, every 20 ms; rejects after `patience` milliseconds with the last answer. */
 export const until = async (
   port: number,
   line: string,
