@@ -7,6 +7,7 @@ export interface Found {
   (from: number, to: number, value: string): void
 }
 
+const scheme = /bearer|basic/i
 const schemes = /\b(?:bearer\s{1,8}[\w.~+/=-]+|basic\s{1,8}[\w.~+/=-]{6,})/gi
 
 const isWord = (code: number): boolean =>
@@ -51,7 +52,9 @@ const privateKeys = (text: string, found: Found): void => {
 /** Tells of each secret that is known by its form; places may overlap and come in any order. */
 export const knownSecrets = (text: string, found: Found): void => {
   if (text.length < 8) return
-  for (const match of text.matchAll(schemes)) found(match.index, match.index + match[0].length, match[0])
+  if (scheme.test(text)) {
+    for (const match of text.matchAll(schemes)) found(match.index, match.index + match[0].length, match[0])
+  }
   tokens(text, found)
   privateKeys(text, found)
 }

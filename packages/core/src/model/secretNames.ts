@@ -21,11 +21,19 @@ export interface SecretNames {
   readonly ends: (words: string) => boolean
 }
 
-/** Small letters and digits of a name. */
-export const plain = (name: string): string => name.toLowerCase().replace(/[^\p{L}\p{N}]/gu, "")
-
 // names repeat from message to message; a stream of invented names must not fill the memory
 const remembered = 1000
+
+const known = new Map<string, string>()
+
+/** Small letters and digits of a name; kept, for 1,000 short names. */
+export const plain = (name: string): string => {
+  const found = known.get(name)
+  if (found !== undefined) return found
+  const made = name.toLowerCase().replace(/[^\p{L}\p{N}]/gu, "")
+  if (known.size < remembered && name.length <= 64) known.set(name, made)
+  return made
+}
 
 /** The longest name that is looked at; of a longer one, its end. */
 const longest = 256

@@ -25,6 +25,10 @@ const longestName = 64
 /** How far from a name that is a value its own value may stand: `name=password value=x`. */
 const pairReach = 256
 
+const letter = /\p{L}/u
+
+const isDigit = (code: number): boolean => code >= 48 && code <= 57
+
 /** The first character of a name, and the one behind it. */
 type Name = readonly [start: number, end: number]
 
@@ -113,7 +117,8 @@ class Search {
     const name = this.nameBefore(i)
     let next = i + 1
     if (text.charCodeAt(i) !== 44) { while (/[=:>]/.test(text[next] ?? "")) next++ }
-    if (name[0] === name[1]) return next
+    // most colons stand behind a number: of a port, a line, a time
+    if (name[0] === name[1] || isDigit(text.charCodeAt(name[1] - 1)) && !letter.test(this.lastWord(name))) return next
     if (this.isSecret(name) || this.isParameter(name, i)) return this.value(next, i, name)
     const own = plain(this.lastWord(name))
     if (i <= this.pending && isHolding(own)) {
