@@ -188,6 +188,7 @@ const listen = (server: Server, options: Options): Effect.Effect<AddressInfo, Li
  *
  * ```ts no-run
  * import { NodeRuntime } from "@effect/platform-node"
+ * import { Health } from "@millrace/core"
  * import { Effect, Layer } from "effect"
  * import { Server } from "@millrace/http"
  * import * as Listener from "@millrace/http/Listener"
@@ -195,7 +196,7 @@ const listen = (server: Server, options: Options): Effect.Effect<AddressInfo, Li
  *
  * Listener.layer(createServer, [Server.route("GET", "/hello", () => Effect.succeed({ hello: "world" }))], { port: 8080 }).pipe(
  *   Layer.launch,
- *   NodeRuntime.runMain
+ *   NodeRuntime.runMain({ teardown: Health.teardown })
  * )
  * ```
  *

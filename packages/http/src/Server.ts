@@ -140,6 +140,7 @@ export const route: Build = <A, E, R>(
  *
  * ```ts no-run
  * import { NodeHttpServer, NodeRuntime } from "@effect/platform-node"
+ * import { Health } from "@millrace/core"
  * import { Effect, Layer } from "effect"
  * import { HttpRouter } from "effect/http"
  * import { Server } from "@millrace/http"
@@ -150,7 +151,7 @@ export const route: Build = <A, E, R>(
  * HttpRouter.serve(routes).pipe(
  *   Layer.provide(NodeHttpServer.layer(createServer, { port: 8080 })),
  *   Layer.launch,
- *   NodeRuntime.runMain
+ *   NodeRuntime.runMain({ teardown: Health.teardown })
  * )
  * ```
  *

@@ -42,6 +42,7 @@ export {
 } from "./checks.ts"
 export type { Phase, Report, Result, Shown, Status } from "./Report.ts"
 export { subscription, subscriptions, type SubscriptionsOptions } from "./subscriptions.ts"
+export { teardown } from "./teardown.ts"
 
 /** Options of `layer`. */
 export interface Options {

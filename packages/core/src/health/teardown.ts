@@ -1,0 +1,21 @@
+/**
+ * The exit code of a program that was told to end.
+ */
+import { Cause, Runtime } from "effect"
+
+/**
+ * For `NodeRuntime.runMain`: a program that SIGTERM or SIGINT has ended in order exits with 0, one that failed with 1 or the code
+ * that its error carries. Without it `runMain` exits with 130 after a signal, which supervisors count as a failure.
+ *
+ * **Example** (a service that ends in order)
+ *
+ * ```ts no-run
+ * import { NodeRuntime } from "@effect/platform-node"
+ * import { Health } from "@millrace/core"
+ * import { Layer } from "effect"
+ *
+ * Health.layerLifetime().pipe(Layer.provide(Health.layer([])), Layer.launch, NodeRuntime.runMain({ teardown: Health.teardown }))
+ * ```
+ */
+export const teardown: Runtime.Teardown = (exit, onExit) =>
+  exit._tag === "Failure" && Cause.hasInterruptsOnly(exit.cause) ? onExit(0) : Runtime.defaultTeardown(exit, onExit)
