@@ -36,7 +36,8 @@ describeServer("IdempotencyPostgres", Postgres.own(), (postgres) => {
     Race.timeLimit
   )
 
-  Faults.registerClocks(() => IdempotencyPostgres.layer({ url: postgres().url }))
+  // a clock that jumps by days would prune thousands of times
+  Faults.registerClocks(() => IdempotencyPostgres.layer({ url: postgres().url, pruneEvery: "6 hours" }))
   Faults.registerOutages(
     postgres,
     ({ name, patience }) => IdempotencyPostgres.layer({ url: postgres().url, table: name, patience })

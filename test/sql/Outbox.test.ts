@@ -180,7 +180,10 @@ describe("Outbox", () => {
                     const lag = yield* (yield* OutboxRelay.Relay).lag
                     assert.strictEqual(lag.parked, 0)
                   }).pipe(Effect.provide(
-                    Layer.mergeAll(Outbox.layer(), OutboxRelay.layer({ ...fast, retryBase: 1, retryCap: 1, batch }))
+                    Layer.mergeAll(
+                      Outbox.layer(),
+                      OutboxRelay.layer({ ...fast, retryBase: 1, retryCap: 1, batch, attempts: 1_000 })
+                    )
                       .pipe(
                         Layer.provide(broker.layer),
                         Layer.provideMerge(SqliteClient.layer({ filename: ":memory:" }))
@@ -258,6 +261,49 @@ describe("Outbox", () => {
       }).pipe(Effect.provide(
         Layer.mergeAll(Outbox.layer(), OutboxRelay.layer(fast)).pipe(
           Layer.provide(broker.layer),
+          Layer.provideMerge(SqliteClient.layer({ filename: ":memory:" }))
+        )
+      ))
+    }))
+
+  it.live("X10 a thousand keys whose publishes have no answer, and then fail, hold up no other key", () =>
+    Effect.gen(function*() {
+      const broker = yield* hostile()
+      let isSilent = true
+      const isSick = ({ key }: Outgoing<Uint8Array>) => key?.startsWith("sick") === true
+      const sick = Effect.suspend(() =>
+        isSilent
+          ? Effect.andThen(
+            Effect.repeat(Effect.sleep("5 millis"), { while: () => isSilent }),
+            Effect.suspend(() =>
+              Effect.fail(BrokerError.make({ system: "x", operation: "publish", reason: "Unknown", message: "no" }))
+            )
+          )
+          : Effect.void
+      )
+      const own = Layer.effect(
+        Broker.Broker,
+        Effect.map(Broker.Broker, (inner) => ({
+          ...inner,
+          publish: (message: Outgoing<Uint8Array>) => isSick(message) ? sick : inner.publish(message),
+          publishAll: (messages: ReadonlyArray<Outgoing<Uint8Array>>) =>
+            messages.some(isSick) ? sick : inner.publishAll(messages)
+        }))
+      ).pipe(Layer.provide(broker.layer))
+      yield* Effect.gen(function*() {
+        const door = yield* Outbox.to()
+        const relay = yield* OutboxRelay.Relay
+        const out = (key: string) => new Outgoing("c", new Uint8Array([1]), key, { "message-id": key })
+        yield* door.publishAll(Array.from({ length: 1000 }, (_, i) => out(`sick${i}`)))
+        yield* until(Effect.map(relay.health, ({ inFlight }) => inFlight === 1000))
+        for (let i = 0; i < 20; i++) yield* door.publish(out(`well${i}`))
+        yield* until(Effect.map(relay.health, ({ published }) => published === 20))
+        assert.strictEqual(broker.log.length, 20)
+        isSilent = false
+        yield* until(isEmpty)
+      }).pipe(Effect.provide(
+        Layer.mergeAll(Outbox.layer(), OutboxRelay.layer({ ...fast, lease: "1 minute" })).pipe(
+          Layer.provide(own),
           Layer.provideMerge(SqliteClient.layer({ filename: ":memory:" }))
         )
       ))

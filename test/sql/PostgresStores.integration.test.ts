@@ -144,7 +144,7 @@ describeServer("The stores in PostgreSQL", Postgres.own(), (postgres) => {
       assert.deepStrictEqual(new Set(all.map((each) => each.outcome._tag)), new Set(["Ack"]))
     }).pipe(
       Effect.provide(
-        Layer.provideMerge(Inbox.layer({ table: "late", timeout: "300 millis" }), pg({ maxConnections: 1 }))
+        Layer.provideMerge(Inbox.layer({ table: "late", timeout: "2 seconds" }), pg({ maxConnections: 1 }))
       )
     ))
 

@@ -3,9 +3,10 @@
  */
 import { OptionCheck, RateLimit } from "@millrace/core"
 import { Clock, Duration, Effect, Exit, Layer, Random, type Scope } from "effect"
-import { DatabaseSync } from "node:sqlite"
+import type { DatabaseSync } from "node:sqlite"
 import { identityOf, leases, most, places, pruning } from "./ratelimit/identity.ts"
-import { inTransaction } from "./sqlite/file.ts"
+import { openDatabase } from "./sqlite/open.ts"
+import { inTransaction } from "./sqlite/transaction.ts"
 
 /** Options of `layer`. */
 export interface Options {
@@ -41,7 +42,7 @@ const isBusy = (error: unknown): boolean =>
 
 const open = (filename: string): DatabaseSync => {
   // who waits in SQLite holds up all of the process: this one asks again
-  const database = new DatabaseSync(filename, { timeout: 0 })
+  const database = openDatabase(filename)
   try {
     // NORMAL: counts survive the end of the process, and the last second of them not that of the machine
     database.exec("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL")

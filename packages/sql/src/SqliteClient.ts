@@ -5,7 +5,8 @@ import { OptionCheck } from "@millrace/core"
 import { Duration, Effect, Layer, Schedule, Semaphore, Stream } from "effect"
 import { Reactivity } from "effect/reactivity"
 import { SqlClient, type SqlConnection, SqlError, Statement } from "effect/sql"
-import { DatabaseSync, type SQLInputValue, type StatementSync } from "node:sqlite"
+import type { SQLInputValue, StatementSync } from "node:sqlite"
+import { openDatabase } from "./sqlite/open.ts"
 
 /** Options of `layer`. */
 export interface Options {
@@ -28,6 +29,14 @@ export const defaults: {
 
 // each is a compiled statement; a program has fewer, and one that makes them at run time shall not fill the memory
 const maximumStatements = 256
+
+class SeveralStatements extends Error {
+  override readonly message =
+    "SqliteClient runs one statement at a time, and this text holds several: run each by itself"
+}
+
+/** Whether nothing but blanks, comments and semicolons is left. */
+const isEmpty = (sql: string): boolean => /^(?:[\s;]|--[^\n]*(?:\n|$)|\/\*[^]*?(?:\*\/|$))*$/.test(sql)
 
 const codeOf = (cause: unknown): number | undefined =>
   cause instanceof Error && "errcode" in cause ? Number(cause.errcode) : undefined
@@ -62,8 +71,7 @@ const connect = (options: Options, busy: number) =>
     Effect.try({
       try: () => {
         // nobody waits inside SQLite: that would stop the event loop
-        const database = new DatabaseSync(options.filename, { timeout: 0 })
-        return database
+        return openDatabase(options.filename)
       },
       catch: failed("connect")
     }),
@@ -75,6 +83,8 @@ const connect = (options: Options, busy: number) =>
       if (found !== undefined) return found
       if (statements.size >= maximumStatements) statements.delete(statements.keys().next().value!)
       const made = database.prepare(sql)
+      // SQLite compiles the first statement and says nothing of the rest
+      if (!isEmpty(sql.slice(made.sourceSQL.length))) throw new SeveralStatements()
       statements.set(sql, made)
       return made
     }

@@ -4,6 +4,21 @@
 import { Effect, type Exit, Fiber } from "effect"
 
 /**
+ * Calls `late` after so many milliseconds, unless what is answered is called before. A server answers in real time, also where the
+ * clock of a test stands still or jumps.
+ */
+const after = (millis: number, late: () => void): () => void => {
+  let isOver = false
+  // one turn more: an answer may have come while this process was busy with other work
+  // @effect-diagnostics-next-line globalTimers:off
+  const timer = setTimeout(() => setImmediate(() => isOver || late()), millis)
+  return () => {
+    isOver = true
+    clearTimeout(timer)
+  }
+}
+
+/**
  * Runs an effect on a fiber of its own for at most `millis`. An effect that takes longer is interrupted, and the caller fails with
  * `late` at once: the driver of PostgreSQL waits up to 5 seconds for a server before it gives an interrupted statement up.
  */
@@ -14,21 +29,17 @@ export const limited = <A, E, R, E2>(
 ): Effect.Effect<A, E | E2, R> =>
   Effect.flatMap(Effect.context<R>(), (context) =>
     Effect.callback<A, E | E2>((resume) => {
-      const fork = Effect.runForkWith(context)
-      const running = fork(effect)
-      // one turn more: an answer may have come while this process was busy with other work
-      const timer = fork(Effect.andThen(Effect.sleep(millis), Effect.yieldNow))
-      timer.addObserver((exit) => {
-        if (exit._tag === "Failure") return
+      const running = Effect.runForkWith(context)(effect)
+      const rest = after(millis, () => {
         resume(Effect.suspend(() => Effect.fail(late())))
         running.interruptUnsafe()
       })
       running.addObserver((exit) => {
-        timer.interruptUnsafe()
+        rest()
         resume(exit)
       })
       return Effect.sync(() => {
-        timer.interruptUnsafe()
+        rest()
         running.interruptUnsafe()
       })
     }))
@@ -51,27 +62,20 @@ export const limitedEnds = <A, E, R, E2, R2, E3>(
 ): Effect.Effect<A, E2 | E3, R2> =>
   Effect.flatMap(Effect.context<R2>(), (context) =>
     Effect.callback<A, E2 | E3>((resume) => {
-      const fork = Effect.runForkWith(context)
-      let timer: Fiber.Fiber<void> | undefined
       let running: Fiber.Fiber<A, E2> | undefined
-      const watch = (step: Step) => {
-        const own = fork(Effect.andThen(Effect.sleep(millis), Effect.yieldNow))
-        timer = own
-        own.addObserver((exit) => {
-          if (exit._tag === "Failure" || timer !== own) return
+      let rest: () => void
+      const watch = (step: Step) =>
+        after(millis, () => {
           resume(Effect.suspend(() => Effect.fail(late(step))))
           running?.interruptUnsafe()
         })
-      }
-      const rest = () => {
-        const own = timer
-        timer = undefined
-        own?.interruptUnsafe()
-      }
-      watch("begin")
-      running = fork(wrap(Effect.suspend(() => {
+      rest = watch("begin")
+      running = Effect.runForkWith(context)(wrap(Effect.suspend(() => {
         rest()
-        return Effect.onExit(body, () => Effect.sync(() => watch("end")))
+        return Effect.onExit(body, () =>
+          Effect.sync(() => {
+            rest = watch("end")
+          }))
       })))
       running.addObserver((exit: Exit.Exit<A, E2>) => {
         rest()

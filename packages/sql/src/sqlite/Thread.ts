@@ -4,6 +4,8 @@
  */
 import type { Audit } from "@millrace/core"
 import { Deferred, Effect, Exit } from "effect"
+import { existsSync } from "node:fs"
+import { fileURLToPath } from "node:url"
 import { Worker } from "node:worker_threads"
 import type { Answer, Failed, Open } from "./protocol.ts"
 
@@ -29,6 +31,10 @@ interface Live<A> {
   readonly waiting: Map<number, (exit: Exit.Exit<A, Failed>) => void>
   readonly opened: Deferred.Deferred<unknown, Failed>
 }
+
+/** What to say where a bundler has put the program into a file of its own, and the thread's file not beside it. */
+const missing = (file: string): string =>
+  `its thread runs ${file}, which is not there: a bundler leaves it out, so let @millrace/sql stay outside of the bundle (external)`
 
 /**
  * Makes a thread, which starts when it is first asked. It runs `script`, named without its ending and beside `of`: the sources
@@ -88,7 +94,10 @@ export const make = <Q extends Request, A extends Answer>(
       on.worker.postMessage({ ...asked, id }, isClose(asked) ? [] : [...moved(asked)])
     })
 
-  const opened = Effect.suspend(() => {
+  const isThere = file.protocol !== "file:" || existsSync(file)
+
+  const opened = Effect.suspend((): Effect.Effect<Running, Failed> => {
+    if (!isThere) return Exit.fail({ reason: "Invalid", message: missing(fileURLToPath(file)) })
     const current = live ??= start()
     return Effect.as(Deferred.await(current.opened), current)
   })

@@ -7,6 +7,9 @@ import { dirname } from "node:path"
 import { DatabaseSync } from "node:sqlite"
 import { parentPort, workerData } from "node:worker_threads"
 import type { Failed, Open } from "./protocol.ts"
+import { inTransaction } from "./transaction.ts"
+
+export { inTransaction }
 
 // https://www.sqlite.org/rescode.html
 const reasons: { readonly [code: number]: Failed["reason"] } = {
@@ -42,20 +45,6 @@ const patiently = (open: Open, run: () => void): void => {
       if (failed(error).reason !== "Busy" || waited >= open.busy) throw error
       Atomics.wait(pause, 0, 0, 10)
     }
-  }
-}
-
-/** One commit, or nothing. */
-export const inTransaction = <A>(database: DatabaseSync, run: () => A): A => {
-  database.exec("BEGIN IMMEDIATE")
-  try {
-    const answer = run()
-    database.exec("COMMIT")
-    return answer
-  } catch (error) {
-    // a full disk has rolled back already
-    if (database.isTransaction) database.exec("ROLLBACK")
-    throw error
   }
 }
 

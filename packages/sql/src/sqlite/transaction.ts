@@ -1,0 +1,18 @@
+/**
+ * Transactions of SQLite. Threads load this file without Effect.
+ */
+import type { DatabaseSync } from "node:sqlite"
+
+/** One commit, or nothing. */
+export const inTransaction = <A>(database: DatabaseSync, run: () => A): A => {
+  database.exec("BEGIN IMMEDIATE")
+  try {
+    const answer = run()
+    database.exec("COMMIT")
+    return answer
+  } catch (error) {
+    // a full disk has rolled back already
+    if (database.isTransaction) database.exec("ROLLBACK")
+    throw error
+  }
+}
