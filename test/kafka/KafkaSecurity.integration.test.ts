@@ -2,7 +2,7 @@ import { it } from "@effect/vitest"
 import { Broker, Channel, Subscription } from "@millrace/core"
 import { type Kafka, KafkaAdmin } from "@millrace/kafka"
 import { Certificates, Kafka as Servers } from "@millrace/testing/servers"
-import { Effect, Layer, Logger, Redacted, References } from "effect"
+import { Data, Effect, Layer, Logger, Redacted, References } from "effect"
 import { execFile } from "node:child_process"
 import { readdirSync, writeFileSync } from "node:fs"
 import { homedir } from "node:os"
@@ -11,6 +11,8 @@ import { inspect, promisify } from "node:util"
 import { expect } from "vitest"
 import { describeServer } from "../services/describe.ts"
 import { classic, type Client, eventually, fresh, kafkajs, optionsOf, outgoing, textOf } from "./support.ts"
+
+class Away extends Data.TaggedError("Away")<{ readonly message: string }> {}
 
 const run = promisify(execFile)
 
@@ -131,7 +133,7 @@ const secured = (client: Client) => (secure: () => Secure) => {
         }
         const none = yield* refusal({
           brokers,
-          sasl: { mechanism: "oauthbearer", token: Effect.fail(new Error("the identity provider is away")) }
+          sasl: { mechanism: "oauthbearer", token: Effect.fail(new Away({ message: "the identity provider is away" })) }
         })
         expect(none.error).toMatchObject({ reason: "Credentials" })
         expect(none.error.message).toContain("the identity provider is away")

@@ -2,6 +2,7 @@
  * One connection to a server, by a socket: bytes go out as they are, and answers are read as RFC 9112 says.
  */
 import { connect, type Socket } from "node:net"
+import { setTimeout as sleep } from "node:timers/promises"
 import { closesOf, type Exchange, finalsOf, type Part } from "./Case.ts"
 
 /** An answer as it came. */
@@ -135,22 +136,19 @@ export const run = async (
     reader.push(Buffer.alloc(0), true)
     wake()
   })
-  const late = Date.now() + patience
+  const late = AbortSignal.timeout(patience)
+  late.addEventListener("abort", () => wake())
   const until = async (isSo: () => boolean): Promise<void> => {
-    while (!isSo() && !isClosed && reader.malformed === undefined && Date.now() < late) {
+    while (!isSo() && !isClosed && reader.malformed === undefined && !late.aborted) {
       await new Promise<void>((resolve) => {
-        const timer = setTimeout(resolve, late - Date.now())
-        wake = () => {
-          clearTimeout(timer)
-          resolve()
-        }
+        wake = resolve
       })
     }
   }
   const send = async (part: Part): Promise<void> => {
     if (typeof part === "string") return void socket.write(fill(part), "latin1")
     if (part instanceof Uint8Array) return void socket.write(part)
-    if ("millis" in part) return new Promise((resolve) => setTimeout(resolve, part.millis))
+    if ("millis" in part) return sleep(part.millis)
     return until(() => reader.answers.length + reader.interim.length >= part.answers)
   }
   try {
