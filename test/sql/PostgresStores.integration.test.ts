@@ -238,13 +238,20 @@ describeServer("The stores in PostgreSQL", Postgres.own(), (postgres) => {
     Effect.gen(function*() {
       const sql = yield* SqlClient.SqlClient
       const options = { pruneEvery: "10 millis" } as const
-      yield* Effect.scoped(Layer.build(Layer.mergeAll(
-        AuditPostgres.layerClient({ table: "p_audit" }),
-        IdempotencyPostgres.layerClient({ table: "p_keys" }),
-        RateLimitPostgres.layerClient({ table: "p_rate" }),
-        Inbox.layer({ table: "p_inbox" }),
-        Outbox.layer({ table: "p_outbox" })
-      )))
+      yield* Effect.scoped(Layer.build(
+        Layer.mergeAll(
+          AuditPostgres.layerClient({ table: "p_audit" }),
+          IdempotencyPostgres.layerClient({ table: "p_keys" }),
+          RateLimitPostgres.layerClient({ table: "p_rate" }),
+          Inbox.layer({ table: "p_inbox" }),
+          Outbox.layer({ table: "p_outbox" })
+        ).pipe(Layer.provide(pg({ applicationName: "tables" })))
+      ))
+      // a connection counts the scans that made its indexes up to a second later, or when it ends
+      yield* until(Effect.map(
+        sql<{ n: number }>`SELECT count(*)::int AS n FROM pg_stat_activity WHERE application_name = 'tables'`,
+        ([row]) => row?.n === 0
+      ))
       yield* sql`INSERT INTO p_audit (id, kind, channel, started_at, completed_at, duration, status)
         SELECT i::text, 'consumer', 'c', 1, 1000 + i, 1, 'done' FROM generate_series(1, 20000) i`
       yield* sql`INSERT INTO p_keys SELECT i::text, 'f', 'o', i, now() + interval '1 hour', 'x'
