@@ -42,7 +42,7 @@ const fetched = (url: string, init?: RequestInit) => async (): Promise<unknown> 
 
 const code = (name: string) => Object.assign(new Error(`read ${name}`), { code: name })
 
-describe("Plain", () => {
+describe("X20 Plain", () => {
   it.effect("X4 an error of the network is tried again, one of the program is a dead letter", () =>
     Effect.gen(function*() {
       const cases: ReadonlyArray<readonly [string, () => unknown, "Retry" | "DeadLetter"]> = [

@@ -193,8 +193,8 @@ const setUp = Effect.gen(function*() {
   return { consumer, channels, limits, original, waiting, foreign, unreadable }
 })
 
-describe("F11 X17 the retry channels of a subscription", () => {
-  it.effect("X17 have the names of channel and group, or a prefix, and readers with a group for each", () =>
+describe("F11 the retry channels of a subscription", () => {
+  it.effect("F11 have the names of channel and group, or a prefix, and readers with a group for each", () =>
     Effect.gen(function*() {
       const { channels, consumer } = yield* setUp
       assert.deepStrictEqual(channels.channels, ["orders.g.retry-1", "orders.g.retry-2"])

@@ -1,7 +1,7 @@
 import { assert, describe, it } from "vitest"
 import { run } from "../repo/workspace.ts"
 
-describe("Millrace beside a framework, without Effect", { timeout: 60_000 }, () => {
+describe("X20 Millrace beside a framework, without Effect", { timeout: 60_000 }, () => {
   it.each(["express", "nest"])(
     "X4 an order placed by a route of %s is charged, after a connection was reset",
     async (name) => {

@@ -280,7 +280,7 @@ describe("F11 X3 delayed retries by retry channels", () => {
       assert.deepStrictEqual(seen, ["first 1", "second 1", "third 1", "first 2"])
     }))
 
-  it.effect("X17 retry channels are declared when the subscription starts, and a refusal is its error", () =>
+  it.effect("F11 retry channels are declared when the subscription starts, and a refusal is its error", () =>
     Effect.gen(function*() {
       const { driver } = yield* MemoryBroker.make()
       const declared: Array<string> = []
@@ -309,7 +309,7 @@ describe("F11 X3 delayed retries by retry channels", () => {
       assert.deepStrictEqual(declared, ["later.retry-1", "later.retry-2"])
     }))
 
-  it.effect("X17 a broker that acknowledges nothing is refused", () =>
+  it.effect("F11 a broker that acknowledges nothing is refused", () =>
     Effect.gen(function*() {
       const { driver } = yield* MemoryBroker.make()
       const none = { ...driver, capabilities: { ...driver.capabilities, settlement: "none" as const } }
