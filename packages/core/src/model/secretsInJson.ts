@@ -2,8 +2,18 @@
  * Finds secrets in JSON that may be cut anywhere: after names, on paths, in pairs of a name and a value, and inside the texts that
  * it holds. One pass over the text, whatever it holds.
  */
+import {
+  endOfString,
+  endOfValue,
+  isClosed,
+  isSpace,
+  literal,
+  mayHoldSecret,
+  quote,
+  readToken,
+  skipSpace
+} from "./jsonTokens.ts"
 import { isHolding, isName, naming, plain } from "./secretNames.ts"
-import { endOfString, endOfValue, isClosed, isSpace, literal, quote, readToken, skipSpace } from "./jsonTokens.ts"
 
 /** What the search asks of its caller. */
 export interface Rules {
@@ -36,6 +46,23 @@ interface Frame {
   isNamed: boolean
   /** Values of fields as `value`, which may come before the name. */
   values: Array<readonly [number, number]> | undefined
+}
+
+type Role = "holding" | "naming" | "none"
+
+// names repeat from message to message; a stream of invented names must not fill the memory
+const remembered = 1000
+
+const roles = new Map<string, Role>()
+
+/** Whether a field of this name holds the value, or the name, of another one; kept, for 1,000 short names. */
+const roleOf = (name: string): Role => {
+  const known = roles.get(name)
+  if (known !== undefined) return known
+  const bare = plain(name)
+  const role = isHolding(bare) ? "holding" : naming.has(bare) ? "naming" : "none"
+  if (roles.size < remembered && name.length <= 64) roles.set(name, role)
+  return role
 }
 
 /** Beyond, names are all that is looked at: frames would take more memory than the text. */
@@ -96,13 +123,13 @@ class Walk {
     if (rules.isSecret(name) || this.isOnPath(name)) return this.secret(begin)
     this.inside(from, end)
     if (frame === undefined || frame.isArray) return begin
-    const bare = plain(name)
-    if (isHolding(bare)) {
+    const role = roleOf(name)
+    if (role === "holding") {
       if (frame.isNamed) return this.secret(begin)
       const first = text.charCodeAt(begin)
       // of a list or an object, its end is known when it is closed
       if (first !== 123 && first !== 91) (frame.values ??= []).push([begin, endOfValue(text, begin)])
-    } else if (naming.has(bare) && text.charCodeAt(begin) === quote && this.isNameAt(begin)) this.name(frame)
+    } else if (role === "naming" && text.charCodeAt(begin) === quote && this.isNameAt(begin)) this.name(frame)
     return begin
   }
 
@@ -169,7 +196,7 @@ class Walk {
     if (frame === undefined) return
     if (!frame.isArray) this.names.pop()
     const parent = this.frames.at(-1)
-    if (parent !== undefined && !parent.isArray && !parent.isNamed && isHolding(plain(parent.name))) {
+    if (parent !== undefined && !parent.isArray && !parent.isNamed && roleOf(parent.name) === "holding") {
       ;(parent.values ??= []).push([frame.start, end])
     }
   }
@@ -191,7 +218,7 @@ class Walk {
 
   /** What a string says may hold secrets, too: JSON, a URL, a form. */
   private inside(from: number, to: number): void {
-    if (to - from < 5) return
+    if (to - from < 5 || !mayHoldSecret(this.text, from + 1, to - 1)) return
     const token = this.text.slice(from, to)
     const isPlain = !token.includes("\\")
     const value = isPlain ? token.slice(1, isClosed(token) ? -1 : undefined) : readToken(token)
