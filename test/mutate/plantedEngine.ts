@@ -11,8 +11,8 @@ export const engineFaults: ReadonlyArray<Plant> = [
     "calls the composing of a dead letter without a guard",
     {
       file: "engine/DeadLetterWriter.ts",
-      find: "return called(() => this.options.publish([compose(form)]))",
-      replace: "return this.options.publish([compose(form)])"
+      find: "return called(() => publish([Instructions.keep(instructions, compose(form))]))",
+      replace: "return publish([Instructions.keep(instructions, compose(form))])"
     }
   ),
   fault(
