@@ -28,7 +28,7 @@ const next = Effect.suspend((): Effect.Effect<Servers.RabbitMqServer, ServerUnav
     : Servers.existing(Redacted.make(url))
 )
 
-describe.skipIf(url === undefined)("a newer RabbitMQ", () => {
+describe("a newer RabbitMQ", () => {
   describeServer("X5 RabbitMQ from 4.3", next, (server) => {
     const { consuming, raw, using } = on(server)
 
