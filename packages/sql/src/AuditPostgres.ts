@@ -9,6 +9,7 @@ import { columns } from "./columns.ts"
 import * as Migrate from "./database/migrate.ts"
 import * as Statements from "./database/statements.ts"
 import { storable as storableKey } from "./database/storable.ts"
+import { checkTable, nameOf } from "./database/table.ts"
 import * as Address from "./postgres/address.ts"
 import * as Errors from "./postgres/errors.ts"
 import { own } from "./postgres/own.ts"
@@ -81,7 +82,7 @@ const types: { readonly [Column in typeof columns[number]]: readonly [sent: "tex
 
 /** The steps of the schema, oldest first. */
 const schema = (table: string): Migrate.Schema => {
-  const name = table.split(".").at(-1)!
+  const name = nameOf(table)
   const all = (...statements: ReadonlyArray<string>): Migrate.Schema["steps"][number] => (sql) =>
     Effect.forEach(statements, (statement) => sql.unsafe(statement), { discard: true })
   return {
@@ -151,13 +152,6 @@ const again: ReadonlySet<Audit.Reason> = new Set(["Unreachable", "Lost", "Busy"]
 
 const check = OptionCheck.make("AuditPostgres")
 
-const checkTable = (table: string): string => {
-  if (/^([a-z_][a-z0-9_]{0,62}\.)?[a-z_][a-z0-9_]{0,49}$/.test(table)) return table
-  throw new RangeError(
-    `AuditPostgres: table must be a name of at most 50 small letters, digits and _, got ${JSON.stringify(table)}`
-  )
-}
-
 /**
  * Makes the table, or brings it up to date: for a deployment whose programs may not create tables. A layer does the same, and
  * only reads where nothing is to do.
@@ -170,7 +164,7 @@ export const migrate = (
   options: Pick<TableOptions, "table"> = {}
 ): Effect.Effect<void, Audit.AuditError, SqlClient.SqlClient> =>
   Effect.mapError(
-    Migrate.run(schema(checkTable(options.table ?? defaults.table))),
+    Migrate.run(schema(checkTable("AuditPostgres", options.table ?? defaults.table))),
     Errors.told("open", "PostgreSQL")
   )
 
@@ -178,7 +172,7 @@ export const migrate = (
 const readLimit = 60_000
 
 const make = (options: TableOptions, where: string) => {
-  const table = checkTable(options.table ?? defaults.table)
+  const table = checkTable("AuditPostgres", options.table ?? defaults.table)
   const maximumGroup = check.count("maximumGroup", options.maximumGroup ?? defaults.maximumGroup)
   const patience = Duration.millis(check.millis("patience", options.patience ?? defaults.patience, { least: 0 }))
   const timeout = check.millis("timeout", options.timeout ?? defaults.timeout, { most: OptionCheck.longestTimer })

@@ -8,6 +8,7 @@ import { SqlClient } from "effect/sql"
 import { limitedEnds } from "./database/limited.ts"
 import * as Migrate from "./database/migrate.ts"
 import * as Statements from "./database/statements.ts"
+import { checkTable } from "./database/table.ts"
 import * as Table from "./idempotency/postgres.ts"
 import * as Shared from "./idempotency/shared.ts"
 import { typed } from "./outbox/failure.ts"
@@ -95,13 +96,6 @@ class OfHandler<E> {
 const unavailable = (where: string) => (error: Migrate.Failed) =>
   new Idempotency.IdempotencyUnavailable({ message: Errors.read(where, error).message, cause: error })
 
-const checkTable = (table: string): string => {
-  if (/^([a-z_][a-z0-9_]{0,62}\.)?[a-z_][a-z0-9_]{0,49}$/.test(table)) return table
-  throw new RangeError(
-    `${module}: table must be a name of at most 50 small letters, digits and _, got ${JSON.stringify(table)}`
-  )
-}
-
 /**
  * Makes the table, its sequence and its function, or brings them up to date: for a deployment whose programs may not create
  * tables. A layer does the same, and only reads where nothing is to do.
@@ -113,7 +107,10 @@ const checkTable = (table: string): string => {
 export const migrate = (
   options: Pick<TableOptions, "table"> = {}
 ): Effect.Effect<void, Idempotency.IdempotencyUnavailable, SqlClient.SqlClient> =>
-  Effect.mapError(Migrate.run(Table.schema(checkTable(options.table ?? defaults.table))), unavailable("PostgreSQL"))
+  Effect.mapError(
+    Migrate.run(Table.schema(checkTable(module, options.table ?? defaults.table))),
+    unavailable("PostgreSQL")
+  )
 
 /** Milliseconds that a removal of old rows may take. */
 const pruneLimit = 30_000
@@ -122,7 +119,7 @@ const make = (
   options: ClientOptions,
   where: string
 ): Effect.Effect<Store, Idempotency.IdempotencyUnavailable, SqlClient.SqlClient | Scope.Scope> => {
-  const table = checkTable(options.table ?? defaults.table)
+  const table = checkTable(module, options.table ?? defaults.table)
   const maximum = check.count("maximumGroup", options.maximumGroup ?? defaults.maximumGroup)
   const patience = check.millis("patience", options.patience ?? defaults.patience, { least: 0 })
   const every = check.millis("pruneEvery", options.pruneEvery ?? defaults.pruneEvery, { least: 10 })

@@ -6,6 +6,7 @@ import { Clock, Duration, Effect, Layer, Random, type Redacted, type Scope } fro
 import { SqlClient } from "effect/sql"
 import * as Migrate from "./database/migrate.ts"
 import * as Statements from "./database/statements.ts"
+import { checkTable, nameOf } from "./database/table.ts"
 import * as Address from "./postgres/address.ts"
 import * as Errors from "./postgres/errors.ts"
 import { own } from "./postgres/own.ts"
@@ -67,19 +68,12 @@ const check = OptionCheck.make(module)
 const unavailable = (where: string) => (error: Migrate.Failed) =>
   new RateLimit.RateLimitUnavailable({ message: `${module}: ${Errors.read(where, error).message}`, cause: error })
 
-const checkTable = (table: string): string => {
-  if (/^([a-z_][a-z0-9_]{0,62}\.)?[a-z_][a-z0-9_]{0,49}$/.test(table)) return table
-  throw new RangeError(
-    `${module}: table must be a name of at most 50 small letters, digits and _, got ${JSON.stringify(table)}`
-  )
-}
-
 /** The steps of the schema, oldest first. */
 const schema = (table: string): Migrate.Schema => ({
   table,
   steps: [
     (sql) =>
-      Effect.forEach(functions(table, table.split(".").at(-1)!), (statement) => sql.unsafe(statement), {
+      Effect.forEach(functions(table, nameOf(table)), (statement) => sql.unsafe(statement), {
         discard: true
       })
   ]
@@ -96,7 +90,7 @@ const schema = (table: string): Migrate.Schema => ({
 export const migrate = (
   options: Pick<ClientOptions, "table"> = {}
 ): Effect.Effect<void, RateLimit.RateLimitUnavailable, SqlClient.SqlClient> =>
-  Effect.mapError(Migrate.run(schema(checkTable(options.table ?? defaults.table))), unavailable("PostgreSQL"))
+  Effect.mapError(Migrate.run(schema(checkTable(module, options.table ?? defaults.table))), unavailable("PostgreSQL"))
 
 const text = (charges: ReadonlyArray<RateLimit.Charge>): string =>
   JSON.stringify(charges.map((charge) => {
@@ -128,7 +122,7 @@ const make = (
   options: ClientOptions,
   where: string
 ): Effect.Effect<Store, Failed, SqlClient.SqlClient | Scope.Scope> => {
-  const table = checkTable(options.table ?? defaults.table)
+  const table = checkTable(module, options.table ?? defaults.table)
   const every = check.millis("pruneEvery", options.pruneEvery ?? defaults.pruneEvery, { least: 10 })
   const timeout = check.millis("timeout", options.timeout ?? defaults.timeout, { most: OptionCheck.longestTimer })
   return Effect.gen(function*() {

@@ -5,6 +5,7 @@ import { Effect, Schedule } from "effect"
 import { Migrator, SqlClient, type SqlError } from "effect/sql"
 import { limited } from "./limited.ts"
 import { hints, noAnswer, outside } from "./statements.ts"
+import { nameOf } from "./table.ts"
 
 /** The tables of one store. */
 export interface Schema {
@@ -66,7 +67,7 @@ export const run = ({ steps, table }: Schema): Effect.Effect<void, Failed, SqlCl
     if (version > steps.length) return yield* newer(table, version, steps.length)
     if (version === steps.length) return
     const record = Object.fromEntries(
-      steps.map((step, i) => [`${i + 1}_${table.split(".").at(-1)}`, Effect.asVoid(step(sql))])
+      steps.map((step, i) => [`${i + 1}_${nameOf(table)}`, Effect.asVoid(step(sql))])
     )
     yield* Migrator.make({})({ loader: Migrator.fromRecord(record), table: versions })
   }).pipe(

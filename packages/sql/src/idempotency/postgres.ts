@@ -9,6 +9,7 @@ import { PgTypes } from "@effect/sql-pg"
 import type { Idempotency } from "@millrace/core"
 import { Effect, Result } from "effect"
 import type { Schema } from "../database/migrate.ts"
+import { nameOf } from "../database/table.ts"
 import { storable } from "./shared.ts"
 
 /** The steps of the schema, oldest first. A function that changes gets a new name: programs of both versions run for a while. */
@@ -20,7 +21,7 @@ export const schema = (table: string): Schema => ({
         `CREATE SEQUENCE ${table}_token`,
         `CREATE TABLE ${table} (key text COLLATE "C" PRIMARY KEY, fingerprint text NOT NULL, owner text NOT NULL, `
         + "token bigint NOT NULL, expires_at timestamptz NOT NULL, result bytea)",
-        `CREATE INDEX ${table.split(".").at(-1)!}_expiry ON ${table} (expires_at)`,
+        `CREATE INDEX ${nameOf(table)}_expiry ON ${table} (expires_at)`,
         ask(table)
       ], (statement) =>
         sql.unsafe(statement), { discard: true })

@@ -55,14 +55,6 @@ export const told = (where: string, error: SqlError.SqlError | Migrator.Migratio
   }
 }
 
-/** A table's name, checked. */
-export const checkTable = (module: string, table: string): string => {
-  if (/^([a-z_][a-z0-9_]{0,62}\.)?[a-z_][a-z0-9_]{0,44}$/.test(table)) return table
-  throw new RangeError(
-    `${module}: table must be a name of at most 45 small letters, digits and _, got ${JSON.stringify(table)}`
-  )
-}
-
 /**
  * A transaction whose connection is lost cannot roll back, and dies of that: for the one who waits for it the database has
  * failed, as it does between transactions.

@@ -5,8 +5,9 @@ import { Effect } from "effect"
 import { SqlClient, SqlError } from "effect/sql"
 import * as Migrate from "../database/migrate.ts"
 import * as Statements from "../database/statements.ts"
+import { checkTable, nameOf } from "../database/table.ts"
 import * as Dialect from "./dialect.ts"
-import { checkTable, type Told, told, typed } from "./failure.ts"
+import { type Told, told, typed } from "./failure.ts"
 
 /** A table that is there, and how to ask it. */
 export interface Table<E> {
@@ -24,8 +25,11 @@ export interface Table<E> {
   readonly transaction: <A>(effect: Effect.Effect<A, E>) => Effect.Effect<A, E>
 }
 
-/** Refuses what is no table. */
-export const check = checkTable
+/** The longest name of a table: the names of its indexes and of the tables beside it begin with it. */
+const longest = 45
+
+/** The name of a table, checked. */
+export const check = (module: string, table: string): string => checkTable(module, table, longest)
 
 /** Which tables. */
 export type Kind = "outbox" | "inbox"
@@ -58,7 +62,7 @@ export const migrate = <E>(
     Effect.mapError(
       Migrate.run({
         table,
-        steps: dialect[kind](table, table.split(".").at(-1)!).map((statements) => (sql) =>
+        steps: dialect[kind](table, nameOf(table)).map((statements) => (sql) =>
           Effect.forEach(statements, (statement) => sql.unsafe(statement), { discard: true })
         )
       }),
