@@ -21,10 +21,10 @@ import {
   Subscription,
   Trace
 } from "@millrace/core"
-import { Cause, Deferred, Effect, Exit, Fiber, Logger, pipe, Random, References, Schema, Stream, Tracer } from "effect"
+import { Cause, Deferred, Effect, Exit, Fiber, Logger, pipe, Random, References, Schema, Stream } from "effect"
 import { TestClock } from "effect/testing"
 import * as fc from "fast-check"
-import { deliver, runChain } from "./support.ts"
+import { deliver, recording, runChain } from "./support.ts"
 
 const uuid = /^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/
 
@@ -387,14 +387,7 @@ describe("Correlate", () => {
 
   it.effect("B9 the current span and those inside say both ids, wherever Trace stands", () =>
     Effect.gen(function*() {
-      const spans: Array<Tracer.NativeSpan> = []
-      const tracer = Tracer.make({
-        span: (options) => {
-          const span = new Tracer.NativeSpan(options)
-          spans.push(span)
-          return span
-        }
-      })
+      const { spans, traced } = recording()
       const publish = Trace.middleware()((_: Outgoing<Uint8Array>) => Effect.void)
       const inner = (_: Delivery) =>
         Effect.suspend(() => publish(new Outgoing("next", new Uint8Array(), undefined, Headers.empty)))
@@ -406,7 +399,7 @@ describe("Correlate", () => {
       ) {
         spans.length = 0
         yield* runChain(handler, deliver({ headers: { "x-request-id": "c-1", "message-id": "m-1" } })).pipe(
-          Effect.provideService(Tracer.Tracer, tracer)
+          traced
         )
         assert.deepStrictEqual(spans.map(({ name }) => name), ["process orders", "publish next"])
         for (const span of spans) {

@@ -21,6 +21,7 @@ import * as fc from "fast-check"
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http"
 import { type AddressInfo, createServer as createSocket } from "node:net"
 import { format as formatWait, parse as parseWait } from "../../packages/http/src/retryAfter.ts"
+import { recording } from "../core/support.ts"
 
 /** A server of Node's own at a free port, closed with the scope. */
 const server = (
@@ -443,17 +444,9 @@ describe("Client", () => {
 
   it.live("H5 no span of the client beneath shows a secret of the URL", () =>
     Effect.gen(function*() {
-      const spans: Array<Tracer.NativeSpan> = []
-      const tracer = Tracer.make({
-        span: (options) => {
-          const span = new Tracer.NativeSpan(options)
-          spans.push(span)
-          return span
-        }
-      })
+      const { spans, traced } = recording()
       const { base } = yield* server(status(200))
       const raw = yield* HttpClient.HttpClient
-      const traced = <A, E>(sent: Effect.Effect<A, E>) => Effect.provideService(sent, Tracer.Tracer, tracer)
       yield* traced(Client.make(raw).get(`${base}/a?api_key=s3cret&page=2`))
       yield* traced(Client.make(raw, { shows: "origin" }).get(`${base}/s3cret`))
       const text = JSON.stringify(spans.flatMap(({ attributes }) => Array.from(attributes)))

@@ -2,9 +2,10 @@ import { assert, describe, it } from "@effect/vitest"
 import { Auth, Log, Metrics, RateLimit, Stack, Trace } from "@millrace/core"
 import { Body, type Request } from "@millrace/http"
 import { Server } from "@millrace/http"
-import { Data, Effect, Layer, Metric, Option, pipe, Schedule, Schema, Stream, Tracer } from "effect"
+import { Data, Effect, Layer, Metric, Option, pipe, Schedule, Schema, Stream } from "effect"
 import { HttpServerResponse } from "effect/http"
 import { request as nodeRequest } from "node:http"
+import { recording } from "../core/support.ts"
 import { call, type Line, logging, post, servers } from "./support.ts"
 
 class Gone extends Data.TaggedError("Gone")<{}> {
@@ -118,14 +119,7 @@ describe.each(["Listener", "HttpRouter"] as const)("telemetry of %s", (name) => 
 
   it.live("W13 a span is named by its route, has the status, and fails with 5xx only", () =>
     Effect.gen(function*() {
-      const spans: Array<Tracer.NativeSpan> = []
-      const tracer = Tracer.make({
-        span: (options) => {
-          const span = new Tracer.NativeSpan(options)
-          spans.push(span)
-          return span
-        }
-      })
+      const { spans, traced: recorded } = recording()
       const traced = Trace.middleware()
       const base = yield* servers[name]([
         Server.route("GET", "/ok/:id", pipe((_: Request) => Effect.succeed({ ok: 1 }), traced)),
@@ -136,7 +130,7 @@ describe.each(["Listener", "HttpRouter"] as const)("telemetry of %s", (name) => 
           pipe((_: Request<unknown>) => Effect.void, Body.json(Schema.Struct({ a: Schema.String })), traced)
         ),
         Server.route("GET", "/dies", pipe((_: Request) => Effect.die(new Error("broken")), traced))
-      ]).pipe(Effect.provide(Auth.layerMemory({})), Effect.provideService(Tracer.Tracer, tracer))
+      ]).pipe(Effect.provide(Auth.layerMemory({})), recorded)
       yield* Effect.promise(() => call(base, "/ok/7?token=s3cret", agent))
       yield* Effect.promise(() => call(base, "/in"))
       yield* Effect.promise(() => post(base, "/body", {}))

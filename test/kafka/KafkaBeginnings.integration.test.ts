@@ -21,6 +21,20 @@ import {
 // a topic that is being deleted is there for a while
 const patiently = { schedule: Schedule.spaced("100 millis"), times: 100 }
 
+/** Runs a subscription of a new group from the end, and returns the texts that it handles. */
+const reading = (driver: Driver.Driver, channel: string, group: string) =>
+  Effect.gen(function*() {
+    const seen: Array<string> = []
+    yield* Subscription.run(
+      Subscription.make(
+        Channel.bytes(channel),
+        { group, name: "h", from: "latest", restart: { base: "50 millis", cap: "200 millis" } },
+        (message: Message<Uint8Array>) => Effect.sync(() => void seen.push(textOf(message.payload)))
+      )
+    ).pipe(Effect.provideService(Broker.Broker, Engine.make(driver)))
+    return seen
+  })
+
 const beginning = (client: Client) => (kafka: () => Servers.KafkaServer) => {
   const made = Effect.gen(function*() {
     const driver = yield* client.driver(optionsOf(kafka()))
@@ -72,16 +86,7 @@ const beginning = (client: Client) => (kafka: () => Servers.KafkaServer) => {
     () =>
       Effect.gen(function*() {
         const { channel, driver, options, publish } = yield* made
-        const broker = Engine.make(driver)
-        const seen: Array<string> = []
-        yield* Subscription.run(
-          Subscription.make(Channel.bytes(channel), {
-            group: options.group,
-            name: "h",
-            from: "latest",
-            restart: { base: "50 millis", cap: "200 millis" }
-          }, (message: Message<Uint8Array>) => Effect.sync(() => void seen.push(textOf(message.payload))))
-        ).pipe(Effect.provideService(Broker.Broker, broker))
+        const seen = yield* reading(driver, channel, options.group)
         yield* publish("first")
         yield* Effect.promise(() => grow(kafka().brokers, channel, 2))
         yield* publish("added", 1)
@@ -181,16 +186,7 @@ const beginning = (client: Client) => (kafka: () => Servers.KafkaServer) => {
       Effect.gen(function*() {
         const { channel, driver, options } = yield* made
         const admin = yield* KafkaAdmin.KafkaAdmin
-        const broker = Engine.make(driver)
-        const seen: Array<string> = []
-        yield* Subscription.run(
-          Subscription.make(Channel.bytes(channel), {
-            group: options.group,
-            name: "h",
-            from: "latest",
-            restart: { base: "50 millis", cap: "200 millis" }
-          }, (message: Message<Uint8Array>) => Effect.sync(() => void seen.push(textOf(message.payload))))
-        ).pipe(Effect.provideService(Broker.Broker, broker))
+        const seen = yield* reading(driver, channel, options.group)
         const publish = (text: string) => Effect.retry(driver.publish([outgoing(channel, text)]), patiently)
         for (let i = 0; i < 5; i++) yield* publish(`old ${i}`)
         yield* eventually(() => seen.length === 5)

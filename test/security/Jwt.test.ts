@@ -8,22 +8,21 @@ import { inspect } from "node:util"
 import * as jose from "jose"
 import { Cache } from "../../packages/security/src/cache.ts"
 import { deliver, runChain } from "../core/support.ts"
-import { ask, claims, epoch, issuer, options, secret, sign, standing, verdict, verifierOf } from "./support.ts"
+import {
+  ask,
+  asymmetric,
+  claims,
+  epoch,
+  issuer,
+  options,
+  secret,
+  sign,
+  standing,
+  verdict,
+  verifierOf
+} from "./support.ts"
 
 const encode = (value: unknown) => jose.base64url.encode(JSON.stringify(value))
-
-const asymmetric = [
-  "RS256",
-  "RS384",
-  "RS512",
-  "PS256",
-  "PS384",
-  "PS512",
-  "ES256",
-  "ES384",
-  "ES512",
-  "EdDSA"
-] as const
 
 describe("algorithms", () => {
   it.each(asymmetric)("F8 %s by PEM, JWK, KeyObject, CryptoKey and key set", async (algorithm) => {

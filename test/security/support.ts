@@ -14,6 +14,20 @@ export const claims = { iss: issuer, aud: "orders", sub: "ada", exp: epoch + 600
 
 export const secret = "a secret of 64 bytes, long enough for the hash of each of HS256 to 512"
 
+/** The algorithms with a key pair. */
+export const asymmetric = [
+  "RS256",
+  "RS384",
+  "RS512",
+  "PS256",
+  "PS384",
+  "PS512",
+  "ES256",
+  "ES384",
+  "ES512",
+  "EdDSA"
+] as const
+
 /** A token with any header and claims, right or wrong. */
 export const sign = (
   key: jose.CryptoKey | Uint8Array | string,
