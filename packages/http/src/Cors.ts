@@ -8,7 +8,7 @@ import { joinedField } from "./answer.ts"
 import { firstWrong } from "./headerText.ts"
 import type { Request } from "./Request.ts"
 
-/** What the policy reads of a request. */
+/** The fields of a request that the policy reads. */
 export interface Asked {
   readonly method: string
   /** Lower-case names. */
@@ -36,7 +36,7 @@ export interface Options {
   readonly privateNetwork?: boolean | undefined
 }
 
-/** What `middleware` does where an option is not given. */
+/** The defaults of `middleware`. */
 export const defaults: {
   readonly methods: ReadonlyArray<string>
   readonly exposes: ReadonlyArray<string>
@@ -75,7 +75,7 @@ const isPreflight = ({ headers, method }: Asked): boolean =>
 
 type Fields = ReadonlyArray<readonly [name: string, value: string]>
 
-/** What is said to a request, by the options. */
+/** The fields of an answer, by the options. */
 const policy = (options: Options): (request: Asked) => Fields => {
   const { credentials = false, origins, privateNetwork = false } = options
   const check = OptionCheck.make("Cors")

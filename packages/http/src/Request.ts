@@ -82,7 +82,7 @@ export interface Books {
 /** The most fields that middlewares add to one answer, and the longest value of one, in characters. */
 export const mostFields = { count: 32, length: 8192 } as const
 
-/** How long a client may take to send a body where nobody says otherwise. */
+/** How long a client may take to send a body by default. */
 export const bodyTimeout: Duration.Input = "30 seconds"
 
 const check = OptionCheck.make("Request")
@@ -170,7 +170,7 @@ export class Request<out P = undefined> implements Envelope {
     this.books.id = ids.causation ?? ids.id
     this.answerField(Correlation.names.request, this.books.id)
   }
-  /** What log lines, spans and metrics show of it. */
+  /** The parts that log lines, spans and metrics show. */
   get exchange(): Exchange {
     return new RequestExchange(this)
   }

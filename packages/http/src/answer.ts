@@ -156,7 +156,7 @@ export const kept = (
   })
 }
 
-/** The status that the end of a chain is answered with; undefined where nobody is answered, or an effect has to say. */
+/** The status that the end of a chain is answered with; undefined where no client is answered, or an effect decides. */
 export const statusOf = (problems: Problem.Problems, exit: Exit.Exit<unknown, unknown>): number | undefined => {
   if (exit._tag === "Success") {
     const { value } = exit
@@ -201,7 +201,7 @@ export const broken = (request: Request<unknown>, cause: Cause.Cause<unknown>): 
     Redaction.hideCause(redaction, request, cause)
   )
 
-/** The response as it leaves: with what middlewares have added to it. One that no server can send is a mistake of the program. */
+/** The response as it leaves: with the fields of middlewares. One that no server can send is a mistake of the program. */
 export const leaving = (
   problems: Problem.Problems,
   request: Request<unknown>,

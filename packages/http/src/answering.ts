@@ -9,7 +9,7 @@ import * as Answer from "./answer.ts"
 import * as Problem from "./Problem.ts"
 import type { Request, Respond } from "./Request.ts"
 
-/** Options of what answers requests, as they are at run time. */
+/** Options of a route, as they are at run time. */
 export interface AnsweringOptions {
   readonly key?: ((request: Request) => string | undefined) | undefined
   readonly problems?: Problem.Problems | undefined

@@ -12,7 +12,7 @@ import {
 } from "./bodyErrors.ts"
 import { bodyTimeout, type Request } from "./Request.ts"
 
-/** Options of what reads a body. */
+/** Options of a reader of bodies. */
 export interface ReaderOptions {
   /** The most bytes that are read, and after inflating, an integer from 1. Default: 1 MiB. */
   readonly limit?: number | undefined
@@ -103,7 +103,7 @@ const joined = (parts: ReadonlyArray<Uint8Array>, size: number): Uint8Array => {
   return whole
 }
 
-/** Reads bodies as a route says; answers at once, as an Exit, what is refused by its headers. */
+/** Reads bodies as a route says; refuses at once, as an Exit, by the headers. */
 export const reader = (options: ReaderOptions): (request: Request) => Effect.Effect<Uint8Array, BytesError> => {
   const check = OptionCheck.make("Body")
   const limit = check.count("limit", options.limit ?? 1024 * 1024)

@@ -1,5 +1,5 @@
 /**
- * The field `www-authenticate` of refusals (RFC 9110, 11.6.1; RFC 6750, 3): what a client has to send instead.
+ * The field `www-authenticate` of refusals (RFC 9110, 11.6.1; RFC 6750, 3): the credentials that a client has to send instead.
  */
 import type { Auth } from "@millrace/core"
 

@@ -28,7 +28,7 @@ const hosts = (raw: ReadonlyArray<string>): number => {
   return count
 }
 
-/** What is wrong with a request; undefined where nothing is. */
+/** The flaw of a request; undefined where it has none. */
 export const flawOf = ({ headers, httpVersionMajor, rawHeaders }: Parsed): RequestMalformed | undefined => {
   if (httpVersionMajor < 1) {
     return new RequestMalformed({ status: 400, message: "The request line must end with a version of HTTP/1" })

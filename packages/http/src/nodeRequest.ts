@@ -117,7 +117,7 @@ export class NodeSource implements Source {
 
   readonly #run: (effect: Effect.Effect<void>) => void
 
-  /** `run` starts what is to run when the answer has been sent. */
+  /** `run` starts the effects of `atEnd`. */
   constructor(
     request: IncomingMessage,
     response: ServerResponse,

@@ -56,7 +56,7 @@ const leave = (request: IncomingMessage, node: ServerResponse, closes: boolean):
   })
 }
 
-/** Gives back what a body holds that is not sent: a file, a connection. */
+/** Releases the file or the connection of a body that is not sent. */
 const cancel = ({ body }: HttpServerResponse.HttpServerResponse): void => {
   if (body._tag !== "Raw") return
   const raw = body.body
@@ -65,7 +65,7 @@ const cancel = ({ body }: HttpServerResponse.HttpServerResponse): void => {
   else if (stream instanceof ReadableStream) stream.cancel().catch(() => {})
 }
 
-/** What becomes of an answer that cannot be sent. */
+/** The observer of answers that cannot be sent. */
 export interface Sending {
   /** The services that a streamed body is read with. */
   readonly context: Context.Context<never>

@@ -1,5 +1,5 @@
 /**
- * The one rule of what may be sent again: `Retry`, `Timeout`, `Hedge`, `Sink` and the settlement of a message go by it.
+ * The one rule for sending a request again: `Retry`, `Timeout`, `Hedge`, `Sink` and the settlement of a message go by it.
  *
  * A request may be sent again that was never sent, or whose method or `Idempotency-Key` makes a second one harmless. The rule is on
  * the request's envelope (`isUnrepeatable`) from the moment it is sent, and in the class of what it fails with.

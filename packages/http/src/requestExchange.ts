@@ -1,5 +1,5 @@
 /**
- * What log lines, spans and metrics show of a request to a server.
+ * The parts of a request to a server that log lines, spans and metrics show.
  */
 import type { Exchange } from "@millrace/core"
 import type { Exit } from "effect"

@@ -20,7 +20,7 @@ export const isTooLarge = ({ reason }: HttpServerError.HttpServerError): boolean
 const has = <Name extends string>(source: object, name: Name): source is { readonly [K in Name]: unknown } =>
   name in source
 
-/** Whether somebody took bytes of the body already: of Node's request, or of the web's. */
+/** Whether bytes of the body were read before: of Node's request, or of the web's. */
 const wasRead = (source: object): boolean =>
   (has(source, "readableDidRead") && source.readableDidRead === true) ||
   (has(source, "bodyUsed") && source.bodyUsed === true)

@@ -21,7 +21,7 @@ export interface Issued {
 /** Obtains credentials, e.g. from an identity provider. Its error is told in logs by its tag and message, secrets replaced. */
 export type Source<A extends Issued> = Effect.Effect<A, unknown>
 
-/** What a driver says of the credentials that it takes. */
+/** How a driver obtains, checks and hides its credentials. */
 export interface Options<A extends Issued> {
   /** OpenTelemetry's `messaging.system`. */
   readonly system: string

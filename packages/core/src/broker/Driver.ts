@@ -131,7 +131,7 @@ export interface ConsumeOptions {
    * messages of a partition, one of them reads and the others stand by.
    */
   readonly ordered: boolean
-  /** What the subscription runs side by side; undefined where a driver is used without the engine. */
+  /** The lanes of the subscription; undefined where a driver is used without the engine. */
   readonly lanes?: Lanes["_tag"] | undefined
   /** The most messages that may be in flight: what a broker hands out before it is asked should be no more. */
   readonly messages: number
@@ -153,7 +153,7 @@ export interface Declaration {
   /** Default: the broker's. */
   readonly partitions?: number | undefined
   /**
-   * Whether only one process reads the channel, by one `temporary` subscription, after which nobody needs it. A driver removes it with
+   * Whether only one process reads the channel, by one `temporary` subscription, and is not needed after it. A driver removes it with
    * that subscription; one that cannot keeps it. Default: no.
    */
   readonly temporary?: boolean | undefined

@@ -23,7 +23,7 @@ export interface Thrown extends Failure.Classified {
  */
 export class NetworkError extends Data.TaggedError("NetworkError")<{
   readonly failure: "dependency" | "transient" | "timeout" | "permanent"
-  /** What was thrown says. */
+  /** The message of the thrown error. */
   readonly message: string
   readonly cause: unknown
 }> {}
@@ -59,7 +59,7 @@ const ended = (reason: unknown): Exit.Exit<never, Thrown> => {
 /**
  * A plain function as a handler, of any source: consumers, servers and clients alike.
  *
- * What it returns, or what its promise resolves to, is the answer. What it throws, or its promise rejects with, is an error of
+ * Its return value, or the value of its promise, is the answer. A thrown error, or the rejection of its promise, is an error of
  * the handler where it carries a class (`failure`) or is one of Node's network (`NetworkError`), and a defect otherwise, which
  * dead-letters a message. Interrupting the chain aborts the signal and does not wait for the promise.
  *
@@ -85,7 +85,7 @@ export const handler = <M, A>(plain: Plain<M, A>): Handler<M, Awaited<A>, Thrown
   } catch (reason) {
     return ended(reason)
   }
-  // what is no promise is its own answer
+  // a value that is no promise is the answer
   if (!isThenable(result)) return Exit.succeed(result as Awaited<A>)
   const promise = result
   return Effect.callback<Awaited<A>, Thrown>((resume) => {
@@ -101,7 +101,7 @@ export const handler = <M, A>(plain: Plain<M, A>): Handler<M, Awaited<A>, Thrown
 export interface Program<R> {
   /** Publishes a message; resolves when the broker has confirmed it, and rejects with the error of the publisher. */
   readonly publish: <P>(publisher: Publisher<P, unknown, R>, payload: P, options?: Options) => Promise<void>
-  /** Drains the subscriptions, which finish what they handle, and closes the broker. */
+  /** Drains the subscriptions, which finish their running handlers, and closes the broker. */
   readonly close: () => Promise<void>
 }
 

@@ -6,7 +6,7 @@
 import type * as Headers from "../model/Headers.ts"
 import { type NativeParts, Outgoing } from "../model/Message.ts"
 
-/** What the name of an instruction begins with in a copy. */
+/** The prefix of an instruction's name in a copy. */
 export const prefix = "transport-instruction-"
 
 /** Whether a driver names the header among its instructions: lower-case names, of which one with `*` at its end stands for all that begin so. */

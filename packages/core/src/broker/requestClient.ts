@@ -197,7 +197,7 @@ export const client = <Q, A, E, On>(
     yield* broker.consume({
       ...answers.consumer,
       temporary: true,
-      // no dead letters: nobody would read them, and their channel would outlive the client
+      // no dead letters: no program reads them, and their channel would outlive the client
       deadLetterChannel: undefined,
       settle: (exit) => {
         const outcome = settle(exit)

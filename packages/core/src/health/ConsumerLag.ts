@@ -214,7 +214,7 @@ const loop = (
   return { observed, turn, run, end }
 }
 
-/** What `layer` has measured. */
+/** The measurements of `layer`. */
 class ConsumerLagReport extends Context.Service<ConsumerLagReport, {
   /** The last measurement of each subscription that runs, in the order in which they were begun. */
   readonly list: Effect.Effect<ReadonlyArray<Progress>>
@@ -245,7 +245,7 @@ export const observe = (running: Running, options: Options = {}): Effect.Effect<
 /**
  * Measures all subscriptions of `Subscriptions.layer` as `observe` does, those that start later, too.
  *
- * **Example** (what an autoscaler asks for)
+ * **Example** (the figures for an autoscaler)
  *
  * ```ts
  * import { Effect, Layer } from "effect"

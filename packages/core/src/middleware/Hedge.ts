@@ -171,7 +171,7 @@ export const middleware = (options: Options): Around<Envelope, Make<{ requires: 
             () => Fiber.interrupt(first)
           )
           if (early._tag === "Some") return yield* early.value
-          // what was sent must not be sent twice, whatever was said when this was composed
+          // an unrepeatable request that was sent must not be sent twice
           if (message.isUnrepeatable === true || !spending.spend()) return yield* whole(restore, first)
           const second = yield* Effect.forkChild(restore(Effect.suspend(() => next(message))), {
             startImmediately: true

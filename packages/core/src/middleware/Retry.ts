@@ -76,7 +76,7 @@ const reasonOf = (cause: Cause.Cause<unknown>): Cause.Reason<unknown> | undefine
 const thrownBy = (reason: Cause.Reason<unknown>): unknown =>
   Cause.isFailReason(reason) ? reason.error : Cause.isDieReason(reason) ? reason.defect : undefined
 
-/** What must not be sent twice is not, whatever the filter says (RFC 9110, 9.2.2). */
+/** The filter has no say in a request that must not be sent twice (RFC 9110, 9.2.2). */
 const mayRetry = <E, R>(policy: Policy<E, R>, message: Envelope, reason: Cause.Reason<unknown>): boolean =>
   message.isUnrepeatable !== true && policy.retries(reason)
 
@@ -202,7 +202,7 @@ type NothingToRetry =
  *
  * - an interruption, and a defect unless `defects` is `retry`
  * - an error that `while` does not name (by default: permanent, auth, validation, poison)
- * - any error of a client's request that was sent and must not be sent twice, whatever `while` names
+ * - any error of a client's request that was sent and must not be sent twice, even if `while` names it
  * - an error whose `retryAfter` is longer than `maximumElapsed` (30 seconds where there is none): it goes back to the source.
  *   A shorter one is waited for, if the schedule's own wait is not longer
  * - any error whose next attempt would not end before the broker's `holdLimit`, after which somebody else gets the message

@@ -32,7 +32,7 @@ export interface Options {
 }
 
 /**
- * The usual names of secrets, in small letters and digits: what contains one of the first, and what is one of the second or has it
+ * The usual names of secrets, in small letters and digits: names that contain one of the first, and names that are one of the second or have it
  * for its last words (`pin`: `card_pin`, and not `spin`).
  */
 export const usual: { readonly containing: ReadonlyArray<string>; readonly equal: ReadonlyArray<string> } = {
@@ -120,7 +120,7 @@ const compile = (options: Options): Rules => {
   }
 }
 
-/** What stands in the place of a part of a text. */
+/** A replacement of a part of a text. */
 type Edit = readonly [from: number, to: number, by: string]
 
 /** The text with its edits, which come in any order; one inside another, or overlapping it, is part of it. */
@@ -132,7 +132,7 @@ const edited = (text: string, edits: ReadonlyArray<Edit>): string => {
   let copied = 0
   for (const [from, to, by] of sorted) {
     if (to <= copied) continue
-    // the rest of what overlaps goes without another mark
+    // the rest of an overlapping edit goes without another mark
     out += from >= copied ? text.slice(copied, from) + by : ""
     copied = to
   }
@@ -178,7 +178,7 @@ const editsOfEmbedded = (rules: Rules, text: string, found: Array<string> | unde
   return all
 }
 
-/** What every notation of a secret has something of: most texts are a few words, and have none. */
+/** Each notation of a secret has one of these: most texts are a few words, and have none. */
 const trigger = /[=:>"'`%&\\]|eyJ|bearer|basic|(?:^|\s)-/i
 
 const redactText = (rules: Rules, text: string, found: Array<string> | undefined): string => {

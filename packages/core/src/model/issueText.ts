@@ -1,5 +1,5 @@
 /**
- * What the issues of a schema say, without values of what was refused: a check may write its own sentence, and most write the value
+ * The sentences of a schema's issues, without the refused values: a check may write its own sentence, and most write the value
  * into it.
  */
 import { SchemaIssue } from "effect"
@@ -10,12 +10,12 @@ export interface Place {
   readonly path: ReadonlyArray<PropertyKey>
 }
 
-/** What was refused, where it is at hand. */
+/** The refused value, where it is at hand. */
 export interface Refused {
   readonly value: unknown
 }
 
-/** What a sentence that is not shown is replaced by. */
+/** The sentence in place of one that is not shown. */
 const generic = "Expected a valid value"
 
 // no sentence begins so
@@ -26,7 +26,7 @@ const ownSentence = (issue: SchemaIssue.Issue): string | undefined =>
     ? issue.annotations["message"]
     : undefined
 
-// what a schema says of itself is the same for all values; what a check answers, or an issue that reports its input, is not
+// a schema's own sentences are the same for all values; the answer of a check, and an issue that reports its input, are not
 const standard = SchemaIssue.makeFormatterStandardSchemaV1({
   leafHook: (issue) => {
     const text = SchemaIssue.defaultLeafHook(issue)
@@ -44,7 +44,7 @@ const standard = SchemaIssue.makeFormatterStandardSchemaV1({
 /** How many characters in a row a sentence may not share with the value that it is about. */
 const shared = 4
 
-/** The most values, and characters of them, that a sentence is compared with; what is larger shows no sentence. */
+/** The most values, and characters of them, that a sentence is compared with; a larger value shows no sentence. */
 const most = { values: 10_000, characters: 262_144 }
 
 /** The strings and numbers inside a value, or undefined where there are too many. */

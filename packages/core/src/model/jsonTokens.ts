@@ -35,7 +35,7 @@ const endsValue = (code: number): boolean =>
 
 export const literal = /true|false|null|-?\d[\d.eE+-]*/y
 
-/** Where the value that begins at `at` ends; what is no JSON ends with the text. */
+/** Where the value that begins at `at` ends; a value that is no JSON ends with the text. */
 export const endOfValue = (text: string, at: number): number => {
   const first = text[at]
   if (first === "\"") return endOfString(text, at)
@@ -73,7 +73,7 @@ const whole = (token: string): string => {
   return (at - before) % 2 === 1 ? `${token.slice(0, at)}"` : `${token}"`
 }
 
-/** What a string token says; one that is cut loses its last, incomplete escape. Undefined where it is no JSON. */
+/** The text of a string token; one that is cut loses its last, incomplete escape. Undefined where it is no JSON. */
 export const readToken = (token: string): string | undefined => {
   try {
     return JSON.parse(isClosed(token) ? token : whole(token)) as string

@@ -1,8 +1,8 @@
 /**
- * Secrets that are known by their form, whatever stands before them: credentials of HTTP, JSON web tokens, private keys.
+ * Secrets that are known by their form, with or without a name before them: credentials of HTTP, JSON web tokens, private keys.
  */
 
-/** Told the place of each secret, and what it says without escapes. */
+/** Told the place of each secret, and its text without escapes. */
 export interface Found {
   (from: number, to: number, value: string): void
 }
@@ -23,7 +23,7 @@ const tokens = (text: string, found: Found): void => {
       if (code === 46) stop = stop === -1 ? end : stop
       else if (!isWord(code) && code !== 45) break
     }
-    // what is no token has no second part further on either
+    // a text without a second part has none further on either
     if (stop - at >= 7 && end - stop > 1 && (at === 0 || !isWord(text.charCodeAt(at - 1)))) {
       found(at, end, text.slice(at, end))
     }

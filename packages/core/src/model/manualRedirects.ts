@@ -1,6 +1,6 @@
 /**
  * Requests that no client redirects by itself: a redirect turns a POST into a GET without a body, and carries headers and trust to
- * an address that nobody gave.
+ * an address that the program did not give.
  */
 import { Context, Effect, Fiber, Tracer } from "effect"
 import { FetchHttpClient, HttpClient, type HttpClientRequest } from "effect/http"
@@ -11,7 +11,7 @@ export const redirects: ReadonlySet<number> = new Set([301, 302, 303, 307, 308])
 /**
  * Runs a request of an `HttpClient` with `redirect: "manual"` for `fetch`; other clients of Effect follow none.
  *
- * What the program gives `fetch` beside that stays, also where it was given when the client's layer was built: its services are
+ * Other options of the program for `fetch` stay, also where they were given when the client's layer was built: its services are
  * merged inside the client, so the option is added there, by the function that decides about tracing.
  */
 export const manualRedirects = <A, E, R>(self: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>

@@ -52,11 +52,11 @@ const remember = (decide: (name: string) => boolean): (name: string) => boolean 
 /** Words of a name: `cardPin`, `card_pin` and `CARD-PIN` have two. */
 const word = /\p{Lu}+(?![\p{Ll}])|\p{Lu}?[\p{Ll}]+|[\p{Lo}\p{Lm}]+|\p{N}+/gu
 
-/** The last part of `user[card][]` or `user.card.0`: what the value is. */
+/** The last part of `user[card][]` or `user.card.0`: the name of the value. */
 const lastPart = (name: string): string =>
   name.split(/[[\].]+/).findLast((part) => part !== "" && !/^\d+$/.test(part)) ?? name
 
-/** Compiles the names; what was decided of a name is kept, for 1,000 names. */
+/** Compiles the names; the verdict on a name is kept, for 1,000 names. */
 export const secretNames = ({ containing, last, patterns, whole }: Named): SecretNames => {
   const endsWithLast = (name: string): boolean => {
     const words = name.match(word) ?? []
@@ -147,7 +147,7 @@ const holding = set(
   "val"
 )
 
-/** Whether a field holds the value of what another field names; its name is in small letters and digits. */
+/** Whether a field holds the value for a name in another field; its name is in small letters and digits. */
 export const isHolding = (bare: string): boolean => holding.has(bare) || bare.includes("value")
 
 /** Headers whose values have blanks and lists in them, and are secrets to their end. */

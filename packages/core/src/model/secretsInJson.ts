@@ -1,6 +1,6 @@
 /**
  * Finds secrets in JSON that may be cut anywhere: after names, on paths, in pairs of a name and a value, and inside the texts that
- * it holds. One pass over the text, whatever it holds.
+ * it holds. One pass over any text.
  */
 import {
   endOfString,
@@ -15,7 +15,7 @@ import {
 } from "./jsonTokens.ts"
 import { isHolding, isName, naming, plain } from "./secretNames.ts"
 
-/** What the search asks of its caller. */
+/** The rules of a search. */
 export interface Rules {
   /** Whether a field of this name is a secret. */
   readonly isSecret: (name: string) => boolean
@@ -25,15 +25,15 @@ export interface Rules {
   readonly clean: (text: string) => string
 }
 
-/** Told a value, what stands in its place, and whether it is a secret as a whole. */
+/** Told a value, its replacement, and whether it is a secret as a whole. */
 export interface Replaces {
   (from: number, to: number, by: "secret" | { readonly text: string }): void
 }
 
-/** Where a text stops being JSON: at its end, or at what JSON cannot hold. */
+/** Where a text stops being JSON: at its end, or at a character that JSON cannot hold. */
 export interface Stopped {
   readonly at: number
-  /** The last string before, which may be the name of what follows. */
+  /** The last string before, which may be the name of the next value. */
   readonly lastString: number
 }
 
@@ -216,7 +216,7 @@ class Walk {
     return to
   }
 
-  /** What a string says may hold secrets, too: JSON, a URL, a form. */
+  /** The text of a string may hold secrets, too: JSON, a URL, a form. */
   private inside(from: number, to: number): void {
     if (to - from < 5 || !mayHoldSecret(this.text, from + 1, to - 1)) return
     const token = this.text.slice(from, to)

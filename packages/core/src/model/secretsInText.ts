@@ -1,6 +1,6 @@
 /**
  * Finds secrets in a text that is no JSON, or that holds it: after names, in URLs, between tags, behind flags, in pairs. One pass
- * over the text, whatever it holds.
+ * over any text.
  */
 import { type Found, knownSecrets } from "./knownSecrets.ts"
 import { inQuery, isHolding, naming, plain, type SecretNames, wholeLine } from "./secretNames.ts"
@@ -85,7 +85,7 @@ class Search {
     const { text } = this
     let end = i
     const least = Math.max(0, i - 32)
-    // what may stand between a name and what follows it: quotes, blanks, the dash of an arrow, the `*` of RFC 5987
+    // characters between a name and its separator: quotes, blanks, the dash of an arrow, the `*` of RFC 5987
     while (end > least) {
       const code = text.charCodeAt(end - 1)
       if (!isSpace(code) && !isQuote(code) && code !== 41 && code !== 42 && code !== 45 && code !== 92) break
@@ -139,7 +139,7 @@ class Search {
     return inQuery.has(bare) || bare.endsWith("signature")
   }
 
-  /** `name=password`: the value of what is named is a secret. */
+  /** `name=password`: the value of the named field is a secret. */
   private remember(from: number): number {
     const { text } = this
     let start = from
@@ -219,7 +219,7 @@ class Search {
     return pair.test(text)
   }
 
-  /** The value that begins after `from`; returns where it ends. `i` is what stands between the name and it. */
+  /** The value that begins after `from`; returns where it ends. `i` is the separator between the name and it. */
   private value(from: number, i: number, name: Name): number {
     const { text, view } = this
     let begin = from

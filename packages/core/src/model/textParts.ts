@@ -14,10 +14,10 @@ export const isNamePart = (code: number): boolean =>
   (code >= 97 && code <= 122) || (code >= 48 && code <= 57) || (code >= 64 && code <= 91) || code === 93 ||
   code === 95 || code === 45 || code === 46 || code === 36 || (code > 0xa0 && code !== 0x2028 && code !== 0x2029)
 
-/** What may follow a value: what ends a list, a tag, a parameter or a text in quotes. */
+/** Characters that may follow a value: ends of a list, a tag, a parameter or a text in quotes. */
 export const closing: ReadonlySet<string> = new Set("&;,<>)]}\"'`")
 
-/** The beginning of another pair: a name and what stands before its value. */
+/** The beginning of another pair: a name and the separator before its value. */
 export const pair = /["'`]?[\w.$@%[\]-]{1,64}["'`]?\s{0,2}[=:]/y
 
 export const stopsAuthority: ReadonlySet<string> = new Set("?#<>\"'`")

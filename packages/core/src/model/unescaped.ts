@@ -46,7 +46,7 @@ const read = (token: string): readonly [char: string, level: number] => {
   if (first === "&") {
     const name = token.slice(1, -1).toLowerCase()
     const code = name.startsWith("#x") ? Number.parseInt(name.slice(2), 16) : Number(name.slice(1))
-    // what stands between two parameters is not part of a value
+    // the separator between two parameters is not part of a value
     return name === "amp" ? ["&", 0] : [named[name] ?? String.fromCharCode(code), 1]
   }
   const backslashes = token.lastIndexOf("\\") + 1

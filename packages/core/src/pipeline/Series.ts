@@ -34,7 +34,7 @@ const routeOf = (exchange: Exchange.Exchange, channel: string): Labels => {
   return { "http.route": channel }
 }
 
-/** What tells the durations of one channel's requests apart. */
+/** The labels by which the durations of one channel's requests differ. */
 export const answerOf = (
   exchange: Exchange.Exchange,
   statusCode: number | undefined,
