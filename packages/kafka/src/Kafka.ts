@@ -84,7 +84,7 @@ export const layer = (options: KafkaOptions.Options): Layer.Layer<Broker.Broker,
 /**
  * Kafka with its address and credentials from the environment: `KAFKA_BROKERS` (`host:port,…`, or
  * `kafka://user:password@host:port`), `KAFKA_CLIENT_ID`, `KAFKA_TLS` (`on`, `off`), `KAFKA_SASL_MECHANISM`, `KAFKA_USERNAME`,
- * `KAFKA_PASSWORD`, `KAFKA_MISSING_TOPICS` (`refuse`, `create`). What is given as `options` goes before the environment.
+ * `KAFKA_PASSWORD`, `KAFKA_MISSING_TOPICS` (`refuse`, `create`). `options` go before the environment.
  *
  * Fails with a `ConfigError` that names the variable, or as `layer` does.
  *

@@ -110,7 +110,7 @@ class Sender {
       this.unconfirmed--
       if (this.suspects > 0) this.suspects--
       if (error) this.refuse(batch, topic, error)
-      // the server keeps what is retained, and answers nothing at QoS 0
+      // the server keeps retained messages, and answers nothing at QoS 0
       else if (this.isUnheard && options.retain !== true && options.qos !== 0) {
         this.refuse(batch, topic, new MqttError.Answered(noSubscribers))
       } else if (++batch.confirmed === batch.packets.length) this.done(batch, Exit.void)

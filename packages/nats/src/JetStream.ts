@@ -98,7 +98,7 @@ export const layer = (options: JetStreamOptions.Options): Layer.Layer<Broker.Bro
 /**
  * JetStream with its address and credentials from the environment: `NATS_SERVERS` (`host:port,…`, or
  * `nats://user:password@host:port`), `NATS_NAME`, `NATS_USER` with `NATS_PASSWORD`, `NATS_TOKEN`, `NATS_CREDENTIALS` (a file),
- * `NATS_NKEY`, `NATS_TLS` (`auto`, `on`). What is given as `options` goes before the environment.
+ * `NATS_NKEY`, `NATS_TLS` (`auto`, `on`). `options` go before the environment.
  *
  * Fails with a `ConfigError` that names the variable, or as `layer` does.
  *

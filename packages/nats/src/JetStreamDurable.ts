@@ -20,7 +20,7 @@ export interface Durable {
   readonly name: string
 }
 
-/** What a new consumer has where the options do not say. */
+/** The defaults of a new consumer. */
 const defaults = { claim: 30_000, pending: 20_000 }
 
 /** Milliseconds after which the server removes the consumer of a temporary group that no process reads. */
@@ -32,7 +32,7 @@ const nanoseconds = (milliseconds: number): number => milliseconds * 1_000_000
 export const claimOf = ({ ack_wait, backoff }: ConsumerConfig): number =>
   Math.floor(Math.min(ack_wait ?? nanoseconds(defaults.claim), ...backoff ?? []) / 1_000_000)
 
-/** What of a consumer a subject misses; undefined where it reads all of it, or all of a stream that holds that subject alone. */
+/** The messages of a subject that a consumer misses; undefined where it reads all of it, or all of a stream that holds that subject alone. */
 const unread = ({ filter_subject, filter_subjects }: ConsumerConfig, source: JetStreamStreams.Source) => {
   const filters = filter_subjects ?? (filter_subject === undefined ? [] : [filter_subject])
   const wanted = source.filter ?? source.channel
@@ -56,7 +56,7 @@ const unfit = (config: ConsumerConfig, source: JetStreamStreams.Source): string 
   return read === undefined ? undefined : `it reads ${read}, not ${source.filter ?? source.channel}`
 }
 
-/** What the options ask for and a consumer has otherwise. */
+/** The options that differ from those of a consumer. */
 const different = (config: ConsumerConfig, { claim, pending }: Settings): string | undefined => {
   const found: Array<string> = []
   if (claim !== undefined && config.ack_wait !== nanoseconds(claim)) {
@@ -93,7 +93,7 @@ export const remove = (
 ): Effect.Effect<unknown, Failed> =>
   JetStreamStreams.ask(client, settings, session, "consume", (manager) => manager.consumers.delete(stream, name))
 
-/** What a group wants of its consumer. */
+/** The consumer's settings that a group needs. */
 export interface Wanted {
   readonly source: JetStreamStreams.Source
   readonly from: "earliest" | "latest"

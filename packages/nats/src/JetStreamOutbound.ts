@@ -1,5 +1,5 @@
 /**
- * What is on its way to streams over one connection: written one after another and confirmed one by one, with so many at once at
+ * Messages on their way to streams over one connection: written one after another and confirmed one by one, with so many at once at
  * most.
  */
 import type { BrokerError, Outgoing } from "@millrace/core"
@@ -45,7 +45,7 @@ class InFlight {
   }
 }
 
-/** Nobody listens to the subject: no stream holds it, or its stream has no leader now. */
+/** No server listens to the subject: no stream holds it, or its stream has no leader now. */
 const unheard = (channel: string): Failed =>
   NatsError.make(
     "publish",
@@ -57,7 +57,7 @@ const decoder = new TextDecoder()
 // the second character of `{"error":…` and of `{"stream":…`
 const [errorMark, streamMark] = [101, 115]
 
-/** What is on its way over one connection. */
+/** The messages on their way over one connection. */
 export class OutboundQueue {
   private readonly session: Session
   private readonly settings: Settings
@@ -101,7 +101,7 @@ export class OutboundQueue {
       const entry = new PublishCall(batch, resume)
       this.queue.push(entry)
       this.write()
-      // what is on its way cannot be called back
+      // messages on their way cannot be called back
       return Effect.sync(() => {
         const at = this.queue.indexOf(entry)
         if (at >= 0) this.queue.splice(at, 1)
@@ -109,7 +109,7 @@ export class OutboundQueue {
     })
   }
 
-  /** Writes as long as there is room for what waits for its confirmation. */
+  /** Writes as long as there is room for unconfirmed messages. */
   private write(): void {
     for (let entry = this.queue[0]; entry !== undefined; entry = this.queue[0]) {
       while (entry.next < entry.batch.length && entry.failed === undefined) {
@@ -193,7 +193,7 @@ export class OutboundQueue {
     } else if (entry.failed === undefined && entry.confirmed === entry.batch.length) entry.resume(Exit.void)
   }
 
-  /** Counts time; what has waited for four counts waits no longer. */
+  /** Counts time; a message that has waited for four counts waits no longer. */
   beat(late: (channel: string) => Failed): void {
     this.tick++
     for (const [id, { outgoing, since }] of this.waiting) {

@@ -88,7 +88,7 @@ export class Pulls {
     this.write(this.subject, encoder.encode(JSON.stringify({ batch, expires: wait * 1e6 })), this.inbox)
   }
 
-  /** The server has forgotten what it was asked for. */
+  /** The server has forgotten a pull. */
   forget(): void {
     this.wanted = 0
     this.answered.openUnsafe()

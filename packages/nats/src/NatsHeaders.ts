@@ -8,7 +8,7 @@ import type { Msg } from "@nats-io/transport-node"
 
 const encoder = new TextEncoder()
 const [cr, lf, colon, blank, tab] = [13, 10, 58, 32, 9]
-// what every block of headers begins with
+// the beginning of every block of headers
 const version = "NATS/1.0"
 
 /** A message that tells its length. It is no part of the client's interface: another version may be without it. */

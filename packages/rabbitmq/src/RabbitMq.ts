@@ -119,7 +119,7 @@ export const layer = (options: RabbitMqOptions.Options): Layer.Layer<Broker.Brok
 /**
  * RabbitMQ with its address and credentials from the environment: `RABBITMQ_URL` (`amqp://user:password@host:port/vhost`),
  * `RABBITMQ_USERNAME`, `RABBITMQ_PASSWORD`, `RABBITMQ_CLIENT_ID`, `RABBITMQ_QUEUE_TYPE` (`quorum`, `classic`),
- * `RABBITMQ_MISSING_CHANNELS` (`refuse`, `create`). What is given as `options` goes before the environment.
+ * `RABBITMQ_MISSING_CHANNELS` (`refuse`, `create`). `options` go before the environment.
  *
  * Fails with a `ConfigError` that names the variable, or as `layer` does.
  *

@@ -12,9 +12,9 @@ interface Properties {
   readonly headers?: unknown
 }
 
-/** What of amqplib's connection is used here; its types do not tell. */
+/** The parts of amqplib's connection that are used here; its types do not have them. */
 interface Connection {
-  /** What was received and is not yet read; a frame begins at its first byte. */
+  /** Received bytes that are not yet read; a frame begins at the first. */
   rest: Buffer
   /** Reads the next frame, or calls itself again once more was received. */
   recvFrame: () => { readonly size?: number; readonly fields?: Properties } | false

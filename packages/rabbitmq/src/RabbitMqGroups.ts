@@ -41,7 +41,7 @@ const hasBegun = (link: Link, { binding, queue }: Source, ordered: boolean): Pro
     if (ordered) await channel.checkQueue(lockOf(queue))
   })
 
-/** Whether a group had a beginning, whatever has become of its queue. */
+/** Whether a group had a beginning, also where its queue is gone. */
 const hadBegun = (link: Link, { queue }: Source): Promise<boolean> =>
   isThere(link, (channel) => channel.checkExchange(queue))
 

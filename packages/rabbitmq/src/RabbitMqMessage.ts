@@ -19,7 +19,7 @@ export const names = {
   attempt: "millrace-attempt",
   /** The channel of a message that returns from its wait. */
   channel: "millrace-channel",
-  /** A table of what the message had before its wait and what its copy cannot have. */
+  /** A table of the properties before the wait that a copy cannot have. */
   original: "millrace-original",
   /** Values that a stream drops, as JSON: lists, which are repeated headers, tables and decimals. */
   values: "millrace-values",
@@ -103,7 +103,7 @@ export const attemptOf = (record: Message, queue: string, counters: ReadonlyArra
   return Math.max(1, waited)
 }
 
-/** What a wait has kept of the message, as RabbitMQ delivered it. */
+/** The properties that a wait has kept, as RabbitMQ delivered them. */
 export const originalOf = (record: Message, queue: string): Table | undefined => {
   const original: unknown = record.properties.headers?.[names.original]
   return isTable(original) && hasWaited(record, queue) ? original : undefined
@@ -151,7 +151,7 @@ const keyOf = (record: Message): unknown => {
 // Seconds by the protocol; some clients write milliseconds.
 const latest = 100_000_000_000
 
-/** What a reader knows of the place that its records come from. */
+/** The place that the records of a reader come from. */
 export interface Place {
   /** The exchange of all channels: of another one, the fields tell exchange and routing key. */
   readonly exchange: string

@@ -39,7 +39,7 @@ const push = (fields: Array<Headers.Field>, name: string, value: unknown): void 
   if (typeof value === "string" || typeof value === "number") fields.push([name, encoder.encode(String(value))])
 }
 
-/** The properties of a delivery as fields; `original` is what its wait has kept of it. */
+/** The properties of a delivery as fields; `original` has the properties that its wait has kept. */
 export const propertiesOf = (
   properties: MessageProperties,
   original: Table | undefined,
@@ -60,7 +60,7 @@ export const propertiesOf = (
   push(fields, routingKeyName, original[routingKeyName])
 }
 
-/** What of a delivery a copy that waits cannot have as its properties. */
+/** The parts of a delivery that a waiting copy cannot have as its properties. */
 export const unrepeatable = (properties: MessageProperties): Record<string, string> => {
   const kept: Record<string, string> = Object.create(null)
   // it would end the wait
@@ -141,7 +141,7 @@ export const said = ({ headers, native }: Outgoing<Uint8Array>, name: string): s
 
 const isWhole = (text: string, most: number): boolean => /^\d{1,10}$/.test(text) && Number(text) <= most
 
-/** Headers with a value that RabbitMQ would end the channel over, and of what form they must be. */
+/** Headers with a value that RabbitMQ would end the channel over, and their form. */
 const forms: ReadonlyArray<readonly [name: string, form: string, isGood: (text: string) => boolean]> = [
   [expirationName, "whole milliseconds below 2^32", (text) => isWhole(text, 4_294_967_295)],
   [priorityName, "a whole number from 0 to 255", (text) => isWhole(text, 255)],
@@ -152,7 +152,7 @@ const forms: ReadonlyArray<readonly [name: string, form: string, isGood: (text: 
 // RabbitMQ takes these as more routing keys
 const routing = ["CC", "BCC"]
 
-/** What of a message RabbitMQ or its client can never take. */
+/** The parts of a message that RabbitMQ or its client can never take. */
 export const refuse = (outgoing: Outgoing<Uint8Array>): Failed | undefined => {
   const { channel } = outgoing
   const refused = Features.refuse("rabbitmq", features, outgoing)

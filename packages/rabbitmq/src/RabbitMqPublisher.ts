@@ -82,7 +82,7 @@ class Line {
       const call = new Call(batch, isDirect, resume, this.clock.currentTimeMillisUnsafe())
       this.waiting.push(call)
       this.flow()
-      // what is on its way cannot be called back
+      // messages on their way cannot be called back
       return Effect.sync(() => {
         if (call.sent > 0) return
         this.forget(call)

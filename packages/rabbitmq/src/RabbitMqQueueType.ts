@@ -15,7 +15,7 @@ const most = 16
 const typeOf = (name: string): QueueType =>
   name === "quorum" || name === "stream" ? name : name === "classic" || name === "" ? "classic" : "unknown"
 
-/** What a refusal says of an argument: `inequivalent arg 'NAME' for queue …: received … but current is …`. */
+/** The sentence of a refusal about an argument: `inequivalent arg 'NAME' for queue …: received … but current is …`. */
 const differs = (error: unknown): { readonly name: string; readonly current: string } | undefined => {
   if (RabbitMqError.replyOf(error) !== 406) return undefined
   const text = error instanceof Error ? error.message : String(error)

@@ -128,7 +128,7 @@ const log = async (link: Link, { channel: name, settings }: Driver.Declaration):
   )
 }
 
-// milliseconds after which RabbitMQ deletes a temporary queue that nobody consumes: its program has died
+// milliseconds after which RabbitMQ deletes a temporary queue without a consumer: its program has died
 const unused = 300_000
 
 /** Makes the queue of a temporary channel or group, and binds it. */

@@ -15,7 +15,7 @@ const host = /^(\[[0-9a-fA-F:.]+\]|[^\s:/@,[\]]+)(?::(\d{1,5}))?$/
 
 const shape = `url must be amqp://user:password@host:port/vhost, or amqps:// for TLS`
 
-/** What a URL says. */
+/** The parts of a URL. */
 export interface Parts {
   readonly nodes: ReadonlyArray<Node>
   readonly vhost: string
@@ -60,7 +60,7 @@ const refuseEnd = (given: string): void => {
   }
 }
 
-// what is wrong is never shown: it may hold the password
+// a wrong URL is never shown: it may hold the password
 export const taken = (given: string): Parts => {
   refuseEnd(given.trim())
   const found = /^(amqps?):\/\/(?:([^@/?#]*)@)?([^/?#@]+)(?:\/([^?#/]*))?$/i.exec(given.trim())

@@ -9,7 +9,7 @@
 
 import { isUtf8 } from "node:buffer"
 
-/** What a decoder writes for bytes that are no text. */
+/** The character of a decoder for bytes that are no text. */
 export const replacement = "\uFFFD"
 
 /** A value with its AMQP type, in the form that amqplib writes. */
@@ -134,7 +134,7 @@ class Wire {
       case "S": {
         const { from, to } = this.long()
         const text = bytes.toString("utf8", from, to)
-        // what RabbitMQ 4 returns from a stream for bytes
+        // the value that RabbitMQ 4 returns from a stream for bytes
         return text.includes(replacement) && !isUtf8(bytes.subarray(from, to)) ? bytes.subarray(from, to) : text
       }
       case "x": {
@@ -266,7 +266,7 @@ const decodedTable = (value: Table): Table => {
 export const encode = (values: Table): string =>
   JSON.stringify(Object.fromEntries(Object.keys(values).map((name) => [name, encoded(values[name])])))
 
-/** Reads what `encode` wrote; of any other text, no values. */
+/** Reads a text of `encode`; of any other text, no values. */
 export const decode = (text: unknown): Table => {
   if (typeof text !== "string") return {}
   try {

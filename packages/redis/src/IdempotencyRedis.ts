@@ -218,7 +218,7 @@ const environment = Config.all({
  * As `layer`, with address and credentials from the environment: `REDIS_URL` (`redis://user:password@host:port/db`, or
  * `rediss://` for TLS), `REDIS_CLUSTER` or `REDIS_SENTINELS` (addresses between commas) with `REDIS_SENTINEL_NAME`;
  * `REDIS_USERNAME`, `REDIS_PASSWORD`, `REDIS_TLS` (`on`, `off`), `REDIS_CLIENT_NAME`; and `IDEMPOTENCY_REDIS_PREFIX`,
- * `IDEMPOTENCY_REDIS_MAXIMUM_GROUP`, `IDEMPOTENCY_REDIS_PATIENCE` (as `5 seconds`). What is given as `options` goes before the
+ * `IDEMPOTENCY_REDIS_MAXIMUM_GROUP`, `IDEMPOTENCY_REDIS_PATIENCE` (as `5 seconds`). `options` go before the
  * environment.
  *
  * Fails with a `ConfigError` that names the variable, or as `layer` does.

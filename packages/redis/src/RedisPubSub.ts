@@ -117,7 +117,7 @@ export const layer = (options: Options): Layer.Layer<Broker.Broker, BrokerError.
 /**
  * Redis Pub/Sub with address and credentials from the environment: `REDIS_URL` (`redis://user:password@host:port/db`, or
  * `rediss://` for TLS), `REDIS_CLUSTER` or `REDIS_SENTINELS` (addresses between commas) with `REDIS_SENTINEL_NAME`;
- * `REDIS_USERNAME`, `REDIS_PASSWORD`, `REDIS_TLS` (`on`, `off`), `REDIS_CLIENT_NAME`. What is given as `options` goes before
+ * `REDIS_USERNAME`, `REDIS_PASSWORD`, `REDIS_TLS` (`on`, `off`), `REDIS_CLIENT_NAME`. `options` go before
  * the environment.
  *
  * Fails with a `ConfigError` that names the variable, or as `layer` does.

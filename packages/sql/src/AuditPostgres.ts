@@ -302,7 +302,7 @@ const environment = (options: Partial<Options>): Config.Config<Options> =>
 
 /**
  * As `layer`, with its options from the environment: `AUDIT_POSTGRES_URL` (needed), `AUDIT_POSTGRES_TABLE`,
- * `AUDIT_POSTGRES_MAXIMUM_GROUP`, `AUDIT_POSTGRES_PATIENCE` (as `5 seconds`). What is given as `options` goes before the
+ * `AUDIT_POSTGRES_MAXIMUM_GROUP`, `AUDIT_POSTGRES_PATIENCE` (as `5 seconds`). `options` go before the
  * environment.
  *
  * Fails with a `ConfigError` that names the variable, with an `AuditError` of reason `Invalid` where a value is out of range,

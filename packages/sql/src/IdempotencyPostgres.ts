@@ -283,7 +283,7 @@ const environment = (options: Partial<Options>): Config.Config<Options> =>
 /**
  * As `layer`, with its options from the environment: `IDEMPOTENCY_POSTGRES_URL` (needed), `IDEMPOTENCY_POSTGRES_TABLE`,
  * `IDEMPOTENCY_POSTGRES_MAXIMUM_GROUP`, `IDEMPOTENCY_POSTGRES_PATIENCE` and `IDEMPOTENCY_POSTGRES_PRUNE_EVERY` (as `5 seconds`).
- * What is given as `options` goes before the environment.
+ * `options` go before the environment.
  *
  * Fails with a `ConfigError` that names the variable, with an `IdempotencyUnavailable` where a value is out of range, or as
  * `layer` does.

@@ -52,12 +52,12 @@ export interface Subject {
   readonly token: string
 }
 
-/** What became of a case. */
+/** The result of a case. */
 export interface Result {
   readonly case: Case
   /** `absent`: the service does not serve what the case needs. */
   readonly outcome: "passed" | "failed" | "absent"
-  /** What is wrong, a sentence each. */
+  /** The faults, a sentence each. */
   readonly problems: ReadonlyArray<string>
 }
 

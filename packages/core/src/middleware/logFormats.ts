@@ -255,7 +255,7 @@ const wordOf = <const T extends string>(name: string, words: ReadonlyArray<T>, o
 
 /**
  * As `layer`, with format and level from the environment: `LOG_FORMAT` (`json`, `logfmt`, `pretty`) and `LOG_LEVEL` (`all`,
- * `trace`, `debug`, `info`, `warn`, `error`, `fatal`, `none`), in any case. What is given as `options` goes before the
+ * `trace`, `debug`, `info`, `warn`, `error`, `fatal`, `none`), in any case. `options` go before the
  * environment. Fails with a `ConfigError` that names the variable.
  *
  * @category layers

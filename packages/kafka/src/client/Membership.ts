@@ -14,7 +14,7 @@ export interface Member {
 
 /** The lease under which messages came. */
 export interface Membership {
-  /** What the subscription runs side by side; undefined where a driver is used by itself. */
+  /** The lanes of the subscription; undefined where a driver is used by itself. */
   readonly lanes: Driver.ConsumeOptions["lanes"]
   /** Whether the partition is still this member's, as far as it knows. */
   readonly held: () => boolean

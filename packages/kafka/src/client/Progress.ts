@@ -1,5 +1,5 @@
 /**
- * How far one lease has come, and what of it is to be committed.
+ * How far one lease has come, and the position to be committed.
  *
  * Marks of transactions, aborted messages and gaps of compaction have positions and are no messages. They are committed with
  * the last message before them, or by themselves once that one is committed: else a group that has done everything would be
@@ -41,7 +41,7 @@ export class Progress {
     return this.committed >= this.given && this.next > this.committed
   }
 
-  /** Commits what is no message; where it fails, the next commit tells. */
+  /** Commits past records that are no messages; where it fails, the next commit tells. */
   get catchUp(): Effect.Effect<void> {
     return Effect.ignore(
       this.turns.withPermits(1)(Effect.suspend(() => this.isAhead ? this.tell(this.next) : Effect.void))

@@ -1,5 +1,5 @@
 /**
- * Tokens of SASL OAUTHBEARER: obtained at each connection, and what the broker says of one that it refuses.
+ * Tokens of SASL OAUTHBEARER: obtained at each connection, and the broker's reason for refusing one.
  */
 import { type BrokerError, Credentials } from "@millrace/core"
 import { Effect, Redacted } from "effect"
@@ -47,7 +47,7 @@ export const refusalIn = (answer: Uint8Array): Error | undefined => {
     const found: unknown = JSON.parse(text)
     status = typeof found === "object" && found !== null && "status" in found ? found.status : undefined
   } catch {
-    // what is no JSON is told as it came
+    // a text that is no JSON is told as it came
   }
   const why = typeof status === "string" ? status : text.slice(0, 200)
   return Object.assign(new Error(why), { name: "TokenRefused", code: "PLT_KFK_AUTHENTICATION" })

@@ -31,7 +31,7 @@ export class KafkaTransaction extends Context.Service<KafkaTransaction, {
     messages: ReadonlyArray<Outgoing<Uint8Array>>,
     options?: { readonly after?: ReadonlyArray<Delivery> | undefined }
   ) => Effect.Effect<void, Failed>
-  /** What `publish` with `after` promises by this client. */
+  /** The guarantee of `publish` with `after` by this client. */
   readonly guarantee: Guarantee
 }>()("@millrace/kafka/KafkaTransaction/KafkaTransaction") {}
 

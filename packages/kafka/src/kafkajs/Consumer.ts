@@ -99,7 +99,7 @@ interface Open {
   progress: Progress | undefined
 }
 
-/** What a lease was assigned by. */
+/** The assignment of a lease. */
 interface Assignment extends Sync {
   readonly coordinator: Broker
 }
@@ -348,7 +348,7 @@ class Member {
     }).pipe(Effect.andThen(Effect.sync(() => this.leases.clear())))
   }
 
-  /** From here on what it held is another member's. */
+  /** From here on its partitions are another member's. */
   get forget(): Effect.Effect<void> {
     return Effect.sync(() => this.leases.clear())
   }
@@ -489,7 +489,7 @@ class Member {
   }
 }
 
-/** Commits as the member of an assignment, whatever kafkajs has read. */
+/** Commits as the member of an assignment, also beyond the positions that kafkajs has read. */
 const commitTo = (
   { coordinator, generationId, groupId, memberId }: Assignment,
   places: ReadonlyArray<Place>

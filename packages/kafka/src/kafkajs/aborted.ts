@@ -5,7 +5,7 @@
  * Rule: https://kafka.apache.org/documentation/#controlbatch, and what Java's client does with the list.
  */
 
-/** A record as kafkajs reads it, with what its types leave out. */
+/** A record as kafkajs reads it, with fields that its types leave out. */
 export interface FetchedRecord {
   readonly key: Buffer | null
   readonly offset: string

@@ -5,7 +5,7 @@
 import type { Cluster } from "kafkajs"
 import { type FetchedPartition, hide } from "./aborted.ts"
 
-/** What kafkajs asks when it is told what is its own. */
+/** The questions of kafkajs after it was assigned partitions. */
 export interface Sync {
   readonly groupId: string
   readonly generationId: number
@@ -22,7 +22,7 @@ interface Commit {
   }>
 }
 
-/** What kafkajs's brokers can do, of which its types leave out a part. */
+/** The methods of kafkajs's brokers, of which its types leave out a part. */
 export interface Broker {
   fetch(request: unknown): Promise<{
     readonly responses: ReadonlyArray<{ readonly partitions: ReadonlyArray<FetchedPartition> }>

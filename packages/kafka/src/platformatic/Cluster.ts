@@ -70,7 +70,7 @@ const clusterOf = (settings: Settings, wire: Wire): Cluster => {
       }))
       return { state: found!.groupState, members }
     } catch (error) {
-      // what is not of the protocol "consumer" is a classic one, or none
+      // a group that is not of the protocol "consumer" is a classic one, or none
       const partly = answerOf<consumerGroupDescribeV0.ConsumerGroupDescribeResponse>(error)
       if (partly === undefined && !isUnknown(error) && Failure.typeOf(error) !== undefined) throw error
     }

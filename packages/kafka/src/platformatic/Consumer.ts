@@ -136,7 +136,7 @@ class Member implements Holder {
     return Effect.suspend(() => this.revoke(this.held()))
   }
 
-  /** Leaves the group: what it held is another member's from then on. */
+  /** Leaves the group: its partitions are another member's from then on. */
   get leave(): Effect.Effect<void> {
     return Effect.suspend(() => {
       this.partitions.clear()
@@ -207,7 +207,7 @@ class Member implements Holder {
     return begin({ settings, cluster, begun, options, topics: subscribed }, ends, this.group.commit)
   }
 
-  /** Where partitions are read from: what is committed, else their first message. */
+  /** Where partitions are read from: the committed position, else their first message. */
   private positions(topic: string, partitions: ReadonlyArray<number>): Effect.Effect<Map<number, number>, Failed> {
     return Effect.gen({ self: this }, function*() {
       const committed = yield* this.coordinator.ask(

@@ -36,7 +36,7 @@ export const noAnswer = (millis: number, operation: string, hint: string): SqlEr
   })
 }
 
-/** What may be wrong where nothing answers. */
+/** Possible causes where no server answers. */
 export const hints = {
   any: "the server hangs or is out of reach, or all connections of the client are in use: give it more connections "
     + "(maxConnections)",
@@ -44,7 +44,7 @@ export const hints = {
     + "connections (maxConnections) than handlers that run at once, or give the store its own connections (layer)"
 }
 
-/** What may be wrong where a transaction around a handler does not begin or end. */
+/** Possible causes where a transaction around a handler does not begin or end. */
 export const lateEnds: { readonly [S in Step]: string } = {
   begin: `the transaction did not begin; ${hints.any} than handlers that run at once`,
   end: "the transaction did not end, and may have been committed or not: the server hangs or is out of reach"

@@ -16,5 +16,5 @@ export const checkTable = (module: string, table: string, longest = 50): string 
   )
 }
 
-/** The name of a table without its schema, for what is named after it. */
+/** The name of a table without its schema, for indexes and functions that are named after it. */
 export const nameOf = (table: string): string => table.slice(table.lastIndexOf(".") + 1)

@@ -134,7 +134,7 @@ export const make = (table: Table<OutboxError>, settings: Settings): Claims => {
     return Math.ceil(shards / (1 + (standsBy ? Number(row?.["standby"] ?? 0) : active)))
   }
 
-  /** What is still this relay's; one whose life has ended meanwhile has nothing, and begins again. */
+  /** The shards that are still this relay's; one whose life has ended meanwhile has nothing, and begins again. */
   const live = (standsBy: boolean): Effect.Effect<Set<number>, OutboxError> => {
     const own = sign(standsBy)
     return Effect.flatMap(inside(own.sql, own.values), (found) => {

@@ -177,7 +177,7 @@ const pg: Dialect = {
       : {
         sql: `${part("_shared")} UNION ALL `
           + "SELECT pg_advisory_xact_lock(hashtext($3), lane) FROM unnest($4::float8[]::int[]) AS lanes (lane)",
-        // what an int holds
+        // the largest value of an int
         values: [`${table} parts`, parts, table, sorted(lanes.map((lane) => lane % 0x7fff_ffff))]
       }
   },

@@ -14,14 +14,14 @@ import { Flight } from "./flight.ts"
 import type { Stored } from "./rows.ts"
 import * as Send from "./send.ts"
 
-/** What a loop is told; times in milliseconds. */
+/** The settings of a loop; times in milliseconds. */
 export interface Settings {
   readonly lease: number
   readonly poll: number
   readonly bytes: number
 }
 
-/** What a loop shows. */
+/** The state of a loop. */
 export interface Shown {
   state: "starting" | "idle" | "sending" | "waiting" | "stopped"
   held: ReadonlySet<number>
@@ -233,7 +233,7 @@ export const make = (options: {
       Effect.retry({ while: () => !isStopping, schedule: patience }),
       Effect.ignore,
       Effect.repeat({ while: () => !isStopping }),
-      // what is being sent ends by itself
+      // rows that are being sent end by themselves
       Effect.andThen(Effect.repeat(Effect.delay(Effect.void, 5), { while: () => flight.size > 0 })),
       Effect.asVoid
     )

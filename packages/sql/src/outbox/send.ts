@@ -29,7 +29,7 @@ export class Sent {
   lastError: BrokerError.BrokerError | undefined
   /** Rows whose publish had no answer. */
   late = 0
-  /** What has gathered since the last call. */
+  /** The verdicts since the last call. */
   take(): { readonly done: ReadonlyArray<string>; readonly failed: ReadonlyArray<Verdict> } {
     const { done, failed } = this
     this.done = []
@@ -118,7 +118,7 @@ export const make = (broker: Broker.Broker["Service"], rules: Rules, isHeld: () 
       discard: true
     })
 
-  /** What cannot be read cannot be sent. */
+  /** Unreadable rows cannot be sent. */
   const readable = (rows: ReadonlyArray<Stored>, sent: Sent): ReadonlyArray<Stored> =>
     rows.filter(({ id, unreadable }) => {
       if (unreadable === undefined) return true

@@ -2,7 +2,7 @@
  * A case of the HTTP suite as data: a section, bytes that are sent, and the answers that must come.
  */
 
-/** What the service under test serves; see `HttpConformance`. */
+/** The resources of the service under test; see `HttpConformance`. */
 export type Resource =
   | "hello"
   | "echo"
@@ -41,7 +41,7 @@ export interface Expected {
   readonly body?: string | RegExp | { readonly same: number } | undefined
   /** Members that a JSON body must have; `undefined` is none. */
   readonly json?: { readonly [name: string]: unknown } | undefined
-  /** The answer of HEAD, which has no body whatever its fields say. */
+  /** The answer of HEAD, which never has a body. */
   readonly head?: boolean | undefined
 }
 

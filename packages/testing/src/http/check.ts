@@ -1,5 +1,5 @@
 /**
- * What is wrong with the answers of a case.
+ * The faults of the answers of a case.
  */
 import { closesOf, type Exchange, type Expected, type FieldRule, finalsOf } from "./Case.ts"
 import type { Answer, Received } from "./connection.ts"
@@ -78,7 +78,7 @@ const answerProblems = (expected: Expected, answer: Answer, before: ReadonlyArra
   ]
 }
 
-/** What is wrong with what came on a connection; nothing where it is as expected. */
+/** The faults of the answers on a connection; none where they are as expected. */
 export const problemsOf = (
   exchange: Exchange,
   { answers, interim, isClosed, malformed }: Received,

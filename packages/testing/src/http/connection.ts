@@ -13,13 +13,13 @@ export interface Answer {
   readonly body: string
 }
 
-/** What came on one connection. */
+/** The answers on one connection. */
 export interface Received {
   readonly answers: ReadonlyArray<Answer>
   /** Interim answers of 1xx. */
   readonly interim: ReadonlyArray<Answer>
   readonly isClosed: boolean
-  /** What is wrong with the bytes that came. */
+  /** The flaw of the received bytes. */
   readonly malformed: string | undefined
 }
 

@@ -40,7 +40,7 @@ export interface Options {
   readonly startTimeout?: Duration.Input
 }
 
-/** What is taken where an option is left out. */
+/** The defaults of the options. */
 export const defaults = { users: {}, settings: {}, startTimeout: "10 seconds" } as const satisfies Options
 
 const name = "Redis"

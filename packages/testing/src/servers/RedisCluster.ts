@@ -32,7 +32,7 @@ export interface Options {
   readonly startTimeout?: Duration.Input
 }
 
-/** What is taken where an option is left out. */
+/** The defaults of the options. */
 export const defaults = {
   primaries: 3,
   replicas: 1,

@@ -32,7 +32,7 @@ export interface Options {
   readonly startTimeout?: Duration.Input
 }
 
-/** What is taken where an option is left out. */
+/** The defaults of the options. */
 export const defaults = { downAfter: 500, startTimeout: "20 seconds" } as const satisfies Options
 
 const check = OptionCheck.make("RedisSentinel")
