@@ -364,7 +364,10 @@ class Member {
     this.state = "out"
     // Partitions changed under a running fetch, or the group forgot this member: kafkajs would join with answers to older
     // fetches still on their way, and take them for what follows its new position. It starts again from the committed one.
-    if (unasked) throw Object.assign(new Error("The assignment changed under a running consumer"), { retriable: false })
+    if (!unasked) return
+    // kafkajs reports this only as a crash by an error of no known type
+    this.end(this.forgotten())
+    throw Object.assign(new Error("The assignment changed under a running consumer"), { retriable: false })
   }
 
   private async pass(batch: EachBatchPayload): Promise<void> {
@@ -402,6 +405,16 @@ class Member {
       reason: "Lost",
       message:
         `Partition ${partition} of ${topic} goes on at an earlier offset: the topic was made anew, or its log was cut.`
+    })
+  }
+
+  private forgotten(): Failed {
+    const { group } = this.options
+    return BrokerError.make({
+      system: "kafka",
+      operation: "consume",
+      reason: "Lost",
+      message: `The group ${group} no longer knows this member, or assigned its partitions anew while it read: it joins again.`
     })
   }
 
