@@ -250,18 +250,22 @@ const asDriver = (client: Client) => (kafka: () => Servers.KafkaServer) => {
     60_000
   )
 
-  it.live("X4 a member without messages that the group has forgotten ends with a failure that passes", () =>
-    Effect.gen(function*() {
-      const { channel, driver, group } = yield* made(1)
-      const idle = yield* live(driver, { channel, group })
-      yield* eventually(() => idle.recorder.leases.length === 1)
-      yield* Effect.promise(() => client.removeMembers(kafka().brokers, group))
-      expect(yield* Effect.flip(Fiber.join(idle.fiber))).toMatchObject({
-        reason: "Lost",
-        failure: "transient",
-        operation: "consume"
-      })
-    }).pipe(Effect.scoped), 60_000)
+  it.live(
+    "X4 a member without messages that the group has forgotten ends with a failure that passes",
+    () =>
+      Effect.gen(function*() {
+        const { channel, driver, group } = yield* made(1)
+        const idle = yield* live(driver, { channel, group })
+        yield* eventually(() => idle.recorder.leases.length === 1)
+        yield* Effect.promise(() => client.removeMembers(kafka().brokers, group))
+        expect(yield* Effect.flip(Fiber.join(idle.fiber))).toMatchObject({
+          reason: "Lost",
+          failure: "transient",
+          operation: "consume"
+        })
+      }).pipe(Effect.scoped),
+    60_000
+  )
 
   it.live("a topic that is deleted under its consumer ends it, and says so", () =>
     Effect.gen(function*() {

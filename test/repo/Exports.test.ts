@@ -87,10 +87,13 @@ const entriesOf = (index: string): ReadonlyArray<Entry> => {
 }
 
 const publicEntries = packages.flatMap((name) =>
-  Object.entries<string>(readJson(`packages/${name}/package.json`).exports)
+  Object.entries<string | null>(readJson(`packages/${name}/package.json`).exports)
     // by path every module can be named in declarations; what is public is what the entries export
-    .filter(([entry, file]) => file.endsWith(".ts") && !entry.includes("*"))
-    .map(([entry, file]) => ({ name: join("@millrace", name, entry), index: join("packages", name, file) }))
+    .flatMap(([entry, file]) =>
+      file?.endsWith(".ts") === true && !entry.includes("*")
+        ? [{ name: join("@millrace", name, entry), index: join("packages", name, file) }]
+        : []
+    )
 )
 
 describe.each(publicEntries)("exports of $name", ({ index, name }) => {

@@ -18,6 +18,24 @@ const folders: Record<string, ReadonlyArray<string>> = {
 const forDrivers = new Set(["model", "broker", "engine"])
 const drivers = ["kafka", "rabbitmq", "redis", "nats", "mqtt"]
 
+/** The modules of a package that users import; all others are private, and stand under `src/internal/`. */
+const publicModules: Record<string, ReadonlyArray<string>> = {
+  sql: [
+    "AuditPostgres",
+    "AuditSqlite",
+    "IdempotencyPostgres",
+    "IdempotencySqlite",
+    "Inbox",
+    "Outbox",
+    "OutboxRelay",
+    "RateLimitPostgres",
+    "RateLimitSqlite",
+    "SqlHealth",
+    "SqliteClient",
+    "index"
+  ]
+}
+
 const topLevel = new Set([
   "package.json",
   "tsconfig.json",
@@ -85,13 +103,26 @@ describe("layout", () => {
         if (name === undefined || !packages.includes(name)) return []
         const { exports } = readJson(`packages/${name}/package.json`)
         // a file of its own, by the pattern
-        const isFile = exports["./*"] !== undefined && files.has(`packages/${name}/src/${entry}.ts`)
+        const isFile = exports["./*"] !== undefined && files.has(`packages/${name}/src/${entry}.ts`) &&
+          !(exports["./internal/*"] === null && entry?.startsWith("internal/") === true)
         return exports[entry === undefined ? "." : `./${entry}`] === undefined && !isFile
           ? [`${file}:${line}: ${specifier} is not exported`]
           : []
       })
     })
     assert.deepStrictEqual(wrong, [])
+  })
+
+  it("private modules stand under internal/, and users cannot import them", () => {
+    for (const [name, modules] of Object.entries(publicModules)) {
+      const found = sources(`packages/${name}/src/**/*.ts`)
+        .map((file) => file.replace(`packages/${name}/src/`, "").replace(/\.ts$/, ""))
+        .filter((file) => !file.startsWith("internal/"))
+      assert.deepStrictEqual(found, [...modules].sort(), `modules of ${name} outside of internal/`)
+      const { exports, publishConfig } = readJson(`packages/${name}/package.json`)
+      assert.isNull(exports["./internal/*"], `exports of ${name}`)
+      assert.isNull(publishConfig.exports["./internal/*"], `published exports of ${name}`)
+    }
   })
 
   it("packages declare what they import", () => {

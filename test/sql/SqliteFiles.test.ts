@@ -6,7 +6,7 @@ import { execFileSync } from "node:child_process"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { pathToFileURL } from "node:url"
-import * as Thread from "../../packages/sql/src/sqlite/Thread.ts"
+import * as Thread from "../../packages/sql/src/internal/sqlite/Thread.ts"
 
 const root = join(import.meta.dirname, "../..")
 
@@ -35,7 +35,7 @@ describe("SQLite's files", () => {
     Effect.gen(function*() {
       const thread = Thread.make(
         pathToFileURL(join(tmpdir(), "bundle.js")).href,
-        "./sqlite/worker",
+        "./internal/audit/worker",
         { filename: ":memory:", synchronous: "full", busy: 0 },
         () => []
       )

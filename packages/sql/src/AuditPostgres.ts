@@ -3,17 +3,18 @@
  */
 import { PgTypes } from "@effect/sql-pg"
 import { Audit, Gather, OptionCheck } from "@millrace/core"
-import { Config, Duration, Effect, Layer, Random, type Redacted, Result, Schedule } from "effect"
+import { Config, Duration, Effect, Layer, Random, type Redacted, Result } from "effect"
 import { SqlClient } from "effect/sql"
-import { columns } from "./columns.ts"
-import * as Migrate from "./database/migrate.ts"
-import * as Statements from "./database/statements.ts"
-import { storable as storableKey } from "./database/storable.ts"
-import { checkTable, nameOf } from "./database/table.ts"
-import * as Address from "./postgres/address.ts"
-import * as Errors from "./postgres/errors.ts"
-import { own } from "./postgres/own.ts"
-import * as Rows from "./rows.ts"
+import { columns } from "./internal/audit/columns.ts"
+import * as Migrate from "./internal/database/migrate.ts"
+import * as Statements from "./internal/database/statements.ts"
+import { storable as storableKey } from "./internal/database/storable.ts"
+import { checkTable, nameOf } from "./internal/database/table.ts"
+import * as Address from "./internal/postgres/address.ts"
+import * as Errors from "./internal/postgres/errors.ts"
+import { own } from "./internal/postgres/own.ts"
+import { retry } from "./internal/postgres/retry.ts"
+import * as Rows from "./internal/audit/rows.ts"
 
 /** Options of `layerClient`. */
 export interface TableOptions {
@@ -148,8 +149,6 @@ const parameters = (
   ]
 }
 
-const again: ReadonlySet<Audit.Reason> = new Set(["Unreachable", "Lost", "Busy"])
-
 const check = OptionCheck.make("AuditPostgres")
 
 /**
@@ -174,7 +173,7 @@ const readLimit = 60_000
 const make = (options: TableOptions, where: string) => {
   const table = checkTable("AuditPostgres", options.table ?? defaults.table)
   const maximumGroup = check.count("maximumGroup", options.maximumGroup ?? defaults.maximumGroup)
-  const patience = Duration.millis(check.millis("patience", options.patience ?? defaults.patience, { least: 0 }))
+  const patience = check.millis("patience", options.patience ?? defaults.patience, { least: 0 })
   const timeout = check.millis("timeout", options.timeout ?? defaults.timeout, { most: OptionCheck.longestTimer })
   const dialect: Rows.Dialect = {
     table,
@@ -184,11 +183,7 @@ const make = (options: TableOptions, where: string) => {
     shown: (column) => columnsOfLong.has(column) ? `coalesce(long_${column}, ${column}) AS ${column}` : column
   }
   const statement = insert(table)
-  // waits of 50 ms, doubling to 1 second
-  const retry = Schedule.exponential("50 millis").pipe(
-    Schedule.modifyDelay(({ duration }) => Effect.succeed(Duration.min(duration, Duration.seconds(1)))),
-    Schedule.upTo({ duration: patience })
-  )
+  const retried = retry(patience, ({ reason }: Audit.AuditError) => reason)
 
   return Effect.gen(function*() {
     const sql = yield* SqlClient.SqlClient
@@ -210,7 +205,7 @@ const make = (options: TableOptions, where: string) => {
         Effect.suspend(() => {
           const ids = entries.map(() => `${writer}${(appended++).toString(36).padStart(10, "0")}`)
           return ask("append", statement, parameters(ids, entries), timeout).pipe(
-            Effect.retry({ while: (error) => again.has(error.reason), schedule: retry }),
+            retried,
             Effect.asVoid
           )
         })

@@ -3,10 +3,10 @@
  */
 import { Audit, Gather, OptionCheck } from "@millrace/core"
 import { Config, Duration, Effect, Layer } from "effect"
-import * as Rows from "./rows.ts"
-import * as Batch from "./sqlite/batch.ts"
-import type { Failed, Reply, Request } from "./sqlite/protocol.ts"
-import * as Thread from "./sqlite/Thread.ts"
+import * as Rows from "./internal/audit/rows.ts"
+import * as Batch from "./internal/audit/batch.ts"
+import type { Failed, Reply, Request } from "./internal/sqlite/protocol.ts"
+import * as Thread from "./internal/sqlite/Thread.ts"
 
 /** Options of `layer`. */
 export interface Options {
@@ -97,7 +97,7 @@ export const layer = (options: Options): Layer.Layer<Audit.Store, Audit.AuditErr
         Effect.sync(() =>
           Thread.make<Request, Reply>(
             import.meta.url,
-            "./sqlite/worker",
+            "./internal/audit/worker",
             { filename, synchronous, busy },
             (asked) => asked.operation === "append" ? [asked.batch.numbers.buffer] : []
           )

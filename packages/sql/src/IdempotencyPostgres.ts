@@ -3,18 +3,19 @@
  * completions commit together with what the handler writes.
  */
 import { Idempotency, OptionCheck } from "@millrace/core"
-import { Config, Duration, Effect, Layer, Random, type Redacted, Schedule, type Scope } from "effect"
+import { Config, Duration, Effect, Layer, Random, type Redacted, type Scope } from "effect"
 import { SqlClient } from "effect/sql"
-import { limitedEnds } from "./database/limited.ts"
-import * as Migrate from "./database/migrate.ts"
-import * as Statements from "./database/statements.ts"
-import { checkTable } from "./database/table.ts"
-import * as Table from "./idempotency/postgres.ts"
-import * as Shared from "./idempotency/shared.ts"
-import { typed } from "./outbox/failure.ts"
-import * as Address from "./postgres/address.ts"
-import * as Errors from "./postgres/errors.ts"
-import { own } from "./postgres/own.ts"
+import { limitedEnds } from "./internal/database/limited.ts"
+import * as Migrate from "./internal/database/migrate.ts"
+import * as Statements from "./internal/database/statements.ts"
+import { checkTable } from "./internal/database/table.ts"
+import * as Table from "./internal/idempotency/postgres.ts"
+import * as Shared from "./internal/idempotency/shared.ts"
+import { typed } from "./internal/outbox/failure.ts"
+import * as Address from "./internal/postgres/address.ts"
+import * as Errors from "./internal/postgres/errors.ts"
+import { own } from "./internal/postgres/own.ts"
+import { retry } from "./internal/postgres/retry.ts"
 
 /** Options of every layer here. */
 export interface TableOptions {
@@ -81,8 +82,6 @@ export const defaults: {
 const module = "IdempotencyPostgres"
 const check = OptionCheck.make(module)
 
-const again: ReadonlySet<string> = new Set(["Unreachable", "Lost", "Busy"])
-
 type Store = Idempotency.Store["Service"]
 
 /** What a handler failed with, told apart from what its transaction failed with. */
@@ -125,12 +124,7 @@ const make = (
   const every = check.millis("pruneEvery", options.pruneEvery ?? defaults.pruneEvery, { least: 10 })
   const timeout = check.millis("timeout", options.timeout ?? defaults.timeout, { most: OptionCheck.longestTimer })
   const statement = Table.statement(table)
-  const isWorthIt = (error: Migrate.Failed) => again.has(Errors.read(where, error).reason)
-  // waits of 50 ms, doubling to 1 second
-  const retry = Schedule.exponential("50 millis").pipe(
-    Schedule.modifyDelay(({ duration }) => Effect.succeed(Duration.min(duration, Duration.seconds(1)))),
-    Schedule.upTo({ duration: patience })
-  )
+  const retried = retry(patience, (error: Migrate.Failed) => Errors.read(where, error).reason)
 
   return Effect.gen(function*() {
     const sql = yield* SqlClient.SqlClient
@@ -163,7 +157,7 @@ const make = (
         Effect.suspend(() => {
           const owners = operations.map(({ kind }) => kind === "claim" ? `${writer}${(claims++).toString(36)}` : "")
           return Effect.suspend(() => asked(statements.ask, operations, owners)).pipe(
-            Effect.retry({ while: isWorthIt, schedule: retry }),
+            retried,
             Effect.mapError(failed)
           )
         })

@@ -3,10 +3,10 @@
  */
 import { Idempotency, OptionCheck } from "@millrace/core"
 import { Config, Duration, Effect, Layer } from "effect"
-import { kinds, type Reply, type Request, tags } from "./idempotency/protocol.ts"
-import * as Shared from "./idempotency/shared.ts"
-import type { Failed } from "./sqlite/protocol.ts"
-import * as Thread from "./sqlite/Thread.ts"
+import { kinds, type Reply, type Request, tags } from "./internal/idempotency/protocol.ts"
+import * as Shared from "./internal/idempotency/shared.ts"
+import type { Failed } from "./internal/sqlite/protocol.ts"
+import * as Thread from "./internal/sqlite/Thread.ts"
 
 /** Options of `layer`. */
 export interface Options {
@@ -135,7 +135,7 @@ export const layer = (options: Options): Layer.Layer<Idempotency.Store, Idempote
         Effect.sync(() =>
           Thread.make<Request, Reply>(
             import.meta.url,
-            "./idempotency/worker",
+            "./internal/idempotency/worker",
             { filename, synchronous, busy },
             (asked) => asked.operation === "ask" ? [asked.numbers.buffer] : []
           )

@@ -5,11 +5,11 @@ import { Detached, type Message, Middleware, OptionCheck, Outcome } from "@millr
 import type { Failure } from "@millrace/core"
 import { Context, Data, Duration, Effect, Exit, Layer } from "effect"
 import { SqlClient, type SqlError } from "effect/sql"
-import { limited, limitedEnds } from "./database/limited.ts"
-import { lateEnds, noAnswer } from "./database/statements.ts"
-import { storable } from "./database/storable.ts"
-import { told, typed } from "./outbox/failure.ts"
-import * as Tables from "./outbox/tables.ts"
+import { limited, limitedEnds } from "./internal/database/limited.ts"
+import { lateEnds, noAnswer } from "./internal/database/statements.ts"
+import { storable } from "./internal/database/storable.ts"
+import { told, typed } from "./internal/outbox/failure.ts"
+import * as Tables from "./internal/outbox/tables.ts"
 
 /** The inbox's database failed, and the handler's writes are undone; by its class the message goes back to the source. */
 export class InboxError extends Data.TaggedError("InboxError")<{

@@ -4,14 +4,14 @@
 import { OptionCheck, RateLimit } from "@millrace/core"
 import { Clock, Duration, Effect, Layer, Random, type Redacted, type Scope } from "effect"
 import { SqlClient } from "effect/sql"
-import * as Migrate from "./database/migrate.ts"
-import * as Statements from "./database/statements.ts"
-import { checkTable, nameOf } from "./database/table.ts"
-import * as Address from "./postgres/address.ts"
-import * as Errors from "./postgres/errors.ts"
-import { own } from "./postgres/own.ts"
-import { functions } from "./ratelimit/functions.ts"
-import { identityOf, leases, most, places, pruning } from "./ratelimit/identity.ts"
+import * as Migrate from "./internal/database/migrate.ts"
+import * as Statements from "./internal/database/statements.ts"
+import { checkTable, nameOf } from "./internal/database/table.ts"
+import * as Address from "./internal/postgres/address.ts"
+import * as Errors from "./internal/postgres/errors.ts"
+import { own } from "./internal/postgres/own.ts"
+import { functions } from "./internal/ratelimit/functions.ts"
+import { identityOf, leases, most, places, pruning } from "./internal/ratelimit/identity.ts"
 
 /** Options of `layerClient`. */
 export interface ClientOptions {

@@ -4,9 +4,9 @@
 import { OptionCheck, RateLimit } from "@millrace/core"
 import { Clock, Duration, Effect, Exit, Layer, Random, type Scope } from "effect"
 import type { DatabaseSync } from "node:sqlite"
-import { identityOf, leases, most, places, pruning } from "./ratelimit/identity.ts"
-import { openDatabase } from "./sqlite/open.ts"
-import { inTransaction } from "./sqlite/transaction.ts"
+import { identityOf, leases, most, places, pruning } from "./internal/ratelimit/identity.ts"
+import { openDatabase } from "./internal/sqlite/open.ts"
+import { inTransaction } from "./internal/sqlite/transaction.ts"
 
 /** Options of `layer`. */
 export interface Options {

@@ -4,7 +4,7 @@
 import { type BrokerError, Health, OptionCheck } from "@millrace/core"
 import { Data, type Duration, Effect } from "effect"
 import { SqlClient, type SqlError } from "effect/sql"
-import type { OutboxError } from "./outbox/error.ts"
+import type { OutboxError } from "./internal/outbox/error.ts"
 import { Relay } from "./OutboxRelay.ts"
 
 /**

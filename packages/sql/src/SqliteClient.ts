@@ -6,7 +6,7 @@ import { Duration, Effect, Layer, Schedule, Semaphore, Stream } from "effect"
 import { Reactivity } from "effect/reactivity"
 import { SqlClient, type SqlConnection, SqlError, Statement } from "effect/sql"
 import type { SQLInputValue, StatementSync } from "node:sqlite"
-import { openDatabase } from "./sqlite/open.ts"
+import { openDatabase } from "./internal/sqlite/open.ts"
 
 /** Options of `layer`. */
 export interface Options {

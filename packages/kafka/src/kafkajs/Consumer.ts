@@ -414,7 +414,8 @@ class Member {
       system: "kafka",
       operation: "consume",
       reason: "Lost",
-      message: `The group ${group} no longer knows this member, or assigned its partitions anew while it read: it joins again.`
+      message:
+        `The group ${group} no longer knows this member, or assigned its partitions anew while it read: it joins again.`
     })
   }
 

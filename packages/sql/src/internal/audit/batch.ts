@@ -3,7 +3,7 @@
  * repeat once. Cloning the rows one by one costs the event loop five times as much.
  */
 import type { Audit } from "@millrace/core"
-import type { Value } from "../columns.ts"
+import type { Value } from "./columns.ts"
 
 /** A group of rows. */
 export interface Batch {

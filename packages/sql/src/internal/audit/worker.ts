@@ -2,10 +2,10 @@
  * The thread of the SQLite audit store: it owns the file, and commits one request at a time.
  */
 import type { StatementSync } from "node:sqlite"
-import { columns } from "../columns.ts"
+import { columns } from "./columns.ts"
 import { unpack } from "./batch.ts"
-import { inTransaction, serve } from "./file.ts"
-import type { Record, Request } from "./protocol.ts"
+import { inTransaction, serve } from "../sqlite/file.ts"
+import type { Record, Request } from "../sqlite/protocol.ts"
 
 /** `id` is the row id, in the order of appending; every index ends with it, so pages need no sort. */
 const steps: ReadonlyArray<string> = [

@@ -3,8 +3,8 @@
  * so it imports types only.
  */
 import type { Audit } from "@millrace/core"
-import type { Value } from "../columns.ts"
-import type { Batch } from "./batch.ts"
+import type { Value } from "../audit/columns.ts"
+import type { Batch } from "../audit/batch.ts"
 
 /** How the thread opens its file. */
 export interface Open {

@@ -1,0 +1,115 @@
+/**
+ * What an operator sees of an outbox, and mends in it.
+ */
+import type { Outgoing } from "@millrace/core"
+import { Effect } from "effect"
+import type { OutboxError } from "./error.ts"
+import * as Reading from "./reading.ts"
+import type { Table } from "./tables.ts"
+
+/** How far an outbox is behind. */
+export interface Lag {
+  /** Rows that are committed and not published. */
+  readonly pending: number
+  /** Milliseconds since the oldest of them was written, by the database's clock; undefined where there is none. */
+  readonly age: number | undefined
+  /** Those of them that have failed, and wait for their next attempt; each holds up its key. */
+  readonly failing: number
+  /** Rows that were given up. */
+  readonly parked: number
+}
+
+/** A row that was given up: it is not published, and holds nothing up. */
+export interface Parked {
+  readonly id: string
+  /** The message as it would be published; of a row that cannot be read, the parts that can. */
+  readonly message: Outgoing<Uint8Array>
+  readonly attempts: number
+  /** Unix time in milliseconds at which it was written. */
+  readonly createdAt: number
+  readonly errorTag: string
+  readonly errorMessage: string
+}
+
+/** An outbox as those who watch over it see it. */
+export interface Watch {
+  readonly lag: Effect.Effect<Lag, OutboxError>
+  /**
+   * The rows that were given up, oldest first. `after` is the id of the last one seen; `limit` is 100 where it is not given. A page
+   * ends earlier where its rows have more than 32 MiB together: an empty page is the last one.
+   */
+  readonly parked: (page?: {
+    readonly after?: string | undefined
+    readonly limit?: number | undefined
+  }) => Effect.Effect<ReadonlyArray<Parked>, OutboxError>
+  /** Publishes parked rows after all, from their first attempt; later ones of their keys may be out already. Answers how many. */
+  readonly retry: (ids: ReadonlyArray<string>) => Effect.Effect<number, OutboxError>
+  /** Deletes parked rows. Answers how many. */
+  readonly discard: (ids: ReadonlyArray<string>) => Effect.Effect<number, OutboxError>
+}
+
+/** Payloads of one page of parked rows. */
+const pageBytes = 32 * 1024 * 1024
+
+/** Watches the rows of the broker of the key `target`; `answer` is the largest answer of the client in bytes, where it is known. */
+export const make = (table: Table<OutboxError>, target: string, answer: number | undefined): Watch => {
+  const { ask, dialect, name } = table
+  const reading = Reading.make(table, answer)
+  const [first, second] = [dialect.placeholder(1), dialect.placeholder(2)]
+  const changed = (statement: string) => (ids: ReadonlyArray<string>): Effect.Effect<number, OutboxError> =>
+    Effect.suspend(() => {
+      const known = ids.filter((id) => /^\d{1,18}$/.test(id))
+      return Effect.map(
+        ask(
+          `${statement} WHERE broker = ${first} AND state = 'parked' AND id IN (${dialect.ids(2)}) RETURNING id`,
+          [target, dialect.list(known)]
+        ),
+        (rows) => rows.length
+      )
+    })
+  return {
+    lag: Effect.map(
+      ask(
+        // each count by an index of its own
+        `SELECT (SELECT count(*) FROM ${name} WHERE broker = ${first} AND state = 'pending' AND attempts = 0) AS fresh,`
+          + ` (SELECT count(*) FROM ${name} WHERE broker = ${second} AND state = 'pending' AND attempts > 0) AS failing,`
+          + ` (SELECT count(*) FROM ${name} WHERE broker = ${dialect.placeholder(3)} AND state = 'parked') AS parked,`
+          + ` (SELECT ${dialect.now} - created_at FROM ${name} WHERE broker = ${dialect.placeholder(4)}`
+          + ` AND state = 'pending' AND attempts = 0 ORDER BY id LIMIT 1) AS age,`
+          + ` (SELECT ${dialect.now} - min(created_at) FROM ${name} WHERE broker = ${dialect.placeholder(5)}`
+          + ` AND state = 'pending' AND attempts > 0) AS longest`,
+        [target, target, target, target, target]
+      ),
+      ([row]) => ({
+        pending: Number(row?.["fresh"]) + Number(row?.["failing"]),
+        age: row?.["age"] === null && row["longest"] === null
+          ? undefined
+          : Math.max(0, Number(row?.["age"]), Number(row?.["longest"])),
+        failing: Number(row?.["failing"]),
+        parked: Number(row?.["parked"])
+      })
+    ),
+    parked: (page = {}) =>
+      Effect.flatMap(
+        ask(
+          `SELECT ${reading.columns}, o.error_tag, o.error_message FROM (SELECT r.id, r.size, sum(r.size) OVER (ORDER BY r.id)`
+            + ` AS total FROM (SELECT p.id, ${reading.size("p")} AS size FROM ${name} p WHERE p.broker = ${first}`
+            + ` AND p.state = 'parked' AND p.id > ${second} ORDER BY p.id LIMIT ${dialect.placeholder(3)}`
+            + `) r) c JOIN ${name} o ON o.id = c.id WHERE c.total - c.size < ${pageBytes} ORDER BY o.id`,
+          [target, /^\d{1,15}$/.test(page.after ?? "") ? Number(page.after) : 0, page.limit ?? 100]
+        ),
+        (records) =>
+          Effect.map(reading.rows(records), (rows) =>
+            rows.map(({ attempts, createdAt, id, outgoing }, i): Parked => ({
+              id,
+              message: outgoing,
+              attempts,
+              createdAt,
+              errorTag: String(records[i]!["error_tag"]),
+              errorMessage: String(records[i]!["error_message"])
+            })))
+      ),
+    retry: changed(`UPDATE ${name} SET state = 'pending', attempts = 0, due_at = 0`),
+    discard: changed(`DELETE FROM ${name}`)
+  }
+}
