@@ -1,5 +1,5 @@
 import { Outgoing } from "@millrace/core"
-import { toPacket } from "@millrace/mqtt/MqttPacket"
+import { toPacket } from "../../packages/mqtt/src/internal/Packet.ts"
 import { assert, describe, it } from "vitest"
 
 const of = (

@@ -1,6 +1,6 @@
 import { Broker, type Delivery, Headers, Lanes, Outcome, Outgoing } from "@millrace/core"
 import { JetStream } from "@millrace/nats"
-import { Session } from "@millrace/nats/NatsClient"
+import { Connection } from "../../packages/nats/src/internal/Connection.ts"
 import { Nats as Servers } from "@millrace/testing/servers"
 import { expect, it } from "@effect/vitest"
 import { jetstreamManager } from "@nats-io/jetstream"
@@ -243,12 +243,12 @@ describeServer("X5 JetStream", Servers.own(), (server) => {
       const seen: Array<readonly [string, number]> = []
       nc.subscribe(`${piece}.*`, { callback: (_, { data, subject }) => void seen.push([subject, data.length]) })
       const place = { servers: server().address, user: undefined, by: "nothing", redact: (text: string) => text }
-      const session = new Session(nc, place, () => {})
-      expect(session.wire).toBeDefined()
-      expect(session.writeAll("settle", subjects)).toBeUndefined()
-      Object.defineProperty(session, "wire", { value: undefined })
-      expect(session.writeAll("settle", subjects)).toBeUndefined()
-      yield* session.flush("settle")
+      const connection = new Connection(nc, place, () => {})
+      expect(connection.wire).toBeDefined()
+      expect(connection.writeAll("settle", subjects)).toBeUndefined()
+      Object.defineProperty(connection, "wire", { value: undefined })
+      expect(connection.writeAll("settle", subjects)).toBeUndefined()
+      yield* connection.flush("settle")
       expect(seen).toEqual([...subjects, ...subjects].map((subject) => [subject, 0]))
     })))
 

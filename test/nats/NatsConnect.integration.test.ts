@@ -89,7 +89,7 @@ describeServer("X5 NATS with users and tokens", guarded, (servers) => {
         const { token, users } = servers()
         yield* check({ servers: Redacted.value(users.url) })
         yield* check({ servers: Redacted.value(token.url) })
-        yield* check({ servers: users.address, user: { name: "millrace", password: Redacted.make("millrace") } })
+        yield* check({ servers: users.address, username: "millrace", password: Redacted.make("millrace") })
         yield* check({ servers: token.address, token: Redacted.make(secret) })
       }))
     it.live(`X5 ${name} says that a password or a token is wrong, and shows neither`, () =>
@@ -101,7 +101,7 @@ describeServer("X5 NATS with users and tokens", guarded, (servers) => {
           /user millrace by password .*check user, password/
         )
         says(
-          yield* failureOf(check({ servers: users.address, user: { name: "millrace", password: secret } })),
+          yield* failureOf(check({ servers: users.address, username: "millrace", password: secret })),
           "Credentials",
           /check user/
         )
@@ -131,8 +131,8 @@ describeServer("X5 NATS with users and tokens", guarded, (servers) => {
             [{ servers: "host:0" }, /from 1 to 65535/],
             [{ servers: `nats://user:${secret}@::1:4222` }, /an IPv6 address in brackets/],
             [{ servers: `nats://user:%zz${secret}@host` }, /percent-encoded/],
-            [{ servers: "host", user: { name: "", password: secret } }, /one of them is empty/],
-            [{ servers: "host", user: { name: "a", password: secret }, token: secret }, /user and token/],
+            [{ servers: "host", username: "", password: secret }, /one of them is empty/],
+            [{ servers: "host", username: "a", password: secret, token: secret }, /username and token/],
             [{ servers: "host", nkey: secret }, /begins with SU/],
             [{ servers: "host", credentialsFile: "/nowhere" }, /\/nowhere cannot be read/],
             [{ servers: "host", tls: { cert: "x" } }, /both cert and key/],
@@ -141,7 +141,7 @@ describeServer("X5 NATS with users and tokens", guarded, (servers) => {
           ] as const
         ) says(yield* failureOf(check(options)), "Invalid", what)
         // wrong on purpose, as a program without types may be
-        const untyped: ReadonlyArray<object> = [{}, { servers: 4222 }, { servers: "host", user: { name: "a" } }]
+        const untyped: ReadonlyArray<object> = [{}, { servers: 4222 }, { servers: "host", username: "a" }]
         for (const options of untyped) {
           says(
             yield* failureOf(check(options as Nats.Options)),
@@ -162,7 +162,8 @@ describeServer("X5 NATS with users and tokens", guarded, (servers) => {
         const { users } = servers()
         const own = yield* driver({
           servers: users.address,
-          user: { name: "narrow", password: secret },
+          username: "narrow",
+          password: secret,
           requestTimeout: "2 seconds"
         })
         const error = yield* failureOf(own.publish([outgoing("forbidden", "m")]))
@@ -177,7 +178,7 @@ describeServer("X5 NATS with users and tokens", guarded, (servers) => {
       const { users } = servers()
       const error = yield* failureOf(
         Effect.scoped(reader("secret.things")).pipe(
-          Effect.provide(Nats.layer({ servers: users.address, user: { name: "blind", password: secret } }))
+          Effect.provide(Nats.layer({ servers: users.address, username: "blind", password: secret }))
         )
       )
       says(error, "Permission", /User blind may not subscribe to secret\.things/)

@@ -49,6 +49,39 @@ const topLevel = new Set([
   "docs"
 ])
 
+/** The names that private files of every driver have, one for each responsibility. */
+const shared = new Set([
+  "Options",
+  "Connection",
+  "Consumer",
+  "Publisher",
+  "Codec",
+  "Topology",
+  "Errors",
+  "Browse",
+  "Lock"
+])
+
+/** Packages whose private files are in `internal`: what users import, and the private files that only this package has. */
+const shelves: Record<string, { readonly open: ReadonlyArray<string>; readonly own: ReadonlyArray<string> }> = {
+  mqtt: { open: ["Mqtt"], own: ["AckQueue", "Inbox", "Packet", "Session"] },
+  nats: {
+    open: ["JetStream", "Nats"],
+    own: [
+      "Backlog",
+      "HeaderLines",
+      "Names",
+      "jetstream/Durable",
+      "jetstream/OutboundQueue",
+      "jetstream/Pulls",
+      "jetstream/Reader",
+      "jetstream/StreamSettings",
+      "jetstream/Takeover",
+      "jetstream/Unsettled"
+    ]
+  }
+}
+
 const folderOf = (file: string): string => file.split("/")[3] ?? ""
 
 /** Which folder of core each name of its entry comes from. */
@@ -158,6 +191,22 @@ describe("layout", () => {
             .map((name) => `${file}:${line}: ${name} is of ${folder.get(name) ?? "no folder"}`)
         )
     )
+    assert.deepStrictEqual(wrong, [])
+  })
+
+  it("private files of a driver are in internal, by the names that all drivers share", () => {
+    const wrong = Object.entries(shelves).flatMap(([name, { open, own }]) => {
+      const home = `packages/${name}/src/`
+      const files = sources(`${home}**/*.ts`).map((file) => file.slice(home.length, -3))
+      const isPrivate = (file: string) => file.startsWith("internal/")
+      const { exports, publishConfig } = readJson(`packages/${name}/package.json`)
+      assert.strictEqual(exports["./internal/*"], null, name)
+      assert.strictEqual(publishConfig.exports["./internal/*"], null, name)
+      assert.sameMembers(files.filter((file) => !isPrivate(file)), ["index", ...open], name)
+      return files.filter(isPrivate).map((file) => file.slice("internal/".length))
+        .filter((file) => !own.includes(file) && !shared.has(file.split("/").at(-1)!))
+        .map((file) => `${home}internal/${file}.ts`)
+    })
     assert.deepStrictEqual(wrong, [])
   })
 

@@ -238,13 +238,13 @@ const made: Readonly<Record<string, ReadonlyArray<Made>>> = {
     ],
     numbers: ["consumer.partitionBytes"]
   }],
-  "mqtt/src/MqttOptions.ts": [{
+  "mqtt/src/internal/Options.ts": [{
     make: Mqtt.layer,
     base: { url: "mqtt://127.0.0.1:1", clientId: "c" },
     durations: ["keepalive", "connectTimeout", "willDelay", "consumer.sessionExpiry"],
     numbers: ["consumer.receiveMaximum", "producer.window"]
   }],
-  "nats/src/JetStreamOptions.ts": [{
+  "nats/src/internal/jetstream/Options.ts": [{
     make: JetStream.layer,
     base: { servers: "127.0.0.1:1" },
     durations: ["consumer.claim", "consumer.takeover", "consumer.heartbeat", "consumer.discovery"],
@@ -253,7 +253,7 @@ const made: Readonly<Record<string, ReadonlyArray<Made>>> = {
   "nats/src/Nats.ts": [
     { make: Nats.layer, base: { servers: "127.0.0.1:1" }, numbers: ["waiting.messages", "waiting.bytes"] }
   ],
-  "nats/src/NatsOptions.ts": [
+  "nats/src/internal/Options.ts": [
     {
       make: Nats.layer,
       base: { servers: "127.0.0.1:1" },

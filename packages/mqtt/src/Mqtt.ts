@@ -6,17 +6,17 @@
  */
 import { type Broker, type BrokerError, type Driver, Engine } from "@millrace/core"
 import { type Config, Effect, Layer, type Scope, Stream } from "effect"
-import * as MqttConsumer from "./MqttConsumer.ts"
-import * as MqttError from "./MqttError.ts"
-import { instructions } from "./MqttMessage.ts"
-import * as MqttOptions from "./MqttOptions.ts"
-import { features } from "./MqttPacket.ts"
-import * as MqttPublisher from "./MqttPublisher.ts"
-import * as MqttTopics from "./MqttTopics.ts"
+import * as MqttConsumer from "./internal/Consumer.ts"
+import * as MqttError from "./internal/Errors.ts"
+import { instructions } from "./internal/Codec.ts"
+import * as MqttOptions from "./internal/Options.ts"
+import { features } from "./internal/Packet.ts"
+import * as MqttPublisher from "./internal/Publisher.ts"
+import * as MqttTopics from "./internal/Topology.ts"
 
-export type { Options, Tls } from "./MqttOptions.ts"
+export type { Options, Tls } from "./internal/Options.ts"
 
-const capabilities = ({ qos, sharing }: MqttOptions.Connection): Driver.Capabilities => ({
+const capabilities = ({ qos, sharing }: MqttOptions.ResolvedOptions): Driver.Capabilities => ({
   settlement: qos === 0 ? "none" : sharing === "exclusive" ? "position" : "message",
   ordering: sharing === "exclusive" ? "channel" : "none",
   redelivery: qos > 0,
@@ -48,13 +48,13 @@ export const driver = (
   options: MqttOptions.Options
 ): Effect.Effect<Driver.Driver, BrokerError.BrokerError, Scope.Scope> =>
   Effect.gen(function*() {
-    const connection = yield* MqttOptions.check(options)
-    const sessions = yield* MqttConsumer.sessions(connection)
-    const publisher = yield* MqttPublisher.make(connection)
+    const resolved = yield* MqttOptions.check(options)
+    const sessions = yield* MqttConsumer.sessions(resolved)
+    const publisher = yield* MqttPublisher.make(resolved)
     return {
       system: "mqtt",
-      capabilities: capabilities(connection),
-      consume: (consume, sink) => MqttConsumer.consume(connection, sessions, consume, sink),
+      capabilities: capabilities(resolved),
+      consume: (consume, sink) => MqttConsumer.consume(resolved, sessions, consume, sink),
       publish: publisher.publish,
       declare: MqttTopics.declare,
       browse: (channel) =>

@@ -7,17 +7,17 @@
  */
 import { type Broker, type BrokerError, type Driver, DriverOptions, Engine } from "@millrace/core"
 import { type Config, Effect, Layer, type Scope } from "effect"
-import * as JetStreamBrowse from "./JetStreamBrowse.ts"
-import * as JetStreamConsumer from "./JetStreamConsumer.ts"
-import * as JetStreamOptions from "./JetStreamOptions.ts"
-import * as JetStreamPublisher from "./JetStreamPublisher.ts"
-import * as JetStreamStreams from "./JetStreamStreams.ts"
-import * as NatsClient from "./NatsClient.ts"
-import * as NatsMessage from "./NatsMessage.ts"
-import * as NatsOptions from "./NatsOptions.ts"
+import * as JetStreamBrowse from "./internal/jetstream/Browse.ts"
+import * as JetStreamConsumer from "./internal/jetstream/Consumer.ts"
+import * as JetStreamOptions from "./internal/jetstream/Options.ts"
+import * as JetStreamPublisher from "./internal/jetstream/Publisher.ts"
+import * as JetStreamStreams from "./internal/jetstream/Topology.ts"
+import * as Connection from "./internal/Connection.ts"
+import * as NatsMessage from "./internal/Codec.ts"
+import * as NatsOptions from "./internal/Options.ts"
 
-export type { Options } from "./JetStreamOptions.ts"
-export type { Tls } from "./NatsOptions.ts"
+export type { Options } from "./internal/jetstream/Options.ts"
+export type { Tls } from "./internal/Options.ts"
 
 const capabilities: Driver.Capabilities = {
   settlement: "message",
@@ -51,9 +51,9 @@ export const driver = (
   options: JetStreamOptions.Options
 ): Effect.Effect<Driver.Driver, BrokerError.BrokerError, Scope.Scope> =>
   Effect.gen(function*() {
-    const connection = yield* NatsOptions.check("JetStream", options)
+    const resolved = yield* NatsOptions.check("JetStream", options)
     const settings = yield* DriverOptions.checked("nats", "JetStream", () => JetStreamOptions.resolve(options))
-    const client = yield* NatsClient.make(connection)
+    const client = yield* Connection.make(resolved)
     const publisher = yield* JetStreamPublisher.make(client, settings)
     const memory: JetStreamConsumer.Memory = { locks: new Map(), streams: new Set(), replies: new Map() }
     return {
@@ -97,8 +97,8 @@ export const layer = (options: JetStreamOptions.Options): Layer.Layer<Broker.Bro
 
 /**
  * JetStream with its address and credentials from the environment: `NATS_SERVERS` (`host:port,…`, or
- * `nats://user:password@host:port`), `NATS_NAME`, `NATS_USER` with `NATS_PASSWORD`, `NATS_TOKEN`, `NATS_CREDENTIALS` (a file),
- * `NATS_NKEY`, `NATS_TLS` (`auto`, `on`). `options` go before the environment.
+ * `nats://user:password@host:port`), `NATS_CLIENT_ID`, `NATS_USERNAME` with `NATS_PASSWORD`, `NATS_TOKEN`, `NATS_CREDENTIALS` (a
+ * file), `NATS_NKEY`, `NATS_TLS` (`auto`, `on`). `options` go before the environment.
  *
  * Fails with a `ConfigError` that names the variable, or as `layer` does.
  *

@@ -5,15 +5,15 @@
  */
 import { type Broker, type BrokerError, type Driver, DriverOptions, Engine } from "@millrace/core"
 import { type Config, Effect, Layer, type Scope, Stream } from "effect"
-import * as NatsClient from "./NatsClient.ts"
-import * as NatsConsumer from "./NatsConsumer.ts"
-import * as NatsError from "./NatsError.ts"
-import * as NatsMessage from "./NatsMessage.ts"
-import * as NatsNames from "./NatsNames.ts"
-import * as NatsOptions from "./NatsOptions.ts"
-import * as NatsPublisher from "./NatsPublisher.ts"
+import * as Connection from "./internal/Connection.ts"
+import * as NatsConsumer from "./internal/core/Consumer.ts"
+import * as NatsError from "./internal/Errors.ts"
+import * as NatsMessage from "./internal/Codec.ts"
+import * as NatsNames from "./internal/Names.ts"
+import * as NatsOptions from "./internal/Options.ts"
+import * as NatsPublisher from "./internal/core/Publisher.ts"
 
-export type { Tls } from "./NatsOptions.ts"
+export type { Tls } from "./internal/Options.ts"
 
 /** Options of core NATS. */
 export interface Options extends NatsOptions.Options {
@@ -79,12 +79,12 @@ const declare = (
  */
 export const driver = (options: Options): Effect.Effect<Driver.Driver, BrokerError.BrokerError, Scope.Scope> =>
   Effect.gen(function*() {
-    const connection = yield* NatsOptions.check("Nats", options)
+    const resolved = yield* NatsOptions.check("Nats", options)
     const bound = yield* DriverOptions.checked("nats", "Nats", () => ({
       messages: DriverOptions.integer("waiting.messages", options.waiting?.messages, 65_536),
       bytes: DriverOptions.integer("waiting.bytes", options.waiting?.bytes, 64 * 1024 * 1024)
     }))
-    const client = yield* NatsClient.make(connection)
+    const client = yield* Connection.make(resolved)
     const unsupported = (operation: "browse" | "lag", what: string) =>
       Effect.fail(
         NatsError.make(operation, "Unsupported", `Core NATS keeps no messages, so it ${what}: use JetStream.`)
@@ -128,8 +128,8 @@ export const layer = (options: Options): Layer.Layer<Broker.Broker, BrokerError.
 
 /**
  * Core NATS with its address and credentials from the environment: `NATS_SERVERS` (`host:port,…`, or
- * `nats://user:password@host:port`), `NATS_NAME`, `NATS_USER` with `NATS_PASSWORD`, `NATS_TOKEN`, `NATS_CREDENTIALS` (a file),
- * `NATS_NKEY`, `NATS_TLS` (`auto`, `on`). `options` go before the environment.
+ * `nats://user:password@host:port`), `NATS_CLIENT_ID`, `NATS_USERNAME` with `NATS_PASSWORD`, `NATS_TOKEN`, `NATS_CREDENTIALS` (a
+ * file), `NATS_NKEY`, `NATS_TLS` (`auto`, `on`). `options` go before the environment.
  *
  * Fails with a `ConfigError` that names the variable, or as `layer` does.
  *

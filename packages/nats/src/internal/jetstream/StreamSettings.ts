@@ -6,8 +6,8 @@
 import type { BrokerError, Driver } from "@millrace/core"
 import type { StreamConfig } from "@nats-io/jetstream"
 import { type Effect, Exit } from "effect"
-import * as NatsError from "./NatsError.ts"
-import * as NatsNames from "./NatsNames.ts"
+import * as Errors from "../Errors.ts"
+import * as Names from "../Names.ts"
 
 type Failed = BrokerError.BrokerError
 
@@ -62,7 +62,7 @@ export const read = ({ channel, settings = {} }: Driver.Declaration): Effect.Eff
     const setting = Object.hasOwn(known, name) ? known[name] : undefined
     if (setting === undefined) {
       return Exit.fail(
-        NatsError.invalid(
+        Errors.invalid(
           "declare",
           `A stream of JetStream has no setting ${name}; it has ${Object.keys(known).join(", ")}.`
         )
@@ -71,17 +71,17 @@ export const read = ({ channel, settings = {} }: Driver.Declaration): Effect.Eff
     const value = setting.read(text)
     if (value === undefined) {
       return Exit.fail(
-        NatsError.invalid("declare", `${name} of ${channel} must be ${setting.says}, got ${JSON.stringify(text)}.`)
+        Errors.invalid("declare", `${name} of ${channel} must be ${setting.says}, got ${JSON.stringify(text)}.`)
       )
     }
     found[name] = value
   }
   const subjects = list(settings["subjects"] ?? channel)!
-  return subjects.some((subject) => NatsNames.both(subject, channel) === channel)
+  return subjects.some((subject) => Names.both(subject, channel) === channel)
     // each value was read as its name wants it
     ? Exit.succeed(found as Partial<StreamConfig>)
     : Exit.fail(
-      NatsError.invalid("declare", `subjects of ${channel} must hold the channel itself, got ${subjects.join(", ")}.`)
+      Errors.invalid("declare", `subjects of ${channel} must hold the channel itself, got ${subjects.join(", ")}.`)
     )
 }
 

@@ -6,11 +6,11 @@
 import type { BrokerError } from "@millrace/core"
 import { AckPolicy, type ConsumerConfig, type ConsumerInfo, DeliverPolicy } from "@nats-io/jetstream"
 import type { Effect } from "effect"
-import type { Settings } from "./JetStreamOptions.ts"
-import * as JetStreamStreams from "./JetStreamStreams.ts"
-import type { Client, Session } from "./NatsClient.ts"
-import * as NatsError from "./NatsError.ts"
-import * as NatsNames from "./NatsNames.ts"
+import type { ResolvedOptions } from "./Options.ts"
+import * as Topology from "./Topology.ts"
+import type { Client, Connection } from "../Connection.ts"
+import * as Errors from "../Errors.ts"
+import * as Names from "../Names.ts"
 
 type Failed = BrokerError.BrokerError
 
@@ -33,18 +33,18 @@ export const claimOf = ({ ack_wait, backoff }: ConsumerConfig): number =>
   Math.floor(Math.min(ack_wait ?? nanoseconds(defaults.claim), ...backoff ?? []) / 1_000_000)
 
 /** The messages of a subject that a consumer misses; undefined where it reads all of it, or all of a stream that holds that subject alone. */
-const unread = ({ filter_subject, filter_subjects }: ConsumerConfig, source: JetStreamStreams.Source) => {
+const unread = ({ filter_subject, filter_subjects }: ConsumerConfig, source: Topology.Source) => {
   const filters = filter_subjects ?? (filter_subject === undefined ? [] : [filter_subject])
   const wanted = source.filter ?? source.channel
   if (filters.length === 0) return source.filter === undefined ? undefined : "the whole stream"
   const isRead = source.filter === undefined
-    ? filters.some((filter) => NatsNames.both(filter, wanted) === wanted)
+    ? filters.some((filter) => Names.both(filter, wanted) === wanted)
     : filters.length === 1 && filters[0] === wanted
   return isRead ? undefined : filters.join(", ")
 }
 
 /** Why a consumer that is there cannot be a group's, or undefined where it can. */
-const unfit = (config: ConsumerConfig, source: JetStreamStreams.Source): string | undefined => {
+const unfit = (config: ConsumerConfig, source: Topology.Source): string | undefined => {
   if (config.deliver_subject !== undefined) return "it pushes its messages"
   if (config.ack_policy !== AckPolicy.Explicit) return `its ack_policy is ${config.ack_policy}, not explicit`
   if ((config.max_deliver ?? -1) > 0) {
@@ -57,7 +57,7 @@ const unfit = (config: ConsumerConfig, source: JetStreamStreams.Source): string 
 }
 
 /** The options that differ from those of a consumer. */
-const different = (config: ConsumerConfig, { claim, pending }: Settings): string | undefined => {
+const different = (config: ConsumerConfig, { claim, pending }: ResolvedOptions): string | undefined => {
   const found: Array<string> = []
   if (claim !== undefined && config.ack_wait !== nanoseconds(claim)) {
     found.push(`its ack_wait is ${(config.ack_wait ?? 0) / 1_000_000} ms, and consumer.claim says ${claim} ms`)
@@ -71,15 +71,15 @@ const different = (config: ConsumerConfig, { claim, pending }: Settings): string
 /** The consumer of a group, or undefined where there is none yet. */
 export const find = (
   client: Client,
-  settings: Settings,
-  session: Session,
+  settings: ResolvedOptions,
+  connection: Connection,
   { name, stream }: Durable
 ): Effect.Effect<ConsumerInfo | undefined, Failed> =>
-  JetStreamStreams.ask(client, settings, session, "consume", async (manager) => {
+  Topology.ask(client, settings, connection, "consume", async (manager) => {
     try {
       return await manager.consumers.info(stream, name)
     } catch (error) {
-      if (JetStreamStreams.isMissing(error)) return undefined
+      if (Topology.isMissing(error)) return undefined
       throw error
     }
   })
@@ -87,15 +87,15 @@ export const find = (
 /** Removes the consumer of a group, and with it the group's place. */
 export const remove = (
   client: Client,
-  settings: Settings,
-  session: Session,
+  settings: ResolvedOptions,
+  connection: Connection,
   { name, stream }: Durable
 ): Effect.Effect<unknown, Failed> =>
-  JetStreamStreams.ask(client, settings, session, "consume", (manager) => manager.consumers.delete(stream, name))
+  Topology.ask(client, settings, connection, "consume", (manager) => manager.consumers.delete(stream, name))
 
 /** The consumer's settings that a group needs. */
 export interface Wanted {
-  readonly source: JetStreamStreams.Source
+  readonly source: Topology.Source
   readonly from: "earliest" | "latest"
   readonly group: string
   readonly channel: string
@@ -105,17 +105,17 @@ export interface Wanted {
 /** The consumer of a group, made where there is none yet: from then on the server keeps its place. */
 export const ensure = (
   client: Client,
-  settings: Settings,
-  session: Session,
+  settings: ResolvedOptions,
+  connection: Connection,
   { name, stream }: Durable,
   { channel, from, group, source, temporary }: Wanted
 ): Effect.Effect<ConsumerInfo, Failed> =>
-  JetStreamStreams.ask(client, settings, session, "consume", async (manager) => {
+  Topology.ask(client, settings, connection, "consume", async (manager) => {
     let info: ConsumerInfo
     try {
       info = await manager.consumers.info(stream, name)
     } catch (error) {
-      if (!JetStreamStreams.isMissing(error)) throw error
+      if (!Topology.isMissing(error)) throw error
       const { filter } = source
       return await manager.consumers.add(stream, {
         durable_name: name,
@@ -130,7 +130,7 @@ export const ensure = (
     }
     const why = unfit(info.config, source)
     if (why !== undefined) {
-      throw NatsError.make(
+      throw Errors.make(
         "consume",
         "Conflict",
         `The consumer ${name} of stream ${stream} cannot be that of group ${group}: ${why}. Use another group, or delete it.`
@@ -138,7 +138,7 @@ export const ensure = (
     }
     const differs = different(info.config, settings)
     if (differs !== undefined) {
-      throw NatsError.make(
+      throw Errors.make(
         "consume",
         "Conflict",
         `The consumer ${name} of stream ${stream} is not as group ${group} wants it: ${differs}. Leave the option out to use the consumer as it is, or change the consumer (nats consumer edit ${stream} ${name}).`

@@ -6,15 +6,15 @@
  */
 import type { BrokerError, Driver } from "@millrace/core"
 import { Clock, Deferred, Effect, Exit, Latch, Scope } from "effect"
-import * as JetStreamDurable from "./JetStreamDurable.ts"
-import { type Left, Lock } from "./JetStreamLock.ts"
-import type { Settings } from "./JetStreamOptions.ts"
-import { Reader } from "./JetStreamReader.ts"
-import * as JetStreamStreams from "./JetStreamStreams.ts"
-import type { Pending } from "./JetStreamTakeover.ts"
-import type { Client, Session } from "./NatsClient.ts"
-import * as NatsError from "./NatsError.ts"
-import * as NatsNames from "./NatsNames.ts"
+import * as Durable from "./Durable.ts"
+import { type Left, Lock } from "./Lock.ts"
+import type { ResolvedOptions } from "./Options.ts"
+import { Reader } from "./Reader.ts"
+import * as Topology from "./Topology.ts"
+import type { Pending } from "./Takeover.ts"
+import type { Client, Connection } from "../Connection.ts"
+import * as Errors from "../Errors.ts"
+import * as Names from "../Names.ts"
 
 type Failed = BrokerError.BrokerError
 
@@ -32,9 +32,9 @@ const again = encoder.encode("-NAK")
 
 interface Life {
   readonly client: Client
-  readonly settings: Settings
+  readonly settings: ResolvedOptions
   readonly memory: Memory
-  readonly session: Session
+  readonly connection: Connection
   readonly options: Driver.ConsumeOptions
   readonly sink: Driver.Sink
   readonly clock: Clock.Clock
@@ -44,49 +44,49 @@ interface Life {
 }
 
 /** What is left of an earlier life of this program comes again at once, and not when its claims are out. */
-const remember = ({ clock, memory, session }: Life, key: string, claim: number): void => {
+const remember = ({ clock, memory, connection }: Life, key: string, claim: number): void => {
   const left = memory.replies.get(key)
   if (left === undefined) return
   memory.replies.delete(key)
   if (clock.currentTimeMillisUnsafe() - left.at >= claim) return
-  for (const reply of left.replies) session.write("consume", reply, again)
+  for (const reply of left.replies) connection.write("consume", reply, again)
 }
 
 /** Removes a group that is temporary, or with it the stream that this process has made for it. */
-const leave = ({ client, memory, session, settings }: Life, durable: JetStreamDurable.Durable): Effect.Effect<void> =>
+const leave = ({ client, memory, connection, settings }: Life, durable: Durable.Durable): Effect.Effect<void> =>
   Effect.suspend(() => {
-    if (session.ended !== undefined) return Effect.void
+    if (connection.ended !== undefined) return Effect.void
     const isOurs = memory.streams.delete(durable.stream)
     return Effect.ignore(
       isOurs
-        ? JetStreamStreams.remove(client, settings, session, durable.stream)
-        : JetStreamDurable.remove(client, settings, session, durable)
+        ? Topology.remove(client, settings, connection, durable.stream)
+        : Durable.remove(client, settings, connection, durable)
     )
   })
 
 /** Reads one stream for as long as the scope is open. */
 const read = (
   life: Life,
-  source: JetStreamStreams.Source,
+  source: Topology.Source,
   from: "earliest" | "latest",
   durable: string
 ): Effect.Effect<void, Failed, Scope.Scope> =>
   Effect.gen(function*() {
-    const { client, clock, fail, memory, options, session, settings, sink } = life
+    const { client, clock, fail, memory, options, connection, settings, sink } = life
     const { channel, group, ordered, temporary = false } = options
-    const of: JetStreamDurable.Durable = { stream: source.stream, name: durable }
+    const of: Durable.Durable = { stream: source.stream, name: durable }
     // last, when nothing reads it any more; after a failure the engine starts the subscription again
     if (temporary) yield* Effect.addFinalizer((exit) => exit._tag === "Success" ? leave(life, of) : Effect.void)
     const wanted = { source, from, group, channel, temporary }
-    const { config } = yield* JetStreamDurable.ensure(client, settings, session, of, wanted)
-    const claim = JetStreamDurable.claimOf(config)
+    const { config } = yield* Durable.ensure(client, settings, connection, of, wanted)
+    const claim = Durable.claimOf(config)
     const place = `${source.stream} ${durable}`
     const lock = ordered
       ? new Lock({
         client,
         settings,
-        session,
-        key: `${NatsNames.keyOf(source.stream)}/${NatsNames.keyOf(durable)}`,
+        connection,
+        key: `${Names.keyOf(source.stream)}/${Names.keyOf(durable)}`,
         group,
         replicas: source.replicas,
         left: memory.locks,
@@ -98,7 +98,7 @@ const read = (
     const reader = new Reader({
       client,
       settings,
-      session,
+      connection,
       source,
       durable,
       claim,
@@ -118,11 +118,11 @@ const read = (
     }
 
     const look = Effect.flatMap(
-      JetStreamDurable.find(client, settings, session, of),
+      Durable.find(client, settings, connection, of),
       (info) =>
         info === undefined
           ? Effect.fail(
-            NatsError.make(
+            Errors.make(
               "consume",
               "NotFound",
               `The consumer of group ${group} on ${channel} was deleted under it, and with it its place.`,
@@ -167,29 +167,29 @@ const read = (
 /** Reads the streams that a pattern finds, those made later too. */
 const readAll = (life: Life, filter: string): Effect.Effect<void, Failed, Scope.Scope> =>
   Effect.gen(function*() {
-    const { client, options, session, settings } = life
+    const { client, options, connection, settings } = life
     const { from, group } = options
-    const durable = NatsNames.durableOf(group, filter)
+    const durable = Names.durableOf(group, filter)
     const scope = yield* Effect.scope
     const open = new Map<string, Scope.Closeable>()
     const news = Latch.makeUnsafe(true)
     yield* Effect.acquireRelease(
-      session.attempt("consume", async (nc) =>
+      connection.attempt("consume", async (nc) =>
         // a user that may not hear of new streams finds them when it looks
         nc.subscribe("$JS.EVENT.ADVISORY.STREAM.CREATED.>", { callback: () => void news.openUnsafe() })),
       (subscription) => Effect.sync(() => subscription.unsubscribe())
     )
-    const keyOf = ({ created, stream }: JetStreamStreams.Source) => `${stream} ${created}`
+    const keyOf = ({ created, stream }: Topology.Source) => `${stream} ${created}`
     const look = (first: boolean) =>
       Effect.gen(function*() {
         news.closeUnsafe()
-        const sources = yield* JetStreamStreams.sourcesOf(client, settings, session, "consume", filter)
+        const sources = yield* Topology.sourcesOf(client, settings, connection, "consume", filter)
         const fresh = sources.filter((source) => !open.has(keyOf(source)))
         // what was made while the group was away is new to it, and read from its beginning
         const known = first && from === "latest"
           ? yield* Effect.forEach(
             fresh,
-            ({ stream }) => JetStreamDurable.find(client, settings, session, { stream, name: durable })
+            ({ stream }) => Durable.find(client, settings, connection, { stream, name: durable })
           )
           : []
         const begins = first && known.every((info) => info === undefined)
@@ -213,7 +213,7 @@ const readAll = (life: Life, filter: string): Effect.Effect<void, Failed, Scope.
 /** Runs until interrupted; fails when the connection, the stream or the consumer is gone. */
 export const consume = (
   client: Client,
-  settings: Settings,
+  settings: ResolvedOptions,
   memory: Memory,
   options: Driver.ConsumeOptions,
   sink: Driver.Sink
@@ -221,25 +221,25 @@ export const consume = (
   Effect.gen(function*() {
     const { channel, group, pattern } = options
     if (group === "") {
-      return yield* Effect.fail(NatsError.invalid("consume", `The group of a subscription to ${channel} has no name.`))
+      return yield* Effect.fail(Errors.invalid("consume", `The group of a subscription to ${channel} has no name.`))
     }
-    const refused = NatsNames.refuse(
+    const refused = Names.refuse(
       pattern === undefined ? channel : pattern.parts.map((part) => typeof part === "string" ? part : "x").join("")
     )
-    if (refused !== undefined) return yield* Effect.fail(NatsError.invalid("consume", refused))
-    const session = yield* client.session("consume")
+    if (refused !== undefined) return yield* Effect.fail(Errors.invalid("consume", refused))
+    const connection = yield* client.connection("consume")
     const clock = yield* Clock.Clock
     const ended = Deferred.makeUnsafe<never, Failed>()
     const fail = (error: Failed) => void Deferred.doneUnsafe(ended, Exit.fail(error))
     const stops = new Set<() => void>()
-    const life: Life = { client, settings, memory, session, options, sink, clock, fail, stops }
+    const life: Life = { client, settings, memory, connection, options, sink, clock, fail, stops }
     yield* Effect.acquireRelease(
       Effect.sync(() => [
-        session.onEnd(fail),
-        session.onViolation((error) => {
+        connection.onEnd(fail),
+        connection.onViolation((error) => {
           // what is not allowed to be pulled or settled would be waited for for ever
           if (/^\$JS\.(ACK|[^.]*\.?API\.CONSUMER\.MSG\.NEXT)\./.test(error.subject)) {
-            fail(session.failure(error, "consume", { channel: error.subject, group }))
+            fail(connection.failure(error, "consume", { channel: error.subject, group }))
           }
         })
       ]),
@@ -247,10 +247,10 @@ export const consume = (
     )
     const start = pattern === undefined
       ? Effect.flatMap(
-        JetStreamStreams.sourceFor(client, settings, session, "consume", channel),
-        (source) => read(life, source, options.from, NatsNames.durableOf(group, source.filter))
+        Topology.sourceFor(client, settings, connection, "consume", channel),
+        (source) => read(life, source, options.from, Names.durableOf(group, source.filter))
       )
-      : readAll(life, NatsNames.filterOf(pattern))
+      : readAll(life, Names.filterOf(pattern))
     return yield* start.pipe(
       Effect.andThen(Effect.suspend(() => {
         sink.ready()

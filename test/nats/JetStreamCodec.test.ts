@@ -1,5 +1,5 @@
 import { describe, expect, it } from "@effect/vitest"
-import { Numbers, Token } from "@millrace/nats/JetStreamMessage"
+import { Numbers, Token } from "../../packages/nats/src/internal/jetstream/Codec.ts"
 import type { Msg } from "@nats-io/transport-node"
 import * as fc from "fast-check"
 

@@ -5,47 +5,47 @@
 import type { BrokerError, Outgoing } from "@millrace/core"
 import { errors } from "@nats-io/transport-node"
 import { Effect, Exit } from "effect"
-import type { Client, Session } from "./NatsClient.ts"
-import * as NatsMessage from "./NatsMessage.ts"
-import * as NatsNames from "./NatsNames.ts"
+import type { Client, Connection } from "../Connection.ts"
+import * as Codec from "../Codec.ts"
+import * as Names from "../Names.ts"
 
 type Failed = BrokerError.BrokerError
 type Batch = ReadonlyArray<Outgoing<Uint8Array>>
 
-const write = (session: Session, outgoing: Outgoing<Uint8Array>): Failed | undefined => {
-  const most = session.nc.info?.max_payload
-  const refused = NatsMessage.refuse(outgoing, most)
+const write = (connection: Connection, outgoing: Outgoing<Uint8Array>): Failed | undefined => {
+  const most = connection.nc.info?.max_payload
+  const refused = Codec.refuse(outgoing, most)
   if (refused !== undefined) return refused
-  const headers = NatsMessage.toHeaders(outgoing)
+  const headers = Codec.toHeaders(outgoing)
   if (headers !== undefined && "_tag" in headers) return headers
-  const to = outgoing.headers[NatsMessage.replyName]
-  const failed = session.write("publish", outgoing.channel, outgoing.payload, {
+  const to = outgoing.headers[Codec.replyName]
+  const failed = connection.write("publish", outgoing.channel, outgoing.payload, {
     ...(headers === undefined ? {} : { headers }),
     // who answers by NATS alone looks here
-    ...(to === undefined || NatsNames.refuse(to) !== undefined ? {} : { reply: to })
+    ...(to === undefined || Names.refuse(to) !== undefined ? {} : { reply: to })
   })
   return failed?.cause instanceof errors.InvalidArgumentError && most !== undefined
-    ? NatsMessage.tooLarge(outgoing, headers, most)
+    ? Codec.tooLarge(outgoing, headers, most)
     : failed
 }
 
 /** Completes when the server has read every message of the batch. */
 export const publish = (client: Client, batch: Batch): Effect.Effect<void, Failed> => {
   if (batch.length === 0) return Exit.void
-  return Effect.flatMap(client.session("publish"), (session) => {
+  return Effect.flatMap(client.connection("publish"), (connection) => {
     let violation: Failed | undefined
-    const off = session.onViolation((error) => {
+    const off = connection.onViolation((error) => {
       if (error.operation === "publish" && batch.some(({ channel }) => channel === error.subject)) {
-        violation = session.failure(error, "publish", { channel: error.subject })
+        violation = connection.failure(error, "publish", { channel: error.subject })
       }
     })
     for (const outgoing of batch) {
-      const failed = write(session, outgoing)
+      const failed = write(connection, outgoing)
       if (failed === undefined) continue
       off()
       return Exit.fail(failed)
     }
-    return session.flush("publish").pipe(
+    return connection.flush("publish").pipe(
       client.inTime("publish"),
       // what the server did not allow it said before it answered, and the client tells of it a little later
       Effect.andThen(Effect.yieldNow),

@@ -2,12 +2,12 @@
  * What the engine has of a consumer and has not settled, and what it has settled not long ago.
  */
 import type { Delivery } from "@millrace/core"
-import { Part, type Token } from "./JetStreamMessage.ts"
+import { Part, type Token } from "./Codec.ts"
 
 // settled messages that are remembered, where order matters
 const mostPast = 4096
 
-export class Held {
+export class Unsettled {
   private readonly parts = new Set<Part>()
   private readonly isOrdered: boolean
   /** The sequences of the last parts of which all is settled, where order matters. */

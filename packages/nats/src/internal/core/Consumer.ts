@@ -5,11 +5,11 @@
 import { type BrokerError, delivery, type Driver, type Origin } from "@millrace/core"
 import type { Msg } from "@nats-io/transport-node"
 import { Deferred, Effect, Exit, Latch, type Scope } from "effect"
-import { Backlog } from "./NatsBacklog.ts"
-import { type Client, type Session, unsubscribe } from "./NatsClient.ts"
-import * as NatsError from "./NatsError.ts"
-import { readerOf } from "./NatsMessage.ts"
-import * as NatsNames from "./NatsNames.ts"
+import { Backlog } from "../Backlog.ts"
+import { type Client, type Connection, unsubscribe } from "../Connection.ts"
+import * as Errors from "../Errors.ts"
+import { readerOf } from "../Codec.ts"
+import * as Names from "../Names.ts"
 
 type Failed = BrokerError.BrokerError
 
@@ -111,30 +111,30 @@ export const consume = (
     const { channel, group, pattern } = options
     // without a name there is no queue group, and each member would get all messages
     if (group === "") {
-      return yield* Effect.fail(NatsError.invalid("consume", `The group of a subscription to ${channel} has no name.`))
+      return yield* Effect.fail(Errors.invalid("consume", `The group of a subscription to ${channel} has no name.`))
     }
     const refused = pattern === undefined
-      ? NatsNames.refuse(channel)
-      : NatsNames.refuse(pattern.parts.map((part) => typeof part === "string" ? part : "x").join(""))
-    if (refused !== undefined) return yield* Effect.fail(NatsError.invalid("consume", refused))
-    const session: Session = yield* client.session("consume")
+      ? Names.refuse(channel)
+      : Names.refuse(pattern.parts.map((part) => typeof part === "string" ? part : "x").join(""))
+    if (refused !== undefined) return yield* Effect.fail(Errors.invalid("consume", refused))
+    const connection: Connection = yield* client.connection("consume")
     const ended = Deferred.makeUnsafe<never, Failed>()
     const fail = (error: Failed) => void Deferred.doneUnsafe(ended, Exit.fail(error))
     const run = Effect.runForkWith(yield* Effect.context<never>())
     const listener = new Listener(options, bound, (message) => void run(Effect.logWarning(message)))
-    yield* Effect.acquireRelease(Effect.sync(() => session.onEnd(fail)), (off) => Effect.sync(off))
+    yield* Effect.acquireRelease(Effect.sync(() => connection.onEnd(fail)), (off) => Effect.sync(off))
     yield* Effect.acquireRelease(
-      session.attempt("consume", async (nc) =>
-        nc.subscribe(pattern === undefined ? channel : NatsNames.filterOf(pattern), {
-          queue: NatsNames.nameOf(group),
+      connection.attempt("consume", async (nc) =>
+        nc.subscribe(pattern === undefined ? channel : Names.filterOf(pattern), {
+          queue: Names.nameOf(group),
           callback: (error, message) =>
-            error === null ? listener.take(message) : fail(session.failure(error, "consume", { channel, group }))
+            error === null ? listener.take(message) : fail(connection.failure(error, "consume", { channel, group }))
         }), { channel, group }),
       (subscription) =>
-        unsubscribe(session, subscription)
+        unsubscribe(connection, subscription)
     )
     // the server has it when it answers, and has refused it by then
-    yield* Effect.raceFirst(session.flush("consume").pipe(client.inTime("consume")), Deferred.await(ended))
+    yield* Effect.raceFirst(connection.flush("consume").pipe(client.inTime("consume")), Deferred.await(ended))
     yield* Effect.yieldNow
     const early = Deferred.isDoneUnsafe(ended)
     if (early) {

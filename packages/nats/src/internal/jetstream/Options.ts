@@ -3,7 +3,7 @@
  */
 import { DriverOptions, type Outgoing } from "@millrace/core"
 import type { Duration } from "effect"
-import type * as NatsOptions from "./NatsOptions.ts"
+import type * as NatsOptions from "../Options.ts"
 
 /** Options of JetStream. */
 export interface Options extends NatsOptions.Options {
@@ -53,7 +53,7 @@ export interface Options extends NatsOptions.Options {
 }
 
 /** Options checked, times in milliseconds. */
-export interface Settings {
+export interface ResolvedOptions {
   readonly domain: string | undefined
   readonly missing: "refuse" | "create"
   /** Undefined where the group's consumer decides. */
@@ -68,7 +68,7 @@ export interface Settings {
 }
 
 /** Checks options; throws a `Bad` that names the option. */
-export const resolve = ({ consumer = {}, domain, missingStreams, producer = {} }: Options): Settings => {
+export const resolve = ({ consumer = {}, domain, missingStreams, producer = {} }: Options): ResolvedOptions => {
   if (domain !== undefined && !/^[^\s.*>]+$/.test(domain)) {
     DriverOptions.bad(`domain must be one word of a subject, got ${JSON.stringify(domain)}`)
   }

@@ -6,18 +6,18 @@
 import type { BrokerError, Driver } from "@millrace/core"
 import { createInbox, type Msg } from "@nats-io/transport-node"
 import { Latch } from "effect"
-import type { Settings } from "./JetStreamOptions.ts"
-import type { Source } from "./JetStreamStreams.ts"
-import type { Client, Session } from "./NatsClient.ts"
-import * as NatsError from "./NatsError.ts"
+import type { ResolvedOptions } from "./Options.ts"
+import type { Source } from "./Topology.ts"
+import type { Client, Connection } from "../Connection.ts"
+import * as Errors from "../Errors.ts"
 
 type Failed = BrokerError.BrokerError
 
 /** What a reader reads, and for whom. */
 export interface Reading {
   readonly client: Client
-  readonly settings: Settings
-  readonly session: Session
+  readonly settings: ResolvedOptions
+  readonly connection: Connection
   readonly source: Source
   readonly durable: string
   /** Milliseconds that a message may be with a reader that gives no sign of life. */
@@ -48,12 +48,12 @@ export class Pulls {
   private size: number
 
   constructor(of: Reading) {
-    const { client, durable, session, settings, source } = of
+    const { client, durable, connection, settings, source } = of
     const prefix = settings.domain === undefined ? "$JS.API" : `$JS.${settings.domain}.API`
     this.of = of
     this.subject = `${prefix}.CONSUMER.MSG.NEXT.${source.stream}.${durable}`
-    this.inbox = createInbox(client.connection.inboxPrefix)
-    this.size = session.nc.info?.max_payload ?? 1024 * 1024
+    this.inbox = createInbox(client.options.inboxPrefix)
+    this.size = connection.nc.info?.max_payload ?? 1024 * 1024
   }
 
   /** One of the messages has come. */
@@ -96,7 +96,7 @@ export class Pulls {
 
   /** Writes what asks for messages or answers them before the engine has them. */
   write(subject: string, body: Uint8Array, reply?: string): void {
-    const failed = this.of.session.write("consume", subject, body, reply === undefined ? undefined : { reply })
+    const failed = this.of.connection.write("consume", subject, body, reply === undefined ? undefined : { reply })
     if (failed !== undefined) this.of.fail(failed)
   }
 
@@ -113,7 +113,7 @@ export class Pulls {
     const { source, options } = this.of
     if (code === 503) return "silent"
     if (code === 409 && /deleted/.test(text)) {
-      return NatsError.make(
+      return Errors.make(
         "consume",
         "NotFound",
         `The consumer of group ${options.group} on ${source.channel} was deleted under it, and with it its place.`,
@@ -123,7 +123,7 @@ export class Pulls {
     if (
       code === 400 || (code === 409 && /exceeded max(requestbatch|requestexpires|requestmaxbytes|waiting)/.test(text))
     ) {
-      return NatsError.make(
+      return Errors.make(
         "consume",
         "Conflict",
         `The consumer of group ${options.group} on ${source.channel} does not take this reader's pulls (${text}): raise its limits.`

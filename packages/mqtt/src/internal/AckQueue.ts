@@ -1,31 +1,30 @@
 /**
- * The book of one connection: what the server has delivered on it and not heard of again, in the order in which it came, and
- * which acknowledgements may go.
+ * The unacknowledged messages of one connection, in the order of their delivery, and the acknowledgements that may be sent.
  *
- * MQTT wants acknowledgements in the order of the messages (MQTT-4.6.0-2, MQTT-4.6.0-3), so one that is done waits for those
- * before it. Only at the very end, when none can follow any more, those behind a gap go too.
+ * MQTT wants acknowledgements in the order of the messages (MQTT-4.6.0-2, MQTT-4.6.0-3), so the acknowledgement of a settled
+ * message waits for all messages before it. The last acknowledgements of a connection also pass over unsettled messages.
  */
 import type { IPublishPacket } from "mqtt"
-import type { Carrier } from "./MqttMessage.ts"
-import * as MqttMessage from "./MqttMessage.ts"
+import type { Carrier } from "./Codec.ts"
+import * as Codec from "./Codec.ts"
 
 /** A message and where it is. The holder is whoever may settle it. */
-export class Entry implements Carrier {
+export class InboundMessage implements Carrier {
   readonly packet: IPublishPacket
-  readonly book: Book
+  readonly queue: AckQueue
   /** Grows by one for each message of a session; one that comes again keeps it. */
   readonly position: number
   holder: object | undefined = undefined
   done = false
 
-  constructor(packet: IPublishPacket, book: Book, position: number) {
+  constructor(packet: IPublishPacket, queue: AckQueue, position: number) {
     this.packet = packet
-    this.book = book
+    this.queue = queue
     this.position = position
   }
 
   get bytes(): number {
-    return MqttMessage.bodyOf(this.packet).length
+    return Codec.bodyOf(this.packet).length
   }
 }
 
@@ -41,7 +40,7 @@ export const drop = (list: Array<unknown>, count: number): number => {
 }
 
 /** What outlives a connection, in this process. */
-export class Memory {
+export class SessionState {
   /** The position of the next message. */
   next = 0
   /** Numbers of packets of QoS 2 that the server knows to be received, and has not released: sent again, they are no news. */
@@ -56,27 +55,27 @@ export class Memory {
 }
 
 /** What the server has delivered and not been told of. */
-export class Book {
-  private readonly entries: Array<Entry> = []
+export class AckQueue {
+  private readonly entries: Array<InboundMessage> = []
   private head = 0
   private last = -1
-  private readonly memory: Memory
+  private readonly state: SessionState
 
-  constructor(memory: Memory) {
-    this.memory = memory
+  constructor(state: SessionState) {
+    this.state = state
   }
 
   /** The position of a message that comes now. */
   position({ dup, messageId }: IPublishPacket): number {
-    const { memory } = this
-    const before = dup && messageId !== undefined ? memory.positions.get(messageId) : undefined
+    const { state } = this
+    const before = dup && messageId !== undefined ? state.positions.get(messageId) : undefined
     // a server that has lost its last seconds may use a number anew
-    return this.last = before !== undefined && before > this.last ? before : memory.next++
+    return this.last = before !== undefined && before > this.last ? before : state.next++
   }
 
   /** The connection has ended: what was not acknowledged comes again. */
   remember(): void {
-    const { positions } = this.memory
+    const { positions } = this.state
     positions.clear()
     for (let i = this.head; i < this.entries.length; i++) {
       const { packet, position } = this.entries[i]!
@@ -86,11 +85,11 @@ export class Book {
 
   /** Whether the server sends again what it knows to be received. */
   isReceived({ messageId, qos }: IPublishPacket): boolean {
-    return qos === 2 && messageId !== undefined && this.memory.received.has(messageId)
+    return qos === 2 && messageId !== undefined && this.state.received.has(messageId)
   }
 
   /** Takes a message down; at QoS 0 there is nothing to acknowledge. */
-  add(entry: Entry): void {
+  add(entry: InboundMessage): void {
     if (entry.packet.qos > 0) this.entries.push(entry)
     else entry.done = true
   }
@@ -100,7 +99,7 @@ export class Book {
   }
 
   /** What somebody has and has not settled, in order. */
-  heldBy(holder: object): ReadonlyArray<Entry> {
+  heldBy(holder: object): ReadonlyArray<InboundMessage> {
     return this.entries.slice(this.head).filter((entry) => entry.holder === holder && !entry.done)
   }
 
@@ -136,10 +135,10 @@ export class Book {
     return bytes
   }
 
-  private write(bytes: Buffer, at: number, { packet }: Entry): void {
+  private write(bytes: Buffer, at: number, { packet }: InboundMessage): void {
     // a packet above QoS 0 has a number
     const id = packet.messageId!
-    if (packet.qos === 2) this.memory.received.add(id)
+    if (packet.qos === 2) this.state.received.add(id)
     bytes[at] = packet.qos === 2 ? pubrec : puback
     bytes[at + 1] = 2
     bytes.writeUInt16BE(id, at + 2)

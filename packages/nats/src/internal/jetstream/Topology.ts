@@ -13,40 +13,44 @@ import {
   type StreamConfig
 } from "@nats-io/jetstream"
 import { Clock, Effect, Exit } from "effect"
-import type { Settings } from "./JetStreamOptions.ts"
-import * as JetStreamSettings from "./JetStreamSettings.ts"
-import type { Client, Session } from "./NatsClient.ts"
-import * as NatsError from "./NatsError.ts"
-import * as NatsNames from "./NatsNames.ts"
+import type { ResolvedOptions } from "./Options.ts"
+import * as StreamSettings from "./StreamSettings.ts"
+import type { Client, Connection } from "../Connection.ts"
+import * as Errors from "../Errors.ts"
+import * as Names from "../Names.ts"
 
 type Failed = BrokerError.BrokerError
 type Operation = Failed["operation"]
 
-const managers = new WeakMap<Session, Promise<JetStreamManager>>()
+const managers = new WeakMap<Connection, Promise<JetStreamManager>>()
 
 /** The administration of a connection's JetStream. */
-export const managerOf = (client: Client, settings: Settings, session: Session): Promise<JetStreamManager> => {
-  const known = managers.get(session)
+export const managerOf = (
+  client: Client,
+  settings: ResolvedOptions,
+  connection: Connection
+): Promise<JetStreamManager> => {
+  const known = managers.get(connection)
   if (known !== undefined) return known
-  const made = jetstreamManager(session.nc, {
+  const made = jetstreamManager(connection.nc, {
     checkAPI: false,
-    timeout: client.connection.requestTimeout,
+    timeout: client.options.requestTimeout,
     ...(settings.domain === undefined ? {} : { domain: settings.domain })
   })
-  managers.set(session, made)
+  managers.set(connection, made)
   return made
 }
 
 /** Asks JetStream, on the connection that is open. */
 export const ask = <A>(
   client: Client,
-  settings: Settings,
-  session: Session,
+  settings: ResolvedOptions,
+  connection: Connection,
   operation: Operation,
   call: (manager: JetStreamManager) => Promise<A>,
   where?: { readonly channel?: string | undefined; readonly group?: string | undefined }
 ): Effect.Effect<A, Failed> =>
-  session.attempt(operation, async () => call(await managerOf(client, settings, session)), where)
+  connection.attempt(operation, async () => call(await managerOf(client, settings, connection)), where)
 
 /** Whether JetStream says that there is no such thing. */
 export const isMissing = (error: unknown): boolean => error instanceof JetStreamApiError && error.status === 404
@@ -64,7 +68,7 @@ export interface Source {
 }
 
 const sourceOf = (config: StreamConfig, created: string, filter: string): Source | undefined => {
-  const overlaps = (config.subjects ?? []).flatMap((subject) => NatsNames.both(subject, filter) ?? [])
+  const overlaps = (config.subjects ?? []).flatMap((subject) => Names.both(subject, filter) ?? [])
   const [first] = overlaps
   if (first === undefined) return undefined
   const whole = config.subjects?.length === 1 && first === config.subjects[0]
@@ -81,12 +85,12 @@ const sourceOf = (config: StreamConfig, created: string, filter: string): Source
 /** The streams that hold what a subject, with wildcards perhaps, covers. */
 export const sourcesOf = (
   client: Client,
-  settings: Settings,
-  session: Session,
+  settings: ResolvedOptions,
+  connection: Connection,
   operation: Operation,
   filter: string
 ): Effect.Effect<ReadonlyArray<Source>, Failed> =>
-  ask(client, settings, session, operation, async (manager) => {
+  ask(client, settings, connection, operation, async (manager) => {
     const names: Array<string> = []
     for await (const name of manager.streams.names(filter)) names.push(name)
     const sources: Array<Source> = []
@@ -106,7 +110,7 @@ export const sourcesOf = (
   }, { channel: filter })
 
 const notFound = (operation: Operation, channel: string): Failed =>
-  NatsError.make(
+  Errors.make(
     operation,
     "NotFound",
     `No stream of JetStream holds ${channel}: declare it, or set missingStreams to "create".`
@@ -115,12 +119,12 @@ const notFound = (operation: Operation, channel: string): Failed =>
 /** The stream of a channel; made where there is none and the options say so. */
 export const sourceFor = (
   client: Client,
-  settings: Settings,
-  session: Session,
+  settings: ResolvedOptions,
+  connection: Connection,
   operation: Operation,
   channel: string
 ): Effect.Effect<Source, Failed> => {
-  const find = sourcesOf(client, settings, session, operation, channel)
+  const find = sourcesOf(client, settings, connection, operation, channel)
   return Effect.flatMap(find, ([source]) => {
     if (source !== undefined) return Exit.succeed(source)
     if (settings.missing === "refuse") return Exit.fail(notFound(operation, channel))
@@ -132,7 +136,7 @@ export const sourceFor = (
 }
 
 const conflict = (channel: string, stream: string, differences: ReadonlyArray<string>): Failed =>
-  NatsError.make(
+  Errors.make(
     "declare",
     "Conflict",
     `The stream ${stream} of ${channel} exists and differs: ${
@@ -144,7 +148,7 @@ const conflict = (channel: string, stream: string, differences: ReadonlyArray<st
 const longestName = 255
 
 const tooLong = (channel: string, length: number): Failed =>
-  NatsError.invalid(
+  Errors.invalid(
     "declare",
     `The stream of ${channel} would have a name of ${length} characters, and ${longestName} are the most: shorten the channel, or make a stream that holds it.`
   )
@@ -169,11 +173,11 @@ const sweep = async (manager: JetStreamManager, channel: string, now: number): P
 /** Removes a stream. */
 export const remove = (
   client: Client,
-  settings: Settings,
-  session: Session,
+  settings: ResolvedOptions,
+  connection: Connection,
   stream: string
 ): Effect.Effect<unknown, Failed> =>
-  ask(client, settings, session, "declare", (manager) => manager.streams.delete(stream))
+  ask(client, settings, connection, "declare", (manager) => manager.streams.delete(stream))
 
 /**
  * Makes the stream of a channel, or compares the one that holds it with what was declared. A temporary stream that was made is
@@ -181,28 +185,28 @@ export const remove = (
  */
 export const declare = (
   client: Client,
-  settings: Settings,
+  settings: ResolvedOptions,
   declaration: Driver.Declaration,
   temporary?: Set<string>
 ): Effect.Effect<void, Failed> =>
   Effect.gen(function*() {
     const { channel, partitions } = declaration
-    const refused = NatsNames.refuse(channel)
-    if (refused !== undefined) return yield* Effect.fail(NatsError.invalid("declare", refused))
+    const refused = Names.refuse(channel)
+    if (refused !== undefined) return yield* Effect.fail(Errors.invalid("declare", refused))
     if (partitions !== undefined && partitions !== 1) {
       return yield* Effect.fail(
-        NatsError.make(
+        Errors.make(
           "declare",
           "Unsupported",
           `A stream of JetStream has no partitions, and ${channel} was declared with ${partitions}: use a channel for each.`
         )
       )
     }
-    const wanted = yield* JetStreamSettings.read(declaration)
-    const own = NatsNames.streamOf(channel)
-    const session = yield* client.session("declare")
+    const wanted = yield* StreamSettings.read(declaration)
+    const own = Names.streamOf(channel)
+    const connection = yield* client.connection("declare")
     const now = yield* Clock.currentTimeMillis
-    yield* ask(client, settings, session, "declare", async (manager) => {
+    yield* ask(client, settings, connection, "declare", async (manager) => {
       const names: Array<string> = []
       for await (const name of manager.streams.names(channel)) names.push(name)
       const [name] = names
@@ -220,7 +224,7 @@ export const declare = (
         return
       }
       const { config } = await manager.streams.info(name)
-      const differences = JetStreamSettings.differences(wanted, config)
+      const differences = StreamSettings.differences(wanted, config)
       if (differences.length > 0) throw conflict(channel, name, differences)
     }, { channel })
   })
@@ -228,22 +232,22 @@ export const declare = (
 /** How far a group is behind: what it was not given yet, and what it was given and has not settled. */
 export const lag = (
   client: Client,
-  settings: Settings,
+  settings: ResolvedOptions,
   channel: string,
   group: string
 ): Effect.Effect<ReadonlyArray<Driver.Lag>, Failed> =>
   Effect.gen(function*() {
-    const session = yield* client.session("lag")
+    const connection = yield* client.connection("lag")
     const pattern = Address.pattern(channel)
-    const filter = pattern === undefined ? channel : NatsNames.filterOf(pattern)
-    const sources = yield* sourcesOf(client, settings, session, "lag", filter)
+    const filter = pattern === undefined ? channel : Names.filterOf(pattern)
+    const sources = yield* sourcesOf(client, settings, connection, "lag", filter)
     if (pattern === undefined && sources.length === 0) return yield* Effect.fail(notFound("lag", channel))
     const infos = yield* Effect.forEach(sources, (source) =>
-      ask(client, settings, session, "lag", async (manager): Promise<ConsumerInfo | undefined> => {
+      ask(client, settings, connection, "lag", async (manager): Promise<ConsumerInfo | undefined> => {
         try {
           return await manager.consumers.info(
             source.stream,
-            NatsNames.durableOf(group, pattern === undefined ? source.filter : filter)
+            Names.durableOf(group, pattern === undefined ? source.filter : filter)
           )
         } catch (error) {
           if (isMissing(error)) {
@@ -262,8 +266,8 @@ export const lag = (
   })
 
 /** Asks JetStream how it is. */
-export const check = (client: Client, settings: Settings): Effect.Effect<void, Failed> =>
+export const check = (client: Client, settings: ResolvedOptions): Effect.Effect<void, Failed> =>
   Effect.flatMap(
-    client.session("check"),
-    (session) => Effect.asVoid(ask(client, settings, session, "check", (manager) => manager.getAccountInfo()))
+    client.connection("check"),
+    (connection) => Effect.asVoid(ask(client, settings, connection, "check", (manager) => manager.getAccountInfo()))
   )

@@ -3,12 +3,12 @@
  */
 import { type BrokerError, type Delivery, delivery, type Driver, type Origin } from "@millrace/core"
 import { Effect, Exit, Latch, Scheduler, type Scope } from "effect"
-import type { Entry } from "./MqttBook.ts"
-import type { Desk, Member } from "./MqttDesk.ts"
-import * as MqttMessage from "./MqttMessage.ts"
-import type { Connection } from "./MqttOptions.ts"
-import { Session } from "./MqttSession.ts"
-import * as MqttTopics from "./MqttTopics.ts"
+import type { InboundMessage } from "./AckQueue.ts"
+import type { Inbox, Member } from "./Inbox.ts"
+import * as Codec from "./Codec.ts"
+import type { ResolvedOptions } from "./Options.ts"
+import { Session } from "./Session.ts"
+import * as Topology from "./Topology.ts"
 
 type Failed = BrokerError.BrokerError
 
@@ -21,7 +21,7 @@ export interface Sessions {
 }
 
 /** Makes the sessions of a driver; what one knows of packets on their way outlives its connections. */
-export const sessions = (connection: Connection): Effect.Effect<Sessions> =>
+export const sessions = (resolved: ResolvedOptions): Effect.Effect<Sessions> =>
   Effect.map(Scheduler.Scheduler, (scheduler) => {
     const dispatcher = scheduler.makeDispatcher()
     const schedule = (task: () => void) => dispatcher.scheduleTask(task, 0)
@@ -29,7 +29,7 @@ export const sessions = (connection: Connection): Effect.Effect<Sessions> =>
     return {
       of: (clientId, filter) => {
         let found = all.get(clientId)
-        if (found === undefined) all.set(clientId, found = new Session(connection, schedule, clientId, filter))
+        if (found === undefined) all.set(clientId, found = new Session(resolved, schedule, clientId, filter))
         return found
       }
     }
@@ -56,17 +56,17 @@ const delivering = ({ channel, group, handler, pattern }: Driver.ConsumeOptions)
     }
     return origin
   }
-  return (entries: ReadonlyArray<Entry>): Array<Delivery> => {
+  return (entries: ReadonlyArray<InboundMessage>): Array<Delivery> => {
     const deliveries = new Array<Delivery>(entries.length)
     for (let i = 0; i < entries.length; i++) {
       const entry = entries[i]!
       const { packet, position } = entry
       deliveries[i] = delivery(
         originOf(packet.topic),
-        MqttMessage.reader,
+        Codec.reader,
         entry,
         position,
-        MqttMessage.bodyOf(packet),
+        Codec.bodyOf(packet),
         1
       )
     }
@@ -74,38 +74,38 @@ const delivering = ({ channel, group, handler, pattern }: Driver.ConsumeOptions)
   }
 }
 
-const leaseOf = ({ qos, sharing }: Connection, desk: Desk, member: Member): Driver.Lease =>
+const leaseOf = ({ qos, sharing }: ResolvedOptions, inbox: Inbox, member: Member): Driver.Lease =>
   qos === 0
     ? { partition: 0 }
     : sharing === "exclusive"
-    ? { partition: 0, commit: (position) => desk.commit(position) }
-    : { partition: 0, settle: (batch) => desk.settle(member, batch) }
+    ? { partition: 0, commit: (position) => inbox.commit(position) }
+    : { partition: 0, settle: (batch) => inbox.settle(member, batch) }
 
 /** Runs until interrupted; fails when the connection has ended. The seat is given up with the scope. */
 export const consume = (
-  connection: Connection,
+  resolved: ResolvedOptions,
   { of }: Sessions,
   options: Driver.ConsumeOptions,
   sink: Driver.Sink
 ): Effect.Effect<void, Failed, Scope.Scope> =>
   Effect.gen(function*() {
-    const filter = MqttTopics.filterOf(options, connection.sharing)
+    const filter = Topology.filterOf(options, resolved.sharing)
     if (typeof filter !== "string") return yield* Effect.fail(filter)
-    const session = of(connection.clientIdOf([connection.sharing, options.group, options.channel]), filter)
+    const session = of(resolved.clientIdOf([resolved.sharing, options.group, options.channel]), filter)
     const member: Member = { options, latch: Latch.makeUnsafe(false), isIdle: false, stopped: false }
-    const desk = yield* Effect.acquireRelease(session.enter(member), (desk) => session.leave(desk, member))
-    const lease = leaseOf(connection, desk, member)
+    const inbox = yield* Effect.acquireRelease(session.enter(member), (inbox) => session.leave(inbox, member))
+    const lease = leaseOf(resolved, inbox, member)
     const deliveries = delivering(options)
     sink.open(lease)
     sink.ready()
     const deal = Effect.suspend((): Effect.Effect<void> => {
-      const entries = desk.deal(member)
-      if (entries === undefined) return desk.more(member)
+      const entries = inbox.deal(member)
+      if (entries === undefined) return inbox.more(member)
       sink.polled()
       return sink.offer(lease, deliveries(entries))
     })
-    // the link of a desk that somebody sits at is there
-    const lost = desk.link?.lost ?? Exit.void
+    // an inbox with a member has its connection
+    const lost = inbox.connection?.lost ?? Exit.void
     const reading = Effect.whileLoop({ while: () => true, body: () => deal, step: () => {} })
     return yield* Effect.raceFirst(reading, lost).pipe(
       Effect.ensuring(Effect.sync(() => {

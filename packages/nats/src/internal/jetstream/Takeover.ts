@@ -4,9 +4,9 @@
 import type { BrokerError, Delivery } from "@millrace/core"
 import { createInbox, type Msg } from "@nats-io/transport-node"
 import { Effect, Latch } from "effect"
-import type { Pulls, Reading } from "./JetStreamPulls.ts"
-import type { Backlog } from "./NatsBacklog.ts"
-import { unsubscribe } from "./NatsClient.ts"
+import type { Pulls, Reading } from "./Pulls.ts"
+import type { Backlog } from "../Backlog.ts"
+import { unsubscribe } from "../Connection.ts"
 
 type Failed = BrokerError.BrokerError
 
@@ -58,11 +58,11 @@ const release = ({ backlog, of: { durable, source }, pulls }: Successor, { from,
  */
 export const sweep = ({ of, pulls, take }: Successor): Effect.Effect<void, Failed> =>
   Effect.suspend(() => {
-    const { client, options, session, source } = of
+    const { client, options, connection, source } = of
     const answered = Latch.makeUnsafe(false)
-    const inbox = createInbox(client.connection.inboxPrefix)
+    const inbox = createInbox(client.options.inboxPrefix)
     return Effect.acquireUseRelease(
-      session.attempt("consume", async (nc) =>
+      connection.attempt("consume", async (nc) =>
         nc.subscribe(inbox, {
           callback: (error, message) => {
             if (error === null && message.reply !== undefined && message.reply !== "") take(message)
@@ -70,17 +70,17 @@ export const sweep = ({ of, pulls, take }: Successor): Effect.Effect<void, Faile
           }
         }), { channel: source.channel, group: options.group }),
       () => {
-        const failed = session.write(
+        const failed = connection.write(
           "consume",
           pulls.subject,
           encoder.encode(JSON.stringify({ batch: 1, expires: 5e6 })),
           { reply: inbox }
         )
         if (failed !== undefined) return Effect.fail(failed)
-        const off = session.onEnd(() => answered.openUnsafe())
+        const off = connection.onEnd(() => answered.openUnsafe())
         return Effect.asVoid(Effect.timeoutOption(answered.await, 1000)).pipe(Effect.ensuring(Effect.sync(off)))
       },
-      (subscription) => unsubscribe(session, subscription)
+      (subscription) => unsubscribe(connection, subscription)
     )
   })
 

@@ -5,10 +5,10 @@
  */
 import type { BrokerError, Outgoing } from "@millrace/core"
 import { Effect, Exit, Schedule, type Scope, Semaphore } from "effect"
-import * as MqttClient from "./MqttClient.ts"
-import * as MqttError from "./MqttError.ts"
-import * as MqttPacket from "./MqttPacket.ts"
-import type { Connection } from "./MqttOptions.ts"
+import * as Connection from "./Connection.ts"
+import * as Errors from "./Errors.ts"
+import * as Packet from "./Packet.ts"
+import type { ResolvedOptions } from "./Options.ts"
 
 type Failed = BrokerError.BrokerError
 
@@ -19,15 +19,15 @@ const noSubscribers = 16
 const largest = 268_435_455
 
 /** Messages of one call. */
-class Batch {
-  readonly packets: ReadonlyArray<MqttPacket.Packet>
+class PublishCall {
+  readonly packets: ReadonlyArray<Packet.Packet>
   readonly resume: (exit: Exit.Exit<void, Failed>) => void
   next = 0
   confirmed = 0
   /** Nobody waits for it any more. */
   over = false
 
-  constructor(packets: ReadonlyArray<MqttPacket.Packet>, resume: (exit: Exit.Exit<void, Failed>) => void) {
+  constructor(packets: ReadonlyArray<Packet.Packet>, resume: (exit: Exit.Exit<void, Failed>) => void) {
     this.packets = packets
     this.resume = resume
   }
@@ -40,26 +40,31 @@ class Batch {
 }
 
 /** One connection's publishes: the oldest batch first, and no more than `window` unconfirmed. */
-class Sender {
-  private readonly link: MqttClient.Link
+class OutboundQueue {
+  private readonly connection: Connection.Connection
   private readonly window: number
   /** Whether the answer that mqtt.js handles now says that nobody subscribes; its callbacks do not tell. */
   private isUnheard = false
   /** Numbers of messages of QoS 2 of which the server has said so; they are not done before its last word. */
   private readonly unheard = new Set<number>()
-  private readonly batches: Array<Batch> = []
-  private readonly waiting = new Set<Batch>()
+  private readonly batches: Array<PublishCall> = []
+  private readonly waiting = new Set<PublishCall>()
   private unconfirmed = 0
   /** How many messages are sent one at a time, since one of those before them ended a connection. */
   private suspects: number
   private isSending = false
 
-  constructor(link: MqttClient.Link, connection: Connection, suspects: number, suspect: (count: number) => void) {
-    this.link = link
-    this.window = Math.min(connection.window, link.connack.properties?.receiveMaximum ?? 65_535)
+  constructor(
+    connection: Connection.Connection,
+    resolved: ResolvedOptions,
+    suspects: number,
+    suspect: (count: number) => void
+  ) {
+    this.connection = connection
+    this.window = Math.min(resolved.window, connection.connack.properties?.receiveMaximum ?? 65_535)
     this.suspects = suspects
-    if (connection.unheard === "refuse") {
-      link.client.on("packetreceive", (packet) => {
+    if (resolved.unheard === "refuse") {
+      connection.client.on("packetreceive", (packet) => {
         const { cmd, messageId } = packet
         this.isUnheard = cmd === "puback"
           ? packet.reasonCode === noSubscribers
@@ -69,18 +74,18 @@ class Sender {
         }
       })
     }
-    link.onEnd((ended) => {
+    connection.onEnd((ended) => {
       // the server refused one message by ending the connection, and does not say which
       const isUnclear = !ended.retriable && this.unconfirmed > 1
       if (isUnclear) suspect(this.unconfirmed)
-      const error = isUnclear ? MqttError.lostByAnother(ended) : ended
+      const error = isUnclear ? Errors.lostByAnother(ended) : ended
       for (const batch of this.waiting) batch.end(Exit.fail(error))
       this.waiting.clear()
       this.batches.length = 0
     })
   }
 
-  add(batch: Batch): void {
+  add(batch: PublishCall): void {
     this.waiting.add(batch)
     this.batches.push(batch)
     this.send()
@@ -90,9 +95,9 @@ class Sender {
     // a message of QoS 0 is confirmed in the middle of the call that writes it
     if (this.isSending) return
     this.isSending = true
-    const { batches, link } = this
+    const { batches, connection } = this
     while (
-      batches.length > 0 && this.unconfirmed < (this.suspects > 0 ? 1 : this.window) && link.ended === undefined
+      batches.length > 0 && this.unconfirmed < (this.suspects > 0 ? 1 : this.window) && connection.ended === undefined
     ) {
       const batch = batches[0]!
       if (batch.next === batch.packets.length) {
@@ -104,33 +109,33 @@ class Sender {
     this.isSending = false
   }
 
-  private write(batch: Batch, { options, payload, topic }: MqttPacket.Packet): void {
+  private write(batch: PublishCall, { options, payload, topic }: Packet.Packet): void {
     this.unconfirmed++
-    this.link.client.publish(topic, payload, options, (error?: Error | null) => {
+    this.connection.client.publish(topic, payload, options, (error?: Error | null) => {
       this.unconfirmed--
       if (this.suspects > 0) this.suspects--
       if (error) this.refuse(batch, topic, error)
       // the server keeps retained messages, and answers nothing at QoS 0
       else if (this.isUnheard && options.retain !== true && options.qos !== 0) {
-        this.refuse(batch, topic, new MqttError.Answered(noSubscribers))
+        this.refuse(batch, topic, new Errors.Answered(noSubscribers))
       } else if (++batch.confirmed === batch.packets.length) this.done(batch, Exit.void)
       this.send()
     })
   }
 
-  private refuse(batch: Batch, channel: string, error: Error): void {
-    this.done(batch, Exit.fail(MqttError.fromUnknown(error, "publish", { ...this.link.place, channel })))
+  private refuse(batch: PublishCall, channel: string, error: Error): void {
+    this.done(batch, Exit.fail(Errors.fromUnknown(error, "publish", { ...this.connection.place, channel })))
   }
 
-  private done(batch: Batch, exit: Exit.Exit<void, Failed>): void {
+  private done(batch: PublishCall, exit: Exit.Exit<void, Failed>): void {
     this.waiting.delete(batch)
     batch.end(exit)
   }
 }
 
 interface Open {
-  readonly link: MqttClient.Link
-  readonly sender: Sender
+  readonly connection: Connection.Connection
+  readonly queue: OutboundQueue
 }
 
 /** What publishes, and answers for the server's health. */
@@ -140,71 +145,71 @@ export interface Publisher {
 }
 
 /** Connects, and keeps a connection as long as the scope is open. */
-export const make = (connection: Connection): Effect.Effect<Publisher, Failed, Scope.Scope> =>
+export const make = (resolved: ResolvedOptions): Effect.Effect<Publisher, Failed, Scope.Scope> =>
   Effect.gen(function*() {
     const one = yield* Semaphore.make(1)
-    const { clientId } = connection.place
+    const { clientId } = resolved.place
     let open: Open | undefined
     let suspects = 0
     let closed = false
     yield* Effect.addFinalizer(() =>
       Effect.suspend(() => {
         closed = true
-        return open === undefined ? Effect.void : MqttClient.close(open.link)
+        return open === undefined ? Effect.void : Connection.close(open.connection)
       })
     )
-    const options: MqttClient.Client = {
+    const options: Connection.ClientOptions = {
       clientId,
       clean: true,
-      ...(connection.will === undefined ? {} : { will: connection.will })
+      ...(resolved.will === undefined ? {} : { will: resolved.will })
     }
     // the first that comes connects, the others wait for it
     const connected: Effect.Effect<Open, Failed> = one.withPermit(
       Effect.suspend(() => {
-        if (open !== undefined && open.link.ended === undefined) return Effect.succeed(open)
+        if (open !== undefined && open.connection.ended === undefined) return Effect.succeed(open)
         if (closed) {
-          return Effect.fail(MqttError.fromUnknown(new Error("the connection ended"), "publish", connection.place))
+          return Effect.fail(Errors.fromUnknown(new Error("the connection ended"), "publish", resolved.place))
         }
         return Effect.map(
-          Effect.uninterruptible(MqttClient.open(connection, options, "publish")),
-          (link) => {
-            const sender = new Sender(link, connection, suspects, (count) => void (suspects = count))
+          Effect.uninterruptible(Connection.open(resolved, options, "publish")),
+          (connection) => {
+            const queue = new OutboundQueue(connection, resolved, suspects, (count) => void (suspects = count))
             suspects = 0
-            return open = { link, sender }
+            return open = { connection, queue }
           }
         )
       })
     )
     const current = Effect.suspend((): Effect.Effect<Open, Failed> =>
-      open !== undefined && open.link.ended === undefined ? Exit.succeed(open) : connected
+      open !== undefined && open.connection.ended === undefined ? Exit.succeed(open) : connected
     )
 
-    const convert = (batch: ReadonlyArray<Outgoing<Uint8Array>>): ReadonlyArray<MqttPacket.Packet> | Failed => {
-      const packets = new Array<MqttPacket.Packet>(batch.length)
+    const convert = (batch: ReadonlyArray<Outgoing<Uint8Array>>): ReadonlyArray<Packet.Packet> | Failed => {
+      const packets = new Array<Packet.Packet>(batch.length)
       for (let i = 0; i < batch.length; i++) {
-        const packet = MqttPacket.toPacket(batch[i]!, connection.qos, connection.retain)
+        const packet = Packet.toPacket(batch[i]!, resolved.qos, resolved.retain)
         if ("_tag" in packet) return packet
         packets[i] = packet
       }
       return packets
     }
 
-    const send = ({ link, sender }: Open, packets: ReadonlyArray<MqttPacket.Packet>): Effect.Effect<void, Failed> => {
-      const most = Math.min(largest, link.connack.properties?.maximumPacketSize ?? largest)
+    const send = ({ connection, queue }: Open, packets: ReadonlyArray<Packet.Packet>): Effect.Effect<void, Failed> => {
+      const most = Math.min(largest, connection.connack.properties?.maximumPacketSize ?? largest)
       const long = packets.find(({ size }) => size > most)
       if (long !== undefined) {
-        const error = new MqttError.Answered(149, `${long.size} bytes, and ${most} are the most`)
-        return Exit.fail(MqttError.fromUnknown(error, "publish", { ...connection.place, channel: long.topic }))
+        const error = new Errors.Answered(149, `${long.size} bytes, and ${most} are the most`)
+        return Exit.fail(Errors.fromUnknown(error, "publish", { ...resolved.place, channel: long.topic }))
       }
-      const mostQos = link.connack.properties?.maximumQoS ?? 2
+      const mostQos = connection.connack.properties?.maximumQoS ?? 2
       const unable = packets.find(({ options: { qos = 0 } }) => qos > mostQos)
       if (unable !== undefined) {
-        const error = new MqttError.Answered(155, `QoS ${unable.options.qos}, and ${mostQos} is the most`)
-        return Exit.fail(MqttError.fromUnknown(error, "publish", { ...connection.place, channel: unable.topic }))
+        const error = new Errors.Answered(155, `QoS ${unable.options.qos}, and ${mostQos} is the most`)
+        return Exit.fail(Errors.fromUnknown(error, "publish", { ...resolved.place, channel: unable.topic }))
       }
       return Effect.callback<void, Failed>((resume) => {
-        const batch = new Batch(packets, resume)
-        sender.add(batch)
+        const batch = new PublishCall(packets, resume)
+        queue.add(batch)
         // what has not gone out yet goes out all the same: a batch is not torn, and nobody hears of it
       })
     }
@@ -217,14 +222,14 @@ export const make = (connection: Connection): Effect.Effect<Publisher, Failed, S
     }
 
     yield* connected
-    if (connection.will !== undefined) {
+    if (resolved.will !== undefined) {
       // the will says that this process is gone: it comes back by itself, not with its next message only
-      const lost = Effect.flatMap(Effect.suspend(() => Effect.exit(open!.link.lost)), () => connected)
+      const lost = Effect.flatMap(Effect.suspend(() => Effect.exit(open!.connection.lost)), () => connected)
       const again = Effect.retry(lost, Schedule.spaced("1 second"))
       yield* Effect.forkScoped(Effect.forever(again))
     }
     return {
       publish,
-      check: Effect.flatMap(current, ({ link }) => MqttClient.ping(link, connection.connectTimeout))
+      check: Effect.flatMap(current, ({ connection }) => Connection.ping(connection, resolved.connectTimeout))
     }
   })

@@ -6,9 +6,9 @@
  */
 import { type BrokerError, Features, Headers, type Outgoing, type Reader } from "@millrace/core"
 import { headers, type Msg, type MsgHdrs } from "@nats-io/transport-node"
-import * as NatsError from "./NatsError.ts"
-import * as NatsHeaders from "./NatsHeaders.ts"
-import * as NatsNames from "./NatsNames.ts"
+import * as Errors from "./Errors.ts"
+import * as HeaderLines from "./HeaderLines.ts"
+import * as Names from "./Names.ts"
 
 type Failed = BrokerError.BrokerError
 
@@ -52,7 +52,7 @@ const valueOf = (line: Uint8Array): Uint8Array | null => {
     : line
 }
 
-const keyLine = (message: Msg): Uint8Array | undefined => NatsHeaders.valueOf(message, keyName)
+const keyLine = (message: Msg): Uint8Array | undefined => HeaderLines.valueOf(message, keyName)
 
 const keyBytes = (message: Msg): Uint8Array | undefined => {
   const found = keyLine(message)
@@ -61,7 +61,7 @@ const keyBytes = (message: Msg): Uint8Array | undefined => {
 
 const fieldsOf = (message: Msg): Array<Headers.Field> => {
   const fields: Array<Headers.Field> = []
-  for (const [name, value] of NatsHeaders.linesOf(message)) {
+  for (const [name, value] of HeaderLines.linesOf(message)) {
     if (name !== keyName) fields.push([name, valueOf(value)])
   }
   return fields
@@ -105,7 +105,7 @@ export const toHeaders = (outgoing: Outgoing<Uint8Array>): MsgHdrs | undefined |
   let found: MsgHdrs | undefined
   const add = (name: string, value: string): Failed | undefined => {
     if (!nameShape.test(name)) {
-      return NatsError.invalid(
+      return Errors.invalid(
         "publish",
         `A header of NATS cannot be named ${JSON.stringify(name)}: use visible ASCII characters without a colon.`
       )
@@ -136,8 +136,8 @@ export const features: Features.Deciding = { tombstones: false, partitions: fals
 /** Refuses what NATS can never take; `most` is what the server says. */
 export const refuse = (outgoing: Outgoing<Uint8Array>, most: number | undefined): Failed | undefined => {
   const { channel, payload } = outgoing
-  const name = NatsNames.refuse(channel)
-  if (name !== undefined) return NatsError.invalid("publish", name)
+  const name = Names.refuse(channel)
+  if (name !== undefined) return Errors.invalid("publish", name)
   const refused = Features.refuse("nats", features, outgoing)
   if (refused !== undefined) return refused
   return most !== undefined && payload.length > most ? tooLarge(outgoing, undefined, most) : undefined
@@ -159,7 +159,7 @@ export const tooLarge = (
   most: number
 ): Failed => {
   const headers = fields === undefined ? "" : ` and ${sizeOf(fields)} bytes of headers and key`
-  return NatsError.make(
+  return Errors.make(
     "publish",
     "TooLarge",
     `A message for ${channel} has ${payload.length} bytes of body${headers}, and the server takes ${most} for all of it: shorten it, or raise max_payload of the server.`

@@ -7,13 +7,13 @@
 import { type BrokerError, type Delivery, delivery, type Driver, type Origin } from "@millrace/core"
 import type { Msg, Subscription } from "@nats-io/transport-node"
 import { Duration, Effect, Exit, Latch } from "effect"
-import { Held } from "./JetStreamHeld.ts"
-import { Numbers, reader, Token } from "./JetStreamMessage.ts"
-import { Pulls, type Reading } from "./JetStreamPulls.ts"
-import * as JetStreamTakeover from "./JetStreamTakeover.ts"
-import { Backlog } from "./NatsBacklog.ts"
-import { unsubscribe } from "./NatsClient.ts"
-import * as NatsError from "./NatsError.ts"
+import { Unsettled } from "./Unsettled.ts"
+import { Numbers, reader, Token } from "./Codec.ts"
+import { Pulls, type Reading } from "./Pulls.ts"
+import * as Takeover from "./Takeover.ts"
+import { Backlog } from "../Backlog.ts"
+import { unsubscribe } from "../Connection.ts"
+import * as Errors from "../Errors.ts"
 
 type Failed = BrokerError.BrokerError
 
@@ -38,7 +38,7 @@ export class Reader {
   private readonly pulls: Pulls
   private readonly numbers = new Numbers()
   private readonly origins = new Map<string, Origin>()
-  private readonly held: Held
+  private readonly unsettled: Unsettled
   private readonly work = Latch.makeUnsafe(false)
   /** Open when the server says that no consumer answers. */
   private readonly silence = Latch.makeUnsafe(false)
@@ -58,7 +58,7 @@ export class Reader {
     this.of = of
     const { options, source } = of
     this.pulls = new Pulls(of)
-    this.held = new Held(options.ordered)
+    this.unsettled = new Unsettled(options.ordered)
     this.lease = {
       ...(options.pattern === undefined ? {} : { channel: source.channel }),
       partition: 0,
@@ -74,12 +74,12 @@ export class Reader {
 
   /** Listens for what pulls bring. */
   readonly open: Effect.Effect<void, Failed> = Effect.suspend(() => {
-    const { fail, session } = this.of
-    return Effect.asVoid(session.attempt("consume", async (nc) => {
+    const { fail, connection } = this.of
+    return Effect.asVoid(connection.attempt("consume", async (nc) => {
       this.subscription = nc.subscribe(this.pulls.inbox, {
         callback: (error, message) => {
           if (error === null) this.take(message)
-          else fail(session.failure(error, "consume", this.where))
+          else fail(connection.failure(error, "consume", this.where))
         }
       })
     }, this.where))
@@ -136,12 +136,12 @@ export class Reader {
     const token = this.tokens().find((each) => each.sequence === sequence)
     if (token === undefined) {
       // its claim ran out just before it was settled
-      if (this.held.hasSettled(sequence)) {
+      if (this.unsettled.hasSettled(sequence)) {
         this.pulls.write(reply, done)
         return this.pull()
       }
       return this.of.fail(
-        NatsError.make(
+        Errors.make(
           "consume",
           "Lost",
           `Message ${sequence} of ${this.of.source.channel} came back after others: the reader begins anew, with all that is not settled.`
@@ -154,7 +154,7 @@ export class Reader {
 
   /** All that is not settled, in the order in which it came. */
   private tokens(): Array<Token> {
-    const found = this.held.tokens
+    const found = this.unsettled.tokens
     // a driver's own records
     for (const { native } of this.backlog.all) found.push(native)
     return found
@@ -205,7 +205,7 @@ export class Reader {
     return Effect.catch(
       look,
       (error) =>
-        error.reason === "Lost" && left > 0 && this.of.session.ended === undefined
+        error.reason === "Lost" && left > 0 && this.of.connection.ended === undefined
           ? Effect.andThen(Effect.sleep(pause), this.found(look, left - pause))
           : Effect.fail(error)
     )
@@ -222,16 +222,16 @@ export class Reader {
   // ---- taking over
 
   /** Where order matters: takes in all that the group was given and has not settled, and puts it in order. */
-  collect(info: Effect.Effect<JetStreamTakeover.Pending, Failed>): Effect.Effect<void, Failed> {
-    return JetStreamTakeover.collect(this.successor, info)
+  collect(info: Effect.Effect<Takeover.Pending, Failed>): Effect.Effect<void, Failed> {
+    return Takeover.collect(this.successor, info)
   }
 
   /** Makes the server forget pulls that nobody listens to any more. */
   get sweep(): Effect.Effect<void, Failed> {
-    return JetStreamTakeover.sweep(this.successor)
+    return Takeover.sweep(this.successor)
   }
 
-  private get successor(): JetStreamTakeover.Successor {
+  private get successor(): Takeover.Successor {
     return { of: this.of, pulls: this.pulls, backlog: this.backlog, take: (message) => this.take(message) }
   }
 
@@ -250,7 +250,7 @@ export class Reader {
       const lost = isMine()
       if (lost !== undefined) return Effect.fail(lost)
       const batch = this.backlog.take(options.batch, options.bytes)
-      this.held.add(batch)
+      this.unsettled.add(batch)
       sink.polled()
       const room = sink.offer(this.lease, batch)
       this.pull()
@@ -264,7 +264,7 @@ export class Reader {
     this.isStopped = true
     const { subscription } = this
     if (subscription !== undefined) {
-      this.ending = Effect.runPromise(unsubscribe(this.of.session, subscription))
+      this.ending = Effect.runPromise(unsubscribe(this.of.connection, subscription))
     }
   }
 
@@ -272,7 +272,7 @@ export class Reader {
 
   private settle(batch: ReadonlyArray<Driver.Settled>): Effect.Effect<void, Failed> {
     return Effect.suspend(() => {
-      const { client, isMine, session } = this.of
+      const { client, isMine, connection } = this.of
       const lost = isMine()
       if (lost !== undefined) return Exit.fail(lost)
       const acks: Array<string> = []
@@ -282,44 +282,44 @@ export class Reader {
           // given back with all the rest, in order
           if (this.isStopped && outcome._tag === "Release") continue
           const body = outcome._tag === "Release" || outcome.after === undefined ? again : later(outcome.after)
-          const failed = session.write("settle", token.reply, body)
+          const failed = connection.write("settle", token.reply, body)
           if (failed !== undefined) return Exit.fail(failed)
           if (this.of.options.ordered) this.returning.add(token.sequence)
         } else acks.push(this.numbers.acknowledging(token))
-        this.held.settled(token)
+        this.unsettled.settled(token)
       }
-      const failed = session.writeAll("settle", acks)
-      return failed === undefined ? session.flush("settle").pipe(client.inTime("settle")) : Exit.fail(failed)
+      const failed = connection.writeAll("settle", acks)
+      return failed === undefined ? connection.flush("settle").pipe(client.inTime("settle")) : Exit.fail(failed)
     })
   }
 
   private extend(batch: ReadonlyArray<Delivery>): Effect.Effect<void, Failed> {
     return Effect.suspend(() => {
-      const { client, isMine, session } = this.of
+      const { client, isMine, connection } = this.of
       const lost = isMine()
       if (lost !== undefined) return Exit.fail(lost)
       for (const { native } of batch) {
         const token: Token = native
-        const failed = session.write("settle", token.reply, working)
+        const failed = connection.write("settle", token.reply, working)
         if (failed !== undefined) return Exit.fail(failed)
       }
-      return session.flush("settle").pipe(client.inTime("settle"))
+      return connection.flush("settle").pipe(client.inTime("settle"))
     })
   }
 
   /** Gives back what is not settled. Answers what it could not, because the connection is gone. */
   readonly giveBack: Effect.Effect<ReadonlyArray<string>> = Effect.gen({ self: this }, function*() {
     this.stop()
-    const { client, session } = this.of
+    const { client, connection } = this.of
     if (this.ending !== undefined) yield* Effect.promise(() => this.ending!)
     // another has it all by now, and would get again what it is handling
     if (this.of.isMine() !== undefined) return []
-    const isOpen = (this.held.size > 0 || this.backlog.length > 0 || this.late.length > 0) &&
-      session.ended === undefined
+    const isOpen = (this.unsettled.size > 0 || this.backlog.length > 0 || this.late.length > 0) &&
+      connection.ended === undefined
     if (isOpen) yield* Effect.ignore(this.sweep)
     const replies = this.tokens().map(({ reply }) => reply).concat(this.late)
-    if (replies.some((reply) => session.write("settle", reply, again) !== undefined)) return replies
-    return yield* session.flush("settle").pipe(
+    if (replies.some((reply) => connection.write("settle", reply, again) !== undefined)) return replies
+    return yield* connection.flush("settle").pipe(
       client.inTime("settle"),
       Effect.as<ReadonlyArray<string>>([]),
       Effect.catch(() => Effect.succeed(replies))

@@ -5,9 +5,9 @@
 import { BrokerError, type Driver } from "@millrace/core"
 import { type Effect, Exit, type Latch } from "effect"
 import type { IPublishPacket, MqttClient as Client } from "mqtt"
-import { Book, drop, Entry, type Memory } from "./MqttBook.ts"
-import * as MqttClient from "./MqttClient.ts"
-import type { Connection } from "./MqttOptions.ts"
+import { AckQueue, drop, InboundMessage, type SessionState } from "./AckQueue.ts"
+import * as Connection from "./Connection.ts"
+import type { ResolvedOptions } from "./Options.ts"
 
 type Failed = BrokerError.BrokerError
 
@@ -26,17 +26,17 @@ export interface Member {
 export type Schedule = (task: () => void) => void
 
 /** One connection of a session, from its beginning to its end. */
-export class Desk {
-  readonly book: Book
+export class Inbox {
+  readonly queue: AckQueue
   readonly members = new Set<Member>()
   /** Set as soon as the server has accepted the connection. */
-  link: MqttClient.Link | undefined
-  private readonly connection: Connection
+  connection: Connection.Connection | undefined
+  private readonly resolved: ResolvedOptions
   private readonly schedule: Schedule
-  private readonly memory: Memory
+  private readonly state: SessionState
   private readonly fits: (topic: string) => boolean
   /** What nobody has, in order. */
-  private readonly pool: Array<Entry> = []
+  private readonly pool: Array<InboundMessage> = []
   private from = 0
   private bytes = 0
   private isWaking = false
@@ -45,17 +45,17 @@ export class Desk {
   private readonly room: number
   private client: Client | undefined
   /** The one more than was agreed, which waits here, the last of all. */
-  private surplus: Entry | undefined
+  private surplus: InboundMessage | undefined
   /** Lets mqtt.js's reader go on; an error makes it do so without an acknowledgement. */
   private waiting: ((error: Error) => void) | undefined
 
-  constructor(connection: Connection, schedule: Schedule, memory: Memory, fits: (topic: string) => boolean) {
-    this.connection = connection
+  constructor(resolved: ResolvedOptions, schedule: Schedule, state: SessionState, fits: (topic: string) => boolean) {
+    this.resolved = resolved
     this.schedule = schedule
-    this.memory = memory
+    this.state = state
     this.fits = fits
-    this.room = Math.max(most.messages, connection.receiveMaximum + 1)
-    this.book = new Book(memory)
+    this.room = Math.max(most.messages, resolved.receiveMaximum + 1)
+    this.queue = new AckQueue(state)
   }
 
   // ---- from the server
@@ -74,12 +74,12 @@ export class Desk {
       client.reschedulePing(true)
     }
     client.on("packetreceive", (packet) => {
-      if (packet.cmd === "pubrel" && packet.messageId !== undefined) this.memory.received.delete(packet.messageId)
+      if (packet.cmd === "pubrel" && packet.messageId !== undefined) this.state.received.delete(packet.messageId)
     })
   }
 
   /** At QoS 2 mqtt.js would tell the server before anybody has the message. */
-  readonly handleAcks: NonNullable<MqttClient.Client["customHandleAcks"]> = (
+  readonly handleAcks: NonNullable<Connection.ClientOptions["customHandleAcks"]> = (
     _topic,
     _body,
     packet: IPublishPacket,
@@ -90,16 +90,16 @@ export class Desk {
   }
 
   private take(packet: IPublishPacket, done: (error: Error) => void): void {
-    const { book } = this
-    const entry = new Entry(packet, book, book.position(packet))
-    book.add(entry)
-    if (book.isReceived(packet) || !this.fits(packet.topic)) {
+    const { queue } = this
+    const entry = new InboundMessage(packet, queue, queue.position(packet))
+    queue.add(entry)
+    if (queue.isReceived(packet) || !this.fits(packet.topic)) {
       entry.done = true
       this.flush()
     } else {
       this.pool.push(entry)
       this.bytes += entry.bytes
-      if (book.unacknowledged > this.connection.receiveMaximum) this.surplus = entry
+      if (queue.unacknowledged > this.resolved.receiveMaximum) this.surplus = entry
       this.wake()
     }
     this.waiting = done
@@ -111,13 +111,13 @@ export class Desk {
   private goOn(): void {
     const { waiting } = this
     // the reader stops at one more than was agreed: behind the last that was, the answer to a ping may stand
-    if (waiting === undefined || this.book.unacknowledged > this.connection.receiveMaximum) return
+    if (waiting === undefined || this.queue.unacknowledged > this.resolved.receiveMaximum) return
     this.waiting = undefined
     if (this.surplus !== undefined) {
       this.surplus = undefined
       this.wake()
     }
-    waiting(MqttClient.held)
+    waiting(Connection.held)
   }
 
   /**
@@ -152,14 +152,14 @@ export class Desk {
   }
 
   /** What a member gets now: its share of what nobody has, as others wait for messages too. */
-  deal(member: Member): ReadonlyArray<Entry> | undefined {
+  deal(member: Member): ReadonlyArray<InboundMessage> | undefined {
     member.isIdle = false
     const { ready } = this
     if (ready === 0 || member.stopped) return undefined
     let idle = 1
     for (const { isIdle } of this.members) if (isIdle) idle++
     const count = Math.min(member.options.batch, Math.ceil(ready / idle))
-    const entries: Array<Entry> = []
+    const entries: Array<InboundMessage> = []
     let bytes = 0
     while (entries.length < count) {
       const entry = this.pool[this.from]!
@@ -184,7 +184,7 @@ export class Desk {
   }
 
   /** What a member had and did not settle goes to the others, before what came later. */
-  private giveBack(entries: ReadonlyArray<Entry>): void {
+  private giveBack(entries: ReadonlyArray<InboundMessage>): void {
     if (entries.length === 0) return
     const rest = this.pool.slice(this.from)
     for (const entry of entries) {
@@ -205,19 +205,19 @@ export class Desk {
       operation: "settle",
       reason: "Lost",
       message:
-        `The connection to ${this.connection.place.server} that the messages came by has ended: what was not acknowledged comes again.`,
-      cause: this.link?.ended
+        `The connection to ${this.resolved.place.server} that the messages came by has ended: what was not acknowledged comes again.`,
+      cause: this.connection?.ended
     })
   }
 
   /** Messages of a member are done, or given back. */
   settle(member: Member, batch: ReadonlyArray<Driver.Settled>): Effect.Effect<void, Failed> {
     if (this.isOver) return Exit.fail(this.lost())
-    const released: Array<Entry> = []
+    const released: Array<InboundMessage> = []
     for (const { delivery, outcome } of batch) {
       const entry: unknown = delivery.native
       // told twice, or of another connection
-      if (!(entry instanceof Entry) || entry.book !== this.book || entry.holder !== member) continue
+      if (!(entry instanceof InboundMessage) || entry.queue !== this.queue || entry.holder !== member) continue
       if (outcome._tag === "Release") released.push(entry)
       else entry.done = true
     }
@@ -229,17 +229,17 @@ export class Desk {
   /** All of the messages below a position are done. */
   commit(position: number): Effect.Effect<void, Failed> {
     if (this.isOver) return Exit.fail(this.lost())
-    this.book.reach(position)
+    this.queue.reach(position)
     this.flush()
     return Exit.void
   }
 
   private get isOver(): boolean {
-    return this.link === undefined || this.link.ended !== undefined
+    return this.connection === undefined || this.connection.ended !== undefined
   }
 
   private flush(): void {
-    const bytes = this.book.acknowledge()
+    const bytes = this.queue.acknowledge()
     if (bytes === undefined) return
     this.tell(bytes)
     if (this.left < this.room / 2 && this.bytes < most.bytes / 2) this.goOn()
@@ -254,7 +254,7 @@ export class Desk {
 
   leave(member: Member): void {
     this.members.delete(member)
-    if (this.members.size > 0) this.giveBack(this.book.heldBy(member))
-    else this.tell(this.isOver ? undefined : this.book.finish())
+    if (this.members.size > 0) this.giveBack(this.queue.heldBy(member))
+    else this.tell(this.isOver ? undefined : this.queue.finish())
   }
 }

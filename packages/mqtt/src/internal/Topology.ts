@@ -4,8 +4,8 @@
 import type { BrokerError, Driver } from "@millrace/core"
 import { Effect } from "effect"
 import { createHash } from "node:crypto"
-import * as MqttError from "./MqttError.ts"
-import * as MqttMessage from "./MqttMessage.ts"
+import * as Errors from "./Errors.ts"
+import * as Codec from "./Codec.ts"
 
 type Failed = BrokerError.BrokerError
 
@@ -33,14 +33,14 @@ export const filterOf = (
   sharing: "group" | "exclusive"
 ): string | Failed => {
   const name = pattern === undefined ? channel : channel.replace(/\{\+/g, "{")
-  const refused = MqttMessage.refusedName(name)
+  const refused = Codec.refusedName(name)
   if (refused !== undefined) {
-    return MqttError.invalid("consume", `The channel ${JSON.stringify(channel)} ${refused}.`)
+    return Errors.invalid("consume", `The channel ${JSON.stringify(channel)} ${refused}.`)
   }
   const filter = pattern === undefined ? channel : widened(channel)
   if (sharing === "exclusive") return filter
-  if (group === "" || /[/+#]/.test(group) || !MqttMessage.isText(group)) {
-    return MqttError.invalid(
+  if (group === "" || /[/+#]/.test(group) || !Codec.isText(group)) {
+    return Errors.invalid(
       "consume",
       `The group ${
         JSON.stringify(group)
@@ -53,18 +53,18 @@ export const filterOf = (
 /** Nothing is made: a topic is there as soon as somebody uses it. Refuses what a topic of MQTT cannot be. */
 export const declare = ({ channel, partitions, settings }: Driver.Declaration): Effect.Effect<void, Failed> =>
   Effect.suspend(() => {
-    const refused = MqttMessage.refusedName(channel)
+    const refused = Codec.refusedName(channel)
     if (refused !== undefined) {
-      return Effect.fail(MqttError.invalid("declare", `The channel ${JSON.stringify(channel)} ${refused}.`))
+      return Effect.fail(Errors.invalid("declare", `The channel ${JSON.stringify(channel)} ${refused}.`))
     }
     if (partitions !== undefined && !(Number.isInteger(partitions) && partitions >= 1)) {
       return Effect.fail(
-        MqttError.invalid("declare", `partitions of ${channel} must be an integer from 1, got ${partitions}.`)
+        Errors.invalid("declare", `partitions of ${channel} must be an integer from 1, got ${partitions}.`)
       )
     }
     if (partitions !== undefined && partitions !== 1) {
       return Effect.fail(
-        MqttError.unsupported(
+        Errors.unsupported(
           "declare",
           `A topic of MQTT has one partition, and ${channel} was declared with ${partitions}.`
         )
@@ -72,7 +72,7 @@ export const declare = ({ channel, partitions, settings }: Driver.Declaration): 
     }
     const given = Object.keys(settings ?? {})
     return given.length === 0 ? Effect.void : Effect.fail(
-      MqttError.unsupported(
+      Errors.unsupported(
         "declare",
         `A topic of MQTT has no settings, and ${channel} was declared with ${given.join(", ")}.`
       )

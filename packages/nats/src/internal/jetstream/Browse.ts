@@ -5,12 +5,12 @@ import { type BrokerError, type Delivery, delivery, type Origin } from "@millrac
 import { AckPolicy, DeliverPolicy } from "@nats-io/jetstream"
 import { createInbox, type Msg, nuid } from "@nats-io/transport-node"
 import { Deferred, Effect, Exit, Option, Stream } from "effect"
-import { Numbers, reader, Token } from "./JetStreamMessage.ts"
-import type { Settings } from "./JetStreamOptions.ts"
-import * as JetStreamStreams from "./JetStreamStreams.ts"
-import { type Client, type Session, unsubscribe } from "./NatsClient.ts"
-import * as NatsError from "./NatsError.ts"
-import * as NatsNames from "./NatsNames.ts"
+import { Numbers, reader, Token } from "./Codec.ts"
+import type { ResolvedOptions } from "./Options.ts"
+import * as Topology from "./Topology.ts"
+import { type Client, type Connection, unsubscribe } from "../Connection.ts"
+import * as Errors from "../Errors.ts"
+import * as Names from "../Names.ts"
 
 type Failed = BrokerError.BrokerError
 
@@ -28,7 +28,7 @@ const isLast = (reply: string): boolean => {
 
 /** Pulls once; answers what came, which is less than a page where there is no more. */
 const pull = (
-  session: Session,
+  connection: Connection,
   subject: string,
   prefix: string,
   where: { readonly channel: string }
@@ -48,53 +48,53 @@ const pull = (
       // the server's own word: headers of others may be none that the client can read
       const code = message.headers?.code ?? 0
       if (code === 409 || code === 503) {
-        end(Exit.fail(NatsError.make("browse", "Lost", `The stream of ${where.channel} was lost while it was read.`)))
+        end(Exit.fail(Errors.make("browse", "Lost", `The stream of ${where.channel} was lost while it was read.`)))
       } else if (code !== 100) end(Exit.succeed(found))
     }
     return Effect.acquireUseRelease(
-      session.attempt("browse", async (nc) => ({
-        off: session.onEnd((error) => end(Exit.fail(error))),
+      connection.attempt("browse", async (nc) => ({
+        off: connection.onEnd((error) => end(Exit.fail(error))),
         subscription: nc.subscribe(inbox, {
           callback: (error, message) =>
-            error === null ? take(message) : end(Exit.fail(session.failure(error, "browse", where)))
+            error === null ? take(message) : end(Exit.fail(connection.failure(error, "browse", where)))
         })
       }), where),
       () => {
         const body = encoder.encode(JSON.stringify({ batch: page, no_wait: true }))
-        const failed = session.write("browse", subject, body, { reply: inbox })
+        const failed = connection.write("browse", subject, body, { reply: inbox })
         return failed === undefined ? Deferred.await(answer) : Effect.fail(failed)
       },
       ({ off, subscription }) => {
         off()
-        return unsubscribe(session, subscription)
+        return unsubscribe(connection, subscription)
       }
     )
   })
 
 /** What is in the channel when the stream starts, in order. Fails with `NotFound` where no stream holds it. */
-export const browse = (client: Client, settings: Settings, channel: string): Stream.Stream<Delivery, Failed> =>
+export const browse = (client: Client, settings: ResolvedOptions, channel: string): Stream.Stream<Delivery, Failed> =>
   Stream.unwrap(Effect.gen(function*() {
-    const refused = NatsNames.refuse(channel)
-    if (refused !== undefined) return yield* Effect.fail(NatsError.invalid("browse", refused))
-    const session = yield* client.session("browse")
-    const [source] = yield* JetStreamStreams.sourcesOf(client, settings, session, "browse", channel)
+    const refused = Names.refuse(channel)
+    if (refused !== undefined) return yield* Effect.fail(Errors.invalid("browse", refused))
+    const connection = yield* client.connection("browse")
+    const [source] = yield* Topology.sourcesOf(client, settings, connection, "browse", channel)
     if (source === undefined) {
       return yield* Effect.fail(
-        NatsError.make("browse", "NotFound", `No stream of JetStream holds ${channel}: declare it.`)
+        Errors.make("browse", "NotFound", `No stream of JetStream holds ${channel}: declare it.`)
       )
     }
     const { stream } = source
-    const end = yield* JetStreamStreams.ask(
+    const end = yield* Topology.ask(
       client,
       settings,
-      session,
+      connection,
       "browse",
       async (manager) => (await manager.streams.info(stream)).state.last_seq,
       { channel }
     )
     const name = `browse-${nuid.next()}`
     yield* Effect.acquireRelease(
-      JetStreamStreams.ask(client, settings, session, "browse", (manager) =>
+      Topology.ask(client, settings, connection, "browse", (manager) =>
         manager.consumers.add(stream, {
           name,
           ack_policy: AckPolicy.None,
@@ -105,7 +105,7 @@ export const browse = (client: Client, settings: Settings, channel: string): Str
         }), { channel }),
       () =>
         Effect.ignore(
-          JetStreamStreams.ask(client, settings, session, "browse", (manager) => manager.consumers.delete(stream, name))
+          Topology.ask(client, settings, connection, "browse", (manager) => manager.consumers.delete(stream, name))
         )
     )
     const origin: Origin = {
@@ -123,7 +123,7 @@ export const browse = (client: Client, settings: Settings, channel: string): Str
       return delivery(origin, reader, token, numbers.sequence, message.data, 1)
     }
     const prefix = settings.domain === undefined ? "$JS.API" : `$JS.${settings.domain}.API`
-    const next = pull(session, `${prefix}.CONSUMER.MSG.NEXT.${stream}.${name}`, client.connection.inboxPrefix, {
+    const next = pull(connection, `${prefix}.CONSUMER.MSG.NEXT.${stream}.${name}`, client.options.inboxPrefix, {
       channel
     })
     return Stream.paginate(0, () =>

@@ -13,8 +13,8 @@ import {
   type Subscription
 } from "@nats-io/transport-node"
 import { Effect, Exit, type Scope } from "effect"
-import * as NatsError from "./NatsError.ts"
-import type { Connection } from "./NatsOptions.ts"
+import * as Errors from "./Errors.ts"
+import type { ResolvedOptions } from "./Options.ts"
 
 type Failed = BrokerError.BrokerError
 type Operation = Failed["operation"]
@@ -31,9 +31,9 @@ const encoder = new TextEncoder()
 const nothing = new Uint8Array(0)
 
 /** One life of the connection. */
-export class Session {
+export class Connection {
   readonly nc: NatsConnection
-  readonly place: NatsError.Place
+  readonly place: Errors.Place
   /** Why it has ended. */
   ended: Failed | undefined
   /** Where many messages go out as one piece; undefined where the client has no such place. */
@@ -41,7 +41,7 @@ export class Session {
   private readonly ends = new Set<(error: Failed) => void>()
   private readonly violations = new Set<(error: PermissionViolationError) => void>()
 
-  constructor(nc: NatsConnection, place: NatsError.Place, log: (message: string) => void) {
+  constructor(nc: NatsConnection, place: Errors.Place, log: (message: string) => void) {
     this.nc = nc
     this.place = place
     const protocol = "protocol" in nc ? nc.protocol : undefined
@@ -74,7 +74,7 @@ export class Session {
   private end(cause: Error | undefined): void {
     if (this.ended !== undefined) return
     const why = cause === undefined ? "ended in the middle" : `ended in the middle: ${this.place.redact(cause.message)}`
-    this.ended = NatsError.lost("consume", this.place, why)
+    this.ended = Errors.lost("consume", this.place, why)
     for (const each of Array.from(this.ends)) each(this.ended)
     this.ends.clear()
     this.violations.clear()
@@ -99,18 +99,18 @@ export class Session {
 
   /** The error of an operation on it. */
   failure(error: unknown, operation: Operation, where?: Where): Failed {
-    if (this.ended !== undefined) return NatsError.lost(operation, this.place)
-    const found = NatsError.fromUnknown(error, operation, { ...this.place, ...where })
+    if (this.ended !== undefined) return Errors.lost(operation, this.place)
+    const found = Errors.fromUnknown(error, operation, { ...this.place, ...where })
     // a server that has JetStream and does not answer for it is on its way up
-    return found.reason === "Unsupported" && NatsError.isUnanswered(error) && this.nc.info?.jetstream === true
-      ? NatsError.make(operation, "Lost", `JetStream at ${this.place.servers} does not answer yet.`)
+    return found.reason === "Unsupported" && Errors.isUnanswered(error) && this.nc.info?.jetstream === true
+      ? Errors.make(operation, "Lost", `JetStream at ${this.place.servers} does not answer yet.`)
       : found
   }
 
   /** Completes when the server has read all that was written before; fails when the connection ends, and nothing then says what was read. */
   flush(operation: Operation): Effect.Effect<void, Failed> {
     return Effect.callback<void, Failed>((resume) => {
-      const off = this.onEnd(() => resume(Exit.fail(NatsError.lost(operation, this.place))))
+      const off = this.onEnd(() => resume(Exit.fail(Errors.lost(operation, this.place))))
       if (this.ended !== undefined) return
       this.nc.flush().then(() => {
         off()
@@ -135,7 +135,7 @@ export class Session {
     body: Uint8Array,
     options?: Parameters<NatsConnection["publish"]>[2]
   ): Failed | undefined {
-    if (this.ended !== undefined) return NatsError.lost(operation, this.place)
+    if (this.ended !== undefined) return Errors.lost(operation, this.place)
     try {
       this.nc.publish(subject, body, options)
       return undefined
@@ -154,7 +154,7 @@ export class Session {
       }
       return undefined
     }
-    if (this.ended !== undefined) return NatsError.lost(operation, this.place)
+    if (this.ended !== undefined) return Errors.lost(operation, this.place)
     if (subjects.length === 0) return undefined
     // the client makes three arrays and copies each for every message, which costs more than handling it
     let text = ""
@@ -171,11 +171,11 @@ export interface Where {
 }
 
 /** Ends a subscription, and completes when nothing of it is on its way any more. */
-export const unsubscribe = (session: Session, subscription: Subscription): Effect.Effect<void> =>
-  session.ended !== undefined || subscription.isClosed()
+export const unsubscribe = (connection: Connection, subscription: Subscription): Effect.Effect<void> =>
+  connection.ended !== undefined || subscription.isClosed()
     ? Effect.void
     : Effect.callback<void>((resume) => {
-      const off = session.onEnd(() => resume(Exit.void))
+      const off = connection.onEnd(() => resume(Exit.void))
       const finish = () => {
         off()
         resume(Exit.void)
@@ -185,59 +185,59 @@ export const unsubscribe = (session: Session, subscription: Subscription): Effec
 
 /** A connection that is opened when it is needed. */
 export class Client {
-  readonly connection: Connection
+  readonly options: ResolvedOptions
   private readonly log: (message: string) => void
-  private current: Session | undefined
-  private opening: Promise<Session> | undefined
+  private current: Connection | undefined
+  private opening: Promise<Connection> | undefined
   private isClosed = false
 
-  constructor(connection: Connection, log: (message: string) => void) {
-    this.connection = connection
+  constructor(options: ResolvedOptions, log: (message: string) => void) {
+    this.options = options
     this.log = log
   }
 
   /** The connection that is open now. */
-  get open(): Session | undefined {
+  get open(): Connection | undefined {
     return this.current?.ended === undefined ? this.current : undefined
   }
 
   /** The connection that is open, or a new one. Fails with `Unreachable` or `Credentials` where there can be none. */
-  session(operation: Operation): Effect.Effect<Session, Failed> {
+  connection(operation: Operation): Effect.Effect<Connection, Failed> {
     return Effect.suspend(() => {
       const { open } = this
       if (open !== undefined) return Exit.succeed(open)
       if (this.isClosed) {
-        return Exit.fail(NatsError.invalid(operation, "The broker's layer is closed: use it while its scope is open."))
+        return Exit.fail(Errors.invalid(operation, "The broker's layer is closed: use it while its scope is open."))
       }
       return Effect.tryPromise({
         try: () => this.opening ??= this.dial().finally(() => this.opening = undefined),
         catch: (error) => {
-          const found = NatsError.fromUnknown(error, "connect", this.connection.place)
+          const found = Errors.fromUnknown(error, "connect", this.options.place)
           return BrokerError.make({ ...found, operation, message: found.message })
         }
       })
     })
   }
 
-  private async dial(): Promise<Session> {
-    const nc = await connect({ ...this.connection.options })
-    const session = new Session(nc, this.connection.place, this.log)
+  private async dial(): Promise<Connection> {
+    const nc = await connect({ ...this.options.native })
+    const connection = new Connection(nc, this.options.place, this.log)
     if (this.isClosed) await nc.close()
-    return this.current = session
+    return this.current = connection
   }
 
   /** Asks the server for one answer. */
   readonly check: Effect.Effect<void, Failed> = Effect.suspend(() =>
-    Effect.flatMap(this.session("check"), (session) => session.flush("check")).pipe(this.inTime("check"))
+    Effect.flatMap(this.connection("check"), (connection) => connection.flush("check")).pipe(this.inTime("check"))
   )
 
   /** Fails with `Lost` what takes longer than a request may. */
   inTime(operation: Operation): <A, R>(effect: Effect.Effect<A, Failed, R>) => Effect.Effect<A, Failed, R> {
     return Effect.timeoutOrElse({
-      duration: this.connection.requestTimeout,
+      duration: this.options.requestTimeout,
       orElse: () =>
         Effect.fail(
-          NatsError.make(operation, "Lost", `NATS at ${this.connection.place.servers} did not answer in time.`)
+          Errors.make(operation, "Lost", `NATS at ${this.options.place.servers} did not answer in time.`)
         )
     })
   }
@@ -251,14 +251,14 @@ export class Client {
 }
 
 /** Connects; the connection ends with the scope. A wrong address, wrong credentials or a wrong certificate fail here. */
-export const make = (connection: Connection): Effect.Effect<Client, Failed, Scope.Scope> =>
+export const make = (options: ResolvedOptions): Effect.Effect<Client, Failed, Scope.Scope> =>
   Effect.gen(function*() {
     const context = yield* Effect.context<never>()
     const run = Effect.runForkWith(context)
     const client = yield* Effect.acquireRelease(
-      Effect.sync(() => new Client(connection, (message) => void run(Effect.logWarning(message)))),
+      Effect.sync(() => new Client(options, (message) => void run(Effect.logWarning(message)))),
       (client) => client.close
     )
-    yield* client.session("connect")
+    yield* client.connection("connect")
     return client
   })

@@ -10,9 +10,9 @@ import { jetstream, JetStreamApiCodes, JetStreamApiError } from "@nats-io/jetstr
 import { type KV, Kvm } from "@nats-io/kv"
 import { nuid } from "@nats-io/transport-node"
 import { type Clock, Effect } from "effect"
-import type { Settings } from "./JetStreamOptions.ts"
-import type { Client, Session } from "./NatsClient.ts"
-import * as NatsError from "./NatsError.ts"
+import type { ResolvedOptions } from "./Options.ts"
+import type { Client, Connection } from "../Connection.ts"
+import * as Errors from "../Errors.ts"
 
 type Failed = BrokerError.BrokerError
 
@@ -33,8 +33,8 @@ export type Left = Map<string, string>
 /** The right to read. */
 export class Lock {
   private readonly client: Client
-  private readonly settings: Settings
-  private readonly session: Session
+  private readonly settings: ResolvedOptions
+  private readonly connection: Connection
   private readonly key: string
   private readonly group: string
   private readonly replicas: number
@@ -48,8 +48,8 @@ export class Lock {
 
   constructor(options: {
     readonly client: Client
-    readonly settings: Settings
-    readonly session: Session
+    readonly settings: ResolvedOptions
+    readonly connection: Connection
     readonly key: string
     readonly group: string
     readonly replicas: number
@@ -58,7 +58,7 @@ export class Lock {
   }) {
     this.client = options.client
     this.settings = options.settings
-    this.session = options.session
+    this.connection = options.connection
     this.key = options.key
     this.group = options.group
     this.replicas = options.replicas
@@ -78,15 +78,15 @@ export class Lock {
 
   private async open(): Promise<KV> {
     const { bucket, domain } = this.settings
-    const js = jetstream(this.session.nc, {
-      timeout: this.client.connection.requestTimeout,
+    const js = jetstream(this.connection.nc, {
+      timeout: this.client.options.requestTimeout,
       ...(domain === undefined ? {} : { domain })
     })
     return await new Kvm(js).create(bucket, { history: 1, replicas: this.replicas })
   }
 
   private call<A>(run: (bucket: KV) => Promise<A>): Effect.Effect<A, Failed> {
-    return this.session.attempt("consume", async () => {
+    return this.connection.attempt("consume", async () => {
       this.bucket ??= this.open()
       return await run(await this.bucket)
     }, { channel: `the bucket ${this.settings.bucket}`, group: this.group })
@@ -171,7 +171,7 @@ export class Lock {
   readonly release: Effect.Effect<void> = Effect.suspend(() => {
     if (this.isReleased) return Effect.void
     this.isReleased = true
-    if (this.session.ended !== undefined) {
+    if (this.connection.ended !== undefined) {
       this.left.set(this.key, this.owner)
       return Effect.void
     }
@@ -187,7 +187,7 @@ export class Lock {
 
   /** Somebody else has it. */
   get lost(): Failed {
-    return NatsError.make(
+    return Errors.make(
       "settle",
       "Lost",
       `Group ${this.group} has another reader by now: this one gave no sign of life for ${this.settings.takeover} ms.`

@@ -7,7 +7,7 @@
  */
 import type { Reader } from "@millrace/core"
 import type { Msg } from "@nats-io/transport-node"
-import { readerOf } from "./NatsMessage.ts"
+import { readerOf } from "../Codec.ts"
 
 /** A message that is delivered and not settled. */
 export class Token {

@@ -6,11 +6,11 @@
  */
 import type { BrokerError, Outgoing } from "@millrace/core"
 import { Effect, Exit, type Scope } from "effect"
-import type { Settings } from "./JetStreamOptions.ts"
-import { OutboundQueue } from "./JetStreamOutbound.ts"
-import * as JetStreamStreams from "./JetStreamStreams.ts"
-import type { Client, Session } from "./NatsClient.ts"
-import * as NatsError from "./NatsError.ts"
+import type { ResolvedOptions } from "./Options.ts"
+import { OutboundQueue } from "./OutboundQueue.ts"
+import * as Topology from "./Topology.ts"
+import type { Client, Connection } from "../Connection.ts"
+import * as Errors from "../Errors.ts"
 
 type Failed = BrokerError.BrokerError
 type Batch = ReadonlyArray<Outgoing<Uint8Array>>
@@ -21,27 +21,27 @@ export interface Publisher {
 }
 
 /** Makes a publisher that lives as long as the scope. */
-export const make = (client: Client, settings: Settings): Effect.Effect<Publisher, never, Scope.Scope> =>
+export const make = (client: Client, settings: ResolvedOptions): Effect.Effect<Publisher, never, Scope.Scope> =>
   Effect.gen(function*() {
     let queue: OutboundQueue | undefined
-    let of: Session | undefined
-    const queueOf = (session: Session): OutboundQueue => {
-      if (of !== session || queue === undefined) {
-        of = session
-        queue = new OutboundQueue(session, settings, client.connection.inboxPrefix)
+    let of: Connection | undefined
+    const queueOf = (connection: Connection): OutboundQueue => {
+      if (of !== connection || queue === undefined) {
+        of = connection
+        queue = new OutboundQueue(connection, settings, client.options.inboxPrefix)
       }
       return queue
     }
-    const { place, requestTimeout } = client.connection
+    const { place, requestTimeout } = client.options
     const leaderless = (channel: string): Failed =>
-      NatsError.make(
+      Errors.make(
         "publish",
         "Lost",
         `The stream of ${channel} at ${place.servers} does not answer, as while its servers choose a leader: try again.`
       )
     const late = new WeakSet<Failed>()
     const tooLate = (channel: string): Failed => {
-      const error = NatsError.make(
+      const error = Errors.make(
         "publish",
         "Lost",
         `NATS at ${place.servers} has not confirmed a message for ${channel} in ${requestTimeout} ms: it may have been written, or not.`
@@ -55,7 +55,7 @@ export const make = (client: Client, settings: Settings): Effect.Effect<Publishe
     const once = (batch: Batch): Effect.Effect<void, Failed> => {
       const { open } = client
       return open === undefined
-        ? Effect.flatMap(client.session("publish"), (session) => queueOf(session).publish(batch))
+        ? Effect.flatMap(client.connection("publish"), (connection) => queueOf(connection).publish(batch))
         : queueOf(open).publish(batch)
     }
     const streams = new Map<string, Effect.Effect<void, Failed>>()
@@ -66,8 +66,8 @@ export const make = (client: Client, settings: Settings): Effect.Effect<Publishe
         if (known !== undefined) return known
         const refusing = { ...settings, missing: "refuse" } as const
         const ask = Effect.flatMap(
-          client.session("publish"),
-          (session) => JetStreamStreams.sourceFor(client, refusing, session, "publish", channel)
+          client.connection("publish"),
+          (connection) => Topology.sourceFor(client, refusing, connection, "publish", channel)
         )
         return Effect.flatMap(Effect.cachedWithTTL(Effect.asVoid(ask), "250 millis"), (shared) => {
           if (streams.size > 1000) streams.clear()
@@ -88,10 +88,10 @@ export const make = (client: Client, settings: Settings): Effect.Effect<Publishe
       )
     }
     const create = (batch: Batch): Effect.Effect<void, Failed> =>
-      Effect.flatMap(client.session("publish"), (session) =>
+      Effect.flatMap(client.connection("publish"), (connection) =>
         Effect.forEach(
           new Set(batch.map(({ channel }) => channel)),
-          (channel) => JetStreamStreams.sourceFor(client, settings, session, "publish", channel),
+          (channel) => Topology.sourceFor(client, settings, connection, "publish", channel),
           { discard: true }
         ))
     const known = new Set<string>()

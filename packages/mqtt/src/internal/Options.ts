@@ -5,9 +5,9 @@ import { type BrokerError, DriverOptions, OptionCheck, type Outgoing } from "@mi
 import { Config, type Duration, type Effect, Option, type Redacted } from "effect"
 import type { IClientOptions } from "mqtt"
 import { createHash } from "node:crypto"
-import type * as MqttError from "./MqttError.ts"
-import * as MqttMessage from "./MqttMessage.ts"
-import * as MqttPacket from "./MqttPacket.ts"
+import type * as Errors from "./Errors.ts"
+import * as Codec from "./Codec.ts"
+import * as Packet from "./Packet.ts"
 
 const { bad, decoded, integer, millis, oneOf, plain } = DriverOptions
 
@@ -84,9 +84,9 @@ export interface Options {
 }
 
 /** Options checked, times in seconds as MQTT has them. */
-export interface Connection {
+export interface ResolvedOptions {
   /** Of `clientId`; that of a consumer has another one. */
-  readonly place: MqttError.Place
+  readonly place: Errors.Place
   readonly qos: 0 | 1 | 2
   /** Milliseconds. */
   readonly connectTimeout: number
@@ -164,7 +164,7 @@ const checkedWill = (
   delay: number,
   retain: boolean
 ): IClientOptions["will"] => {
-  const packet = MqttPacket.toPacket(will, qos, retain)
+  const packet = Packet.toPacket(will, qos, retain)
   if ("_tag" in packet) return bad(`will: ${packet.message.replace(/\.$/, "")}`)
   return {
     topic: packet.topic,
@@ -182,16 +182,16 @@ const speaking: Record<Parts["protocol"], string> = {
   wss: "WebSocket over TLS"
 }
 
-const resolve = (options: Options): Connection => {
+const resolve = (options: Options): ResolvedOptions => {
   const parts = taken(options.url === undefined ? undefined : plain(options.url))
   const { clientId, consumer = {}, producer = {} } = options
-  if (typeof clientId !== "string" || clientId === "" || !MqttMessage.isText(clientId) || clientId.length > 256) {
+  if (typeof clientId !== "string" || clientId === "" || !Codec.isText(clientId) || clientId.length > 256) {
     bad("clientId must be 1 to 256 characters, the same over restarts and of this process alone")
   }
   const username = options.username ?? parts.username
   const password = options.password === undefined ? parts.password : plain(options.password)
   if (password !== undefined && username === undefined) bad("a password needs a username")
-  if (username !== undefined && (username === "" || !MqttMessage.isText(username))) {
+  if (username !== undefined && (username === "" || !Codec.isText(username))) {
     bad("username must be at least one character, and no control character")
   }
   const qos = oneOf("qos", options.qos, [0, 1, 2], 1)
@@ -247,7 +247,7 @@ const resolve = (options: Options): Connection => {
 }
 
 /** Checks options; fails with a `BrokerError` of reason `Invalid` that names the option. */
-export const check = (options: Options): Effect.Effect<Connection, BrokerError.BrokerError> =>
+export const check = (options: Options): Effect.Effect<ResolvedOptions, BrokerError.BrokerError> =>
   DriverOptions.checked("mqtt", "Mqtt", () => resolve(options))
 
 const optional = (name: string) => Config.option(Config.String(name))

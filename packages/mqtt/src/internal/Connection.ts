@@ -4,13 +4,13 @@
 import type { BrokerError } from "@millrace/core"
 import { Effect } from "effect"
 import { connect, type IClientOptions, type IConnackPacket, type MqttClient, type Packet, Store } from "mqtt"
-import * as MqttError from "./MqttError.ts"
-import type { Connection } from "./MqttOptions.ts"
+import * as Errors from "./Errors.ts"
+import type { ResolvedOptions } from "./Options.ts"
 
 type Failed = BrokerError.BrokerError
 
 /** What a client's own options are, beside those that all have. */
-export interface Client extends Pick<IClientOptions, "clean" | "customHandleAcks" | "properties" | "will"> {
+export interface ClientOptions extends Pick<IClientOptions, "clean" | "customHandleAcks" | "properties" | "will"> {
   readonly clientId: string
 }
 
@@ -28,15 +28,15 @@ class Nothing extends Store {
 }
 
 /** A connection that the server has accepted. */
-export class Link {
+export class Connection {
   readonly client: MqttClient
   readonly connack: IConnackPacket
-  readonly place: MqttError.Place
+  readonly place: Errors.Place
   /** Why it ended, once it has. */
   ended: Failed | undefined
   private readonly observers = new Set<(error: Failed) => void>()
 
-  constructor(client: MqttClient, connack: IConnackPacket, place: MqttError.Place) {
+  constructor(client: MqttClient, connack: IConnackPacket, place: Errors.Place) {
     this.client = client
     this.connack = connack
     this.place = place
@@ -71,22 +71,22 @@ export class Link {
  * server answers.
  */
 export const open = (
-  connection: Connection,
-  options: Client,
+  resolved: ResolvedOptions,
+  options: ClientOptions,
   operation: "consume" | "publish",
   prepare: (client: MqttClient) => void = () => {}
-): Effect.Effect<Link, Failed> =>
-  Effect.callback<Link, Failed>((resume) => {
-    const place = { ...connection.place, clientId: options.clientId }
-    const failure = (error: unknown, when: Failed["operation"]) => MqttError.fromUnknown(error, when, place)
+): Effect.Effect<Connection, Failed> =>
+  Effect.callback<Connection, Failed>((resume) => {
+    const place = { ...resolved.place, clientId: options.clientId }
+    const failure = (error: unknown, when: Failed["operation"]) => Errors.fromUnknown(error, when, place)
     let client: MqttClient
     try {
-      client = connect({ ...connection.client(), ...options, outgoingStore: new Nothing() })
+      client = connect({ ...resolved.client(), ...options, outgoingStore: new Nothing() })
     } catch (error) {
       resume(Effect.fail(failure(error, "connect")))
       return
     }
-    let link: Link | undefined
+    let connection: Connection | undefined
     // the server's word and the first error tell more than the end of the stream that follows
     let reason: unknown
     prepare(client)
@@ -94,23 +94,23 @@ export const open = (
       if (error === held) return
       reason ??= error
       // the stream closes by itself, except where mqtt.js found the packet bad
-      if (link !== undefined) client.stream.destroy()
+      if (connection !== undefined) client.stream.destroy()
     })
     client.on("disconnect", ({ properties, reasonCode }) => {
-      reason ??= new MqttError.Answered(reasonCode ?? 0, properties?.reasonString)
+      reason ??= new Errors.Answered(reasonCode ?? 0, properties?.reasonString)
       // nothing comes after it, whether the server closes the connection or not
       client.stream.destroy()
     })
     client.on("connect", (connack) => {
-      link = new Link(client, connack, place)
-      resume(Effect.succeed(link))
+      connection = new Connection(client, connack, place)
+      resume(Effect.succeed(connection))
     })
     client.on("close", () => {
       const error = reason ?? new Error("the connection ended")
-      if (link === undefined) {
+      if (connection === undefined) {
         client.end(true)
         resume(Effect.fail(failure(error, "connect")))
-      } else link.end(failure(error, operation))
+      } else connection.end(failure(error, operation))
     })
     return Effect.sync(() => {
       client.end(true)
@@ -121,10 +121,12 @@ export const open = (
 export const held: Error = new Error("The engine acknowledges it later")
 
 /** Says goodbye, so that the server publishes no will; a connection that does not close within 2 seconds is cut. */
-export const close = (link: Link): Effect.Effect<void> =>
+export const close = (connection: Connection): Effect.Effect<void> =>
   Effect.suspend(() => {
-    const { client } = link
-    link.end(MqttError.fromUnknown(new Error("the connection ended: this program closed it"), "publish", link.place))
+    const { client } = connection
+    connection.end(
+      Errors.fromUnknown(new Error("the connection ended: this program closed it"), "publish", connection.place)
+    )
     const goodbye = Effect.callback<void>((resume) => {
       // not by `end` alone: it waits for answers that may never come
       client.outgoing = {}
@@ -138,9 +140,9 @@ export const close = (link: Link): Effect.Effect<void> =>
   })
 
 /** Asks for a sign of life. */
-export const ping = (link: Link, timeout: number): Effect.Effect<void, Failed> =>
+export const ping = (connection: Connection, timeout: number): Effect.Effect<void, Failed> =>
   Effect.callback<void, Failed>((resume) => {
-    const { client } = link
+    const { client } = connection
     const stop = () => {
       client.off("packetreceive", answered)
       off()
@@ -151,21 +153,21 @@ export const ping = (link: Link, timeout: number): Effect.Effect<void, Failed> =
       resume(Effect.void)
     }
     client.on("packetreceive", answered)
-    const off = link.onEnd((error) => {
+    const off = connection.onEnd((error) => {
       client.off("packetreceive", answered)
       resume(Effect.fail(error))
     })
-    if (link.ended === undefined) client.sendPing()
+    if (connection.ended === undefined) client.sendPing()
     return Effect.sync(stop)
   }).pipe(
     Effect.timeoutOrElse({
       duration: timeout,
       orElse: () =>
         Effect.fail(
-          MqttError.fromUnknown(
+          Errors.fromUnknown(
             new Error(`a ping got no answer within ${timeout} ms: the connection ended`),
             "check",
-            link.place
+            connection.place
           )
         )
     })

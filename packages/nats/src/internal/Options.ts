@@ -12,7 +12,7 @@ import {
 import type { Duration } from "effect"
 import { Config, Effect, Option, Redacted } from "effect"
 import { readFile } from "node:fs/promises"
-import * as NatsError from "./NatsError.ts"
+import * as Errors from "./Errors.ts"
 
 const { bad, decoded, millis, plain } = DriverOptions
 
@@ -34,10 +34,12 @@ export interface Options {
    * several in an array or with commas between, tried in any order. Credentials are those of the first that has some.
    */
   readonly servers: string | ReadonlyArray<string>
-  /** The name in the server's lists of connections. Default: `millrace`. */
-  readonly name?: string | undefined
+  /** The name of the connection in the server's lists. Default: `millrace`. */
+  readonly clientId?: string | undefined
   /** Default: none, or the URL's. */
-  readonly user?: { readonly name: string; readonly password: string | Redacted.Redacted } | undefined
+  readonly username?: string | undefined
+  /** Default: none, or the URL's. */
+  readonly password?: string | Redacted.Redacted | undefined
   /** Default: none, or the URL's. */
   readonly token?: string | Redacted.Redacted | undefined
   /** The file of credentials that `nsc` writes: a JWT and the seed of its key. Read at each start. Default: none. */
@@ -57,11 +59,12 @@ export interface Options {
 }
 
 /** Options checked, times in milliseconds. */
-export interface Connection {
-  readonly place: NatsError.Place
+export interface ResolvedOptions {
+  readonly place: Errors.Place
   readonly requestTimeout: number
   readonly inboxPrefix: string
-  readonly options: NodeConnectionOptions
+  /** Options of the client of NATS. */
+  readonly native: NodeConnectionOptions
 }
 
 interface Parts {
@@ -116,7 +119,7 @@ interface Who {
 
 const whoIs = (options: Options, servers: ReadonlyArray<Parts>, credentials: string | undefined): Who => {
   const given = [
-    options.user && "user",
+    (options.username ?? options.password) === undefined ? undefined : "username",
     options.token && "token",
     options.credentialsFile && "credentialsFile",
     options.nkey && "nkey"
@@ -144,11 +147,11 @@ const whoIs = (options: Options, servers: ReadonlyArray<Parts>, credentials: str
     }
   }
   const fromUrl = servers.find(({ token, user }) => user !== undefined || token !== undefined)
-  const user = options.user === undefined
+  const user = options.username === undefined && options.password === undefined
     ? (options.token === undefined ? fromUrl?.user : undefined)
-    : { name: options.user.name ?? "", password: plain(options.user.password ?? "") }
+    : { name: options.username ?? "", password: plain(options.password ?? "") }
   if (user !== undefined) {
-    if (user.name === "" || user.password === "") bad("a user needs a name and a password, and one of them is empty")
+    if (user.name === "" || user.password === "") bad("username and password belong together, and one of them is empty")
     return {
       user: user.name,
       by: "password",
@@ -185,7 +188,7 @@ const hostOf = (tls: NodeTlsOptions, servers: ReadonlyArray<Parts>): NodeConnect
     : tls
 }
 
-const resolve = (options: Options, credentials: string | undefined): Connection => {
+const resolve = (options: Options, credentials: string | undefined): ResolvedOptions => {
   const servers = serversOf(options.servers)
   const who = whoIs(options, servers, credentials)
   const tls = tlsOf(options.tls ?? (servers.some(({ isTls }) => isTls) ? "on" : "auto"), servers)
@@ -204,9 +207,9 @@ const resolve = (options: Options, credentials: string | undefined): Connection 
     },
     requestTimeout: millis("requestTimeout", options.requestTimeout, 5000),
     inboxPrefix,
-    options: {
+    native: {
       servers: servers.map(({ address }) => address),
-      name: options.name ?? "millrace",
+      name: options.clientId ?? "millrace",
       timeout: millis("connectTimeout", options.connectTimeout, 3000),
       pingInterval: millis("pingInterval", options.pingInterval, 20_000),
       maxPingOut: 2,
@@ -224,11 +227,11 @@ const credentialsOf = (module: string, file: string): Effect.Effect<string, Brok
   Effect.tryPromise({
     try: () => readFile(file, "utf8"),
     catch: () =>
-      NatsError.invalid("connect", `${module}: credentialsFile ${file} cannot be read: correct its path or its rights.`)
+      Errors.invalid("connect", `${module}: credentialsFile ${file} cannot be read: correct its path or its rights.`)
   })
 
 /** Checks options; fails with a `BrokerError` of reason `Invalid` that names the option. */
-export const check = (module: string, options: Options): Effect.Effect<Connection, BrokerError.BrokerError> =>
+export const check = (module: string, options: Options): Effect.Effect<ResolvedOptions, BrokerError.BrokerError> =>
   Effect.flatMap(
     options.credentialsFile === undefined ? Effect.undefined : credentialsOf(module, options.credentialsFile),
     (credentials) => DriverOptions.checked("nats", module, () => resolve(options, credentials))
@@ -238,27 +241,25 @@ const optional = (name: string) => Config.option(Config.String(name))
 const secret = (name: string) => Config.option(Config.Redacted(name))
 
 /**
- * Options from the environment: `NATS_SERVERS` (`host:port,…` or URLs), and where they are set `NATS_NAME`, `NATS_USER` with
- * `NATS_PASSWORD`, `NATS_TOKEN`, `NATS_CREDENTIALS` (a file), `NATS_NKEY`, `NATS_TLS` (`auto` or `on`).
+ * Options from the environment: `NATS_SERVERS` (`host:port,…` or URLs), and where they are set `NATS_CLIENT_ID`, `NATS_USERNAME`
+ * with `NATS_PASSWORD`, `NATS_TOKEN`, `NATS_CREDENTIALS` (a file), `NATS_NKEY`, `NATS_TLS` (`auto` or `on`).
  */
 export const config: Config.Config<Options> = Config.map(
   Config.all({
     servers: Config.Redacted("NATS_SERVERS"),
-    name: optional("NATS_NAME"),
-    user: optional("NATS_USER"),
+    clientId: optional("NATS_CLIENT_ID"),
+    username: optional("NATS_USERNAME"),
     password: secret("NATS_PASSWORD"),
     token: secret("NATS_TOKEN"),
     credentialsFile: optional("NATS_CREDENTIALS"),
     nkey: secret("NATS_NKEY"),
     tls: Config.option(Config.Literals(["auto", "on"], "NATS_TLS"))
   }),
-  ({ credentialsFile, name, nkey, password, servers, tls, token, user }): Options => ({
+  ({ clientId, credentialsFile, nkey, password, servers, tls, token, username }): Options => ({
     servers: Redacted.value(servers),
-    name: Option.getOrUndefined(name),
-    user: Option.isNone(user) && Option.isNone(password) ? undefined : {
-      name: Option.getOrElse(user, () => ""),
-      password: Option.getOrElse(password, () => Redacted.make(""))
-    },
+    clientId: Option.getOrUndefined(clientId),
+    username: Option.getOrUndefined(username),
+    password: Option.getOrUndefined(password),
     token: Option.getOrUndefined(token),
     credentialsFile: Option.getOrUndefined(credentialsFile),
     nkey: Option.getOrUndefined(nkey),

@@ -6,10 +6,10 @@ import type { BrokerError, Outgoing } from "@millrace/core"
 import { JetStreamApiError } from "@nats-io/jetstream"
 import { createInbox, headers, type Msg } from "@nats-io/transport-node"
 import { Effect, Exit } from "effect"
-import type { Settings } from "./JetStreamOptions.ts"
-import type { Session } from "./NatsClient.ts"
-import * as NatsError from "./NatsError.ts"
-import * as NatsMessage from "./NatsMessage.ts"
+import type { ResolvedOptions } from "./Options.ts"
+import type { Connection } from "../Connection.ts"
+import * as Errors from "../Errors.ts"
+import * as NatsCodec from "../Codec.ts"
 
 type Failed = BrokerError.BrokerError
 type Batch = ReadonlyArray<Outgoing<Uint8Array>>
@@ -47,7 +47,7 @@ class InFlight {
 
 /** No server listens to the subject: no stream holds it, or its stream has no leader now. */
 const unheard = (channel: string): Failed =>
-  NatsError.make(
+  Errors.make(
     "publish",
     "NotFound",
     `No stream of JetStream holds ${channel}: declare it, or set missingStreams to "create".`
@@ -59,8 +59,8 @@ const [errorMark, streamMark] = [101, 115]
 
 /** The messages on their way over one connection. */
 export class OutboundQueue {
-  private readonly session: Session
-  private readonly settings: Settings
+  private readonly connection: Connection
+  private readonly settings: ResolvedOptions
   private readonly inbox: string
   private readonly queue: Array<PublishCall> = []
   private readonly waiting = new Map<number, InFlight>()
@@ -68,24 +68,24 @@ export class OutboundQueue {
   private count = 0
   private tick = 0
 
-  constructor(session: Session, settings: Settings, prefix: string) {
-    this.session = session
+  constructor(connection: Connection, settings: ResolvedOptions, prefix: string) {
+    this.connection = connection
     this.settings = settings
     this.inbox = `${createInbox(prefix)}.`
-    session.onEnd(() => this.end(NatsError.lost("publish", session.place)))
-    session.onViolation((error) => {
+    connection.onEnd(() => this.end(Errors.lost("publish", connection.place)))
+    connection.onViolation((error) => {
       // answers to nobody: none of them would come
       if (error.operation !== "publish") {
-        if (error.subject === `${this.inbox}*`) this.end(session.failure(error, "publish"))
+        if (error.subject === `${this.inbox}*`) this.end(connection.failure(error, "publish"))
         return
       }
       for (const [id, { outgoing }] of this.waiting) {
         if (outgoing.channel === error.subject) {
-          this.settle(id, session.failure(error, "publish", { channel: outgoing.channel }))
+          this.settle(id, connection.failure(error, "publish", { channel: outgoing.channel }))
         }
       }
     })
-    session.nc.subscribe(`${this.inbox}*`, {
+    connection.nc.subscribe(`${this.inbox}*`, {
       callback: (error, message) => {
         if (error === null) this.answer(message)
       }
@@ -94,8 +94,8 @@ export class OutboundQueue {
 
   publish(batch: Batch): Effect.Effect<void, Failed> {
     return Effect.callback<void, Failed>((resume) => {
-      if (this.session.ended !== undefined) {
-        resume(Exit.fail(NatsError.lost("publish", this.session.place)))
+      if (this.connection.ended !== undefined) {
+        resume(Exit.fail(Errors.lost("publish", this.connection.place)))
         return
       }
       const entry = new PublishCall(batch, resume)
@@ -123,10 +123,10 @@ export class OutboundQueue {
   }
 
   private writeOne(entry: PublishCall, outgoing: Outgoing<Uint8Array>): Failed | undefined {
-    const most = this.session.nc.info?.max_payload
-    const refused = NatsMessage.refuse(outgoing, most)
+    const most = this.connection.nc.info?.max_payload
+    const refused = NatsCodec.refuse(outgoing, most)
     if (refused !== undefined) return refused
-    const made = NatsMessage.toHeaders(outgoing)
+    const made = NatsCodec.toHeaders(outgoing)
     if (made !== undefined && "_tag" in made) return made
     let fields = made
     // a dead letter or a replay that has the id of its message would be dropped as its duplicate
@@ -134,7 +134,7 @@ export class OutboundQueue {
     if (id !== undefined) (fields ??= headers()).set("Nats-Msg-Id", id)
     const number = this.count++
     const reply = this.inbox + number
-    const failed = this.session.write(
+    const failed = this.connection.write(
       "publish",
       outgoing.channel,
       outgoing.payload,
@@ -143,7 +143,7 @@ export class OutboundQueue {
     if (failed !== undefined) {
       // the client checks the length of all together, and nothing else that was not checked before
       return failed.reason === "Invalid" && most !== undefined
-        ? NatsMessage.tooLarge(outgoing, fields, most)
+        ? NatsCodec.tooLarge(outgoing, fields, most)
         : failed
     }
     this.waiting.set(number, new InFlight(entry, outgoing, this.tick))
@@ -162,7 +162,7 @@ export class OutboundQueue {
   private failureOf(message: Msg, channel: string): Failed | undefined {
     const body = message.data
     if (body[2] === streamMark) return undefined
-    const failed = (error: unknown) => this.session.failure(error, "publish", { channel })
+    const failed = (error: unknown) => this.connection.failure(error, "publish", { channel })
     if (body.length === 0) {
       return message.headers?.code === 503
         ? unheard(channel)

@@ -3,8 +3,8 @@
  */
 import { type BrokerError, Features, Headers, type Outgoing } from "@millrace/core"
 import type { IClientPublishOptions, IPublishPacket } from "mqtt"
-import * as MqttError from "./MqttError.ts"
-import { isText, longest, names, refusedName } from "./MqttMessage.ts"
+import * as Errors from "./Errors.ts"
+import { isText, longest, names, refusedName } from "./Codec.ts"
 
 type Failed = BrokerError.BrokerError
 type Properties = NonNullable<IPublishPacket["properties"]>
@@ -39,7 +39,7 @@ class Writer {
   }
 
   private fail(what: string): void {
-    this.failed ??= MqttError.unsupported("publish", `A message for ${this.channel} has ${what}`)
+    this.failed ??= Errors.unsupported("publish", `A message for ${this.channel} has ${what}`)
   }
 
   private own(): Properties {
@@ -53,7 +53,7 @@ class Writer {
     }
     const bytes = Buffer.byteLength(value)
     if (bytes > longest) {
-      this.failed ??= MqttError.invalid(
+      this.failed ??= Errors.invalid(
         "publish",
         `A message for ${this.channel} has ${bytes} bytes in ${what}, and 65535 are the most that MQTT takes.`
       )
@@ -78,7 +78,7 @@ class Writer {
         return this.correlation(Buffer.from(value))
       case names.retain:
         if (value !== "true" && value !== "false") {
-          this.failed ??= MqttError.invalid(
+          this.failed ??= Errors.invalid(
             "publish",
             `The header mqtt-retain of a message for ${this.channel} must be true or false, got ${value}.`
           )
@@ -88,7 +88,7 @@ class Writer {
       case names.qos: {
         const found = qosOf(value)
         if (found === undefined) {
-          this.failed ??= MqttError.invalid(
+          this.failed ??= Errors.invalid(
             "publish",
             `The header mqtt-qos of a message for ${this.channel} must be 0, 1 or 2, got ${value}.`
           )
@@ -98,7 +98,7 @@ class Writer {
       case names.expiry: {
         const found = /^\d{1,10}$/.test(value) ? Number(value) : Number.NaN
         if (!(found <= 4_294_967_295)) {
-          this.failed ??= MqttError.invalid(
+          this.failed ??= Errors.invalid(
             "publish",
             `The header mqtt-expiry of a message for ${this.channel} must be whole seconds below 2^32, got ${value}.`
           )
@@ -165,7 +165,7 @@ export const features: Features.Deciding = { tombstones: false, partitions: fals
 export const toPacket = (outgoing: Outgoing<Uint8Array>, qos: Qos, retain: boolean): Packet | Failed => {
   const { channel, headers, key, native, payload } = outgoing
   const refused = refusedName(channel)
-  if (refused !== undefined) return MqttError.invalid("publish", `The channel ${JSON.stringify(channel)} ${refused}.`)
+  if (refused !== undefined) return Errors.invalid("publish", `The channel ${JSON.stringify(channel)} ${refused}.`)
   const writer = new Writer(channel, qos, retain && native?.isCopy !== true)
   if (native !== undefined) {
     const lacking = Features.refuse("mqtt", features, outgoing)
@@ -174,7 +174,7 @@ export const toPacket = (outgoing: Outgoing<Uint8Array>, qos: Qos, retain: boole
     if (keyBytes !== undefined) {
       const text = Headers.textOf(keyBytes)
       if (text === undefined) {
-        return MqttError.unsupported(
+        return Errors.unsupported(
           "publish",
           `The key of a message for ${channel} is no UTF-8, and MQTT has only text.`
         )

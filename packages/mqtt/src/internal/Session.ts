@@ -1,0 +1,132 @@
+/**
+ * A session at the server, which all subscriptions of a group in this process share: the server knows one reader, and here
+ * its messages are dealt to whoever has room. So nobody who stops leaves messages behind under a name that never comes back.
+ */
+import type { BrokerError } from "@millrace/core"
+import { Effect, Semaphore } from "effect"
+import { SessionState } from "./AckQueue.ts"
+import * as Connection from "./Connection.ts"
+import { Inbox, type Member, type Schedule } from "./Inbox.ts"
+import * as Errors from "./Errors.ts"
+import type { ResolvedOptions } from "./Options.ts"
+
+type Failed = BrokerError.BrokerError
+
+/** A session: at most one connection at a time. */
+export class Session {
+  private readonly resolved: ResolvedOptions
+  private readonly schedule: Schedule
+  private readonly clientId: string
+  private readonly filter: string
+  private readonly one = Semaphore.makeUnsafe(1)
+  private readonly state = new SessionState()
+  private inbox: Inbox | undefined
+
+  constructor(resolved: ResolvedOptions, schedule: Schedule, clientId: string, filter: string) {
+    this.resolved = resolved
+    this.schedule = schedule
+    this.clientId = clientId
+    this.filter = filter
+  }
+
+  /** Takes a seat at the connection, which the first one opens. */
+  enter(member: Member): Effect.Effect<Inbox, Failed> {
+    return this.one.withPermit(Effect.suspend(() => {
+      const { resolved, inbox } = this
+      if (inbox !== undefined && inbox.connection?.ended === undefined) {
+        if (resolved.sharing === "exclusive" && inbox.members.size > 0) {
+          const { channel, group } = member.options
+          return Effect.fail(Errors.unsupported(
+            "consume",
+            `The group ${group} of ${channel} has its one consumer already: with consumer.sharing "exclusive" a group has no other.`
+          ))
+        }
+        inbox.members.add(member)
+        return Effect.succeed(inbox)
+      }
+      return Effect.map(this.open(member), (opened) => {
+        opened.members.add(member)
+        return this.inbox = opened
+      })
+    }))
+  }
+
+  private open(member: Member): Effect.Effect<Inbox, Failed> {
+    const { resolved, filter } = this
+    const { channel, from, group, pattern } = member.options
+    const isDurable = resolved.qos > 0
+    const place = { ...resolved.place, clientId: this.clientId, channel, group }
+    const inbox = new Inbox(
+      resolved,
+      this.schedule,
+      this.state,
+      pattern === undefined ? () => true : (topic) => pattern.match(topic) !== undefined
+    )
+    const properties = {
+      receiveMaximum: resolved.receiveMaximum,
+      ...(isDurable ? { sessionExpiryInterval: resolved.sessionExpiry } : {})
+    }
+    const options = { clientId: this.clientId, clean: !isDurable, properties, customHandleAcks: inbox.handleAcks }
+    const subscribe = (connection: Connection.Connection) =>
+      Effect.interruptible(Effect.callback<void, Failed>((resume) => {
+        if (!connection.connack.sessionPresent) this.state.forget()
+        inbox.connection = connection
+        connection.onEnd(() => inbox.queue.remember())
+        const off = connection.onEnd((error) => resume(Effect.fail(error)))
+        const { qos } = resolved
+        let isDealing = false
+        // the session is there and its messages come: they are dealt, and the answer follows behind them
+        inbox.whenCrowded(() => {
+          isDealing = true
+          resume(Effect.void)
+        })
+        // what is retained comes to a new session that wants all there is, and to no shared one
+        connection.client.subscribe(
+          filter,
+          { qos, rap: true, rh: from === "earliest" ? 1 : 2 },
+          (error, _granted, suback) => {
+            // the connection has ended, and its end knows why
+            if (error && suback === undefined && connection.client.stream.destroyed) return
+            off()
+            const code = suback?.granted.find((each) => Number(each) >= 128)
+            const refused = code === undefined
+              ? error
+              : new Errors.Answered(Number(code), suback?.properties?.reasonString)
+            if (!refused) return resume(Effect.void)
+            const failure = Errors.fromUnknown(refused, "consume", place)
+            resume(Effect.fail(failure))
+            if (!isDealing) return
+            // whoever reads already hears of it as of any other end
+            connection.end(failure)
+            connection.client.stream.destroy()
+          }
+        )
+        return Effect.sync(off)
+      })).pipe(
+        Effect.timeoutOrElse({
+          duration: resolved.connectTimeout,
+          orElse: () =>
+            Effect.fail(Errors.fromUnknown(
+              new Error(`the subscription got no answer within ${resolved.connectTimeout} ms: the connection ended`),
+              "consume",
+              place
+            ))
+        }),
+        Effect.onError(() => Connection.close(connection))
+      )
+    return Effect.flatMap(
+      Effect.interruptible(Connection.open(resolved, options, "consume", (client) => inbox.prepare(client))),
+      (connection) => Effect.as(subscribe(connection), inbox)
+    )
+  }
+
+  /** Gives a seat up; the last one says goodbye, and the session stays at the server. */
+  leave(inbox: Inbox, member: Member): Effect.Effect<void> {
+    return this.one.withPermit(Effect.suspend(() => {
+      inbox.leave(member)
+      if (inbox.members.size > 0) return Effect.void
+      if (this.inbox === inbox) this.inbox = undefined
+      return inbox.connection === undefined ? Effect.void : Connection.close(inbox.connection)
+    }))
+  }
+}
