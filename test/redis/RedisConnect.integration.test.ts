@@ -144,7 +144,7 @@ describeServer("Connecting to Redis", starting, (found) => {
           [{ url: `redis://${tls.address}`, username: "app" }, "Invalid", "password"],
           [{ url: app(tls.address), tls: { cert: client.cert } }, "Invalid", "both cert and key"],
           [{ url: app(tls.address), connectTimeout: "nonsense" as "1 second" }, "Invalid", "connectTimeout must be"],
-          [{ url: app(tls.address), clientName: "with space" }, "Invalid", "clientName"]
+          [{ url: app(tls.address), clientId: "with space" }, "Invalid", "clientId"]
         ]
         for (const [options, reason, what] of cases) {
           const error = yield* refusal(what, driver(options))
@@ -263,7 +263,7 @@ describeServer("Connecting to Redis", starting, (found) => {
       Effect.provideService(
         effect,
         ConfigProvider.ConfigProvider,
-        ConfigProvider.fromUnknown({ REDIS_URL: as("app", secret), REDIS_CLIENT_NAME: "from-environment" })
+        ConfigProvider.fromUnknown({ REDIS_URL: as("app", secret), REDIS_CLIENT_ID: "from-environment" })
       )
     ))
 })

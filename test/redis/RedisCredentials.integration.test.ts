@@ -25,7 +25,7 @@ describeServer("Credentials of Redis that expire", Servers.own({ password: "of t
           expiresAt: (yield* Clock.currentTimeMillis) + 2000
         }
       })
-      const driver = yield* RedisStreams.driver({ url, credentials, clientName: "renewing" })
+      const driver = yield* RedisStreams.driver({ url, credentials, clientId: "renewing" })
       yield* driver.check
       const mine = async () => {
         const lines = String(await operator.client("LIST")).split("\n").filter((line) => line.includes("name=renewing"))

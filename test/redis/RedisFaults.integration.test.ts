@@ -190,7 +190,7 @@ describeServer("Redis in trouble", Servers.own(), (server) => {
   it.live("X4, X5 a server that answers nothing any more is noticed, and when it does all goes on", () =>
     Effect.gen(function*() {
       const url = Redacted.value(server().url)
-      const options = { url, commandTimeout: "600 millis", connectTimeout: "500 millis" } as const
+      const options = { url, requestTimeout: "600 millis", connectTimeout: "500 millis" } as const
       const ways = [
         [RedisStreams.layer({ ...options, consumer }), Lanes.partition],
         [RedisStreams.layer({ ...options, consumer }), Lanes.unordered(4)],
@@ -351,7 +351,7 @@ describeServer("Redis in trouble", Servers.own(), (server) => {
       expect(here.got).toEqual(wanted)
       expect((yield* here.running.health).restarts).toBe(0)
     }).pipe(
-      Effect.provide(RedisPubSub.layer({ url: Redacted.value(server().url), commandTimeout: "600 millis" })),
+      Effect.provide(RedisPubSub.layer({ url: Redacted.value(server().url), requestTimeout: "600 millis" })),
       Effect.scoped,
       quiet
     ))

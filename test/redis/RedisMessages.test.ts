@@ -1,10 +1,10 @@
 import { Headers, Outgoing } from "@millrace/core"
 import { RedisStreams } from "@millrace/redis"
-import * as Envelope from "../../packages/redis/src/client/Envelope.ts"
-import * as Keys from "../../packages/redis/src/client/Keys.ts"
-import * as Slots from "../../packages/redis/src/client/Slots.ts"
-import { globOf } from "../../packages/redis/src/pubsub/Consumer.ts"
-import * as Entry from "../../packages/redis/src/streams/Entry.ts"
+import * as Codec from "../../packages/redis/src/internal/client/Codec.ts"
+import * as Keys from "../../packages/redis/src/internal/client/Keys.ts"
+import * as Slots from "../../packages/redis/src/internal/client/Slots.ts"
+import { globOf } from "../../packages/redis/src/internal/pubsub/Consumer.ts"
+import * as Entries from "../../packages/redis/src/internal/streams/Codec.ts"
 import { Address } from "@millrace/core"
 import * as fc from "fast-check"
 import { expect, it } from "vitest"
@@ -35,49 +35,49 @@ const plain = (fields: ReadonlyArray<Headers.Field>) =>
 
 it("F13, F4 an entry gives back every body, key and header as it was, whatever they are called and hold", () => {
   fc.assert(fc.property(message, (sent) => {
-    const fields = Entry.toFields(outgoing(sent)).map((each) => Buffer.from(each))
-    const entry: Entry.Entry = [Buffer.from("1-1"), fields]
-    const body = Entry.bodyOf(fields)
+    const fields = Entries.toFields(outgoing(sent)).map((each) => Buffer.from(each))
+    const entry: Entries.Entry = [Buffer.from("1-1"), fields]
+    const body = Entries.bodyOf(fields)
     expect(body === null).toBe(sent.tombstone)
     if (body !== null) expect(body.equals(Buffer.from(sent.payload))).toBe(true)
-    const key = Entry.reader.keyBytes(entry)
+    const key = Entries.reader.keyBytes(entry)
     expect(key && Buffer.from(key).toString("hex")).toBe(sent.keyBytes && Buffer.from(sent.keyBytes).toString("hex"))
-    expect(plain(Entry.reader.fields(entry))).toEqual(plain(sent.fields))
-    expect({ ...Entry.reader.headers(entry) }).toEqual({ ...Headers.fromFields(sent.fields) })
+    expect(plain(Entries.reader.fields(entry))).toEqual(plain(sent.fields))
+    expect({ ...Entries.reader.headers(entry) }).toEqual({ ...Headers.fromFields(sent.fields) })
   }))
 })
 
 it("F13, F4 so does a value of a list or of Pub/Sub", () => {
   fc.assert(fc.property(message, (sent) => {
-    const envelope = Envelope.open(Envelope.toValue(outgoing(sent)))
-    const body = Envelope.bodyOf(envelope)
+    const envelope = Codec.open(Codec.toValue(outgoing(sent)))
+    const body = Codec.bodyOf(envelope)
     expect(body === null).toBe(sent.tombstone)
     if (body !== null) expect(body.equals(Buffer.from(sent.payload))).toBe(true)
-    const key = Envelope.reader.keyBytes(envelope)
+    const key = Codec.reader.keyBytes(envelope)
     expect(key && Buffer.from(key).toString("hex")).toBe(sent.keyBytes && Buffer.from(sent.keyBytes).toString("hex"))
-    expect(plain(Envelope.reader.fields(envelope))).toEqual(plain(sent.fields))
+    expect(plain(Codec.reader.fields(envelope))).toEqual(plain(sent.fields))
   }))
 })
 
 it("F13 a value of another program is its body, and no line of ours breaks a reader", () => {
   fc.assert(
     fc.property(fc.oneof(fc.uint8Array(), fc.string().map((line) => Buffer.from(`millrace/1 ${line}`))), (value) => {
-      const envelope = Envelope.open(Buffer.from(value))
-      Envelope.reader.fields(envelope)
-      Envelope.reader.key(envelope)
-      Envelope.bodyOf(envelope)
+      const envelope = Codec.open(Buffer.from(value))
+      Codec.reader.fields(envelope)
+      Codec.reader.key(envelope)
+      Codec.bodyOf(envelope)
     })
   )
   for (
     const line of ["{", "[]", "null", "{\"headers\":7}", "{\"headers\":[7,[1,2],[\"a\"],[\"b\",\"c\"]]}", "{\"key\":7}"]
   ) {
-    const envelope = Envelope.open(Buffer.from(`millrace/1 ${line}\nbody`))
-    expect(Envelope.bodyOf(envelope)?.toString()).toBe("body")
-    expect(Envelope.reader.key(envelope)).toBe(undefined)
-    expect(plain(Envelope.reader.fields(envelope))).toEqual(line.includes("\"b\"") ? [["b", "63"]] : [])
+    const envelope = Codec.open(Buffer.from(`millrace/1 ${line}\nbody`))
+    expect(Codec.bodyOf(envelope)?.toString()).toBe("body")
+    expect(Codec.reader.key(envelope)).toBe(undefined)
+    expect(plain(Codec.reader.fields(envelope))).toEqual(line.includes("\"b\"") ? [["b", "63"]] : [])
   }
-  const raw = Envelope.open(Buffer.from("{\"n\":1}\n"))
-  expect([Envelope.bodyOf(raw)?.toString(), Envelope.reader.key(raw), Envelope.reader.fields(raw)]).toEqual([
+  const raw = Codec.open(Buffer.from("{\"n\":1}\n"))
+  expect([Codec.bodyOf(raw)?.toString(), Codec.reader.key(raw), Codec.reader.fields(raw)]).toEqual([
     "{\"n\":1}\n",
     undefined,
     []
@@ -85,18 +85,20 @@ it("F13 a value of another program is its body, and no line of ours breaks a rea
 })
 
 it("F13 an entry that another program wrote shows its body, and its other fields as headers", () => {
-  const entry = (...fields: Array<string>): Entry.Entry => [Buffer.from("5-0"), fields.map((each) => Buffer.from(each))]
+  const entry = (
+    ...fields: Array<string>
+  ): Entries.Entry => [Buffer.from("5-0"), fields.map((each) => Buffer.from(each))]
   const [, mixed] = entry("trace", "t", "key", "k", "body", "b")
-  expect(Entry.bodyOf(mixed)?.toString()).toBe("b")
-  expect({ ...Entry.reader.headers(entry("trace", "t", "key", "k", "body", "b")) }).toEqual({ trace: "t" })
-  expect(Entry.reader.key(entry("trace", "t", "key", "k"))).toBe("k")
+  expect(Entries.bodyOf(mixed)?.toString()).toBe("b")
+  expect({ ...Entries.reader.headers(entry("trace", "t", "key", "k", "body", "b")) }).toEqual({ trace: "t" })
+  expect(Entries.reader.key(entry("trace", "t", "key", "k"))).toBe("k")
   const [, none] = entry("trace", "t")
-  expect(Entry.bodyOf(none)?.length).toBe(0)
+  expect(Entries.bodyOf(none)?.length).toBe(0)
 })
 
 it("X5 positions grow with ids, stay whole numbers, and lead back to the id", () => {
   const id = fc.tuple(fc.integer({ min: 0, max: 2 ** 42 - 1 }), fc.integer({ min: 0, max: 2047 }))
-  const positionOf = ([ms, seq]: readonly [number, number]) => Entry.positionOf(Buffer.from(`${ms}-${seq}`))
+  const positionOf = ([ms, seq]: readonly [number, number]) => Entries.positionOf(Buffer.from(`${ms}-${seq}`))
   fc.assert(fc.property(id, id, (one, other) => {
     const [a, b] = [positionOf(one), positionOf(other)]
     expect(Number.isSafeInteger(a)).toBe(true)
@@ -113,7 +115,7 @@ it("X5 positions grow with ids, stay whole numbers, and lead back to the id", ()
     "4398046511104-0",
     "18446744073709551615-18446744073709551615"
   ]
-  const found = wild.map((each) => Entry.positionOf(Buffer.from(each)))
+  const found = wild.map((each) => Entries.positionOf(Buffer.from(each)))
   expect(found.every(Number.isSafeInteger)).toBe(true)
   expect(found).toEqual(found.toSorted((a, b) => a - b))
 })

@@ -1,11 +1,11 @@
-import * as Environment from "../../packages/redis/src/client/Environment.ts"
-import * as Options from "../../packages/redis/src/client/Options.ts"
+import * as Environment from "../../packages/redis/src/internal/client/Environment.ts"
+import * as Options from "../../packages/redis/src/internal/client/Options.ts"
 import { DriverOptions } from "@millrace/core"
 import { ConfigProvider, Effect, Exit, Redacted } from "effect"
 import { expect, it } from "vitest"
 
 const check = (options: Options.Options) =>
-  Effect.runSyncExit(DriverOptions.checked("redis", "Test", () => Options.settings(options)))
+  Effect.runSyncExit(DriverOptions.checked("redis", "Test", () => Options.resolve(options)))
 
 const refusal = (options: Options.Options): string => {
   const exit = check(options)

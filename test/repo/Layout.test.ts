@@ -79,6 +79,29 @@ const shelves: Record<string, { readonly open: ReadonlyArray<string>; readonly o
       "jetstream/Takeover",
       "jetstream/Unsettled"
     ]
+  },
+  redis: {
+    open: ["IdempotencyRedis", "RateLimitRedis", "RedisLists", "RedisPubSub", "RedisStreams"],
+    own: [
+      "client/Address",
+      "client/Client",
+      "client/Cluster",
+      "client/Environment",
+      "client/Keys",
+      "client/Origin",
+      "client/Sentinel",
+      "client/ServerConnection",
+      "client/Slots",
+      "idempotency/Scripts",
+      "lists/Scripts",
+      "ratelimit/Leases",
+      "ratelimit/Scripts",
+      "streams/CompetingConsumer",
+      "streams/Deliveries",
+      "streams/OrderedConsumer",
+      "streams/Scripts",
+      "streams/Streams"
+    ]
   }
 }
 

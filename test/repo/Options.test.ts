@@ -277,23 +277,16 @@ const made: Readonly<Record<string, ReadonlyArray<Made>>> = {
   "redis/src/RateLimitRedis.ts": [
     { make: RateLimitRedis.layer, base: { url: "redis://127.0.0.1:1" }, numbers: ["leases.tokens", "leases.capacity"] }
   ],
-  "redis/src/RedisLists.ts": [
+  "redis/src/internal/client/Options.ts": [
     {
       make: RedisLists.layer,
       base: { url: "redis://127.0.0.1:1" },
-      durations: ["consumer.claim", "consumer.maximumWait"]
-    }
-  ],
-  "redis/src/client/Options.ts": [
-    {
-      make: RedisLists.layer,
-      base: { url: "redis://127.0.0.1:1" },
-      durations: ["connectTimeout", "commandTimeout"],
+      durations: ["connectTimeout", "requestTimeout"],
       numbers: ["database"]
     },
     { make: RateLimitRedis.layer, base: { url: "redis://127.0.0.1:1" }, durations: ["requestTimeout"] }
   ],
-  "redis/src/client/Publishing.ts": [
+  "redis/src/internal/client/Publisher.ts": [
     {
       make: RedisLists.layer,
       base: { url: "redis://127.0.0.1:1", wait: { replicas: 1 } },
@@ -301,7 +294,14 @@ const made: Readonly<Record<string, ReadonlyArray<Made>>> = {
       numbers: ["wait.replicas"]
     }
   ],
-  "redis/src/streams/Options.ts": [{
+  "redis/src/internal/lists/Options.ts": [
+    {
+      make: RedisLists.layer,
+      base: { url: "redis://127.0.0.1:1" },
+      durations: ["consumer.claim", "consumer.maximumWait"]
+    }
+  ],
+  "redis/src/internal/streams/Options.ts": [{
     make: RedisStreams.layer,
     base: { url: "redis://127.0.0.1:1" },
     durations: ["consumer.claim", "consumer.lock", "consumer.maximumWait", "retention.maximumAge"],
@@ -457,7 +457,7 @@ describe("options", () => {
       )
     )
     // required counts are tried, and not found
-    const known = new Set(["core/src/pipeline/Batch.ts: size", "redis/src/client/Publishing.ts: replicas"])
+    const known = new Set(["core/src/pipeline/Batch.ts: size", "redis/src/internal/client/Publisher.ts: replicas"])
     assert.deepStrictEqual([...new Set(tried)].filter((each) => !known.has(each)).sort(), found())
   })
 

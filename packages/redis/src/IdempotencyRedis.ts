@@ -4,12 +4,12 @@
  */
 import { type BrokerError, DriverOptions, Idempotency } from "@millrace/core"
 import { Config, Duration, Effect, Layer, Random, Schedule, type Scope } from "effect"
-import * as Client from "./client/Client.ts"
-import * as Environment from "./client/Environment.ts"
-import * as ClientOptions from "./client/Options.ts"
-import * as Scripts from "./idempotency/Scripts.ts"
+import * as Client from "./internal/client/Client.ts"
+import * as Environment from "./internal/client/Environment.ts"
+import * as ClientOptions from "./internal/client/Options.ts"
+import * as Scripts from "./internal/idempotency/Scripts.ts"
 
-export type { Issued, Tls } from "./client/Options.ts"
+export type { Issued, Tls } from "./internal/client/Options.ts"
 
 /** Options of `layer`. */
 export interface Options extends ClientOptions.StoreOptions {
@@ -43,7 +43,7 @@ const check = (options: Options) =>
     if (!/^[^{}]+$/.test(prefix)) DriverOptions.bad(`prefix must be a text without braces, got "${prefix}"`)
     return {
       prefix,
-      settings: ClientOptions.storeSettings({ clientName: "millrace-idempotency", ...options }),
+      resolved: ClientOptions.resolveStore({ clientId: "millrace-idempotency", ...options }),
       maximum: DriverOptions.integer("maximumGroup", options.maximumGroup, defaults.maximumGroup),
       patience: Duration.millis(
         DriverOptions.millis("patience", options.patience, Duration.toMillis(defaults.patience), 0)
@@ -97,10 +97,10 @@ const make = (
   options: Options
 ): Effect.Effect<Idempotency.Store["Service"], Idempotency.IdempotencyUnavailable, Scope.Scope> =>
   Effect.gen(function*() {
-    const { maximum, patience, prefix, settings } = yield* Effect.mapError(check(options), unavailable)
-    const connection = yield* Effect.mapError(Client.open(settings), unavailable)
+    const { maximum, patience, prefix, resolved } = yield* Effect.mapError(check(options), unavailable)
+    const connection = yield* Effect.mapError(Client.open(resolved), unavailable)
     const limit = Duration.toMillis(patience)
-    const claimLimit = Math.min(limit, settings.requestTimeout ?? limit)
+    const claimLimit = Math.min(limit, resolved.requestTimeout)
     // waits of 50 ms, doubling to 1 second
     const within = (millis: number) =>
       Schedule.exponential("50 millis").pipe(
@@ -217,7 +217,7 @@ const environment = Config.all({
 /**
  * As `layer`, with address and credentials from the environment: `REDIS_URL` (`redis://user:password@host:port/db`, or
  * `rediss://` for TLS), `REDIS_CLUSTER` or `REDIS_SENTINELS` (addresses between commas) with `REDIS_SENTINEL_NAME`;
- * `REDIS_USERNAME`, `REDIS_PASSWORD`, `REDIS_TLS` (`on`, `off`), `REDIS_CLIENT_NAME`; and `IDEMPOTENCY_REDIS_PREFIX`,
+ * `REDIS_USERNAME`, `REDIS_PASSWORD`, `REDIS_TLS` (`on`, `off`), `REDIS_CLIENT_ID`; and `IDEMPOTENCY_REDIS_PREFIX`,
  * `IDEMPOTENCY_REDIS_MAXIMUM_GROUP`, `IDEMPOTENCY_REDIS_PATIENCE` (as `5 seconds`). `options` go before the
  * environment.
  *

@@ -5,13 +5,13 @@
 import { type BrokerError, DriverOptions, RateLimit } from "@millrace/core"
 import { compositeKey } from "@millrace/core/model/compositeKey"
 import { Clock, type Config, Effect, Layer, Random, type Scope } from "effect"
-import * as Client from "./client/Client.ts"
-import * as Environment from "./client/Environment.ts"
-import * as ClientOptions from "./client/Options.ts"
-import { leased } from "./ratelimit/Leases.ts"
-import * as Scripts from "./ratelimit/Scripts.ts"
+import * as Client from "./internal/client/Client.ts"
+import * as Environment from "./internal/client/Environment.ts"
+import * as ClientOptions from "./internal/client/Options.ts"
+import { leased } from "./internal/ratelimit/Leases.ts"
+import * as Scripts from "./internal/ratelimit/Scripts.ts"
 
-export type { Issued, Tls } from "./client/Options.ts"
+export type { Issued, Tls } from "./internal/client/Options.ts"
 
 /** Options of `layer`. */
 export interface Options extends ClientOptions.StoreOptions {
@@ -67,11 +67,11 @@ const perProcess = 2 ** 21
 
 const make = (options: Options): Effect.Effect<Store, BrokerError.BrokerError, Scope.Scope> =>
   Effect.gen(function*() {
-    const { capacity, clock: counts, prefix, settings, tokens } = yield* DriverOptions.checked(
+    const { capacity, clock: counts, prefix, resolved, tokens } = yield* DriverOptions.checked(
       "redis",
       "RateLimitRedis",
       () => ({
-        settings: ClientOptions.storeSettings(options),
+        resolved: ClientOptions.resolveStore(options),
         prefix: options.prefix ?? "millrace:rate",
         clock: DriverOptions.oneOf("clock", options.clock, ["process", "server"], "server"),
         tokens: DriverOptions.integer("leases.tokens", options.leases?.tokens, 100),
@@ -82,7 +82,7 @@ const make = (options: Options): Effect.Effect<Store, BrokerError.BrokerError, S
       return yield* DriverOptions.checked("redis", "RateLimitRedis", () =>
         DriverOptions.bad(`prefix must be a text without braces, got "${prefix}"`))
     }
-    const connection = yield* Client.open(settings)
+    const connection = yield* Client.open(resolved)
     const clock = yield* Clock.Clock
     const process = yield* Random.nextIntBetween(0, 2 ** 32)
     let last = 0

@@ -7,16 +7,16 @@
  */
 import { type Broker, type BrokerError, type Driver, DriverOptions, Engine } from "@millrace/core"
 import { type Config, Effect, Layer, type Scope, Stream } from "effect"
-import * as Client from "./client/Client.ts"
-import * as Declaration from "./client/Declaration.ts"
-import * as Envelope from "./client/Envelope.ts"
-import * as Failure from "./client/Failure.ts"
-import * as Environment from "./client/Environment.ts"
-import * as ClientOptions from "./client/Options.ts"
-import * as Publishing from "./client/Publishing.ts"
-import { consume } from "./pubsub/Consumer.ts"
+import * as Client from "./internal/client/Client.ts"
+import * as Topology from "./internal/client/Topology.ts"
+import * as Codec from "./internal/client/Codec.ts"
+import * as Errors from "./internal/client/Errors.ts"
+import * as Environment from "./internal/client/Environment.ts"
+import * as ClientOptions from "./internal/client/Options.ts"
+import * as Publisher from "./internal/client/Publisher.ts"
+import { consume } from "./internal/pubsub/Consumer.ts"
 
-export type { Issued, Tls } from "./client/Options.ts"
+export type { Issued, Tls } from "./internal/client/Options.ts"
 
 /** Options of Redis Pub/Sub: those of every client. */
 export interface Options extends ClientOptions.Options {}
@@ -34,7 +34,7 @@ const capabilities = {
   replay: false,
   persistence: false,
   browse: false,
-  ...Publishing.features,
+  ...Publisher.features,
   transactions: false,
   patterns: true,
   lag: false
@@ -57,26 +57,26 @@ export const driver = (
   options: Options
 ): Effect.Effect<PubSubDriver, BrokerError.BrokerError, Scope.Scope> =>
   Effect.gen(function*() {
-    const settings = yield* DriverOptions.checked("redis", "RedisPubSub", () => ClientOptions.settings(options))
-    const connection = yield* Client.open(settings)
-    const pubSub = { connection, silence: settings.commandTimeout, groups: new Set<string>() }
+    const resolved = yield* DriverOptions.checked("redis", "RedisPubSub", () => ClientOptions.resolve(options))
+    const connection = yield* Client.open(resolved)
+    const pubSub = { connection, silence: resolved.requestTimeout, groups: new Set<string>() }
     return {
       system: "redis",
       capabilities,
       consume: (consumer, sink) => consume(pubSub, consumer, sink),
       publish: (batch) =>
-        Publishing.publish(
+        Publisher.publish(
           connection,
           batch,
-          (outgoing) => ["PUBLISH", outgoing.channel, Envelope.toValue(outgoing)]
+          (outgoing) => ["PUBLISH", outgoing.channel, Codec.toValue(outgoing)]
         ),
       declare: (declaration) => {
-        const refused = Declaration.refuse(declaration)
+        const refused = Topology.refuse(declaration)
         return refused === undefined ? Effect.void : Effect.fail(refused)
       },
       browse: (channel) =>
         Stream.fail(
-          Failure.unsupported(
+          Errors.unsupported(
             "browse",
             `Pub/Sub keeps nothing, so there is nothing to see in ${channel}: use RedisStreams.`
           )
@@ -84,7 +84,7 @@ export const driver = (
       check: connection.check,
       lag: (channel) =>
         Effect.fail(
-          Failure.unsupported("lag", `Pub/Sub keeps nothing, so nobody is behind in ${channel}: use RedisStreams.`)
+          Errors.unsupported("lag", `Pub/Sub keeps nothing, so nobody is behind in ${channel}: use RedisStreams.`)
         )
     }
   })
@@ -117,7 +117,7 @@ export const layer = (options: Options): Layer.Layer<Broker.Broker, BrokerError.
 /**
  * Redis Pub/Sub with address and credentials from the environment: `REDIS_URL` (`redis://user:password@host:port/db`, or
  * `rediss://` for TLS), `REDIS_CLUSTER` or `REDIS_SENTINELS` (addresses between commas) with `REDIS_SENTINEL_NAME`;
- * `REDIS_USERNAME`, `REDIS_PASSWORD`, `REDIS_TLS` (`on`, `off`), `REDIS_CLIENT_NAME`. `options` go before
+ * `REDIS_USERNAME`, `REDIS_PASSWORD`, `REDIS_TLS` (`on`, `off`), `REDIS_CLIENT_ID`. `options` go before
  * the environment.
  *
  * Fails with a `ConfigError` that names the variable, or as `layer` does.

@@ -7,20 +7,20 @@
  */
 import { type Broker, type BrokerError, type Driver, Engine } from "@millrace/core"
 import { type Config, Effect, Layer, type Scope } from "effect"
-import * as Client from "./client/Client.ts"
-import * as Environment from "./client/Environment.ts"
-import * as Publishing from "./client/Publishing.ts"
-import * as Admin from "./streams/Admin.ts"
-import * as Competing from "./streams/Competing.ts"
-import { toFields } from "./streams/Entry.ts"
-import * as Options from "./streams/Options.ts"
-import * as Ordered from "./streams/Ordered.ts"
-import { Streams } from "./streams/Streams.ts"
+import * as Client from "./internal/client/Client.ts"
+import * as Environment from "./internal/client/Environment.ts"
+import { features } from "./internal/client/Publisher.ts"
+import * as Browse from "./internal/streams/Browse.ts"
+import * as Consumer from "./internal/streams/Consumer.ts"
+import * as Options from "./internal/streams/Options.ts"
+import * as Publisher from "./internal/streams/Publisher.ts"
+import { Streams } from "./internal/streams/Streams.ts"
+import * as Topology from "./internal/streams/Topology.ts"
 
-export type { Issued, Tls } from "./client/Options.ts"
-export type { Wait } from "./client/Publishing.ts"
-export { idAt } from "./streams/Entry.ts"
-export type { Options } from "./streams/Options.ts"
+export type { Issued, Tls } from "./internal/client/Options.ts"
+export type { Wait } from "./internal/client/Publisher.ts"
+export { idAt } from "./internal/streams/Codec.ts"
+export type { Options } from "./internal/streams/Options.ts"
 
 const capabilities: Driver.Capabilities = {
   settlement: "message",
@@ -35,7 +35,7 @@ const capabilities: Driver.Capabilities = {
   replay: true,
   persistence: true,
   browse: true,
-  ...Publishing.features,
+  ...features,
   transactions: false,
   patterns: false,
   lag: true
@@ -53,40 +53,20 @@ export const driver = (
   options: Options.Options
 ): Effect.Effect<Driver.Driver, BrokerError.BrokerError, Scope.Scope> =>
   Effect.gen(function*() {
-    const { retention, settings, times, wait } = yield* Options.check(options)
-    const connection = yield* Client.open(settings)
+    const { retention, resolved, times, wait } = yield* Options.check(options)
+    const connection = yield* Client.open(resolved)
     // a connection that waits for replicas holds up every command behind it
-    const publishing = wait === undefined ? connection : yield* Client.open(settings)
-    const streams = new Streams(settings, connection, times, retention)
-    const { maximumAge, maximumLength } = retention
-    const trim = maximumLength === undefined ? [] : ["MAXLEN", "~", maximumLength]
+    const publishing = wait === undefined ? connection : yield* Client.open(resolved)
+    const streams = new Streams(resolved, connection, times, retention)
     return {
       system: "redis",
       capabilities,
-      consume: (consume, sink) => (consume.ordered ? Ordered : Competing).consume(streams, consume, sink),
-      publish: (batch) => {
-        if (maximumAge === undefined) {
-          return Publishing.publish(
-            publishing,
-            batch,
-            (outgoing) => ["XADD", outgoing.channel, ...trim, "*", ...toFields(outgoing)],
-            wait
-          )
-        }
-        return Effect.clockWith((clock) => {
-          const least = clock.currentTimeMillisUnsafe() - maximumAge
-          return Publishing.publish(
-            publishing,
-            batch,
-            (outgoing) => ["XADD", outgoing.channel, "MINID", "~", least, "*", ...toFields(outgoing)],
-            wait
-          )
-        })
-      },
-      declare: (declaration) => Admin.declare(streams, declaration),
-      browse: (channel) => Admin.browse(streams, channel),
+      consume: (consume, sink) => Consumer.consume(streams, consume, sink),
+      publish: (batch) => Publisher.publish(publishing, batch, retention, wait),
+      declare: (declaration) => Topology.declare(streams, declaration),
+      browse: (channel) => Browse.browse(streams, channel),
       check: connection.check,
-      lag: (channel, group) => Admin.lag(streams, channel, group)
+      lag: (channel, group) => Topology.lag(streams, channel, group)
     }
   })
 
@@ -118,7 +98,7 @@ export const layer = (options: Options.Options): Layer.Layer<Broker.Broker, Brok
 /**
  * Redis Streams with address and credentials from the environment: `REDIS_URL` (`redis://user:password@host:port/db`, or
  * `rediss://` for TLS), `REDIS_CLUSTER` or `REDIS_SENTINELS` (addresses between commas) with `REDIS_SENTINEL_NAME`;
- * `REDIS_USERNAME`, `REDIS_PASSWORD`, `REDIS_TLS` (`on`, `off`), `REDIS_CLIENT_NAME`. `options` go before
+ * `REDIS_USERNAME`, `REDIS_PASSWORD`, `REDIS_TLS` (`on`, `off`), `REDIS_CLIENT_ID`. `options` go before
  * the environment.
  *
  * Fails with a `ConfigError` that names the variable, or as `layer` does.

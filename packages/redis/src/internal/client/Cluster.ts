@@ -1,5 +1,5 @@
 /**
- * A Redis Cluster: which node has which slot, and a link to each of these nodes.
+ * A Redis Cluster: which node has which slot, and a connection to each of these nodes.
  *
  * A node that does not have a slot does nothing and names the one that has it (`MOVED`, `ASK`), so the command is sent there. A
  * command whose connection ended is never sent again: it may have been done.
@@ -10,9 +10,9 @@ import type { BrokerError } from "@millrace/core"
 import { Clock, Deferred, Effect, Exit, FiberMap, Latch, type Scope } from "effect"
 import * as Address from "./Address.ts"
 import * as Connection from "./Connection.ts"
-import * as Failure from "./Failure.ts"
-import * as Link from "./Link.ts"
-import type { Settings } from "./Options.ts"
+import * as Errors from "./Errors.ts"
+import * as ServerConnection from "./ServerConnection.ts"
+import type { ResolvedOptions } from "./Options.ts"
 import * as Slots from "./Slots.ts"
 
 type Failed = BrokerError.BrokerError
@@ -33,7 +33,7 @@ interface Redirection {
 }
 
 const redirection = (error: unknown, from: Connection.Connection): Redirection | undefined => {
-  const word = Failure.wordOf(error)
+  const word = Errors.wordOf(error)
   // some of its keys are at another node, for a moment
   if (word === "TRYAGAIN") return { address: undefined, asks: false }
   if (word !== "MOVED" && word !== "ASK") return undefined
@@ -52,19 +52,19 @@ interface Part {
 /** The nodes and their slots. */
 export class Cluster {
   private readonly slots = new Array<string | undefined>(Slots.count)
-  private readonly links = new Map<string, Link.Link>()
+  private readonly servers = new Map<string, ServerConnection.ServerConnection>()
   /** All nodes, replicas too: each can tell the map. */
   private known: ReadonlyArray<Address.Address>
   private round = 0
   private readonly stale = Latch.makeUnsafe(false)
-  private readonly settings: Settings
+  private readonly resolved: ResolvedOptions
   private readonly clock: Clock.Clock
   private readonly start: (address: string, life: Effect.Effect<never>) => void
   private readonly sleep: (millis: number) => Promise<void>
   private readonly stop: (address: string) => Effect.Effect<void>
 
   constructor(
-    settings: Settings,
+    resolved: ResolvedOptions,
     nodes: ReadonlyArray<Address.Address>,
     clock: Clock.Clock,
     run: {
@@ -73,7 +73,7 @@ export class Cluster {
       readonly sleep: (millis: number) => Promise<void>
     }
   ) {
-    this.settings = settings
+    this.resolved = resolved
     this.known = nodes
     this.clock = clock
     this.start = run.start
@@ -81,35 +81,35 @@ export class Cluster {
     this.sleep = run.sleep
   }
 
-  /** The link to a node, made where there is none. */
-  private linkTo(text: string): Link.Link {
-    const known = this.links.get(text)
+  /** The connection to a node, made where there is none. */
+  private serverAt(text: string): ServerConnection.ServerConnection {
+    const known = this.servers.get(text)
     if (known !== undefined) return known
-    const link = new Link.Link(this.clock, () => this.stale.openUnsafe())
-    this.links.set(text, link)
-    this.start(text, Link.keep(link, this.settings, { locate: Exit.succeed(Address.read(text)) }))
-    return link
+    const server = new ServerConnection.ServerConnection(this.clock, () => this.stale.openUnsafe())
+    this.servers.set(text, server)
+    this.start(text, ServerConnection.keep(server, this.resolved, { locate: Exit.succeed(Address.read(text)) }))
+    return server
   }
 
-  /** The link to the node that has a key. */
-  link(key: string): Link.Link | undefined {
+  /** The connection to the node that has a key. */
+  serverOf(key: string): ServerConnection.ServerConnection | undefined {
     const address = this.slots[Slots.slotOf(key)]
-    return address === undefined ? undefined : this.linkTo(address)
+    return address === undefined ? undefined : this.serverAt(address)
   }
 
-  /** The links of all nodes that have slots. */
-  get owners(): ReadonlyArray<Link.Link> {
-    return [...new Set(this.slots)].flatMap((text) => text === undefined ? [] : [this.linkTo(text)])
+  /** The connections to all nodes that have slots. */
+  get owners(): ReadonlyArray<ServerConnection.ServerConnection> {
+    return [...new Set(this.slots)].flatMap((text) => text === undefined ? [] : [this.serverAt(text)])
   }
 
   /** The connection to a node; waits for the first attempt to open one. */
   private async connection(text: string | undefined): Promise<Connection.Connection> {
-    const link = text === undefined ? undefined : this.linkTo(text)
-    if (link?.isNew === true) await Effect.runPromise(Effect.exit(Deferred.await(link.first)))
-    const connection = link?.open
+    const server = text === undefined ? undefined : this.serverAt(text)
+    if (server?.isNew === true) await Effect.runPromise(Effect.exit(Deferred.await(server.first)))
+    const connection = server?.open
     if (connection !== undefined) return connection
     this.stale.openUnsafe()
-    throw link?.missing ?? new Failure.Unsent(new Error("CLUSTERDOWN no node serves this slot"))
+    throw server?.missing ?? new Errors.Unsent(new Error("CLUSTERDOWN no node serves this slot"))
   }
 
   private moved(key: string, { address, asks }: Redirection): void {
@@ -128,7 +128,7 @@ export class Cluster {
         return await work(connection, asks)
       } catch (error) {
         const next = redirection(error, connection)
-        if (Failure.wordOf(error) === "CLUSTERDOWN") this.stale.openUnsafe()
+        if (Errors.wordOf(error) === "CLUSTERDOWN") this.stale.openUnsafe()
         if (next === undefined || left === 0) throw error
         this.moved(key, next)
         asks = next.asks
@@ -159,7 +159,7 @@ export class Cluster {
         )
       )
       const failed = rounds.flatMap((each) => each.status === "rejected" ? [each.reason as unknown] : [])
-      if (failed.length > 0) throw Failure.gravest(failed)
+      if (failed.length > 0) throw Errors.gravest(failed)
       parts = rounds.flatMap((each) => each.status === "fulfilled" ? each.value : [])
       if (parts.length > 0 && left === 0) throw new Error("TRYAGAIN the slots are on their way to other nodes")
       if (parts.some(({ address }) => address === undefined)) await this.sleep(pause)
@@ -198,7 +198,7 @@ export class Cluster {
     })
     const end = replies[sent.length - 1]
     if (last !== undefined && end instanceof Error) failed.push(end)
-    if (failed.length > 0) throw Failure.gravest(failed)
+    if (failed.length > 0) throw Errors.gravest(failed)
     if (last !== undefined && next.length < parts.length) lasts.push(end)
     return next
   }
@@ -223,8 +223,7 @@ export class Cluster {
     return connection.attempt("connect", () => connection.send("CLUSTER", ["SLOTS"])).pipe(
       Effect.timeoutOrElse({
         duration: patience,
-        orElse: () =>
-          Effect.fail(Failure.fromUnknown(new Error("CLUSTER SLOTS timed out"), "connect", connection.place))
+        orElse: () => Effect.fail(Errors.fromUnknown(new Error("CLUSTER SLOTS timed out"), "connect", connection.place))
       }),
       Effect.map((reply) => this.read(reply, connection.address))
     )
@@ -232,24 +231,24 @@ export class Cluster {
 
   /** Gets the map from a node that answers: from one that there is a connection to, or else from any that is known. */
   readonly refresh: Effect.Effect<void, Failed> = Effect.gen({ self: this }, function*() {
-    const links = [...this.links.values()].flatMap((link) => link.open ?? [])
+    const connections = [...this.servers.values()].flatMap((server) => server.open ?? [])
     // one that does not answer is not asked first each time
-    const first = this.round++ % Math.max(1, links.length)
-    const open = [...links.slice(first), ...links.slice(0, first)]
+    const first = this.round++ % Math.max(1, connections.length)
+    const open = [...connections.slice(first), ...connections.slice(0, first)]
     const before = new Set(this.slots)
     const asked = open.map((connection) => this.ask(connection))
     const tried = new Set(open.map(({ address }) => Address.textOf(address)))
     const others = this.known.filter((address) => !tried.has(Address.textOf(address))).map((address) =>
-      Effect.scoped(Effect.flatMap(Connection.open(this.settings, address), (connection) => this.ask(connection)))
+      Effect.scoped(Effect.flatMap(Connection.open(this.resolved, address), (connection) => this.ask(connection)))
     )
     yield* Effect.firstSuccessOf([...asked, ...others])
     const owners = new Set(this.slots)
-    for (const [text, link] of this.links) {
+    for (const [text, server] of this.servers) {
       if (owners.has(text)) continue
       // a replica took its place: commands without an answer would wait in vain
-      if (before.has(text) && link.open !== undefined) link.drop(link.open, new Error("MOVED to a replica"))
-      if (link.open !== undefined) continue
-      this.links.delete(text)
+      if (before.has(text) && server.open !== undefined) server.drop(server.open, new Error("MOVED to a replica"))
+      if (server.open !== undefined) continue
+      this.servers.delete(text)
       yield* this.stop(text)
     }
   })
@@ -257,7 +256,7 @@ export class Cluster {
   /** Keeps the map right, until interrupted. */
   readonly watch: Effect.Effect<never> = Effect.forever(
     Effect.suspend(() => {
-      const isWhole = this.owners.every((link) => link.open !== undefined || link.isNew)
+      const isWhole = this.owners.every((server) => server.open !== undefined || server.isNew)
       return Effect.timeoutOption(this.stale.await, isWhole ? pace.calm : pace.trouble)
     }).pipe(
       Effect.tap(() => Effect.sync(() => this.stale.closeUnsafe())),
@@ -270,20 +269,20 @@ export class Cluster {
 
 /** Finds the nodes, and connects to all that have slots; fails where none of the given ones tells the map. */
 export const open = (
-  settings: Settings,
+  resolved: ResolvedOptions,
   nodes: ReadonlyArray<Address.Address>
 ): Effect.Effect<Cluster, Failed, Scope.Scope> =>
   Effect.gen(function*() {
     const fibers = yield* FiberMap.make<string>()
     const run = yield* FiberMap.runtime(fibers)()
     const context = yield* Effect.context<never>()
-    const cluster = new Cluster(settings, nodes, yield* Clock.Clock, {
+    const cluster = new Cluster(resolved, nodes, yield* Clock.Clock, {
       start: (address, life) => void run(address, life),
       stop: (address) => FiberMap.remove(fibers, address),
       sleep: (millis) => Effect.runPromiseWith(context)(Effect.sleep(millis))
     })
     yield* cluster.refresh
-    yield* Effect.forEach(cluster.owners, (link) => Effect.exit(Deferred.await(link.first)), {
+    yield* Effect.forEach(cluster.owners, (server) => Effect.exit(Deferred.await(server.first)), {
       concurrency: "unbounded",
       discard: true
     })

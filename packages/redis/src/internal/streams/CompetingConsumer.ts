@@ -7,10 +7,10 @@
 import type { BrokerError, Driver } from "@millrace/core"
 import { Duration, Effect, Exit, Latch, type Scope } from "effect"
 import type * as Client from "../client/Client.ts"
-import * as Failure from "../client/Failure.ts"
+import * as Errors from "../client/Errors.ts"
 import * as Keys from "../client/Keys.ts"
 import { type Again, idOf, Maker } from "./Deliveries.ts"
-import type { Entry } from "./Entry.ts"
+import type { Entry } from "./Codec.ts"
 import * as Scripts from "./Scripts.ts"
 import type { Streams } from "./Streams.ts"
 import { originOf } from "../client/Origin.ts"
@@ -21,12 +21,6 @@ type Failed = BrokerError.BrokerError
 const prefix = "millrace:"
 /** Who has what was given back: nobody. */
 const released = "millrace:released"
-
-/** Ids in pieces that a script can take. */
-export const pieces = <A>(all: ReadonlyArray<A>, length: number): Array<ReadonlyArray<A>> =>
-  all.length <= length
-    ? [all]
-    : Array.from({ length: Math.ceil(all.length / length) }, (_, i) => all.slice(i * length, (i + 1) * length))
 
 class Member {
   readonly lease: Driver.Lease
@@ -101,7 +95,7 @@ class Member {
     return Effect.gen({ self: this }, function*() {
       yield* acknowledged
       if (later.length > 2) {
-        for (const some of pieces(later.slice(2), 3 * 1000)) {
+        for (const some of Scripts.inPieces(later.slice(2), 3 * 1000)) {
           yield* this.run("settle", Scripts.delay, [group, this.name, ...some])
         }
         this.soon.openUnsafe()
@@ -150,7 +144,7 @@ class Member {
       })
       reply.then(
         (entries) => resume(Exit.succeed(entries)),
-        (error: unknown) => resume(Exit.fail(Failure.fromUnknown(error, "consume", this.reading.place, this.where)))
+        (error: unknown) => resume(Exit.fail(Errors.fromUnknown(error, "consume", this.reading.place, this.where)))
       )
       if (id === undefined) return
       // what is not given back here is when the group is left

@@ -91,6 +91,12 @@ return 1
 /** The most ids in one call of a script: `unpack` takes no more than 8,000 values. */
 export const most = 4000
 
+/** Ids in pieces that a script can take. */
+export const inPieces = <A>(all: ReadonlyArray<A>, length: number): Array<ReadonlyArray<A>> =>
+  all.length <= length
+    ? [all]
+    : Array.from({ length: Math.ceil(all.length / length) }, (_, i) => all.slice(i * length, (i + 1) * length))
+
 const claiming = `
 -- Takes over pending entries: id, fields and attempt of each, and how many are pending whose entry is gone from the stream.
 local function claim(stream, group, me, idle, pending, out)

@@ -7,11 +7,11 @@
 import { BrokerError, type Delivery, delivery, type Driver, type Origin } from "@millrace/core"
 import { Deferred, Effect, Random, type Scope } from "effect"
 import type * as Client from "../client/Client.ts"
-import * as Envelope from "../client/Envelope.ts"
-import * as Failure from "../client/Failure.ts"
-import * as Keys from "../client/Keys.ts"
+import * as Codec from "../client/Codec.ts"
+import * as Errors from "../client/Errors.ts"
 import * as Scripts from "./Scripts.ts"
 import { originOf } from "../client/Origin.ts"
+import { keysOf } from "./Topology.ts"
 
 type Failed = BrokerError.BrokerError
 
@@ -23,15 +23,6 @@ export interface Lists {
   /** How long Redis may hold an answer back until there is something to tell. */
   readonly maximumWait: number
 }
-
-/** The keys of a channel. */
-export const keysOf = (channel: string) => ({
-  alive: Keys.beside(channel, "alive"),
-  first: Keys.beside(channel, "first"),
-  group: Keys.beside(channel, "group"),
-  /** What every consumer's hash begins with. */
-  taken: Keys.beside(channel, "taken", "")
-})
 
 class Member {
   private readonly lists: Lists
@@ -81,7 +72,7 @@ class Member {
       if (reply === 1) return Effect.void
       return Effect.fail(
         reply === 0
-          ? Failure.unsupported(
+          ? Errors.unsupported(
             "consume",
             `A list is a queue: a new group of ${channel} begins with what waits in it. Say from: "earliest", or use RedisStreams.`
           )
@@ -146,8 +137,8 @@ class Member {
 
   private deliveries(values: ReadonlyArray<Buffer>): Array<Delivery> {
     return values.map((value) => {
-      const envelope = Envelope.open(value)
-      return delivery(this.origin, Envelope.reader, envelope, this.next++, Envelope.bodyOf(envelope), 1)
+      const envelope = Codec.open(value)
+      return delivery(this.origin, Codec.reader, envelope, this.next++, Codec.bodyOf(envelope), 1)
     })
   }
 

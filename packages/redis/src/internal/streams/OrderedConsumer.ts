@@ -1,17 +1,17 @@
 /**
  * Consuming in order: one consumer of a group reads while the others stand by.
  *
- * Who reads holds a lock that ends by itself. Reading and settling happen in scripts that look at the lock first, so a reader
- * that was stopped in the middle can neither take messages nor settle them once another has taken over. The next one begins
- * with all that is pending, in the order of the stream.
+ * The reader holds a lock that expires. Reading and settling happen in scripts that look at the lock first, so a reader that was
+ * stopped in the middle can neither take messages nor settle them once another has taken over. The next reader begins with
+ * all that is pending, in the order of the stream.
  */
 import { type BrokerError, type Driver } from "@millrace/core"
 import { Deferred, Effect, type Scope } from "effect"
 import type * as Client from "../client/Client.ts"
 import * as Keys from "../client/Keys.ts"
-import { pieces } from "./Competing.ts"
 import { type Again, idOf, Maker } from "./Deliveries.ts"
-import type { Entry } from "./Entry.ts"
+import type { Entry } from "./Codec.ts"
+import { Lock } from "./Lock.ts"
 import * as Scripts from "./Scripts.ts"
 import type { Streams } from "./Streams.ts"
 import { originOf } from "../client/Origin.ts"
@@ -26,8 +26,7 @@ class Reader {
   private readonly options: Driver.ConsumeOptions
   private readonly sink: Driver.Sink
   private readonly reading: Client.Connection
-  private readonly token: string
-  private readonly lock: string
+  private readonly lock: Lock
   private readonly maker: Maker
   private readonly lease: Driver.Lease
 
@@ -36,15 +35,14 @@ class Reader {
     options: Driver.ConsumeOptions,
     sink: Driver.Sink,
     reading: Client.Connection,
-    token: string
+    lock: Lock
   ) {
     this.streams = streams
     this.options = options
     this.sink = sink
     this.reading = reading
-    this.token = token
+    this.lock = lock
     const { channel, group, handler } = options
-    this.lock = Keys.beside(channel, group, "lock")
     this.maker = new Maker(originOf(channel, group, handler), options.batch, options.bytes)
     this.lease = { partition: 0, settle: (batch) => this.settle(batch) }
   }
@@ -67,42 +65,22 @@ class Reader {
     }
     if (ids.length === 0) return Effect.void
     const tell = (some: ReadonlyArray<Client.Argument>) =>
-      this.run("settle", Scripts.settle, [channel, this.lock], [group, this.token, ...some])
+      this.run("settle", Scripts.settle, [channel, this.lock.key], [group, this.lock.token, ...some])
     return ids.length <= Scripts.most
       ? Effect.asVoid(tell(ids))
-      : Effect.forEach(pieces(ids, Scripts.most), tell, { discard: true })
+      : Effect.forEach(Scripts.inPieces(ids, Scripts.most), tell, { discard: true })
   }
-
-  /** Stands by until the lock is ours. */
-  readonly acquire: Effect.Effect<void, Failed> = Effect.gen({ self: this }, function*() {
-    const { times } = this.streams
-    while (true) {
-      const over = this.streams.abandoned(this.lock)
-      const taken = yield* this.run("consume", Scripts.lock, [this.lock], [this.token, times.lock, ...over])
-      if (taken === 1) return
-      this.sink.polled()
-      yield* Effect.sleep(times.standBy)
-    }
-  })
-
-  /** Keeps the lock until interrupted; fails when it is somebody else's. */
-  readonly keep: Effect.Effect<never, Failed> = Effect.forever(
-    Effect.andThen(
-      Effect.suspend(() => Effect.sleep(this.streams.times.lock / 3)),
-      Effect.suspend(() => this.run("settle", Scripts.renew, [this.lock], [this.token, this.streams.times.lock]))
-    )
-  )
 
   readonly read: Effect.Effect<never, Failed> = Effect.gen({ self: this }, function*() {
     const { channel, group } = this.options
     this.sink.open(this.lease)
     yield* this.takeOver
     while (true) {
-      const reply = yield* this.run("consume", Scripts.read, [channel, this.lock], [
+      const reply = yield* this.run("consume", Scripts.read, [channel, this.lock.key], [
         group,
         name,
         this.maker.count,
-        this.token
+        this.lock.token
       ])
       this.sink.polled()
       if (Buffer.isBuffer(reply)) yield* this.wait(reply)
@@ -126,12 +104,12 @@ class Reader {
     while ((yield* this.run("consume", Scripts.undelay, [channel, delayed], [group, name, 1000])) === 1000);
     let from: Client.Argument = "-"
     while (true) {
-      const reply = yield* this.run("consume", Scripts.takeOver, [channel, this.lock], [
+      const reply = yield* this.run("consume", Scripts.takeOver, [channel, this.lock.key], [
         group,
         name,
         this.maker.count,
         from,
-        this.token
+        this.lock.token
       ])
       // as the script answers
       const [last, entries, gone] = reply as [Buffer, ReadonlyArray<Again>, number]
@@ -141,14 +119,6 @@ class Reader {
       from = `(${last.toString()}`
     }
   })
-
-  /** Gives the lock up; where that fails, the next life in this program may take it all the same. */
-  get release(): Effect.Effect<void> {
-    return Effect.catch(
-      Effect.asVoid(this.run("settle", Scripts.unlock, [this.lock], [this.token])),
-      () => Effect.sync(() => this.streams.abandon(this.lock, this.token))
-    )
-  }
 }
 
 /** Runs until interrupted; fails when a connection or the lock is lost. */
@@ -162,13 +132,14 @@ export const consume = (
     const where = { channel: options.channel, group: options.group }
     yield* streams.begin(options)
     const reading = yield* connection.separate(options.channel)
-    const reader = new Reader(streams, options, sink, reading, yield* streams.token)
+    const lock = new Lock(streams, options, yield* streams.token)
+    const reader = new Reader(streams, options, sink, reading, lock)
     sink.ready()
-    yield* Effect.addFinalizer(() => reader.release)
+    yield* Effect.addFinalizer(() => lock.release)
     const ends = [reading.ended("consume", where), connection.ended(options.channel, "consume", where)] as const
-    yield* Effect.raceAllFirst([reader.acquire, ...ends])
+    yield* Effect.raceAllFirst([lock.acquire(() => sink.polled()), ...ends])
     const gone = yield* Deferred.make<never, Failed>()
     // the lock is kept while the engine drains, until the scope closes
-    yield* Effect.forkScoped(Effect.catch(reader.keep, (error) => Deferred.fail(gone, error)))
+    yield* Effect.forkScoped(Effect.catch(lock.keep, (error) => Deferred.fail(gone, error)))
     return yield* Effect.raceAllFirst([reader.read, Deferred.await(gone), ...ends])
   })

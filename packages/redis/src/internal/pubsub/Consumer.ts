@@ -8,8 +8,8 @@
 import { Address, type BrokerError, type Delivery, delivery, type Driver, type Origin } from "@millrace/core"
 import { Effect, Exit, Latch, type Scope } from "effect"
 import type * as Client from "../client/Client.ts"
-import * as Envelope from "../client/Envelope.ts"
-import * as Failure from "../client/Failure.ts"
+import * as Codec from "../client/Codec.ts"
+import * as Errors from "../client/Errors.ts"
 import { originOf } from "../client/Origin.ts"
 
 type Failed = BrokerError.BrokerError
@@ -82,9 +82,9 @@ class Listener {
   }
 
   private take(origin: Origin, value: Buffer): void {
-    const envelope = Envelope.open(value)
+    const envelope = Codec.open(value)
     this.waiting.push(
-      delivery(origin, Envelope.reader, envelope, ++this.position, Envelope.bodyOf(envelope), 1)
+      delivery(origin, Codec.reader, envelope, ++this.position, Codec.bodyOf(envelope), 1)
     )
     this.bytes += value.length
     if (this.waiting.length >= most || this.bytes >= mostBytes) {
@@ -130,7 +130,7 @@ class Listener {
       const late = Effect.suspend(() =>
         this.isPaused || this.position > before
           ? Effect.void
-          : Effect.fail(Failure.fromUnknown(new Error("timed out"), "consume", connection.place, options))
+          : Effect.fail(Errors.fromUnknown(new Error("timed out"), "consume", connection.place, options))
       )
       return connection.attempt("consume", () => connection.client.ping(), options).pipe(
         Effect.map(() => this.sink.polled()),
@@ -152,7 +152,7 @@ export const consume = (
     const { channel, group } = options
     const seat = JSON.stringify([channel, group])
     if (pubSub.groups.has(seat)) {
-      return yield* Effect.fail(Failure.unsupported(
+      return yield* Effect.fail(Errors.unsupported(
         "consume",
         `Pub/Sub has no groups: a second subscription of ${group} to ${channel} would handle every message a second time. Give it a group of its own, or use RedisStreams.`
       ))
@@ -166,7 +166,7 @@ export const consume = (
     // nothing else watches this connection yet
     yield* Effect.timeoutOrElse(listener.subscribe, {
       duration: pubSub.silence,
-      orElse: () => Effect.fail(Failure.fromUnknown(new Error("timed out"), "consume", connection.place, options))
+      orElse: () => Effect.fail(Errors.fromUnknown(new Error("timed out"), "consume", connection.place, options))
     })
     sink.ready()
     return yield* Effect.raceAllFirst([listener.give, listener.beat, connection.ended("consume", { channel, group })])

@@ -4,13 +4,13 @@
 import type { BrokerError } from "@millrace/core"
 import { Cause, Clock, Deferred, Effect, Exit, type Scope } from "effect"
 import * as Connection from "./Connection.ts"
-import * as Failure from "./Failure.ts"
+import * as Errors from "./Errors.ts"
 import type { Address } from "./Address.ts"
-import type { Settings } from "./Options.ts"
+import type { ResolvedOptions } from "./Options.ts"
 
 type Failed = BrokerError.BrokerError
 
-/** Where a link connects to, asked before each attempt. */
+/** Where the server is, asked before each attempt to connect. */
 export interface Target {
   readonly locate: Effect.Effect<Address, Failed>
   /** Fails when another address is right. Default: never. */
@@ -20,7 +20,7 @@ export interface Target {
 const nanosInMilli = 1e6
 
 /** The present connection, or the reason why there is none. */
-export class Link {
+export class ServerConnection {
   private connection: Connection.Connection | undefined
   private reason: unknown
   private isTried = false
@@ -48,8 +48,8 @@ export class Link {
   }
 
   /** Why there is none. */
-  get missing(): Failure.Unsent {
-    return new Failure.Unsent(this.reason)
+  get missing(): Errors.Unsent {
+    return new Errors.Unsent(this.reason)
   }
 
   /** Whether the first attempt to connect is under way. */
@@ -96,12 +96,11 @@ export class Link {
 }
 
 /** Connects, again and again, until interrupted. */
-export const keep = (link: Link, settings: Settings, target: Target): Effect.Effect<never> => {
-  const silence = settings.requestTimeout ?? settings.commandTimeout
+export const keep = (server: ServerConnection, resolved: ResolvedOptions, target: Target): Effect.Effect<never> => {
   const once = Effect.scoped(Effect.gen(function*() {
     const address = yield* target.locate
-    const connection = yield* Connection.open(settings, address)
-    link.opened(connection)
+    const connection = yield* Connection.open(resolved, address)
+    server.opened(connection)
     const ended = connection.ended("consume")
     return yield* target.moved === undefined ? ended : Effect.raceFirst(ended, target.moved(address))
   }))
@@ -109,17 +108,17 @@ export const keep = (link: Link, settings: Settings, target: Target): Effect.Eff
     Effect.catchCause(once, (cause) => {
       if (Cause.hasInterruptsOnly(cause)) return Effect.interrupt
       // a defect of the client library ends one connection, and no more
-      const error = Failure.fromUnknown(Cause.squash(cause), "connect", settings.place)
-      return Effect.sleep(link.lost(error, Failure.isSilence(error) ? silence : 0))
+      const error = Errors.fromUnknown(Cause.squash(cause), "connect", resolved.place)
+      return Effect.sleep(server.lost(error, Errors.isSilence(error) ? resolved.requestTimeout : 0))
     })
   )
 }
 
-/** Opens a link that lives as long as the scope; fails where the first attempt does. */
-export const open = (settings: Settings, target: Target): Effect.Effect<Link, Failed, Scope.Scope> =>
+/** Opens a connection that is opened again as long as the scope lives; fails where the first attempt does. */
+export const open = (resolved: ResolvedOptions, target: Target): Effect.Effect<ServerConnection, Failed, Scope.Scope> =>
   Effect.gen(function*() {
-    const link = new Link(yield* Clock.Clock, () => {})
-    yield* Effect.forkScoped(keep(link, settings, target))
-    yield* Deferred.await(link.first)
-    return link
+    const server = new ServerConnection(yield* Clock.Clock, () => {})
+    yield* Effect.forkScoped(keep(server, resolved, target))
+    yield* Deferred.await(server.first)
+    return server
   })

@@ -4,7 +4,7 @@
 import { type BrokerError, DriverOptions } from "@millrace/core"
 import type { Duration, Effect } from "effect"
 import * as Client from "../client/Options.ts"
-import * as Publishing from "../client/Publishing.ts"
+import * as Publisher from "../client/Publisher.ts"
 import type { Retention, Times } from "./Streams.ts"
 
 /** Options of Redis Streams. */
@@ -25,7 +25,7 @@ export interface Options extends Client.Options {
    * Makes a publish wait until replicas have its messages, by a connection of its own (`WAIT`). Default: the primary's answer is
    * enough, and a failover may lose the last messages.
    */
-  readonly wait?: Publishing.Wait | undefined
+  readonly wait?: Publisher.Wait | undefined
   /**
    * What of a stream is kept. Default: everything, for ever. What goes beyond is deleted with the publish after it, whether
    * every group has it or not: a group that is behind loses messages.
@@ -40,10 +40,10 @@ export interface Options extends Client.Options {
 
 /** Options checked. */
 export interface Checked {
-  readonly settings: Client.Settings
+  readonly resolved: Client.ResolvedOptions
   readonly times: Times
   readonly retention: Retention
-  readonly wait: Publishing.Replicas | undefined
+  readonly wait: Publisher.Replicas | undefined
 }
 
 /** Checks options; fails with a `BrokerError` of reason `Invalid` that names the option. */
@@ -52,19 +52,19 @@ export const check = (options: Options): Effect.Effect<Checked, BrokerError.Brok
     const { consumer, retention } = options
     const claim = DriverOptions.millis("consumer.claim", consumer?.claim, 30_000, 100)
     const lock = DriverOptions.millis("consumer.lock", consumer?.lock, 10_000, 100)
-    const settings = Client.settings(options)
+    const resolved = Client.resolve(options)
     const maximumWait = DriverOptions.millis("consumer.maximumWait", consumer?.maximumWait, 1000)
-    if (maximumWait >= settings.commandTimeout) {
+    if (maximumWait >= resolved.requestTimeout) {
       DriverOptions.bad(
-        `consumer.maximumWait must be less than commandTimeout (${settings.commandTimeout} ms), got ${maximumWait} ms`
+        `consumer.maximumWait must be less than requestTimeout (${resolved.requestTimeout} ms), got ${maximumWait} ms`
       )
     }
     if (retention?.maximumLength !== undefined && retention.maximumAge !== undefined) {
       DriverOptions.bad("retention takes maximumLength or maximumAge, since Redis trims by one of them")
     }
     return {
-      settings,
-      wait: Publishing.replicas(options.wait, settings.commandTimeout),
+      resolved,
+      wait: Publisher.replicas(options.wait, resolved.requestTimeout),
       times: {
         claim,
         lock,

@@ -10,7 +10,7 @@ type Store = RateLimit.Store["Service"]
 type Failed = RateLimit.RateLimitUnavailable
 
 /** What reserves, and how much. */
-export interface Settings {
+export interface LeaseOptions {
   readonly tokens: number
   readonly capacity: number
   readonly clock: Clock.Clock
@@ -35,9 +35,9 @@ class Pool {
 }
 
 /** A store that spends locally what it can. */
-export const leased = (store: Store, settings: Settings): Effect.Effect<Store, never, Scope.Scope> =>
+export const leased = (store: Store, options: LeaseOptions): Effect.Effect<Store, never, Scope.Scope> =>
   Effect.gen(function*() {
-    const { capacity, clock, giveBack, reserve, tokens } = settings
+    const { capacity, clock, giveBack, reserve, tokens } = options
     const policies = new Map<string, Map<string, Pool>>()
     let size = 0
     let isClosed = false

@@ -4,7 +4,7 @@
 import { BrokerError, DriverOptions, Features, type Outgoing } from "@millrace/core"
 import { type Duration, Effect, Exit, Option, Schedule } from "effect"
 import type { Client, Command } from "./Client.ts"
-import * as Failure from "./Failure.ts"
+import * as Errors from "./Errors.ts"
 
 type Failed = BrokerError.BrokerError
 
@@ -34,17 +34,17 @@ export interface Replicas {
 }
 
 /** Checks the replicas to wait for. */
-export const replicas = (wait: Wait | undefined, commandTimeout: number): Replicas | undefined => {
+export const replicas = (wait: Wait | undefined, requestTimeout: number): Replicas | undefined => {
   if (wait === undefined) return undefined
   const timeout = DriverOptions.millis("wait.timeout", wait.timeout, 1000)
-  if (timeout >= commandTimeout) {
-    DriverOptions.bad(`wait.timeout must be less than commandTimeout (${commandTimeout} ms), got ${timeout} ms`)
+  if (timeout >= requestTimeout) {
+    DriverOptions.bad(`wait.timeout must be less than requestTimeout (${requestTimeout} ms), got ${timeout} ms`)
   }
   return { count: DriverOptions.integer("wait.replicas", wait.replicas, 1), timeout }
 }
 
 const unconfirmed = (connection: Client, channel: string, found: number, { count, timeout }: Replicas): Failed =>
-  Failure.lost(
+  Errors.lost(
     "publish",
     `Redis at ${connection.place.address} wrote to ${channel}, and ${found} of ${count} replicas had it within ${timeout} ms: a failover may lose it. Publish it again where a copy does no harm, bring replicas back, or ask for fewer (wait.replicas).`
   )
@@ -54,7 +54,7 @@ const refuse = (connection: Client, batch: ReadonlyArray<Outgoing<Uint8Array>>):
     const { channel, payload } = outgoing
     const refused = Features.refuse("redis", features, outgoing)
     if (refused !== undefined) return refused
-    if (channel === "") return Failure.invalid("publish", "A message names no channel.")
+    if (channel === "") return Errors.invalid("publish", "A message names no channel.")
     if (payload.length > connection.longest) return tooLarge(connection, channel, payload.length)
   }
   return undefined

@@ -6,7 +6,7 @@ import type { Duration, Redacted } from "effect"
 import type { RedisOptions } from "ioredis"
 import type { ConnectionOptions } from "node:tls"
 import * as Address from "./Address.ts"
-import type * as Failure from "./Failure.ts"
+import type * as Errors from "./Errors.ts"
 
 const { bad, decoded, millis, plain } = DriverOptions
 
@@ -58,18 +58,18 @@ export interface Options extends Place {
   readonly credentials?: Credentials.Source<Issued> | undefined
   /** Of the servers, and of sentinels too. Default: `off`, or as the URL says. */
   readonly tls?: "off" | "on" | Tls | undefined
-  /** The name in Redis's list of clients; letters, digits and `._:-`. Default: `millrace`. */
-  readonly clientName?: string | undefined
+  /** The name of the connections in `CLIENT LIST`; letters, digits and `._:-`. Default: `millrace`. */
+  readonly clientId?: string | undefined
   /** How long one attempt to connect may take, authentication included. Default: 3 seconds. */
   readonly connectTimeout?: Duration.Input | undefined
-  /** How long a command may go without an answer before its connection is given up. Default: 30 seconds. */
-  readonly commandTimeout?: Duration.Input | undefined
+  /** How long a command may go without an answer before its connection is closed and it fails with `Lost`. Default: 30 seconds. */
+  readonly requestTimeout?: Duration.Input | undefined
 }
 
-/** Options of a store, whose questions stand in the way of a request. */
-export interface StoreOptions extends Omit<Options, "commandTimeout"> {
+/** Options of a store, whose commands a request waits for. */
+export interface StoreOptions extends Options {
   /**
-   * How long a question may go without an answer; it fails then, and a connection on which nothing came is opened again. Default: 1
+   * How long a command may go without an answer; it fails then, and a connection on which nothing came is opened again. Default: 1
    * second.
    */
   readonly requestTimeout?: Duration.Input | undefined
@@ -93,13 +93,14 @@ export type Where =
   | { readonly _tag: "Sentinels"; readonly sentinels: Sentinels }
 
 /** Options checked, times in milliseconds. */
-export interface Settings {
+export interface ResolvedOptions {
   readonly where: Where
-  readonly place: Failure.Place
+  readonly place: Errors.Place
   readonly connectTimeout: number
-  readonly commandTimeout: number
-  /** The longest that each command may take, where a request waits for it. */
-  readonly requestTimeout: number | undefined
+  /** The longest that a connection may be silent while a command waits for its answer. */
+  readonly requestTimeout: number
+  /** Whether a late answer fails its own command too, while others come: a request waits for it. */
+  readonly boundsEach: boolean
   /** Where user and password are not in `native`. */
   readonly credentials: Credentials.Credentials<Issued> | undefined
   readonly native: Native
@@ -179,8 +180,7 @@ const spellings = (passwords: ReadonlyArray<string | undefined>): ReadonlyArray<
 const sentinelPasswordOf = ({ sentinelPassword }: Place): string | undefined =>
   sentinelPassword === undefined ? undefined : plain(sentinelPassword)
 
-/** Checks the options that every client has, for `checked`. */
-export const settings = (options: Options, requestTimeout?: number): Settings => {
+const resolveWithin = (options: Options, requestTimeout: number, boundsEach: boolean): ResolvedOptions => {
   const { addresses, where, ...given } = found(options)
   const username = options.username ?? given.username
   const password = options.password === undefined ? given.password : plain(options.password)
@@ -203,12 +203,11 @@ export const settings = (options: Options, requestTimeout?: number): Settings =>
   if (!Number.isInteger(database) || database < 0) bad(`database must be an integer from 0, got ${String(database)}`)
   if (database !== 0 && where === "Cluster") bad(`database must be 0 with cluster, got ${database}`)
   const tls = checkedTls(options.tls ?? given.tls ?? "off")
-  const clientName = options.clientName ?? "millrace"
-  if (!/^[\w.:-]+$/.test(clientName)) bad(`clientName must be letters, digits and ._:-, got "${clientName}"`)
+  const clientId = options.clientId ?? "millrace"
+  if (!/^[\w.:-]+$/.test(clientId)) bad(`clientId must be letters, digits and ._:-, got "${clientId}"`)
   const connectTimeout = millis("connectTimeout", options.connectTimeout, 3000)
-  const commandTimeout = millis("commandTimeout", options.commandTimeout, 30_000)
   const common: Native = {
-    connectionName: clientName,
+    connectionName: clientId,
     connectTimeout,
     ...(tls === undefined ? {} : { tls }),
     // the same shapes of replies from every server
@@ -250,13 +249,15 @@ export const settings = (options: Options, requestTimeout?: number): Settings =>
       redact: credentials === undefined ? redact : (text) => credentials.redact(redact(text))
     },
     connectTimeout,
-    commandTimeout,
-    requestTimeout,
+    requestTimeout: millis("requestTimeout", options.requestTimeout, requestTimeout),
+    boundsEach,
     credentials,
     native: { ...common, ...auth(username, password), ...(database === 0 ? {} : { db: database }) }
   }
 }
 
+/** Checks the options of a driver, for `checked`. */
+export const resolve = (options: Options): ResolvedOptions => resolveWithin(options, 30_000, false)
+
 /** Checks the options of a store, for `checked`. */
-export const storeSettings = ({ requestTimeout, ...options }: StoreOptions): Settings =>
-  settings(options, millis("requestTimeout", requestTimeout, 1000))
+export const resolveStore = (options: StoreOptions): ResolvedOptions => resolveWithin(options, 1000, true)

@@ -7,8 +7,8 @@ import { BrokerError } from "@millrace/core"
 import { Effect } from "effect"
 import * as Address from "./Address.ts"
 import * as Connection from "./Connection.ts"
-import type { Target } from "./Link.ts"
-import type { Sentinels, Settings } from "./Options.ts"
+import type { Target } from "./ServerConnection.ts"
+import type { ResolvedOptions, Sentinels } from "./Options.ts"
 
 type Failed = BrokerError.BrokerError
 
@@ -30,16 +30,16 @@ const unknown = (sentinels: Sentinels): Failed =>
   })
 
 /** Where the primary is. */
-export const target = (settings: Settings, sentinels: Sentinels): Target => {
-  const asking: Settings = {
-    ...settings,
-    connectTimeout: Math.min(settings.connectTimeout, patience),
-    commandTimeout: patience,
-    requestTimeout: undefined,
+export const target = (resolved: ResolvedOptions, sentinels: Sentinels): Target => {
+  const asking: ResolvedOptions = {
+    ...resolved,
+    connectTimeout: Math.min(resolved.connectTimeout, patience),
+    requestTimeout: patience,
+    boundsEach: false,
     // they have users of their own
     credentials: undefined,
-    place: { ...settings.place, user: sentinels.username },
-    native: { ...sentinels.native, connectTimeout: Math.min(settings.connectTimeout, patience) }
+    place: { ...resolved.place, user: sentinels.username },
+    native: { ...sentinels.native, connectTimeout: Math.min(resolved.connectTimeout, patience) }
   }
   // the one that answered last is asked first
   let order = sentinels.addresses

@@ -2,7 +2,7 @@
  * Entries on their way to the engine: made into deliveries, in batches that are neither too long nor too large.
  */
 import { type Delivery, delivery, type Origin } from "@millrace/core"
-import { bodyOf, type Entry, positionOf, reader } from "./Entry.ts"
+import { bodyOf, type Entry, positionOf, reader } from "./Codec.ts"
 
 /** The id of a delivery's entry. */
 export const idOf = (found: Delivery): Buffer => {

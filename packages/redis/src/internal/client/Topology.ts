@@ -2,21 +2,21 @@
  * What may be declared: a name, and nothing that Redis does not have.
  */
 import type { BrokerError, Driver } from "@millrace/core"
-import * as Failure from "./Failure.ts"
+import * as Errors from "./Errors.ts"
 
 /** Refuses partitions, settings, and a channel without a name. */
 export const refuse = ({ channel, partitions, settings }: Driver.Declaration): BrokerError.BrokerError | undefined => {
-  if (channel === "") return Failure.invalid("declare", "A channel needs a name.")
+  if (channel === "") return Errors.invalid("declare", "A channel needs a name.")
   if (partitions !== undefined && partitions !== 1) {
     return Number.isInteger(partitions) && partitions >= 1
-      ? Failure.unsupported(
+      ? Errors.unsupported(
         "declare",
         `Redis divides nothing: ${channel} has one partition, and ${partitions} were declared.`
       )
-      : Failure.invalid("declare", `partitions must be an integer from 1, got ${partitions}.`)
+      : Errors.invalid("declare", `partitions must be an integer from 1, got ${partitions}.`)
   }
   const [setting] = Object.keys(settings ?? {})
   return setting === undefined
     ? undefined
-    : Failure.invalid("declare", `Redis knows no setting ${setting} of ${channel}: leave it out.`)
+    : Errors.invalid("declare", `Redis knows no setting ${setting} of ${channel}: leave it out.`)
 }

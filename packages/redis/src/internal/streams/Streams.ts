@@ -4,7 +4,7 @@
 import type { BrokerError, Driver } from "@millrace/core"
 import { Effect, Random } from "effect"
 import type * as Client from "../client/Client.ts"
-import type { Settings } from "../client/Options.ts"
+import type { ResolvedOptions } from "../client/Options.ts"
 import * as Scripts from "./Scripts.ts"
 
 type Failed = BrokerError.BrokerError
@@ -30,15 +30,15 @@ export interface Retention {
 
 /** Shared by all that is done by one driver. */
 export class Streams {
-  readonly settings: Settings
+  readonly resolved: ResolvedOptions
   readonly connection: Client.Client
   readonly times: Times
   readonly retention: Retention
   private readonly left = new Map<string, Set<string>>()
   private readonly known = new Set<string>()
 
-  constructor(settings: Settings, connection: Client.Client, times: Times, retention: Retention) {
-    this.settings = settings
+  constructor(resolved: ResolvedOptions, connection: Client.Client, times: Times, retention: Retention) {
+    this.resolved = resolved
     this.connection = connection
     this.times = times
     this.retention = retention

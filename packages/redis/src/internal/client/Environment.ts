@@ -27,7 +27,7 @@ const place: Config.Config<Place> = Config.flatMap(
 /**
  * Options from the environment, behind those that are given: `REDIS_URL`, or `REDIS_CLUSTER` or `REDIS_SENTINELS` with addresses
  * between commas, and where they are set `REDIS_SENTINEL_NAME`, `REDIS_USERNAME`, `REDIS_PASSWORD`, `REDIS_TLS` (`on` or `off`),
- * `REDIS_CLIENT_NAME`. The environment is not asked where Redis is when `given` says so.
+ * `REDIS_CLIENT_ID`. The environment is not asked where Redis is when `given` says so.
  */
 export const config = <Given extends Place>(given: Given): Config.Config<Options & Given> =>
   Config.map(
@@ -38,14 +38,14 @@ export const config = <Given extends Place>(given: Given): Config.Config<Options
       username: optional("REDIS_USERNAME"),
       password: Config.option(Config.Redacted("REDIS_PASSWORD")),
       tls: Config.option(Config.Literals(["off", "on"], "REDIS_TLS")),
-      clientName: optional("REDIS_CLIENT_NAME")
+      clientId: optional("REDIS_CLIENT_ID")
     }),
-    ({ clientName, password, place, tls, username }) => ({
+    ({ clientId, password, place, tls, username }) => ({
       ...place,
       username: Option.getOrUndefined(username),
       password: Option.getOrUndefined(password),
       tls: Option.getOrUndefined(tls),
-      clientName: Option.getOrUndefined(clientName),
+      clientId: Option.getOrUndefined(clientId),
       ...given
     })
   )

@@ -5,9 +5,9 @@ import { type BrokerError, DriverOptions } from "@millrace/core"
 import { Effect, Exit, type Scope } from "effect"
 import { Redis } from "ioredis"
 import { createHash } from "node:crypto"
-import * as Failure from "./Failure.ts"
+import * as Errors from "./Errors.ts"
 import { type Address, textOf } from "./Address.ts"
-import { auth, type Settings } from "./Options.ts"
+import { auth, type ResolvedOptions } from "./Options.ts"
 
 type Failed = BrokerError.BrokerError
 type Operation = Failed["operation"]
@@ -36,11 +36,11 @@ export const script = (body: string, whenFull: "runs" | "refused" = "runs"): Scr
 /** A connection. Replies are numbers, null, Buffers, and arrays of them. */
 export class Connection {
   readonly address: Address
-  readonly place: Failure.Place
+  readonly place: Errors.Place
   private readonly redis: Redis
   private readonly reason: () => unknown
 
-  constructor(address: Address, place: Failure.Place, redis: Redis, reason: () => unknown) {
+  constructor(address: Address, place: Errors.Place, redis: Redis, reason: () => unknown) {
     this.address = address
     this.place = place
     this.redis = redis
@@ -72,7 +72,7 @@ export class Connection {
     const rest: Array<Argument> = [keys.length, ...keys, ...args]
     if (asks) this.ask()
     return this.redis.callBuffer("EVALSHA", [sha, ...rest]).catch((error: unknown) => {
-      if (Failure.wordOf(error) !== "NOSCRIPT") throw error
+      if (Errors.wordOf(error) !== "NOSCRIPT") throw error
       if (asks) this.ask()
       return this.redis.callBuffer("EVAL", [text, ...rest])
     })
@@ -85,19 +85,19 @@ export class Connection {
   }
 
   /** Runs a call as an effect; a rejection becomes a `BrokerError`. */
-  attempt<A>(operation: Operation, call: () => Promise<A>, where?: Failure.Where): Effect.Effect<A, Failed> {
+  attempt<A>(operation: Operation, call: () => Promise<A>, where?: Errors.Where): Effect.Effect<A, Failed> {
     return Effect.tryPromise({
       try: call,
-      catch: (error) => Failure.fromUnknown(error, operation, this.place, where)
+      catch: (error) => Errors.fromUnknown(error, operation, this.place, where)
     })
   }
 
   /** Fails when the connection ends. */
-  ended(operation: Operation, where?: Failure.Where): Effect.Effect<never, Failed> {
+  ended(operation: Operation, where?: Errors.Where): Effect.Effect<never, Failed> {
     return Effect.callback<never, Failed>((resume) => {
       const end = () => {
         const error = this.reason() ?? new Error("Connection is closed.")
-        resume(Exit.fail(Failure.fromUnknown(error, operation, this.place, where)))
+        resume(Exit.fail(Errors.fromUnknown(error, operation, this.place, where)))
       }
       if (!this.isOpen) end()
       this.redis.once("close", end)
@@ -122,14 +122,14 @@ export class Connection {
  * The owner of one that `isPaused` now and then does not read its socket then, so it alone knows whether an answer is late.
  */
 export const open = (
-  settings: Settings,
+  resolved: ResolvedOptions,
   address: Address,
   how: { readonly isPaused?: true } = {}
 ): Effect.Effect<Connection, Failed, Scope.Scope> =>
   Effect.gen(function*() {
-    const { connectTimeout, credentials, native } = settings
+    const { connectTimeout, credentials, native } = resolved
     const issued = credentials === undefined ? undefined : yield* credentials.get
-    const place = { ...settings.place, address: textOf(address) }
+    const place = { ...resolved.place, address: textOf(address) }
     let last: unknown
     const redis = yield* Effect.acquireRelease(
       Effect.sync(() => {
@@ -138,9 +138,9 @@ export const open = (
           ...address,
           ...(issued === undefined ? {} : auth(issued.username, DriverOptions.plain(issued.password))),
           // an answer that does not come ends the connection, and every command that waits on it
-          ...(how.isPaused ? {} : { socketTimeout: settings.requestTimeout ?? settings.commandTimeout }),
+          ...(how.isPaused ? {} : { socketTimeout: resolved.requestTimeout }),
           // as long as other answers come, a late one ends its own command
-          ...(settings.requestTimeout === undefined ? {} : { commandTimeout: settings.requestTimeout })
+          ...(resolved.boundsEach ? { commandTimeout: resolved.requestTimeout } : {})
         })
         // each source listens for the end of the connection that all share; without a listener of errors ioredis writes to the console
         client.setMaxListeners(0)
@@ -153,7 +153,7 @@ export const open = (
     )
     let isShaken = false
     const failure = (error: unknown) =>
-      Failure.fromUnknown(last ?? error, "connect", { ...place, isShaken: isShaken && native.tls !== undefined })
+      Errors.fromUnknown(last ?? error, "connect", { ...place, isShaken: isShaken && native.tls !== undefined })
     yield* Effect.callback<void, Failed>((resume) => {
       // its handshake, that of TLS included, is over on this side
       redis.once("connect", () => {
@@ -161,7 +161,7 @@ export const open = (
       })
       redis.connect().then(() => redis.ping()).catch((error: unknown) => {
         // a user without this right may have others
-        if (Failure.wordOf(error) !== "NOPERM") throw error
+        if (Errors.wordOf(error) !== "NOPERM") throw error
       }).then(
         // a database that is not there is an event to ioredis, and it goes on with another one
         () => resume(last === undefined ? Exit.void : Exit.fail(failure(last))),

@@ -2,16 +2,16 @@
  * The client of all drivers and stores: one server, the primary that sentinels name, and a cluster have the same interface.
  *
  * A command names a key, and the key decides to which server the command goes. Each command is sent once: it fails with `Lost` when
- * the server may have done it, and with `Unreachable` when it was not sent. The links connect again by themselves.
+ * the server may have done it, and with `Unreachable` when it was not sent. Connections are opened again by themselves.
  */
 import type { BrokerError } from "@millrace/core"
 import { Effect, Exit, type Scope } from "effect"
 import * as Address from "./Address.ts"
 import * as Cluster from "./Cluster.ts"
 import * as Connection from "./Connection.ts"
-import * as Failure from "./Failure.ts"
-import * as Link from "./Link.ts"
-import type { Settings } from "./Options.ts"
+import * as Errors from "./Errors.ts"
+import * as ServerConnection from "./ServerConnection.ts"
+import type { ResolvedOptions } from "./Options.ts"
 import * as Sentinel from "./Sentinel.ts"
 
 type Failed = BrokerError.BrokerError
@@ -20,42 +20,44 @@ type Operation = Failed["operation"]
 export { type Argument, type Command, Connection, type Script, script } from "./Connection.ts"
 
 /** The words of a server that is no primary any more, or is about to be none. */
-const isReplica = (error: unknown): boolean => Failure.wordOf(error) === "READONLY"
+const isReplica = (error: unknown): boolean => Errors.wordOf(error) === "READONLY"
 
 /** Connections that all parts of one driver or store share. */
 export class Client {
-  readonly settings: Settings
-  private readonly routes: Link.Link | Cluster.Cluster
+  readonly resolved: ResolvedOptions
+  private readonly routes: ServerConnection.ServerConnection | Cluster.Cluster
   /** The longest value that Redis takes, as far as it has said so: `proto-max-bulk-len`, 512 MiB by default. */
   longest = 512 * 1024 * 1024
 
-  constructor(settings: Settings, routes: Link.Link | Cluster.Cluster) {
-    this.settings = settings
+  constructor(resolved: ResolvedOptions, routes: ServerConnection.ServerConnection | Cluster.Cluster) {
+    this.resolved = resolved
     this.routes = routes
   }
 
-  /** The link to the server that has a key. */
-  private link(key: string): Link.Link | undefined {
-    return this.routes instanceof Link.Link ? this.routes : this.routes.link(key)
+  /** The server that has a key. */
+  private serverOf(key: string): ServerConnection.ServerConnection | undefined {
+    return this.routes instanceof ServerConnection.ServerConnection ? this.routes : this.routes.serverOf(key)
   }
 
   /** The place that errors name: the address of the server, where there is but one. */
-  get place(): Failure.Place {
-    return this.routes instanceof Link.Link ? this.routes.open?.place ?? this.settings.place : this.settings.place
+  get place(): Errors.Place {
+    return this.routes instanceof ServerConnection.ServerConnection
+      ? this.routes.open?.place ?? this.resolved.place
+      : this.resolved.place
   }
 
   /** How long the server that has a key has been out of reach, in milliseconds; 0 while it is there. */
   downFor(key: string): number {
-    return this.link(key)?.downFor ?? 0
+    return this.serverOf(key)?.downFor ?? 0
   }
 
   private at<A>(key: string, work: (connection: Connection.Connection, asks: boolean) => Promise<A>): Promise<A> {
-    if (!(this.routes instanceof Link.Link)) return this.routes.at(key, work)
+    if (!(this.routes instanceof ServerConnection.ServerConnection)) return this.routes.at(key, work)
     const connection = this.routes.open
     if (connection === undefined) return Promise.reject(this.routes.missing)
-    const link = this.routes
+    const server = this.routes
     return work(connection, false).catch((error: unknown) => {
-      if (isReplica(error)) link.drop(connection, error)
+      if (isReplica(error)) server.drop(connection, error)
       throw error
     })
   }
@@ -91,20 +93,20 @@ export class Client {
       await this.send(String(args[0]), name, args)
       return []
     }
-    if (!(this.routes instanceof Link.Link)) return this.routes.pipeline(commands, last)
+    if (!(this.routes instanceof ServerConnection.ServerConnection)) return this.routes.pipeline(commands, last)
     return this.at("", async (connection) => {
       const replies = await connection.exec(last === undefined ? commands : [...commands, last])
       const failed = replies.filter((reply) => reply instanceof Error)
-      if (failed.length > 0) throw Failure.gravest(failed)
+      if (failed.length > 0) throw Errors.gravest(failed)
       return last === undefined ? [] : replies.slice(-1)
     })
   }
 
   /** Runs a call as an effect; a rejection becomes a `BrokerError`. */
-  attempt<A>(operation: Operation, call: () => Promise<A>, where?: Failure.Where): Effect.Effect<A, Failed> {
+  attempt<A>(operation: Operation, call: () => Promise<A>, where?: Errors.Where): Effect.Effect<A, Failed> {
     return Effect.tryPromise({
       try: call,
-      catch: (error) => Failure.fromUnknown(error, operation, this.place, where)
+      catch: (error) => Errors.fromUnknown(error, operation, this.place, where)
     })
   }
 
@@ -114,13 +116,13 @@ export class Client {
     script: Connection.Script,
     keys: ReadonlyArray<string>,
     args: ReadonlyArray<Connection.Argument>,
-    where?: Failure.Where
+    where?: Errors.Where
   ): Effect.Effect<unknown, Failed> {
     return this.attempt(operation, () => this.run(script, keys, args), where)
   }
 
   /** Fails when the connection to the server that has a key ends. */
-  ended(key: string, operation: Operation, where?: Failure.Where): Effect.Effect<never, Failed> {
+  ended(key: string, operation: Operation, where?: Errors.Where): Effect.Effect<never, Failed> {
     return Effect.suspend(() => this.opened(key, operation, where)).pipe(
       Effect.flatMap((connection) => connection.ended(operation, where))
     )
@@ -129,25 +131,25 @@ export class Client {
   private opened(
     key: string,
     operation: Operation,
-    where?: Failure.Where
+    where?: Errors.Where
   ): Exit.Exit<Connection.Connection, Failed> {
-    const link = this.link(key)
-    return link?.open === undefined
-      ? Exit.fail(Failure.fromUnknown(link?.missing ?? new Failure.Unsent(undefined), operation, this.place, where))
-      : Exit.succeed(link.open)
+    const server = this.serverOf(key)
+    return server?.open === undefined
+      ? Exit.fail(Errors.fromUnknown(server?.missing ?? new Errors.Unsent(undefined), operation, this.place, where))
+      : Exit.succeed(server.open)
   }
 
   /** Opens a connection of its own to the server that has a key; it is closed with the scope and is not opened again. */
   separate(key: string, how?: { readonly isPaused?: true }): Effect.Effect<Connection.Connection, Failed, Scope.Scope> {
     return Effect.flatMap(
       Effect.suspend(() => this.opened(key, "connect")),
-      ({ address }) => Connection.open(this.settings, address, how)
+      ({ address }) => Connection.open(this.resolved, address, how)
     )
   }
 
   /** The shared connection to the server that another one leads to, where that server still has the key. */
   beside(key: string, other: Connection.Connection): Connection.Connection | undefined {
-    const open = this.link(key)?.open
+    const open = this.serverOf(key)?.open
     return other.isOpen && open !== undefined && Address.textOf(open.address) === Address.textOf(other.address)
       ? open
       : undefined
@@ -155,23 +157,24 @@ export class Client {
 
   /** Asks every server for one answer. */
   get check(): Effect.Effect<void, Failed> {
-    const links = this.routes instanceof Link.Link ? [this.routes] : this.routes.owners
+    const servers = this.routes instanceof ServerConnection.ServerConnection ? [this.routes] : this.routes.owners
     return Effect.forEach(
-      links,
-      (link) => this.attempt("check", () => link.open?.send("PING", []) ?? Promise.reject(link.missing)),
+      servers,
+      (server) => this.attempt("check", () => server.open?.send("PING", []) ?? Promise.reject(server.missing)),
       { concurrency: "unbounded", discard: true }
     )
   }
 }
 
 /** Opens a client that is closed with the scope; fails with `Unreachable`, `Credentials` or another reason why not. */
-export const open = (settings: Settings): Effect.Effect<Client, Failed, Scope.Scope> => {
-  const { where } = settings
-  const routes: Effect.Effect<Link.Link | Cluster.Cluster, Failed, Scope.Scope> = where._tag === "Cluster"
-    ? Cluster.open(settings, where.nodes)
-    : Link.open(
-      settings,
-      where._tag === "Server" ? { locate: Exit.succeed(where.address) } : Sentinel.target(settings, where.sentinels)
-    )
-  return Effect.map(routes, (found) => new Client(settings, found))
+export const open = (resolved: ResolvedOptions): Effect.Effect<Client, Failed, Scope.Scope> => {
+  const { where } = resolved
+  const routes: Effect.Effect<ServerConnection.ServerConnection | Cluster.Cluster, Failed, Scope.Scope> =
+    where._tag === "Cluster"
+      ? Cluster.open(resolved, where.nodes)
+      : ServerConnection.open(
+        resolved,
+        where._tag === "Server" ? { locate: Exit.succeed(where.address) } : Sentinel.target(resolved, where.sentinels)
+      )
+  return Effect.map(routes, (found) => new Client(resolved, found))
 }

@@ -1,0 +1,64 @@
+/**
+ * The lock of the one consumer of a group that reads in order: a key that expires, with a token for each holder.
+ */
+import type { BrokerError, Driver } from "@millrace/core"
+import { Effect } from "effect"
+import type * as Client from "../client/Client.ts"
+import * as Keys from "../client/Keys.ts"
+import * as Scripts from "./Scripts.ts"
+import type { Streams } from "./Streams.ts"
+
+type Failed = BrokerError.BrokerError
+
+/** The lock as one consumer sees it. */
+export class Lock {
+  readonly key: string
+  readonly token: string
+  private readonly streams: Streams
+  private readonly options: Driver.ConsumeOptions
+
+  constructor(streams: Streams, options: Driver.ConsumeOptions, token: string) {
+    this.streams = streams
+    this.options = options
+    this.key = Keys.beside(options.channel, options.group, "lock")
+    this.token = token
+  }
+
+  private run(
+    operation: Failed["operation"],
+    script: Client.Script,
+    args: ReadonlyArray<Client.Argument>
+  ): Effect.Effect<unknown, Failed> {
+    return this.streams.connection.perform(operation, script, [this.key], args, this.options)
+  }
+
+  /** Stands by until the lock is this consumer's; `polled` is called after each attempt that failed. */
+  acquire(polled: () => void): Effect.Effect<void, Failed> {
+    return Effect.gen({ self: this }, function*() {
+      const { times } = this.streams
+      while (true) {
+        const over = this.streams.abandoned(this.key)
+        const taken = yield* this.run("consume", Scripts.lock, [this.token, times.lock, ...over])
+        if (taken === 1) return
+        polled()
+        yield* Effect.sleep(times.standBy)
+      }
+    })
+  }
+
+  /** Keeps the lock until interrupted; fails when another consumer holds it. */
+  readonly keep: Effect.Effect<never, Failed> = Effect.forever(
+    Effect.andThen(
+      Effect.suspend(() => Effect.sleep(this.streams.times.lock / 3)),
+      Effect.suspend(() => this.run("settle", Scripts.renew, [this.token, this.streams.times.lock]))
+    )
+  )
+
+  /** Gives the lock up; where that fails, the next consumer in this program may take it all the same. */
+  get release(): Effect.Effect<void> {
+    return Effect.catch(
+      Effect.asVoid(this.run("settle", Scripts.unlock, [this.token])),
+      () => Effect.sync(() => this.streams.abandon(this.key, this.token))
+    )
+  }
+}

@@ -1,0 +1,51 @@
+/**
+ * Declaration of streams, and the lag of their groups.
+ */
+import type { BrokerError, Driver } from "@millrace/core"
+import { Effect } from "effect"
+import * as Errors from "../client/Errors.ts"
+import * as Keys from "../client/Keys.ts"
+import * as Topology from "../client/Topology.ts"
+import * as Scripts from "./Scripts.ts"
+import type { Streams } from "./Streams.ts"
+
+type Failed = BrokerError.BrokerError
+
+/** Makes an empty stream; fails with `Conflict` where the key holds something else. */
+export const declare = (streams: Streams, declaration: Driver.Declaration): Effect.Effect<void, Failed> => {
+  const refused = Topology.refuse(declaration)
+  if (refused !== undefined) return Effect.fail(refused)
+  const { channel } = declaration
+  const { connection } = streams
+  return Effect.flatMap(
+    streams.token,
+    (token) =>
+      Effect.asVoid(connection.perform("declare", Scripts.declare, [channel], [`millrace:${token}`], { channel }))
+  )
+}
+
+/** How far a group is behind: what it was not given, what is pending and what is delayed. */
+export const lag = (
+  streams: Streams,
+  channel: string,
+  group: string
+): Effect.Effect<ReadonlyArray<Driver.Lag>, Failed> => {
+  const { connection } = streams
+  return Effect.flatMap(
+    connection.perform("lag", Scripts.lag, [channel, Keys.beside(channel, group, "delayed")], [group], {
+      channel,
+      group
+    }),
+    (reply) => {
+      // a list of at most one number
+      const [messages] = reply as ReadonlyArray<number>
+      if (messages === undefined) return Effect.succeed([])
+      return messages < 0
+        ? Effect.fail(Errors.unsupported(
+          "lag",
+          `Redis cannot tell how far ${group} is behind in ${channel}: entries were deleted by hand (XDEL).`
+        ))
+        : Effect.succeed([{ partition: 0, messages }])
+    }
+  )
+}
