@@ -1,7 +1,7 @@
 /**
  * RabbitMQ 4.3 and newer, which counts deliveries by another header and no longer counts what a nack returns. It runs where the
  * environment names such a server: `MILLRACE_RABBITMQ_NEXT=amqp://user:password@host:port/ pnpm test RabbitMqNext`. The attempt rule itself
- * is in RabbitMqMessage.test.ts, and runs everywhere.
+ * is in RabbitMqCodec.test.ts, and runs everywhere.
  */
 import { Broker, Lanes, Outcome } from "@millrace/core"
 import { RabbitMq } from "@millrace/rabbitmq"

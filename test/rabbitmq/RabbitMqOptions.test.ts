@@ -1,22 +1,22 @@
 import { Address, BrokerError } from "@millrace/core"
 import { RabbitMq } from "@millrace/rabbitmq"
-import * as RabbitMqOptions from "@millrace/rabbitmq/RabbitMqOptions"
-import * as RabbitMqTopology from "@millrace/rabbitmq/RabbitMqTopology"
-import { step } from "@millrace/rabbitmq/RabbitMqWait"
 import { it } from "@effect/vitest"
 import { Cause, ConfigProvider, Effect, Layer, Redacted } from "effect"
 import * as fc from "fast-check"
 import { inspect } from "node:util"
 import { describe, expect } from "vitest"
+import * as Options from "../../packages/rabbitmq/src/internal/Options.ts"
+import { step } from "../../packages/rabbitmq/src/internal/DelayQueues.ts"
+import * as Topology from "../../packages/rabbitmq/src/internal/Topology.ts"
 
 const failure = (options: RabbitMq.Options) =>
-  Effect.map(Effect.exit(RabbitMqOptions.check(options)), (exit) => {
+  Effect.map(Effect.exit(Options.check(options)), (exit) => {
     const error = exit._tag === "Failure" ? Cause.squash(exit.cause) : undefined
     if (error instanceof BrokerError.BrokerError) return error
     throw new Error(`It was not refused as it should: ${inspect(exit)}`)
   })
 
-const checked = (options: RabbitMq.Options) => Effect.orDie(RabbitMqOptions.check(options))
+const checked = (options: RabbitMq.Options) => Effect.orDie(Options.check(options))
 
 describe("RabbitMQ's options", () => {
   it.effect("T9 a URL gives nodes, user, password, virtual host and TLS", () =>
@@ -114,7 +114,7 @@ describe("RabbitMQ's patterns", () => {
     Effect.gen(function*() {
       const connection = yield* checked({ url: "amqp://localhost" })
       const keyOf = (address: string) => {
-        const source = RabbitMqTopology.sourceOf(connection, consuming(address))
+        const source = Topology.sourceOf(connection, consuming(address))
         return "reason" in source ? source.reason : source.binding?.key
       }
       expect(keyOf("orders.{region}.created")).toBe("orders.*.created")
@@ -160,7 +160,7 @@ describe("RabbitMQ's patterns", () => {
             channel += hasRest ? `x${more.map(([text, between]) => between + text).join("")}` : "x"
             const pattern = Address.pattern(address)!
             expect(pattern.match(channel), `${address} ${channel}`).toBeDefined()
-            const source = RabbitMqTopology.sourceOf(connection, consuming(address))
+            const source = Topology.sourceOf(connection, consuming(address))
             if ("reason" in source) throw source
             expect(takes(source.binding!.key.split("."), channel.split(".")), `${source.binding!.key} ${channel}`).toBe(
               true
@@ -174,16 +174,16 @@ describe("RabbitMQ's patterns", () => {
     Effect.gen(function*() {
       const connection = yield* checked({ url: "amqp://localhost" })
       for (const channel of ["", "a@b", "orders.*", "#", "x".repeat(201), "a\nb", "a\rb", "a\u0000b"]) {
-        const source = RabbitMqTopology.sourceOf(connection, consuming(channel))
+        const source = Topology.sourceOf(connection, consuming(channel))
         expect("reason" in source && source.reason, channel).toBe("Invalid")
       }
       for (const group of ["", "a@b", "x".repeat(230), "a\nb", "a\rb", "a\tb"]) {
-        const source = RabbitMqTopology.sourceOf(connection, { ...consuming("orders"), group })
+        const source = Topology.sourceOf(connection, { ...consuming("orders"), group })
         expect("reason" in source && source.reason, group).toBe("Invalid")
         if (group === "a\nb" && "reason" in source) expect(source.message).toContain(String.raw`"a\nb"`)
       }
       const routed = yield* checked({ url: "amqp://localhost", channels: { orders: { queue: "invoices" } } })
-      const source = RabbitMqTopology.sourceOf(routed, { ...consuming("orders"), group: "" })
+      const source = Topology.sourceOf(routed, { ...consuming("orders"), group: "" })
       expect("reason" in source && source.message).toContain("consumer group")
     }))
 })

@@ -80,6 +80,30 @@ const shelves: Record<string, { readonly open: ReadonlyArray<string>; readonly o
       "jetstream/Unsettled"
     ]
   },
+  rabbitmq: {
+    open: ["RabbitMq"],
+    own: [
+      "Acknowledgements",
+      "Channels",
+      "Copies",
+      "DelayQueues",
+      "Frames",
+      "GroupMember",
+      "Groups",
+      "InFlight",
+      "Log",
+      "Origins",
+      "OutboundQueue",
+      "OwnHeaders",
+      "Properties",
+      "PublishCall",
+      "QueueType",
+      "Requests",
+      "Settlement",
+      "Url",
+      "Values"
+    ]
+  },
   redis: {
     open: ["IdempotencyRedis", "RateLimitRedis", "RedisLists", "RedisPubSub", "RedisStreams"],
     own: [

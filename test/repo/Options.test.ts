@@ -260,7 +260,7 @@ const made: Readonly<Record<string, ReadonlyArray<Made>>> = {
       durations: ["connectTimeout", "requestTimeout", "pingInterval"]
     }
   ],
-  "rabbitmq/src/RabbitMqOptions.ts": [{
+  "rabbitmq/src/internal/Options.ts": [{
     make: RabbitMq.layer,
     base: { url: "amqp://127.0.0.1:1" },
     durations: ["heartbeat", "connectTimeout", "requestTimeout", "consumerTimeout"],

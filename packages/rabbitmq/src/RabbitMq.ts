@@ -6,20 +6,22 @@
  */
 import { type Broker, type BrokerError, type Driver, Engine } from "@millrace/core"
 import { type Config, Effect, Layer, type Scope } from "effect"
-import * as RabbitMqBrowse from "./RabbitMqBrowse.ts"
-import * as RabbitMqClient from "./RabbitMqClient.ts"
-import * as RabbitMqConsumer from "./RabbitMqConsumer.ts"
-import * as RabbitMqError from "./RabbitMqError.ts"
-import * as RabbitMqGroups from "./RabbitMqGroups.ts"
-import type { Member } from "./RabbitMqMember.ts"
-import { features, instructions } from "./RabbitMqProperties.ts"
-import * as RabbitMqOptions from "./RabbitMqOptions.ts"
-import * as RabbitMqPublisher from "./RabbitMqPublisher.ts"
-import * as RabbitMqTopology from "./RabbitMqTopology.ts"
+import * as Browse from "./internal/Browse.ts"
+import * as Channels from "./internal/Channels.ts"
+import * as Connection from "./internal/Connection.ts"
+import type { Consumer } from "./internal/Consumer.ts"
+import * as Errors from "./internal/Errors.ts"
+import * as GroupMember from "./internal/GroupMember.ts"
+import * as Groups from "./internal/Groups.ts"
+import { check, config, type Options, type ResolvedOptions } from "./internal/Options.ts"
+import { features, instructions } from "./internal/Properties.ts"
+import * as Publisher from "./internal/Publisher.ts"
+import * as Requests from "./internal/Requests.ts"
+import * as Topology from "./internal/Topology.ts"
 
-export type { Options, Route, Tls } from "./RabbitMqOptions.ts"
+export type { Options, Route, Tls } from "./internal/Options.ts"
 
-const capabilitiesOf = ({ log, queueType }: RabbitMqOptions.Connection): Driver.Capabilities => ({
+const capabilitiesOf = ({ log, queueType }: ResolvedOptions): Driver.Capabilities => ({
   settlement: "message",
   ordering: "channel",
   redelivery: true,
@@ -50,40 +52,39 @@ const capabilitiesOf = ({ log, queueType }: RabbitMqOptions.Connection): Driver.
  * @category constructors
  */
 export const driver = (
-  options: RabbitMqOptions.Options
+  options: Options
 ): Effect.Effect<Driver.Driver, BrokerError.BrokerError, Scope.Scope> =>
   Effect.gen(function*() {
-    const connection = yield* RabbitMqOptions.check(options)
+    const resolved = yield* check(options)
     // RabbitMQ stops reading from a connection that publishes when memory or disk is short; consumers go on
-    const publishing = yield* RabbitMqClient.link(connection, "publishes")
-    const consuming = yield* RabbitMqClient.link(connection, "consumes")
-    yield* RabbitMqClient.ask(connection, "connect", () => publishing.open())
+    const publishing = yield* Connection.make(resolved, "publishes")
+    const consuming = yield* Connection.make(resolved, "consumes")
+    yield* Requests.ask(resolved, "connect", () => publishing.open())
     const temporary = new Set<string>()
     const declare = (declaration: Driver.Declaration) =>
-      Effect.map(RabbitMqTopology.declare(publishing, declaration), () => {
+      Effect.map(Topology.declare(publishing, declaration), () => {
         if (declaration.temporary === true) temporary.add(declaration.channel)
       })
-    const publisher = yield* RabbitMqPublisher.make(publishing, (channel) => declare({ channel }))
-    const members = new Map<string, Set<Member>>()
+    const publisher = yield* Publisher.make(publishing, (channel) => declare({ channel }))
+    const consumers = new Map<string, Set<Consumer>>()
     return {
       system: "rabbitmq",
-      capabilities: capabilitiesOf(connection),
-      consume: (consume, sink) => RabbitMqConsumer.consume(consuming, publishing, members, temporary, consume, sink),
+      capabilities: capabilitiesOf(resolved),
+      consume: (consume, sink) => GroupMember.consume(consuming, publishing, consumers, temporary, consume, sink),
       publish: publisher.publish,
       declare,
-      browse: (channel) => RabbitMqBrowse.browse(publishing, channel),
+      browse: (channel) => Browse.browse(publishing, channel),
       check: Effect.suspend(() =>
         publishing.blocked === undefined
-          ? RabbitMqClient.ask(connection, "check", () =>
-            RabbitMqClient.using(publishing, RabbitMqClient.plain, () => Promise.resolve()))
-          : Effect.fail(RabbitMqError.alarmed("check", connection.place, publishing.blocked))
+          ? Requests.ask(resolved, "check", () => Channels.using(publishing, Channels.plain, () => Promise.resolve()))
+          : Effect.fail(Errors.alarmed("check", resolved.place, publishing.blocked))
       ),
       lag: (channel, group) =>
-        Effect.map(RabbitMqGroups.ready(publishing, channel, group), (ready) => {
+        Effect.map(Groups.ready(publishing, channel, group), (ready) => {
           if (ready === undefined) return []
           let messages = ready
-          const queue = connection.channels.get(channel)?.queue ?? RabbitMqTopology.queueOf(channel, group)
-          for (const member of members.get(queue) ?? []) messages += member.held
+          const queue = resolved.channels.get(channel)?.queue ?? Topology.queueOf(channel, group)
+          for (const { held } of consumers.get(queue) ?? []) messages += held
           return [{ partition: 0, messages }]
         })
     }
@@ -113,7 +114,7 @@ export const driver = (
  *
  * @category layers
  */
-export const layer = (options: RabbitMqOptions.Options): Layer.Layer<Broker.Broker, BrokerError.BrokerError> =>
+export const layer = (options: Options): Layer.Layer<Broker.Broker, BrokerError.BrokerError> =>
   Engine.layer(driver(options))
 
 /**
@@ -126,6 +127,6 @@ export const layer = (options: RabbitMqOptions.Options): Layer.Layer<Broker.Brok
  * @category layers
  */
 export const layerConfig = (
-  options?: Partial<RabbitMqOptions.Options>
+  options?: Partial<Options>
 ): Layer.Layer<Broker.Broker, BrokerError.BrokerError | Config.ConfigError> =>
-  Layer.unwrap(Effect.map(RabbitMqOptions.config, (found) => layer({ ...found, ...options })))
+  Layer.unwrap(Effect.map(config, (found) => layer({ ...found, ...options })))

@@ -2,24 +2,16 @@
  * The connections: amqplib without its own recovery, since what was delivered before a connection ended must not be settled
  * after it. Whoever uses a connection that has ended fails, and the next asks for a new one.
  */
-import type { BrokerError } from "@millrace/core"
 import { type Channel, type ChannelModel, type ConfirmChannel, connect, credentials } from "amqplib"
 import { type Context, Effect, Redacted, type Scope } from "effect"
-import * as RabbitMqError from "./RabbitMqError.ts"
-import * as RabbitMqFrames from "./RabbitMqFrames.ts"
-import type { Connection, Node } from "./RabbitMqOptions.ts"
+import * as Errors from "./Errors.ts"
+import * as Frames from "./Frames.ts"
+import type { Node, ResolvedOptions } from "./Options.ts"
+import * as Requests from "./Requests.ts"
 
-type Failed = BrokerError.BrokerError
-
-/** What a request is about. */
-export interface Where {
-  readonly channel?: string | undefined
-  readonly queue?: string | undefined
-}
-
-const once = (connection: Connection, purpose: string, { host, port }: Node): Promise<ChannelModel> => {
-  const { authentication, clientId, connectTimeout, heartbeat, tls, username, vhost } = connection
-  const password = Redacted.value(connection.password)
+const once = (resolved: ResolvedOptions, purpose: string, { host, port }: Node): Promise<ChannelModel> => {
+  const { authentication, clientId, connectTimeout, heartbeat, tls, username, vhost } = resolved
+  const password = Redacted.value(resolved.password)
   return connect(
     // amqplib decodes the name of the virtual host, as if it came from a URL
     {
@@ -50,14 +42,14 @@ export interface Opened<C extends Channel> {
 }
 
 /** One connection for one purpose, opened when it is first asked for, and again when it has ended. */
-export class Link {
+export class Connection {
   /** Why RabbitMQ takes no messages on this connection now: memory or disk is short. */
   blocked: string | undefined
   /** The version of RabbitMQ, as it said when it was connected last. */
   version: string | undefined
   /** Called when RabbitMQ takes messages again. */
   onUnblocked: () => void = () => {}
-  readonly connection: Connection
+  readonly resolved: ResolvedOptions
   private readonly purpose: string
   private opening: Promise<ChannelModel> | undefined
   private model: ChannelModel | undefined
@@ -67,21 +59,21 @@ export class Link {
   private closed = false
   private readonly run: <A, E>(effect: Effect.Effect<A, E>) => Promise<A>
 
-  constructor(connection: Connection, purpose: string, context: Context.Context<never>) {
-    this.connection = connection
+  constructor(resolved: ResolvedOptions, purpose: string, context: Context.Context<never>) {
+    this.resolved = resolved
     this.purpose = purpose
     this.run = Effect.runPromiseWith(context)
   }
 
   /** Completes when RabbitMQ has confirmed all that was sent on a channel; fails where it does not within `requestTimeout`. */
   confirmed(channel: ConfirmChannel): Promise<void> {
-    return this.run(ask(this.connection, "publish", () => channel.waitForConfirms()))
+    return this.run(Requests.ask(this.resolved, "publish", () => channel.waitForConfirms()))
   }
 
   open(): Promise<ChannelModel> {
     if (this.closed) {
       return Promise.reject(
-        RabbitMqError.invalid("connect", "The broker's layer is closed: use it while its scope is open.")
+        Errors.invalid("connect", "The broker's layer is closed: use it while its scope is open.")
       )
     }
     return this.opening ??= this.connect().catch((error) => {
@@ -91,23 +83,23 @@ export class Link {
   }
 
   private async connect(): Promise<ChannelModel> {
-    const { nodes, place } = this.connection
+    const { nodes, place } = this.resolved
     let failure: unknown
     for (let i = 0; i < nodes.length; i++) {
       try {
-        const model = await once(this.connection, this.purpose, nodes[(this.turn + i) % nodes.length]!)
+        const model = await once(this.resolved, this.purpose, nodes[(this.turn + i) % nodes.length]!)
         this.turn = (this.turn + i) % nodes.length
         this.watch(model)
         return model
       } catch (error) {
-        failure = RabbitMqError.fromUnknown(error, "connect", place)
+        failure = Errors.fromUnknown(error, "connect", place)
       }
     }
     throw failure
   }
 
   private watch(model: ChannelModel): void {
-    RabbitMqFrames.keep(model)
+    Frames.keep(model)
     this.model = model
     const { version } = model.connection.serverProperties
     this.version = typeof version === "string" ? version : undefined
@@ -159,69 +151,8 @@ export class Link {
 }
 
 /** A connection that is closed with the scope; one that does not answer is left behind after 5 seconds. */
-export const link = (connection: Connection, purpose: string): Effect.Effect<Link, never, Scope.Scope> =>
+export const make = (resolved: ResolvedOptions, purpose: string): Effect.Effect<Connection, never, Scope.Scope> =>
   Effect.acquireRelease(
-    Effect.map(Effect.context<never>(), (context) => new Link(connection, purpose, context)),
-    (link) => Effect.ignore(Effect.timeoutOption(Effect.promise(() => link.close()), "5 seconds"))
+    Effect.map(Effect.context<never>(), (context) => new Connection(resolved, purpose, context)),
+    (connection) => Effect.ignore(Effect.timeoutOption(Effect.promise(() => connection.close()), "5 seconds"))
   )
-
-/** A plain channel. */
-export const plain = (model: ChannelModel): Promise<Channel> => model.createChannel()
-
-/** A channel on which RabbitMQ confirms each message. */
-export const confirming = (model: ChannelModel): Promise<ConfirmChannel> => model.createConfirmChannel()
-
-/** Calls amqplib; what it throws becomes a `BrokerError`. */
-export const attempt = <A>(
-  connection: Connection,
-  operation: Failed["operation"],
-  call: () => Promise<A>,
-  where?: Where
-): Effect.Effect<A, Failed> =>
-  Effect.tryPromise({
-    try: call,
-    catch: (error) => RabbitMqError.fromUnknown(error, operation, { ...connection.place, ...where })
-  })
-
-/** As `attempt`, with an answer within `requestTimeout`. */
-export const ask = <A>(
-  connection: Connection,
-  operation: Failed["operation"],
-  call: () => Promise<A>,
-  where?: Where
-): Effect.Effect<A, Failed> =>
-  Effect.timeoutOrElse(attempt(connection, operation, call, where), {
-    duration: connection.requestTimeout,
-    orElse: () =>
-      Effect.fail(RabbitMqError.make(
-        operation,
-        "Lost",
-        `RabbitMQ at ${connection.place.nodes} did not answer within ${connection.requestTimeout} ms: it may be overloaded, or short of memory or disk.`
-      ))
-  })
-
-/** Runs requests on a channel of their own: one that is refused closes its channel. */
-export const using = async <C extends Channel, A>(
-  link: Link,
-  make: (model: ChannelModel) => Promise<C>,
-  run: (channel: C) => Promise<A>
-): Promise<A> => {
-  const { channel, why } = await link.channel(make)
-  try {
-    return await run(channel)
-  } catch (error) {
-    // of requests that were waiting amqplib says only that there will be no answer
-    throw error instanceof Error && /^Channel ended|^channel closed/.test(error.message) ? why() : error
-  } finally {
-    await close(channel)
-  }
-}
-
-/** Closes a channel, if it is open. */
-export const close = async (channel: Channel): Promise<void> => {
-  try {
-    await channel.close()
-  } catch {
-    // it is closed
-  }
-}

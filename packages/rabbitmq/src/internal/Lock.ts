@@ -5,8 +5,10 @@
 import type { ConsumeMessage } from "amqplib"
 import { Effect, type Scope } from "effect"
 import type { BrokerError } from "@millrace/core"
-import * as RabbitMqClient from "./RabbitMqClient.ts"
-import * as RabbitMqError from "./RabbitMqError.ts"
+import * as Channels from "./Channels.ts"
+import type { Connection } from "./Connection.ts"
+import * as Errors from "./Errors.ts"
+import * as Requests from "./Requests.ts"
 
 // a lock of a beginning that nobody waits for is gone after an hour
 const unused = 3_600_000
@@ -41,33 +43,33 @@ export interface Place {
 
 /** Stands in line for a lock; completes at once. */
 export const stand = (
-  link: RabbitMqClient.Link,
+  connection: Connection,
   name: string,
   settings: Arguments
 ): Effect.Effect<Place, BrokerError.BrokerError, Scope.Scope> =>
   Effect.gen(function*() {
-    const { connection } = link
+    const { resolved } = connection
     let hold = () => {}
     let lose: (error: BrokerError.BrokerError) => void = () => {}
     const held = new Promise<void>((resolve) => hold = resolve)
     const lost = new Promise<BrokerError.BrokerError>((resolve) => lose = resolve)
     let why: () => unknown = () => new Error("Channel closed")
     const opened = yield* Effect.acquireRelease(
-      RabbitMqClient.ask(connection, "consume", () =>
-        link.channel(
-          RabbitMqClient.plain,
-          () => lose(RabbitMqError.fromUnknown(why(), "consume", { ...connection.place, queue: name }))
+      Requests.ask(resolved, "consume", () =>
+        connection.channel(
+          Channels.plain,
+          () => lose(Errors.fromUnknown(why(), "consume", { ...resolved.place, queue: name }))
         ), { queue: name }),
-      ({ channel }) => Effect.promise(() => RabbitMqClient.close(channel))
+      ({ channel }) => Effect.promise(() => Channels.close(channel))
     )
     why = opened.why
     const { channel } = opened
-    yield* RabbitMqClient.ask(connection, "consume", async () => {
+    yield* Requests.ask(resolved, "consume", async () => {
       await channel.assertQueue(name, { arguments: settings })
       let token: ConsumeMessage | undefined
       await channel.consume(name, (message) => {
         if (message === null) {
-          lose(RabbitMqError.make("consume", "Lost", `The lock ${name} was deleted.`))
+          lose(Errors.make("consume", "Lost", `The lock ${name} was deleted.`))
           return
         }
         // the last one is kept, to be given to the next
@@ -79,7 +81,7 @@ export const stand = (
     }, { queue: name })
     // RabbitMQ lets nobody hold a message longer than its consumer_timeout; and one that was purged is missed by nobody else
     yield* Effect.forkScoped(Effect.forever(Effect.andThen(
-      Effect.sleep(connection.consumerTimeout / 3),
+      Effect.sleep(resolved.consumerTimeout / 3),
       Effect.sync(() => {
         try {
           channel.sendToQueue(name, Buffer.alloc(0), { persistent: true })

@@ -3,10 +3,11 @@
  * group's queue then. The number of its next attempt is in its headers.
  */
 import type { ConfirmChannel, ConsumeMessage } from "amqplib"
-import * as RabbitMqClient from "./RabbitMqClient.ts"
-import * as RabbitMqError from "./RabbitMqError.ts"
-import { waitQueueOf } from "./RabbitMqMessage.ts"
-import { waiting } from "./RabbitMqOutgoing.ts"
+import * as Channels from "./Channels.ts"
+import type { Connection } from "./Connection.ts"
+import { waiting } from "./Copies.ts"
+import * as Errors from "./Errors.ts"
+import { waitQueueOf } from "./OwnHeaders.ts"
 
 // The wait is kept to an eighth, so that few queues serve all waits.
 const eighths = 8
@@ -36,16 +37,16 @@ export interface Waiting {
 }
 
 /** The waits of one queue. */
-export class Waits {
-  private readonly link: RabbitMqClient.Link
+export class DelayQueues {
+  private readonly connection: Connection
   private readonly queue: string
   private readonly now: () => number
   private readonly declared = new Map<number, number>()
   private opened: Promise<ConfirmChannel> | undefined
   private returns = 0
 
-  constructor(link: RabbitMqClient.Link, queue: string, now: () => number) {
-    this.link = link
+  constructor(connection: Connection, queue: string, now: () => number) {
+    this.connection = connection
     this.queue = queue
     this.now = now
   }
@@ -60,7 +61,7 @@ export class Waits {
     const channel = await this.channel()
     const { returns } = this
     const unwritable: Array<Waiting> = []
-    const place = { queue: this.queue, exchange: this.link.connection.exchange }
+    const place = { queue: this.queue, exchange: this.connection.resolved.exchange }
     await Promise.all(batch.map((each) =>
       new Promise<void>((resolve, reject) => {
         const { after, attempt, channel: name, message } = each
@@ -72,7 +73,7 @@ export class Waits {
             (error) => error === null || error === undefined ? resolve() : reject(error)
           )
         } catch (error) {
-          if (RabbitMqError.isEnded(error)) return reject(error)
+          if (Errors.isEnded(error)) return reject(error)
           unwritable.push(each)
           resolve()
         }
@@ -81,7 +82,7 @@ export class Waits {
     // what comes back is confirmed, too
     if (this.returns === returns) return unwritable
     this.declared.clear()
-    throw RabbitMqError.make(
+    throw Errors.make(
       "settle",
       "Lost",
       `A queue of waits of ${this.queue} was deleted: its messages come again.`
@@ -92,9 +93,9 @@ export class Waits {
   private async declare(wait: number): Promise<void> {
     const before = this.declared.get(wait)
     if (before !== undefined && this.now() - before < shortestUnused / 2) return
-    await RabbitMqClient.using(
-      this.link,
-      RabbitMqClient.plain,
+    await Channels.using(
+      this.connection,
+      Channels.plain,
       (channel) =>
         channel.assertQueue(waitQueueOf(this.queue, wait), {
           arguments: {
@@ -117,7 +118,7 @@ export class Waits {
     const forget = () => {
       if (this.opened === opened) this.opened = undefined
     }
-    const opened: Promise<ConfirmChannel> = this.link.channel(RabbitMqClient.confirming, forget).then(({ channel }) => {
+    const opened: Promise<ConfirmChannel> = this.connection.channel(Channels.confirming, forget).then(({ channel }) => {
       channel.on("return", () => this.returns++)
       return channel
     }, (error) => {
@@ -131,11 +132,11 @@ export class Waits {
   renew(): void {
     const { opened } = this
     this.opened = undefined
-    void opened?.then(RabbitMqClient.close, () => {})
+    void opened?.then(Channels.close, () => {})
   }
 
   async close(): Promise<void> {
     const channel = await this.opened?.catch(() => undefined)
-    if (channel !== undefined) await RabbitMqClient.close(channel)
+    if (channel !== undefined) await Channels.close(channel)
   }
 }

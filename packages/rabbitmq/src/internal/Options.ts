@@ -4,10 +4,10 @@
 import { type BrokerError, DriverOptions } from "@millrace/core"
 import type { Duration, Effect } from "effect"
 import { Config, Option, Redacted } from "effect"
-import type * as RabbitMqError from "./RabbitMqError.ts"
-import { type Node, taken } from "./RabbitMqUrl.ts"
+import type * as Errors from "./Errors.ts"
+import { type Node, taken } from "./Url.ts"
 
-export type { Node } from "./RabbitMqUrl.ts"
+export type { Node } from "./Url.ts"
 
 const { bad, integer, millis, oneOf, plain } = DriverOptions
 
@@ -100,8 +100,8 @@ export interface Options {
 }
 
 /** Options checked, times in milliseconds. */
-export interface Connection {
-  readonly place: RabbitMqError.Place
+export interface ResolvedOptions {
+  readonly place: Errors.Place
   readonly nodes: ReadonlyArray<Node>
   readonly vhost: string
   readonly username: string
@@ -127,7 +127,7 @@ export interface Connection {
   readonly channels: ReadonlyMap<string, Route>
 }
 
-const checkedTls = (tls: Tls): NonNullable<Connection["tls"]> => {
+const checkedTls = (tls: Tls): NonNullable<ResolvedOptions["tls"]> => {
   if ((tls.cert === undefined) !== (tls.key === undefined)) bad("tls needs both cert and key, or neither")
   return { ...tls, key: typeof tls.key === "string" ? Redacted.make(tls.key) : tls.key }
 }
@@ -146,7 +146,7 @@ const checkedRoutes = (channels: Options["channels"]): ReadonlyMap<string, Route
 /** Arguments that the driver sets, by the option that says them. */
 const ownArguments: Readonly<Record<string, string>> = { "x-queue-type": "queueType" }
 
-const checkedArguments = (given: Options["queueArguments"] = {}): Connection["queueArguments"] => {
+const checkedArguments = (given: Options["queueArguments"] = {}): ResolvedOptions["queueArguments"] => {
   for (const name of Object.keys(given)) {
     const value = given[name]
     if (Object.hasOwn(ownArguments, name)) {
@@ -162,7 +162,7 @@ const checkedArguments = (given: Options["queueArguments"] = {}): Connection["qu
 /** An age as RabbitMQ takes it. */
 export const age = /^\d+[YMDhms]$/
 
-const resolve = (options: Options): Connection => {
+const resolve = (options: Options): ResolvedOptions => {
   const parts = taken(plain(options.url))
   const { isSecure, nodes, vhost } = parts
   if (!isSecure && options.tls !== undefined) bad("tls is given and url is amqp://: write amqps://")
@@ -213,7 +213,7 @@ const resolve = (options: Options): Connection => {
 }
 
 /** Checks options; fails with a `BrokerError` of reason `Invalid` that names the option. */
-export const check = (options: Options): Effect.Effect<Connection, BrokerError.BrokerError> =>
+export const check = (options: Options): Effect.Effect<ResolvedOptions, BrokerError.BrokerError> =>
   DriverOptions.checked("rabbitmq", "RabbitMQ", () => resolve(options))
 
 const optional = (name: string) => Config.option(Config.String(name))

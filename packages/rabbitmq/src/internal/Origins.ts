@@ -3,7 +3,7 @@
  */
 import type { Driver, Origin } from "@millrace/core"
 import type { ConsumeMessage } from "amqplib"
-import { channelBeforeWait } from "./RabbitMqMessage.ts"
+import { channelBeforeWait } from "./OwnHeaders.ts"
 
 // channels of a pattern whose origins are kept
 const mostOrigins = 1000

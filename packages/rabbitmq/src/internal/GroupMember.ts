@@ -6,12 +6,14 @@
  */
 import type { BrokerError, Driver } from "@millrace/core"
 import { Effect, type Scope } from "effect"
-import * as RabbitMqClient from "./RabbitMqClient.ts"
-import * as RabbitMqError from "./RabbitMqError.ts"
-import * as RabbitMqGroups from "./RabbitMqGroups.ts"
-import * as RabbitMqLock from "./RabbitMqLock.ts"
-import { Member } from "./RabbitMqMember.ts"
-import * as RabbitMqTopology from "./RabbitMqTopology.ts"
+import * as Channels from "./Channels.ts"
+import type { Connection } from "./Connection.ts"
+import { Consumer } from "./Consumer.ts"
+import * as Errors from "./Errors.ts"
+import * as Groups from "./Groups.ts"
+import * as Lock from "./Lock.ts"
+import * as Requests from "./Requests.ts"
+import * as Topology from "./Topology.ts"
 
 type Failed = BrokerError.BrokerError
 
@@ -24,20 +26,20 @@ const looking = 20
  * Waits until nobody consumes the queue. When a member dies, RabbitMQ ends its place in the line and its consumer one by one, in
  * any order; with the consumer goes, in one step, what it had not settled back to its place.
  */
-const left = (link: RabbitMqClient.Link, where: { readonly channel: string; readonly queue: string }) => {
+const left = (connection: Connection, where: { readonly channel: string; readonly queue: string }) => {
   const look: Effect.Effect<void, Failed> = Effect.flatMap(
-    RabbitMqClient.attempt(
-      link.connection,
+    Requests.attempt(
+      connection.resolved,
       "consume",
-      () => RabbitMqClient.using(link, RabbitMqClient.plain, (channel) => channel.checkQueue(where.queue)),
+      () => Channels.using(connection, Channels.plain, (channel) => channel.checkQueue(where.queue)),
       where
     ),
     ({ consumerCount }) => consumerCount === 0 ? Effect.void : Effect.andThen(Effect.sleep(looking), look)
   )
   return Effect.timeoutOrElse(look, {
-    duration: link.connection.requestTimeout,
+    duration: connection.resolved.requestTimeout,
     orElse: () =>
-      Effect.fail(RabbitMqError.make(
+      Effect.fail(Errors.make(
         "consume",
         "Conflict",
         `The queue ${where.queue} has another consumer, so this subscription cannot keep its order: let all members of the group keep order, or none.`
@@ -47,63 +49,63 @@ const left = (link: RabbitMqClient.Link, where: { readonly channel: string; read
 
 /** Runs until interrupted; fails when the channel is gone. The queue is left with the scope. */
 export const consume = (
-  link: RabbitMqClient.Link,
-  publishing: RabbitMqClient.Link,
-  members: Map<string, Set<Member>>,
+  connection: Connection,
+  publishing: Connection,
+  consumers: Map<string, Set<Consumer>>,
   temporary: Set<string>,
   options: Driver.ConsumeOptions,
   sink: Driver.Sink
 ): Effect.Effect<void, Failed, Scope.Scope> =>
   Effect.gen(function*() {
-    const source = RabbitMqTopology.sourceOf(link.connection, options, temporary)
+    const source = Topology.sourceOf(connection.resolved, options, temporary)
     if ("reason" in source) return yield* Effect.fail(source)
     if (source.isTemporary) {
       // after a failure the same subscription goes on with it
       yield* Effect.addFinalizer((exit) =>
         exit._tag === "Failure"
           ? Effect.void
-          : Effect.andThen(RabbitMqGroups.end(link, source), Effect.sync(() => void temporary.delete(options.channel)))
+          : Effect.andThen(Groups.end(connection, source), Effect.sync(() => void temporary.delete(options.channel)))
       )
     }
-    yield* RabbitMqGroups.begin(link, source, options)
+    yield* Groups.begin(connection, source, options)
     const where = { channel: options.channel, queue: source.queue }
     const context = yield* Effect.context<never>()
     // a temporary group has no other member
     const line = options.ordered && !source.isTemporary
-      ? yield* RabbitMqLock.stand(
-        link,
-        RabbitMqTopology.lockOf(source.queue),
-        RabbitMqLock.lasting(link.connection.queueType)
+      ? yield* Lock.stand(
+        connection,
+        Topology.lockOf(source.queue),
+        Lock.lasting(connection.resolved.queueType)
       )
       : undefined
-    const member = yield* Effect.acquireRelease(
+    const consumer = yield* Effect.acquireRelease(
       Effect.sync(() => {
-        const member = new Member(link, publishing, source, options, sink, context)
-        const others = members.get(source.queue) ?? new Set()
-        members.set(source.queue, others.add(member))
-        return member
+        const consumer = new Consumer(connection, publishing, source, options, sink, context)
+        const others = consumers.get(source.queue) ?? new Set()
+        consumers.set(source.queue, others.add(consumer))
+        return consumer
       }),
-      (member) =>
+      (consumer) =>
         Effect.andThen(
-          Effect.ignore(Effect.timeoutOption(Effect.promise(member.close), "5 seconds")),
+          Effect.ignore(Effect.timeoutOption(Effect.promise(consumer.close), "5 seconds")),
           Effect.sync(() => {
-            const others = members.get(source.queue)
-            others?.delete(member)
-            if (others?.size === 0) members.delete(source.queue)
+            const others = consumers.get(source.queue)
+            others?.delete(consumer)
+            if (others?.size === 0) consumers.delete(source.queue)
           })
         )
     )
-    yield* RabbitMqClient.ask(link.connection, "consume", member.connect, where)
-    const begin = RabbitMqClient.ask(link.connection, "consume", member.start, where)
+    yield* Requests.ask(connection.resolved, "consume", consumer.connect, where)
+    const begin = Requests.ask(connection.resolved, "consume", consumer.start, where)
     if (line === undefined) {
       yield* begin
       sink.ready()
-      return yield* member.read
+      return yield* consumer.read
     }
     const lost = Effect.flatMap(Effect.promise(() => line.lost), (error) => Effect.fail(error))
     const isReady = Effect.sync(() => sink.ready())
     const first = Effect.promise(() => line.held).pipe(
-      Effect.andThen(left(link, where)),
+      Effect.andThen(left(connection, where)),
       Effect.andThen(begin),
       Effect.andThen(isReady)
     )
@@ -112,6 +114,6 @@ export const consume = (
     const stay = (effect: Effect.Effect<void, Failed>) => Effect.andThen(effect, Effect.never)
     return yield* Effect.raceFirst(
       Effect.raceFirst(stay(first), stay(second)),
-      Effect.raceFirst(lost, member.read)
+      Effect.raceFirst(lost, consumer.read)
     )
   })

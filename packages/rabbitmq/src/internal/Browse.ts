@@ -4,10 +4,11 @@
 import { type BrokerError, type Delivery, delivery, type Origin } from "@millrace/core"
 import type { ConsumeMessage } from "amqplib"
 import { type Cause, Effect, type Fiber, Queue, Random, Stream } from "effect"
-import * as RabbitMqClient from "./RabbitMqClient.ts"
-import * as RabbitMqError from "./RabbitMqError.ts"
-import * as RabbitMqLog from "./RabbitMqLog.ts"
-import { MessageReader } from "./RabbitMqMessage.ts"
+import { MessageReader } from "./Codec.ts"
+import type { Connection } from "./Connection.ts"
+import * as Errors from "./Errors.ts"
+import * as Log from "./Log.ts"
+import * as Requests from "./Requests.ts"
 
 type Failed = BrokerError.BrokerError
 
@@ -20,25 +21,25 @@ const offsetOf = (message: ConsumeMessage): number => {
  * What the log of a channel keeps, oldest first, at positions that are its offsets; then its end. Fails with `NotFound` where
  * the channel was not declared, and with `Unsupported` where channels have no log.
  */
-export const browse = (link: RabbitMqClient.Link, channel: string): Stream.Stream<Delivery, Failed> => {
-  const { connection } = link
-  if (connection.log === "none" || connection.channels.has(channel)) {
-    return Stream.fail(RabbitMqError.make(
+export const browse = (connection: Connection, channel: string): Stream.Stream<Delivery, Failed> => {
+  const { resolved } = connection
+  if (resolved.log === "none" || resolved.channels.has(channel)) {
+    return Stream.fail(Errors.make(
       "browse",
       "Unsupported",
       `${channel} has no log, so it cannot be browsed: leave the option log at "stream" and declare it, or look into its queues by RabbitMQ's management pages.`
     ))
   }
-  return Stream.callback<Delivery, Failed>((queue) => fill(link, channel, queue), { bufferSize: 1024 })
+  return Stream.callback<Delivery, Failed>((queue) => fill(connection, channel, queue), { bufferSize: 1024 })
 }
 
 const fill = (
-  link: RabbitMqClient.Link,
+  connection: Connection,
   channel: string,
   queue: Queue.Queue<Delivery, Failed | Cause.Done>
 ): Effect.Effect<void, Failed> =>
   Effect.gen(function*() {
-    const { connection } = link
+    const { resolved } = connection
     const where = { channel }
     const origin: Origin = {
       system: "rabbitmq",
@@ -48,12 +49,12 @@ const fill = (
       handler: "",
       holdLimit: Number.POSITIVE_INFINITY
     }
-    const reader = new MessageReader({ exchange: connection.exchange, queue: channel })
+    const reader = new MessageReader({ exchange: resolved.exchange, queue: channel })
     const mark = `browse ${yield* Random.nextIntBetween(0, 1_000_000_000)} ${yield* Random.nextIntBetween(
       0,
       1_000_000_000
     )}`
-    yield* RabbitMqClient.ask(connection, "browse", () => RabbitMqLog.mark(link, channel, mark), where)
+    yield* Requests.ask(resolved, "browse", () => Log.mark(connection, channel, mark), where)
     const run = Effect.runForkWith(yield* Effect.context<never>())
     const offering = new Set<Fiber.Fiber<unknown>>()
     let closed = false
@@ -69,7 +70,7 @@ const fill = (
       return found === mark ? "enough" as const : "more" as const
     }
     yield* Effect.onInterrupt(
-      RabbitMqClient.attempt(connection, "browse", () => RabbitMqLog.read(link, channel, visit), where),
+      Requests.attempt(resolved, "browse", () => Log.read(connection, channel, visit), where),
       () =>
         Effect.sync(() => {
           // nobody reads any more

@@ -1,15 +1,12 @@
 /**
- * amqplib's records as the core reads them: properties and headers of AMQP as header fields, and what RabbitMQ and the members
- * of a group have written beside them.
+ * Headers that RabbitMQ and the members of a group have written beside a message's own.
  *
  * A publisher may write any header. So the headers of this driver and of RabbitMQ count only where RabbitMQ must have written
  * them, or where the message stands in a place that only the driver writes to.
  */
-import { Headers, type Reader } from "@millrace/core"
 import type { Message } from "amqplib"
-import { rawOf } from "./RabbitMqFrames.ts"
-import { exchangeName, propertiesOf, routingKeyName } from "./RabbitMqProperties.ts"
-import { breaksStreams, decode, isTable, remember, replacement, type Table, tableOf, textOf } from "./RabbitMqValue.ts"
+import { rawOf } from "./Frames.ts"
+import { isTable, type Table, tableOf } from "./Values.ts"
 
 /** Headers of the driver: no subscription sees them. */
 export const names = {
@@ -33,9 +30,8 @@ const counts = { acquired: "x-acquired-count", delivered: "x-delivery-count" } a
 /** Headers that RabbitMQ writes into a delivery, and that are not the message's. */
 export const written: ReadonlySet<string> = new Set([counts.acquired, counts.delivered, "x-stream-offset"])
 
-const own: ReadonlySet<string> = new Set<string>([...Object.values(names), ...written])
-
-const encoder = new TextEncoder()
+/** Headers that no subscription sees. */
+export const own: ReadonlySet<string> = new Set<string>([...Object.values(names), ...written])
 
 /** RabbitMQ's book of a message's deaths. */
 export const isOfDeaths = (name: string): boolean => /^x-(?:death|(?:first|last)-death-)/.test(name)
@@ -114,111 +110,3 @@ export const exactHeaders = (record: Message): Table => {
   const frame = rawOf(record)
   return (frame === undefined ? undefined : tableOf(frame)) ?? record.properties.headers ?? {}
 }
-
-const isPlain = (value: unknown): value is string | Buffer | null =>
-  value === null || typeof value === "string" || Buffer.isBuffer(value)
-
-/** Whether amqplib has read it without a loss. */
-const isExact = (value: unknown): value is string | Buffer | null =>
-  typeof value === "string" ? !value.includes(replacement) : isPlain(value)
-
-/** The value of a header that was written as its text. */
-const kept = (values: Table | undefined, name: string, text: unknown): unknown => {
-  const value = values?.[name]
-  return breaksStreams(value) && text === textOf(value) ? value : undefined
-}
-
-const bytesOf = (value: string | Buffer | null): Uint8Array | null =>
-  typeof value === "string" ? encoder.encode(value) : value
-
-/** The fields of one header: one for each value of a list of several texts, and one for any other value. */
-const push = (fields: Array<Headers.Field>, name: string, value: unknown): void => {
-  if (isPlain(value)) fields.push([name, bytesOf(value)])
-  else if (Array.isArray(value) && value.length > 1 && value.every(isPlain)) {
-    for (const each of value) fields.push([name, bytesOf(each)])
-  } else {
-    const [first] = Array.isArray(value) && value.length === 1 ? value : []
-    // a list of one value is read as the value, and stays a list in a copy
-    fields.push([name, remember(typeof first === "string" ? first : textOf(value), value)])
-  }
-}
-
-const keyOf = (record: Message): unknown => {
-  const key: unknown = record.properties.headers?.[names.key]
-  return typeof key === "string" && key.includes(replacement) ? exactHeaders(record)[names.key] : key
-}
-
-// Seconds by the protocol; some clients write milliseconds.
-const latest = 100_000_000_000
-
-/** The place that the records of a reader come from. */
-export interface Place {
-  /** The exchange of all channels: of another one, the fields tell exchange and routing key. */
-  readonly exchange: string
-  /** The queue or log that is read. */
-  readonly queue: string
-}
-
-/** How amqplib's records are read: nothing is decoded before it is asked for. */
-export class MessageReader implements Reader<Message> {
-  private readonly place: Place
-
-  constructor(place: Place) {
-    this.place = place
-  }
-
-  key(record: Message): string | undefined {
-    const key = keyOf(record)
-    // equal bytes give equal text, also where they are not UTF-8: order by key needs no more
-    return typeof key === "string" ? key : Buffer.isBuffer(key) ? key.toString() : undefined
-  }
-
-  keyBytes(record: Message): Uint8Array | undefined {
-    const key = keyOf(record)
-    return typeof key === "string" ? encoder.encode(key) : Buffer.isBuffer(key) ? key : undefined
-  }
-
-  headers(record: Message): Headers.Headers {
-    return Headers.fromFields(this.fields(record))
-  }
-
-  fields(record: Message): Array<Headers.Field> {
-    const { exchange, queue } = this.place
-    const { fields: from, properties } = record
-    const fields: Array<Headers.Field> = []
-    const headers: Table | undefined = properties.headers
-    const waited = hasWaited(record, queue)
-    const original = waited ? originalOf(record, queue) : undefined
-    propertiesOf(properties, original, fields)
-    const isForeign = from.exchange !== "" && from.exchange !== exchange
-    if (isForeign) {
-      fields.push([exchangeName, encoder.encode(from.exchange)], [routingKeyName, encoder.encode(from.routingKey)])
-    }
-    if (headers === undefined) return fields
-    let exact: Table | undefined
-    const values = headers[names.values] === undefined ? undefined : decode(headers[names.values])
-    for (const name in headers) {
-      if (own.has(name) || (waited && isOfDeaths(name))) continue
-      // of a dead letter that was published again
-      if (isForeign && (name === exchangeName || name === routingKeyName)) continue
-      const value = headers[name]
-      if (isExact(value) && values === undefined) fields.push([name, bytesOf(value)])
-      else push(fields, name, kept(values, name, value) ?? (exact ??= exactHeaders(record))[name] ?? value)
-    }
-    const deaths = original?.["deaths"]
-    if (isTable(deaths)) { for (const name in deaths) push(fields, name, deaths[name]) }
-    if (values !== undefined) {
-      for (const name in values) if (!Object.hasOwn(headers, name) && !own.has(name)) push(fields, name, values[name])
-    }
-    return fields
-  }
-
-  timestamp(record: Message): number | undefined {
-    const at: unknown = record.properties.timestamp
-    return typeof at !== "number" || at <= 0 ? undefined : at < latest ? at * 1000 : at
-  }
-}
-
-/** A view of the same memory. */
-export const buffer = (bytes: Uint8Array): Buffer =>
-  Buffer.isBuffer(bytes) ? bytes : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)

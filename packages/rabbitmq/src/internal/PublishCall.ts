@@ -1,16 +1,14 @@
 /**
- * What a publisher keeps count of: its calls, and what is on its way on a channel.
+ * One call of a publisher, and how much of its batch was sent and answered.
  */
 import type { BrokerError, Outgoing } from "@millrace/core"
-import type { ConfirmChannel } from "amqplib"
 import { Exit } from "effect"
-import type * as RabbitMqClient from "./RabbitMqClient.ts"
 
 type Batch = ReadonlyArray<Outgoing<Uint8Array>>
 type Failed = BrokerError.BrokerError
 
 /** One call of `publish`. */
-export class Call {
+export class PublishCall {
   readonly batch: Batch
   /** Its messages go to the queues of their channels' names. */
   readonly isDirect: boolean
@@ -36,21 +34,5 @@ export class Call {
     if (this.isOver) return
     this.isOver = true
     this.resume(failure === undefined ? Exit.void : Exit.fail(failure))
-  }
-}
-
-/** A channel, and what is on its way on it. */
-export class Flight {
-  readonly opened: RabbitMqClient.Opened<ConfirmChannel>
-  /** Until when it is on trial, in milliseconds. */
-  readonly trial: number
-  messages = 0
-  bytes = 0
-  /** The one message on its way is longer than any before. */
-  isProbing = false
-
-  constructor(opened: RabbitMqClient.Opened<ConfirmChannel>, trial: number) {
-    this.opened = opened
-    this.trial = trial
   }
 }

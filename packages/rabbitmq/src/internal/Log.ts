@@ -4,20 +4,21 @@
  * AMQP 0-9-1 tells no end of a stream. So a mark is written into it, and what comes before the mark was there.
  */
 import type { ConsumeMessage } from "amqplib"
-import * as RabbitMqClient from "./RabbitMqClient.ts"
-import * as RabbitMqError from "./RabbitMqError.ts"
-import { markOf, names } from "./RabbitMqMessage.ts"
+import * as Channels from "./Channels.ts"
+import type { Connection } from "./Connection.ts"
+import * as Errors from "./Errors.ts"
+import { markOf, names } from "./OwnHeaders.ts"
 
 // messages that are on their way to a reader
 const ahead = 1000
 
 /** Writes a mark into a log; all that was confirmed before comes before it. Refused with 404 where there is no such log. */
-export const mark = (link: RabbitMqClient.Link, log: string, id: string): Promise<void> =>
-  RabbitMqClient.using(link, RabbitMqClient.confirming, async (channel) => {
+export const mark = (connection: Connection, log: string, id: string): Promise<void> =>
+  Channels.using(connection, Channels.confirming, async (channel) => {
     // a log that does not exist answers here, with its name
     await channel.checkQueue(log)
     channel.sendToQueue(log, Buffer.alloc(0), { persistent: true, headers: { [names.mark]: id } })
-    await link.confirmed(channel)
+    await connection.confirmed(channel)
   })
 
 /**
@@ -25,7 +26,7 @@ export const mark = (link: RabbitMqClient.Link, log: string, id: string): Promis
  * what came before it, and with its id.
  */
 export const read = async (
-  link: RabbitMqClient.Link,
+  connection: Connection,
   log: string,
   visit: (messages: ReadonlyArray<ConsumeMessage>, mark: string | undefined) => Promise<"more" | "enough">
 ): Promise<void> => {
@@ -33,7 +34,7 @@ export const read = async (
   let over = false
   let cancelled = false
   const buffer: Array<ConsumeMessage> = []
-  const { channel, why } = await link.channel(RabbitMqClient.plain, () => {
+  const { channel, why } = await connection.channel(Channels.plain, () => {
     over = true
     wake()
   })
@@ -46,7 +47,7 @@ export const read = async (
     }, { arguments: { "x-stream-offset": "first" } })
     while (true) {
       if (over) throw why()
-      if (cancelled) throw RabbitMqError.make("browse", "NotFound", `The log of ${log} was deleted while it was read.`)
+      if (cancelled) throw Errors.make("browse", "NotFound", `The log of ${log} was deleted while it was read.`)
       if (buffer.length === 0) {
         await new Promise<void>((resolve) => wake = resolve)
         continue
@@ -62,6 +63,6 @@ export const read = async (
       channel.ack(messages[messages.length - 1]!, true)
     }
   } finally {
-    await RabbitMqClient.close(channel)
+    await Channels.close(channel)
   }
 }

@@ -4,16 +4,17 @@
 import type { BrokerError, Driver } from "@millrace/core"
 import type { Channel } from "amqplib"
 import { Effect, Random } from "effect"
-import * as RabbitMqClient from "./RabbitMqClient.ts"
-import * as RabbitMqError from "./RabbitMqError.ts"
-import * as RabbitMqLock from "./RabbitMqLock.ts"
-import * as RabbitMqLog from "./RabbitMqLog.ts"
-import type { Connection } from "./RabbitMqOptions.ts"
-import { copied } from "./RabbitMqOutgoing.ts"
-import { declare, exchange, found, lockOf, missing, queueOf, type Source, temporaryQueue } from "./RabbitMqTopology.ts"
+import * as Channels from "./Channels.ts"
+import type { Connection } from "./Connection.ts"
+import { copied } from "./Copies.ts"
+import * as Errors from "./Errors.ts"
+import * as Lock from "./Lock.ts"
+import * as Log from "./Log.ts"
+import type { ResolvedOptions } from "./Options.ts"
+import * as Requests from "./Requests.ts"
+import { declare, exchange, found, lockOf, missing, queueOf, type Source, temporaryQueue } from "./Topology.ts"
 
 type Failed = BrokerError.BrokerError
-type Link = RabbitMqClient.Link
 
 // above any count that a queue reaches, and without a limit RabbitMQ puts what is given back behind all others
 const deliveries = 1_000_000_000
@@ -21,18 +22,18 @@ const deliveries = 1_000_000_000
 const window = 1000
 
 /** Asks whether queues or exchanges are there. */
-const isThere = (link: Link, check: (channel: Channel) => Promise<unknown>): Promise<boolean> =>
-  RabbitMqClient.using(link, RabbitMqClient.plain, check).then(
+const isThere = (connection: Connection, check: (channel: Channel) => Promise<unknown>): Promise<boolean> =>
+  Channels.using(connection, Channels.plain, check).then(
     () => true,
     (error) => {
-      if (RabbitMqError.isMissing(error)) return false
+      if (Errors.isMissing(error)) return false
       throw error
     }
   )
 
 /** Whether all that the members of a group need is there. */
-const hasBegun = (link: Link, { binding, queue }: Source, ordered: boolean): Promise<boolean> =>
-  isThere(link, async (channel) => {
+const hasBegun = (connection: Connection, { binding, queue }: Source, ordered: boolean): Promise<boolean> =>
+  isThere(connection, async (channel) => {
     if (binding !== undefined) {
       await channel.checkExchange(queue)
       // it may have been deleted since, by hand or by a policy
@@ -42,17 +43,17 @@ const hasBegun = (link: Link, { binding, queue }: Source, ordered: boolean): Pro
   })
 
 /** Whether a group had a beginning, also where its queue is gone. */
-const hadBegun = (link: Link, { queue }: Source): Promise<boolean> =>
-  isThere(link, (channel) => channel.checkExchange(queue))
+const hadBegun = (connection: Connection, { queue }: Source): Promise<boolean> =>
+  isThere(connection, (channel) => channel.checkExchange(queue))
 
-const argumentsOf = ({ queueArguments, queueType }: Connection) =>
+const argumentsOf = ({ queueArguments, queueType }: ResolvedOptions) =>
   queueType === "quorum"
     ? { "x-delivery-limit": deliveries, ...queueArguments, "x-queue-type": "quorum" }
     : { ...queueArguments, "x-queue-type": "classic" }
 
-const bind = (link: Link, { binding, queue }: Source): Promise<unknown> =>
-  RabbitMqClient.using(link, RabbitMqClient.plain, async (channel) => {
-    await channel.assertQueue(queue, { arguments: argumentsOf(link.connection) })
+const bind = (connection: Connection, { binding, queue }: Source): Promise<unknown> =>
+  Channels.using(connection, Channels.plain, async (channel) => {
+    await channel.assertQueue(queue, { arguments: argumentsOf(connection.resolved) })
     if (binding !== undefined) await channel.bindQueue(queue, binding.exchange, binding.key, binding.arguments ?? {})
   })
 
@@ -60,10 +61,10 @@ const bind = (link: Link, { binding, queue }: Source): Promise<unknown> =>
 const beginningOf = (queue: string): string => `begin ${queue}`
 
 /** How often the mark of a group's beginning is in its log: not at all once the log has dropped it. */
-const beginnings = async (link: Link, { queue }: Source, log: string, end: string): Promise<number> => {
+const beginnings = async (connection: Connection, { queue }: Source, log: string, end: string): Promise<number> => {
   let found = 0
-  await RabbitMqLog.mark(link, log, end)
-  await RabbitMqLog.read(link, log, async (_, mark) => {
+  await Log.mark(connection, log, end)
+  await Log.read(connection, log, async (_, mark) => {
     if (mark === beginningOf(queue)) found++
     return mark === end ? "enough" : "more"
   })
@@ -75,7 +76,7 @@ const beginnings = async (link: Link, { queue }: Source, log: string, end: strin
  * the moment of the binding may be in the queue twice. `skipped`: the copy begins behind so many marks of the group's beginning.
  */
 const fill = async (
-  link: Link,
+  connection: Connection,
   source: Source,
   log: string,
   ends: { readonly first: string; readonly second: string },
@@ -83,28 +84,28 @@ const fill = async (
 ): Promise<void> => {
   const { queue } = source
   const { first, second } = ends
-  await RabbitMqClient.using(
-    link,
-    RabbitMqClient.plain,
-    (channel) => channel.assertQueue(queue, { arguments: argumentsOf(link.connection) })
+  await Channels.using(
+    connection,
+    Channels.plain,
+    (channel) => channel.assertQueue(queue, { arguments: argumentsOf(connection.resolved) })
   )
-  await RabbitMqLog.mark(link, log, first)
+  await Log.mark(connection, log, first)
   let left = skipped
-  await RabbitMqClient.using(
-    link,
-    RabbitMqClient.confirming,
+  await Channels.using(
+    connection,
+    Channels.confirming,
     (channel) =>
-      RabbitMqLog.read(link, log, async (messages, mark) => {
+      Log.read(connection, log, async (messages, mark) => {
         for (let i = 0; left === 0 && i < messages.length; i += window) {
           for (const message of messages.slice(i, i + window)) {
             channel.sendToQueue(queue, message.content, copied(message))
           }
-          await link.confirmed(channel)
+          await connection.confirmed(channel)
         }
         if (mark === beginningOf(queue)) left = Math.max(0, left - 1)
         if (mark === first) {
-          await bind(link, source)
-          await RabbitMqLog.mark(link, log, second)
+          await bind(connection, source)
+          await Log.mark(connection, log, second)
         }
         return mark === second ? "enough" : "more"
       })
@@ -116,7 +117,7 @@ const fill = async (
  * log keeps since the group began. What the group had done comes again.
  */
 const restore = (
-  link: Link,
+  connection: Connection,
   source: Source,
   log: string,
   { channel, from, group }: Driver.ConsumeOptions,
@@ -127,90 +128,98 @@ const restore = (
     yield* Effect.logWarning(
       `The queue ${queue} of the group ${group} was deleted: it is filled from the log of ${channel}, so messages that the group has handled come again.`
     )
-    yield* RabbitMqClient.attempt(link.connection, "consume", async () => {
-      const skipped = from === "latest" ? await beginnings(link, source, log, `${id} 0`) : 0
+    yield* Requests.attempt(connection.resolved, "consume", async () => {
+      const skipped = from === "latest" ? await beginnings(connection, source, log, `${id} 0`) : 0
       // else a process that dies in the middle would leave half of a queue that says that it is whole
-      await RabbitMqClient.using(link, RabbitMqClient.plain, (each) => each.deleteExchange(queue))
-      await fill(link, source, log, { first: `${id} 1`, second: `${id} 2` }, skipped)
+      await Channels.using(connection, Channels.plain, (each) => each.deleteExchange(queue))
+      await fill(connection, source, log, { first: `${id} 1`, second: `${id} 2` }, skipped)
     }, { channel, queue })
   })
 
 /** Makes the queue of a group that is of one subscription alone, and ends with it. */
 const beginTemporary = (
-  link: Link,
+  connection: Connection,
   source: Source,
   { channel }: Driver.ConsumeOptions
 ): Effect.Effect<void, Failed> => {
   const where = { channel, queue: source.queue }
-  const ask = <A>(call: () => Promise<A>) => RabbitMqClient.ask(link.connection, "consume", call, where)
+  const ask = <A>(call: () => Promise<A>) => Requests.ask(connection.resolved, "consume", call, where)
   const isOfChannel = source.queue === channel
   return Effect.andThen(
-    isOfChannel || link.connection.missingChannels === "create" ? ask(() => exchange(link)) : Effect.mapError(
-      ask(() => found(link, channel)),
+    isOfChannel || connection.resolved.missingChannels === "create" ? ask(() => exchange(connection)) : Effect.mapError(
+      ask(() => found(connection, channel)),
       (error) => error.reason === "NotFound" ? missing("consume", channel) : error
     ),
-    ask(() => temporaryQueue(link, source))
+    ask(() => temporaryQueue(connection, source))
   )
 }
 
 /** Deletes the queue of a temporary group; one that cannot be deleted is gone some minutes later. */
-export const end = (link: Link, { queue }: Source): Effect.Effect<void> =>
-  Effect.ignore(RabbitMqClient.ask(
-    link.connection,
+export const end = (connection: Connection, { queue }: Source): Effect.Effect<void> =>
+  Effect.ignore(Requests.ask(
+    connection.resolved,
     "consume",
-    () => RabbitMqClient.using(link, RabbitMqClient.plain, (channel) => channel.deleteQueue(queue)),
+    () => Channels.using(connection, Channels.plain, (channel) => channel.deleteQueue(queue)),
     { queue }
   ))
 
 /** Makes the queue of a group, if it is not there, and gives it its beginning. */
-export const begin = (link: Link, source: Source, options: Driver.ConsumeOptions): Effect.Effect<void, Failed> =>
-  source.isTemporary ? beginTemporary(link, source, options) : beginLasting(link, source, options)
+export const begin = (
+  connection: Connection,
+  source: Source,
+  options: Driver.ConsumeOptions
+): Effect.Effect<void, Failed> =>
+  source.isTemporary ? beginTemporary(connection, source, options) : beginLasting(connection, source, options)
 
-const beginLasting = (link: Link, source: Source, options: Driver.ConsumeOptions): Effect.Effect<void, Failed> =>
+const beginLasting = (
+  connection: Connection,
+  source: Source,
+  options: Driver.ConsumeOptions
+): Effect.Effect<void, Failed> =>
   Effect.gen(function*() {
-    const { connection } = link
+    const { resolved } = connection
     const { channel, from, ordered, pattern } = options
     const where = { channel, queue: source.queue }
-    const ask = <A>(call: () => Promise<A>) => RabbitMqClient.ask(connection, "consume", call, where)
-    if (connection.missingChannels === "create" && pattern === undefined && !connection.channels.has(channel)) {
-      yield* declare(link, { channel })
+    const ask = <A>(call: () => Promise<A>) => Requests.ask(resolved, "consume", call, where)
+    if (resolved.missingChannels === "create" && pattern === undefined && !resolved.channels.has(channel)) {
+      yield* declare(connection, { channel })
     } else if (pattern === undefined) {
       yield* Effect.mapError(
-        ask(() => found(link, channel)),
+        ask(() => found(connection, channel)),
         (error) => error.reason === "NotFound" ? missing("consume", channel) : error
       )
-    } else yield* ask(() => exchange(link))
-    if (yield* ask(() => hasBegun(link, source, ordered))) {
-      if (source.binding !== undefined) yield* ask(() => bind(link, source))
+    } else yield* ask(() => exchange(connection))
+    if (yield* ask(() => hasBegun(connection, source, ordered))) {
+      if (source.binding !== undefined) yield* ask(() => bind(connection, source))
       return
     }
     // one at a time, among all members of the group
     yield* Effect.scoped(Effect.gen(function*() {
-      const place = yield* RabbitMqLock.stand(link, `${source.queue}@begin`, RabbitMqLock.brief)
+      const place = yield* Lock.stand(connection, `${source.queue}@begin`, Lock.brief)
       yield* Effect.raceFirst(
         Effect.promise(() => place.held),
         Effect.flatMap(Effect.promise(() => place.lost), (error) => Effect.fail(error))
       )
-      if (yield* ask(() => hasBegun(link, source, ordered))) return
+      if (yield* ask(() => hasBegun(connection, source, ordered))) return
       if (ordered) {
         yield* ask(() =>
-          RabbitMqClient.using(
-            link,
-            RabbitMqClient.plain,
-            (each) => each.assertQueue(lockOf(source.queue), { arguments: RabbitMqLock.lasting(connection.queueType) })
+          Channels.using(
+            connection,
+            Channels.plain,
+            (each) => each.assertQueue(lockOf(source.queue), { arguments: Lock.lasting(resolved.queueType) })
           )
         )
       }
-      if (source.binding === undefined || (yield* ask(() => hasBegun(link, source, false)))) return
+      if (source.binding === undefined || (yield* ask(() => hasBegun(connection, source, false)))) return
       const { log } = source
       const id = `${source.queue} ${yield* Random.nextIntBetween(0, 1_000_000_000)}`
-      if (log !== undefined && (yield* ask(() => hadBegun(link, source)))) {
-        yield* restore(link, source, log, options, id)
+      if (log !== undefined && (yield* ask(() => hadBegun(connection, source)))) {
+        yield* restore(connection, source, log, options, id)
       } else if (from === "earliest" && log !== undefined) {
-        yield* RabbitMqClient.attempt(
-          connection,
+        yield* Requests.attempt(
+          resolved,
           "consume",
-          () => fill(link, source, log, { first: `${id} 1`, second: `${id} 2` }),
+          () => fill(connection, source, log, { first: `${id} 1`, second: `${id} 2` }),
           where
         )
       } else {
@@ -220,13 +229,13 @@ const beginLasting = (link: Link, source: Source, options: Driver.ConsumeOptions
           )
         }
         // a message between the mark and the binding would come too early, and not be lost, if the queue is ever deleted
-        if (log !== undefined) yield* ask(() => RabbitMqLog.mark(link, log, beginningOf(source.queue)))
-        yield* ask(() => bind(link, source))
+        if (log !== undefined) yield* ask(() => Log.mark(connection, log, beginningOf(source.queue)))
+        yield* ask(() => bind(connection, source))
       }
       yield* ask(() =>
-        RabbitMqClient.using(
-          link,
-          RabbitMqClient.plain,
+        Channels.using(
+          connection,
+          Channels.plain,
           (each) => each.assertExchange(source.queue, "fanout", { durable: true })
         )
       )
@@ -234,12 +243,16 @@ const beginLasting = (link: Link, source: Source, options: Driver.ConsumeOptions
   })
 
 /** Messages that wait in the queue of a group. */
-export const ready = (link: Link, channel: string, group: string): Effect.Effect<number | undefined, Failed> => {
-  const queue = link.connection.channels.get(channel)?.queue ?? queueOf(channel, group)
-  return RabbitMqClient.ask(
-    link.connection,
+export const ready = (
+  connection: Connection,
+  channel: string,
+  group: string
+): Effect.Effect<number | undefined, Failed> => {
+  const queue = connection.resolved.channels.get(channel)?.queue ?? queueOf(channel, group)
+  return Requests.ask(
+    connection.resolved,
     "lag",
-    () => RabbitMqClient.using(link, RabbitMqClient.plain, (each) => each.checkQueue(queue)),
+    () => Channels.using(connection, Channels.plain, (each) => each.checkQueue(queue)),
     { channel, queue }
   ).pipe(
     Effect.map(({ messageCount }): number | undefined => messageCount),

@@ -3,8 +3,8 @@
  */
 import { type BrokerError, Features, type Headers, type Outgoing } from "@millrace/core"
 import type { MessageProperties, Options } from "amqplib"
-import * as RabbitMqError from "./RabbitMqError.ts"
-import type { Table } from "./RabbitMqValue.ts"
+import * as Errors from "./Errors.ts"
+import type { Table } from "./Values.ts"
 
 type Failed = BrokerError.BrokerError
 
@@ -159,7 +159,7 @@ export const refuse = (outgoing: Outgoing<Uint8Array>): Failed | undefined => {
   if (refused !== undefined) return refused
   for (const name of routing) {
     if (said(outgoing, name) !== undefined) {
-      return RabbitMqError.invalid(
+      return Errors.invalid(
         "publish",
         `A message for ${channel} has the header ${name}, which RabbitMQ reads as routing keys: give it another name.`
       )
@@ -168,7 +168,7 @@ export const refuse = (outgoing: Outgoing<Uint8Array>): Failed | undefined => {
   for (const [name, form, isGood] of forms) {
     const text = said(outgoing, name)
     if (text !== undefined && !isGood(text)) {
-      return RabbitMqError.invalid(
+      return Errors.invalid(
         "publish",
         `The header ${name} of a message for ${channel} must be ${form}, got ${JSON.stringify(text.slice(0, 40))}.`
       )

@@ -3,8 +3,9 @@
  * refuses what differs, and says what there is.
  */
 import type { Options } from "amqplib"
-import * as RabbitMqClient from "./RabbitMqClient.ts"
-import * as RabbitMqError from "./RabbitMqError.ts"
+import * as Channels from "./Channels.ts"
+import type { Connection } from "./Connection.ts"
+import * as Errors from "./Errors.ts"
 
 /** `unknown` where the user may not declare queues. */
 export type QueueType = "quorum" | "classic" | "stream" | "unknown"
@@ -17,7 +18,7 @@ const typeOf = (name: string): QueueType =>
 
 /** The sentence of a refusal about an argument: `inequivalent arg 'NAME' for queue …: received … but current is …`. */
 const differs = (error: unknown): { readonly name: string; readonly current: string } | undefined => {
-  if (RabbitMqError.replyOf(error) !== 406) return undefined
+  if (Errors.replyOf(error) !== 406) return undefined
   const text = error instanceof Error ? error.message : String(error)
   const [, name, current] =
     /inequivalent arg '([^']+)' .*but current is (?:none|(?:the value )?'([^']*)')/.exec(text) ?? []
@@ -25,12 +26,12 @@ const differs = (error: unknown): { readonly name: string; readonly current: str
 }
 
 /** Asks for the type of a queue that exists. */
-export const ask = async (link: RabbitMqClient.Link, queue: string): Promise<QueueType> => {
+export const ask = async (connection: Connection, queue: string): Promise<QueueType> => {
   const wanted: Record<string, string | number | boolean> = { "x-queue-type": "stream" }
   const options: Options.AssertQueue = { arguments: wanted }
   for (let i = 0; i < most; i++) {
     try {
-      await RabbitMqClient.using(link, RabbitMqClient.plain, async (channel) => {
+      await Channels.using(connection, Channels.plain, async (channel) => {
         // it must not be made here, if it was deleted meanwhile
         await channel.checkQueue(queue)
         await channel.assertQueue(queue, options)
@@ -39,7 +40,7 @@ export const ask = async (link: RabbitMqClient.Link, queue: string): Promise<Que
     } catch (error) {
       const found = differs(error)
       if (found === undefined) {
-        if (RabbitMqError.replyOf(error) === 403) return "unknown"
+        if (Errors.replyOf(error) === 403) return "unknown"
         throw error
       }
       const { current, name } = found

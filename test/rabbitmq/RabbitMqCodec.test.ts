@@ -1,18 +1,17 @@
 import type { Headers, Outgoing } from "@millrace/core"
-import {
-  attemptOf,
-  channelBeforeWait,
-  countersOf,
-  markOf,
-  MessageReader,
-  names
-} from "@millrace/rabbitmq/RabbitMqMessage"
-import { toProperties } from "@millrace/rabbitmq/RabbitMqOutgoing"
 import { it } from "@effect/vitest"
 import type { ConsumeMessage } from "amqplib"
 import { Effect } from "effect"
 import * as fc from "fast-check"
 import { describe, expect } from "vitest"
+import { MessageReader, toProperties } from "../../packages/rabbitmq/src/internal/Codec.ts"
+import {
+  attemptOf,
+  channelBeforeWait,
+  countersOf,
+  markOf,
+  names
+} from "../../packages/rabbitmq/src/internal/OwnHeaders.ts"
 import { bytes, outgoing, textOf } from "./support.ts"
 
 const queue = "c@g"

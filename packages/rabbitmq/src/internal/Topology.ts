@@ -8,13 +8,14 @@
  */
 import { Address, type BrokerError, type Driver } from "@millrace/core"
 import { Effect } from "effect"
-import * as RabbitMqClient from "./RabbitMqClient.ts"
-import * as RabbitMqError from "./RabbitMqError.ts"
-import type { Connection } from "./RabbitMqOptions.ts"
-import * as RabbitMqOptions from "./RabbitMqOptions.ts"
+import * as Channels from "./Channels.ts"
+import type { Connection } from "./Connection.ts"
+import * as Errors from "./Errors.ts"
+import type { ResolvedOptions } from "./Options.ts"
+import * as Options from "./Options.ts"
+import * as Requests from "./Requests.ts"
 
 type Failed = BrokerError.BrokerError
-type Link = RabbitMqClient.Link
 
 // what a log drops at once when it is too old or too long
 const segment = 64_000_000
@@ -38,15 +39,15 @@ export const isDirectReply = (channel: string): boolean => channel.startsWith("a
 export const queueTarget = (queue: string): Target => ({ exchange: "", key: queue })
 
 /** Whether a publisher may say the routing key of a message for a channel. */
-export const isRouted = (connection: Connection, channel: string): boolean =>
-  connection.channels.get(channel)?.exchange !== undefined
+export const isRouted = (resolved: ResolvedOptions, channel: string): boolean =>
+  resolved.channels.get(channel)?.exchange !== undefined
 
 /** Where messages of a channel are published to; `key` is the routing key that the publisher said. */
-export const targetOf = (connection: Connection, channel: string, key?: string): Target => {
-  const route = connection.channels.get(channel)
+export const targetOf = (resolved: ResolvedOptions, channel: string, key?: string): Target => {
+  const route = resolved.channels.get(channel)
   if (route === undefined) {
     // names that RabbitMQ keeps for queues of its own: no channel has one, and a caller of another client is answered there
-    return channel.startsWith("amq.") ? queueTarget(channel) : { exchange: connection.exchange, key: channel }
+    return channel.startsWith("amq.") ? queueTarget(channel) : { exchange: resolved.exchange, key: channel }
   }
   return route.exchange === undefined
     ? queueTarget(route.queue ?? channel)
@@ -59,7 +60,7 @@ const isPrintable = (name: string): boolean => !/\p{Cc}/u.test(name)
 const refuseName = (channel: string): Failed | undefined =>
   channel === "" || channel.includes("@") || Buffer.byteLength(channel) > 200 || !isPrintable(channel) ||
     channel.split(".").some((word) => word === "*" || word === "#")
-    ? RabbitMqError.invalid(
+    ? Errors.invalid(
       "declare",
       `RabbitMQ takes no channel named ${
         JSON.stringify(channel)
@@ -75,7 +76,7 @@ const wordsOf = (pattern: Address.Pattern): string | Failed => {
   if (
     words.some((word) => word === "*" || word === "#") || pattern.address.includes("@") || !isPrintable(pattern.address)
   ) {
-    return RabbitMqError.invalid(
+    return Errors.invalid(
       "consume",
       `RabbitMQ takes no pattern ${
         JSON.stringify(pattern.address)
@@ -92,39 +93,39 @@ const numbered = (settings: Readonly<Record<string, string>>): Readonly<Record<s
     Object.entries(settings).map(([name, value]) => [name, /^\d+$/.test(value) ? Number(value) : value])
   )
 
-const logArguments = (connection: Connection, settings: Readonly<Record<string, string>> = {}) => ({
+const logArguments = (resolved: ResolvedOptions, settings: Readonly<Record<string, string>> = {}) => ({
   "x-queue-type": "stream",
-  "x-max-age": connection.logAge,
-  "x-max-length-bytes": connection.logBytes,
+  "x-max-age": resolved.logAge,
+  "x-max-length-bytes": resolved.logBytes,
   "x-stream-max-segment-size-bytes": segment,
   ...numbered(settings)
 })
 
 /** Makes the exchange of all channels. */
-export const exchange = (link: Link): Promise<unknown> =>
-  RabbitMqClient.using(
-    link,
-    RabbitMqClient.plain,
-    (channel) => channel.assertExchange(link.connection.exchange, "topic", { durable: true })
+export const exchange = (connection: Connection): Promise<unknown> =>
+  Channels.using(
+    connection,
+    Channels.plain,
+    (channel) => channel.assertExchange(connection.resolved.exchange, "topic", { durable: true })
   )
 
-const log = async (link: Link, { channel: name, settings }: Driver.Declaration): Promise<void> => {
-  const { connection } = link
-  await exchange(link)
-  if (connection.log === "none") return
+const log = async (connection: Connection, { channel: name, settings }: Driver.Declaration): Promise<void> => {
+  const { resolved } = connection
+  await exchange(connection)
+  if (resolved.log === "none") return
   const assert = (all: Readonly<Record<string, string | number>>) =>
-    RabbitMqClient.using(link, RabbitMqClient.plain, (channel) => channel.assertQueue(name, { arguments: all }))
-  await assert(logArguments(connection, settings)).catch(async (error) => {
-    if (settings !== undefined || RabbitMqError.replyOf(error) !== 406) throw error
+    Channels.using(connection, Channels.plain, (channel) => channel.assertQueue(name, { arguments: all }))
+  await assert(logArguments(resolved, settings)).catch(async (error) => {
+    if (settings !== undefined || Errors.replyOf(error) !== 406) throw error
     // declared before with settings of its own, and none are asked for now; it may also be no stream at all
     await assert({ "x-queue-type": "stream" }).catch((again) => {
-      if (RabbitMqError.replyOf(again) !== 406 || String(again).includes("x-queue-type")) throw again
+      if (Errors.replyOf(again) !== 406 || String(again).includes("x-queue-type")) throw again
     })
   })
-  await RabbitMqClient.using(
-    link,
-    RabbitMqClient.plain,
-    (channel) => channel.bindQueue(name, connection.exchange, name)
+  await Channels.using(
+    connection,
+    Channels.plain,
+    (channel) => channel.bindQueue(name, resolved.exchange, name)
   )
 }
 
@@ -133,76 +134,76 @@ const unused = 300_000
 
 /** Makes the queue of a temporary channel or group, and binds it. */
 export const temporaryQueue = (
-  link: Link,
+  connection: Connection,
   { binding, queue }: Source,
   settings: Readonly<Record<string, string>> = {}
 ): Promise<unknown> =>
-  RabbitMqClient.using(link, RabbitMqClient.plain, async (channel) => {
+  Channels.using(connection, Channels.plain, async (channel) => {
     const wanted = { ...numbered(settings), "x-queue-type": "classic", "x-expires": unused }
     await channel.assertQueue(queue, { arguments: wanted })
     if (binding !== undefined) await channel.bindQueue(queue, binding.exchange, binding.key, binding.arguments ?? {})
   })
 
 /** Creates a channel's log, or compares it with what was declared; of a channel with a route, asks whether it is there. */
-export const declare = (link: Link, declaration: Driver.Declaration): Effect.Effect<void, Failed> =>
+export const declare = (connection: Connection, declaration: Driver.Declaration): Effect.Effect<void, Failed> =>
   Effect.suspend(() => {
-    const { connection } = link
+    const { resolved } = connection
     const { channel, partitions, settings = {} } = declaration
     if (partitions !== undefined && (!Number.isInteger(partitions) || partitions < 1)) {
       return Effect.fail(
-        RabbitMqError.invalid("declare", `partitions of ${channel} must be an integer from 1, got ${partitions}.`)
+        Errors.invalid("declare", `partitions of ${channel} must be an integer from 1, got ${partitions}.`)
       )
     }
     if (partitions !== undefined && partitions > 1) {
-      return Effect.fail(RabbitMqError.make(
+      return Effect.fail(Errors.make(
         "declare",
         "Unsupported",
         `A channel of RabbitMQ has one partition, and ${partitions} were declared for ${channel}: leave partitions out.`
       ))
     }
-    const route = connection.channels.get(channel)
+    const route = resolved.channels.get(channel)
     if (route !== undefined) {
       if (Object.keys(settings).length > 0) {
         return Effect.fail(
-          RabbitMqError.invalid("declare", `${channel} has a route to what others declare, so it takes no settings.`)
+          Errors.invalid("declare", `${channel} has a route to what others declare, so it takes no settings.`)
         )
       }
-      return Effect.asVoid(RabbitMqClient.ask(connection, "declare", () => found(link, channel), { channel }))
+      return Effect.asVoid(Requests.ask(resolved, "declare", () => found(connection, channel), { channel }))
     }
     const refused = refuseName(channel)
     if (refused !== undefined) return Effect.fail(refused)
     if (declaration.temporary === true) {
-      const binding = { exchange: connection.exchange, key: channel, arguments: undefined }
-      return RabbitMqClient.ask(connection, "declare", async () => {
-        await exchange(link)
-        await temporaryQueue(link, { queue: channel, binding, log: undefined, isTemporary: true }, settings)
+      const binding = { exchange: resolved.exchange, key: channel, arguments: undefined }
+      return Requests.ask(resolved, "declare", async () => {
+        await exchange(connection)
+        await temporaryQueue(connection, { queue: channel, binding, log: undefined, isTemporary: true }, settings)
       }, { channel })
     }
     const age = settings["x-max-age"]
     // RabbitMQ ends the whole connection over it (seen with 3.10)
-    if (age !== undefined && !RabbitMqOptions.age.test(age)) {
+    if (age !== undefined && !Options.age.test(age)) {
       return Effect.fail(
-        RabbitMqError.invalid(
+        Errors.invalid(
           "declare",
           `x-max-age of ${channel} must be a number and one of Y, M, D, h, m, s, got ${age}.`
         )
       )
     }
-    if (connection.log === "none" && Object.keys(settings).length > 0) {
+    if (resolved.log === "none" && Object.keys(settings).length > 0) {
       return Effect.fail(
-        RabbitMqError.invalid("declare", `settings of ${channel} are its log's, and the option log is "none".`)
+        Errors.invalid("declare", `settings of ${channel} are its log's, and the option log is "none".`)
       )
     }
-    return RabbitMqClient.ask(connection, "declare", () => log(link, declaration), { channel })
+    return Requests.ask(resolved, "declare", () => log(connection, declaration), { channel })
   })
 
 /** Asks whether what a channel needs is there; refused with 404 where it is not. */
-export const found = (link: Link, name: string): Promise<void> =>
-  RabbitMqClient.using(link, RabbitMqClient.plain, async (channel) => {
-    const { connection } = link
-    const route = connection.channels.get(name)
+export const found = (connection: Connection, name: string): Promise<void> =>
+  Channels.using(connection, Channels.plain, async (channel) => {
+    const { resolved } = connection
+    const route = resolved.channels.get(name)
     if (route === undefined) {
-      if (connection.log === "stream") await channel.checkQueue(name)
+      if (resolved.log === "stream") await channel.checkQueue(name)
       return
     }
     if (route.exchange !== undefined && route.exchange !== "") await channel.checkExchange(route.exchange)
@@ -229,27 +230,27 @@ export interface Source {
  * have their names.
  */
 export const sourceOf = (
-  connection: Connection,
+  resolved: ResolvedOptions,
   options: Driver.ConsumeOptions,
   temporary: ReadonlySet<string> = new Set()
 ): Source | Failed => {
   const { channel, group, pattern } = options
   const isTemporary = options.temporary === true
   if (isTemporary && temporary.has(channel)) {
-    const binding = { exchange: connection.exchange, key: channel, arguments: undefined }
+    const binding = { exchange: resolved.exchange, key: channel, arguments: undefined }
     return { queue: channel, binding, log: undefined, isTemporary }
   }
-  const route = connection.channels.get(channel)
+  const route = resolved.channels.get(channel)
   const queue = queueOf(channel, group)
   if (group === "") {
-    return RabbitMqError.invalid(
+    return Errors.invalid(
       "consume",
       `The group of ${options.handler} is empty: give the subscription the name of its consumer group, which its queue ${channel}@GROUP has.`
     )
   }
   if (route?.queue !== undefined) return { queue: route.queue, binding: undefined, log: undefined, isTemporary: false }
   if (group.includes("@") || !isPrintable(group) || Buffer.byteLength(queue) > 220) {
-    return RabbitMqError.invalid(
+    return Errors.invalid(
       "consume",
       `RabbitMQ takes no group named ${
         JSON.stringify(group)
@@ -268,20 +269,20 @@ export const sourceOf = (
   if (pattern !== undefined) {
     const key = wordsOf(pattern)
     return typeof key === "string"
-      ? { queue, binding: { exchange: connection.exchange, key, arguments: undefined }, log: undefined, isTemporary }
+      ? { queue, binding: { exchange: resolved.exchange, key, arguments: undefined }, log: undefined, isTemporary }
       : key
   }
   return refuseName(channel) ?? {
     queue,
-    binding: { exchange: connection.exchange, key: channel, arguments: undefined },
-    log: connection.log === "none" || isTemporary ? undefined : channel,
+    binding: { exchange: resolved.exchange, key: channel, arguments: undefined },
+    log: resolved.log === "none" || isTemporary ? undefined : channel,
     isTemporary
   }
 }
 
 /** A channel that nobody has declared. */
 export const missing = (operation: Failed["operation"], channel: string): Failed =>
-  RabbitMqError.make(
+  Errors.make(
     operation,
     "NotFound",
     `The channel ${channel} does not exist, or no queue takes its messages: declare it, or set missingChannels to "create".`
