@@ -5,6 +5,7 @@
  */
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
 import * as NodeServices from "@effect/platform-node/NodeServices"
+import { Health } from "@millrace/core"
 import { Console, Effect, FileSystem, Layer, Option } from "effect"
 import { CliConfig, CliError, Command, Flag, GlobalFlag } from "effect/cli"
 import { join } from "node:path"
@@ -78,5 +79,6 @@ const start = Command.make(
 
 Command.run(start, { version: "0.1.0" }).pipe(
   Effect.provide(Layer.merge(NodeServices.layer, CliConfig.layer({ builtIns: [GlobalFlag.Help] }))),
-  NodeRuntime.runMain
+  // a signal ends a run in order: exit code 0
+  NodeRuntime.runMain({ teardown: Health.teardown })
 )

@@ -5,7 +5,7 @@
  *     node examples/06-own-broker/main.ts [FOLDER]
  */
 import { NodeFileSystem, NodeRuntime } from "@effect/platform-node"
-import { Broker, Channel, Decode, Publisher, Stack, Subscription } from "@millrace/core"
+import { Broker, Channel, Decode, Health, Publisher, Stack, Subscription } from "@millrace/core"
 import { Console, Deferred, Effect, Layer, Schema, Stream } from "effect"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
@@ -35,4 +35,4 @@ const program = Effect.gen(function*() {
 })
 
 const broker = FileBroker.layer(folder).pipe(Layer.provide(NodeFileSystem.layer))
-NodeRuntime.runMain(program.pipe(Effect.scoped, Effect.provide(broker)))
+NodeRuntime.runMain(program.pipe(Effect.scoped, Effect.provide(broker)), { teardown: Health.teardown })

@@ -1,6 +1,7 @@
+import { spawn } from "node:child_process"
 import { assert, describe, it } from "vitest"
 import { names } from "@millrace/examples/02-any-broker/brokers.ts"
-import { run } from "../repo/workspace.ts"
+import { root, run } from "../repo/workspace.ts"
 
 const main = "examples/02-any-broker/main.ts"
 
@@ -12,6 +13,20 @@ describe("the same program on every broker", { timeout: 120_000 }, () => {
       output,
       "480 were charged, 40 of them at the second attempt; 20 were declined and are dead letters\n"
     )
+    assert.strictEqual(code, 0)
+  })
+
+  it.each(["SIGINT", "SIGTERM"] as const)("T8 %s ends it in order, with exit code 0", async (signal) => {
+    const child = spawn(process.execPath, [main, "--orders", "100000"], { cwd: root })
+    let output = ""
+    const read = (chunk: Buffer) => {
+      output += chunk.toString()
+      if (output.includes("100000 orders are published") && !child.killed) child.kill(signal)
+    }
+    child.stdout.on("data", read)
+    child.stderr.on("data", read)
+    const code = await new Promise((closed) => child.once("close", closed))
+    assert.notInclude(output, "were charged")
     assert.strictEqual(code, 0)
   })
 
