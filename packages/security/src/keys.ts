@@ -3,6 +3,7 @@ import { manualRedirects, redirects } from "@millrace/core/model/manualRedirects
 import { Clock, Deferred, Duration, Effect, FiberSet, Redacted, type Scope, Stream } from "effect"
 import { HttpClient, type HttpClientResponse } from "effect/http"
 import * as jose from "jose"
+import { isWeak } from "./weakKey.ts"
 
 /** The signature algorithms of RFC 7518 and RFC 8037 that are taken; `none` is not among them. */
 export const families = {
@@ -38,12 +39,15 @@ const fixed = (keys: ReadonlyArray<Key>): Source => ({
 /** The most of a set: a token that names no key is tried with each that fits. */
 const most = { keys: 100, bytes: 1024 * 1024 }
 
-/** Each key of a set as a set of its own, so that it is known which one verified. jose uses none that is secret or private. */
+/**
+ * Each key of a set as a set of its own, so that it is known which one verified. jose uses none that is secret or private; keys that
+ * protect nothing are left out.
+ */
 const keysOf = (set: jose.JSONWebKeySet): ReadonlyArray<Key> => {
   // refuses what is no set
   jose.createLocalJWKSet(set)
   if (set.keys.length > most.keys) throw new RangeError(`Jwt: a key set must have at most ${most.keys} keys`)
-  return set.keys.map((jwk) => ({
+  return set.keys.filter((jwk) => !isWeak(jwk)).map((jwk) => ({
     id: JSON.stringify(Object.entries(jwk).sort(([a], [b]) => a < b ? -1 : 1)),
     kid: typeof jwk.kid === "string" ? jwk.kid : undefined,
     resolve: jose.createLocalJWKSet({ keys: [jwk] })
@@ -107,6 +111,7 @@ const importOne = async (key: PublicKey, algorithm: Algorithm): Promise<jose.Cry
   if ("modulusLength" in found.algorithm && Number(found.algorithm.modulusLength) < 2048) {
     throw new TypeError("too short")
   }
+  if (isWeak(await jose.exportJWK(found))) throw new TypeError("weak")
   return found
 }
 
