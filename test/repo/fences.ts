@@ -46,9 +46,11 @@ const fencesIn = (file: string, lines: ReadonlyArray<string>, firstLine: number,
   return { fences, faults }
 }
 
-/** Every fence of the README, of docs/ and of doc comments in packages. */
+/** Every fence of the READMEs, of docs/ and of doc comments in packages. */
 export const collect = (): { readonly fences: ReadonlyArray<Fence>; readonly faults: ReadonlyArray<Fault> } => {
-  const pages = sources("README.md", "docs/**/*.md").map((file) => fencesIn(file, read(file).split("\n"), 1, /^/))
+  const pages = sources("README.md", "docs/**/*.md", "packages/*/README.md").map((file) =>
+    fencesIn(file, read(file).split("\n"), 1, /^/)
+  )
   const comments = sources("packages/*/src/**/*.ts").flatMap((file) => {
     const text = read(file)
     return [...text.matchAll(/\/\*\*[\s\S]*?\*\//g)].map((comment) =>
