@@ -245,8 +245,20 @@ describe("F17 Publish and Publisher", () => {
       .toEqualTypeOf<Handler<Message<Order>, { order: string }, Failing, Broker.Broker>>()
     expectTypeOf(Stack.start<Message<Order>>().use(Publish.middleware(Invoices)).handle(invoice))
       .toEqualTypeOf<Handler<Message<Order>, { order: string }, Failing, Broker.Broker>>()
+    // the parameter of an inline handler is inferred
+    expectTypeOf(
+      Stack.start<Message<Order>>().use(Publish.middleware(Invoices)).handle(({ payload }) =>
+        Effect.succeed({ order: payload.id })
+      )
+    ).toEqualTypeOf<Handler<Message<Order>, { order: string }, Failing, Broker.Broker>>()
     // @ts-expect-error a number is no invoice
     pipe(cannotFail, Publish.middleware(Invoices))
+    // @ts-expect-error a number is no invoice, inline
+    Stack.start<Message<Order>>().use(Publish.middleware(Invoices)).handle(({ payload }) =>
+      Effect.succeed(payload.amount)
+    )
+    // @ts-expect-error an unknown answer may be no invoice
+    Stack.start<Message<Order>>().use(Publish.middleware(Invoices)).handle(() => Effect.succeed<unknown>(1))
     // @ts-expect-error a number is no invoice
     Stack.start<Message<Order>>().use(Publish.middleware(Invoices)).handle(cannotFail)
     // @ts-expect-error a number is no invoice, however deep it stands

@@ -56,8 +56,9 @@ export interface Stack<Outer, Inner, L extends ReadonlyArray<Config>> {
   // last, since the compiler shows the last form that does not fit: what fits no other is told why
   use<M>(middleware: Said<M, NoMiddleware<M, Inner>>): Stack<Outer, Inner, L>
   /** Wraps a handler; what it infers is what `pipe(handler, inner, …, outer)` infers. */
+  // the check is on the result: on the function itself it would keep the compiler from inferring an inline handler's parameter
   handle<A, E, R>(
-    handler: ((message: Inner) => Effect.Effect<A, E, R>) & Check<L, { A: A; E: E; R: R }>
+    handler: (message: Inner) => Effect.Effect<A, E, R> & Check<L, { A: A; E: E; R: R }>
   ): Handler<
     Outer,
     Fold<L, { A: A; E: E; R: R }>["A"],
