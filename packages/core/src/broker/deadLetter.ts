@@ -3,7 +3,8 @@
  * dead letter for a broker that refuses the whole one.
  */
 import { Cause, Result } from "effect"
-import { Base64, Base64Url } from "effect/encoding"
+import * as Base64 from "effect/encoding/Base64"
+import * as Base64Url from "effect/encoding/Base64Url"
 import { prettyOf } from "../model/causeText.ts"
 import * as Failure from "../model/Failure.ts"
 import * as Headers from "../model/Headers.ts"

@@ -3,7 +3,8 @@
  * published and again after, so that a replay that ended in the middle can be run again.
  */
 import { Effect, Result, Stream } from "effect"
-import { Base64, Base64Url } from "effect/encoding"
+import * as Base64 from "effect/encoding/Base64"
+import * as Base64Url from "effect/encoding/Base64Url"
 import type { Delivery } from "../model/Message.ts"
 import { Outgoing } from "../model/Message.ts"
 import { sha256 } from "../model/sha256.ts"
