@@ -1,5 +1,5 @@
 import { Broker, type BrokerError, DeadLetters } from "@millrace/core"
-import { Kafka, KafkaAdmin } from "@millrace/kafka"
+import { Kafka, type KafkaAdmin } from "@millrace/kafka"
 import { Kafka as Servers } from "@millrace/testing/servers"
 import { Console, Effect, Layer, Random, type Scope } from "effect"
 import { rmSync } from "node:fs"
@@ -53,7 +53,7 @@ export const run = <A, E>(
     return yield* body({ evidence, check, start, say })
   }).pipe(
     Effect.scoped,
-    Effect.provide(Layer.merge(Kafka.layer({ brokers: kafka.brokers }), KafkaAdmin.layer({ brokers: kafka.brokers }))),
+    Effect.provide(Layer.merge(Kafka.layer({ brokers: kafka.brokers }), Kafka.layerAdmin({ brokers: kafka.brokers }))),
     Random.withSeed(seed)
   )
 

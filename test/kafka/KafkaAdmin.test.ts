@@ -1,8 +1,8 @@
 import { it } from "@effect/vitest"
-import * as Admin from "@millrace/kafka/client/Admin"
-import type { Cluster } from "@millrace/kafka/client/Cluster"
-import { check } from "@millrace/kafka/client/Options"
-import * as Topics from "@millrace/kafka/client/Topics"
+import * as Admin from "../../packages/kafka/src/internal/Admin.ts"
+import type { Cluster } from "../../packages/kafka/src/internal/Cluster.ts"
+import { check } from "../../packages/kafka/src/internal/Options.ts"
+import * as Topology from "../../packages/kafka/src/internal/Topology.ts"
 import { Effect, Fiber } from "effect"
 import { TestClock } from "effect/testing"
 import { describe, expect } from "vitest"
@@ -57,7 +57,7 @@ describe("X5 a group whose coordinator moves to another broker", () => {
         const operations = (cluster: Cluster) => {
           const admin = Admin.make(settings, cluster)
           return [
-            [Topics.lag(settings, cluster, "orders", "billing"), [{ partition: 0, messages: 4 }]],
+            [Topology.lag(settings, cluster, "orders", "billing"), [{ partition: 0, messages: 4 }]],
             [admin.lag("billing", "orders"), [{ partition: 0, committed: 5, low: 2, high: 9, lag: 4 }]],
             [admin.describeGroup("billing"), { group: "billing", state: "Empty", members: [] }],
             [admin.move("billing", "orders", "latest"), undefined],
@@ -79,7 +79,7 @@ describe("X5 a group whose coordinator moves to another broker", () => {
     Effect.gen(function*() {
       const settings = yield* options
       const { calls, cluster } = clusterOf(moving[0]!.error, Number.POSITIVE_INFINITY)
-      const fiber = yield* Effect.forkChild(Effect.flip(Topics.lag(settings, cluster, "orders", "billing")))
+      const fiber = yield* Effect.forkChild(Effect.flip(Topology.lag(settings, cluster, "orders", "billing")))
       yield* TestClock.adjust("4900 millis")
       expect(fiber.pollUnsafe()).toBeUndefined()
       yield* TestClock.adjust("200 millis")

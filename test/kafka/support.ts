@@ -1,10 +1,10 @@
 import { Broker, type BrokerError, type Delivery, type Driver } from "@millrace/core"
-import { Kafka, KafkaAdmin, KafkaTransaction } from "@millrace/kafka"
-import * as KafkaPlatformatic from "@millrace/kafka/KafkaPlatformatic"
+import { Kafka } from "@millrace/kafka"
+import * as KafkaJs from "@millrace/kafka/KafkaJs"
 import type { Kafka as Servers } from "@millrace/testing/servers"
 import { Effect, Exit, Fiber, type Layer, Scope, Stream } from "effect"
 import { Admin, Base, type consumerGroupDescribeV0, kGetApi, kGetBootstrapConnection } from "@platformatic/kafka"
-import { type Cluster, Kafka as KafkaJs, logLevel, PartitionAssigners } from "kafkajs"
+import { type Cluster, Kafka as KafkaClient, logLevel, PartitionAssigners } from "kafkajs"
 import { eventually, textOf } from "../services/driving.ts"
 
 export { bytes, eventually, fresh, outgoing, textOf } from "../services/driving.ts"
@@ -25,7 +25,7 @@ export const optionsOf = (server: Servers.KafkaServer, more?: Partial<Kafka.Opti
 
 /** Takes every member out of a group of the classic protocol behind its back, as a session that has run out does. */
 const removeClassic = async (brokers: Array<string>, groupId: string): Promise<void> => {
-  const client = new KafkaJs({ brokers, logLevel: logLevel.NOTHING })
+  const client = new KafkaClient({ brokers, logLevel: logLevel.NOTHING })
   const admin = client.admin()
   await admin.connect()
   const { groups } = await admin.describeGroups([groupId])
@@ -72,8 +72,8 @@ export interface Client {
   readonly driver: (options: Kafka.Options) => ReturnType<typeof Kafka.driver>
   readonly layer: (options: Kafka.Options) => ReturnType<typeof Kafka.layer>
   readonly layerConfig: () => ReturnType<typeof Kafka.layerConfig>
-  readonly admin: (options: Kafka.Options) => ReturnType<typeof KafkaAdmin.layer>
-  readonly transaction: typeof KafkaTransaction.layer
+  readonly admin: (options: Kafka.Options) => ReturnType<typeof Kafka.layerAdmin>
+  readonly transaction: typeof Kafka.layerTransaction
   /** Whether members keep what need not move. */
   readonly cooperative: boolean
   readonly removeMembers: (brokers: Array<string>, group: string) => Promise<void>
@@ -82,22 +82,22 @@ export interface Client {
 /** One that does not know the options of the other is given those that both know. */
 export const kafkajs: Client = {
   name: "kafkajs",
-  driver: Kafka.driver,
-  layer: Kafka.layer,
-  layerConfig: Kafka.layerConfig,
-  admin: KafkaAdmin.layer,
-  transaction: KafkaTransaction.layer,
+  driver: KafkaJs.driver,
+  layer: KafkaJs.layer,
+  layerConfig: KafkaJs.layerConfig,
+  admin: KafkaJs.layerAdmin,
+  transaction: KafkaJs.layerTransaction,
   cooperative: false,
   removeMembers: removeClassic
 }
 
 const platformatic = (groupProtocol: "classic" | "consumer"): Client => ({
   name: `platformatic ${groupProtocol}`,
-  driver: (options) => KafkaPlatformatic.driver({ ...options, groupProtocol }),
-  layer: (options) => KafkaPlatformatic.layer({ ...options, groupProtocol }),
-  layerConfig: () => KafkaPlatformatic.layerConfig({ groupProtocol }),
-  admin: (options) => KafkaPlatformatic.layerAdmin({ ...options, groupProtocol }),
-  transaction: KafkaPlatformatic.layerTransaction,
+  driver: (options) => Kafka.driver({ ...options, groupProtocol }),
+  layer: (options) => Kafka.layer({ ...options, groupProtocol }),
+  layerConfig: () => Kafka.layerConfig({ groupProtocol }),
+  admin: (options) => Kafka.layerAdmin({ ...options, groupProtocol }),
+  transaction: Kafka.layerTransaction,
   cooperative: groupProtocol === "consumer",
   removeMembers: groupProtocol === "consumer" ? removeConsumers : removeClassic
 })

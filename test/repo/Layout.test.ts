@@ -64,6 +64,35 @@ const shared = new Set([
 
 /** Packages whose private files are in `internal`: what users import, and the private files that only this package has. */
 const shelves: Record<string, { readonly open: ReadonlyArray<string>; readonly own: ReadonlyArray<string> }> = {
+  kafka: {
+    open: ["Kafka", "KafkaAdmin", "KafkaJs", "KafkaTransaction"],
+    own: [
+      "Admin",
+      "Assigner",
+      "Beginning",
+      "Cluster",
+      "Membership",
+      "Progress",
+      "Token",
+      "TopicSet",
+      "Transaction",
+      "capabilities",
+      "kafkajs/AbortedTransactions",
+      "kafkajs/Brokers",
+      "kafkajs/Cluster",
+      "kafkajs/Transaction",
+      "platformatic/ClassicGroup",
+      "platformatic/Cluster",
+      "platformatic/ConsumerGroup",
+      "platformatic/Fetch",
+      "platformatic/Group",
+      "platformatic/Leaders",
+      "platformatic/Offsets",
+      "platformatic/Partition",
+      "platformatic/Partitioner",
+      "platformatic/Transaction"
+    ]
+  },
   mqtt: { open: ["Mqtt"], own: ["AckQueue", "Inbox", "Packet", "Session"] },
   nats: {
     open: ["JetStream", "Nats"],

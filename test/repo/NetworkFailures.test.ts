@@ -1,6 +1,6 @@
 import { BrokerError, type BrokerError as Errors } from "@millrace/core"
 import * as Http from "@millrace/http/failures"
-import * as Kafka from "@millrace/kafka/client/Failure"
+import * as Kafka from "../../packages/kafka/src/internal/Errors.ts"
 import * as Mqtt from "../../packages/mqtt/src/internal/Errors.ts"
 import * as Nats from "../../packages/nats/src/internal/Errors.ts"
 import * as RabbitMq from "../../packages/rabbitmq/src/internal/Errors.ts"

@@ -223,7 +223,7 @@ const made: Readonly<Record<string, ReadonlyArray<Made>>> = {
       numbers: ["limit"]
     }
   ],
-  "kafka/src/client/Options.ts": [{
+  "kafka/src/internal/Options.ts": [{
     make: Kafka.layer,
     base: { brokers: "127.0.0.1:1" },
     durations: [

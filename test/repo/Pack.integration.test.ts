@@ -34,24 +34,30 @@ const tarballOf = (name: string): string => {
   return join(tarballs, found ?? "")
 }
 
+/** Installs packed packages and one client of Kafka, the user's choice, in an empty folder. */
+const install = (folder: string, names: ReadonlyArray<string>, kafkaClient: string): Promise<string> => {
+  const versionOf = (name: string) => readJson(`test/node_modules/${name}/package.json`).version
+  writeFileSync(
+    join(folder, "package.json"),
+    JSON.stringify({
+      private: true,
+      type: "module",
+      dependencies: {
+        effect: versionOf("effect"),
+        [kafkaClient]: versionOf(kafkaClient),
+        ...Object.fromEntries(names.map((name) => [`@millrace/${name}`, `file:${tarballOf(name)}`]))
+      }
+    })
+  )
+  return succeeds("npm", ["install", "--no-audit", "--no-fund", "--prefer-offline"], { cwd: folder, env })
+}
+
 beforeAll(async () => {
   mkdirSync(tarballs)
   mkdirSync(project)
   await succeeds("npx", ["-y", "pnpm@12", "build"])
   await succeeds("npx", ["-y", "pnpm@12", "-r", "--filter", "./packages/*", "pack", "--pack-destination", tarballs])
-  const { version } = readJson("node_modules/effect/package.json")
-  writeFileSync(
-    join(project, "package.json"),
-    JSON.stringify({
-      private: true,
-      type: "module",
-      dependencies: {
-        effect: version,
-        ...Object.fromEntries(packages.map((name) => [`@millrace/${name}`, `file:${tarballOf(name)}`]))
-      }
-    })
-  )
-  installed = await succeeds("npm", ["install", "--no-audit", "--no-fund", "--prefer-offline"], { cwd: project, env })
+  installed = await install(project, packages, "@platformatic/kafka")
 }, 120_000)
 
 afterAll(() => rmSync(folder, { recursive: true, force: true }))
@@ -85,6 +91,32 @@ describe("the packed packages", () => {
     ], { cwd: project, env })
     assert.isAbove(Number(output), 0)
   })
+
+  it("a program on one client of Kafka needs the other neither installed nor loaded", async () => {
+    const other = join(folder, "kafkajs")
+    mkdirSync(other)
+    await install(other, ["core", "kafka"], "kafkajs")
+    const installedIn = (home: string) =>
+      ["kafkajs", "@platformatic/kafka"].filter((name) => existsSync(join(home, "node_modules", name)))
+    assert.deepStrictEqual([installedIn(project), installedIn(other)], [["@platformatic/kafka"], ["kafkajs"]])
+    const layers = (specifier: string, cwd: string) =>
+      succeeds(node, [
+        "-e",
+        `import("${specifier}").then(({ Kafka, layer }) => console.log(typeof (layer ?? Kafka.layer)))`
+      ], {
+        cwd,
+        env
+      })
+    assert.strictEqual(await layers("@millrace/kafka", project), "function\n")
+    assert.strictEqual(await layers("@millrace/kafka/KafkaJs", other), "function\n")
+    await succeeds(node, [
+      "-e",
+      `Promise.all(["KafkaAdmin", "KafkaTransaction"].map((name) => import("@millrace/kafka/" + name)))`
+    ], { cwd: other, env })
+    const internal = ["@millrace/kafka", "internal", "Options"].join("/")
+    const { code, output } = await run(node, ["-e", `import("${internal}")`], { cwd: project, env })
+    assert.deepStrictEqual([code, /ERR_PACKAGE_PATH_NOT_EXPORTED/.test(output)], [1, true], output)
+  }, 60_000)
 
   it.each(packages)("%s resolves with its types in each kind of project", async (name) => {
     await succeeds("attw", [tarballOf(name), "--profile", "esm-only", "--no-emoji"])

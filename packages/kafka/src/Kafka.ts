@@ -1,23 +1,44 @@
 /**
- * Apache Kafka by kafkajs.
+ * Apache Kafka by @platformatic/kafka, the default client. It needs Kafka 3.1 or newer, the package `@platformatic/kafka`, and
+ * Node 22.22 or 24.6. `KafkaJs` has the same options and runs on older ones.
  *
- * At least once: a position is committed when all below it is settled, and what was not is delivered again. Order is kept
- * within a partition; messages of one key share one.
+ * Delivery is at least once: an offset is committed when all messages below it are settled, and unsettled messages are
+ * redelivered. Order is kept within a partition; messages of one key share a partition.
  */
-import { type Broker, BrokerError, type Driver, Engine } from "@millrace/core"
+import { type Broker, type BrokerError, type Driver, DriverOptions, Engine } from "@millrace/core"
 import { type Config, Effect, Layer, type Scope } from "effect"
-import { Begun } from "./client/Beginning.ts"
-import { capabilities } from "./client/capabilities.ts"
-import * as KafkaOptions from "./client/Options.ts"
-import * as Publisher from "./client/Publisher.ts"
-import * as Topics from "./client/Topics.ts"
-import { browse } from "./kafkajs/Browse.ts"
-import * as Client from "./kafkajs/Client.ts"
-import { connect } from "./kafkajs/Cluster.ts"
-import { consume } from "./kafkajs/Consumer.ts"
-import { producing } from "./kafkajs/Producing.ts"
+import * as Admin from "./internal/Admin.ts"
+import { Begun } from "./internal/Beginning.ts"
+import { capabilities } from "./internal/capabilities.ts"
+import * as KafkaOptions from "./internal/Options.ts"
+import * as Publisher from "./internal/Publisher.ts"
+import * as Topology from "./internal/Topology.ts"
+import * as Transaction from "./internal/Transaction.ts"
+import { browse } from "./internal/platformatic/Browse.ts"
+import { connect } from "./internal/platformatic/Cluster.ts"
+import { consume, type GroupProtocol } from "./internal/platformatic/Consumer.ts"
+import { producers } from "./internal/platformatic/Publisher.ts"
+import { transactional } from "./internal/platformatic/Transaction.ts"
 
-export type { Options, Sasl, Tls } from "./client/Options.ts"
+export type { Sasl, Tls } from "./internal/Options.ts"
+
+/** Options of this client: those of `KafkaJs`, and one more. */
+export interface Options extends KafkaOptions.Options {
+  /**
+   * Kafka's `group.protocol`. By `classic`, all members of a group stop when one comes or goes. By `consumer`, the broker
+   * divides the partitions and only those stop that move; it needs Kafka 4.0, and the broker sets the session timeout and the
+   * heartbeat interval in place of `consumer.sessionTimeout` and `consumer.heartbeatInterval`. Default: `classic`.
+   */
+  readonly groupProtocol?: GroupProtocol | undefined
+}
+
+const checked = (options: Options) =>
+  Effect.zip(
+    KafkaOptions.check(options),
+    KafkaOptions.checked(() =>
+      DriverOptions.oneOf("groupProtocol", options.groupProtocol, ["classic", "consumer"], "classic")
+    )
+  )
 
 /**
  * Kafka as a driver, for an engine of one's own; connected as long as the scope is open.
@@ -27,41 +48,30 @@ export type { Options, Sasl, Tls } from "./client/Options.ts"
  *
  * @category constructors
  */
-export const driver = (
-  options: KafkaOptions.Options
-): Effect.Effect<Driver.Driver, BrokerError.BrokerError, Scope.Scope> =>
+export const driver = (options: Options): Effect.Effect<Driver.Driver, BrokerError.BrokerError, Scope.Scope> =>
   Effect.gen(function*() {
-    const settings = yield* KafkaOptions.check(options)
-    if (settings.consumer.instanceId !== null) {
-      return yield* Effect.fail(BrokerError.make({
-        system: "kafka",
-        operation: "connect",
-        reason: "Unsupported",
-        message: "kafkajs has no static members: leave consumer.instanceId out, or use KafkaPlatformatic."
-      }))
-    }
+    const [settings, protocol] = yield* checked(options)
     const cluster = yield* connect(settings)
     const begun = new Begun()
-    const kafka = Client.make(settings, yield* Client.logger(settings))
-    const publisher = yield* Publisher.make(settings, producing(settings, kafka), cluster)
+    const publisher = yield* Publisher.make(settings, producers(settings), cluster)
     return {
       system: "kafka",
       capabilities,
-      consume: (options, sink) => consume(settings, cluster, begun, options, sink),
+      consume: (options, sink) => consume(settings, cluster, begun, protocol, options, sink),
       publish: publisher.publish,
-      declare: (declaration) => Topics.declare(settings, cluster, declaration),
+      declare: (declaration) => Topology.declare(settings, cluster, declaration),
       browse: (channel) => browse(settings, cluster, channel),
-      check: Topics.check(settings, cluster),
-      lag: (channel, group) => Topics.lag(settings, cluster, channel, group)
+      check: Topology.check(settings, cluster),
+      lag: (channel, group) => Topology.lag(settings, cluster, channel, group)
     }
   })
 
 /**
  * Kafka as the broker of a program.
  *
- * **Example** (a subscription on Kafka)
+ * **Example** (a subscription by the protocol "consumer")
  *
- * ```ts
+ * ```ts no-run
  * import { Channel, type Message, Subscription } from "@millrace/core"
  * import { Kafka } from "@millrace/kafka"
  * import { Effect, Layer } from "effect"
@@ -70,7 +80,7 @@ export const driver = (
  * const count = (message: Message<Uint8Array>) => Effect.log(`${message.payload.length} bytes at ${message.position}`)
  *
  * const program = Subscription.layer(Subscription.make(Orders, { group: "billing", name: "count" }, count)).pipe(
- *   Layer.provide(Kafka.layer({ brokers: ["localhost:9092"] }))
+ *   Layer.provide(Kafka.layer({ brokers: ["localhost:9092"], groupProtocol: "consumer" }))
  * )
  * ```
  *
@@ -78,7 +88,7 @@ export const driver = (
  *
  * @category layers
  */
-export const layer = (options: KafkaOptions.Options): Layer.Layer<Broker.Broker, BrokerError.BrokerError> =>
+export const layer = (options: Options): Layer.Layer<Broker.Broker, BrokerError.BrokerError> =>
   Engine.layer(driver(options))
 
 /**
@@ -91,6 +101,47 @@ export const layer = (options: KafkaOptions.Options): Layer.Layer<Broker.Broker,
  * @category layers
  */
 export const layerConfig = (
-  options?: Partial<KafkaOptions.Options>
+  options?: Partial<Options>
 ): Layer.Layer<Broker.Broker, BrokerError.BrokerError | Config.ConfigError> =>
   Layer.unwrap(Effect.map(KafkaOptions.config, (found) => layer({ ...found, ...options })))
+
+/**
+ * The service `KafkaAdmin` by this client, connected at once.
+ *
+ * **Example** (a topic with the settings that the program needs)
+ *
+ * ```ts
+ * import { Kafka, KafkaAdmin } from "@millrace/kafka"
+ * import { Effect } from "effect"
+ *
+ * const program = Effect.gen(function*() {
+ *   const admin = yield* KafkaAdmin.KafkaAdmin
+ *   yield* admin.declare({ channel: "orders", partitions: 16, settings: { "retention.ms": "86400000" } })
+ *   yield* Effect.log(yield* admin.lag("billing", "orders"))
+ * }).pipe(Effect.provide(Kafka.layerAdmin({ brokers: "localhost:9092" })))
+ * ```
+ *
+ * Fails with a `BrokerError` that says what to do where an option is bad, the address is wrong or the credentials are refused.
+ *
+ * @category layers
+ */
+export const layerAdmin = (options: Options): Layer.Layer<Admin.KafkaAdmin, BrokerError.BrokerError> =>
+  Layer.effect(
+    Admin.KafkaAdmin,
+    Effect.gen(function*() {
+      const [settings] = yield* checked(options)
+      return Admin.make(settings, yield* connect(settings))
+    })
+  )
+
+/**
+ * The service `KafkaTransaction` by this client, connected at once. With `after` it promises exactly once: the transaction names
+ * the member and its generation, and Kafka refuses a transaction whose partition another member has by now.
+ *
+ * Fails with a `BrokerError` when an option is bad or Kafka cannot be reached.
+ *
+ * @category layers
+ */
+export const layerTransaction = (
+  options: Transaction.TransactionOptions
+): Layer.Layer<Transaction.KafkaTransaction, BrokerError.BrokerError> => Transaction.layer(options, transactional)

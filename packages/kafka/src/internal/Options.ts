@@ -1,0 +1,326 @@
+/**
+ * Options of every Kafka client, as a user gives them: checked once, with a sentence for each that cannot be right.
+ */
+import { type BrokerError, DriverOptions } from "@millrace/core"
+import type { Duration, Effect } from "effect"
+import { Config, Option, Redacted } from "effect"
+import type { ConnectionOptions } from "node:tls"
+import type * as Errors from "./Errors.ts"
+import * as Token from "./Token.ts"
+
+const { bad, decoded, integer, millis, oneOf, plain } = DriverOptions
+
+/** How a client proves its identity. */
+export type Sasl = {
+  readonly mechanism: "plain" | "scram-sha-256" | "scram-sha-512"
+  readonly username: string
+  readonly password: string | Redacted.Redacted
+} | {
+  readonly mechanism: "oauthbearer"
+  /** A token, or an Effect that obtains one with its end; it runs at each connection. */
+  readonly token: string | Redacted.Redacted | Token.Source
+}
+
+/** Certificates in PEM; each is optional. */
+export interface Tls {
+  /** The authority that signed the broker's certificate. Default: those that Node trusts. */
+  readonly ca?: string | undefined
+  /** The client's own certificate, where the broker asks for one. */
+  readonly cert?: string | undefined
+  readonly key?: string | Redacted.Redacted | undefined
+  /** The name that the broker's certificate must hold. Default: the host connected to. */
+  readonly serverName?: string | undefined
+}
+
+/** Options of every Kafka client. */
+export interface Options {
+  /**
+   * `host:port`, several in an array or with commas between, or one URL:
+   * `kafka://user:password@host:port,host:port?mechanism=plain`, and `kafkas://…` for TLS.
+   */
+  readonly brokers: string | ReadonlyArray<string>
+  /** The name in the broker's logs and quotas. Default: `millrace`. */
+  readonly clientId?: string | undefined
+  /** Default: `off`, or as the URL says. */
+  readonly tls?: "off" | "on" | Tls | undefined
+  /** Default: none, or the URL's user with `mechanism` (default `plain`). */
+  readonly sasl?: Sasl | undefined
+  /** What becomes of a topic that does not exist: refused with `NotFound`, or made with the broker's defaults. Default: `refuse`. */
+  readonly missingTopics?: "refuse" | "create" | undefined
+  /** How long one attempt to connect may take. Default: 3 seconds; a start makes three. */
+  readonly connectTimeout?: Duration.Input | undefined
+  /** How long a request may go without an answer. Default: 30 seconds. */
+  readonly requestTimeout?: Duration.Input | undefined
+  /** Consuming. */
+  readonly consumer?: {
+    /** A member without a sign of life for so long is out of its group. Default: 30 seconds. */
+    readonly sessionTimeout?: Duration.Input | undefined
+    /** The time between two signs of life, a third of the session at most. Default: 3 seconds. */
+    readonly heartbeatInterval?: Duration.Input | undefined
+    /** How long the group waits for members that finish before partitions are divided anew. Default: 60 seconds. */
+    readonly rebalanceTimeout?: Duration.Input | undefined
+    /** How long the broker may wait for messages to come. Default: 500 ms. */
+    readonly maximumWait?: Duration.Input | undefined
+    /** The most bytes of one partition in one answer; an integer from 1. Default: 1 MiB. */
+    readonly partitionBytes?: number | undefined
+    /** Whether messages of transactions that are still open are read. Default: `committed`. */
+    readonly read?: "committed" | "uncommitted" | undefined
+    /**
+     * Kafka's `group.instance.id`: a member that comes back under its name within `sessionTimeout` gets its partitions again, and
+     * no other member is stopped. Each running member needs a name of its own. Refused by kafkajs. Default: none.
+     */
+    readonly instanceId?: string | undefined
+    /**
+     * Where a group begins that has no position, in place of what its subscription says: at the first message of that time or
+     * later, a `Date` or Unix time in milliseconds; at the end where there is none. Default: as the subscription says.
+     */
+    readonly fromTime?: Date | number | undefined
+    /** How often a pattern looks for topics that are new, and a group for partitions that are. Default: 30 seconds. */
+    readonly metadataMaxAge?: Duration.Input | undefined
+  } | undefined
+  /** Publishing. */
+  readonly producer?: {
+    /**
+     * Default: `none`. kafkajs has `gzip` and `zstd`; for `snappy` and `lz4` give it a codec in its `CompressionCodecs`, or a
+     * publish fails with `Unsupported`.
+     */
+    readonly compression?: (typeof compressions)[number] | undefined
+    /**
+     * Which replicas must have a message before its publish completes: `all` that are in sync, by an idempotent producer, or the
+     * `leader` alone, which may lose what is confirmed and write a message twice when it fails. Default: `all`.
+     */
+    readonly acks?: "all" | "leader" | undefined
+    /** How long a publish is tried again before it fails, about. Default: 30 seconds. */
+    readonly retryFor?: Duration.Input | undefined
+  } | undefined
+}
+
+/** Options checked, times in milliseconds. */
+export interface ResolvedOptions {
+  /** `host:port` each. */
+  readonly brokers: ReadonlyArray<string>
+  readonly place: Errors.Place
+  readonly clientId: string
+  /** What `node:tls` takes, or undefined where the client speaks without TLS. */
+  readonly tls: ConnectionOptions | undefined
+  readonly sasl:
+    | {
+      readonly mechanism: (typeof mechanisms)[number]
+      readonly username: string
+      readonly password: Redacted.Redacted
+    }
+    | { readonly mechanism: "oauthbearer"; readonly tokens: Token.Tokens }
+    | undefined
+  readonly missingTopics: "refuse" | "create"
+  readonly connectTimeout: number
+  readonly requestTimeout: number
+  readonly consumer: {
+    readonly sessionTimeout: number
+    readonly heartbeatInterval: number
+    readonly rebalanceTimeout: number
+    readonly maximumWait: number
+    readonly partitionBytes: number
+    readonly read: "committed" | "uncommitted"
+    readonly instanceId: string | null
+    /** Unix time in milliseconds. */
+    readonly fromTime: number | undefined
+    readonly metadataMaxAge: number
+  }
+  readonly producer: {
+    readonly compression: (typeof compressions)[number]
+    readonly acks: "all" | "leader"
+    readonly retryFor: number
+  }
+}
+
+const address = /^(\[[0-9a-fA-F:.]+\]|[^\s:/@,[\]]+):(\d{1,5})$/
+
+const addresses = (given: ReadonlyArray<string>): Array<string> => {
+  const list = given.map((each) => each.trim()).filter((each) => each !== "")
+  if (list.length === 0) return bad(`brokers is empty: give "host:port"`)
+  for (const each of list) {
+    const port = Number(address.exec(each)?.[2] ?? 0)
+    // the text may hold a password, where a URL was taken apart wrongly
+    if (port < 1 || port > 65_535) {
+      bad(`brokers must be "host:port" each, or one kafka:// URL; ${redactUrl(each)} is neither`)
+    }
+  }
+  return list
+}
+
+const redactUrl = (text: string): string =>
+  text.replace(/\/\/[^@\s]*@|^[^/@\s]*@/, (found) => found.startsWith("//") ? "//<redacted>@" : "<redacted>@")
+
+interface Parts {
+  readonly brokers: Array<string>
+  readonly tls: "off" | "on"
+  readonly sasl: Sasl | undefined
+}
+
+const compressions = ["none", "gzip", "snappy", "lz4", "zstd"] as const
+
+const mechanisms = ["plain", "scram-sha-256", "scram-sha-512"] as const
+
+const taken = (brokers: Options["brokers"]): Parts => {
+  if (typeof brokers !== "string") return { brokers: addresses(brokers), tls: "off", sasl: undefined }
+  const url = /^(kafkas?):\/\/(?:([^@/]*)@)?([^/?#]*)\/?(?:\?([^#]*))?$/.exec(brokers.trim())
+  if (url === null) return { brokers: addresses(brokers.split(",")), tls: "off", sasl: undefined }
+  const [, scheme, user, hosts = "", query = ""] = url
+  const wanted = new URLSearchParams(query).get("mechanism") ?? "plain"
+  const mechanism = mechanisms.find((each) => each === wanted.toLowerCase())
+  if (mechanism === undefined) {
+    return bad(`mechanism in the URL of brokers must be one of ${mechanisms.join(", ")}, got ${wanted}`)
+  }
+  const colon = user?.indexOf(":") ?? -1
+  if (user !== undefined && user !== "" && colon < 0) {
+    bad("the URL of brokers names a user without a password: write user:password@")
+  }
+  return {
+    brokers: addresses(hosts.split(",")),
+    tls: scheme === "kafkas" ? "on" : "off",
+    sasl: user === undefined || user === "" ? undefined : {
+      mechanism,
+      username: decoded("user in the URL of brokers", user.slice(0, colon)),
+      password: Redacted.make(decoded("password in the URL of brokers", user.slice(colon + 1)))
+    }
+  }
+}
+
+const checkedSasl = (sasl: Sasl): ResolvedOptions["sasl"] => {
+  if (sasl.mechanism === "oauthbearer") {
+    if (typeof sasl.token === "string" && sasl.token === "") {
+      bad("sasl.token is empty: give a token, or an Effect that obtains one")
+    }
+    return { mechanism: "oauthbearer", tokens: Token.make(sasl.token) }
+  }
+  const mechanism = oneOf("sasl.mechanism", sasl.mechanism, mechanisms, "plain")
+  const password = plain(sasl.password)
+  if (sasl.username === "" || password === "") bad("sasl needs a username and a password, and one of them is empty")
+  return { mechanism, username: sasl.username, password: Redacted.make(password) }
+}
+
+const checkedTls = (tls: "off" | "on" | Tls): ConnectionOptions | undefined => {
+  if (typeof tls === "string") return oneOf("tls", tls, ["off", "on"], "off") === "on" ? {} : undefined
+  if ((tls.cert === undefined) !== (tls.key === undefined)) bad("tls needs both cert and key, or neither")
+  const options: ConnectionOptions = {}
+  if (tls.ca !== undefined) options.ca = tls.ca
+  if (tls.cert !== undefined) options.cert = tls.cert
+  if (tls.key !== undefined) options.key = plain(tls.key)
+  if (tls.serverName !== undefined) options.servername = tls.serverName
+  return options
+}
+
+const instanceIdOf = (name: string | undefined): string | null => {
+  if (name === "") bad("consumer.instanceId is empty: name the member, or leave it out")
+  return name ?? null
+}
+
+const timeOf = (given: Date | number | undefined): number | undefined => {
+  if (given === undefined) return undefined
+  const time = typeof given === "number" ? given : given.getTime()
+  return Number.isSafeInteger(time) && time >= 0
+    ? time
+    : bad(`consumer.fromTime must be a Date or Unix time in milliseconds, got ${String(given)}`)
+}
+
+const resolve = (options: Options): ResolvedOptions => {
+  const parts = taken(options.brokers)
+  const sasl = options.sasl ?? parts.sasl
+  const auth = sasl === undefined ? undefined : checkedSasl(sasl)
+  const tls = checkedTls(options.tls ?? parts.tls)
+  const secrets = secretsOf(sasl, options.tls)
+  const connectTimeout = millis("connectTimeout", options.connectTimeout, 3000)
+  const sessionTimeout = millis("consumer.sessionTimeout", options.consumer?.sessionTimeout, 30_000)
+  const heartbeatInterval = millis(
+    "consumer.heartbeatInterval",
+    options.consumer?.heartbeatInterval,
+    Math.min(3000, Math.floor(sessionTimeout / 3))
+  )
+  if (heartbeatInterval * 3 > sessionTimeout) {
+    bad(
+      `consumer.heartbeatInterval must be a third of consumer.sessionTimeout (${sessionTimeout} ms) at most, got ${heartbeatInterval} ms`
+    )
+  }
+  const partitionBytes = integer("consumer.partitionBytes", options.consumer?.partitionBytes, 1_048_576)
+  return {
+    brokers: parts.brokers,
+    clientId: options.clientId ?? "millrace",
+    tls,
+    sasl: auth,
+    place: {
+      brokers: parts.brokers.join(","),
+      user: sasl === undefined || sasl.mechanism === "oauthbearer" ? undefined : sasl.username,
+      speaks:
+        [tls === undefined ? undefined : "TLS", sasl && `SASL ${sasl.mechanism.toUpperCase()}`].filter((word) =>
+          word !== undefined
+        ).join(" and ") || "the plain protocol",
+      redact: auth?.mechanism === "oauthbearer"
+        ? (text) => auth.tokens.redact(DriverOptions.redacting(secrets)(text))
+        : DriverOptions.redacting(secrets)
+    },
+    missingTopics: oneOf("missingTopics", options.missingTopics, ["refuse", "create"], "refuse"),
+    connectTimeout,
+    requestTimeout: millis("requestTimeout", options.requestTimeout, 30_000),
+    consumer: {
+      sessionTimeout,
+      heartbeatInterval,
+      rebalanceTimeout: millis("consumer.rebalanceTimeout", options.consumer?.rebalanceTimeout, 60_000),
+      maximumWait: millis("consumer.maximumWait", options.consumer?.maximumWait, 500),
+      partitionBytes,
+      read: oneOf("consumer.read", options.consumer?.read, ["committed", "uncommitted"], "committed"),
+      fromTime: timeOf(options.consumer?.fromTime),
+      instanceId: instanceIdOf(options.consumer?.instanceId),
+      metadataMaxAge: millis("consumer.metadataMaxAge", options.consumer?.metadataMaxAge, 30_000)
+    },
+    producer: {
+      compression: oneOf("producer.compression", options.producer?.compression, compressions, "none"),
+      acks: oneOf("producer.acks", options.producer?.acks, ["all", "leader"], "all"),
+      retryFor: millis("producer.retryFor", options.producer?.retryFor, 30_000)
+    }
+  }
+}
+
+/** Secrets in every spelling in which a message could repeat them. */
+const secretsOf = (sasl: Sasl | undefined, tls: Options["tls"]): ReadonlyArray<string> => {
+  const key = typeof tls === "object" && tls.key !== undefined ? [plain(tls.key)] : []
+  return sasl === undefined || sasl.mechanism === "oauthbearer"
+    ? key
+    : [...key, plain(sasl.password), encodeURIComponent(plain(sasl.password))]
+}
+
+/** Runs a check of options; what it refuses is a `BrokerError` of reason `Invalid` that names the option. */
+export const checked = <A>(check: () => A): Effect.Effect<A, BrokerError.BrokerError> =>
+  DriverOptions.checked("kafka", "Kafka", check)
+
+/** Checks options; fails with a `BrokerError` of reason `Invalid` that names the option. */
+export const check = (options: Options): Effect.Effect<ResolvedOptions, BrokerError.BrokerError> =>
+  checked(() => resolve(options))
+
+const optional = (name: string) => Config.option(Config.String(name))
+
+/**
+ * Options from the environment: `KAFKA_BROKERS` (`host:port,…` or a URL), and where they are set `KAFKA_CLIENT_ID`, `KAFKA_TLS`
+ * (`on` or `off`), `KAFKA_SASL_MECHANISM`, `KAFKA_USERNAME`, `KAFKA_PASSWORD`, `KAFKA_MISSING_TOPICS` (`refuse` or `create`).
+ */
+export const config: Config.Config<Options> = Config.map(
+  Config.all({
+    brokers: Config.Redacted("KAFKA_BROKERS"),
+    clientId: optional("KAFKA_CLIENT_ID"),
+    tls: Config.option(Config.Literals(["off", "on"], "KAFKA_TLS")),
+    mechanism: Config.option(Config.Literals(mechanisms, "KAFKA_SASL_MECHANISM")),
+    username: optional("KAFKA_USERNAME"),
+    password: Config.option(Config.Redacted("KAFKA_PASSWORD")),
+    missingTopics: Config.option(Config.Literals(["refuse", "create"], "KAFKA_MISSING_TOPICS"))
+  }),
+  ({ brokers, clientId, mechanism, missingTopics, password, tls, username }): Options => ({
+    brokers: Redacted.value(brokers),
+    clientId: Option.getOrUndefined(clientId),
+    tls: Option.getOrUndefined(tls),
+    missingTopics: Option.getOrUndefined(missingTopics),
+    sasl: Option.isNone(username) && Option.isNone(password) ? undefined : {
+      mechanism: Option.getOrElse(mechanism, () => "plain" as const),
+      username: Option.getOrElse(username, () => ""),
+      password: Option.getOrElse(password, () => Redacted.make(""))
+    }
+  })
+)

@@ -1,0 +1,165 @@
+/**
+ * The connections to a cluster by @platformatic/kafka: TLS, SASL and the requests of Kafka's protocol. Membership, fetching and
+ * retries are decided above: the client's own consumer joins a group again before running handlers could finish.
+ */
+import { Effect, Redacted, type Scope } from "effect"
+import {
+  type API,
+  Base,
+  type Broker,
+  type Connection as BrokerConnection,
+  type consumerGroupDescribeV0,
+  type consumerGroupHeartbeatV1,
+  type createTopicsV7,
+  type deleteGroupsV2,
+  type deleteTopicsV6,
+  type describeConfigsV4,
+  type describeGroupsV5,
+  type fetchV17,
+  type findCoordinatorV6,
+  type heartbeatV4,
+  type joinGroupV9,
+  kGetApi,
+  kGetBootstrapConnection,
+  kGetConnection,
+  type leaveGroupV5,
+  type listGroupsV5,
+  type listOffsetsV9,
+  type metadataV12,
+  type offsetCommitV9,
+  type offsetFetchV9,
+  type SASLOptions,
+  type syncGroupV5
+} from "@platformatic/kafka"
+import type { ResolvedOptions } from "../Options.ts"
+import { refusalIn } from "../Token.ts"
+
+/** What is asked; of each the version is taken that client and broker share, and all versions take the same arguments. */
+interface Apis {
+  readonly ConsumerGroupDescribe: typeof consumerGroupDescribeV0.api.async
+  readonly ConsumerGroupHeartbeat: typeof consumerGroupHeartbeatV1.api.async
+  readonly CreateTopics: typeof createTopicsV7.api.async
+  readonly DeleteGroups: typeof deleteGroupsV2.api.async
+  readonly DeleteTopics: typeof deleteTopicsV6.api.async
+  readonly DescribeConfigs: typeof describeConfigsV4.api.async
+  readonly DescribeGroups: typeof describeGroupsV5.api.async
+  readonly Fetch: typeof fetchV17.api.async
+  readonly FindCoordinator: typeof findCoordinatorV6.api.async
+  readonly Heartbeat: typeof heartbeatV4.api.async
+  readonly JoinGroup: typeof joinGroupV9.api.async
+  readonly LeaveGroup: typeof leaveGroupV5.api.async
+  readonly ListGroups: typeof listGroupsV5.api.async
+  readonly ListOffsets: typeof listOffsetsV9.api.async
+  readonly Metadata: typeof metadataV12.api.async
+  readonly OffsetCommit: typeof offsetCommitV9.api.async
+  readonly OffsetFetch: typeof offsetFetchV9.api.async
+  readonly SyncGroup: typeof syncGroupV5.api.async
+}
+
+type Arguments<N extends keyof Apis> = Parameters<Apis[N]> extends [BrokerConnection, ...infer A] ? A : never
+type Answer<N extends keyof Apis> = Awaited<ReturnType<Apis[N]>>
+
+/** What the client needs to connect. */
+export const optionsOf = (settings: ResolvedOptions) => {
+  const { brokers, clientId, connectTimeout, requestTimeout, sasl, tls } = settings
+  return {
+    clientId,
+    bootstrapBrokers: Array.from(brokers),
+    connectTimeout,
+    requestTimeout,
+    autocreateTopics: settings.missingTopics === "create",
+    ...(tls === undefined ? {} : { tls }),
+    ...(sasl === undefined ? {} : { sasl: saslOf(sasl) })
+  }
+}
+
+const mechanisms = { plain: "PLAIN", "scram-sha-256": "SCRAM-SHA-256", "scram-sha-512": "SCRAM-SHA-512" } as const
+
+const saslOf = (sasl: NonNullable<ResolvedOptions["sasl"]>): SASLOptions =>
+  sasl.mechanism === "oauthbearer"
+    ? {
+      mechanism: "OAUTHBEARER",
+      token: sasl.tokens.next,
+      authBytesValidator: (answer, done) => {
+        const refused = refusalIn(answer)
+        if (refused === undefined) done(null, answer)
+        else done(refused)
+      }
+    }
+    : {
+      mechanism: mechanisms[sasl.mechanism],
+      username: sasl.username,
+      password: Redacted.value(sasl.password)
+    }
+
+/** Connections to the brokers of a cluster, one to each; a request waits for those before it on the same connection. */
+export class Connection {
+  private readonly base: Base
+  /** Why TLS ended, where it did after a connection was made: of that the client tells only that it is closed. */
+  private broken: Error | undefined
+
+  constructor(base: Base) {
+    this.base = base
+    base.connections.on("connect", ({ connection }) => {
+      this.broken = undefined
+      connection.once("error", (error) => {
+        if (/\balert\b/.test(String(error.cause))) this.broken = error
+      })
+    })
+  }
+
+  /** Asks a broker, or any of them. */
+  async ask<N extends keyof Apis>(name: N, broker: Broker | undefined, ...args: Arguments<N>): Promise<Answer<N>> {
+    try {
+      const api = await this.api(name)
+      // kGetApi answers the api of that name, and Apis says what each name takes and answers
+      const call = (api as { async: (...args: ReadonlyArray<unknown>) => Promise<unknown> }).async
+      return await call(await this.to(broker), ...args) as Answer<N>
+    } catch (error) {
+      throw this.broken ?? error
+    }
+  }
+
+  /** The highest version of a request that client and broker share. */
+  async version(name: keyof Apis): Promise<number> {
+    return (await this.api(name)).version
+  }
+
+  to(broker: Broker | undefined): Promise<BrokerConnection> {
+    return new Promise((resolve, reject) => {
+      const done = (error: Error | null, connection?: BrokerConnection) =>
+        connection === undefined ? reject(error) : resolve(connection)
+      if (broker === undefined) this.base[kGetBootstrapConnection](done)
+      else this.base[kGetConnection](broker, done)
+    })
+  }
+
+  close(): Promise<void> {
+    return this.base.close()
+  }
+
+  private api(name: keyof Apis): Promise<API<Array<unknown>, unknown>> {
+    return new Promise((resolve, reject) =>
+      this.base[kGetApi]<Array<unknown>, unknown>(
+        name,
+        (error, api) => api === undefined ? reject(error) : resolve(api)
+      )
+    )
+  }
+}
+
+/** Closes a client; one that does not answer is left behind after 5 seconds. */
+export const close = (client: { close(): Promise<void> }): Effect.Effect<void> =>
+  Effect.interruptible(Effect.tryPromise(() => client.close())).pipe(Effect.timeoutOption("5 seconds"), Effect.ignore)
+
+/** A connection that is closed with the scope. It connects when it is first asked, and tries nothing twice. */
+export const open = (settings: ResolvedOptions): Effect.Effect<Connection, never, Scope.Scope> =>
+  Effect.acquireRelease(
+    Effect.sync(() => new Connection(new Base({ ...optionsOf(settings), retries: 0 }))),
+    close
+  )
+
+/** The answer that an error of the client came with: of several things that were asked, some may be well. */
+export const answerOf = <A>(error: unknown): A | undefined =>
+  // the client keeps the answer of the request that failed, so the caller knows its type
+  error instanceof Error && "response" in error ? error.response as A : undefined

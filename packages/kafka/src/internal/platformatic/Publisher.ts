@@ -1,0 +1,90 @@
+/**
+ * Publishing by the client's idempotent producer.
+ */
+import type { Outgoing } from "@millrace/core"
+import { type MessageToProduce, Producer } from "@platformatic/kafka"
+import { Effect } from "effect"
+import type { ResolvedOptions } from "../Options.ts"
+import type { Producers } from "../Publisher.ts"
+import { partitioner } from "./Partitioner.ts"
+import { close, optionsOf } from "./Connection.ts"
+
+type Message = MessageToProduce<Buffer, Buffer, Buffer, Buffer>
+
+/** A view of the same memory. */
+const buffer = (bytes: Uint8Array): Buffer =>
+  Buffer.isBuffer(bytes) ? bytes : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+
+/** Fields in the order given: each name is an object of its own, so a map keeps those that are twice. */
+const headersOf = (outgoing: Outgoing<Uint8Array>): Map<Buffer, Buffer> | undefined => {
+  const { fields } = outgoing
+  if (fields.length === 0) return undefined
+  // the client writes null where a value is null, as its types leave out
+  return new Map(fields.map(([name, value]) => [Buffer.from(name), value === null ? null : buffer(value)])) as Map<
+    Buffer,
+    Buffer
+  >
+}
+
+/** A message as the client writes it. */
+export const toMessage = (outgoing: Outgoing<Uint8Array>): Message => {
+  const { channel, keyBytes, native, payload } = outgoing
+  const headers = headersOf(outgoing)
+  const message: Message = { topic: channel }
+  if (keyBytes !== undefined) message.key = buffer(keyBytes)
+  if (native?.tombstone !== true) message.value = buffer(payload)
+  if (headers !== undefined) message.headers = headers
+  if (native?.partition !== undefined) message.partition = native.partition
+  if (native?.timestamp !== undefined) message.timestamp = BigInt(native.timestamp)
+  return message
+}
+
+/** What a producer is made of. */
+export const producerOptions = (settings: ResolvedOptions) => ({
+  ...optionsOf(settings),
+  idempotent: true,
+  partitioner: partitioner(),
+  metadataMaxAge: settings.consumer.metadataMaxAge,
+  compression: settings.producer.compression,
+  // how long the broker may wait for its replicas
+  timeout: settings.requestTimeout,
+  retries: 4 + Math.ceil(settings.producer.retryFor / 1000),
+  retryDelay: (_client: unknown, _operation: string, attempt: number) => Math.min(1000, 50 * 2 ** attempt)
+})
+
+/**
+ * Looks for partitions that are newer than what the producer knows of their topic: the client would take the remainder by those it
+ * knows, and send the message to another one.
+ */
+const knowing = async (
+  producer: Producer<Buffer, Buffer, Buffer, Buffer>,
+  batch: ReadonlyArray<Outgoing<Uint8Array>>
+) => {
+  const chosen = batch.filter(({ native }) => native?.partition !== undefined)
+  if (chosen.length === 0) return
+  const topics = Array.from(new Set(chosen.map(({ channel }) => channel)))
+  const known = await producer.metadata({ topics })
+  const isNew = chosen.some(({ channel, native }) =>
+    (native?.partition ?? 0) >= (known.topics.get(channel)?.partitionsCount ?? 0)
+  )
+  if (isNew) await producer.metadata({ topics, forceUpdate: true })
+}
+
+/** The client's idempotent producers. */
+export const producers = (settings: ResolvedOptions): Producers => ({
+  open: Effect.sync(() => {
+    const producer = new Producer<Buffer, Buffer, Buffer, Buffer>({
+      ...producerOptions(settings),
+      // an idempotent producer waits for all replicas
+      idempotent: settings.producer.acks === "all"
+    })
+    return {
+      send: async (batch) => {
+        await knowing(producer, batch)
+        return await producer.send({ messages: batch.map(toMessage), acks: settings.producer.acks === "all" ? -1 : 1 })
+      },
+      close: close(producer)
+    }
+  }),
+  mostMessages: 10_000
+})
