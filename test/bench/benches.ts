@@ -14,6 +14,7 @@ import { mqtt } from "./mqtt.ts"
 import { nats } from "./nats.ts"
 import { rabbitmq } from "./rabbitmq.ts"
 import { ratelimit } from "./ratelimit.ts"
+import { redacting } from "./redaction.ts"
 import { redis } from "./redis.ts"
 import { security } from "./security.ts"
 import { stack } from "./stack.ts"
@@ -46,6 +47,7 @@ export const benches: ReadonlyArray<Bench> = [
   http,
   validation,
   observing,
+  redacting,
   idempotency,
   ratelimit,
   security,

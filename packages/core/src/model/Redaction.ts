@@ -3,10 +3,12 @@
  * worse case: too much is replaced rather than too little.
  */
 import type { Schema, SchemaAST } from "effect"
+import { type FieldNames, fieldNames } from "./fieldNames.ts"
 import { isJson, leavesOf } from "./jsonTokens.ts"
 import * as OptionCheck from "./OptionCheck.ts"
+import { always, type Candidates, secretCandidates } from "./secretCandidates.ts"
 import { secretFields, SecretId } from "./secretFields.ts"
-import { plain, type SecretNames, secretNames } from "./secretNames.ts"
+import { inQuery, plain, type SecretNames, secretNames } from "./secretNames.ts"
 import { placeholder, type Redaction } from "./secretsIn.ts"
 import { secretsInJson, type Stopped } from "./secretsInJson.ts"
 import { secretsInText } from "./secretsInText.ts"
@@ -78,6 +80,8 @@ interface Rules {
   readonly fields: SecretNames
   /** As `fields`, and the last names of paths. */
   readonly words: SecretNames
+  readonly names: FieldNames
+  readonly candidates: Candidates
   readonly paths: ReadonlyArray<ReadonlyArray<string>>
   /** Whether all of a text is the secret. */
   readonly all: boolean
@@ -86,20 +90,20 @@ interface Rules {
 
 const compile = (options: Options): Rules => {
   const fields = options.fields ?? []
-  const words = fields.filter((field) => typeof field === "string")
+  const texts = fields.filter((field) => typeof field === "string")
   const patterns = fields.filter((field) => field instanceof RegExp).map((field) =>
     new RegExp(field, field.flags.replace(/[gy]/g, ""))
   )
   const marked = (options.schemas ?? []).map(({ ast }) => secretFields(ast))
   const marks = marked.flatMap((each) => each.paths)
-  const whole = new Set(words.filter((word) => !word.includes(".")).map(plain))
+  const whole = new Set(texts.filter((word) => !word.includes(".")).map(plain))
   const isUsual = OptionCheck.make("Redaction").oneOf("usual", options.usual ?? "keep", ["keep", "drop"]) === "keep"
   // what has no end of paths is found by its name
   for (const { paths, recursive } of marked) {
     if (recursive) { for (const path of paths) whole.add(plain(path.findLast((part) => part !== "*") ?? "")) }
   }
   whole.delete("")
-  const paths = [...words.filter((word) => word.includes(".")).map((word) => word.split(".")), ...marks]
+  const paths = [...texts.filter((word) => word.includes(".")).map((word) => word.split(".")), ...marks]
     .filter((path) => path.length > 0)
     .map((path) => path.map((part) => part === "*" ? "*" : plain(part)))
   const named = {
@@ -108,10 +112,16 @@ const compile = (options: Options): Rules => {
     last: new Set(isUsual ? usual.equal : []),
     containing: isUsual ? usual.containing : []
   }
-  const lasts = paths.map((path) => path.at(-1)!).filter((name) => name !== "*" && name !== "")
+  const lasts = paths.map((path) => path.at(-1)!)
+  const words = { ...named, whole: new Set([...whole, ...lasts.filter((name) => name !== "*" && name !== "")]) }
+  const inJson = secretNames(named)
+  // any name may end a path that ends with `*`
+  const candidates = lasts.includes("*") ? always : secretCandidates(words, inQuery)
   return {
-    fields: secretNames(named),
-    words: secretNames({ ...named, whole: new Set([...whole, ...lasts]) }),
+    fields: inJson,
+    words: secretNames(words),
+    names: fieldNames(inJson.has, candidates),
+    candidates,
     paths,
     all: marks.some((path) => path.length === 0),
     values: (options.values ?? []).map((each) =>
@@ -125,7 +135,9 @@ type Edit = readonly [from: number, to: number, by: string]
 
 /** The text with its edits, which come in any order; one inside another, or overlapping it, is part of it. */
 const edited = (text: string, edits: ReadonlyArray<Edit>): string => {
-  if (edits.length === 0) return text
+  const [first, second] = edits
+  if (first === undefined) return text
+  if (second === undefined) return text.slice(0, first[0]) + first[2] + text.slice(first[1])
   // of two that are equal the later one stands: it knows more
   const sorted = edits.toReversed().sort(([a, aEnd], [b, bEnd]) => a - b || bEnd - aEnd)
   let out = ""
@@ -151,7 +163,8 @@ const editsOfJson = (
 ): { readonly edits: Array<Edit>; readonly stopped: Stopped } => {
   const edits: Array<Edit> = []
   const clean = (value: string): string => redact(rules, value, found)
-  const stopped = secretsInJson({ isSecret: rules.fields.has, paths: rules.paths, clean }, text, (from, to, by) => {
+  const { candidates, fields, names, paths } = rules
+  const stopped = secretsInJson({ candidates, names, paths, isSecret: fields.has, clean }, text, (from, to, by) => {
     if (by === "secret" && found !== undefined) leavesOf(text.slice(from, to), (leaf) => keep(found, leaf))
     edits.push([from, to, by === "secret" ? `"${placeholder}"` : by.text])
   })
@@ -176,6 +189,18 @@ const editsOfEmbedded = (rules: Rules, text: string, found: Array<string> | unde
     at = next.index
   }
   return all
+}
+
+/** Escapes that hold a letter, a digit or a separator, or whose own letter looks like one of the word behind it. */
+const telling = /%|\\[nrtbfu]|&[#c]/i
+
+/** Whether a text may hold a secret; a text that cannot costs one pass, and a second one where it has escapes. */
+const mayHold = (rules: Rules, text: string): boolean => {
+  const verdict = rules.candidates(text)
+  if (verdict !== "escapes") return verdict === "candidate"
+  if (!telling.test(text)) return false
+  const view = unescaped(text)
+  return view.isCut || rules.candidates(view.text) === "candidate"
 }
 
 /** Each notation of a secret has one of these: most texts are a few words, and have none. */
@@ -212,6 +237,7 @@ const redact = (rules: Rules, text: string, found: Array<string> | undefined): s
     found?.push(text)
     return JSON.stringify(placeholder)
   }
+  if (!mayHold(rules, text)) return text
   return isJson(text) ? redactJson(rules, text, found) : redactText(rules, text, found)
 }
 

@@ -107,27 +107,3 @@ export const leavesOf = (value: string, found: (leaf: string) => void): void => 
     }
   }
 }
-
-// every notation of a secret has one of these; names of credentials of HTTP are followed by a blank, and JSON web tokens have a J
-const telling = new Uint8Array(128)
-for (const char of "=:>\"'`%&\\J \t\n\v\f\r") telling[char.charCodeAt(0)] = 1
-
-/** A time as JSON writes it: its colons stand behind no name. */
-const time = /\d{4}-\d{2}-\d{2}T\d{2}:\d{2}(?::\d{2}(?:\.\d{1,9})?)?(?:Z|[+-]\d{2}:\d{2})?/y
-
-const isTime = (text: string, from: number, to: number): boolean => {
-  if (text.charCodeAt(from + 10) !== 84 || to - from > 35) return false
-  time.lastIndex = from
-  return time.test(text) && time.lastIndex === to
-}
-
-/** Whether a part of a text may hold a secret; most names and identifiers cannot. */
-export const mayHoldSecret = (text: string, from: number, to: number): boolean => {
-  if (text.charCodeAt(from) === 45) return true
-  for (let i = from; i < to; i++) {
-    const code = text.charCodeAt(i)
-    // blanks beyond ASCII, too
-    if (code > 127 || telling[code] === 1) return !isTime(text, from, to)
-  }
-  return false
-}

@@ -2,23 +2,18 @@
  * Finds secrets in JSON that may be cut anywhere: after names, on paths, in pairs of a name and a value, and inside the texts that
  * it holds. One pass over any text.
  */
-import {
-  endOfString,
-  endOfValue,
-  isClosed,
-  isSpace,
-  literal,
-  mayHoldSecret,
-  quote,
-  readToken,
-  skipSpace
-} from "./jsonTokens.ts"
-import { isHolding, isName, naming, plain } from "./secretNames.ts"
+import type { FieldName, FieldNames } from "./fieldNames.ts"
+import { endOfString, endOfValue, isClosed, isSpace, literal, quote, readToken, skipSpace } from "./jsonTokens.ts"
+import type { Candidates } from "./secretCandidates.ts"
+import { isName, plain } from "./secretNames.ts"
 
 /** The rules of a search. */
 export interface Rules {
+  readonly names: FieldNames
   /** Whether a field of this name is a secret. */
   readonly isSecret: (name: string) => boolean
+  /** Whether a text between two quotes may hold a secret. */
+  readonly candidates: Candidates
   /** From the root, in small letters and digits; `*` is any one name. */
   readonly paths: ReadonlyArray<ReadonlyArray<string>>
   /** A text without its secrets. */
@@ -42,27 +37,11 @@ interface Frame {
   readonly start: number
   /** Of an object, the field that the walk is at. */
   name: string
+  role: FieldName["role"]
   /** A name of a secret stands before: of an array, the element before; of an object, the value of a field as `name`. */
   isNamed: boolean
   /** Values of fields as `value`, which may come before the name. */
   values: Array<readonly [number, number]> | undefined
-}
-
-type Role = "holding" | "naming" | "none"
-
-// names repeat from message to message; a stream of invented names must not fill the memory
-const remembered = 1000
-
-const roles = new Map<string, Role>()
-
-/** Whether a field of this name holds the value, or the name, of another one; kept, for 1,000 short names. */
-const roleOf = (name: string): Role => {
-  const known = roles.get(name)
-  if (known !== undefined) return known
-  const bare = plain(name)
-  const role = isHolding(bare) ? "holding" : naming.has(bare) ? "naming" : "none"
-  if (roles.size < remembered && name.length <= 64) roles.set(name, role)
-  return role
 }
 
 /** Beyond, names are all that is looked at: frames would take more memory than the text. */
@@ -115,15 +94,16 @@ class Walk {
   // in JSON a string before a colon is the name of a field, so names are found without a grammar
   private field(from: number, end: number, colon: number): number {
     const { rules, text } = this
-    const token = text.slice(from, end)
-    const name = token.includes("\\") ? readToken(token) ?? token : token.slice(1, -1)
+    const { isSecret, mayHold, name, role } = rules.names(text, from + 1, end - 1)
     const frame = this.beyond === 0 ? this.frames.at(-1) : undefined
-    if (frame !== undefined) frame.name = name
+    if (frame !== undefined) {
+      frame.name = name
+      frame.role = role
+    }
     const begin = skipSpace(text, colon + 1)
-    if (rules.isSecret(name) || this.isOnPath(name)) return this.secret(begin)
-    this.inside(from, end)
+    if (isSecret || (rules.paths.length > 0 && this.isOnPath(name))) return this.secret(begin)
+    if (mayHold) this.inside(from, end)
     if (frame === undefined || frame.isArray) return begin
-    const role = roleOf(name)
     if (role === "holding") {
       if (frame.isNamed) return this.secret(begin)
       const first = text.charCodeAt(begin)
@@ -134,9 +114,10 @@ class Walk {
   }
 
   private isNameAt(from: number): boolean {
-    const end = endOfString(this.text, from)
-    if (end - from > 100) return false
-    const value = readToken(this.text.slice(from, end))
+    const { text } = this
+    const end = endOfString(text, from)
+    if (end - from > 100 || this.rules.candidates(text, from + 1, end - 1) === "none") return false
+    const value = readToken(text.slice(from, end))
     return value !== undefined && isName(value) && this.rules.isSecret(value)
   }
 
@@ -181,7 +162,7 @@ class Walk {
       parent.isNamed = false
       return this.secret(i)
     }
-    const frame: Frame = { isArray, start: i, name: "", isNamed: false, values: undefined }
+    const frame: Frame = { isArray, start: i, name: "", role: "none", isNamed: false, values: undefined }
     this.frames.push(frame)
     if (!isArray) this.names.push(frame)
     return i + 1
@@ -196,7 +177,7 @@ class Walk {
     if (frame === undefined) return
     if (!frame.isArray) this.names.pop()
     const parent = this.frames.at(-1)
-    if (parent !== undefined && !parent.isArray && !parent.isNamed && roleOf(parent.name) === "holding") {
+    if (parent !== undefined && !parent.isArray && !parent.isNamed && parent.role === "holding") {
       ;(parent.values ??= []).push([frame.start, end])
     }
   }
@@ -218,7 +199,7 @@ class Walk {
 
   /** The text of a string may hold secrets, too: JSON, a URL, a form. */
   private inside(from: number, to: number): void {
-    if (to - from < 5 || !mayHoldSecret(this.text, from + 1, to - 1)) return
+    if (to - from < 5 || this.rules.candidates(this.text, from + 1, to) === "none") return
     const token = this.text.slice(from, to)
     const isPlain = !token.includes("\\")
     const value = isPlain ? token.slice(1, isClosed(token) ? -1 : undefined) : readToken(token)

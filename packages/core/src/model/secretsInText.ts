@@ -6,6 +6,7 @@ import { type Found, knownSecrets } from "./knownSecrets.ts"
 import { inQuery, isHolding, naming, plain, type SecretNames, wholeLine } from "./secretNames.ts"
 import {
   closing,
+  endOfUser,
   isLine,
   isNamePart,
   isQuote,
@@ -14,8 +15,7 @@ import {
   part,
   scheme,
   schemes,
-  space,
-  stopsAuthority
+  space
 } from "./textParts.ts"
 import type { Unescaped } from "./unescaped.ts"
 
@@ -180,29 +180,11 @@ class Search {
 
   /** `://user:password@host`: all before the last `@` of the authority. */
   private authority(i: number): number {
-    const { text } = this
     const begin = i + 3
-    const most = Math.min(text.length, begin + 1024)
-    let last = -1
-    // a password that was not encoded may hold a slash, and a port holds digits only
-    let isPassword = false
-    let isAfterColon = false
-    for (let end = begin; end < most; end++) {
-      const char = text[end]!
-      if (char === "@") {
-        last = end
-        isPassword = false
-      } else if (char === ":") {
-        if (text.startsWith("//", end + 1)) break
-        isAfterColon = true
-      } else if (char === "/") {
-        if (!isPassword) break
-      } else if (stopsAuthority.has(char) || isSpace(char.charCodeAt(0))) break
-      else if (isAfterColon && last === -1 && (char < "0" || char > "9")) isPassword = true
-    }
-    if (last === -1) return begin
-    if (last > begin) this.tell(begin, last)
-    return last + 1
+    const end = endOfUser(this.text, begin)
+    if (end === -1) return begin
+    if (end > begin) this.tell(begin, end)
+    return end + 1
   }
 
   /** Whether a value that is not quoted ends here. */

@@ -20,7 +20,30 @@ export const closing: ReadonlySet<string> = new Set("&;,<>)]}\"'`")
 /** The beginning of another pair: a name and the separator before its value. */
 export const pair = /["'`]?[\w.$@%[\]-]{1,64}["'`]?\s{0,2}[=:]/y
 
-export const stopsAuthority: ReadonlySet<string> = new Set("?#<>\"'`")
+const stopsAuthority: ReadonlySet<string> = new Set("?#<>\"'`")
+
+/** The `@` behind the user of a URL whose authority begins at `begin`; -1 where it names none. */
+export const endOfUser = (text: string, begin: number): number => {
+  const most = Math.min(text.length, begin + 1024)
+  let last = -1
+  // a password that was not encoded may hold a slash, and a port holds digits only
+  let isPassword = false
+  let isAfterColon = false
+  for (let end = begin; end < most; end++) {
+    const char = text[end]!
+    if (char === "@") {
+      last = end
+      isPassword = false
+    } else if (char === ":") {
+      if (text.startsWith("//", end + 1)) break
+      isAfterColon = true
+    } else if (char === "/") {
+      if (!isPassword) break
+    } else if (stopsAuthority.has(char) || isSpace(char.charCodeAt(0))) break
+    else if (isAfterColon && last === -1 && (char < "0" || char > "9")) isPassword = true
+  }
+  return last
+}
 
 /** Headers of a part of a form, and the empty line before its value. */
 export const part = /["']?(?:;[^\r\n]{0,200})?(?:\r?\n[^\r\n]{1,200}){0,4}\r?\n\r?\n/y

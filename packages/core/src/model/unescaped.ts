@@ -13,6 +13,8 @@ export interface Unescaped {
    * at that level or below.
    */
   readonly level: (index: number) => number
+  /** Whether escapes are left: they stand deeper in one another than a text is read. */
+  readonly isCut: boolean
 }
 
 // a run of backslashes is taken whole, or a long one would be looked at from each of its places
@@ -72,24 +74,26 @@ export const unescaped = (text: string): Unescaped => {
   for (let passes = 1; passes < mostPasses; passes++) {
     const outer = view
     const inner = once(outer.text)
-    if (inner.text === outer.text) break
+    if (inner.text === outer.text) return view
     view = {
       text: inner.text,
       at: (index) => outer.at(inner.at(index)),
-      level: (index) => outer.level(inner.at(index)) + inner.level(index)
+      level: (index) => outer.level(inner.at(index)) + inner.level(index),
+      isCut: false
     }
   }
-  return view
+  return { ...view, isCut: true }
 }
 
 const once = (text: string): Unescaped => {
-  if (!/[%\\&]/.test(text)) return { text, at: same, level: zero }
+  if (!/[%\\&]/.test(text)) return { text, at: same, level: zero, isCut: false }
   const found: Array<readonly [from: number, to: number, char: string, level: number]> = []
-  for (const match of text.matchAll(escape)) {
+  escape.lastIndex = 0
+  for (let match = escape.exec(text); match !== null; match = escape.exec(text)) {
     if (match[0].endsWith("\\")) continue
     found.push([match.index, match.index + match[0].length, ...read(match[0])])
   }
-  if (found.length === 0) return { text, at: same, level: zero }
+  if (found.length === 0) return { text, at: same, level: zero, isCut: false }
   const starts = new Uint32Array(text.length + 1)
   const levels = new Uint8Array(text.length + 1)
   let out = ""
@@ -108,5 +112,5 @@ const once = (text: string): Unescaped => {
   }
   copy(text.length)
   starts[size] = text.length
-  return { text: out, at: (index) => starts[index]!, level: (index) => levels[index]! }
+  return { text: out, at: (index) => starts[index]!, level: (index) => levels[index]!, isCut: false }
 }
