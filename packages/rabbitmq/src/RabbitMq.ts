@@ -19,7 +19,7 @@ import * as Publisher from "./internal/Publisher.ts"
 import * as Requests from "./internal/Requests.ts"
 import * as Topology from "./internal/Topology.ts"
 
-export type { Options, Route, Tls } from "./internal/Options.ts"
+export type { Issued, Options, Route, Tls } from "./internal/Options.ts"
 
 const capabilitiesOf = ({ log, queueType }: ResolvedOptions): Driver.Capabilities => ({
   settlement: "message",
@@ -74,11 +74,18 @@ export const driver = (
       publish: publisher.publish,
       declare,
       browse: (channel) => Browse.browse(publishing, channel),
-      check: Effect.suspend(() =>
-        publishing.blocked === undefined
-          ? Requests.ask(resolved, "check", () => Channels.using(publishing, Channels.plain, () => Promise.resolve()))
+      check: Effect.suspend(() => {
+        // open connections go on until the last credentials end
+        const unissued = resolved.credentials?.lastError()
+        if (unissued !== undefined) return Effect.fail(unissued)
+        return publishing.blocked === undefined
+          ? Requests.ask(
+            resolved,
+            "check",
+            () => Channels.using(publishing, Channels.plain, () => Promise.resolve())
+          )
           : Effect.fail(Errors.alarmed("check", resolved.place, publishing.blocked))
-      ),
+      }),
       lag: (channel, group) =>
         Effect.map(Groups.ready(publishing, channel, group), (ready) => {
           if (ready === undefined) return []

@@ -2,16 +2,21 @@
  * The connections: amqplib without its own recovery, since what was delivered before a connection ended must not be settled
  * after it. Whoever uses a connection that has ended fails, and the next asks for a new one.
  */
+import { DriverOptions } from "@millrace/core"
 import { type Channel, type ChannelModel, type ConfirmChannel, connect, credentials } from "amqplib"
-import { type Context, Effect, Redacted, type Scope } from "effect"
+import { type Context, Effect, type Fiber, Redacted, type Scope } from "effect"
 import * as Errors from "./Errors.ts"
 import * as Frames from "./Frames.ts"
-import type { Node, ResolvedOptions } from "./Options.ts"
+import type { Issued, Node, ResolvedOptions } from "./Options.ts"
 import * as Requests from "./Requests.ts"
 
-const once = (resolved: ResolvedOptions, purpose: string, { host, port }: Node): Promise<ChannelModel> => {
-  const { authentication, clientId, connectTimeout, heartbeat, tls, username, vhost } = resolved
-  const password = Redacted.value(resolved.password)
+const once = (
+  resolved: ResolvedOptions,
+  purpose: string,
+  { host, port }: Node,
+  { password, username = "" }: Issued
+): Promise<ChannelModel> => {
+  const { authentication, clientId, connectTimeout, heartbeat, tls, vhost } = resolved
   return connect(
     // amqplib decodes the name of the virtual host, as if it came from a URL
     {
@@ -26,7 +31,9 @@ const once = (resolved: ResolvedOptions, purpose: string, { host, port }: Node):
       keepAlive: true,
       timeout: connectTimeout,
       clientProperties: { connection_name: `${clientId} ${purpose}` },
-      credentials: authentication === "external" ? credentials.external() : credentials.plain(username, password),
+      credentials: authentication === "external"
+        ? credentials.external()
+        : credentials.plain(username, DriverOptions.plain(password)),
       ...tls?.ca !== undefined && { ca: tls.ca },
       ...tls?.cert !== undefined && { cert: tls.cert },
       ...tls?.key !== undefined && { key: Redacted.value(tls.key) },
@@ -49,6 +56,8 @@ export class Connection {
   version: string | undefined
   /** Called when RabbitMQ takes messages again. */
   onUnblocked: () => void = () => {}
+  /** The user that RabbitMQ authenticated, as far as this client knows; empty for a token. */
+  user: string
   readonly resolved: ResolvedOptions
   private readonly purpose: string
   private opening: Promise<ChannelModel> | undefined
@@ -58,11 +67,14 @@ export class Connection {
   private readonly reasons = new WeakMap<ChannelModel, unknown>()
   private closed = false
   private readonly run: <A, E>(effect: Effect.Effect<A, E>) => Promise<A>
+  private readonly fork: <A, E>(effect: Effect.Effect<A, E>) => Fiber.Fiber<A, E>
 
   constructor(resolved: ResolvedOptions, purpose: string, context: Context.Context<never>) {
     this.resolved = resolved
     this.purpose = purpose
+    this.user = resolved.username
     this.run = Effect.runPromiseWith(context)
+    this.fork = Effect.runForkWith(context)
   }
 
   /** Completes when RabbitMQ has confirmed all that was sent on a channel; fails where it does not within `requestTimeout`. */
@@ -83,13 +95,16 @@ export class Connection {
   }
 
   private async connect(): Promise<ChannelModel> {
-    const { nodes, place } = this.resolved
+    const { credentials, nodes, password, place, username } = this.resolved
+    const issued = credentials === undefined ? { username, password } : await this.run(credentials.get)
     let failure: unknown
     for (let i = 0; i < nodes.length; i++) {
       try {
-        const model = await once(this.resolved, this.purpose, nodes[(this.turn + i) % nodes.length]!)
+        const model = await once(this.resolved, this.purpose, nodes[(this.turn + i) % nodes.length]!, issued)
         this.turn = (this.turn + i) % nodes.length
+        this.user = issued.username ?? ""
         this.watch(model)
+        this.renew(model, issued)
         return model
       } catch (error) {
         failure = Errors.fromUnknown(error, "connect", place)
@@ -117,12 +132,37 @@ export class Connection {
     model.on("close", (error) => {
       // a broker that is stopped says so without an error
       if (error !== undefined && !this.reasons.has(model)) this.reasons.set(model, error)
-      if (this.model !== model) return
-      this.model = undefined
-      this.opening = undefined
-      this.blocked = undefined
+      if (this.model === model) this.forget()
     })
     if (this.closed) void model.close().catch(() => {})
+  }
+
+  /** Tells RabbitMQ new credentials before those of an open connection end. */
+  private renew(model: ChannelModel, issued: Issued): void {
+    const { credentials } = this.resolved
+    if (credentials === undefined) return
+    const fiber = this.fork(credentials.renew(issued, ({ password, username }) =>
+      // a connection keeps its user: another one is the next connection's
+      username === issued.username
+        ? Requests.ask(
+          this.resolved,
+          "connect",
+          () => model.updateSecret(Buffer.from(DriverOptions.plain(password)), "it ends soon")
+        )
+        : Effect.void))
+    model.on("close", () => fiber.interruptUnsafe())
+  }
+
+  /** Leaves a connection whose credentials have ended: the next one asks for others at once, and this one only at its next turn. */
+  private leave(model: ChannelModel): void {
+    if (this.model === model) this.forget()
+    void model.close().catch(() => {})
+  }
+
+  private forget(): void {
+    this.model = undefined
+    this.opening = undefined
+    this.blocked = undefined
   }
 
   /** Opens a channel; `ended` is called once, when it is over for whatever reason. */
@@ -134,6 +174,7 @@ export class Connection {
       const channel = await make(model)
       channel.on("error", (error) => {
         why ??= error
+        if (Errors.isExpired(error)) this.leave(model)
       })
       // a connection that RabbitMQ has closed tells why after its channels
       if (ended !== undefined) channel.on("close", () => queueMicrotask(ended))

@@ -62,7 +62,13 @@ const said = (message: string): string =>
   /"(?:[A-Z_]+ - )?(.+)"$/s.exec(message)?.[1] ?? /replyText:? ?['"](?:[A-Z_]+ - )?([^'"]+)/.exec(message)?.[1] ??
     message
 
-type Verdict = readonly [reason: BrokerError.Reason, what: string]
+type Verdict = readonly [reason: BrokerError.Reason, what: string, failure?: BrokerError.BrokerError["failure"]]
+
+/** RabbitMQ 3 and 4.0 end a channel that publishes or consumes with a token that has ended, newer versions the connection. */
+const hasExpired = /\b(?:token|credentials?) (?:has )?expired\b/i
+
+/** Whether the credentials of a connection have ended. */
+export const isExpired = (error: unknown): boolean => hasExpired.test(read(error).message)
 
 const at = (place: Place): string => `RabbitMQ at ${place.nodes}`
 
@@ -70,6 +76,15 @@ const thing = (place: Place): string => place.queue ?? place.channel ?? "it"
 
 const byReply = (found: Found, place: Place, operation: Operation): Verdict | undefined => {
   const text = said(found.message)
+  if (hasExpired.test(found.message)) {
+    return [
+      "Credentials",
+      `${
+        at(place)
+      } ended what it had opened with credentials that ended: have the option credentials issue others, or check the clocks of both.`,
+      "dependency"
+    ]
+  }
   switch (found.reply) {
     case 403:
       return /login|Handshake|PLAIN|EXTERNAL/i.test(found.message)
@@ -181,6 +196,7 @@ export const fromUnknown = (error: unknown, operation: Operation, place: Place):
     system: "rabbitmq",
     operation,
     reason: verdict?.[0] ?? "Unknown",
+    failure: verdict?.[2],
     message: place.redact(verdict?.[1] ?? `${at(place)}: ${found.message}`),
     cause: causeOf(error, place)
   })

@@ -1,7 +1,7 @@
 /**
  * Options of every RabbitMQ client, as a user gives them: checked once, with a sentence for each that cannot be right.
  */
-import { type BrokerError, DriverOptions } from "@millrace/core"
+import { type BrokerError, Credentials, DriverOptions } from "@millrace/core"
 import type { Duration, Effect } from "effect"
 import { Config, Option, Redacted } from "effect"
 import type * as Errors from "./Errors.ts"
@@ -20,6 +20,14 @@ export interface Tls {
   readonly key?: string | Redacted.Redacted | undefined
   /** The name that the broker's certificate must hold. Default: the host connected to. */
   readonly serverName?: string | undefined
+}
+
+/** A user and a password that may end: a secret of a vault, or a token of OAuth 2. */
+export interface Issued extends Credentials.Issued {
+  /** The user whom RabbitMQ knows. Default: none; RabbitMQ reads the user in the token. */
+  readonly username?: string | undefined
+  /** The password, or the token. */
+  readonly password: string | Redacted.Redacted
 }
 
 /** How a channel is laid out in RabbitMQ, where it is not ours to say. */
@@ -48,6 +56,12 @@ export interface Options {
   readonly username?: string | undefined
   /** Default: the URL's. */
   readonly password?: string | Redacted.Redacted | undefined
+  /**
+   * An Effect that obtains user and password, or a token; in place of `username`, `password` and those of the URL. The driver runs
+   * it at each connection, and again at 80 % of their life for open connections, which tell RabbitMQ (`connection.update-secret`) and
+   * go on. Default: none.
+   */
+  readonly credentials?: Credentials.Source<Issued> | undefined
   /** Certificates, where the URL is `amqps://`. */
   readonly tls?: Tls | undefined
   /** How a user proves who it is; `external` by the client's certificate (plugin rabbitmq_auth_mechanism_ssl). Default: `plain`. */
@@ -106,6 +120,8 @@ export interface ResolvedOptions {
   readonly vhost: string
   readonly username: string
   readonly password: Redacted.Redacted
+  /** In place of `username` and `password`. */
+  readonly credentials: Credentials.Credentials<Issued> | undefined
   readonly authentication: "plain" | "external"
   readonly clientId: string
   /** Undefined without TLS. */
@@ -162,6 +178,10 @@ const checkedArguments = (given: Options["queueArguments"] = {}): ResolvedOption
 /** An age as RabbitMQ takes it. */
 export const age = /^\d+[YMDhms]$/
 
+// a short text would be replaced in words that tell nothing
+const spellings = (password: string): ReadonlyArray<string> =>
+  password.length < 4 ? [] : [password, encodeURIComponent(password)]
+
 const resolve = (options: Options): ResolvedOptions => {
   const parts = taken(plain(options.url))
   const { isSecure, nodes, vhost } = parts
@@ -178,20 +198,33 @@ const resolve = (options: Options): ResolvedOptions => {
   if (exchange === "" || exchange.startsWith("amq.")) {
     bad(`exchange must be a name that does not begin with "amq.", got "${exchange}"`)
   }
-  // what is short or common would be replaced in words that tell nothing
-  const secrets = password.length < 4 ? [] : [password, encodeURIComponent(password)]
+  const constant = options.username ?? options.password ?? parts.username
+  if (options.credentials !== undefined && constant !== undefined) {
+    bad("credentials stand in place of username, password, and those of url: give one of them")
+  }
+  if (options.credentials !== undefined && authentication === "external") {
+    bad(`credentials are for authentication "plain", and "external" proves the user by tls.cert`)
+  }
+  const credentials = options.credentials === undefined ? undefined : Credentials.make<Issued>({
+    system: "rabbitmq",
+    product: "RabbitMQ",
+    source: options.credentials,
+    secrets: (issued) => spellings(plain(issued.password))
+  })
+  const redact = DriverOptions.redacting(spellings(password))
   return {
     place: {
       nodes: nodes.map((each) => `${each.host.includes(":") ? `[${each.host}]` : each.host}:${each.port}`).join(","),
-      user: username,
+      user: credentials === undefined ? username : "of the option credentials",
       vhost,
       speaks: isSecure ? "AMQP over TLS" : "AMQP without TLS",
-      redact: DriverOptions.redacting(secrets)
+      redact: credentials === undefined ? redact : credentials.redact
     },
     nodes,
     vhost,
     username,
     password: Redacted.make(password),
+    credentials,
     authentication,
     clientId: options.clientId ?? "millrace",
     tls: isSecure ? checkedTls(options.tls ?? {}) : undefined,

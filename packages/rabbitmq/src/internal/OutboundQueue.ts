@@ -139,7 +139,7 @@ export class OutboundQueue {
     const isRouted = Topology.isRouted(resolved, outgoing.channel)
     const { exchange, key } = this.targetOf(call, outgoing)
     try {
-      const properties = toProperties(outgoing, seconds, { user: resolved.username, isRouted })
+      const properties = toProperties(outgoing, seconds, { user: this.connection.user, isRouted })
       if (exchange === "" && Topology.isDirectReply(key)) properties.mandatory = false
       inFlight.opened.channel.publish(exchange, key, buffer(outgoing.payload), properties, confirmed)
     } catch (error) {

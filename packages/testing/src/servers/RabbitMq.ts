@@ -35,12 +35,14 @@ export interface Options {
   }
   /** Settings beside or instead of ours, as in rabbitmq.conf. */
   readonly settings?: Readonly<Record<string, string>>
+  /** Plugins that are enabled, by their names: `rabbitmq_auth_backend_oauth2`. Default: none. */
+  readonly plugins?: ReadonlyArray<string>
   /** How long it may take until it answers; default one minute. */
   readonly startTimeout?: Duration.Input
 }
 
 /** What is taken where an option is left out. */
-export const defaults = { settings: {}, startTimeout: "1 minute" } as const satisfies Options
+export const defaults = { settings: {}, plugins: [], startTimeout: "1 minute" } as const satisfies Options
 
 const name = "RabbitMQ"
 const username = "millrace"
@@ -149,7 +151,7 @@ export const own = (
         Effect.try({
           try: () => {
             home = folder
-            writeFileSync(join(folder, "enabled_plugins"), "[].\n")
+            writeFileSync(join(folder, "enabled_plugins"), `[${settings.plugins.join(",")}].\n`)
             writeFileSync(join(folder, ".erlang.cookie"), "MILLRACE", { mode: 0o400 })
           },
           catch: failed
