@@ -28,6 +28,7 @@ const publicModules: Record<string, ReadonlyArray<string>> = {
     "Inbox",
     "Outbox",
     "OutboxRelay",
+    "PostgresConnection",
     "RateLimitPostgres",
     "RateLimitSqlite",
     "SqlHealth",

@@ -334,8 +334,8 @@ const made: Readonly<Record<string, ReadonlyArray<Made>>> = {
   "sql/src/AuditPostgres.ts": [{
     make: AuditPostgres.layer,
     base: { url: local },
-    durations: ["patience", "timeout", "connectTimeout"],
-    numbers: ["maximumGroup", "maximumConnections"]
+    durations: ["patience", "timeout"],
+    numbers: ["maximumGroup"]
   }],
   "sql/src/AuditSqlite.ts": [
     { make: AuditSqlite.layer, base: { filename: ":memory:" }, durations: ["busyTimeout"], numbers: ["maximumGroup"] }
@@ -343,8 +343,8 @@ const made: Readonly<Record<string, ReadonlyArray<Made>>> = {
   "sql/src/IdempotencyPostgres.ts": [{
     make: IdempotencyPostgres.layer,
     base: { url: local },
-    durations: ["patience", "timeout", "pruneEvery", "connectTimeout"],
-    numbers: ["maximumGroup", "maximumConnections"]
+    durations: ["patience", "timeout", "pruneEvery"],
+    numbers: ["maximumGroup"]
   }],
   "sql/src/IdempotencySqlite.ts": [{
     make: IdempotencySqlite.layer,
@@ -362,12 +362,20 @@ const made: Readonly<Record<string, ReadonlyArray<Made>>> = {
   "sql/src/RateLimitPostgres.ts": [{
     make: RateLimitPostgres.layer,
     base: { url: local },
-    durations: ["pruneEvery", "timeout", "connectTimeout"],
-    numbers: ["maximumConnections"]
+    durations: ["pruneEvery", "timeout"]
   }],
   "sql/src/RateLimitSqlite.ts": [
     { make: RateLimitSqlite.layer, base: { filename: ":memory:" }, durations: ["busyTimeout", "pruneEvery"] }
   ],
+  "sql/src/internal/postgres/connection.ts": [AuditPostgres.layer, IdempotencyPostgres.layer, RateLimitPostgres.layer]
+    .map(
+      (make) => ({
+        make,
+        base: { url: local },
+        durations: ["connectTimeout", "maximumLifetime"],
+        numbers: ["maximumConnections"]
+      })
+    ),
   "sql/src/SqlHealth.ts": [{ make: SqlHealth.relay, durations: ["age"], numbers: ["pending"] }],
   "sql/src/SqliteClient.ts": [{ make: SqliteClient.layer, base: { filename: ":memory:" }, durations: ["busyTimeout"] }],
   "testing/src/BrokerContract.ts": [{
@@ -393,7 +401,6 @@ const others: Readonly<Record<string, string>> = {
   "security/src/apiKeyStore.ts": "a time of a stored key",
   "sql/src/internal/outbox/watch.ts: limit": "a query",
   "sql/src/internal/idempotency/protocol.ts": "an answer",
-  "sql/src/internal/postgres/own.ts": "checked by the layers that give it",
   "sql/src/internal/sqlite/protocol.ts": "an answer",
   "testing/src/BrokerContract.ts: maximumBytes": "what a driver takes",
   "testing/src/Deliveries.ts": "a delivery as a test wants it",

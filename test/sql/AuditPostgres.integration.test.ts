@@ -7,7 +7,7 @@ import { Postgres } from "@millrace/testing/servers"
 import { Cause, ConfigProvider, Effect, Exit, Fiber, Layer, Redacted } from "effect"
 import { SqlClient } from "effect/sql"
 import { createServer } from "node:net"
-import type { AddressInfo } from "node:net"
+import type { AddressInfo, Server } from "node:net"
 import { inspect } from "node:util"
 import { describePostgres, describeServer } from "../services/describe.ts"
 
@@ -63,6 +63,21 @@ describePostgres("AuditPostgres", (postgres) => {
         assert.notInclude(inspect(error, { depth: 10, showHidden: true }) + JSON.stringify(error), password)
       }
     }))
+
+  it.live("F6 X9 a server that takes connections and says nothing is unreachable, and no mistake of the options", () =>
+    Effect.gen(function*() {
+      const silent = yield* Effect.acquireRelease(
+        Effect.callback<Server>((resume) => {
+          const server = createServer().listen(0, "127.0.0.1", () => resume(Effect.succeed(server)))
+        }),
+        (server) => Effect.sync(() => server.close())
+      )
+      const { port } = silent.address() as AddressInfo
+      const url = changed((url) => (url.port = String(port)))
+      const error = yield* openError(AuditPostgres.layer({ url, table: table(), connectTimeout: "100 millis" }))
+      assert.strictEqual(error.reason, "Unreachable")
+      assert.include(error.message, "is it running there")
+    }).pipe(Effect.scoped))
 
   it.live("F6 a schema or a table that is missing is named", () =>
     Effect.gen(function*() {

@@ -3,7 +3,7 @@
  */
 import { PgTypes } from "@effect/sql-pg"
 import { Audit, Gather, OptionCheck } from "@millrace/core"
-import { Config, Duration, Effect, Layer, Random, type Redacted, Result } from "effect"
+import { Config, Duration, Effect, Layer, Random, Result } from "effect"
 import { SqlClient } from "effect/sql"
 import { columns } from "./internal/audit/columns.ts"
 import * as Migrate from "./internal/database/migrate.ts"
@@ -11,8 +11,8 @@ import * as Statements from "./internal/database/statements.ts"
 import { storable as storableKey } from "./internal/database/storable.ts"
 import { checkTable, nameOf } from "./internal/database/table.ts"
 import * as Address from "./internal/postgres/address.ts"
+import * as Connection from "./internal/postgres/connection.ts"
 import * as Errors from "./internal/postgres/errors.ts"
-import { own } from "./internal/postgres/own.ts"
 import { retry } from "./internal/postgres/retry.ts"
 import * as Rows from "./internal/audit/rows.ts"
 
@@ -37,14 +37,7 @@ export interface TableOptions {
 }
 
 /** Options of `layer`. */
-export interface Options extends TableOptions {
-  /** `postgres://user:password@host:port/database`, with `sslmode` and what else libpq reads there. */
-  readonly url: Redacted.Redacted<string>
-  /** The most connections; an integer from 1. Default: 4. */
-  readonly maximumConnections?: number | undefined
-  /** How long making a connection may take. Default: 5 seconds. */
-  readonly connectTimeout?: Duration.Input | undefined
-}
+export interface Options extends TableOptions, Connection.Options {}
 
 /** What the layers do where an option is not given. */
 export const defaults: {
@@ -59,8 +52,7 @@ export const defaults: {
   maximumGroup: 1024,
   patience: Duration.seconds(5),
   timeout: Duration.seconds(1),
-  maximumConnections: 4,
-  connectTimeout: Duration.seconds(5)
+  ...Connection.defaults
 }
 
 /** The type of each column: what it is sent as, and what it is stored as. */
@@ -164,13 +156,13 @@ export const migrate = (
 ): Effect.Effect<void, Audit.AuditError, SqlClient.SqlClient> =>
   Effect.mapError(
     Migrate.run(schema(checkTable("AuditPostgres", options.table ?? defaults.table))),
-    Errors.told("open", "PostgreSQL")
+    Errors.told("open", Errors.theirs)
   )
 
 /** Milliseconds that a query of the trail, or a removal of old rows, may take. */
 const readLimit = 60_000
 
-const make = (options: TableOptions, where: string) => {
+const make = (options: TableOptions, server: Errors.Server) => {
   const table = checkTable("AuditPostgres", options.table ?? defaults.table)
   const maximumGroup = check.count("maximumGroup", options.maximumGroup ?? defaults.maximumGroup)
   const patience = check.millis("patience", options.patience ?? defaults.patience, { least: 0 })
@@ -183,18 +175,18 @@ const make = (options: TableOptions, where: string) => {
     shown: (column) => columnsOfLong.has(column) ? `coalesce(long_${column}, ${column}) AS ${column}` : column
   }
   const statement = insert(table)
-  const retried = retry(patience, ({ reason }: Audit.AuditError) => reason)
+  const retried = retry(server, patience, ({ reason }: Audit.AuditError) => reason)
 
   return Effect.gen(function*() {
     const sql = yield* SqlClient.SqlClient
-    yield* Effect.mapError(Migrate.run(schema(table)), Errors.told("open", where))
-    const statements = yield* Effect.mapError(Statements.make(sql, timeout), Errors.told("open", where))
+    yield* Effect.mapError(Migrate.run(schema(table)), Errors.told("open", server))
+    const statements = yield* Effect.mapError(Statements.make(sql, timeout), Errors.told("open", server))
     const ask = (
       operation: Audit.AuditError["operation"],
       text: string,
       values: ReadonlyArray<unknown>,
       limit: number = readLimit
-    ) => Effect.mapError(statements.ask(text, values, limit), Errors.told(operation, where))
+    ) => Effect.mapError(statements.ask(text, values, limit), Errors.told(operation, server))
     // ids are made here, so a group whose commit was never confirmed is written again and is there once
     const random = Effect.map(Random.nextIntBetween(0, 36 ** 8 - 1), (number) => number.toString(36).padStart(8, "0"))
     const writer = (yield* random) + (yield* random)
@@ -246,7 +238,7 @@ const make = (options: TableOptions, where: string) => {
 export const layerClient = (
   options: TableOptions = {}
 ): Layer.Layer<Audit.Store, Audit.AuditError, SqlClient.SqlClient> =>
-  Layer.effect(Audit.Store, make(options, "PostgreSQL"))
+  Layer.effect(Audit.Store, make(options, Errors.theirs))
 
 const noAddress = () =>
   new Audit.AuditError({
@@ -277,15 +269,14 @@ const noAddress = () =>
  * @throws RangeError when an option is out of range
  * @category layers
  */
-export const layer = (options: Options): Layer.Layer<Audit.Store, Audit.AuditError> => {
-  const where = Address.shown(options.url) ?? "PostgreSQL"
-  return own(Audit.Store, make(options, where), {
-    url: options.url,
-    maxConnections: check.count("maximumConnections", options.maximumConnections ?? defaults.maximumConnections),
-    connectTimeout: check.millis("connectTimeout", options.connectTimeout ?? defaults.connectTimeout),
-    applicationName: "millrace-audit"
-  }, { invalid: noAddress, told: Errors.told("open", where) })
-}
+export const layer = (options: Options): Layer.Layer<Audit.Store, Audit.AuditError> =>
+  Connection.own(Audit.Store, options, {
+    module: "AuditPostgres",
+    applicationName: "millrace-audit",
+    make: (server) => make(options, server),
+    invalid: noAddress,
+    told: (server) => Errors.told("open", server)
+  })
 
 const environment = (options: Partial<Options>): Config.Config<Options> =>
   Config.all({

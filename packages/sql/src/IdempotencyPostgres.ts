@@ -3,7 +3,7 @@
  * completions commit together with what the handler writes.
  */
 import { Idempotency, OptionCheck } from "@millrace/core"
-import { Config, Duration, Effect, Layer, Random, type Redacted, type Scope } from "effect"
+import { Config, Duration, Effect, Layer, Random, type Scope } from "effect"
 import { SqlClient } from "effect/sql"
 import { limitedEnds } from "./internal/database/limited.ts"
 import * as Migrate from "./internal/database/migrate.ts"
@@ -13,8 +13,8 @@ import * as Table from "./internal/idempotency/postgres.ts"
 import * as Shared from "./internal/idempotency/shared.ts"
 import { typed } from "./internal/outbox/failure.ts"
 import * as Address from "./internal/postgres/address.ts"
+import * as Connection from "./internal/postgres/connection.ts"
 import * as Errors from "./internal/postgres/errors.ts"
-import { own } from "./internal/postgres/own.ts"
 import { retry } from "./internal/postgres/retry.ts"
 
 /** Options of every layer here. */
@@ -49,14 +49,7 @@ export interface ClientOptions extends TableOptions {
 }
 
 /** Options of `layer`. */
-export interface Options extends TableOptions {
-  /** `postgres://user:password@host:port/database`, with `sslmode` and what else libpq reads there. */
-  readonly url: Redacted.Redacted<string>
-  /** The most connections; an integer from 1. Default: 4. */
-  readonly maximumConnections?: number | undefined
-  /** How long making a connection may take. Default: 5 seconds. */
-  readonly connectTimeout?: Duration.Input | undefined
-}
+export interface Options extends TableOptions, Connection.Options {}
 
 /** What the layers do where an option is not given. */
 export const defaults: {
@@ -75,8 +68,7 @@ export const defaults: {
   timeout: Duration.seconds(1),
   pruneEvery: Duration.seconds(10),
   transaction: "own",
-  maximumConnections: 4,
-  connectTimeout: Duration.seconds(5)
+  ...Connection.defaults
 }
 
 const module = "IdempotencyPostgres"
@@ -92,8 +84,8 @@ class OfHandler<E> {
   }
 }
 
-const unavailable = (where: string) => (error: Migrate.Failed) =>
-  new Idempotency.IdempotencyUnavailable({ message: Errors.read(where, error).message, cause: error })
+const unavailable = (server: Errors.Server) => (error: Migrate.Failed) =>
+  new Idempotency.IdempotencyUnavailable({ message: Errors.read(server, error).message, cause: error })
 
 /**
  * Makes the table, its sequence and its function, or brings them up to date: for a deployment whose programs may not create
@@ -108,7 +100,7 @@ export const migrate = (
 ): Effect.Effect<void, Idempotency.IdempotencyUnavailable, SqlClient.SqlClient> =>
   Effect.mapError(
     Migrate.run(Table.schema(checkTable(module, options.table ?? defaults.table))),
-    unavailable("PostgreSQL")
+    unavailable(Errors.theirs)
   )
 
 /** Milliseconds that a removal of old rows may take. */
@@ -116,7 +108,7 @@ const pruneLimit = 30_000
 
 const make = (
   options: ClientOptions,
-  where: string
+  server: Errors.Server
 ): Effect.Effect<Store, Idempotency.IdempotencyUnavailable, SqlClient.SqlClient | Scope.Scope> => {
   const table = checkTable(module, options.table ?? defaults.table)
   const maximum = check.count("maximumGroup", options.maximumGroup ?? defaults.maximumGroup)
@@ -124,11 +116,11 @@ const make = (
   const every = check.millis("pruneEvery", options.pruneEvery ?? defaults.pruneEvery, { least: 10 })
   const timeout = check.millis("timeout", options.timeout ?? defaults.timeout, { most: OptionCheck.longestTimer })
   const statement = Table.statement(table)
-  const retried = retry(patience, (error: Migrate.Failed) => Errors.read(where, error).reason)
+  const retried = retry(server, patience, (error: Migrate.Failed) => Errors.read(server, error).reason)
 
   return Effect.gen(function*() {
     const sql = yield* SqlClient.SqlClient
-    const failed = unavailable(where)
+    const failed = unavailable(server)
     yield* Effect.mapError(Migrate.run(Table.schema(table)), failed)
     const statements = yield* Effect.mapError(Statements.make(sql, timeout), failed)
     const asked = (
@@ -227,7 +219,7 @@ export const layerClient = (
 ): Layer.Layer<Idempotency.Store, Idempotency.IdempotencyUnavailable, SqlClient.SqlClient> => {
   const { transaction } = options
   if (transaction !== undefined) check.oneOf("transaction", transaction, ["own", "handler"])
-  return Layer.effect(Idempotency.Store, make(options, "PostgreSQL"))
+  return Layer.effect(Idempotency.Store, make(options, Errors.theirs))
 }
 
 /**
@@ -252,18 +244,14 @@ export const layerClient = (
  * @throws RangeError when an option is out of range
  * @category layers
  */
-export const layer = (options: Options): Layer.Layer<Idempotency.Store, Idempotency.IdempotencyUnavailable> => {
-  const where = Address.shown(options.url) ?? "PostgreSQL"
-  return own(Idempotency.Store, make(options, where), {
-    url: options.url,
-    maxConnections: check.count("maximumConnections", options.maximumConnections ?? defaults.maximumConnections),
-    connectTimeout: check.millis("connectTimeout", options.connectTimeout ?? defaults.connectTimeout),
-    applicationName: "millrace-idempotency"
-  }, {
+export const layer = (options: Options): Layer.Layer<Idempotency.Store, Idempotency.IdempotencyUnavailable> =>
+  Connection.own(Idempotency.Store, options, {
+    module,
+    applicationName: "millrace-idempotency",
+    make: (server) => make(options, server),
     invalid: () => new Idempotency.IdempotencyUnavailable({ message: Address.needed }),
-    told: unavailable(where)
+    told: unavailable
   })
-}
 
 const environment = (options: Partial<Options>): Config.Config<Options> =>
   Config.all({

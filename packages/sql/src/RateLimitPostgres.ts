@@ -2,14 +2,14 @@
  * Rate limits in PostgreSQL: processes share them. One function call decides all policies of a message, by the server's clock.
  */
 import { OptionCheck, RateLimit } from "@millrace/core"
-import { Clock, Duration, Effect, Layer, Random, type Redacted, type Scope } from "effect"
+import { Clock, Duration, Effect, Layer, Random, type Scope } from "effect"
 import { SqlClient } from "effect/sql"
 import * as Migrate from "./internal/database/migrate.ts"
 import * as Statements from "./internal/database/statements.ts"
 import { checkTable, nameOf } from "./internal/database/table.ts"
 import * as Address from "./internal/postgres/address.ts"
+import * as Connection from "./internal/postgres/connection.ts"
 import * as Errors from "./internal/postgres/errors.ts"
-import { own } from "./internal/postgres/own.ts"
 import { functions } from "./internal/ratelimit/functions.ts"
 import { identityOf, leases, most, places, pruning } from "./internal/ratelimit/identity.ts"
 
@@ -35,14 +35,7 @@ export interface ClientOptions {
 }
 
 /** Options of `layer`. */
-export interface Options extends ClientOptions {
-  /** `postgres://user:password@host:port/database`, with `sslmode` and what else libpq reads there. */
-  readonly url: Redacted.Redacted<string>
-  /** The most connections; an integer from 1. Default: 4. */
-  readonly maximumConnections?: number | undefined
-  /** How long making a connection may take. Default: 5 seconds. */
-  readonly connectTimeout?: Duration.Input | undefined
-}
+export interface Options extends ClientOptions, Connection.Options {}
 
 /** What the layers do where an option is not given. */
 export const defaults: {
@@ -55,8 +48,7 @@ export const defaults: {
   table: "millrace_rate",
   pruneEvery: Duration.seconds(10),
   timeout: Duration.seconds(1),
-  maximumConnections: 4,
-  connectTimeout: Duration.seconds(5)
+  ...Connection.defaults
 }
 
 type Store = RateLimit.Store["Service"]
@@ -65,8 +57,8 @@ type Failed = RateLimit.RateLimitUnavailable
 const module = "RateLimitPostgres"
 const check = OptionCheck.make(module)
 
-const unavailable = (where: string) => (error: Migrate.Failed) =>
-  new RateLimit.RateLimitUnavailable({ message: `${module}: ${Errors.read(where, error).message}`, cause: error })
+const unavailable = (server: Errors.Server) => (error: Migrate.Failed) =>
+  new RateLimit.RateLimitUnavailable({ message: `${module}: ${Errors.read(server, error).message}`, cause: error })
 
 /** The steps of the schema, oldest first. */
 const schema = (table: string): Migrate.Schema => ({
@@ -90,7 +82,7 @@ const schema = (table: string): Migrate.Schema => ({
 export const migrate = (
   options: Pick<ClientOptions, "table"> = {}
 ): Effect.Effect<void, RateLimit.RateLimitUnavailable, SqlClient.SqlClient> =>
-  Effect.mapError(Migrate.run(schema(checkTable(module, options.table ?? defaults.table))), unavailable("PostgreSQL"))
+  Effect.mapError(Migrate.run(schema(checkTable(module, options.table ?? defaults.table))), unavailable(Errors.theirs))
 
 const text = (charges: ReadonlyArray<RateLimit.Charge>): string =>
   JSON.stringify(charges.map((charge) => {
@@ -120,7 +112,7 @@ const decisionOf = (reply: ReadonlyArray<number>, lease: number): RateLimit.Deci
 
 const make = (
   options: ClientOptions,
-  where: string
+  server: Errors.Server
 ): Effect.Effect<Store, Failed, SqlClient.SqlClient | Scope.Scope> => {
   const table = checkTable(module, options.table ?? defaults.table)
   const every = check.millis("pruneEvery", options.pruneEvery ?? defaults.pruneEvery, { least: 10 })
@@ -128,7 +120,7 @@ const make = (
   return Effect.gen(function*() {
     const sql = yield* SqlClient.SqlClient
     const clock = yield* Clock.Clock
-    const failed = unavailable(where)
+    const failed = unavailable(server)
     yield* Effect.mapError(Migrate.run(schema(table)), failed)
     const statements = yield* Effect.mapError(Statements.make(sql, timeout), failed)
     const lease = leases(yield* Random.nextIntBetween(0, 2 ** 32))
@@ -192,7 +184,7 @@ const make = (
 export const layerClient = (
   options: ClientOptions = {}
 ): Layer.Layer<RateLimit.Store, RateLimit.RateLimitUnavailable, SqlClient.SqlClient> =>
-  Layer.effect(RateLimit.Store, make(options, "PostgreSQL"))
+  Layer.effect(RateLimit.Store, make(options, Errors.theirs))
 
 /**
  * A store in a PostgreSQL database, with connections of its own.
@@ -214,15 +206,11 @@ export const layerClient = (
  * @throws RangeError when an option is out of range
  * @category layers
  */
-export const layer = (options: Options): Layer.Layer<RateLimit.Store, RateLimit.RateLimitUnavailable> => {
-  const where = Address.shown(options.url) ?? "PostgreSQL"
-  return own(RateLimit.Store, make(options, where), {
-    url: options.url,
-    maxConnections: check.count("maximumConnections", options.maximumConnections ?? defaults.maximumConnections),
-    connectTimeout: check.millis("connectTimeout", options.connectTimeout ?? defaults.connectTimeout),
-    applicationName: "millrace-rate-limit"
-  }, {
+export const layer = (options: Options): Layer.Layer<RateLimit.Store, RateLimit.RateLimitUnavailable> =>
+  Connection.own(RateLimit.Store, options, {
+    module,
+    applicationName: "millrace-rate-limit",
+    make: (server) => make(options, server),
     invalid: () => new RateLimit.RateLimitUnavailable({ message: `${module}: ${Address.needed}` }),
-    told: unavailable(where)
+    told: unavailable
   })
-}

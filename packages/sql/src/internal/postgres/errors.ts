@@ -51,15 +51,40 @@ const property = (value: unknown, name: string): unknown =>
     ? (value as { readonly [name: string]: unknown })[name]
     : undefined
 
-/** What a failed statement comes to; `where` names the server without a password. */
+/** The server, for the texts of errors. */
+export interface Server {
+  /** Its address without user and password. */
+  readonly name: string
+  /** Whether each connection asks for a password of its own: one that was refused is worth another attempt. */
+  readonly isRenewed: boolean
+  /** Why the last request for a password failed; undefined where it did not. */
+  readonly lastError: () => string | undefined
+}
+
+/** The server of a client that the program has made. */
+export const theirs: Server = { name: "PostgreSQL", isRenewed: false, lastError: () => undefined }
+
+/** What a failed statement comes to. */
 export const read = (
+  server: Server,
+  error: SqlError.SqlError | Migrator.MigrationError
+): { readonly reason: Audit.Reason; readonly message: string } => {
+  const found = readStatement(server.name, error)
+  const why = found.reason === "Unreachable" || found.reason === "Credentials" ? server.lastError() : undefined
+  return why === undefined ? found : { ...found, message: `${found.message}. ${why}` }
+}
+
+/** The driver writes this one like a refused option. */
+const connectTimeout = "PgConnection: Connection timed out"
+
+const readStatement = (
   where: string,
   error: SqlError.SqlError | Migrator.MigrationError
 ): { readonly reason: Audit.Reason; readonly message: string } => {
   if (error instanceof Migrator.MigrationError) {
     const inner = error.cause
     return property(inner, "_tag") === "SqlError"
-      ? read(where, inner as SqlError.SqlError)
+      ? readStatement(where, inner as SqlError.SqlError)
       : { reason: error.kind === "BadState" ? "Invalid" : "Unknown", message: `${where}: ${error.message}` }
   }
   const { cause, message, operation: step } = error.reason
@@ -67,7 +92,7 @@ export const read = (
   const state = property(cause, "code")
   const known = typeof state === "string" ? byState[state] : undefined
   // the driver refuses its own options like this: the cause repeats the message, and no server gave it a state
-  const isOption = step === "connect" && state === undefined &&
+  const isOption = step === "connect" && state === undefined && message !== connectTimeout &&
     message === `PgConnection: ${String(property(cause, "message"))}`
   const tagged = isOption
     ? "Invalid"
@@ -84,11 +109,11 @@ export const read = (
 
 /** An audit error of a failed statement. */
 export const told =
-  (operation: Audit.AuditError["operation"], where: string) =>
+  (operation: Audit.AuditError["operation"], server: Server) =>
   (error: SqlError.SqlError | Migrator.MigrationError): Audit.AuditError =>
     new Audit.AuditError({
       operation,
-      ...read(where, error),
+      ...read(server, error),
       cause: error instanceof Migrator.MigrationError && property(error.cause, "_tag") === "SqlError"
         ? error.cause
         : error

@@ -3,15 +3,17 @@
  */
 import type { Audit } from "@millrace/core"
 import { Duration, Effect, Schedule } from "effect"
+import type { Server } from "./errors.ts"
 
 const retriable: ReadonlySet<Audit.Reason> = new Set(["Unreachable", "Lost", "Busy"])
 
 /** Repeats an effect whose failure passes by itself, for `patience` milliseconds: waits of 50 ms, doubled up to 1 second. */
-export const retry = <E>(patience: number, reasonOf: (error: E) => Audit.Reason) => {
+export const retry = <E>(server: Server, patience: number, reasonOf: (error: E) => Audit.Reason) => {
   const schedule = Schedule.exponential("50 millis").pipe(
     Schedule.modifyDelay(({ duration }) => Effect.succeed(Duration.min(duration, Duration.seconds(1)))),
     Schedule.upTo({ duration: patience })
   )
+  const isRetriable = (reason: Audit.Reason) => retriable.has(reason) || (server.isRenewed && reason === "Credentials")
   return <A, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
-    Effect.retry(effect, { while: (error) => retriable.has(reasonOf(error)), schedule })
+    Effect.retry(effect, { while: (error) => isRetriable(reasonOf(error)), schedule })
 }
