@@ -73,7 +73,8 @@ const build = (
  * That an answer is degraded is never hidden: it is counted as `millrace.fallbacks` by channel and error, the span carries
  * `millrace.fallback`, and the fallback's own publishes may pass its header on.
  *
- * Stands outside `Retry`, `CircuitBreaker` and `Bulkhead`, whose refusals it can answer.
+ * Stands outside `Retry`, `CircuitBreaker` and `Bulkhead`, whose refusals it can answer. For `pipe` only, since a stack does not
+ * know `E`; a stack takes the result of `pipe` as its handler.
  *
  * **Example** (the price of yesterday)
  *
