@@ -99,6 +99,7 @@ const shelves: Record<string, { readonly open: ReadonlyArray<string>; readonly o
     open: ["JetStream", "Nats"],
     own: [
       "Backlog",
+      "Credentials",
       "HeaderLines",
       "Names",
       "jetstream/Durable",

@@ -16,6 +16,7 @@ import * as Connection from "./internal/Connection.ts"
 import * as NatsMessage from "./internal/Codec.ts"
 import * as NatsOptions from "./internal/Options.ts"
 
+export type { Issued } from "./internal/Credentials.ts"
 export type { Options } from "./internal/jetstream/Options.ts"
 export type { Tls } from "./internal/Options.ts"
 

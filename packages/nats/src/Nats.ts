@@ -13,6 +13,7 @@ import * as NatsNames from "./internal/Names.ts"
 import * as NatsOptions from "./internal/Options.ts"
 import * as NatsPublisher from "./internal/core/Publisher.ts"
 
+export type { Issued } from "./internal/Credentials.ts"
 export type { Tls } from "./internal/Options.ts"
 
 /** Options of core NATS. */

@@ -196,8 +196,11 @@ export class Broker extends Context.Service<
     readonly consume: <R>(consumer: Consumer<R>) => Effect.Effect<Running, Failed, R | Scope.Scope>
     readonly declare: (declaration: Declaration) => Effect.Effect<void, Failed>
     readonly browse: (channel: string) => Stream.Stream<Delivery, Failed>
-    /** Asks the broker for one answer: its health, now. */
-    readonly check: Effect.Effect<void, Failed>
+    /**
+     * Asks the broker for one answer: its health, now. Succeeds with an error where the broker answers and the driver will fail later, as
+     * when new credentials cannot be obtained.
+     */
+    readonly check: Effect.Effect<void | Failed, Failed>
     /** How far a group is behind, for each partition; `Unsupported` where the broker does not count. */
     readonly lag: (channel: string, group: string) => Effect.Effect<ReadonlyArray<Lag>, Failed>
   }

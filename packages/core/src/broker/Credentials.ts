@@ -43,12 +43,13 @@ export interface Credentials<A extends Issued> {
   readonly get: Effect.Effect<A, BrokerError.BrokerError>
   /**
    * Never ends: obtains credentials before the present ones end, and hands them to a connection that was opened with
-   * `given`. A failure is a Warn line, and the next turn tries again.
+   * `given`. A failure is a Warn line; the next turn tries again after 1 to 60 seconds, with the same credentials where the connection did
+   * not take them.
    */
   readonly renew: (given: A, use: (issued: A) => Effect.Effect<void, unknown>) => Effect.Effect<never>
   /** A text without the secrets of the last two credentials. */
   readonly redact: (text: string) => string
-  /** Why the last request failed; undefined after one that succeeded. */
+  /** Why the last request or renewal failed; undefined after one that succeeded. */
   readonly lastError: () => BrokerError.BrokerError | undefined
 }
 
@@ -62,6 +63,8 @@ const longestWait = 24 * 3_600_000
 /** The waits between failed requests. */
 const shortestRetry = 1000
 const longestRetry = 60_000
+
+const backoff = (attempts: number): number => Math.min(longestRetry, shortestRetry * 2 ** (attempts - 1))
 
 interface Held<A> {
   readonly issued: A
@@ -85,6 +88,7 @@ export const make = <A extends Issued>({ product, refuse, secrets, source, syste
   let pending: Fiber.Fiber<A, BrokerError.BrokerError> | undefined
   let lastError: BrokerError.BrokerError | undefined
   let failures = 0
+  let lastRefusal: BrokerError.BrokerError | undefined
   const hidden: Array<ReadonlyArray<string>> = []
   const redact = (text: string) => without(text, hidden.flat())
 
@@ -153,31 +157,47 @@ export const make = <A extends Issued>({ product, refuse, secrets, source, syste
   })
 
   const wait = (now: number): number => {
-    if (failures > 0) return Math.min(longestRetry, shortestRetry * 2 ** (failures - 1))
+    if (failures > 0) return backoff(failures)
     return Math.min(longestWait, Math.max(shortestRetry, (held?.renewAt ?? now) - now))
   }
 
   const renew = (given: A, use: (issued: A) => Effect.Effect<void, unknown>): Effect.Effect<never> =>
     Effect.flatMap(Clock.Clock, (clock) => {
       let used = given
+      let refusals = 0
       // another connection may have renewed them in the meantime
       const next = Effect.suspend(() =>
         held === undefined || (held.issued === used && held.renewAt <= clock.currentTimeMillisUnsafe())
           ? get
           : Effect.succeed(held.issued)
       )
-      const turn = Effect.flatMap(next, (issued) =>
-        issued === used ? Effect.void : Effect.map(use(issued), () => {
-          used = issued
-        }))
+      const turn = Effect.flatMap(
+        next,
+        (issued) =>
+          issued === used ? Effect.void : Effect.matchCauseEffect(use(issued), {
+            onSuccess: () => {
+              used = issued
+              refusals = 0
+              lastRefusal = undefined
+              return Effect.void
+            },
+            onFailure: (cause) => {
+              refusals++
+              lastRefusal = told(cause)
+              return Effect.failCause(cause)
+            }
+          })
+      )
       const guarded = Effect.catchCause(turn, (cause) =>
         Lost.quietly(
           "A logger",
           Effect.logWarning(`An open connection to ${product} has no new credentials: ${told(cause).message}`)
         ))
-      const pause = Effect.suspend(() => Effect.sleep(wait(clock.currentTimeMillisUnsafe())))
+      const pause = Effect.suspend(() =>
+        Effect.sleep(refusals > 0 ? backoff(refusals) : wait(clock.currentTimeMillisUnsafe()))
+      )
       return Effect.forever(Effect.andThen(pause, guarded))
     })
 
-  return { get, renew, redact, lastError: () => lastError }
+  return { get, renew, redact, lastError: () => lastError ?? lastRefusal }
 }

@@ -198,8 +198,11 @@ export interface Driver {
    * Fails with `Unsupported` where the broker cannot.
    */
   readonly browse: (channel: string) => Stream.Stream<Delivery, BrokerError>
-  /** Asks the broker for one answer, and fails as it would fail a publish: its health, now. */
-  readonly check: Effect.Effect<void, BrokerError>
+  /**
+   * Asks the broker for one answer, and fails as it would fail a publish: its health, now. Succeeds with an error where the broker
+   * answers and the driver will fail later, as when new credentials cannot be obtained: health is degraded then.
+   */
+  readonly check: Effect.Effect<void | BrokerError, BrokerError>
   /**
    * How far a group is behind, for each partition, as the broker knows it. Empty where the channel has no such group; fails
    * with `Unsupported` where the broker does not count.

@@ -26,6 +26,8 @@ export interface BrokerOptions<On = Broker> extends Common<BrokerError> {
   readonly on?: Key<On> | undefined
 }
 
+const renewal = "the broker answers, and the next connection may fail"
+
 // the reason is a word of ours; the message names addresses
 const reasonOf = (error: BrokerError): string => error.reason
 
@@ -34,7 +36,8 @@ const keyOf = <On>(options: { readonly on?: Key<On> | undefined }): Key<On> =>
   options.on ?? (Broker as unknown as Key<On>)
 
 /**
- * Asks a broker for one answer. Of what it fails with the reason is shown (`Unreachable`), unless `explain` says otherwise.
+ * Asks a broker for one answer. Of what it fails with the reason is shown (`Unreachable`), unless `explain` says otherwise. The check is
+ * degraded while the broker answers and its driver cannot renew its credentials.
  *
  * @throws RangeError when an option is out of range
  * @category constructors
@@ -44,7 +47,10 @@ export const broker = <On = Broker>(options: BrokerOptions<On> = {}): Check<On> 
     explain: reasonOf,
     ...options,
     name: options.name ?? "broker",
-    check: Effect.flatMap(keyOf(options), (found) => found.check)
+    check: Effect.map(
+      Effect.flatMap(keyOf(options), (found) => found.check),
+      (pending) => pending === undefined ? undefined : degraded(`${pending.reason}: ${renewal}`)
+    )
   })
 
 /** Options of `lag`. */

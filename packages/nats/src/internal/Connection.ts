@@ -12,7 +12,8 @@ import {
   type PermissionViolationError,
   type Subscription
 } from "@nats-io/transport-node"
-import { Effect, Exit, type Scope } from "effect"
+import { Effect, Exit, type Fiber, Schedule, type Scope } from "effect"
+import * as Credentials from "./Credentials.ts"
 import * as Errors from "./Errors.ts"
 import type { ResolvedOptions } from "./Options.ts"
 
@@ -40,6 +41,11 @@ export class Connection {
   readonly wire: Wire | undefined
   private readonly ends = new Set<(error: Failed) => void>()
   private readonly violations = new Set<(error: PermissionViolationError) => void>()
+  private readonly successors = new Set<() => void>()
+  private readonly stops = new Set<() => void>()
+  private isStopping = false
+  private users = 0
+  private isReplaced = false
 
   constructor(nc: NatsConnection, place: Errors.Place, log: (message: string) => void) {
     this.nc = nc
@@ -59,6 +65,8 @@ export class Connection {
           break
         case "ldm":
           log(`NATS at ${this.place.servers} is about to stop`)
+          this.isStopping = true
+          for (const each of Array.from(this.stops)) each()
           break
         case "error":
           if (status.error instanceof errors.PermissionViolationError) {
@@ -81,6 +89,47 @@ export class Connection {
     void this.nc.close().catch(() => {})
   }
 
+  /** Counts a user of the connection; the function that is returned uncounts it. A replaced connection without users is closed. */
+  retain(): () => void {
+    this.users++
+    let isHeld = true
+    return () => {
+      if (!isHeld) return
+      isHeld = false
+      this.users--
+      this.closeUnused()
+    }
+  }
+
+  private closeUnused(): void {
+    if (this.isReplaced && this.users === 0) void this.nc.drain().catch(() => {})
+  }
+
+  /** Another connection takes over: users move there, and the last one that leaves closes this one. */
+  replace(): void {
+    if (this.isReplaced) return
+    this.isReplaced = true
+    for (const each of Array.from(this.successors)) each()
+    this.successors.clear()
+    this.closeUnused()
+  }
+
+  /** Calls back when another connection takes over, or at once where it has; the function that is returned calls that off. */
+  onReplace(listener: () => void): () => void {
+    if (this.isReplaced) {
+      listener()
+      return () => {}
+    }
+    this.successors.add(listener)
+    return () => void this.successors.delete(listener)
+  }
+
+  /** Calls back when the server is about to stop (lame duck mode), or at once where it has said so. */
+  onStopping(listener: () => void): void {
+    if (this.isStopping) listener()
+    else this.stops.add(listener)
+  }
+
   /** Calls back when it ends, or at once where it has; what is returned calls that off. */
   onEnd(listener: (error: Failed) => void): () => void {
     if (this.ended !== undefined) {
@@ -90,6 +139,12 @@ export class Connection {
     this.ends.add(listener)
     return () => void this.ends.delete(listener)
   }
+
+  /** Fails when it ends. */
+  readonly lost: Effect.Effect<never, Failed> = Effect.callback<never, Failed>((resume) => {
+    const off = this.onEnd((error) => resume(Exit.fail(error)))
+    return Effect.sync(off)
+  })
 
   /** Calls back with what the server did not allow; what is returned calls that off. */
   onViolation(listener: (error: PermissionViolationError) => void): () => void {
@@ -110,8 +165,13 @@ export class Connection {
   /** Completes when the server has read all that was written before; fails when the connection ends, and nothing then says what was read. */
   flush(operation: Operation): Effect.Effect<void, Failed> {
     return Effect.callback<void, Failed>((resume) => {
-      const off = this.onEnd(() => resume(Exit.fail(Errors.lost(operation, this.place))))
+      const unheard = this.onEnd(() => resume(Exit.fail(Errors.lost(operation, this.place))))
       if (this.ended !== undefined) return
+      const release = this.retain()
+      const off = () => {
+        unheard()
+        release()
+      }
       this.nc.flush().then(() => {
         off()
         resume(Exit.void)
@@ -125,7 +185,15 @@ export class Connection {
 
   /** Calls the client; what it throws becomes a `BrokerError`. */
   attempt<A>(operation: Operation, call: (nc: NatsConnection) => Promise<A>, where?: Where): Effect.Effect<A, Failed> {
-    return Effect.tryPromise({ try: () => call(this.nc), catch: (error) => this.failure(error, operation, where) })
+    const retaining = async () => {
+      const release = this.retain()
+      try {
+        return await call(this.nc)
+      } finally {
+        release()
+      }
+    }
+    return Effect.tryPromise({ try: retaining, catch: (error) => this.failure(error, operation, where) })
   }
 
   /** Writes a message; an error where the client does not take it. */
@@ -183,17 +251,26 @@ export const unsubscribe = (connection: Connection, subscription: Subscription):
       subscription.drain().then(finish, finish)
     })
 
+/** Runs effects for the client, in the context that the driver was made in. */
+export interface Runner {
+  readonly promise: <A, E>(effect: Effect.Effect<A, E>) => Promise<A>
+  readonly fork: <A, E>(effect: Effect.Effect<A, E>) => Fiber.Fiber<A, E>
+}
+
 /** A connection that is opened when it is needed. */
 export class Client {
   readonly options: ResolvedOptions
+  private readonly run: Runner
   private readonly log: (message: string) => void
   private current: Connection | undefined
   private opening: Promise<Connection> | undefined
   private isClosed = false
+  private readonly all = new Set<Connection>()
 
-  constructor(options: ResolvedOptions, log: (message: string) => void) {
+  constructor(options: ResolvedOptions, run: Runner) {
     this.options = options
-    this.log = log
+    this.run = run
+    this.log = (message) => void run.fork(Effect.logWarning(message))
   }
 
   /** The connection that is open now. */
@@ -219,17 +296,69 @@ export class Client {
     })
   }
 
-  private async dial(): Promise<Connection> {
-    const nc = await connect({ ...this.options.native })
-    const connection = new Connection(nc, this.options.place, this.log)
+  private async dial(given?: Credentials.Issued): Promise<Connection> {
+    const { credentials, native } = this.options
+    const issued = given ?? (credentials === undefined ? undefined : await this.run.promise(credentials.get))
+    const place = issued === undefined
+      ? this.options.place
+      : { ...this.options.place, ...Credentials.kindOf(issued), isRenewable: true }
+    let nc: NatsConnection
+    try {
+      nc = await connect(
+        issued === undefined ? { ...native } : { ...native, authenticator: Credentials.authenticatorOf(issued) }
+      )
+    } catch (error) {
+      throw Errors.fromUnknown(error, "connect", place)
+    }
+    const connection = new Connection(nc, place, this.log)
+    this.all.add(connection)
+    connection.onEnd(() => void this.all.delete(connection))
     if (this.isClosed) await nc.close()
-    return this.current = connection
+    this.current = connection
+    this.keep(connection, issued)
+    return connection
   }
 
-  /** Asks the server for one answer. */
-  readonly check: Effect.Effect<void, Failed> = Effect.suspend(() =>
-    Effect.flatMap(this.connection("check"), (connection) => connection.flush("check")).pipe(this.inTime("check"))
+  /** Replaces a connection before its credentials end, and when its server is about to stop. */
+  private keep(connection: Connection, issued: Credentials.Issued | undefined): void {
+    const replacing = (fresh?: Credentials.Issued) =>
+      Effect.tryPromise({
+        try: () => this.replace(connection, fresh),
+        catch: (error) => Errors.fromUnknown(error, "connect", this.options.place)
+      })
+    connection.onStopping(() => {
+      const again = Effect.retry(Effect.suspend(() => replacing()), Schedule.spaced("1 second"))
+      const fiber = this.run.fork(Effect.ignore(again))
+      connection.onEnd(() => fiber.interruptUnsafe())
+    })
+    const { credentials } = this.options
+    if (credentials === undefined || issued === undefined) return
+    // as long as the credentials are the same, a new connection would not last longer
+    const use = (fresh: Credentials.Issued) => Credentials.areSame(fresh, issued) ? Effect.void : replacing(fresh)
+    const fiber = this.run.fork(credentials.renew(issued, use))
+    connection.onEnd(() => fiber.interruptUnsafe())
+    connection.onReplace(() => fiber.interruptUnsafe())
+  }
+
+  /** Opens another connection before users leave the one that is open: no message and no confirmation is lost between them. */
+  private async replace(connection: Connection, issued: Credentials.Issued | undefined): Promise<void> {
+    if (connection.ended !== undefined || this.isClosed) return
+    await (this.opening ??= this.dial(issued).finally(() => this.opening = undefined))
+    connection.replace()
+  }
+
+  /** Asks the server for one answer; answers why credentials could not be renewed, where that is so. */
+  readonly check: Effect.Effect<void | Failed, Failed> = Effect.suspend(() =>
+    Effect.flatMap(this.connection("check"), (connection) => connection.flush("check")).pipe(
+      this.inTime("check"),
+      Effect.map(() => this.unrenewed)
+    )
   )
+
+  /** Why credentials could not be renewed; undefined where they could. */
+  get unrenewed(): Failed | undefined {
+    return this.options.credentials?.lastError()
+  }
 
   /** Fails with `Lost` what takes longer than a request may. */
   inTime(operation: Operation): <A, R>(effect: Effect.Effect<A, Failed, R>) => Effect.Effect<A, Failed, R> {
@@ -242,11 +371,11 @@ export class Client {
     })
   }
 
-  /** Ends the connection, with what was written still on its way. */
+  /** Ends the connections; messages that were written are still sent. */
   readonly close: Effect.Effect<void> = Effect.promise(async () => {
     this.isClosed = true
     await this.opening?.catch(() => {})
-    await this.current?.nc.close().catch(() => {})
+    await Promise.all(Array.from(this.all, ({ nc }) => nc.close().catch(() => {})))
   })
 }
 
@@ -254,9 +383,9 @@ export class Client {
 export const make = (options: ResolvedOptions): Effect.Effect<Client, Failed, Scope.Scope> =>
   Effect.gen(function*() {
     const context = yield* Effect.context<never>()
-    const run = Effect.runForkWith(context)
+    const run: Runner = { promise: Effect.runPromiseWith(context), fork: Effect.runForkWith(context) }
     const client = yield* Effect.acquireRelease(
-      Effect.sync(() => new Client(options, (message) => void run(Effect.logWarning(message)))),
+      Effect.sync(() => new Client(options, run)),
       (client) => client.close
     )
     yield* client.connection("connect")

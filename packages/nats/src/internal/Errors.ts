@@ -20,11 +20,17 @@ export interface Place {
   readonly group?: string | undefined
   /** Whether the client was told to speak TLS. */
   readonly isSecure?: boolean | undefined
+  /** Whether the next connection has other credentials. */
+  readonly isRenewable?: boolean | undefined
   /** Replaces what is secret. */
   readonly redact: (text: string) => string
 }
 
-type Verdict = readonly [reason: BrokerError.Reason, what: string, failure?: BrokerError.BrokerError["failure"]]
+type Verdict = readonly [
+  reason: BrokerError.Reason,
+  what: string,
+  failure?: BrokerError.BrokerError["failure"] | undefined
+]
 
 const causes = (error: unknown): ReadonlyArray<Error> => {
   const found: Array<Error> = []
@@ -174,7 +180,8 @@ const byClass = (list: ReadonlyArray<Error>, operation: Operation, place: Place)
         "Credentials",
         `NATS at ${place.servers} refused ${
           place.user === undefined ? "this client" : `user ${place.user}`
-        } by ${place.by} (${error.message}): check user, password, token or credentials.`
+        } by ${place.by} (${error.message}): check user, password, token or credentials.`,
+        place.isRenewable === true ? "dependency" : undefined
       ]
     }
     if (error instanceof errors.NoRespondersError) {

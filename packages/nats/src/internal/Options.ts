@@ -1,18 +1,17 @@
 /**
  * Options of every NATS connection, as a user gives them: checked once, with a sentence for each that cannot be right.
  */
-import { type BrokerError, DriverOptions } from "@millrace/core"
+import { type BrokerError, type Credentials, DriverOptions } from "@millrace/core"
 import {
   type Authenticator,
-  credsAuthenticator,
   nkeyAuthenticator,
   type NodeConnectionOptions,
   type TlsOptions as NodeTlsOptions
 } from "@nats-io/transport-node"
 import type { Duration } from "effect"
-import { Config, Effect, Option, Redacted } from "effect"
-import { readFile } from "node:fs/promises"
-import * as Errors from "./Errors.ts"
+import { Config, type Effect, Option, Redacted } from "effect"
+import * as NatsCredentials from "./Credentials.ts"
+import type * as Errors from "./Errors.ts"
 
 const { bad, decoded, millis, plain } = DriverOptions
 
@@ -42,10 +41,19 @@ export interface Options {
   readonly password?: string | Redacted.Redacted | undefined
   /** Default: none, or the URL's. */
   readonly token?: string | Redacted.Redacted | undefined
-  /** The file of credentials that `nsc` writes: a JWT and the seed of its key. Read at each start. Default: none. */
+  /**
+   * The file of credentials that `nsc` writes: a JWT and the seed of its key. Read at each connection, and again at 80 % of the JWT's
+   * life. Default: none.
+   */
   readonly credentialsFile?: string | undefined
   /** The seed of an nkey of a user, `SU…`. Default: none. */
   readonly nkey?: string | Redacted.Redacted | undefined
+  /**
+   * Credentials that expire, obtained at each connection. At 80 % of their life the driver opens a connection with new ones, moves its
+   * publishers and subscriptions there, and closes the old one. In place of `username`, `password`, `token`, `credentialsFile`, `nkey`
+   * and those of the URL. Default: none.
+   */
+  readonly credentials?: Credentials.Source<NatsCredentials.Issued> | undefined
   /** `auto` speaks TLS where the server offers it. Default: `auto`, or as the URL says. */
   readonly tls?: "auto" | "on" | Tls | undefined
   /** How long one attempt to connect may take. Default: 3 seconds. */
@@ -63,6 +71,8 @@ export interface ResolvedOptions {
   readonly place: Errors.Place
   readonly requestTimeout: number
   readonly inboxPrefix: string
+  /** Where they are not in `native`. */
+  readonly credentials: Credentials.Credentials<NatsCredentials.Issued> | undefined
   /** Options of the client of NATS. */
   readonly native: NodeConnectionOptions
 }
@@ -117,23 +127,23 @@ interface Who {
   readonly options: { user?: string; pass?: string; token?: string; authenticator?: Authenticator }
 }
 
-const whoIs = (options: Options, servers: ReadonlyArray<Parts>, credentials: string | undefined): Who => {
+const nothing: Who = { user: undefined, by: "nothing", secrets: [], options: {} }
+
+const whoIs = (options: Options, servers: ReadonlyArray<Parts>): Who => {
   const given = [
     (options.username ?? options.password) === undefined ? undefined : "username",
     options.token && "token",
     options.credentialsFile && "credentialsFile",
-    options.nkey && "nkey"
+    options.nkey && "nkey",
+    options.credentials && "credentials"
   ]
     .filter((each) => each !== undefined)
   if (given.length > 1) bad(`${given.join(" and ")} are ways to prove who this is: give one of them`)
-  if (credentials !== undefined) {
-    return {
-      user: undefined,
-      by: "credentials",
-      secrets: [/-----BEGIN USER NKEY SEED-----\s*(\S+)/.exec(credentials)?.[1] ?? ""],
-      options: { authenticator: credsAuthenticator(new TextEncoder().encode(credentials)) }
-    }
+  const fromUrl = servers.find(({ token, user }) => user !== undefined || token !== undefined)
+  if (options.credentials !== undefined && fromUrl !== undefined) {
+    bad("credentials stand in place of user, password and token in the URL of servers: give one of them")
   }
+  if (options.credentials !== undefined || options.credentialsFile !== undefined) return nothing
   if (options.nkey !== undefined) {
     const seed = plain(options.nkey)
     if (!/^SU[A-Z2-7]{56}$/.test(seed)) {
@@ -146,7 +156,6 @@ const whoIs = (options: Options, servers: ReadonlyArray<Parts>, credentials: str
       options: { authenticator: nkeyAuthenticator(new TextEncoder().encode(seed)) }
     }
   }
-  const fromUrl = servers.find(({ token, user }) => user !== undefined || token !== undefined)
   const user = options.username === undefined && options.password === undefined
     ? (options.token === undefined ? fromUrl?.user : undefined)
     : { name: options.username ?? "", password: plain(options.password ?? "") }
@@ -162,7 +171,7 @@ const whoIs = (options: Options, servers: ReadonlyArray<Parts>, credentials: str
   const token = options.token === undefined ? fromUrl?.token : plain(options.token)
   if (token === "") bad("token is empty")
   return token === undefined
-    ? { user: undefined, by: "nothing", secrets: [], options: {} }
+    ? nothing
     : { user: undefined, by: "token", secrets: [token], options: { token } }
 }
 
@@ -188,23 +197,29 @@ const hostOf = (tls: NodeTlsOptions, servers: ReadonlyArray<Parts>): NodeConnect
     : tls
 }
 
-const resolve = (options: Options, credentials: string | undefined): ResolvedOptions => {
+const resolve = (module: string, options: Options): ResolvedOptions => {
   const servers = serversOf(options.servers)
-  const who = whoIs(options, servers, credentials)
+  const who = whoIs(options, servers)
+  const source = options.credentialsFile === undefined
+    ? options.credentials
+    : NatsCredentials.ofFile(module, options.credentialsFile)
+  const credentials = source === undefined ? undefined : NatsCredentials.make(source)
   const tls = tlsOf(options.tls ?? (servers.some(({ isTls }) => isTls) ? "on" : "auto"), servers)
   const inboxPrefix = options.inboxPrefix ?? "_INBOX"
   if (!/^[^\s.*>]+(\.[^\s.*>]+)*$/.test(inboxPrefix)) {
     bad(`inboxPrefix must be a subject without wildcards, got ${JSON.stringify(inboxPrefix)}`)
   }
   const secrets = who.secrets.flatMap((each) => each === "" ? [] : [each, encodeURIComponent(each)])
+  const redact = DriverOptions.redacting(secrets)
   return {
     place: {
       servers: servers.map(({ address }) => address).join(","),
       user: who.user,
       by: who.by,
       isSecure: tls !== undefined,
-      redact: DriverOptions.redacting(secrets)
+      redact: credentials === undefined ? redact : (text) => credentials.redact(redact(text))
     },
+    credentials,
     requestTimeout: millis("requestTimeout", options.requestTimeout, 5000),
     inboxPrefix,
     native: {
@@ -223,19 +238,9 @@ const resolve = (options: Options, credentials: string | undefined): ResolvedOpt
   }
 }
 
-const credentialsOf = (module: string, file: string): Effect.Effect<string, BrokerError.BrokerError> =>
-  Effect.tryPromise({
-    try: () => readFile(file, "utf8"),
-    catch: () =>
-      Errors.invalid("connect", `${module}: credentialsFile ${file} cannot be read: correct its path or its rights.`)
-  })
-
 /** Checks options; fails with a `BrokerError` of reason `Invalid` that names the option. */
 export const check = (module: string, options: Options): Effect.Effect<ResolvedOptions, BrokerError.BrokerError> =>
-  Effect.flatMap(
-    options.credentialsFile === undefined ? Effect.undefined : credentialsOf(module, options.credentialsFile),
-    (credentials) => DriverOptions.checked("nats", module, () => resolve(options, credentials))
-  )
+  DriverOptions.checked("nats", module, () => resolve(module, options))
 
 const optional = (name: string) => Config.option(Config.String(name))
 const secret = (name: string) => Config.option(Config.Redacted(name))

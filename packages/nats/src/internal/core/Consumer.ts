@@ -4,7 +4,7 @@
  */
 import { type BrokerError, delivery, type Driver, type Origin } from "@millrace/core"
 import type { Msg } from "@nats-io/transport-node"
-import { Deferred, Effect, Exit, Latch, type Scope } from "effect"
+import { Deferred, Effect, Exit, Latch, Scope } from "effect"
 import { Backlog } from "../Backlog.ts"
 import { type Client, type Connection, unsubscribe } from "../Connection.ts"
 import * as Errors from "../Errors.ts"
@@ -100,6 +100,43 @@ class Listener {
   }
 }
 
+/**
+ * Subscribes on a connection, for as long as the scope is open. `ended` succeeds when another connection takes over, and fails when this
+ * one ends.
+ */
+const subscribe = (
+  client: Client,
+  connection: Connection,
+  { channel, group, pattern }: Driver.ConsumeOptions,
+  listener: Listener,
+  ended: Deferred.Deferred<void, Failed>
+): Effect.Effect<void, Failed, Scope.Scope> =>
+  Effect.gen(function*() {
+    const fail = (error: Failed) => void Deferred.doneUnsafe(ended, Exit.fail(error))
+    const watch = () => [
+      connection.retain(),
+      connection.onEnd(fail),
+      connection.onReplace(() => void Deferred.doneUnsafe(ended, Exit.void))
+    ]
+    yield* Effect.acquireRelease(Effect.sync(watch), (offs) => Effect.sync(() => offs.forEach((off) => off())))
+    yield* Effect.acquireRelease(
+      connection.attempt("consume", async (nc) =>
+        nc.subscribe(pattern === undefined ? channel : Names.filterOf(pattern), {
+          queue: Names.nameOf(group),
+          callback: (error, message) =>
+            error === null ? listener.take(message) : fail(connection.failure(error, "consume", { channel, group }))
+        }), { channel, group }),
+      (subscription) =>
+        unsubscribe(connection, subscription)
+    )
+    // the server has it when it answers, and has refused it by then
+    yield* Effect.raceFirst(connection.flush("consume").pipe(client.inTime("consume")), Deferred.await(ended))
+    yield* Effect.yieldNow
+    if (Deferred.isDoneUnsafe(ended)) {
+      yield* Deferred.await(ended)
+    }
+  })
+
 /** Runs until interrupted; fails when the connection ends or the server does not allow the subscription. */
 export const consume = (
   client: Client,
@@ -117,33 +154,31 @@ export const consume = (
       ? Names.refuse(channel)
       : Names.refuse(pattern.parts.map((part) => typeof part === "string" ? part : "x").join(""))
     if (refused !== undefined) return yield* Effect.fail(Errors.invalid("consume", refused))
-    const connection: Connection = yield* client.connection("consume")
-    const ended = Deferred.makeUnsafe<never, Failed>()
-    const fail = (error: Failed) => void Deferred.doneUnsafe(ended, Exit.fail(error))
     const run = Effect.runForkWith(yield* Effect.context<never>())
     const listener = new Listener(options, bound, (message) => void run(Effect.logWarning(message)))
-    yield* Effect.acquireRelease(Effect.sync(() => connection.onEnd(fail)), (off) => Effect.sync(off))
-    yield* Effect.acquireRelease(
-      connection.attempt("consume", async (nc) =>
-        nc.subscribe(pattern === undefined ? channel : Names.filterOf(pattern), {
-          queue: Names.nameOf(group),
-          callback: (error, message) =>
-            error === null ? listener.take(message) : fail(connection.failure(error, "consume", { channel, group }))
-        }), { channel, group }),
-      (subscription) =>
-        unsubscribe(connection, subscription)
-    )
-    // the server has it when it answers, and has refused it by then
-    yield* Effect.raceFirst(connection.flush("consume").pipe(client.inTime("consume")), Deferred.await(ended))
-    yield* Effect.yieldNow
-    const early = Deferred.isDoneUnsafe(ended)
-    if (early) {
-      return yield* Deferred.await(ended)
-    }
     const lease: Driver.Lease = { partition: 0 }
+    const scope = yield* Effect.scope
+    const listen = Effect.gen(function*() {
+      const connection = yield* client.connection("consume")
+      const own = yield* Scope.fork(scope)
+      const ended = Deferred.makeUnsafe<void, Failed>()
+      yield* Scope.provide(subscribe(client, connection, options, listener, ended), own)
+      return { own, ended }
+    })
+    const first = yield* listen
     sink.ready()
     sink.open(lease)
-    return yield* Effect.raceFirst(listener.offer(sink, lease), Deferred.await(ended)).pipe(
+    const following = Effect.gen(function*() {
+      let now = first
+      while (true) {
+        yield* Deferred.await(now.ended)
+        // the subscription of the connection that was replaced goes on until the next one is there
+        const next = yield* listen
+        yield* Scope.close(now.own, Exit.void)
+        now = next
+      }
+    })
+    return yield* Effect.raceFirst(listener.offer(sink, lease), following).pipe(
       Effect.onExit(() =>
         Effect.sync(() => {
           listener.stopped = true

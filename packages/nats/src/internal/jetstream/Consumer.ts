@@ -41,6 +41,10 @@ interface Life {
   readonly fail: (error: Failed) => void
   /** Called when nothing new is to be taken. */
   readonly stops: Set<() => void>
+  /** Leases that are open. */
+  readonly leases: Set<Driver.Lease>
+  /** Whether another connection takes over: temporary consumers and streams stay for it. */
+  isReplaced: boolean
 }
 
 /** What is left of an earlier life of this program comes again at once, and not when its claims are out. */
@@ -76,7 +80,9 @@ const read = (
     const { channel, group, ordered, temporary = false } = options
     const of: Durable.Durable = { stream: source.stream, name: durable }
     // last, when nothing reads it any more; after a failure the engine starts the subscription again
-    if (temporary) yield* Effect.addFinalizer((exit) => exit._tag === "Success" ? leave(life, of) : Effect.void)
+    if (temporary) {
+      yield* Effect.addFinalizer((exit) => exit._tag === "Success" && !life.isReplaced ? leave(life, of) : Effect.void)
+    }
     const wanted = { source, from, group, channel, temporary }
     const { config } = yield* Durable.ensure(client, settings, connection, of, wanted)
     const claim = Durable.claimOf(config)
@@ -152,6 +158,7 @@ const read = (
     const flow = yield* Effect.forkScoped(orFail(Effect.gen(function*() {
       yield* begin
       sink.open(reader.lease)
+      life.leases.add(reader.lease)
       return yield* reader.offer
     })))
     const watch = yield* Effect.forkScoped(orFail(reader.watch(look)))
@@ -210,6 +217,79 @@ const readAll = (life: Life, filter: string): Effect.Effect<void, Failed, Scope.
     life.stops.add(() => fiber.interruptUnsafe())
   })
 
+/**
+ * Consumes on one connection. Completes when another connection takes over: what runs is finished first, and the rest given back. Fails
+ * when the connection, the stream or the consumer is gone.
+ */
+const live = (
+  client: Client,
+  settings: ResolvedOptions,
+  memory: Memory,
+  options: Driver.ConsumeOptions,
+  sink: Driver.Sink,
+  ready: () => void
+): Effect.Effect<void, Failed, Scope.Scope> =>
+  Effect.gen(function*() {
+    const { channel, group, pattern } = options
+    const connection = yield* client.connection("consume")
+    const scope = yield* Scope.fork(yield* Effect.scope)
+    const clock = yield* Clock.Clock
+    const ended = Deferred.makeUnsafe<void, Failed>()
+    const fail = (error: Failed) => void Deferred.doneUnsafe(ended, Exit.fail(error))
+    const life: Life = {
+      client,
+      settings,
+      memory,
+      connection,
+      options,
+      sink,
+      clock,
+      fail,
+      stops: new Set(),
+      leases: new Set(),
+      isReplaced: false
+    }
+    const watch = () => [
+      connection.retain(),
+      connection.onEnd(fail),
+      connection.onReplace(() => void Deferred.doneUnsafe(ended, Exit.void)),
+      connection.onViolation((error) => {
+        // what is not allowed to be pulled or settled would be waited for for ever
+        if (/^\$JS\.(ACK|[^.]*\.?API\.CONSUMER\.MSG\.NEXT)\./.test(error.subject)) {
+          fail(connection.failure(error, "consume", { channel: error.subject, group }))
+        }
+      })
+    ]
+    const begin = Effect.andThen(
+      Effect.acquireRelease(Effect.sync(watch), (offs) => Effect.sync(() => offs.forEach((off) => off()))),
+      pattern === undefined
+        ? Effect.flatMap(
+          Topology.sourceFor(client, settings, connection, "consume", channel),
+          (source) => read(life, source, options.from, Names.durableOf(group, source.filter))
+        )
+        : readAll(life, Names.filterOf(pattern))
+    )
+    yield* Scope.provide(begin, scope).pipe(
+      Effect.andThen(Effect.suspend(() => {
+        ready()
+        return Deferred.await(ended)
+      })),
+      Effect.onExit(() =>
+        Effect.sync(() => {
+          for (const stop of life.stops) stop()
+        })
+      )
+    )
+    life.isReplaced = true
+    // the connection may end meanwhile
+    const handOver = Effect.forEach(life.leases, (lease) => sink.close(lease, "revoke"), {
+      concurrency: "unbounded",
+      discard: true
+    })
+    yield* Effect.raceFirst(handOver, connection.lost)
+    yield* Scope.close(scope, Exit.void)
+  })
+
 /** Runs until interrupted; fails when the connection, the stream or the consumer is gone. */
 export const consume = (
   client: Client,
@@ -227,39 +307,11 @@ export const consume = (
       pattern === undefined ? channel : pattern.parts.map((part) => typeof part === "string" ? part : "x").join("")
     )
     if (refused !== undefined) return yield* Effect.fail(Errors.invalid("consume", refused))
-    const connection = yield* client.connection("consume")
-    const clock = yield* Clock.Clock
-    const ended = Deferred.makeUnsafe<never, Failed>()
-    const fail = (error: Failed) => void Deferred.doneUnsafe(ended, Exit.fail(error))
-    const stops = new Set<() => void>()
-    const life: Life = { client, settings, memory, connection, options, sink, clock, fail, stops }
-    yield* Effect.acquireRelease(
-      Effect.sync(() => [
-        connection.onEnd(fail),
-        connection.onViolation((error) => {
-          // what is not allowed to be pulled or settled would be waited for for ever
-          if (/^\$JS\.(ACK|[^.]*\.?API\.CONSUMER\.MSG\.NEXT)\./.test(error.subject)) {
-            fail(connection.failure(error, "consume", { channel: error.subject, group }))
-          }
-        })
-      ]),
-      (offs) => Effect.sync(() => offs.forEach((off) => off()))
-    )
-    const start = pattern === undefined
-      ? Effect.flatMap(
-        Topology.sourceFor(client, settings, connection, "consume", channel),
-        (source) => read(life, source, options.from, Names.durableOf(group, source.filter))
-      )
-      : readAll(life, Names.filterOf(pattern))
-    return yield* start.pipe(
-      Effect.andThen(Effect.suspend(() => {
-        sink.ready()
-        return Deferred.await(ended)
-      })),
-      Effect.onExit(() =>
-        Effect.sync(() => {
-          for (const stop of stops) stop()
-        })
-      )
-    )
+    let isReady = false
+    const ready = () => {
+      if (!isReady) sink.ready()
+      isReady = true
+    }
+    // one life for each connection
+    while (true) yield* live(client, settings, memory, options, sink, ready)
   })

@@ -67,6 +67,9 @@ export class OutboundQueue {
   private bytes = 0
   private count = 0
   private tick = 0
+  /** Keeps the connection open while messages wait for their confirmation. */
+  private release: (() => void) | undefined
+  private readonly idlers = new Set<() => void>()
 
   constructor(connection: Connection, settings: ResolvedOptions, prefix: string) {
     this.connection = connection
@@ -99,14 +102,37 @@ export class OutboundQueue {
         return
       }
       const entry = new PublishCall(batch, resume)
+      this.release ??= this.connection.retain()
       this.queue.push(entry)
       this.write()
       // messages on their way cannot be called back
       return Effect.sync(() => {
         const at = this.queue.indexOf(entry)
         if (at >= 0) this.queue.splice(at, 1)
+        this.rest()
       })
     })
+  }
+
+  get isIdle(): boolean {
+    return this.release === undefined
+  }
+
+  /** Completes when no message waits. */
+  readonly idle: Effect.Effect<void> = Effect.callback<void>((resume) => {
+    const done = () => resume(Exit.void)
+    if (this.release === undefined) return done()
+    this.idlers.add(done)
+    return Effect.sync(() => void this.idlers.delete(done))
+  })
+
+  private rest(): void {
+    if (this.waiting.size > 0 || this.queue.length > 0) return
+    const { release } = this
+    this.release = undefined
+    release?.()
+    for (const each of this.idlers) each()
+    this.idlers.clear()
   }
 
   /** Writes as long as there is room for unconfirmed messages. */
@@ -120,6 +146,7 @@ export class OutboundQueue {
       this.queue.shift()
       if (entry.failed !== undefined) entry.resume(Exit.fail(entry.failed))
     }
+    if (this.waiting.size === 0) this.rest()
   }
 
   private writeOne(entry: PublishCall, outgoing: Outgoing<Uint8Array>): Failed | undefined {
@@ -191,6 +218,7 @@ export class OutboundQueue {
       entry.failed = failed
       entry.resume(Exit.fail(failed))
     } else if (entry.failed === undefined && entry.confirmed === entry.batch.length) entry.resume(Exit.void)
+    if (this.waiting.size === 0) this.rest()
   }
 
   /** Counts time; a message that has waited for four counts waits no longer. */
@@ -209,5 +237,6 @@ export class OutboundQueue {
     for (const entry of this.queue.splice(0)) {
       if (entry.failed === undefined) entry.resume(Exit.fail(error))
     }
+    this.rest()
   }
 }

@@ -25,12 +25,19 @@ export const make = (client: Client, settings: ResolvedOptions): Effect.Effect<P
   Effect.gen(function*() {
     let queue: OutboundQueue | undefined
     let of: Connection | undefined
-    const queueOf = (connection: Connection): OutboundQueue => {
+    // of the connection that was replaced
+    let before: OutboundQueue | undefined
+    const publishOn = (connection: Connection, batch: Batch): Effect.Effect<void, Failed> => {
       if (of !== connection || queue === undefined) {
+        before = queue
         of = connection
         queue = new OutboundQueue(connection, settings, client.options.inboxPrefix)
       }
-      return queue
+      const own = queue
+      // in order: what is written there comes before
+      return before === undefined || before.isIdle
+        ? own.publish(batch)
+        : Effect.andThen(before.idle, own.publish(batch))
     }
     const { place, requestTimeout } = client.options
     const leaderless = (channel: string): Failed =>
@@ -49,14 +56,18 @@ export const make = (client: Client, settings: ResolvedOptions): Effect.Effect<P
       late.add(error)
       return error
     }
+    const beat = Effect.sync(() => {
+      before?.beat(tooLate)
+      queue?.beat(tooLate)
+    })
     yield* Effect.forkScoped(
-      Effect.forever(Effect.andThen(Effect.sleep(requestTimeout / 4), Effect.sync(() => queue?.beat(tooLate))))
+      Effect.forever(Effect.andThen(Effect.sleep(requestTimeout / 4), beat))
     )
     const once = (batch: Batch): Effect.Effect<void, Failed> => {
       const { open } = client
       return open === undefined
-        ? Effect.flatMap(client.connection("publish"), (connection) => queueOf(connection).publish(batch))
-        : queueOf(open).publish(batch)
+        ? Effect.flatMap(client.connection("publish"), (connection) => publishOn(connection, batch))
+        : publishOn(open, batch)
     }
     const streams = new Map<string, Effect.Effect<void, Failed>>()
     /** Whether a stream holds the channel; fails with `NotFound` where none does. Publishes that fail together share an answer. */

@@ -314,9 +314,8 @@ export class Reader {
     if (this.ending !== undefined) yield* Effect.promise(() => this.ending!)
     // another has it all by now, and would get again what it is handling
     if (this.of.isMine() !== undefined) return []
-    const isOpen = (this.unsettled.size > 0 || this.backlog.length > 0 || this.late.length > 0) &&
-      connection.ended === undefined
-    if (isOpen) yield* Effect.ignore(this.sweep)
+    // pulls of this reader that wait at the server would take messages of the next one
+    if (connection.ended === undefined) yield* Effect.ignore(this.sweep)
     const replies = this.tokens().map(({ reply }) => reply).concat(this.late)
     if (replies.some((reply) => connection.write("settle", reply, again) !== undefined)) return replies
     return yield* connection.flush("settle").pipe(

@@ -265,9 +265,13 @@ export const lag = (
     }]
   })
 
-/** Asks JetStream how it is. */
-export const check = (client: Client, settings: ResolvedOptions): Effect.Effect<void, Failed> =>
+/** Asks JetStream how it is; answers why credentials could not be renewed, where that is so. */
+export const check = (client: Client, settings: ResolvedOptions): Effect.Effect<void | Failed, Failed> =>
   Effect.flatMap(
     client.connection("check"),
-    (connection) => Effect.asVoid(ask(client, settings, connection, "check", (manager) => manager.getAccountInfo()))
+    (connection) =>
+      Effect.map(
+        ask(client, settings, connection, "check", (manager) => manager.getAccountInfo()),
+        () => client.unrenewed
+      )
   )
