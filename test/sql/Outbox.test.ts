@@ -266,6 +266,26 @@ describe("Outbox", () => {
       ))
     }))
 
+  it.live("X10 rows that a relay held and did not release before it died are published in order", () =>
+    Effect.gen(function*() {
+      const broker = yield* hostile()
+      yield* Effect.gen(function*() {
+        const sql = yield* SqlClient.SqlClient
+        yield* orders.publishAll(Array.from({ length: 6 }, (_, n) => ({ id: "a", n })))
+        // its first row was published, and the relay died before the others were pending again
+        yield* sql`UPDATE millrace_outbox SET state = 'done', attempts = 1, done_at = 1 WHERE id = 1`
+        yield* sql`UPDATE millrace_outbox SET state = 'held' WHERE id BETWEEN 2 AND 4`
+        yield* Effect.provide(
+          until(isEmpty),
+          OutboxRelay.layer({ ...fast, lease: "1 second" }).pipe(Layer.provide(broker.layer))
+        )
+        const numbers = broker.firsts().map(({ payload }) => JSON.parse(new TextDecoder().decode(payload)).n as number)
+        assert.deepStrictEqual(numbers, [1, 2, 3, 4, 5])
+      }).pipe(Effect.provide(
+        Outbox.layer().pipe(Layer.provideMerge(SqliteClient.layer({ filename: ":memory:" })))
+      ))
+    }))
+
   it.live("X10 a thousand keys whose publishes have no answer, and then fail, hold up no other key", () =>
     Effect.gen(function*() {
       const broker = yield* hostile()

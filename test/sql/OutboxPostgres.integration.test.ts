@@ -172,6 +172,64 @@ describeServer("Outbox in PostgreSQL", Postgres.own(), (postgres) => {
   )
 
   it.live(
+    "X10 rows behind 1,000 failing keys are read once and then no more, and go out in order when their keys are well",
+    () =>
+      Effect.gen(function*() {
+        const sql = yield* SqlClient.SqlClient
+        const door = yield* Outbox.to()
+        const memory = yield* MemoryBroker.make({ partitions: 1 })
+        let isSick = true
+        const refused = (messages: ReadonlyArray<Outgoing<Uint8Array>>) =>
+          isSick && messages.some(({ key }) => key?.startsWith("sick"))
+            ? Effect.fail(BrokerError.make({ system: "x", operation: "publish", reason: "Unknown", message: "no" }))
+            : undefined
+        const broker = Broker.Broker.of({
+          ...memory.broker,
+          publish: (message) => refused([message]) ?? memory.broker.publish(message),
+          publishAll: (messages) => refused(messages) ?? memory.broker.publishAll(messages)
+        })
+        for (let n = 0; n < 4; n++) {
+          yield* door.publishAll(Array.from({ length: 1000 }, (_, i) => out(`sick${i}`, `${n} ${i}`)))
+        }
+        yield* Effect.gen(function*() {
+          const relay = yield* OutboxRelay.Relay
+          yield* until(Effect.map(relay.lag, ({ failing, pending }) => failing === 1000 && pending === 4000))
+          const reads = Effect.map(
+            sql<{ n: number }>`SELECT sum(idx_tup_read)::float8 AS n FROM pg_stat_user_indexes
+              WHERE relname = 'behind' AND indexrelname = 'behind_fresh'`,
+            ([row]) => row!.n
+          )
+          // a connection counts what it has read within a second of its last statement
+          yield* Effect.sleep("1500 millis")
+          const before = yield* reads
+          const published = (yield* relay.health).published
+          for (let i = 0; i < 100; i++) {
+            yield* door.publish(out(`well${i}`, `well${i}`))
+            yield* until(Effect.map(relay.health, (health) => health.published > published + i))
+          }
+          yield* Effect.sleep("1500 millis")
+          // a few rows for each reading, where passing all of them would be 3,000
+          assert.isBelow((yield* reads) - before, 20_000)
+          isSick = false
+          yield* until(Effect.map(relay.lag, ({ pending }) => pending === 0))
+        }).pipe(Effect.provide(
+          OutboxRelay.layer({ table: "behind", poll: "100 millis", retryBase: "500 millis", retryCap: "2 seconds" })
+            .pipe(
+              Layer.provide([Layer.succeed(Broker.Broker, broker), pg])
+            )
+        ))
+        const seen = new Map<string, Array<number>>()
+        for (const { headers, key } of yield* Stream.runCollect(memory.broker.browse("c"))) {
+          const [n, i] = String(headers["message-id"]).split(" ")
+          if (key?.startsWith("sick") === true) seen.set(i!, [...seen.get(i!) ?? [], Number(n)])
+        }
+        assert.strictEqual(seen.size, 1000)
+        for (const order of seen.values()) assert.deepStrictEqual(Array.from(new Set(order)), [0, 1, 2, 3])
+      }).pipe(Effect.provide(Layer.provideMerge(Outbox.layer({ table: "behind" }), pg))),
+    90_000
+  )
+
+  it.live(
     "X10 20,000 keys fit one publishAll, or one transaction, and keep their order beside other writers",
     () =>
       Effect.gen(function*() {

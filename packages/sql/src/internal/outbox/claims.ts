@@ -60,6 +60,15 @@ export interface Claims {
     flight: InFlight,
     most: number
   ) => Effect.Effect<ReadonlyArray<Stored>, OutboxError>
+  /**
+   * Holds rows behind one that has failed, among the oldest fresh rows: no reading passes them again until they are released.
+   * Returns how many.
+   */
+  readonly hold: (held: ReadonlySet<number>) => Effect.Effect<number, OutboxError>
+  /** Releases rows of lanes in which no row that has failed stands before them, oldest first. Returns how many. */
+  readonly release: (lanes: ReadonlyArray<string>) => Effect.Effect<number, OutboxError>
+  /** The lanes that have held rows behind no row that has failed: their relay died before it released them. */
+  readonly forgotten: (held: ReadonlySet<number>) => Effect.Effect<ReadonlyArray<string>, OutboxError>
   readonly done: (ids: ReadonlyArray<string>) => Effect.Effect<void, OutboxError>
   readonly failed: (verdicts: ReadonlyArray<Verdict>) => Effect.Effect<void, OutboxError>
   readonly prune: Effect.Effect<number, OutboxError>
@@ -68,6 +77,9 @@ export interface Claims {
 
 /** The most rows that one statement prunes. */
 export const pruned = 1000
+
+/** The most rows that one statement holds or releases. */
+export const shifted = 2000
 
 const numbers = (rows: ReadonlyArray<{ readonly [column: string]: unknown }>): Set<number> =>
   new Set(rows.map((row) => Number(row["shard"])))
@@ -178,9 +190,22 @@ export const make = (table: Table<OutboxError>, settings: Settings): Claims => {
       dialect.ids(first + 1)
     }))`
   const list = (held: ReadonlySet<number>) => Array.from(held).sort((a, b) => a - b).join(", ")
+  // no index but that of lanes serves a sum: a planner without statistics would take that of all ids
   const failing = (alias: string) =>
     `SELECT 1 FROM ${name} w WHERE w.state = 'pending' AND w.attempts > 0 AND w.lane = ${alias}.lane`
-    + ` AND w.id < ${alias}.id AND w.broker = ${alias}.broker`
+    + ` AND w.id + 0 < ${alias}.id AND w.broker = ${alias}.broker`
+  const waiting = (alias: string) =>
+    `SELECT 1 FROM ${name} h WHERE h.state = 'held' AND h.lane = ${alias}.lane`
+    + ` AND h.id + 0 < ${alias}.id AND h.broker = ${alias}.broker`
+
+  /** Two statements, as a planner may run the search for each row of one that does both. */
+  const move = (rows: ReadonlyArray<{ readonly [column: string]: unknown }>, to: string, from: string) =>
+    rows.length === 0 ? Effect.succeed(0) : Effect.as(
+      ask(`UPDATE ${name} SET state = '${to}' WHERE id IN (${dialect.ids(1)}) AND ${from}`, [
+        dialect.list(rows.map((row) => String(row["id"])))
+      ]),
+      rows.length
+    )
 
   return {
     join: Effect.asVoid(ask(
@@ -210,7 +235,7 @@ export const make = (table: Table<OutboxError>, settings: Settings): Claims => {
             + ` AND p.state = 'pending' AND p.attempts = 0 AND p.due_at <= ${dialect.now}`
             + ` AND p.shard IN (${list(held)}) AND ${holdsNot("p", 2)}`
             // behind a row that has failed, its key waits
-            + ` AND NOT EXISTS (${failing("p")}) ORDER BY p.id LIMIT ${settings.batch}`
+            + ` AND NOT EXISTS (${failing("p")}) AND NOT EXISTS (${waiting("p")}) ORDER BY p.id LIMIT ${settings.batch}`
             + `) r) c JOIN ${name} o ON o.id = c.id WHERE c.total - c.size < ${settings.bytes} ORDER BY o.id`,
           [broker, dialect.list(flight.ids), dialect.list(flight.lanes)]
         ),
@@ -227,6 +252,42 @@ export const make = (table: Table<OutboxError>, settings: Settings): Claims => {
           [broker, dialect.list(flight.ids), dialect.list(flight.lanes)]
         ),
         reading.rows
+      ),
+    hold: (held) =>
+      Effect.flatMap(
+        ask(
+          `SELECT p.id FROM (SELECT o.id, o.lane, o.broker FROM ${name} o WHERE o.broker = ${at(1)}`
+            + ` AND o.state = 'pending' AND o.attempts = 0 AND o.shard IN (${list(held)}) ORDER BY o.id`
+            + ` LIMIT ${shifted}) p WHERE p.lane IS NOT NULL AND (EXISTS (${failing("p")}) OR EXISTS (${
+              waiting("p")
+            }))`,
+          [broker]
+        ),
+        (rows) => move(rows, "held", "state = 'pending' AND attempts = 0")
+      ),
+    release: (lanes) =>
+      Effect.flatMap(
+        ask(
+          `SELECT p.id FROM ${name} p WHERE p.state = 'held' AND p.lane IN (${dialect.ids(1)}) AND p.broker = ${at(2)}`
+            + ` AND NOT EXISTS (${failing("p")}) ORDER BY p.id LIMIT ${shifted}`,
+          [dialect.list(lanes), broker]
+        ),
+        (rows) => move(rows, "pending", "state = 'held'")
+      ),
+    forgotten: (held) =>
+      Effect.map(
+        ask(
+          // from one lane to the next by the index, however many rows each has
+          `WITH RECURSIVE lanes (lane) AS (SELECT min(lane) FROM ${name} WHERE state = 'held' UNION ALL`
+            + ` SELECT (SELECT min(o.lane) FROM ${name} o WHERE o.state = 'held' AND o.lane > lanes.lane) FROM lanes`
+            + " WHERE lanes.lane IS NOT NULL) SELECT lane FROM lanes WHERE lane IS NOT NULL"
+            + ` AND lane % ${shards} IN (${
+              list(held)
+            }) AND NOT EXISTS (SELECT 1 FROM ${name} w WHERE w.state = 'pending'`
+            + ` AND w.attempts > 0 AND w.lane = lanes.lane AND w.broker = ${at(1)}) LIMIT 1000`,
+          [broker]
+        ),
+        (rows) => rows.map((row) => String(row["lane"]))
       ),
     done: (ids) =>
       Effect.asVoid(ask(

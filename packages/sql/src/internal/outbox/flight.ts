@@ -20,6 +20,13 @@ export class Flight implements InFlight {
   get lanes(): ReadonlyArray<string> {
     return Array.from(this.counts.keys())
   }
+  /** The lanes of rows that have failed before: rows may be held behind them. */
+  holding(ids: ReadonlyArray<string>): ReadonlyArray<string> {
+    return ids.flatMap((id) => {
+      const row = this.rows.get(id)
+      return row === undefined || row.lane === null || row.attempts === 0 ? [] : [row.lane]
+    })
+  }
   add(rows: ReadonlyArray<Stored>): void {
     for (const row of rows) {
       this.rows.set(row.id, row)

@@ -8,7 +8,7 @@
 import type { Broker, BrokerError } from "@millrace/core"
 import { type Clock, Duration, Effect, Exit, Fiber, Latch, Schedule, Semaphore } from "effect"
 import { limited } from "../database/limited.ts"
-import type { Claims, Share } from "./claims.ts"
+import { type Claims, type Share, shifted } from "./claims.ts"
 import type { OutboxError } from "./error.ts"
 import { Flight } from "./flight.ts"
 import type { Stored } from "./rows.ts"
@@ -79,6 +79,10 @@ export const make = (options: {
   let heldUntil = 0
   let balancedAt = -Infinity
   let dueAt = -Infinity
+  /** When rows behind failed ones are held next, and until when they are looked for. */
+  let holdAt = -Infinity
+  let holdUntil = -Infinity
+  let releasedAt = -Infinity
   let retrying = 0
   let pause = 0
   let pausedUntil = -Infinity
@@ -114,11 +118,24 @@ export const make = (options: {
     standsBy = false
   }
 
+  const hasFailed = (): void => {
+    holdAt = -Infinity
+    holdUntil = now() + 2 * rules.cap
+  }
+
+  const release = (lanes: ReadonlyArray<string>): Effect.Effect<void, OutboxError> =>
+    lanes.length === 0
+      ? Effect.void
+      : Effect.asVoid(Effect.repeat(claims.release(lanes), { while: (count) => count === shifted }))
+
   /** No later row of their keys is sent before this is written: what was confirmed shall not be sent again. */
   const mark = (sent: Send.Sent): Effect.Effect<void> =>
     Effect.suspend(() => {
       const { done, failed } = sent.take()
       if (done.length === 0 && failed.length === 0) return Effect.void
+      const parked = failed.flatMap(({ after, id }) => after === undefined ? [id] : [])
+      const freed = flight.holding([...done, ...parked])
+      if (parked.length < failed.length) hasFailed()
       return Effect.andThen(
         done.length === 0 ? Effect.void : claims.done(done),
         failed.length === 0 ? Effect.void : claims.failed(failed)
@@ -126,12 +143,14 @@ export const make = (options: {
         Effect.tapError((error) => Effect.sync(() => troubled(error))),
         Effect.retry(patience),
         Effect.orDie,
+        // rows that are not released now are found as forgotten ones
+        Effect.andThen(Effect.ignore(release(freed))),
         Effect.andThen(Effect.sync(() => {
           flight.remove(done)
           flight.remove(failed.map(({ id }) => id))
           shown.published += done.length
           shown.failed += failed.length
-          shown.parked += failed.filter(({ after }) => after === undefined).length
+          shown.parked += parked.length
           if (done.length > 0) shown.lastPublished = clock.currentTimeMillisUnsafe()
           latch.openUnsafe()
         }))
@@ -184,11 +203,24 @@ export const make = (options: {
     const rows = yield* claims.due(shown.held, flight, room)
     dueAt = now() + (rows.length === room ? pace : Math.min(settings.poll, 500))
     if (rows.length === 0) return
+    hasFailed()
     retrying += rows.length
     yield* start(
       rows,
       (rows, sent) => Effect.ensuring(send.apart(rows, sent), Effect.sync(() => void (retrying -= rows.length)))
     )
+  })
+
+  /** Takes rows behind failed ones out of the way of the others, and puts them back where a relay died before it did. */
+  const shift = Effect.gen(function*() {
+    if (now() >= holdAt && now() < holdUntil && process.env["NOHOLD"] === undefined) {
+      const count = yield* claims.hold(shown.held)
+      holdAt = count === 0 ? now() + settings.poll : -Infinity
+    }
+    if (now() - releasedAt >= settings.lease / 3) {
+      yield* release(yield* claims.forgotten(shown.held))
+      releasedAt = now()
+    }
   })
 
   /** One look at the outbox. */
@@ -210,6 +242,7 @@ export const make = (options: {
       return yield* Effect.asVoid(rest(Math.min(settings.poll, every)))
     }
     if (pause === 0) yield* retryDue
+    yield* shift
     const rows = yield* claims.next(shown.held, flight)
     if (rows.length > 0) {
       const running = yield* start(rows, send.together)

@@ -77,11 +77,12 @@ export const make = (table: Table<OutboxError>, target: string, answer: number |
           + ` (SELECT ${dialect.now} - created_at FROM ${name} WHERE broker = ${dialect.placeholder(4)}`
           + ` AND state = 'pending' AND attempts = 0 ORDER BY id LIMIT 1) AS age,`
           + ` (SELECT ${dialect.now} - min(created_at) FROM ${name} WHERE broker = ${dialect.placeholder(5)}`
-          + ` AND state = 'pending' AND attempts > 0) AS longest`,
-        [target, target, target, target, target]
+          + ` AND state = 'pending' AND attempts > 0) AS longest,`
+          + ` (SELECT count(*) FROM ${name} WHERE broker = ${dialect.placeholder(6)} AND state = 'held') AS held`,
+        [target, target, target, target, target, target]
       ),
       ([row]) => ({
-        pending: Number(row?.["fresh"]) + Number(row?.["failing"]),
+        pending: Number(row?.["fresh"]) + Number(row?.["failing"]) + Number(row?.["held"]),
         age: row?.["age"] === null && row["longest"] === null
           ? undefined
           : Math.max(0, Number(row?.["age"]), Number(row?.["longest"])),
