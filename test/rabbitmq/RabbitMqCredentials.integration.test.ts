@@ -137,8 +137,10 @@ describeServer("RabbitMQ with credentials that end", make, (have) => {
           yield* broker.check
         }).pipe(
           Effect.scoped,
-          Effect.provide(RabbitMq.layer({ url: url(), credentials: issue("orders", 5000) })),
-          Effect.provide(Logger.layer([Logger.make((line) => void lines.push(inspect(line, { depth: 8 })))]))
+          Effect.provide([
+            RabbitMq.layer({ url: url(), credentials: issue("orders", 5000) }),
+            Logger.layer([Logger.make((line) => void lines.push(inspect(line, { depth: 8 })))])
+          ])
         )
         for (const token of issued) expect(lines.join("\n")).not.toContain(token)
       }),

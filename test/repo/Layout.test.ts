@@ -118,6 +118,7 @@ const shelves: Record<string, { readonly open: ReadonlyArray<string>; readonly o
       "Channels",
       "Copies",
       "DelayQueues",
+      "FrameSize",
       "Frames",
       "GroupMember",
       "Groups",

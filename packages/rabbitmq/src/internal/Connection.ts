@@ -6,6 +6,7 @@ import { DriverOptions } from "@millrace/core"
 import { type Channel, type ChannelModel, type ConfirmChannel, connect, credentials } from "amqplib"
 import { type Context, Effect, type Fiber, Redacted, type Scope } from "effect"
 import * as Errors from "./Errors.ts"
+import * as FrameSize from "./FrameSize.ts"
 import * as Frames from "./Frames.ts"
 import type { Issued, Node, ResolvedOptions } from "./Options.ts"
 import * as Requests from "./Requests.ts"
@@ -56,6 +57,8 @@ export class Connection {
   version: string | undefined
   /** Called when RabbitMQ takes messages again. */
   onUnblocked: () => void = () => {}
+  /** The longest frame of properties, in bytes; Infinity where amqplib writes none as long. */
+  maximumFrame = Number.POSITIVE_INFINITY
   /** The user that RabbitMQ authenticated, as far as this client knows; empty for a token. */
   user: string
   readonly resolved: ResolvedOptions
@@ -118,6 +121,7 @@ export class Connection {
     this.model = model
     const { version } = model.connection.serverProperties
     this.version = typeof version === "string" ? version : undefined
+    this.maximumFrame = FrameSize.maximumOf(model)
     this.blocked = undefined
     // it comes before the end of its channels; without a listener it would end the process
     model.on("error", (error) => void this.reasons.set(model, error))

@@ -7,6 +7,7 @@ import * as Channels from "./Channels.ts"
 import type { Connection } from "./Connection.ts"
 import { waiting } from "./Copies.ts"
 import * as Errors from "./Errors.ts"
+import { frameSize } from "./FrameSize.ts"
 import { waitQueueOf } from "./OwnHeaders.ts"
 
 // The wait is kept to an eighth, so that few queues serve all waits.
@@ -66,10 +67,15 @@ export class DelayQueues {
       new Promise<void>((resolve, reject) => {
         const { after, attempt, channel: name, message } = each
         try {
+          const properties = waiting(message, place, attempt, name)
+          if (frameSize(properties) > this.connection.maximumFrame) {
+            unwritable.push(each)
+            return resolve()
+          }
           channel.sendToQueue(
             waitQueueOf(this.queue, step(after)),
             message.content,
-            waiting(message, place, attempt, name),
+            properties,
             (error) => error === null || error === undefined ? resolve() : reject(error)
           )
         } catch (error) {

@@ -55,6 +55,10 @@ export const isMissing = (error: unknown): boolean => {
   return reply === 404 && absent.test(said(message))
 }
 
+/** Whether a queue or an exchange is not there; it is a virtual host that no connection finds. */
+export const isAbsent = ({ operation, reason }: BrokerError.BrokerError): boolean =>
+  reason === "NotFound" && operation !== "connect"
+
 const absent = /^no (?:queue|exchange|binding)/i
 
 /** RabbitMQ's own sentence, without what amqplib puts around it. */
@@ -87,6 +91,7 @@ const byReply = (found: Found, place: Place, operation: Operation): Verdict | un
   }
   switch (found.reply) {
     case 403:
+      if (/in exclusive use/.test(text)) return ["Conflict", `${text}: another consumer has it for itself.`]
       return /login|Handshake|PLAIN|EXTERNAL/i.test(found.message)
         ? ["Credentials", `${at(place)} refused user ${place.user}: check the user and the password.`]
         : [
@@ -240,6 +245,16 @@ export const full = (place: Place, channel: string): BrokerError.BrokerError =>
 /** What was published is not confirmed in time. */
 export const unanswered = (place: Place, what: string): BrokerError.BrokerError =>
   make("publish", "Lost", `${at(place)} did not confirm ${what}: it may be overloaded, or a queue has no leader.`)
+
+/** Properties that do not fit into a frame: RabbitMQ ends the connection over them. */
+export const tooWide = (place: Place, channel: string, length: number, maximum: number): BrokerError.BrokerError =>
+  make(
+    "publish",
+    "TooLarge",
+    `A message for ${channel} has ${length} bytes of key and headers, and ${
+      at(place)
+    } takes ${maximum}: shorten them, or raise frame_max.`
+  )
 
 /** A body that RabbitMQ surely refuses. */
 export const tooLong = (place: Place, channel: string, length: number, maximum: number): BrokerError.BrokerError =>

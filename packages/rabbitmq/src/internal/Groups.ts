@@ -148,7 +148,7 @@ const beginTemporary = (
   return Effect.andThen(
     isOfChannel || connection.resolved.missingChannels === "create" ? ask(() => exchange(connection)) : Effect.mapError(
       ask(() => found(connection, channel)),
-      (error) => error.reason === "NotFound" ? missing("consume", channel) : error
+      (error) => Errors.isAbsent(error) ? missing("consume", channel) : error
     ),
     ask(() => temporaryQueue(connection, source))
   )
@@ -186,7 +186,7 @@ const beginLasting = (
     } else if (pattern === undefined) {
       yield* Effect.mapError(
         ask(() => found(connection, channel)),
-        (error) => error.reason === "NotFound" ? missing("consume", channel) : error
+        (error) => Errors.isAbsent(error) ? missing("consume", channel) : error
       )
     } else yield* ask(() => exchange(connection))
     if (yield* ask(() => hasBegun(connection, source, ordered))) {
@@ -256,6 +256,6 @@ export const ready = (
     { channel, queue }
   ).pipe(
     Effect.map(({ messageCount }): number | undefined => messageCount),
-    Effect.catchIf((error) => error.reason === "NotFound", () => Effect.undefined)
+    Effect.catchIf(Errors.isAbsent, () => Effect.undefined)
   )
 }

@@ -11,6 +11,7 @@ import * as Channels from "./Channels.ts"
 import { buffer, toProperties } from "./Codec.ts"
 import type { Connection } from "./Connection.ts"
 import * as Errors from "./Errors.ts"
+import { frameSize } from "./FrameSize.ts"
 import { InFlight } from "./InFlight.ts"
 import { refuse, routingKeyName, said } from "./Properties.ts"
 import { PublishCall } from "./PublishCall.ts"
@@ -141,6 +142,12 @@ export class OutboundQueue {
     try {
       const properties = toProperties(outgoing, seconds, { user: this.connection.user, isRouted })
       if (exchange === "" && Topology.isDirectReply(key)) properties.mandatory = false
+      const { maximumFrame } = this.connection
+      if (maximumFrame !== Number.POSITIVE_INFINITY && frameSize(properties) > maximumFrame) {
+        inFlight.isProbing = false
+        call.failure ??= Errors.tooWide(this.place, outgoing.channel, frameSize(properties), maximumFrame)
+        return false
+      }
       inFlight.opened.channel.publish(exchange, key, buffer(outgoing.payload), properties, confirmed)
     } catch (error) {
       inFlight.isProbing = false

@@ -5,6 +5,7 @@
 import type { BrokerError, Outgoing } from "@millrace/core"
 import { Effect, type Scope } from "effect"
 import type { Connection } from "./Connection.ts"
+import * as Errors from "./Errors.ts"
 import { OutboundQueue } from "./OutboundQueue.ts"
 
 type Batch = ReadonlyArray<Outgoing<Uint8Array>>
@@ -26,7 +27,7 @@ const replying = (outbound: OutboundQueue, batch: Batch): Effect.Effect<void, Fa
   if (batch.length !== 1 || reply === undefined || !isReply(reply)) return outbound.publish(batch)
   return Effect.catchIf(
     outbound.publish(batch),
-    ({ reason }) => reason === "NotFound",
+    Errors.isAbsent,
     () => outbound.publish(batch, true)
   )
 }
