@@ -1,7 +1,12 @@
 import { defineConfig } from "vitest/config"
 
-// a newer RabbitMQ than that of the tests runs only where its address is given
-const next = process.env["MILLRACE_RABBITMQ_NEXT"] === undefined ? ["rabbitmq/RabbitMqNext.integration.test.ts"] : []
+const has = (variable: string): boolean => process.env[variable] !== undefined
+
+// newer servers than those of the tests run only where the environment says where they are
+const next = [
+  ...(has("MILLRACE_RABBITMQ_NEXT") ? [] : ["rabbitmq/RabbitMqNext.integration.test.ts"]),
+  ...(has("MILLRACE_REDIS_NEXT") || has("MILLRACE_VALKEY_NEXT") ? [] : ["redis/RedisNext.integration.test.ts"])
+]
 
 export default defineConfig({
   test: {

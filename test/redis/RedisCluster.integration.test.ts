@@ -1,6 +1,6 @@
 import { it } from "@effect/vitest"
 import { Broker, Channel, Lanes, type Message, Subscription } from "@millrace/core"
-import { RedisLists, RedisStreams } from "@millrace/redis"
+import { RedisStreams } from "@millrace/redis"
 import { RedisCluster } from "@millrace/testing/servers"
 import * as Keys from "../../packages/redis/src/internal/client/Keys.ts"
 import * as Slots from "../../packages/redis/src/internal/client/Slots.ts"
@@ -9,23 +9,11 @@ import type { Redis } from "ioredis"
 import { readFileSync } from "node:fs"
 import { expect } from "vitest"
 import { describeServer } from "../services/describe.ts"
+import { clusterKilled, consumer, layers } from "./failover.ts"
 import { flow } from "./flow.ts"
 import { eventually, fresh, numbered, outgoing, plain, textOf } from "./support.ts"
 
 const quiet = Effect.provideService(References.MinimumLogLevel, "None")
-const consumer = { claim: "1 second", lock: "1 second", maximumWait: "100 millis" } as const
-const drivers = [
-  [
-    "streams",
-    (cluster: ReadonlyArray<string>, wait?: RedisStreams.Options["wait"]) =>
-      RedisStreams.layer({ cluster, consumer, wait })
-  ],
-  [
-    "lists",
-    (cluster: ReadonlyArray<string>, wait?: RedisStreams.Options["wait"]) =>
-      RedisLists.layer({ cluster, consumer: { claim: "1 second", maximumWait: "100 millis" }, wait })
-  ]
-] as const
 
 /** Moves a slot with its keys to another primary, key by key. */
 const move = async (slot: number, from: Redis, to: Redis, between: () => Promise<unknown>) => {
@@ -91,10 +79,14 @@ describeServer("Redis Cluster in use", RedisCluster.own(), (server) => {
       for (const node of nodes) expect(yield* Effect.promise(() => node.acl("LOG"))).toEqual([])
     }).pipe(Effect.scoped, quiet))
 
-  for (const [name, layer] of drivers) {
+  for (const each of layers) {
+    const [name, layer] = each
     it.live(`X5 ${name}: channels of every slot and with braces in their names are published together and worked off`, () =>
       Effect.gen(function*() {
-        const broker = Context.get(yield* Layer.build(layer(server().addresses.slice(2, 3))), Broker.Broker)
+        const broker = Context.get(
+          yield* Layer.build(layer({ cluster: server().addresses.slice(2, 3) })),
+          Broker.Broker
+        )
         const channels = [...numbered(9, "many"), "a}b", "{}x", "a{b", "{a}b"].map((each) => `${each}${fresh("")}`)
         yield* broker.publishAll([1, 2, 3].flatMap((n) => channels.map((channel) => outgoing(channel, `${n}`))))
         for (const channel of channels) {
@@ -121,7 +113,7 @@ describeServer("Redis Cluster in use", RedisCluster.own(), (server) => {
       () =>
         Effect.gen(function*() {
           const channel = fresh(`moving.${name}`)
-          const running = yield* flow(yield* Layer.build(layer(server().addresses)), channel)
+          const running = yield* flow(yield* Layer.build(layer({ cluster: server().addresses })), channel)
           yield* eventually(() => running.done.length > 20)
           const owner = yield* server().primaryOf(channel)
           const others = yield* Effect.forEach(["a", "b", "c", "d", "e", "f"], (key) => server().primaryOf(key))
@@ -150,7 +142,7 @@ describeServer("Redis Cluster in use", RedisCluster.own(), (server) => {
       () =>
         Effect.gen(function*() {
           const channel = fresh(`hung.${name}`)
-          const running = yield* flow(yield* Layer.build(layer(server().addresses)), channel)
+          const running = yield* flow(yield* Layer.build(layer({ cluster: server().addresses })), channel)
           yield* eventually(() => running.done.length > 20)
           const pid = (yield* (yield* server().primaryOf(channel)).pid)!
           yield* Effect.acquireRelease(
@@ -170,39 +162,6 @@ describeServer("Redis Cluster in use", RedisCluster.own(), (server) => {
       60_000
     )
 
-    it.live(
-      `X4, X5, X9 ${name}: a primary that is killed under load is replaced within seconds, and nothing confirmed is lost or sent twice`,
-      () =>
-        Effect.gen(function*() {
-          const channel = fresh(`killed.${name}`)
-          // with WAIT: a replica has what was confirmed
-          const running = yield* flow(
-            yield* Layer.build(layer(server().addresses, { replicas: 1, timeout: "300 millis" })),
-            channel
-          )
-          yield* eventually(() => running.done.length > 20)
-          const owner = yield* server().primaryOf(channel)
-          const before = running.written()
-          yield* owner.kill
-          const began = performance.now()
-          // the new primary has no replica yet, so what is written there is not confirmed
-          yield* eventually(() => running.unconfirmed() > 3)
-          const took = performance.now() - began
-          expect(took).toBeLessThan(20_000)
-          yield* owner.start
-          const seen = running.done.length
-          yield* eventually(() => running.written() > before + 20 && running.done.length > seen + 20)
-          const { confirmed, done, failed } = yield* running.end
-          for (const { reason } of failed) expect(["Lost", "Unreachable"]).toContain(reason)
-          yield* eventually(() => confirmed.every((text) => done.includes(text)))
-          if (name === "streams") {
-            const client = yield* plain(yield* server().primaryOf(channel))
-            const entries = yield* Effect.promise(() => client.xrange(channel, "-", "+"))
-            const texts = entries.map(([, fields]) => fields[1])
-            expect(texts.length).toBe(new Set(texts).size)
-          }
-        }).pipe(Effect.scoped, quiet),
-      90_000
-    )
+    clusterKilled(each, server)
   }
 })

@@ -1,56 +1,16 @@
-import { Broker, Channel, type Delivery, type Driver, Lanes, type Message, Outcome, Subscription } from "@millrace/core"
+import { Broker, type Delivery, type Driver, Lanes, Outcome } from "@millrace/core"
 import { RedisLists, RedisPubSub, RedisStreams } from "@millrace/redis"
 import { Redis as Servers } from "@millrace/testing/servers"
 import { it } from "@effect/vitest"
 import { Effect, Fiber, Latch, Layer, Logger, Redacted, References, Stream } from "effect"
 import { expect } from "vitest"
 import { describeServer } from "../services/describe.ts"
+import { consume, consumer, lagOf, publish } from "./consuming.ts"
 import { eventually, fresh, numbered, outgoing, plain, textOf, worker } from "./support.ts"
 
-const consumer = { claim: "500 millis", lock: "500 millis", maximumWait: "100 millis" } as const
 const quiet = Effect.provideService(References.MinimumLogLevel, "None")
 
-/** A consumer in this process: what it got, and how often each was delivered. */
-const consume = (
-  channel: string,
-  handle: (message: Message<Uint8Array>) => Effect.Effect<unknown, { readonly failure: "transient" }>,
-  lanes: Lanes.Lanes,
-  from: "earliest" | "latest" = "earliest"
-) =>
-  Effect.gen(function*() {
-    const got: Array<string> = []
-    const attempts: Array<number> = []
-    const subscription = Subscription.make(Channel.bytes(channel), {
-      group: "workers",
-      name: "here",
-      lanes,
-      from,
-      restart: { base: "20 millis", cap: "100 millis" },
-      backoff: { base: "20 millis", cap: "100 millis" },
-      grace: { drain: 0 }
-    }, (message: Message<Uint8Array>) => {
-      got.push(textOf(message.payload))
-      attempts.push(message.attempt)
-      return handle(message)
-    })
-    const running = yield* Subscription.run(subscription)
-    return { got, attempts, running }
-  })
-
 const streams = (server: Servers.RedisServer) => RedisStreams.layer({ url: Redacted.value(server.url), consumer })
-
-const publish = (channel: string, texts: ReadonlyArray<string>) =>
-  Effect.flatMap(
-    Broker.Broker,
-    (broker) => broker.publishAll(texts.map((text) => outgoing(channel, text, { key: text })))
-  )
-
-const lagOf = (channel: string) =>
-  Effect.flatMap(
-    Broker.Broker,
-    (broker) =>
-      Effect.map(broker.lag(channel, "workers"), (lags) => lags.reduce((sum, { messages }) => sum + messages, 0))
-  )
 
 /** A driver without an engine: what it offers is taken, and settled when the test says so. */
 const watch = (driver: Driver.Driver, channel: string) =>

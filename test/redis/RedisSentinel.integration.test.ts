@@ -1,15 +1,15 @@
 import { it } from "@effect/vitest"
-import { Broker, Idempotency } from "@millrace/core"
-import { IdempotencyRedis, RedisLists, RedisPubSub, RedisStreams } from "@millrace/redis"
+import { Broker } from "@millrace/core"
+import { RedisPubSub, RedisStreams } from "@millrace/redis"
 import { RedisSentinel } from "@millrace/testing/servers"
 import { Context, Effect, Exit, Layer, Redacted, References } from "effect"
 import { expect } from "vitest"
 import { describeServer } from "../services/describe.ts"
+import { consumer, sentinelKilled } from "./failover.ts"
 import { flow } from "./flow.ts"
 import { eventually, fresh, outgoing, plain } from "./support.ts"
 
 const quiet = Effect.provideService(References.MinimumLogLevel, "None")
-const consumer = { claim: "1 second", lock: "1 second", maximumWait: "100 millis" } as const
 
 describeServer("Redis Sentinel", RedisSentinel.own(), (servers) => {
   const place = () => ({ sentinels: servers().addresses, name: servers().name })
@@ -24,55 +24,7 @@ describeServer("Redis Sentinel", RedisSentinel.own(), (servers) => {
       expect(absent.message).toContain("correct sentinels")
     }).pipe(Effect.scoped))
 
-  it.live(
-    "X4, X5, X9 the primary is killed under load: all use the new one within seconds, and nothing confirmed is lost or sent twice",
-    () =>
-      Effect.gen(function*() {
-        const { first, second } = servers()
-        const store = Context.get(
-          yield* Layer.build(IdempotencyRedis.layer({ ...place(), prefix: fresh("keys") })),
-          Idempotency.Store
-        )
-        const wait = { replicas: 1, timeout: "300 millis" } as const
-        const flows = [
-          yield* flow(
-            yield* Layer.build(RedisStreams.layer({ ...place(), consumer, wait })),
-            fresh("sentinel.streams")
-          ),
-          yield* flow(
-            yield* Layer.build(
-              RedisLists.layer({ ...place(), consumer: { claim: "1 second", maximumWait: "100 millis" }, wait })
-            ),
-            fresh("sentinel.lists")
-          )
-        ]
-        const claim = (key: string) => store.claim({ key, fingerprint: "", lease: 1000 })
-        yield* claim("before")
-        for (const { done } of flows) yield* eventually(() => done.length > 20)
-        const [old, next] = (yield* servers().primary) === first.address ? [first, second] : [second, first]
-        yield* old.kill
-        const began = performance.now()
-        // the new primary has no replica yet, so what is written there is not confirmed
-        for (const { unconfirmed } of flows) yield* eventually(() => unconfirmed() > 3)
-        yield* eventually(async () => Exit.isSuccess(await Effect.runPromiseExit(claim("after"))))
-        expect(performance.now() - began).toBeLessThan(20_000)
-        expect(yield* servers().primary).toBe(next.address)
-        // it takes writes until the sentinels make it a replica: no client of ours comes back to it
-        yield* old.start
-        for (const { confirmed } of flows) {
-          const seen = confirmed.length
-          yield* eventually(() => confirmed.length > seen + 20)
-        }
-        for (const { done, end } of flows) {
-          const { confirmed, failed } = yield* end
-          for (const { reason } of failed) expect(["Lost", "Unreachable"]).toContain(reason)
-          yield* eventually(() => confirmed.every((text) => done.includes(text)))
-        }
-        const raw = yield* plain(old)
-        expect(yield* Effect.promise(() => raw.info("replication"))).toContain("role:slave")
-      }).pipe(Effect.scoped, quiet),
-    90_000
-  )
+  sentinelKilled(servers)
 
   it.live(
     "X4, X5, X9 a primary that is cut off and comes back takes writes for a while: none of ours, and WAIT confirms none",

@@ -2,7 +2,8 @@ import { Context, type Duration, Effect, Layer, Redacted, type Scope } from "eff
 import { execFileSync } from "node:child_process"
 import { writeFileSync } from "node:fs"
 import { join } from "node:path"
-import { findTool, type Probe } from "./process.ts"
+import type { Probe } from "./process.ts"
+import { findServer } from "./redisCommand.ts"
 import { borrowed, own as ownServer, type Server as RunningServer, ServerFailed, ServerUnavailable } from "./Server.ts"
 
 /** A Redis server; `url` is what clients take. */
@@ -19,7 +20,7 @@ export interface RedisServer extends RunningServer {
 
 /** How a server is started; each may be left out. */
 export interface Options {
-  /** The folder of `redis-server`; default: the PATH. */
+  /** The folder of `redis-server` or `valkey-server`; default: `redis-server` of the PATH. */
   readonly bin?: string
   /** The password of the user `default`; default none. */
   readonly password?: string
@@ -109,7 +110,7 @@ export const own = (
   options: Options = {}
 ): Effect.Effect<RedisServer, ServerUnavailable | ServerFailed, Scope.Scope> =>
   Effect.gen(function*() {
-    const command = findTool("redis-server", options.bin === undefined ? [] : [options.bin])
+    const command = findServer(options.bin)
     if (command === undefined) {
       return yield* new ServerUnavailable({
         server: name,

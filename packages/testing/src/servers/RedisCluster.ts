@@ -20,7 +20,7 @@ export interface RedisCluster {
 
 /** How a cluster is started; each may be left out. */
 export interface Options {
-  /** The folder of `redis-server`; default: the PATH. */
+  /** The folder of `redis-server` or `valkey-server`; default: `redis-server` of the PATH. */
   readonly bin?: string
   /** How many primaries; default 3, and no fewer. */
   readonly primaries?: number

@@ -1,9 +1,8 @@
 import { type Duration, Effect, type Scope } from "effect"
 import { writeFileSync } from "node:fs"
 import { join } from "node:path"
-import { findTool } from "./process.ts"
 import * as Redis from "./Redis.ts"
-import { command, until } from "./redisCommand.ts"
+import { command, findServer, until } from "./redisCommand.ts"
 import { own as ownServer, type Server, ServerFailed, type ServerUnavailable } from "./Server.ts"
 import { OptionCheck } from "@millrace/core"
 
@@ -24,7 +23,7 @@ export interface RedisSentinel {
 
 /** How it is started; each may be left out. */
 export interface Options {
-  /** The folder of `redis-server`; default: the PATH. */
+  /** The folder of `redis-server` or `valkey-server`; default: `redis-server` of the PATH. */
   readonly bin?: string
   /** After how many milliseconds without an answer a sentinel takes a server for dead; default 500. */
   readonly downAfter?: number
@@ -61,7 +60,7 @@ export const own = (
     const first = yield* Redis.own({ ...bin, settings })
     const second = yield* Redis.own({ ...bin, settings: { ...settings, replicaof: `127.0.0.1 ${first.port}` } })
     // found before by the servers
-    const tool = findTool("redis-server", options.bin === undefined ? [] : [options.bin]) ?? "redis-server"
+    const tool = findServer(options.bin) ?? "redis-server"
     yield* Effect.tryPromise({
       try: () => until(second.port, "INFO replication", (reply) => reply.includes("master_link_status:up"), patience),
       catch: failed

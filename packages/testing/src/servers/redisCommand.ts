@@ -2,6 +2,8 @@
  * One question to a Redis server, without a client library.
  */
 import { connect } from "node:net"
+import { basename, join } from "node:path"
+import { findTool } from "./process.ts"
 
 /** The reply as far as it has come, or undefined while more of it must come: a line, or the text whose length stands before it. */
 const replyOf = (text: string): string | undefined => {
@@ -53,3 +55,10 @@ export const until = async (
     await new Promise((resolve) => setTimeout(resolve, 20))
   }
 }
+
+/** The program of a server: `redis-server` or `valkey-server` in a folder, or `redis-server` of the PATH. */
+export const findServer = (folder: string | undefined): string | undefined =>
+  folder === undefined
+    ? findTool("redis-server")
+    : ["redis-server", "valkey-server"].map((name) => join(folder, name))
+      .find((file) => findTool(basename(file), [folder]) === file)
