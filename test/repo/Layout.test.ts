@@ -143,6 +143,7 @@ const shelves: Record<string, { readonly open: ReadonlyArray<string>; readonly o
       "client/Client",
       "client/Cluster",
       "client/Environment",
+      "client/Eviction",
       "client/Keys",
       "client/Origin",
       "client/Sentinel",

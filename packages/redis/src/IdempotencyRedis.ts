@@ -6,6 +6,7 @@ import { type BrokerError, DriverOptions, Idempotency } from "@millrace/core"
 import { Config, Duration, Effect, Layer, Random, Schedule, type Scope } from "effect"
 import * as Client from "./internal/client/Client.ts"
 import * as Environment from "./internal/client/Environment.ts"
+import * as Eviction from "./internal/client/Eviction.ts"
 import * as ClientOptions from "./internal/client/Options.ts"
 import * as Scripts from "./internal/idempotency/Scripts.ts"
 
@@ -99,6 +100,7 @@ const make = (
   Effect.gen(function*() {
     const { maximum, patience, prefix, resolved } = yield* Effect.mapError(check(options), unavailable)
     const connection = yield* Effect.mapError(Client.open(resolved), unavailable)
+    yield* Eviction.warn(connection, "store")
     const limit = Duration.toMillis(patience)
     const claimLimit = Math.min(limit, resolved.requestTimeout)
     // waits of 50 ms, doubling to 1 second

@@ -7,6 +7,7 @@ import { compositeKey } from "@millrace/core/model/compositeKey"
 import { Clock, type Config, Effect, Layer, Random, type Scope } from "effect"
 import * as Client from "./internal/client/Client.ts"
 import * as Environment from "./internal/client/Environment.ts"
+import * as Eviction from "./internal/client/Eviction.ts"
 import * as ClientOptions from "./internal/client/Options.ts"
 import { leased } from "./internal/ratelimit/Leases.ts"
 import * as Scripts from "./internal/ratelimit/Scripts.ts"
@@ -83,6 +84,7 @@ const make = (options: Options): Effect.Effect<Store, BrokerError.BrokerError, S
         DriverOptions.bad(`prefix must be a text without braces, got "${prefix}"`))
     }
     const connection = yield* Client.open(resolved)
+    yield* Eviction.warn(connection, "store")
     const clock = yield* Clock.Clock
     const process = yield* Random.nextIntBetween(0, 2 ** 32)
     let last = 0

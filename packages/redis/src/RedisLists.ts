@@ -11,6 +11,7 @@ import { type Config, Effect, Layer, type Scope } from "effect"
 import * as Client from "./internal/client/Client.ts"
 import * as Codec from "./internal/client/Codec.ts"
 import * as Environment from "./internal/client/Environment.ts"
+import * as Eviction from "./internal/client/Eviction.ts"
 import * as Publisher from "./internal/client/Publisher.ts"
 import * as Browse from "./internal/lists/Browse.ts"
 import { consume } from "./internal/lists/Consumer.ts"
@@ -54,6 +55,7 @@ export const driver = (
   Effect.gen(function*() {
     const checked = yield* Options.check(options)
     const connection = yield* Client.open(checked.resolved)
+    yield* Eviction.warn(connection, "driver")
     // a connection that waits for replicas holds up every command behind it
     const publishing = checked.wait === undefined ? connection : yield* Client.open(checked.resolved)
     const lists = { ...checked, connection }

@@ -9,6 +9,7 @@ import { type Broker, type BrokerError, type Driver, Engine } from "@millrace/co
 import { type Config, Effect, Layer, type Scope } from "effect"
 import * as Client from "./internal/client/Client.ts"
 import * as Environment from "./internal/client/Environment.ts"
+import * as Eviction from "./internal/client/Eviction.ts"
 import { features } from "./internal/client/Publisher.ts"
 import * as Browse from "./internal/streams/Browse.ts"
 import * as Consumer from "./internal/streams/Consumer.ts"
@@ -55,6 +56,7 @@ export const driver = (
   Effect.gen(function*() {
     const { retention, resolved, times, wait } = yield* Options.check(options)
     const connection = yield* Client.open(resolved)
+    yield* Eviction.warn(connection, "driver")
     // a connection that waits for replicas holds up every command behind it
     const publishing = wait === undefined ? connection : yield* Client.open(resolved)
     const streams = new Streams(resolved, connection, times, retention)

@@ -155,14 +155,23 @@ export class Client {
       : undefined
   }
 
-  /** Asks every server for one answer. */
-  get check(): Effect.Effect<void, Failed> {
+  /** Sends a command to every primary; answers their replies. */
+  all(
+    operation: Operation,
+    name: string,
+    args: Array<Connection.Argument>
+  ): Effect.Effect<ReadonlyArray<unknown>, Failed> {
     const servers = this.routes instanceof ServerConnection.ServerConnection ? [this.routes] : this.routes.owners
     return Effect.forEach(
       servers,
-      (server) => this.attempt("check", () => server.open?.send("PING", []) ?? Promise.reject(server.missing)),
-      { concurrency: "unbounded", discard: true }
+      (server) => this.attempt(operation, () => server.open?.send(name, [...args]) ?? Promise.reject(server.missing)),
+      { concurrency: "unbounded" }
     )
+  }
+
+  /** Asks every server for one answer. */
+  get check(): Effect.Effect<void, Failed> {
+    return Effect.asVoid(this.all("check", "PING", []))
   }
 }
 

@@ -35,7 +35,8 @@ class Member {
   private readonly soon = Latch.makeUnsafe(false)
   private next = 0
   private isFull = false
-  private lastLook = 0
+  /** When to look next for what nobody keeps alive, in milliseconds of the monotonic clock. */
+  private nextLook = Number.NEGATIVE_INFINITY
 
   constructor(
     streams: Streams,
@@ -178,9 +179,10 @@ class Member {
     const { group } = this.options
     const { connection, times } = this.streams
     return Effect.gen({ self: this }, function*() {
-      const now = yield* Effect.clockWith((clock) => clock.currentTimeMillis)
-      const look = now - this.lastLook >= times.claim / 2
-      if (look) this.lastLook = now
+      // the wall clock may be set back, and claims of dead consumers would wait for as long
+      const now = yield* Effect.clockWith((clock) => Effect.sync(() => Number(clock.monotonicTimeNanosUnsafe()) / 1e6))
+      const look = now >= this.nextLook
+      if (look) this.nextLook = now + times.claim / 2
       const count = Math.min(this.maker.count, 256)
       this.next = times.sweep
       const args = [group, this.name, released, count, look ? times.claim : 0, prefix]
@@ -192,7 +194,10 @@ class Member {
       if (entries.length === 0) return false
       // a read that ended meanwhile may be waiting for room, too: a batch more than asked for, at the most
       yield* this.sink.offer(this.lease, this.maker.again(entries))
-      return entries.length === count
+      if (entries.length < count) return false
+      // dead consumers may have had more than fits into one answer
+      if (look) this.nextLook = now
+      return true
     })
   }
 
