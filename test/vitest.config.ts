@@ -8,6 +8,9 @@ const next = [
   ...(has("MILLRACE_REDIS_NEXT") || has("MILLRACE_VALKEY_NEXT") ? [] : ["redis/RedisNext.integration.test.ts"])
 ]
 
+// the first start of Keycloak downloads, builds and takes minutes
+const keycloak = process.env["MILLRACE_KEYCLOAK"] === undefined ? ["security/Keycloak.integration.test.ts"] : []
+
 export default defineConfig({
   test: {
     reporters: ["default", "./reporter.ts"],
@@ -27,7 +30,7 @@ export default defineConfig({
         test: {
           name: "integration",
           include: ["**/*.integration.test.ts"],
-          exclude: ["chaos/**", "**/node_modules/**", ...next],
+          exclude: ["chaos/**", "**/node_modules/**", ...next, ...keycloak],
           globalSetup: ["./services/setup.ts"],
           testTimeout: 120_000,
           hookTimeout: 120_000,
