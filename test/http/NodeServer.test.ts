@@ -8,8 +8,6 @@ import { Agent, request as nodeRequest } from "node:http"
 import { connect, type Socket } from "node:net"
 import { call, servers } from "./support.ts"
 
-const listen = servers.Listener
-
 const until = (isSo: () => boolean) =>
   Effect.promise(async () => isSo()).pipe(
     Effect.repeat({ until: (is) => is, schedule: Schedule.spaced("5 millis") }),
@@ -176,8 +174,10 @@ describe.each(["Listener", "HttpRouter"] as const)("%s on Node", (name) => {
     }))
 })
 
-describe("Listener", () => {
-  it.live("W12 W10 a listener ends at once beside connections that ask nothing", () =>
+describe.each(["Listener", "HttpRouter"] as const)("%s as it ends", (name) => {
+  const listen = servers[name]
+
+  it.live("W12 W10 it ends at once beside connections that ask nothing", () =>
     Effect.gen(function*() {
       const silent: Record<string, (base: string) => Promise<unknown>> = {
         nothing: async () => {},
@@ -206,7 +206,7 @@ describe("Listener", () => {
       }
     }))
 
-  it.live("W12 W10 a listener that ends sends a large answer to its last byte", () =>
+  it.live("W12 W10 it sends a large answer to its last byte", () =>
     Effect.gen(function*() {
       const scope = yield* Scope.make()
       const size = 20 * 1024 * 1024
@@ -228,5 +228,31 @@ describe("Listener", () => {
         }).on("error", reject).end()
       })
       assert.strictEqual(yield* Effect.promise(() => got), size)
+    }))
+
+  it.live("W12 W10 a server that ends closes a connection whose client never reads its answer, after its grace", () =>
+    Effect.gen(function*() {
+      const scope = yield* Scope.make()
+      const size = 64 * 1024 * 1024
+      const base = yield* Scope.provide(
+        servers[name]([Server.route("GET", "/", () => Effect.succeed(new Uint8Array(size)))], { grace: "1 second" }),
+        scope
+      )
+      const socket = yield* Effect.promise(() => open(base, "GET / HTTP/1.1\r\nhost: x\r\n\r\n"))
+      socket.pause()
+      yield* Effect.sleep("100 millis")
+      yield* Effect.timeout(Scope.close(scope, Exit.void), "15 seconds")
+      socket.destroy()
+    }))
+
+  it.live("W12 W4 a head that does not come in time is answered with 408, and its connection closed", () =>
+    Effect.gen(function*() {
+      const base = yield* servers[name]([Server.route("GET", "/", () => Effect.void)], { headTimeout: "200 millis" })
+      for (const text of ["GET / HTTP/1.1\r\nhost:", "G", ""]) {
+        const socket = yield* Effect.promise(() => open(base, text))
+        const answer = yield* Effect.timeout(Effect.promise(() => heard(socket)), "10 seconds")
+        assert.match(answer, /^HTTP\/1\.1 408 /, text)
+      }
+      assert.strictEqual((yield* Effect.promise(() => call(base, "/"))).status, 204)
     }))
 })

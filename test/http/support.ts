@@ -1,6 +1,7 @@
 import { NodeHttpServer } from "@effect/platform-node"
 import { Server } from "@millrace/http"
 import * as Listener from "@millrace/http/Listener"
+import * as NodeServer from "@millrace/http/NodeServer"
 import { Context, Deferred, Effect, Exit, Layer, Logger, References, Scope } from "effect"
 import { HttpRouter, HttpServer } from "effect/http"
 import { createServer, type IncomingHttpHeaders, request as nodeRequest } from "node:http"
@@ -67,13 +68,13 @@ export const serve = (
 /** A router's layer on a real server at a free port; its base URL. */
 export const serveWith = <E>(
   app: Layer.Layer<never, E, HttpRouter.HttpRouter>,
-  { config = Layer.empty }: { readonly config?: Layer.Layer<never> } = {}
+  { config = Layer.empty, ...options }: NodeServer.Options & { readonly config?: Layer.Layer<never> } = {}
 ): Effect.Effect<string, unknown, Scope.Scope> =>
   Effect.map(
     Layer.build(
       HttpRouter.serve(app, { disableLogger: true, disableListenLog: true }).pipe(
         Layer.provide(config),
-        Layer.provideMerge(NodeHttpServer.layer(() => createServer(), { port: 0, host: "127.0.0.1" }))
+        Layer.provideMerge(NodeHttpServer.layer(NodeServer.make(createServer, options), { port: 0, host: "127.0.0.1" }))
       )
     ),
     (context) => {
@@ -85,17 +86,18 @@ export const serveWith = <E>(
 
 /** Serves routes at a free port, with the services of its caller; the base URL. */
 type Serve = <R>(
-  routes: ReadonlyArray<Server.Route<R>>
+  routes: ReadonlyArray<Server.Route<R>>,
+  options?: NodeServer.Options
 ) => Effect.Effect<string, unknown, Exclude<R, Scope.Scope> | Scope.Scope>
 
 /** Both servers that routes may stand on. */
 export const servers: { readonly [Name in "Listener" | "HttpRouter"]: Serve } = {
-  Listener: (routes) =>
+  Listener: (routes, options) =>
     Effect.map(
-      Layer.build(Listener.layer(createServer, routes, { port: 0, host: "127.0.0.1" })),
+      Layer.build(Listener.layer(createServer, routes, { ...options, port: 0, host: "127.0.0.1" })),
       (context) => `http://127.0.0.1:${Context.get(context, Listener.Address).port}`
     ),
-  HttpRouter: <R>(routes: ReadonlyArray<Server.Route<R>>) =>
+  HttpRouter: <R>(routes: ReadonlyArray<Server.Route<R>>, options?: NodeServer.Options) =>
     Effect.flatMap(Effect.context<Exclude<R, Scope.Scope>>(), (context) =>
       serveWith(
         // the services that the routes need are those of the context
@@ -105,7 +107,8 @@ export const servers: { readonly [Name in "Listener" | "HttpRouter"]: Serve } = 
           never,
           never,
           HttpRouter.HttpRouter
-        >
+        >,
+        options
       ))
 }
 

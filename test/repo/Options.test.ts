@@ -28,6 +28,7 @@ import {
 } from "@millrace/core"
 import { Body, Caller, Cors, IdempotencyKey, Problem, Server, Sink, Webhook } from "@millrace/http"
 import * as Listener from "@millrace/http/Listener"
+import * as NodeServer from "@millrace/http/NodeServer"
 import { Kafka } from "@millrace/kafka"
 import { Mqtt } from "@millrace/mqtt"
 import { JetStream, Nats } from "@millrace/nats"
@@ -200,7 +201,15 @@ const made: Readonly<Record<string, ReadonlyArray<Made>>> = {
     endless: ["bodyTimeout"]
   }],
   "http/src/Listener.ts": [
-    { make: (options) => Listener.layer(createServer, [], options), base: { port: 0 }, durations: ["grace"] }
+    {
+      make: (options) => Listener.layer(createServer, [], options),
+      base: { port: 0 },
+      durations: ["grace", "headTimeout"]
+    }
+  ],
+
+  "http/src/NodeServer.ts": [
+    { make: (options) => NodeServer.make(createServer, options), durations: ["grace", "headTimeout"] }
   ],
   "http/src/Problem.ts": [{
     make: (options: { readonly retryAfter: never }) =>

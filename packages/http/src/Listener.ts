@@ -9,6 +9,7 @@ import type { HttpServerResponse } from "effect/http"
 import type { IncomingMessage, RequestListener, Server, ServerResponse } from "node:http"
 import type { AddressInfo, ListenOptions } from "node:net"
 import { broken } from "./answer.ts"
+import { limitHead } from "./headTimeout.ts"
 import { flawOf } from "./malformed.ts"
 import { Connections } from "./nodeConnections.ts"
 import { markWaiting, NodeSource, targetOf } from "./nodeRequest.ts"
@@ -160,6 +161,11 @@ const serving = <R>(routes: ReadonlyArray<Route<R>>): Effect.Effect<Listener, ne
 export interface Options extends ListenOptions {
   /** How long accepted requests may take once the program ends; beyond, their connections are closed. Default: 20 seconds. */
   readonly grace?: Duration.Input | undefined
+  /**
+   * How long a client may take to send a request's head, above 0; later it is answered with 408 and its connection closed, within a
+   * quarter of that time. Default: 20 seconds, or the `headersTimeout` that the server was made with.
+   */
+  readonly headTimeout?: Duration.Input | undefined
 }
 
 /** Where a listener listens. */
@@ -208,12 +214,14 @@ export const layer = <const Routes extends ReadonlyArray<Route<unknown>>>(
   options: Options
 ): Layer.Layer<ListenerAddress, ListenError, Exclude<NeedsOf<Routes[number]>, Scope.Scope>> => {
   const grace = OptionCheck.make("Listener").millis("grace", options.grace ?? "20 seconds", { least: 0 })
+  const limit = limitHead("Listener", options.headTimeout)
   return Layer.effect(
     ListenerAddress,
     Effect.gen(function*() {
       const { checkContinue, drain, listener } = yield* make(routes)
       const server = create(listener)
       server.on("checkContinue", checkContinue)
+      limit(server)
       const connections = new Connections(server)
       const address = yield* listen(server, options)
       yield* Effect.addFinalizer(() => connections.end(drain, grace))

@@ -144,12 +144,13 @@ export const route: Build = <A, E, R>(
  * import { Effect, Layer } from "effect"
  * import { HttpRouter } from "effect/http"
  * import { Server } from "@millrace/http"
+ * import * as NodeServer from "@millrace/http/NodeServer"
  * import { createServer } from "node:http"
  *
  * const routes = Server.layer(Server.route("GET", "/hello/:name", (request) => Effect.succeed({ hello: request.params["name"] })))
  *
  * HttpRouter.serve(routes).pipe(
- *   Layer.provide(NodeHttpServer.layer(createServer, { port: 8080 })),
+ *   Layer.provide(NodeHttpServer.layer(NodeServer.make(createServer), { port: 8080 })),
  *   Layer.launch,
  *   NodeRuntime.runMain({ teardown: Health.teardown })
  * )

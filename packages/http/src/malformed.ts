@@ -16,7 +16,10 @@ export class RequestMalformed extends Data.TaggedError("RequestMalformed")<{
 export interface Parsed {
   readonly httpVersionMajor: number
   readonly rawHeaders: ReadonlyArray<string>
-  readonly headers: { readonly "transfer-encoding"?: string | undefined }
+  readonly headers: {
+    readonly host?: string | undefined
+    readonly "transfer-encoding"?: string | undefined
+  }
 }
 
 const hosts = (raw: ReadonlyArray<string>): number => {
@@ -28,12 +31,33 @@ const hosts = (raw: ReadonlyArray<string>): number => {
   return count
 }
 
+/**
+ * Whether a text is `uri-host [ ":" port ]` (RFC 9110, 7.2; RFC 3986, 3.2.2). It may be empty: a client says so that its target has no
+ * authority.
+ */
+const isHost = (host: string): boolean =>
+  host === "" || /^(?:[\w.~!$&'()*+,;=-]|%[\da-f]{2})*(?::\d*)?$/i.test(host) ||
+  /^\[v?[\da-f:.]+\](?::\d*)?$/i.test(host)
+
+// nearly every request has the host of the one before
+let good = ""
+
+const isKnownHost = (host: string): boolean => {
+  if (host === good) return true
+  if (!isHost(host)) return false
+  good = host
+  return true
+}
+
 /** The flaw of a request; undefined where it has none. */
 export const flawOf = ({ headers, httpVersionMajor, rawHeaders }: Parsed): RequestMalformed | undefined => {
   if (httpVersionMajor < 1) {
     return new RequestMalformed({ status: 400, message: "The request line must end with a version of HTTP/1" })
   }
   if (hosts(rawHeaders) > 1) return new RequestMalformed({ status: 400, message: "The request has more than one host" })
+  if (headers.host !== undefined && !isKnownHost(headers.host)) {
+    return new RequestMalformed({ status: 400, message: "The host of the request is no host with a port" })
+  }
   const coding = headers["transfer-encoding"]
   return coding === undefined || coding.toLowerCase() === "chunked"
     ? undefined
