@@ -1,5 +1,11 @@
 import { assert, describe, it } from "@effect/vitest"
-import { countDeadLetter, countDropped, countRequestRetry, countRetry } from "@millrace/core/pipeline/Counters"
+import {
+  countDeadLetter,
+  countDropped,
+  countRetry,
+  countSentRetry,
+  countServedRetry
+} from "@millrace/core/pipeline/Counters"
 import { Context, Effect, Metric } from "effect"
 import { PrometheusMetrics } from "effect/observability"
 import * as fc from "fast-check"
@@ -36,11 +42,14 @@ describe("Counters", () => {
     }
   })
 
-  it("F11 count retries of requests by route", () => {
+  it("F11 count retries of requests by route, and of a client by server", () => {
     const context = fresh()
-    countRequestRetry(context, "GET example.com", "Busy")
+    countServedRetry(context, "GET /orders", "Busy")
+    countSentRetry(context, "example.com", "Busy")
+    const more = { "error.type": "Busy", unit: "{retry}" }
     assert.deepStrictEqual(Metric.snapshotUnsafe(context).map(({ attributes, id }) => ({ id, attributes })), [
-      { id: "millrace.retries", attributes: { "http.route": "GET example.com", "error.type": "Busy", unit: "{retry}" } }
+      { id: "millrace.retries", attributes: { "http.route": "GET /orders", ...more } },
+      { id: "millrace.retries", attributes: { "server.address": "example.com", ...more } }
     ])
   })
 

@@ -1,12 +1,18 @@
 /**
  * A request of a client, as an envelope.
  */
-import { type Envelope, type Headers, type Hook } from "@millrace/core"
+import { type Envelope, type Exchange, type Headers, type Hook } from "@millrace/core"
 import { HttpClientRequest } from "effect/http"
+import { CallExchange } from "./callExchange.ts"
+import type { Shown } from "./failures.ts"
 
 interface Books {
   hooks: Array<Hook> | undefined
   isUnrepeatable: boolean
+  exchange?: Exchange
+  /** Whether the program named the channel. */
+  readonly isNamed?: boolean
+  readonly shows?: Shown | undefined
 }
 
 /**
@@ -40,6 +46,15 @@ export class Call implements Envelope {
   }
   get isUnrepeatable(): boolean {
     return this.books.isUnrepeatable
+  }
+  /** What log lines, spans and metrics show of it. */
+  get exchange(): Exchange {
+    const { books } = this
+    return books.exchange ??= new CallExchange(
+      this,
+      books.isNamed === true ? this.channel : undefined,
+      books.shows ?? "path"
+    )
   }
   get hooks(): ReadonlyArray<Hook> | undefined {
     return this.books.hooks

@@ -249,7 +249,12 @@ export const make: Build = ((
   Order.check(chain)
   const nameOf = options?.channel ?? channelOf
   const run = (request: HttpClientRequest.HttpClientRequest) => {
-    const call = new Call(request, nameOf(request), options?.key?.(request))
+    const call = new Call(request, nameOf(request), options?.key?.(request), {
+      hooks: undefined,
+      isUnrepeatable: false,
+      isNamed: options?.channel !== undefined,
+      shows: options?.shows
+    })
     return After.around(call, chain, hookFailed(call, options?.shows))
   }
   return HttpClient.makeWith<unknown, unknown, unknown, unknown>(

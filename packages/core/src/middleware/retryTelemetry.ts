@@ -4,7 +4,7 @@
 import { Clock, Duration, type Fiber, References } from "effect"
 import { tagOf } from "../model/Failure.ts"
 import type { Envelope } from "../model/Message.ts"
-import { countRequestRetry, countRetry } from "../pipeline/Counters.ts"
+import { countRetry, countSentRetry, countServedRetry } from "../pipeline/Counters.ts"
 
 /** A retry that has been decided and not begun. */
 export interface Retrying {
@@ -27,8 +27,8 @@ export const tellRetry = (
 ): void => {
   try {
     const tag = tagOf(error)
-    const count = message.kind === "server" || message.kind === "client" ? countRequestRetry : countRetry
-    count(fiber.context, message.channel, tag)
+    if (message.kind === "client") countSentRetry(fiber.context, message.exchange?.host ?? message.channel, tag)
+    else (message.kind === "server" ? countServedRetry : countRetry)(fiber.context, message.channel, tag)
     const { span } = fiber.cache
     if (span?._tag !== "Span") return
     const isTimed = fiber.getRef(References.TracerTimingEnabled)

@@ -7,10 +7,15 @@ import type { Exit } from "effect"
 export interface Exchange {
   /** As the client wrote it. */
   readonly method: string
-  /** The template of the route, e.g. `/orders/:id`; undefined where no route was found. */
+  /**
+   * The template of the route, e.g. `/orders/:id`; undefined where no route was found. Of a client's request the name that the program
+   * gave it, undefined where it gave none.
+   */
   readonly route: string | undefined
   /** Path and query as they came. */
   readonly target: string
+  /** The whole URL of a client's request, as far as it may be shown; undefined on servers. */
+  readonly url?: string | undefined
   /** `http` or `https`; undefined where the server does not say. */
   readonly scheme: string | undefined
   /** The host that the client asked for, without its port. */

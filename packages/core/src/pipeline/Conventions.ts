@@ -16,7 +16,7 @@ export type Attributes = Readonly<Record<string, unknown>>
 
 /** Where in its channel a message stands: what tells it from the others of its batch. */
 export const placeOf = (message: Envelope): Attributes => {
-  if (message.exchange !== undefined) return requestOf(message.exchange)
+  if (message.exchange !== undefined) return requestOf(message.exchange, message.kind === "client")
   if (!(message instanceof Message)) return {}
   const { origin, tombstone } = message.delivery
   const attributes: Record<string, unknown> = { "messaging.destination.partition.id": String(origin.partition) }
@@ -27,21 +27,21 @@ export const placeOf = (message: Envelope): Attributes => {
   return attributes
 }
 
-/** One request of HTTP; its query is left out, since it may hold secrets. */
-const requestOf = (exchange: Exchange.Exchange): Attributes => {
+/** One request of HTTP; of a server's its query is left out, since it may hold secrets, and of a client's its URL is shown without them. */
+const requestOf = (exchange: Exchange.Exchange, isClient: boolean): Attributes => {
   const method = Exchange.methodOf(exchange)
-  const attributes: Record<string, unknown> = {
-    "http.request.method": method,
-    "url.path": Exchange.partsOf(exchange).path
-  }
+  const attributes: Record<string, unknown> = { "http.request.method": method }
   const more = {
     "http.request.method_original": method === exchange.method ? undefined : exchange.method,
-    "http.route": exchange.route,
-    "url.scheme": exchange.scheme,
     "server.address": exchange.host,
     "server.port": exchange.port,
-    "client.address": exchange.client,
-    "user_agent.original": exchange.userAgent
+    ...isClient ? { "url.full": exchange.url, "url.template": exchange.route } : {
+      "url.path": Exchange.partsOf(exchange).path,
+      "http.route": exchange.route,
+      "url.scheme": exchange.scheme,
+      "client.address": exchange.client,
+      "user_agent.original": exchange.userAgent
+    }
   }
   for (const [name, value] of Object.entries(more)) if (value !== undefined) attributes[name] = value
   return attributes
@@ -73,13 +73,17 @@ export const attributesOf = (message: Envelope, system: string | undefined): Att
   return attributes
 }
 
-/** The name of a span: the operation and its destination, or of servers and clients the route. */
+/** The name of a span: the operation and its destination, of servers the route, and of clients the name of the request or its method. */
 export const nameOf = (message: Envelope): string =>
   message.kind === "consumer"
     ? `process ${destinationOf(message)}`
     : message.kind === "producer"
     ? `publish ${destinationOf(message)}`
-    : message.exchange === undefined || message.exchange.route === undefined
+    : message.exchange === undefined
+    ? message.channel
+    : message.kind === "client"
+    ? message.exchange.route ?? methodName(message.exchange)
+    : message.exchange.route === undefined
     ? message.channel
     : `${methodName(message.exchange)} ${message.exchange.route}`
 

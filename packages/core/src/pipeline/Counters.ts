@@ -82,8 +82,11 @@ const retries = {
  */
 export const countRetry: Count = counter(retries.id, retries.description, retries.unit)
 
-/** As `countRetry`, of a request of HTTP, whose channel is its route (`http.route`). */
-export const countRequestRetry: Count = counter(retries.id, retries.description, retries.unit, "http.route")
+/** As `countRetry`, of a request to a server, whose channel is its route (`http.route`). */
+export const countServedRetry: Count = counter(retries.id, retries.description, retries.unit, "http.route")
+
+/** As `countRetry`, of a request of a client, by the server that it goes to (`server.address`). */
+export const countSentRetry: Count = counter(retries.id, retries.description, retries.unit, "server.address")
 
 /**
  * Counts a dead letter: one more on `millrace.dead_letters`, by channel (`messaging.destination.name`) and error tag

@@ -55,6 +55,10 @@ export interface MessageEnding extends Ending {
   readonly statusCode: number | undefined
 }
 
+/** Whether a client's request failed by the status of its answer, which is then its error's type. */
+export const isStatus = (kind: Envelope["kind"], statusCode: number | undefined): boolean =>
+  kind === "client" && statusCode !== undefined && statusCode >= 400
+
 /**
  * How a message ended. A request of a server ends by the status of its answer: 4xx is `rejected`, since the client is at fault, and
  * 5xx is `failed`, whether the handler failed or answered so.

@@ -129,7 +129,12 @@ export class Recorder {
     if (errors !== undefined) errors.count += 1
     if (nanos < 0 || status === "interrupted") return
     ;(errors?.nanos ?? this.#nanos).record(nanos)
-    const end = answerOf(exchange, statusCode, status === "failed" ? errors?.tag : undefined)
+    const end = answerOf(
+      this.kind,
+      exchange,
+      statusCode,
+      status !== "failed" ? undefined : Ending.isStatus(this.kind, statusCode) ? String(statusCode) : errors?.tag
+    )
     const key = Object.values(end).join(" ")
     let answers = this.#answers.get(key)
     if (answers === undefined) {

@@ -17,7 +17,8 @@ export type Labels = Readonly<Record<string, string>>
 /** The labels of a channel, or of all channels that are counted as one: its attributes as text, or its route. */
 export const labelsOf = (message: Envelope, channel: string, attributes: Attributes): Labels => {
   if (message.kind === "server" && message.exchange !== undefined) return routeOf(message.exchange, channel)
-  if (message.kind === "server" || message.kind === "client") return { "http.route": channel }
+  if (message.kind === "client") return targetOf(message.exchange, channel)
+  if (message.kind === "server") return { "http.route": channel }
   const { "messaging.destination.name": _, "messaging.destination.template": template, ...labels } = attributes
   const name = template === channel ? "messaging.destination.template" : "messaging.destination.name"
   return Object.fromEntries(
@@ -34,13 +35,28 @@ const routeOf = (exchange: Exchange.Exchange, channel: string): Labels => {
   return { "http.route": channel }
 }
 
+/** The server of a client's requests, and the name that the program gave them. */
+const serverOf = ({ host, port }: Exchange.Exchange): Labels => ({
+  ...(host === undefined ? {} : { "server.address": host }),
+  ...(port === undefined ? {} : { "server.port": String(port) })
+})
+
+/** A client's channel is by default the method and the server; one that the program named may have several servers. */
+const targetOf = (exchange: Exchange.Exchange | undefined, channel: string): Labels =>
+  exchange === undefined || exchange.route === channel || exchange.host === undefined ||
+    !channel.includes(exchange.host)
+    ? { "url.template": channel }
+    : { "http.request.method": Exchange.methodOf(exchange), ...serverOf(exchange) }
+
 /** The labels by which the durations of one channel's requests differ. */
 export const answerOf = (
+  kind: Envelope["kind"],
   exchange: Exchange.Exchange,
   statusCode: number | undefined,
   errorType: string | undefined
 ): Labels => ({
   "http.request.method": Exchange.methodOf(exchange),
+  ...(kind === "client" ? serverOf(exchange) : {}),
   ...(exchange.scheme === undefined ? {} : { "url.scheme": exchange.scheme }),
   ...(statusCode === undefined ? {} : { "http.response.status_code": String(statusCode) }),
   ...(errorType === undefined ? {} : { "error.type": errorType })

@@ -66,14 +66,14 @@ export const close = (
   { span }: Open,
   at: bigint,
   exit: Exit.Exit<unknown, unknown>,
-  ending: Ending.Ending = Ending.of(exit)
+  ending: Ending.Ending & { readonly type?: string } = Ending.of(exit)
 ): void => {
-  const { error, status } = ending
+  const { error, status, type = typeof error === "number" ? String(error) : tagOf(error) } = ending
   if (status !== "done") span.attribute("millrace.status", status)
   if (status === "rejected" && exit._tag === "Failure") return span.end(at, Exit.void)
   if (status !== "failed") return span.end(at, exit)
   // an answer of 5xx without an error is named by its status
-  span.attribute("error.type", typeof error === "number" ? String(error) : tagOf(error))
+  span.attribute("error.type", type)
   span.end(at, exit._tag === "Failure" ? exit : Exit.fail(error))
 }
 
@@ -108,7 +108,12 @@ export const closeWithOutcome = (
   const { status, statusCode } = ending
   if (statusCode !== undefined) opened.span.attribute("http.response.status_code", statusCode)
   if (message.kind !== "consumer" || (status !== "failed" && status !== "retried")) {
-    return close(opened, at, exit, ending)
+    return close(
+      opened,
+      at,
+      exit,
+      Ending.isStatus(message.kind, statusCode) ? { ...ending, type: String(statusCode) } : ending
+    )
   }
   message.after((_, outcome) => {
     try {
