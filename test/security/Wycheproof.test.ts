@@ -135,6 +135,8 @@ const count = (groups: ReadonlyArray<{ readonly tests: ReadonlyArray<unknown> }>
 /** Groups of JSON Web Encryption, which this package does not read. */
 const isEncryption = ({ comment }: Tokens): boolean => comment.startsWith("jwe_")
 
+const labelled = (groups: ReadonlyArray<Tokens>) => groups.map((group, i) => ({ comment: group.comment, group, i }))
+
 describe("vectors of Project Wycheproof", () => {
   it("F8 all of a file are there", () => {
     for (const file of [signatures, sets, crypto, ed25519, hmac]) {
@@ -151,19 +153,19 @@ describe("vectors of Project Wycheproof", () => {
   // not. taken: said to be invalid for their padding,
   // which they lost; letter for letter the same token as 357, which is valid
   const ofSignatures: Differences = { refused: [346, 347, 350, 351, 372, 373], taken: [367, 370] }
-  it.each(signatures.testGroups.map((group, i) => ({ ...group, group, i })))(
+  it.each(labelled(signatures.testGroups))(
     "F8 signatures: $comment, group $i",
     ({ group }) => compare(group, ofSignatures)
   )
 
   // taken: a set of secrets, or of secrets and public keys, is not read as a set (see below); its first secret is taken here
   const ofSets: Differences = { taken: [1, 4, 25, 26] }
-  it.each(sets.testGroups.map((group, i) => ({ ...group, group, i })))(
+  it.each(labelled(sets.testGroups))(
     "F8 key sets: $comment, group $i",
     ({ group }) => compare(group, ofSets)
   )
 
-  it.each(crypto.testGroups.filter((group) => !isEncryption(group)).map((group, i) => ({ ...group, group, i })))(
+  it.each(labelled(crypto.testGroups.filter((group) => !isEncryption(group))))(
     "F8 JSON Web Crypto: $comment, group $i",
     ({ group }) => compare(group, { taken: [47] })
   )
