@@ -261,6 +261,21 @@ describe("F20 routers", () => {
     Router.make({ grup: "g" })
   })
 
+  it("F20 the parameter of an inline handler is inferred, also where the stack asks something of its answer or errors", () => {
+    const publishing = Router.make({ group: "g", through: Stack.start().use(Publish.middleware(Orders)) })
+    publishing.add(Payments, {}, (message) => Effect.succeed({ id: message.channel, amount: 1 }))
+    // @ts-expect-error the answer is no order
+    publishing.add(Payments, {}, (message) => Effect.succeed(message.channel))
+    const retrying = Router.make({ group: "g", through: Stack.start().use(Retry.middleware()) })
+    retrying.add(
+      Payments,
+      {},
+      (message) => Effect.fail({ _tag: "Busy", failure: "transient", on: message.channel } as const)
+    )
+    // @ts-expect-error this handler cannot fail
+    retrying.add(Payments, {}, (message) => Effect.succeed(message.channel))
+  })
+
   it("F20 a stack asks of the handlers of a router inside it what it asks of its own", () => {
     const publishing = Router.make({ through: Stack.start().use(Publish.middleware(Orders)) })
     const decoded = (group: string) => Router.make({ group }).add(Orders, {}, pipe(echo, Decode.middleware(Orders)))

@@ -85,7 +85,8 @@ export interface Building<out R, out On, At, L extends ReadonlyArray<Config>, Gr
   add<P, Name extends string, Where, A, E = never, R2 = never>(
     channel: Channel.Channel<P, Name, Where>,
     options: Own<Group> & Settlement.Settle<Left<L, A, E, R2>> & Settlement.Named<Left<L, A, E, R2>>,
-    handler: Handler<Inside<At, P>, A, E, R2> & Check<L, { A: A; E: E; R: R2 }>
+    // the check is on the result, as in `Stack.handle`
+    handler: (message: Inside<At, P>) => Effect.Effect<A, E, R2> & Check<L, { A: A; E: E; R: R2 }>
   ): Building<
     R | Fold<L, { A: A; E: E; R: R2 }>["R"],
     On | Of<Where>,
