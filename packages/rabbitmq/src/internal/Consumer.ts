@@ -52,6 +52,7 @@ export class Consumer {
   private queueType: QueueType.QueueType | undefined
   private counters: ReadonlyArray<string>
   private mustAsk = false
+  private mayBeStream = true
 
   constructor(
     connection: Connection,
@@ -226,7 +227,12 @@ export class Consumer {
 
   /** Whether a header of RabbitMQ decides about a message, and only the type of the queue tells whether RabbitMQ wrote it. */
   private isTelling(message: ConsumeMessage): boolean {
-    return message.properties.headers?.["x-stream-offset"] !== undefined || isCounted(message, this.counters)
+    if (this.mayBeStream) {
+      if (message.properties.headers?.["x-stream-offset"] !== undefined) return true
+      // a stream writes it into every message
+      this.mayBeStream = false
+    }
+    return isCounted(message, this.counters)
   }
 
   /** Asks once for the type of a queue of another program, and goes on. */

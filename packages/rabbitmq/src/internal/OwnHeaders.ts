@@ -44,8 +44,10 @@ export const waitQueueOf = (queue: string, wait: number): string => `${queue}@wa
  * queue by its name, which no publisher to an exchange can do.
  */
 export const hasWaited = ({ fields, properties }: Message, queue: string): boolean => {
+  // most messages come by an exchange, and a look into a table costs more
+  if (fields.exchange !== "" || fields.routingKey !== queue) return false
   const headers: Table | undefined = properties.headers
-  if (headers?.[names.attempt] === undefined || fields.exchange !== "" || fields.routingKey !== queue) return false
+  if (headers?.[names.attempt] === undefined) return false
   const deaths: unknown = headers["x-death"]
   const last: unknown = Array.isArray(deaths) ? deaths[0] : undefined
   if (!isTable(last)) return false
