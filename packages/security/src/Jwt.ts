@@ -9,6 +9,7 @@ import * as jose from "jose"
 import { Cache, type Entry } from "./cache.ts"
 import { freeze } from "./freeze.ts"
 import * as Keys from "./keys.ts"
+import { type Chooses, QuickKeys } from "./signedNow.ts"
 
 /** The signature algorithms that may be allowed (RFC 7518, RFC 8037). */
 export type Algorithm = Keys.Algorithm
@@ -92,10 +93,10 @@ const typeOf = (typ: string): string => typ.toLowerCase().replace(/^application\
 const part = "(?:[\\w-]{4})*(?:[\\w-]{2}(?:[AEIMQUYcgkosw048])|[\\w-][AQgw])?"
 const form = new RegExp(`^${part}\\.${part}\\.${part}$`)
 
-interface Header {
-  readonly alg: string
-  readonly kid: string | undefined
-}
+type Header = Chooses
+
+/** The header `{"alg":"none"}`, of a token without a signature. */
+const unsecured = "eyJhbGciOiJub25lIn0"
 
 const text = (value: unknown): value is string => typeof value === "string" && value !== ""
 
@@ -166,14 +167,14 @@ const verifier = (
   const capacity = Keys.check.count("cache.capacity", options.cache?.capacity ?? defaults.capacity)
   const types = new Set((options.types ?? defaults.types).map(typeOf))
   const isRevoked = options.isRevoked
-  const toVerify: jose.JWTVerifyOptions = {
-    algorithms,
+  const claimsToCheck: jose.JWTClaimVerificationOptions = {
     clockTolerance: tolerance,
     requiredClaims: ["sub", ...options.requiredClaims ?? defaults.requiredClaims],
     ...options.issuer === undefined ? {} : { issuer: [options.issuer].flat() },
     ...options.audience === undefined ? {} : { audience: [options.audience].flat() },
     ...age === undefined ? {} : { maxTokenAge: age }
   }
+  const toVerify: jose.JWTVerifyOptions = { algorithms, ...claimsToCheck }
 
   const refuse = (reason: Auth.Reason, claim?: string) => Exit.fail(new Auth.Unauthorized({ reason, claim }))
 
@@ -214,9 +215,50 @@ const verifier = (
     }
   }
 
+  /** What claims that hold are kept as. */
+  const accept = (token: string, key: Keys.Key, claims: jose.JWTPayload): Exit.Exit<Entry, Auth.Unauthorized> => {
+    const wrong = wrongClaim(claims)
+    if (wrong !== undefined) return refuse("claims", wrong)
+    const principal: Verified = freeze({
+      subject: claims.sub!,
+      issuer: claims.iss,
+      scopes: [...(options.scopes ?? scopesOf)(claims)],
+      claims
+    })
+    return Exit.succeed(entryOf(token, key.id, claims, principal))
+  }
+
+  const quick = new QuickKeys()
+
+  /** As `check`, at once: with one key, which has verified a token with such a header; undefined where that is not so. */
+  const checkNow = (
+    token: string,
+    header: Header,
+    [key, other]: ReadonlyArray<Keys.Key>,
+    now: number
+  ): Exit.Exit<Entry, Auth.Unauthorized> | undefined => {
+    if (key === undefined || other !== undefined) return undefined
+    const isSigned = quick.hasSigned(key, header, token)
+    if (isSigned === undefined) return undefined
+    if (!isSigned) return refuse("signature")
+    try {
+      // jose checks claims apart from a signature only where there is none: this one was verified above
+      const claims = token.slice(token.indexOf("."), token.lastIndexOf(".") + 1)
+      const currentDate = DateTime.toDateUtc(DateTime.makeUnsafe(now))
+      return accept(
+        token,
+        key,
+        jose.UnsecuredJWT.decode(`${unsecured}${claims}`, { ...claimsToCheck, currentDate }).payload
+      )
+    } catch (error) {
+      return Exit.fail(reasonOf(error))
+    }
+  }
+
   /** Tries each key that may fit; a signature that no key made says more than a key of another algorithm. */
   const check = async (
     token: string,
+    header: Header,
     keys: ReadonlyArray<Keys.Key>,
     now: number
   ): Promise<Exit.Exit<Entry, Auth.Unauthorized>> => {
@@ -224,16 +266,9 @@ const verifier = (
     let found = new Auth.Unauthorized({ reason: "unknownKey", claim: "kid" })
     for (const key of keys) {
       try {
-        const { payload } = await jose.jwtVerify(token, key.resolve, { ...toVerify, currentDate })
-        const wrong = wrongClaim(payload)
-        if (wrong !== undefined) return refuse("claims", wrong)
-        const principal: Verified = freeze({
-          subject: payload.sub!,
-          issuer: payload.iss,
-          scopes: [...(options.scopes ?? scopesOf)(payload)],
-          claims: payload
-        })
-        return Exit.succeed(entryOf(token, key.id, payload, principal))
+        const { key: used, payload } = await jose.jwtVerify(token, key.resolve, { ...toVerify, currentDate })
+        quick.keep(key, header, used)
+        return accept(token, key, payload)
       } catch (error) {
         const reason = reasonOf(error)
         if (reason.reason !== "signature" && reason.reason !== "unknownKey") return Exit.fail(reason)
@@ -249,15 +284,19 @@ const verifier = (
     const source = yield* sourceOf(cache)
     const checking = new Map<string, Promise<Exit.Exit<Entry, Auth.Unauthorized>>>()
 
+    const keep = (exit: Exit.Exit<Entry, Auth.Unauthorized>, now: number): Exit.Exit<Entry, Auth.Unauthorized> => {
+      if (exit._tag === "Success" && source.has(exit.value.key)) cache.put(exit.value, now)
+      return exit
+    }
+
     /** Messages that carry the same new token share one check, and this map is as large as what is checked now. */
-    const checkOnce = (token: string, keys: ReadonlyArray<Keys.Key>) => {
+    const checkOnce = (token: string, header: Header, keys: ReadonlyArray<Keys.Key>) => {
       const running = checking.get(token)
       if (running !== undefined) return running
       const now = clock.currentTimeMillisUnsafe()
-      const begun = check(token, keys, now).then((exit) => {
-        if (exit._tag === "Success" && source.has(exit.value.key)) cache.put(exit.value, now)
-        return exit
-      }).finally(() => checking.delete(token))
+      const begun = check(token, header, keys, now).then((exit) => keep(exit, now)).finally(() =>
+        checking.delete(token)
+      )
       checking.set(token, begun)
       return begun
     }
@@ -276,10 +315,13 @@ const verifier = (
       Effect.flatMapEager(
         headerOf(token),
         (header) =>
-          Effect.flatMap(
-            source.find(header.kid),
-            (keys) => Effect.flatMap(Effect.flatten(Effect.promise(() => checkOnce(token, keys))), use)
-          )
+          Effect.flatMapEager(source.find(header.kid), (keys) => {
+            const now = clock.currentTimeMillisUnsafe()
+            const exit = checkNow(token, header, keys, now)
+            return exit === undefined
+              ? Effect.flatMap(Effect.flatten(Effect.promise(() => checkOnce(token, header, keys))), use)
+              : Effect.flatMapEager(keep(exit, now), use)
+          })
       )
 
     return Auth.Verifier.of({
