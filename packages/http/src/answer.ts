@@ -203,7 +203,7 @@ export const broken = (request: Request<unknown>, cause: Cause.Cause<unknown>): 
 
 /** The response as it leaves: with the fields of middlewares. One that no server can send is a mistake of the program. */
 export const leaving = (
-  problems: Problem.Problems,
+  current: () => Effect.Effect<Problem.Problems>,
   request: Request<unknown>,
   response: HttpServerResponse.HttpServerResponse
 ): Effect.Effect<HttpServerResponse.HttpServerResponse> => {
@@ -212,7 +212,8 @@ export const leaving = (
   const message = wrong === undefined
     ? `The status ${response.status} cannot be sent`
     : `The field ${shownName(wrong)} of the answer holds characters that cannot be sent`
-  return Effect.mapEager(ofError(problems, request, new RangeError(message)), (problem) => told(request, problem))
+  return Effect.flatMapEager(current(), (problems) =>
+    Effect.mapEager(ofError(problems, request, new RangeError(message)), (problem) => told(request, problem)))
 }
 
 /** The fields that are lists, of which an answer and its middlewares may say a part each. */

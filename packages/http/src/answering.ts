@@ -69,9 +69,6 @@ export const answering = <A, E, R>(
       onFailure: (cause: Cause.Cause<unknown>) =>
         Effect.flatMapEager(current(), (problems) => Answer.ofCause(problems, request, cause))
     })
-    return Effect.flatMapEager(
-      answered,
-      (response) => Effect.flatMapEager(current(), (problems) => Answer.leaving(problems, request, response))
-    )
+    return Effect.flatMapEager(answered, (response) => Answer.leaving(current, request, response))
   }
 }

@@ -31,7 +31,8 @@ export const pathsOf = ({ path }: { readonly path: string }): ReadonlyArray<Http
 export class RouteTable<R> {
   readonly #router = FindMyWay.make<Native<R>>({ ignoreDuplicateSlashes: true, maxParamLength: longestParam })
   readonly #declared = FindMyWay.make<true>({ ignoreDuplicateSlashes: true, maxParamLength: longestParam })
-  readonly #fixed = new Map<string, Found<R>>()
+  /** Routes without parameters: by method, then by path. */
+  readonly #fixed = new Map<string, Map<string, Found<R>>>()
 
   add(route: Route<R>, native: Native<R>): void {
     for (const path of pathsOf(route)) {
@@ -39,7 +40,9 @@ export class RouteTable<R> {
       else this.#router.on(route.method, path, native)
     }
     if (route.method !== "*" && !/[:*()]/.test(route.path)) {
-      this.#fixed.set(`${route.method} ${route.path}`, { handler: native, params: noParams })
+      let paths = this.#fixed.get(route.method)
+      if (paths === undefined) this.#fixed.set(route.method, paths = new Map<string, Found<R>>())
+      paths.set(route.path, { handler: native, params: noParams })
     }
   }
 
@@ -67,6 +70,6 @@ export class RouteTable<R> {
   }
 
   #find(method: string, url: string): Found<R> | undefined {
-    return this.#fixed.get(`${method} ${url}`) ?? this.#router.find(method, url)
+    return this.#fixed.get(method)?.get(url) ?? this.#router.find(method, url)
   }
 }

@@ -127,7 +127,7 @@ export const endpoint = <P extends EndpointRequest, A, E, R, const T extends str
       // what the endpoint writes itself is not seen here
       HttpEffect.appendPreResponseHandlerUnsafe(
         fiber.context,
-        (_, response) => Effect.flatMapEager(current(), (problems) => Answer.leaving(problems, request, response))
+        (_, response) => Answer.leaving(current, request, response)
       )
     }
     return Effect.onExitPrimitive(answered, () => void tell())
