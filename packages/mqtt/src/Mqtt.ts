@@ -14,7 +14,7 @@ import { features } from "./internal/Packet.ts"
 import * as MqttPublisher from "./internal/Publisher.ts"
 import * as MqttTopics from "./internal/Topology.ts"
 
-export type { Options, Tls } from "./internal/Options.ts"
+export type { Issued, Options, Tls } from "./internal/Options.ts"
 
 const capabilities = ({ qos, sharing }: MqttOptions.ResolvedOptions): Driver.Capabilities => ({
   settlement: qos === 0 ? "none" : sharing === "exclusive" ? "position" : "message",

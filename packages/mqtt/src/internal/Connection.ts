@@ -1,11 +1,11 @@
 /**
  * One connection: an mqtt.js client that never reconnects by itself, and how it ends.
  */
-import type { BrokerError } from "@millrace/core"
+import { type BrokerError, type Credentials, DriverOptions } from "@millrace/core"
 import { Effect } from "effect"
 import { connect, type IClientOptions, type IConnackPacket, type MqttClient, type Packet, Store } from "mqtt"
 import * as Errors from "./Errors.ts"
-import type { ResolvedOptions } from "./Options.ts"
+import type { Issued, ResolvedOptions } from "./Options.ts"
 
 type Failed = BrokerError.BrokerError
 
@@ -35,6 +35,9 @@ export class Connection {
   /** Why it ended, once it has. */
   ended: Failed | undefined
   private readonly observers = new Set<(error: Failed) => void>()
+  /** Whether it is to be left, for one with new credentials. */
+  isReplaced = false
+  private readonly successors = new Set<() => void>()
 
   constructor(client: MqttClient, connack: IConnackPacket, place: Errors.Place) {
     this.client = client
@@ -51,6 +54,30 @@ export class Connection {
     this.observers.add(observer)
     return () => this.observers.delete(observer)
   }
+
+  /** Tells its users that they should leave it, and connect again. */
+  replace(): void {
+    if (this.isReplaced) return
+    this.isReplaced = true
+    for (const each of this.successors) each()
+    this.successors.clear()
+  }
+
+  /** Called when it is to be left, or at once where it is; answers how to stop listening. */
+  onReplace(listener: () => void): () => void {
+    if (this.isReplaced) {
+      listener()
+      return () => {}
+    }
+    this.successors.add(listener)
+    return () => this.successors.delete(listener)
+  }
+
+  /** Completes when it is to be left. */
+  readonly replaced: Effect.Effect<void> = Effect.callback<void>((resume) => {
+    const off = this.onReplace(() => resume(Effect.void))
+    return Effect.sync(off)
+  })
 
   end(error: Failed): void {
     if (this.ended !== undefined) return
@@ -75,13 +102,56 @@ export const open = (
   options: ClientOptions,
   operation: "consume" | "publish",
   prepare: (client: MqttClient) => void = () => {}
+): Effect.Effect<Connection, Failed> => {
+  const { credentials } = resolved
+  if (credentials === undefined) return dial(resolved, options, operation, prepare, undefined)
+  return Effect.flatMap(
+    credentials.get,
+    (issued) =>
+      Effect.tap(
+        dial(resolved, options, operation, prepare, issued),
+        (connection) => keep(connection, credentials, issued)
+      )
+  )
+}
+
+/** Obtains new credentials before those of a connection end, and lets its users leave it then. */
+const keep = (
+  connection: Connection,
+  credentials: Credentials.Credentials<Issued>,
+  issued: Issued
+): Effect.Effect<void> => {
+  // as long as the credentials are the same, a new connection would not last longer
+  const use = (fresh: Issued) =>
+    Effect.sync(() => {
+      const isSame = fresh.username === issued.username &&
+        DriverOptions.plain(fresh.password) === DriverOptions.plain(issued.password)
+      if (!isSame) connection.replace()
+    })
+  return Effect.map(Effect.forkDetach(credentials.renew(issued, use)), (fiber) => {
+    const stop = () => fiber.interruptUnsafe()
+    connection.onEnd(stop)
+    connection.onReplace(stop)
+  })
+}
+
+const dial = (
+  resolved: ResolvedOptions,
+  options: ClientOptions,
+  operation: "consume" | "publish",
+  prepare: (client: MqttClient) => void,
+  issued: Issued | undefined
 ): Effect.Effect<Connection, Failed> =>
   Effect.callback<Connection, Failed>((resume) => {
-    const place = { ...resolved.place, clientId: options.clientId }
+    const place = {
+      ...resolved.place,
+      clientId: options.clientId,
+      ...(issued === undefined ? {} : { user: issued.username, isRenewable: true })
+    }
     const failure = (error: unknown, when: Failed["operation"]) => Errors.fromUnknown(error, when, place)
     let client: MqttClient
     try {
-      client = connect({ ...resolved.client(), ...options, outgoingStore: new Nothing() })
+      client = connect({ ...resolved.client(issued), ...options, outgoingStore: new Nothing() })
     } catch (error) {
       resume(Effect.fail(failure(error, "connect")))
       return

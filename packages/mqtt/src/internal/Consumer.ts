@@ -2,7 +2,7 @@
  * Consuming: a seat at the session of the group, batches dealt as there is room, and acknowledgements when the engine says so.
  */
 import { type BrokerError, type Delivery, delivery, type Driver, type Origin } from "@millrace/core"
-import { Effect, Exit, Latch, Scheduler, type Scope } from "effect"
+import { Effect, Exit, Latch, Scheduler, Scope } from "effect"
 import type { InboundMessage } from "./AckQueue.ts"
 import type { Inbox, Member } from "./Inbox.ts"
 import * as Codec from "./Codec.ts"
@@ -92,12 +92,34 @@ export const consume = (
     const filter = Topology.filterOf(options, resolved.sharing)
     if (typeof filter !== "string") return yield* Effect.fail(filter)
     const session = of(resolved.clientIdOf([resolved.sharing, options.group, options.channel]), filter)
-    const member: Member = { options, latch: Latch.makeUnsafe(false), isIdle: false, stopped: false }
-    const inbox = yield* Effect.acquireRelease(session.enter(member), (inbox) => session.leave(inbox, member))
-    const lease = leaseOf(resolved, inbox, member)
     const deliveries = delivering(options)
+    let isReady = false
+    const ready = () => {
+      if (!isReady) sink.ready()
+      isReady = true
+    }
+    // one life for each connection
+    while (true) yield* live(resolved, session, options, sink, deliveries, ready)
+  })
+
+/** Consumes on one connection. Completes when it is to be left: running handlers finish first, and the session keeps the rest. */
+const live = (
+  resolved: ResolvedOptions,
+  session: Session,
+  options: Driver.ConsumeOptions,
+  sink: Driver.Sink,
+  deliveries: (entries: ReadonlyArray<InboundMessage>) => Array<Delivery>,
+  ready: () => void
+): Effect.Effect<void, Failed, Scope.Scope> =>
+  Effect.gen(function*() {
+    const member: Member = { options, latch: Latch.makeUnsafe(false), isIdle: false, stopped: false }
+    const scope = yield* Scope.fork(yield* Effect.scope)
+    const inbox = yield* Effect.acquireRelease(session.enter(member), (inbox) => session.leave(inbox, member)).pipe(
+      Scope.provide(scope)
+    )
+    const lease = leaseOf(resolved, inbox, member)
     sink.open(lease)
-    sink.ready()
+    ready()
     const deal = Effect.suspend((): Effect.Effect<void> => {
       const entries = inbox.deal(member)
       if (entries === undefined) return inbox.more(member)
@@ -106,11 +128,15 @@ export const consume = (
     })
     // an inbox with a member has its connection
     const lost = inbox.connection?.lost ?? Exit.void
+    const replaced = inbox.connection?.replaced ?? Effect.never
     const reading = Effect.whileLoop({ while: () => true, body: () => deal, step: () => {} })
-    return yield* Effect.raceFirst(reading, lost).pipe(
+    yield* Effect.raceFirst(Effect.raceFirst(reading, lost), replaced).pipe(
       Effect.ensuring(Effect.sync(() => {
         member.stopped = true
         member.isIdle = false
       }))
     )
+    // the connection may end meanwhile
+    yield* Effect.raceFirst(sink.close(lease, "revoke"), lost)
+    yield* Scope.close(scope, Exit.void)
   })

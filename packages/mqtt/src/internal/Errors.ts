@@ -12,6 +12,8 @@ export interface Place {
   /** `host:port`, without credentials. */
   readonly server: string
   readonly user: string | undefined
+  /** Whether the next connection has other credentials. */
+  readonly isRenewable?: boolean | undefined
   /** `TLS`, `WebSocket` …: what the client was told to speak. */
   readonly speaks: string
   readonly clientId: string
@@ -173,11 +175,13 @@ const causeOf = (error: unknown, { redact }: Place): unknown => {
 export const fromUnknown = (error: unknown, operation: Operation, place: Place): BrokerError.BrokerError => {
   if (error instanceof BrokerError.BrokerError) return error
   const [reason, message] = verdictOf(error, operation, place)
+  const isRefused = reason === "Credentials" && place.isRenewable === true
   return BrokerError.make({
     system: "mqtt",
     operation,
     reason,
     message: place.redact(message),
+    ...(isRefused ? { failure: "dependency" } : {}),
     cause: causeOf(error, place)
   })
 }

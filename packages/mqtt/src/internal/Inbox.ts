@@ -3,7 +3,7 @@
  * tells the server what is done.
  */
 import { BrokerError, type Driver } from "@millrace/core"
-import { type Effect, Exit, type Latch } from "effect"
+import { type Effect, Exit, Latch } from "effect"
 import type { IPublishPacket, MqttClient as Client } from "mqtt"
 import { AckQueue, drop, InboundMessage, type SessionState } from "./AckQueue.ts"
 import * as Connection from "./Connection.ts"
@@ -29,6 +29,8 @@ export type Schedule = (task: () => void) => void
 export class Inbox {
   readonly queue: AckQueue
   readonly members = new Set<Member>()
+  /** Open when its last member has left. */
+  readonly empty = Latch.makeUnsafe(false)
   /** Set as soon as the server has accepted the connection. */
   connection: Connection.Connection | undefined
   private readonly resolved: ResolvedOptions

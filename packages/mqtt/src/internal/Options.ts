@@ -1,7 +1,7 @@
 /**
  * Options of every MQTT client, as a user gives them: checked once, with a sentence for each that cannot be right.
  */
-import { type BrokerError, DriverOptions, OptionCheck, type Outgoing } from "@millrace/core"
+import { type BrokerError, Credentials, DriverOptions, OptionCheck, type Outgoing } from "@millrace/core"
 import { Config, type Duration, type Effect, Option, type Redacted } from "effect"
 import type { IClientOptions } from "mqtt"
 import { createHash } from "node:crypto"
@@ -22,6 +22,12 @@ export interface Tls {
   readonly serverName?: string | undefined
 }
 
+/** A user and a password, or a token in its place, that may end. */
+export interface Issued extends Credentials.Issued {
+  readonly username: string
+  readonly password: string | Redacted.Redacted
+}
+
 /** Options of an MQTT broker. */
 export interface Options {
   /**
@@ -38,6 +44,12 @@ export interface Options {
   readonly username?: string | undefined
   /** Default: the URL's. */
   readonly password?: string | Redacted.Redacted | undefined
+  /**
+   * User and password that are asked for at each connection. At 80 % of their life the driver obtains new ones and connects again: publishes
+   * wait, running handlers finish, and the session at the server keeps the rest. In place of `username`, `password` and those of `url`.
+   * Default: none.
+   */
+  readonly credentials?: Credentials.Source<Issued> | undefined
   /** Certificates; only with `mqtts` and `wss`. */
   readonly tls?: Tls | undefined
   /**
@@ -97,8 +109,10 @@ export interface ResolvedOptions {
   readonly retain: boolean
   readonly unheard: "confirm" | "refuse"
   readonly will: IClientOptions["will"]
+  /** Where user and password are not in `client`. */
+  readonly credentials: Credentials.Credentials<Issued> | undefined
   /** What all clients have in common. */
-  readonly client: () => IClientOptions
+  readonly client: (issued?: Issued) => IClientOptions
   /** A client id that is the same for the same words, and short: servers may refuse long ones. */
   readonly clientIdOf: (words: ReadonlyArray<string>) => string
 }
@@ -190,6 +204,9 @@ const resolve = (options: Options): ResolvedOptions => {
   }
   const username = options.username ?? parts.username
   const password = options.password === undefined ? parts.password : plain(options.password)
+  if (options.credentials !== undefined && (username ?? password) !== undefined) {
+    bad("credentials stand in place of username, password, and those of url: give one of them")
+  }
   if (password !== undefined && username === undefined) bad("a password needs a username")
   if (username !== undefined && (username === "" || !Codec.isText(username))) {
     bad("username must be at least one character, and no control character")
@@ -203,6 +220,20 @@ const resolve = (options: Options): ResolvedOptions => {
   if (unheard === "refuse" && qos === 0) bad(`producer.unheard "refuse" needs qos 1 or 2: at 0 servers do not answer`)
   const tls = options.tls === undefined ? {} : checkedTls(options.tls, parts.protocol)
   const secrets = password === undefined || password === "" ? [] : [password, encodeURIComponent(password)]
+  const redact = DriverOptions.redacting(secrets)
+  const credentials = options.credentials === undefined ? undefined : Credentials.make<Issued>({
+    system: "mqtt",
+    product: "the MQTT server",
+    source: options.credentials,
+    refuse: (issued) =>
+      issued.username === "" || !Codec.isText(issued.username)
+        ? "the username is empty or holds a control character"
+        : undefined,
+    secrets: (issued) => {
+      const text = plain(issued.password)
+      return [text, encodeURIComponent(text)]
+    }
+  })
   const server = `${parts.host.includes(":") ? `[${parts.host}]` : parts.host}:${parts.port}`
   return {
     place: {
@@ -210,8 +241,9 @@ const resolve = (options: Options): ResolvedOptions => {
       user: username,
       clientId,
       speaks: speaking[parts.protocol],
-      redact: DriverOptions.redacting(secrets)
+      redact: credentials === undefined ? redact : (text) => credentials.redact(redact(text))
     },
+    credentials,
     qos,
     connectTimeout,
     sharing: oneOf("consumer.sharing", consumer.sharing, ["group", "exclusive"], "group"),
@@ -222,7 +254,7 @@ const resolve = (options: Options): ResolvedOptions => {
     unheard,
     will: options.will === undefined ? undefined : checkedWill(options.will, qos, willDelay, retain),
     // made anew for each client: mqtt.js writes into it
-    client: () => ({
+    client: (issued) => ({
       ...tls,
       protocol: parts.protocol,
       protocolVersion: 5,
@@ -231,6 +263,7 @@ const resolve = (options: Options): ResolvedOptions => {
       ...(parts.protocol.startsWith("ws") ? { path: parts.path } : {}),
       ...(username === undefined ? {} : { username }),
       ...(password === undefined ? {} : { password }),
+      ...(issued === undefined ? {} : { username: issued.username, password: plain(issued.password) }),
       keepalive,
       connectTimeout,
       // the engine decides when a connection comes back, and no message waits in the client meanwhile

@@ -4,7 +4,7 @@
  * Nothing waits in the client for a better day: without a connection a publish opens one, or fails.
  */
 import type { BrokerError, Outgoing } from "@millrace/core"
-import { Effect, Exit, Schedule, type Scope, Semaphore } from "effect"
+import { Effect, Exit, Latch, Schedule, type Scope, Semaphore } from "effect"
 import * as Connection from "./Connection.ts"
 import * as Errors from "./Errors.ts"
 import * as Packet from "./Packet.ts"
@@ -49,6 +49,8 @@ class OutboundQueue {
   private readonly unheard = new Set<number>()
   private readonly batches: Array<PublishCall> = []
   private readonly waiting = new Set<PublishCall>()
+  /** Open when no call waits. */
+  readonly idle = Latch.makeUnsafe(true)
   private unconfirmed = 0
   /** How many messages are sent one at a time, since one of those before them ended a connection. */
   private suspects: number
@@ -82,10 +84,12 @@ class OutboundQueue {
       for (const batch of this.waiting) batch.end(Exit.fail(error))
       this.waiting.clear()
       this.batches.length = 0
+      this.idle.openUnsafe()
     })
   }
 
   add(batch: PublishCall): void {
+    this.idle.closeUnsafe()
     this.waiting.add(batch)
     this.batches.push(batch)
     this.send()
@@ -130,6 +134,7 @@ class OutboundQueue {
   private done(batch: PublishCall, exit: Exit.Exit<void, Failed>): void {
     this.waiting.delete(batch)
     batch.end(exit)
+    if (this.waiting.size === 0) this.idle.openUnsafe()
   }
 }
 
@@ -141,7 +146,7 @@ interface Open {
 /** What publishes, and answers for the server's health. */
 export interface Publisher {
   readonly publish: (batch: ReadonlyArray<Outgoing<Uint8Array>>) => Effect.Effect<void, Failed>
-  readonly check: Effect.Effect<void, Failed>
+  readonly check: Effect.Effect<void | Failed, Failed>
 }
 
 /** Connects, and keeps a connection as long as the scope is open. */
@@ -149,6 +154,7 @@ export const make = (resolved: ResolvedOptions): Effect.Effect<Publisher, Failed
   Effect.gen(function*() {
     const one = yield* Semaphore.make(1)
     const { clientId } = resolved.place
+    const run = Effect.runForkWith(yield* Effect.context<never>())
     let open: Open | undefined
     let suspects = 0
     let closed = false
@@ -175,13 +181,27 @@ export const make = (resolved: ResolvedOptions): Effect.Effect<Publisher, Failed
           (connection) => {
             const queue = new OutboundQueue(connection, resolved, suspects, (count) => void (suspects = count))
             suspects = 0
-            return open = { connection, queue }
+            const opened = open = { connection, queue }
+            connection.onReplace(() => void run(move(opened)))
+            return opened
           }
         )
       })
     )
+    // publishes that begin meanwhile wait: one client id has one connection
+    const move = ({ connection, queue }: Open): Effect.Effect<unknown> =>
+      one.withPermit(Effect.suspend(() =>
+        connection.ended === undefined
+          ? Effect.andThen(
+            Effect.timeoutOption(queue.idle.await, resolved.connectTimeout),
+            Connection.close(connection)
+          )
+          : Effect.void
+      )).pipe(Effect.andThen(Effect.suspend(() => closed ? Effect.void : Effect.ignore(connected))))
     const current = Effect.suspend((): Effect.Effect<Open, Failed> =>
-      open !== undefined && open.connection.ended === undefined ? Exit.succeed(open) : connected
+      open !== undefined && open.connection.ended === undefined && !open.connection.isReplaced
+        ? Exit.succeed(open)
+        : connected
     )
 
     const convert = (batch: ReadonlyArray<Outgoing<Uint8Array>>): ReadonlyArray<Packet.Packet> | Failed => {
@@ -230,6 +250,8 @@ export const make = (resolved: ResolvedOptions): Effect.Effect<Publisher, Failed
     }
     return {
       publish,
-      check: Effect.flatMap(current, ({ connection }) => Connection.ping(connection, resolved.connectTimeout))
+      check: Effect.flatMap(current, ({ connection }) => Connection.ping(connection, resolved.connectTimeout)).pipe(
+        Effect.map(() => resolved.credentials?.lastError())
+      )
     }
   })

@@ -31,9 +31,10 @@ export class Session {
 
   /** Takes a seat at the connection, which the first one opens. */
   enter(member: Member): Effect.Effect<Inbox, Failed> {
-    return this.one.withPermit(Effect.suspend(() => {
-      const { resolved, inbox } = this
+    const entering = this.one.withPermit(Effect.suspend((): Effect.Effect<Inbox | undefined, Failed> => {
+      const { inbox, resolved } = this
       if (inbox !== undefined && inbox.connection?.ended === undefined) {
+        if (inbox.connection?.isReplaced === true) return Effect.undefined
         if (resolved.sharing === "exclusive" && inbox.members.size > 0) {
           const { channel, group } = member.options
           return Effect.fail(Errors.unsupported(
@@ -49,6 +50,11 @@ export class Session {
         return this.inbox = opened
       })
     }))
+    // of two connections of one session the server would end the first
+    return Effect.flatMap(entering, (found) =>
+      found === undefined
+        ? Effect.andThen(this.inbox?.empty.await ?? Effect.void, Effect.suspend(() => this.enter(member)))
+        : Effect.succeed(found))
   }
 
   private open(member: Member): Effect.Effect<Inbox, Failed> {
@@ -125,8 +131,11 @@ export class Session {
     return this.one.withPermit(Effect.suspend(() => {
       inbox.leave(member)
       if (inbox.members.size > 0) return Effect.void
-      if (this.inbox === inbox) this.inbox = undefined
-      return inbox.connection === undefined ? Effect.void : Connection.close(inbox.connection)
+      const gone = Effect.sync(() => {
+        if (this.inbox === inbox) this.inbox = undefined
+        inbox.empty.openUnsafe()
+      })
+      return Effect.ensuring(inbox.connection === undefined ? Effect.void : Connection.close(inbox.connection), gone)
     }))
   }
 }

@@ -16,6 +16,8 @@ export interface MosquittoServer extends RunningServer {
   readonly webSocketUrl: Redacted.Redacted<string> | undefined
   readonly username: string
   readonly password: Redacted.Redacted<string>
+  /** Changes the password of a user; the server ends the connections that have the old one. */
+  readonly setPassword: (user: string, secret: string) => Effect.Effect<void, ServerFailed>
   /** Writes all that it has into its file, as it does by itself each second, and completes when it has. */
   readonly save: Effect.Effect<void, ServerFailed>
 }
@@ -149,6 +151,14 @@ export const own = (
     const passwd = yield* findMosquitto("mosquitto_passwd")
     let home = ""
     let ports: ReadonlyArray<number> = []
+    const write = (user: string, secret: string) =>
+      Effect.flatMap(
+        settled(
+          (signal) => runTool(passwd, ["-b", join(home, "passwords"), user, secret], { cwd: home, signal }),
+          failed
+        ),
+        ({ code, output }) => code === 0 ? Effect.void : Effect.fail(failed(`mosquitto_passwd: ${output}`))
+      )
     const server = yield* ownServer({
       name,
       ports: 3,
@@ -162,11 +172,7 @@ export const own = (
             writeFileSync(join(folder, "access"), settings.access.map((line) => `${line}\n`).join(""), { mode: 0o600 })
           })
           for (const [user, secret] of Object.entries({ ...settings.users, [username]: password })) {
-            const { code, output } = yield* settled(
-              (signal) => runTool(passwd, ["-b", file, user, secret], { cwd: folder, signal }),
-              failed
-            )
-            if (code !== 0) return yield* failed(`mosquitto_passwd: ${output}`)
+            yield* write(user, secret)
           }
         }),
       program: (folder, given) => {
@@ -188,6 +194,14 @@ export const own = (
       webSocketUrl: urlOf("ws", "127.0.0.1", web),
       username,
       password: Redacted.make(password),
+      setPassword: (user, secret) =>
+        Effect.andThen(
+          write(user, secret),
+          Effect.map(server.pid, (pid) => {
+            // reads its files again
+            if (pid !== undefined) process.kill(pid, "SIGHUP")
+          })
+        ),
       save: Effect.flatMap(
         server.pid,
         (pid) => settled((signal) => saved(join(home, "mosquitto.db"), pid, signal), failed)
@@ -221,6 +235,8 @@ export const existing = (
       webSocketUrl: undefined,
       username: decodeURIComponent(parsed.username),
       password: Redacted.make(decodeURIComponent(parsed.password)),
+      setPassword: () =>
+        Effect.fail(new ServerFailed({ server: name, logs: "", message: `Cannot change users of ${name}: ${whose}` })),
       save: Effect.fail(new ServerFailed({ server: name, logs: "", message: `Cannot make ${name} save: ${whose}` }))
     }))
   })

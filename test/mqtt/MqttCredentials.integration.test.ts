@@ -1,0 +1,148 @@
+import { it } from "@effect/vitest"
+import { Broker, Channel, Lanes, type Message, Subscription } from "@millrace/core"
+import { Mqtt } from "@millrace/mqtt"
+import { Mosquitto } from "@millrace/testing/servers"
+import { Clock, Effect, Redacted, Schedule } from "effect"
+import { inspect } from "node:util"
+import { expect } from "vitest"
+import { describeServer } from "../services/describe.ts"
+import { eventually, fresh, outgoing, textOf } from "./support.ts"
+
+const secret = "s3cret/pass"
+
+/** Publishes numbers one after another and consumes them until it is over; answers what was sent, handled, and failed. */
+const traffic = (channel: string, lanes: Lanes.Lanes, isOver: () => boolean) =>
+  Effect.gen(function*() {
+    const got: Array<string> = []
+    let failures = 0
+    const handle = ({ payload }: Message<Uint8Array>) =>
+      Effect.andThen(Effect.sleep("2 millis"), Effect.sync(() => void got.push(textOf(payload))))
+    yield* Subscription.run(
+      Subscription.make(
+        Channel.bytes(channel),
+        { group: "group", name: "reader", lanes, restart: { base: 20 } },
+        handle
+      )
+    )
+    const broker = yield* Broker.Broker
+    const sent: Array<string> = []
+    while (!isOver()) {
+      const text = `m${sent.length}`
+      yield* broker.publish(outgoing(channel, text)).pipe(
+        Effect.tapError(() => Effect.sync(() => void failures++)),
+        Effect.retry(Schedule.spaced("20 millis"))
+      )
+      sent.push(text)
+      yield* Effect.sleep("1 millis")
+    }
+    yield* eventually(() => new Set(got).size >= sent.length)
+    return { got, sent, failures }
+  }).pipe(Effect.scoped)
+
+const made = Mosquitto.own({ users: { one: secret, two: `${secret}2`, rotated: secret } })
+
+describeServer("Credentials of MQTT that expire", made, (server) => {
+  const addressOf = () => `mqtt://${new URL(Redacted.value(server().url)).host}`
+
+  for (
+    const [name, sharing, lanes] of [
+      ["in order", "exclusive", Lanes.partition],
+      ["shared", "group", Lanes.unordered(16)]
+    ] as const
+  ) {
+    it.live(
+      `X17 MQTT connects again with new credentials before the old ones end: nothing is lost, repeated or refused, ${name}`,
+      () =>
+        Effect.gen(function*() {
+          let asked = 0
+          const credentials = Effect.gen(function*() {
+            const [username, password] = ++asked % 2 === 1 ? ["one", secret] : ["two", `${secret}2`]
+            return { username, password: Redacted.make(password), expiresAt: (yield* Clock.currentTimeMillis) + 1500 }
+          })
+          const options = { url: addressOf(), clientId: fresh("client"), credentials, consumer: { sharing } }
+          const { failures, got, sent } = yield* traffic(fresh("renewed"), lanes, () => asked > 8).pipe(
+            Effect.provide(Mqtt.layer(options))
+          )
+          if (sharing === "exclusive") expect(got).toEqual(sent)
+          else expect(got.toSorted()).toEqual(sent.toSorted())
+          expect(failures).toBe(0)
+        }),
+      60_000
+    )
+  }
+
+  it.live(
+    "X17 a password that is changed at the server ends connections, and the next ones ask for the new one",
+    () =>
+      Effect.gen(function*() {
+        let password = secret
+        let changes = 0
+        const credentials = Effect.sync(() => ({ username: "rotated", password }))
+        const change = Effect.suspend(() => {
+          password = `${secret}-${++changes}`
+          return server().setPassword("rotated", password)
+        })
+        yield* Effect.forkScoped(Effect.repeat(Effect.andThen(Effect.sleep("500 millis"), change), { times: 3 }))
+        const options = { url: addressOf(), clientId: fresh("client"), credentials }
+        const { got, sent } = yield* traffic(fresh("rotated"), Lanes.unordered(16), () => changes > 2).pipe(
+          Effect.provide(Mqtt.layer(options))
+        )
+        expect([...new Set(got)].toSorted()).toEqual(sent.toSorted())
+      }).pipe(Effect.scoped),
+    60_000
+  )
+
+  it.live("X17 credentials that are refused, cannot be had or are of two kinds fail with what to do, and no secret", () =>
+    Effect.gen(function*() {
+      const own = { url: addressOf(), clientId: fresh("client") }
+      const cases = [
+        [
+          { credentials: Effect.succeed({ username: "one", password: `${secret}-not` }) },
+          "Credentials",
+          "dependency",
+          /User one/
+        ],
+        [
+          { credentials: Effect.succeed({ username: "", password: secret }) },
+          "Credentials",
+          "dependency",
+          /username is empty/
+        ],
+        [{ credentials: Effect.fail(new Error(`sealed`)) }, "Credentials", "dependency", /sealed/],
+        [
+          { credentials: Effect.succeed({ username: "one", password: secret }), username: "one" },
+          "Invalid",
+          "permanent",
+          /one of them/
+        ]
+      ] as const
+      for (const [options, reason, failure, message] of cases) {
+        const error = yield* Effect.flip(Mqtt.driver({ ...own, ...options }))
+        expect([error.reason, error.failure, error.message]).toEqual([reason, failure, expect.stringMatching(message)])
+        expect(inspect(error, { depth: 12, showHidden: true })).not.toContain(secret)
+      }
+    }).pipe(Effect.scoped))
+
+  it.live("X17 while the source fails, the check tells it and the connection goes on", () =>
+    Effect.gen(function*() {
+      let isSealed = false
+      const credentials = Effect.suspend(() =>
+        isSealed
+          ? Effect.fail(new Error("sealed"))
+          : Effect.map(Clock.currentTimeMillis, (now) => ({ username: "one", password: secret, expiresAt: now + 1500 }))
+      )
+      const driver = yield* Mqtt.driver({
+        url: addressOf(),
+        clientId: fresh("client"),
+        credentials,
+        producer: { unheard: "confirm" }
+      })
+      expect(yield* driver.check).toBeUndefined()
+      isSealed = true
+      const pending = yield* Effect.repeat(driver.check, { until: (each) => each !== undefined })
+      expect(pending).toMatchObject({ reason: "Credentials", failure: "dependency" })
+      yield* driver.publish([outgoing(fresh("still"), "m")])
+      isSealed = false
+      yield* Effect.repeat(driver.check, { until: (each) => each === undefined })
+    }).pipe(Effect.scoped), 60_000)
+})
