@@ -1,7 +1,7 @@
 /** Three servers with three replicas of each stream, one of which dies: the one that leads the stream. */
 import { expect, it } from "@effect/vitest"
-import { Broker, type BrokerError, Channel, type Delivery, Lanes, Subscription } from "@millrace/core"
-import { JetStream } from "@millrace/nats"
+import { Broker, type BrokerError, Channel, type Delivery, Engine, Lanes, Subscription } from "@millrace/core"
+import { JetStream, Nats } from "@millrace/nats"
 import { Nats as Servers } from "@millrace/testing/servers"
 import { jetstreamManager } from "@nats-io/jetstream"
 import type { NatsConnection } from "@nats-io/transport-node"
@@ -23,14 +23,30 @@ const freePort = Effect.promise(() =>
   })
 )
 
+/** Where each server tells of its connections. */
+const monitors = new Map<string, number>()
+
+/** The server that a client is connected to; undefined where it is on none. */
+const serverOf = async (name: string): Promise<string | undefined> => {
+  for (const [server, port] of monitors) {
+    const answer = await fetch(`http://127.0.0.1:${port}/connz`).catch(() => undefined)
+    if (answer !== undefined && (await answer.text()).includes(`"name": "${name}"`)) return server
+  }
+  return undefined
+}
+
 /** Servers by their names in the cluster. */
 const cluster = Effect.gen(function*() {
   const ports = yield* Effect.forEach(names, () => freePort)
+  for (const name of names) monitors.set(name, yield* freePort)
   const routes = ports.map((port) => `"nats://127.0.0.1:${port}"`).join(", ")
   const servers = yield* Effect.forEach(names, (name, i) =>
     Servers.own({
       settings: [
         `server_name: ${name}`,
+        `http: "127.0.0.1:${monitors.get(name)}"`,
+        "lame_duck_duration: 30s",
+        "lame_duck_grace_period: 5s",
         `cluster { name: test, listen: "127.0.0.1:${ports[i]}", routes: [${routes}] }`
       ]
     }), { concurrency: "unbounded" })
@@ -67,6 +83,48 @@ describeServer("X5 JetStream in a cluster", cluster, (servers) => {
       requestTimeout: "2 seconds",
       consumer: { takeover: "3 seconds" }
     })
+
+  it.live(
+    "X4 X5 a server that is about to stop (lame duck mode) is left for another before it ends connections: nothing is lost",
+    () =>
+      Effect.scoped(Effect.gen(function*() {
+        const channel = fresh("lame")
+        const clientId = fresh("client")
+        const options = { servers: [servers().get("n2")!.address, servers().get("n3")!.address], clientId }
+        const driver = yield* Nats.driver(options)
+        const got: Array<string> = []
+        const program = Effect.gen(function*() {
+          yield* Subscription.run(Subscription.make(
+            Channel.bytes(channel),
+            { group: "group", lanes: Lanes.unordered(16) },
+            (delivery: Delivery) => Effect.sync(() => void got.push(textOf(delivery.raw)))
+          ))
+          const first = yield* Effect.promise(() => serverOf(clientId))
+          const sent: Array<string> = []
+          const send = Effect.suspend(() => {
+            sent.push(`m-${sent.length}`)
+            // a publish that fails fails the test
+            return Effect.andThen(driver.publish([outgoing(channel, sent.at(-1)!)]), Effect.sleep("2 millis"))
+          })
+          yield* Effect.repeat(send, { times: 50 })
+          const pid = yield* servers().get(first!)!.pid
+          process.kill(pid!, "SIGUSR2")
+          let now: string | undefined
+          const looking = yield* Effect.forkScoped(eventually(async () => {
+            now = await serverOf(clientId)
+            return now !== undefined && now !== first
+          }))
+          yield* Effect.repeat(send, { until: () => looking.pollUnsafe() !== undefined })
+          yield* Effect.repeat(send, { times: 50 })
+          yield* eventually(() => got.length >= sent.length)
+          expect(got).toEqual(sent)
+          yield* servers().get(first!)!.kill
+          yield* servers().get(first!)!.start
+        })
+        yield* Effect.provide(program, Engine.layer(Effect.succeed(driver)))
+      })),
+    60_000
+  )
 
   it.live(
     "X4 X5 F21 when the leader of a stream dies, publishes fail for a while and may be tried again, and consumers go on within seconds",
