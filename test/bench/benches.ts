@@ -12,6 +12,7 @@ import { keyed } from "./keyed.ts"
 import { memory } from "./memory.ts"
 import { mqtt } from "./mqtt.ts"
 import { nats } from "./nats.ts"
+import { outbox } from "./outbox.ts"
 import { rabbitmq } from "./rabbitmq.ts"
 import { ratelimit } from "./ratelimit.ts"
 import { redacting } from "./redaction.ts"
@@ -29,7 +30,8 @@ export const onServers: ReadonlyArray<string> = [
   "mqtt",
   "idempotency",
   "ratelimit",
-  "backlog"
+  "backlog",
+  "outbox"
 ]
 
 /** Every benchmark, in the order of the goals. */
@@ -54,5 +56,6 @@ export const benches: ReadonlyArray<Bench> = [
   keyed,
   memory,
   fairness,
-  backlog
+  backlog,
+  outbox
 ]
