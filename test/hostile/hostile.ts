@@ -114,7 +114,7 @@ export const run = async ({ connections, name, seconds }: Settings): Promise<Rep
     await quiet(port, over(1))
     await sleep(2_000)
     const before = await look()
-    const alone = await quiet(port, over(Math.min(10, seconds / 2)))
+    const alone = await quiet(port, over(Math.min(10, seconds / 10)))
     const isOver = over(seconds)
     const [beside] = await Promise.race([
       Promise.all([quiet(port, isOver), ...Array.from({ length: connections }, () => storm(isOver))]),
