@@ -37,7 +37,12 @@ export interface Subject extends Promises {
   readonly layer: (address: string, slot: number) => Layer.Layer<Broker.Broker, BrokerError.BrokerError>
 }
 
-const redis = { server: RedisServers.own(), end: "kill", partitions: undefined, members: 3 } as const
+const redis = {
+  server: RedisServers.own({ startTimeout: "1 minute" }),
+  end: "kill",
+  partitions: undefined,
+  members: 3
+} as const
 const nats = { server: NatsServers.own(), end: "kill", partitions: undefined, members: 3 } as const
 
 export const subjects: Record<string, Subject> = {

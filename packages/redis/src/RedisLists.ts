@@ -58,7 +58,7 @@ export const driver = (
     yield* Eviction.warn(connection, "driver")
     // a connection that waits for replicas holds up every command behind it
     const publishing = checked.wait === undefined ? connection : yield* Client.open(checked.resolved)
-    const lists = { ...checked, connection }
+    const lists = { ...checked, connection, temporary: new Set<string>() }
     return {
       system: "redis",
       capabilities,
@@ -70,7 +70,7 @@ export const driver = (
           (outgoing) => ["RPUSH", outgoing.channel, Codec.toValue(outgoing)],
           checked.wait
         ),
-      declare: (declaration) => Topology.declare(connection, declaration),
+      declare: (declaration) => Topology.declare(connection, lists.temporary, declaration),
       browse: (channel) => Browse.browse(connection, channel),
       check: connection.check,
       lag: (channel, group) => Topology.lag(connection, channel, group)

@@ -4,6 +4,9 @@
 import type { BrokerError, Driver } from "@millrace/core"
 import * as Errors from "./Errors.ts"
 
+/** Milliseconds after which a temporary channel expires when its process has died. */
+export const lifetime = 300_000
+
 /** Refuses partitions, settings, and a channel without a name. */
 export const refuse = ({ channel, partitions, settings }: Driver.Declaration): BrokerError.BrokerError | undefined => {
   if (channel === "") return Errors.invalid("declare", "A channel needs a name.")

@@ -11,13 +11,15 @@ import * as Codec from "../client/Codec.ts"
 import * as Errors from "../client/Errors.ts"
 import * as Scripts from "./Scripts.ts"
 import { originOf } from "../client/Origin.ts"
-import { keysOf } from "./Topology.ts"
+import * as Topology from "./Topology.ts"
 
 type Failed = BrokerError.BrokerError
 
 /** Shared by all that is done by one driver; times in milliseconds. */
 export interface Lists {
   readonly connection: Client.Client
+  /** Channels that this process has declared temporary. */
+  readonly temporary: Set<string>
   /** A consumer without a sign of life for so long is dead. */
   readonly claim: number
   /** How long Redis may hold an answer back until there is something to tell. */
@@ -30,7 +32,7 @@ class Member {
   private readonly sink: Driver.Sink
   private readonly reading: Client.Connection
   private readonly name: string
-  private readonly keys: ReturnType<typeof keysOf>
+  private readonly keys: ReturnType<typeof Topology.keysOf>
   private readonly taken: string
   private readonly origin: Origin
   private readonly lease: Driver.Lease
@@ -49,7 +51,7 @@ class Member {
     this.reading = reading
     this.name = name
     const { channel, group, handler } = options
-    this.keys = keysOf(channel)
+    this.keys = Topology.keysOf(channel)
     this.taken = `${this.keys.taken}${name}`
     this.origin = originOf(channel, group, handler)
     this.lease = { partition: 0, settle: (batch) => this.settle(batch) }
@@ -168,10 +170,17 @@ export const consume = (
 ): Effect.Effect<void, Failed, Scope.Scope> =>
   Effect.gen(function*() {
     const where = { channel: options.channel, group: options.group }
+    if (options.temporary === true) {
+      // after a failure the engine consumes again
+      yield* Effect.addFinalizer((exit) =>
+        exit._tag === "Success" ? Topology.end(lists.connection, lists.temporary, options.channel) : Effect.void
+      )
+    }
     const reading = yield* lists.connection.separate(options.channel)
     const chance = yield* Random.nextIntBetween(0, Number.MAX_SAFE_INTEGER)
     const member = new Member(lists, options, sink, reading, `${options.handler}:${chance.toString(36)}`)
     yield* Effect.acquireRelease(member.join, () => member.leave)
+    if (lists.temporary.has(options.channel)) yield* Effect.forkScoped(Topology.keep(lists.connection, options.channel))
     const gone = yield* Deferred.make<never, Failed>()
     // the sign of life goes on while the engine drains, until the scope closes
     yield* Effect.forkScoped(Effect.catch(member.keep, (error) => Deferred.fail(gone, error)))

@@ -105,6 +105,21 @@ giveBack(KEYS[2], KEYS[3])
 return redis.call('ZREM', KEYS[1], ARGV[1])
 `)
 
+/** Keeps the keys of a temporary list from expiring for so many milliseconds. */
+export const keep = script(`
+for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, ARGV[1]) end
+for _, consumer in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do redis.call('PEXPIRE', ARGV[2] .. consumer, ARGV[1]) end
+return 1
+`)
+
+/** Ends the group of a list that has no consumer left, and removes the messages of a temporary list. */
+export const finish = script(`
+if redis.call('ZCARD', KEYS[1]) > 0 then return 0 end
+redis.call('DEL', KEYS[2])
+if ARGV[1] == '1' then redis.call('DEL', KEYS[3], KEYS[4]) end
+return 1
+`)
+
 /** What waits, what goes before it, and what consumers have. Nothing where the channel belongs to another group. */
 export const lag = script(`
 if redis.call('GET', KEYS[2]) ~= ARGV[1] then return {} end

@@ -5,7 +5,7 @@ import type { BrokerError, Driver } from "@millrace/core"
 import { Effect } from "effect"
 import type * as Client from "../client/Client.ts"
 import * as Keys from "../client/Keys.ts"
-import * as Topology from "../client/Topology.ts"
+import { lifetime, refuse } from "../client/Topology.ts"
 import * as Scripts from "./Scripts.ts"
 
 type Failed = BrokerError.BrokerError
@@ -20,12 +20,21 @@ export const keysOf = (channel: string) => ({
 })
 
 /** Fails with `Conflict` where the key holds something else than a list; Redis has no empty lists. */
-export const declare = (connection: Client.Client, declaration: Driver.Declaration): Effect.Effect<void, Failed> => {
-  const refused = Topology.refuse(declaration)
+export const declare = (
+  connection: Client.Client,
+  temporary: Set<string>,
+  declaration: Driver.Declaration
+): Effect.Effect<void, Failed> => {
+  const refused = refuse(declaration)
   if (refused !== undefined) return Effect.fail(refused)
   const { channel } = declaration
   // an empty list is no key at all, so all there is to see is whether something else is there
-  return Effect.asVoid(connection.attempt("declare", () => connection.send(channel, "LLEN", [channel]), { channel }))
+  return Effect.map(
+    connection.attempt("declare", () => connection.send(channel, "LLEN", [channel]), { channel }),
+    (length) => {
+      if (declaration.temporary === true && length === 0) temporary.add(channel)
+    }
+  )
 }
 
 /** Counts what waits for a group and what its consumers have; nothing where the channel belongs to another group. */
@@ -42,3 +51,23 @@ export const lag = (
     (reply) => (reply as ReadonlyArray<number>).map((messages) => ({ partition: 0, messages }))
   )
 }
+
+const all = (channel: string): ReadonlyArray<string> => {
+  const { alive, first, group } = keysOf(channel)
+  return [alive, group, channel, first]
+}
+
+/** Keeps the keys of a temporary list from expiring, until interrupted; where that fails, the next attempt may not. */
+export const keep = (connection: Client.Client, channel: string): Effect.Effect<never> =>
+  Effect.forever(Effect.andThen(
+    Effect.suspend(() =>
+      Effect.ignore(connection.perform("consume", Scripts.keep, all(channel), [lifetime, keysOf(channel).taken]))
+    ),
+    Effect.sleep(lifetime / 3)
+  ))
+
+/** Ends a temporary group, and removes the messages of a channel that this process has declared temporary. */
+export const end = (connection: Client.Client, temporary: Set<string>, channel: string): Effect.Effect<void> =>
+  Effect.suspend(() =>
+    Effect.ignore(connection.perform("settle", Scripts.finish, all(channel), [temporary.delete(channel) ? "1" : "0"]))
+  )

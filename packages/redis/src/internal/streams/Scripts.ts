@@ -45,6 +45,33 @@ redis.call('XGROUP', 'DESTROY', KEYS[1], ARGV[1])
 return 1
 `)
 
+/** Makes an empty stream that expires after so many milliseconds, where there is none. Answers whether it made it. */
+export const declareTemporary = script(`
+if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+redis.call('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM')
+redis.call('XGROUP', 'DESTROY', KEYS[1], ARGV[1])
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+return 1
+`)
+
+/**
+ * Removes a group and what is kept beside it. A temporary stream is emptied and left to expire: late replies would make it anew, without
+ * an expiry.
+ */
+export const end = script(`
+local isTemporary = ARGV[2] ~= ''
+if redis.call('EXISTS', KEYS[1]) == 1 then
+  redis.call('XGROUP', 'DESTROY', KEYS[1], ARGV[1])
+  if isTemporary then
+    redis.call('DEL', KEYS[1])
+    redis.call('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM')
+    redis.call('XGROUP', 'DESTROY', KEYS[1], ARGV[1])
+    redis.call('PEXPIRE', KEYS[1], ARGV[2])
+  end
+end
+return redis.call('DEL', KEYS[2], KEYS[3])
+`)
+
 /** Takes the lock where it is free, or held by a life of this program that is over. */
 export const lock = script(`
 local holder = redis.call('GET', KEYS[1])

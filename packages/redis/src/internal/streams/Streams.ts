@@ -34,6 +34,8 @@ export class Streams {
   readonly connection: Client.Client
   readonly times: Times
   readonly retention: Retention
+  /** Channels that this process has declared temporary, and made. */
+  readonly temporary = new Set<string>()
   private readonly left = new Map<string, Set<string>>()
   private readonly known = new Set<string>()
 

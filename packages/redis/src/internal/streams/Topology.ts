@@ -5,7 +5,7 @@ import type { BrokerError, Driver } from "@millrace/core"
 import { Effect } from "effect"
 import * as Errors from "../client/Errors.ts"
 import * as Keys from "../client/Keys.ts"
-import * as Topology from "../client/Topology.ts"
+import { lifetime, refuse } from "../client/Topology.ts"
 import * as Scripts from "./Scripts.ts"
 import type { Streams } from "./Streams.ts"
 
@@ -13,15 +13,22 @@ type Failed = BrokerError.BrokerError
 
 /** Makes an empty stream; fails with `Conflict` where the key holds something else. */
 export const declare = (streams: Streams, declaration: Driver.Declaration): Effect.Effect<void, Failed> => {
-  const refused = Topology.refuse(declaration)
+  const refused = refuse(declaration)
   if (refused !== undefined) return Effect.fail(refused)
   const { channel } = declaration
   const { connection } = streams
-  return Effect.flatMap(
-    streams.token,
-    (token) =>
-      Effect.asVoid(connection.perform("declare", Scripts.declare, [channel], [`millrace:${token}`], { channel }))
-  )
+  const isTemporary = declaration.temporary === true
+  return Effect.flatMap(streams.token, (token) =>
+    Effect.map(
+      isTemporary
+        ? connection.perform("declare", Scripts.declareTemporary, [channel], [`millrace:${token}`, lifetime], {
+          channel
+        })
+        : connection.perform("declare", Scripts.declare, [channel], [`millrace:${token}`], { channel }),
+      (made) => {
+        if (isTemporary && made === 1) streams.temporary.add(channel)
+      }
+    ))
 }
 
 /** How far a group is behind: what it was not given, what is pending and what is delayed. */
@@ -47,5 +54,25 @@ export const lag = (
         ))
         : Effect.succeed([{ partition: 0, messages }])
     }
+  )
+}
+
+/** Keeps a temporary stream from expiring, until interrupted; where that fails, the next attempt may not. */
+export const keep = (streams: Streams, channel: string): Effect.Effect<never> =>
+  Effect.forever(Effect.andThen(
+    Effect.suspend(() =>
+      Effect.ignore(
+        streams.connection.attempt("consume", () => streams.connection.send(channel, "PEXPIRE", [channel, lifetime]))
+      )
+    ),
+    Effect.sleep(lifetime / 3)
+  ))
+
+/** Removes a temporary group, and with it the messages of a channel that this process has declared temporary. */
+export const end = (streams: Streams, channel: string, group: string): Effect.Effect<void> => {
+  const keys = [channel, Keys.beside(channel, group, "delayed"), Keys.beside(channel, group, "lock")]
+  const isTemporary = streams.temporary.delete(channel)
+  return Effect.ignore(
+    streams.connection.perform("settle", Scripts.end, keys, [group, isTemporary ? lifetime : ""], { channel, group })
   )
 }
