@@ -6,6 +6,7 @@ import { Clock, Effect, Redacted, Schedule } from "effect"
 import { inspect } from "node:util"
 import { expect } from "vitest"
 import { describeServer } from "../services/describe.ts"
+import { relay } from "./relay.ts"
 import { eventually, fresh, outgoing, textOf } from "./support.ts"
 
 const secret = "s3cret/pass"
@@ -122,6 +123,36 @@ describeServer("Credentials of MQTT that expire", made, (server) => {
         expect(inspect(error, { depth: 12, showHidden: true })).not.toContain(secret)
       }
     }).pipe(Effect.scoped))
+
+  it.live(
+    "X17 a server that ends a connection since its credentials ended has refused no message: it may be published again",
+    () =>
+      Effect.gen(function*() {
+        const wire = yield* relay(server())
+        const credentials = Effect.succeed({ username: "one", password: secret })
+        for (
+          const [renews, code, reason, failure] of [
+            [true, 135, "Lost", "transient"],
+            [true, 160, "Lost", "transient"],
+            [false, 135, "Permission", "permanent"],
+            [false, 152, "Lost", "transient"],
+            [false, 141, "Lost", "transient"]
+          ] as const
+        ) {
+          const url = Redacted.value(wire.url)
+          const driver = yield* Mqtt.driver({
+            clientId: fresh("client"),
+            ...renews ? { url: `mqtt://${new URL(url).host}`, credentials } : { url }
+          })
+          // DISCONNECT in the place of a confirmation
+          wire.change = ({ bytes, type }) => type === 4 ? Buffer.of(0xe0, 2, code, 0) : bytes
+          const error = yield* Effect.flip(driver.publish([outgoing(fresh("ended"), "m")]))
+          expect([code, error.operation, error.reason, error.failure]).toEqual([code, "publish", reason, failure])
+          wire.change = ({ bytes }) => bytes
+        }
+      }).pipe(Effect.scoped),
+    60_000
+  )
 
   it.live("X17 while the source fails, the check tells it and the connection goes on", () =>
     Effect.gen(function*() {

@@ -167,7 +167,7 @@ const dial = (
       if (connection !== undefined) client.stream.destroy()
     })
     client.on("disconnect", ({ properties, reasonCode }) => {
-      reason ??= new Errors.Answered(reasonCode ?? 0, properties?.reasonString)
+      reason ??= new Errors.Disconnected(reasonCode ?? 0, properties?.reasonString)
       // nothing comes after it, whether the server closes the connection or not
       client.stream.destroy()
     })

@@ -34,6 +34,9 @@ export class Answered extends Error {
   }
 }
 
+/** The server has ended the connection, with its reason. */
+export class Disconnected extends Answered {}
+
 const who = (place: Place): string => place.user === undefined ? "This client" : `User ${place.user}`
 
 const credentials = (place: Place): Verdict => [
@@ -120,6 +123,28 @@ const byCode = (code: number, operation: Operation, place: Place): Verdict | und
   }
 }
 
+/**
+ * Why the server ended a connection, where that says nothing of a message. A user whose credentials ended may publish by the next
+ * connection; one that has the same credentials then may not.
+ */
+const byDisconnect = (code: number, { isRenewable, server }: Place): Verdict | undefined => {
+  switch (code) {
+    case 135:
+    case 160:
+      return isRenewable === true || code === 160
+        ? ["Lost", `The server at ${server} ended the connection (reason code ${code}), as when credentials end.`]
+        : undefined
+    case 128:
+    case 141:
+    case 147:
+    case 148:
+    case 152:
+      return ["Lost", `The server at ${server} ended the connection (reason code ${code}).`]
+    default:
+      return undefined
+  }
+}
+
 const property = (error: object, name: string): unknown => (error as { readonly [key: string]: unknown })[name]
 
 const byNetwork = (
@@ -149,7 +174,8 @@ const ended = /ended|Keepalive timeout|disconnecting|No connection|stream|write 
 const verdictOf = (error: unknown, operation: Operation, place: Place): Verdict => {
   const code = error instanceof Error ? property(error, "code") : undefined
   if (typeof code === "number") {
-    return byCode(code, operation, place) ??
+    const ended = error instanceof Disconnected ? byDisconnect(code, place) : undefined
+    return ended ?? byCode(code, operation, place) ??
       ["Unknown", `The server at ${place.server} refused this with reason code ${code}.`]
   }
   const text = error instanceof Error ? `${typeof code === "string" ? `${code} ` : ""}${error.message}` : String(error)
