@@ -24,10 +24,7 @@ describe("packages and workflows", () => {
 
   it("all packages are released together, with one version", () => {
     assert.deepStrictEqual(readJson(".changeset/config.json").fixed, [packages.map((name) => `@millrace/${name}`)])
-    assert.deepStrictEqual(
-      Array.from(new Set(packages.map((name) => readJson(`packages/${name}/package.json`).version))).length,
-      1
-    )
+    assert.strictEqual(new Set(packages.map((name) => readJson(`packages/${name}/package.json`).version)).size, 1)
   })
 
   it("workflows run actions of one commit each, with the version beside it", () => {
