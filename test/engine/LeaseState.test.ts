@@ -1,4 +1,4 @@
-import { BrokerError, Outcome } from "@millrace/core"
+import { BrokerError, type Driver, Outcome } from "@millrace/core"
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Exit, Fiber } from "effect"
 import * as fc from "fast-check"
@@ -72,6 +72,29 @@ describe("X3 X19 what a lease tells a broker that settles by position", () => {
       assert.deepStrictEqual([lease.state.committed, lease.most(), lease.told()], [4, 1, 2])
       assert.isTrue(Exit.isExit(lease.state.whenStill))
       assert.strictEqual(lease.state.settlingSince, undefined)
+    }))
+
+  it.effect("X9 a driver that keeps what is settled beyond a position is told of it, also at the same position", () =>
+    Effect.gen(function*() {
+      const calls: Array<readonly [number, ReadonlyArray<Driver.Range>]> = []
+      const commit = (position: number, beyond?: () => ReadonlyArray<Driver.Range>) => {
+        calls.push([position, beyond?.() ?? []])
+        return Exit.void
+      }
+      const lease = yield* fakeLease({ lease: { commit, keepsBeyond: true } })
+      const [a, b, , d, e] = [...lease.take(3, 4, 6), ...lease.take(7, 9)]
+      for (const delivery of [b!, e!, d!, a!]) {
+        lease.settle(delivery, Outcome.Ack)
+        lease.state.tell()
+        // nothing new is told twice
+        lease.state.tell()
+      }
+      assert.deepStrictEqual(calls, [
+        [3, [{ from: 4, to: 5 }]],
+        [3, [{ from: 4, to: 5 }, { from: 9, to: 10 }]],
+        [3, [{ from: 4, to: 5 }, { from: 7, to: 10 }]],
+        [5, [{ from: 7, to: 10 }]]
+      ])
     }))
 
   it.effect("X3 a commit that fails is the error of its call, and is made again", () =>

@@ -66,7 +66,7 @@ const shared = new Set([
 /** Packages whose private files are in `internal`: what users import, and the private files that only this package has. */
 const shelves: Record<string, { readonly open: ReadonlyArray<string>; readonly own: ReadonlyArray<string> }> = {
   kafka: {
-    open: ["Kafka", "KafkaAdmin", "KafkaJs", "KafkaTransaction"],
+    open: ["Kafka", "KafkaAdmin", "KafkaAwsIam", "KafkaJs", "KafkaTransaction"],
     own: [
       "Admin",
       "Assigner",
@@ -74,6 +74,7 @@ const shelves: Record<string, { readonly open: ReadonlyArray<string>; readonly o
       "Cluster",
       "Membership",
       "Progress",
+      "SettledRanges",
       "Token",
       "TopicSet",
       "Transaction",

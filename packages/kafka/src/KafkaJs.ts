@@ -22,17 +22,26 @@ import { transactional } from "./internal/kafkajs/Transaction.ts"
 
 export type { Options, Sasl, Tls } from "./internal/Options.ts"
 
+const unsupported = (message: string): BrokerError.BrokerError =>
+  BrokerError.make({ system: "kafka", operation: "connect", reason: "Unsupported", message })
+
 /** Checks options, and refuses those that kafkajs has nothing for. */
 const check = (options: KafkaOptions.Options): Effect.Effect<KafkaOptions.ResolvedOptions, BrokerError.BrokerError> =>
-  Effect.flatMap(KafkaOptions.check(options), (settings) =>
-    settings.consumer.instanceId === null
+  Effect.flatMap(KafkaOptions.check(options), (settings) => {
+    const { instanceId, rack } = settings.consumer
+    if (instanceId !== null) {
+      return Effect.fail(unsupported("kafkajs has no static members: leave consumer.instanceId out, or use Kafka."))
+    }
+    if (options.consumer?.progress === "metadata") {
+      return Effect.fail(unsupported("kafkajs commits offsets alone: leave consumer.progress out, or use Kafka."))
+    }
+    // its check for the replica it asked is never true, so it resets the offset where a replica is behind
+    return rack === ""
       ? Effect.succeed(settings)
-      : Effect.fail(BrokerError.make({
-        system: "kafka",
-        operation: "connect",
-        reason: "Unsupported",
-        message: "kafkajs has no static members: leave consumer.instanceId out, or use Kafka."
-      })))
+      : Effect.fail(unsupported(
+        "kafkajs goes back to the first message where a near replica is behind: leave consumer.rack out, or use Kafka."
+      ))
+  })
 
 /**
  * Kafka as a driver, for an engine of one's own; connected as long as the scope is open.

@@ -59,6 +59,12 @@ export interface Capabilities {
   readonly instructions?: ReadonlyArray<string> | undefined
 }
 
+/** Positions from `from` up to `to`, without `to`. */
+export interface Range {
+  readonly from: number
+  readonly to: number
+}
+
 /** One message and what became of it. */
 export interface Settled {
   readonly delivery: Delivery
@@ -80,8 +86,18 @@ export interface Lease {
   /**
    * Everything below `position` is done: one more than the position of the last such message, so positions may have gaps.
    * It grows from call to call. When it fails, the engine ends this `consume` and starts another.
+   *
+   * `beyond` answers what is settled at `position` and above it, in order, when it is called; the engine always gives it. A driver that can keep
+   * these ranges with the position skips their messages after a crash.
    */
-  readonly commit?: ((position: number) => Effect.Effect<void, BrokerError>) | undefined
+  readonly commit?:
+    | ((position: number, beyond?: () => ReadonlyArray<Range>) => Effect.Effect<void, BrokerError>)
+    | undefined
+  /**
+   * Whether the driver keeps what is settled beyond a position: `commit` is then called again at the same position when more
+   * is settled. Default: no.
+   */
+  readonly keepsBeyond?: boolean | undefined
   /** These messages are done, each as its outcome says. */
   readonly settle?: ((batch: ReadonlyArray<Settled>) => Effect.Effect<void, BrokerError>) | undefined
   /** Keeps the claims of messages alive that are still being handled. */

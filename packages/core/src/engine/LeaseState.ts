@@ -3,13 +3,16 @@
  */
 import { type Clock, Effect, Exit, Latch } from "effect"
 import type { BrokerError } from "../broker/BrokerError.ts"
-import type { Lease, Settled } from "../broker/Driver.ts"
+import type { Lease, Range, Settled } from "../broker/Driver.ts"
 import type { Delivery } from "../model/Message.ts"
 import type { Outcome } from "../model/Outcome.ts"
 import { readable } from "../model/readable.ts"
 import { isDone } from "../pipeline/Eager.ts"
 import { Fifo } from "./Fifo.ts"
 import { called } from "./guard.ts"
+
+// what one commit looks through, at most: messages beyond are redelivered after a crash
+const mostBeyond = 65_536
 
 /**
  * The messages of one `offer`. A delivery's `slot` is its batch and its `index` its place there.
@@ -71,6 +74,8 @@ export class LeaseState {
   private passed = 0
   private position = -1
   private confirmed = -1
+  /** Messages that were settled when the last commit began. */
+  private reported = 0
   private outcomes: Array<Settled> = []
   private telling = false
   private readonly quiet = Latch.makeUnsafe(true)
@@ -252,13 +257,47 @@ export class LeaseState {
     if (this.ahead <= this.span / 2) this.slack.openUnsafe()
   }
 
+  /** The position to commit; where ranges are kept, also that of a first message that is not settled yet. */
+  private get reached(): number {
+    if (this.position >= 0 || this.lease.keepsBeyond !== true) return this.position
+    return this.settled === 0 ? -1 : this.batches.peek()?.deliveries[0]?.at ?? -1
+  }
+
+  /** Ranges that are settled beyond the first unsettled message. */
+  private readonly beyond = (): ReadonlyArray<Range> => {
+    const ranges: Array<Range> = []
+    let from = -1
+    let next = -1
+    let left = mostBeyond
+    for (const { deliveries, flags, prefix } of this.batches) {
+      for (let k = prefix; k < deliveries.length; k++) {
+        const { at } = deliveries[k]!
+        if (flags[k] === 1) {
+          if (from < 0) from = at
+        } else if (from >= 0) {
+          ranges.push({ from, to: next })
+          from = -1
+        }
+        next = at + 1
+        if (--left === 0) break
+      }
+      if (left === 0) break
+    }
+    if (from >= 0) ranges.push({ from, to: next })
+    return ranges
+  }
+
   private next(): Effect.Effect<void, BrokerError> | undefined {
     this.advance()
     const { commit, settle } = this.lease
     if (commit !== undefined) {
-      const position = this.position
-      if (position <= this.confirmed) return undefined
-      return Effect.mapEager(called(() => commit(position)), () => {
+      const position = this.reached
+      if (position < 0 || position < this.confirmed) return undefined
+      if (position === this.confirmed && (this.lease.keepsBeyond !== true || this.reported === this.settled)) {
+        return undefined
+      }
+      this.reported = this.settled
+      return Effect.mapEager(called(() => commit(position, this.beyond)), () => {
         this.confirmed = position
         this.told()
       })

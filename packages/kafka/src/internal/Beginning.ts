@@ -15,6 +15,8 @@ export interface Place {
   readonly topic: string
   readonly partition: number
   readonly position: number
+  /** What the broker keeps beside the position. */
+  readonly metadata?: string | null | undefined
 }
 
 /**

@@ -7,6 +7,8 @@
 export interface Position {
   readonly partition: number
   readonly position: number
+  /** What was committed beside it. */
+  readonly metadata?: string | null | undefined
 }
 
 /** The first and the next position of a partition. */

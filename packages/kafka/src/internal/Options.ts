@@ -71,10 +71,22 @@ export interface Options {
      */
     readonly instanceId?: string | undefined
     /**
+     * Kafka's `client.rack`: messages are fetched from a replica in the same rack (KIP-392), where the brokers have `broker.rack`
+     * and a `replica.selector.class`; else from the leader. Refused by kafkajs. Default: none, so from the leader.
+     */
+    readonly rack?: string | undefined
+    /**
      * Where a group begins that has no position, in place of what its subscription says: at the first message of that time or
      * later, a `Date` or Unix time in milliseconds; at the end where there is none. Default: as the subscription says.
      */
     readonly fromTime?: Date | number | undefined
+    /**
+     * What a commit writes: by `metadata`, beside the offset also which messages beyond it are settled (at most 3 KiB), so that
+     * after a crash only messages in flight are redelivered; by `offset`, the offset alone. Members that do not read the metadata
+     * share the group, and have more messages redelivered. kafkajs writes the offset alone, and refuses `metadata`. Default:
+     * `metadata`.
+     */
+    readonly progress?: "metadata" | "offset" | undefined
     /** How often a pattern looks for topics that are new, and a group for partitions that are. Default: 30 seconds. */
     readonly metadataMaxAge?: Duration.Input | undefined
   } | undefined
@@ -86,10 +98,12 @@ export interface Options {
      */
     readonly compression?: (typeof compressions)[number] | undefined
     /**
-     * Which replicas must have a message before its publish completes: `all` that are in sync, by an idempotent producer, or the
-     * `leader` alone, which may lose what is confirmed and write a message twice when it fails. Default: `all`.
+     * Which replicas must have a message before its publish completes: `all` that are in sync, by an idempotent producer; the
+     * `leader` alone, which may lose confirmed messages and write a message twice when it fails; or `none`, at most once: the
+     * publish completes when the message has left, and a message that Kafka refuses or never gets is lost without an error.
+     * Default: `all`.
      */
-    readonly acks?: "all" | "leader" | undefined
+    readonly acks?: (typeof acks)[number] | undefined
     /** How long a publish is tried again before it fails, about. Default: 30 seconds. */
     readonly retryFor?: Duration.Input | undefined
   } | undefined
@@ -122,13 +136,16 @@ export interface ResolvedOptions {
     readonly partitionBytes: number
     readonly read: "committed" | "uncommitted"
     readonly instanceId: string | null
+    readonly progress: "metadata" | "offset"
+    /** Empty where none is named. */
+    readonly rack: string
     /** Unix time in milliseconds. */
     readonly fromTime: number | undefined
     readonly metadataMaxAge: number
   }
   readonly producer: {
     readonly compression: (typeof compressions)[number]
-    readonly acks: "all" | "leader"
+    readonly acks: (typeof acks)[number]
     readonly retryFor: number
   }
 }
@@ -158,6 +175,8 @@ interface Parts {
 }
 
 const compressions = ["none", "gzip", "snappy", "lz4", "zstd"] as const
+
+const acks = ["all", "leader", "none"] as const
 
 const mechanisms = ["plain", "scram-sha-256", "scram-sha-512"] as const
 
@@ -210,10 +229,11 @@ const checkedTls = (tls: "off" | "on" | Tls): ConnectionOptions | undefined => {
   return options
 }
 
-const instanceIdOf = (name: string | undefined): string | null => {
-  if (name === "") bad("consumer.instanceId is empty: name the member, or leave it out")
-  return name ?? null
-}
+const nameOf = (option: string, noun: string, name: string | undefined): string | undefined =>
+  name === "" ? bad(`consumer.${option} is empty: name ${noun}, or leave it out`) : name
+
+/** Kafka's number for the replicas that must confirm. */
+export const acksOf = ({ producer }: ResolvedOptions): number => ({ all: -1, leader: 1, none: 0 })[producer.acks]
 
 const timeOf = (given: Date | number | undefined): number | undefined => {
   if (given === undefined) return undefined
@@ -269,12 +289,14 @@ const resolve = (options: Options): ResolvedOptions => {
       partitionBytes,
       read: oneOf("consumer.read", options.consumer?.read, ["committed", "uncommitted"], "committed"),
       fromTime: timeOf(options.consumer?.fromTime),
-      instanceId: instanceIdOf(options.consumer?.instanceId),
+      instanceId: nameOf("instanceId", "the member", options.consumer?.instanceId) ?? null,
+      progress: oneOf("consumer.progress", options.consumer?.progress, ["metadata", "offset"], "metadata"),
+      rack: nameOf("rack", "the rack", options.consumer?.rack) ?? "",
       metadataMaxAge: millis("consumer.metadataMaxAge", options.consumer?.metadataMaxAge, 30_000)
     },
     producer: {
       compression: oneOf("producer.compression", options.producer?.compression, compressions, "none"),
-      acks: oneOf("producer.acks", options.producer?.acks, ["all", "leader"], "all"),
+      acks: oneOf("producer.acks", options.producer?.acks, acks, "all"),
       retryFor: millis("producer.retryFor", options.producer?.retryFor, 30_000)
     }
   }

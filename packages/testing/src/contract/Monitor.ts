@@ -178,10 +178,10 @@ export class Monitor {
     }
     return {
       ...lease,
-      commit: commit && ((position) => {
+      commit: commit && ((position, beyond) => {
         const before = this.committed.get(home) ?? 0
         if (position < before) this.broken(home, `the commit went back from ${before} to ${position}`)
-        return guard(() => Effect.mapEager(commit(position), () => void this.committed.set(home, position)))
+        return guard(() => Effect.mapEager(commit(position, beyond), () => void this.committed.set(home, position)))
       }),
       settle: settle && ((batch) =>
         guard(() =>

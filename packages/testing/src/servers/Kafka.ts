@@ -1,14 +1,24 @@
 import { Context, type Duration, Effect, Layer, type Scope } from "effect"
-import { createHash, randomUUID } from "node:crypto"
+import { createHash, randomBytes, randomUUID } from "node:crypto"
 import { existsSync, readdirSync, realpathSync, statSync, writeFileSync } from "node:fs"
-import { copyFile, cp, mkdir, rename, rm, writeFile } from "node:fs/promises"
+import { copyFile, cp, mkdir, readFile, rename, rm, writeFile } from "node:fs/promises"
 import { homedir } from "node:os"
 import { join } from "node:path"
 import { findTool, type Probe, runTool, settled } from "./process.ts"
 import { borrowed, own as ownServer, type Server as RunningServer, ServerFailed, ServerUnavailable } from "./Server.ts"
 
-/** The version an own copy has. */
+/** The version of an own copy, unless the options name another. */
 export const version = "4.2.0"
+
+/** The place of a node in its cluster; the nodes must know of each other before the first one starts. */
+export interface Node {
+  /** Kafka's `node.id`, from 1. */
+  readonly id: number
+  /** Kafka's `controller.quorum.voters`. */
+  readonly voters: string
+  /** The ports of the plain listener and of the controller. */
+  readonly ports: readonly [broker: number, controller: number]
+}
 
 /** A Kafka broker with its controller in one process; `brokers` is what clients take. */
 export interface KafkaServer extends RunningServer {
@@ -19,6 +29,10 @@ export interface KafkaServer extends RunningServer {
 
 /** How a server is started; each may be left out. */
 export interface Options {
+  /** The version to download; default {@link version}. */
+  readonly version?: string
+  /** Makes it a node of a cluster; default: a cluster of its own. */
+  readonly node?: Node
   /** Java's heap, as `-Xmx` spells it; default `256m`. */
   readonly heap?: string
   /** Other flags of the Java machine; the default starts fast and stays small. A benchmark wants `[]`, which lets the optimizing compiler run. */
@@ -38,9 +52,9 @@ export const defaults = {
   properties: {},
   listeners: {},
   startTimeout: "1 minute"
-} as const satisfies Required<Options>
+} as const satisfies Options
 
-const name = `Kafka ${version}`
+const nameOf = (version: string): string => `Kafka ${version}`
 
 // Metadata v4 without topics: a broker that has not yet been let in lists none, and would refuse to create a topic.
 // https://kafka.apache.org/protocol#The_Messages_Metadata
@@ -53,7 +67,8 @@ const probe = (host: string, port: number): Probe => ({
   isAnswer: (reply) => reply.length >= 16 && reply.readInt32BE(4) === 7 && reply.readInt32BE(12) > 0
 })
 
-const pom = `<project xmlns="http://maven.apache.org/POM/4.0.0">
+const pom = (version: string) =>
+  `<project xmlns="http://maven.apache.org/POM/4.0.0">
   <modelVersion>4.0.0</modelVersion>
   <groupId>millrace</groupId>
   <artifactId>kafka-server</artifactId>
@@ -84,16 +99,15 @@ const endpoint = ({ name, port }: Listener): string => `${name}://127.0.0.1:${po
 
 const properties = (
   data: string,
-  broker: number,
-  controller: number,
+  { id, ports: [broker, controller], voters }: Node,
   listeners: ReadonlyArray<Listener>,
   more: Readonly<Record<string, string>>
 ): string => {
   const beside = (text: (listener: Listener) => string) => listeners.map((listener) => `,${text(listener)}`).join("")
   return Object.entries({
     "process.roles": "broker,controller",
-    "node.id": "1",
-    "controller.quorum.voters": `1@127.0.0.1:${controller}`,
+    "node.id": String(id),
+    "controller.quorum.voters": voters,
     listeners: `PLAINTEXT://127.0.0.1:${broker},CONTROLLER://127.0.0.1:${controller}${beside(endpoint)}`,
     "advertised.listeners": `PLAINTEXT://127.0.0.1:${broker}${beside(endpoint)}`,
     "controller.listener.names": "CONTROLLER",
@@ -118,20 +132,29 @@ const properties = (
   }).map(([key, value]) => `${key}=${value}\n`).join("")
 }
 
-const unavailable = (tool: string, message: string) => new ServerUnavailable({ server: name, tool, message })
-
-const findJava = Effect.suspend(() => {
-  const home = process.env["JAVA_HOME"]
-  const java = findTool("java", home === undefined ? [] : [join(home, "bin")])
-  return java === undefined
-    ? Effect.fail(unavailable(
-      "java",
-      `${name} needs Java 17 or newer: install it (on Debian: apt-get install default-jre-headless) and put java on the PATH, or set MILLRACE_KAFKA=host:port to use a running Kafka.`
-    ))
-    : Effect.succeed(realpathSync(java))
+/** A node that is a cluster by itself. */
+const alone = (broker: number, controller: number): Node => ({
+  id: 1,
+  voters: `1@127.0.0.1:${controller}`,
+  ports: [broker, controller]
 })
 
-const cacheFolder = () =>
+const unavailable = (server: string, tool: string, message: string) => new ServerUnavailable({ server, tool, message })
+
+const findJava = (name: string) =>
+  Effect.suspend(() => {
+    const home = process.env["JAVA_HOME"]
+    const java = findTool("java", home === undefined ? [] : [join(home, "bin")])
+    return java === undefined
+      ? Effect.fail(unavailable(
+        name,
+        "java",
+        `${name} needs Java 17 or newer: install it (on Debian: apt-get install default-jre-headless) and put java on the PATH, or set MILLRACE_KAFKA=host:port to use a running Kafka.`
+      ))
+      : Effect.succeed(realpathSync(java))
+  })
+
+const cacheFolder = (version: string) =>
   join(process.env["XDG_CACHE_HOME"] || join(homedir(), ".cache"), "millrace", `kafka-${version}`)
 
 const classPath = (cache: string) =>
@@ -139,7 +162,7 @@ const classPath = (cache: string) =>
 
 const lastLines = (output: string) => output.trim().split("\n").slice(-8).join("\n")
 
-const unknownFailure = (cause: unknown) =>
+const unknownFailure = (name: string) => (cause: unknown) =>
   new ServerFailed({
     server: name,
     logs: "",
@@ -147,26 +170,36 @@ const unknownFailure = (cause: unknown) =>
   })
 
 // Two processes may do this at once: each fills a folder of its own, and the first to rename it has made the cache.
-const install = (java: string, cache: string): Effect.Effect<void, ServerUnavailable | ServerFailed> =>
+const install = (
+  version: string,
+  java: string,
+  cache: string
+): Effect.Effect<void, ServerUnavailable | ServerFailed> =>
   Effect.gen(function*() {
+    const name = nameOf(version)
+    const failed = unknownFailure(name)
     const maven = findTool("mvn")
     if (maven === undefined) {
       return yield* unavailable(
+        name,
         "mvn",
         `${name} is downloaded by Maven: install it (on Debian: apt-get install maven) and put mvn on the PATH, or set MILLRACE_KAFKA=host:port to use a running Kafka.`
       )
     }
     const run = (command: string, args: ReadonlyArray<string>, cwd: string) =>
-      settled((signal) => runTool(command, args, { cwd, signal }), unknownFailure)
-    const attempt = (work: () => Promise<unknown>) => settled(work, unknownFailure)
+      settled((signal) => runTool(command, args, { cwd, signal }), failed)
+    const attempt = (work: () => Promise<unknown>) => settled(work, failed)
 
     const fresh = `${cache}.${randomUUID()}`
     yield* Effect.gen(function*() {
       yield* attempt(async () => {
         await mkdir(fresh, { recursive: true })
-        await writeFile(join(fresh, "pom.xml"), pom)
+        await writeFile(join(fresh, "pom.xml"), pom(version))
         await writeFile(join(fresh, "log4j2.properties"), logging)
-        await writeFile(join(fresh, "format.properties"), properties(join(fresh, "template"), 9092, 9093, [], {}))
+        await writeFile(
+          join(fresh, "format.properties"),
+          properties(join(fresh, "template"), alone(9092, 9093), [], {})
+        )
       })
       const copied = yield* run(
         maven,
@@ -181,6 +214,7 @@ const install = (java: string, cache: string): Effect.Effect<void, ServerUnavail
       )
       if (copied.code !== 0) {
         return yield* unavailable(
+          name,
           "mvn",
           `Maven could not download ${name}: give it a repository it can reach, or set MILLRACE_KAFKA=host:port to use a running Kafka.\n${
             lastLines(copied.output)
@@ -203,11 +237,12 @@ const install = (java: string, cache: string): Effect.Effect<void, ServerUnavail
       )
       if (formatted.output.includes("UnsupportedClassVersionError")) {
         return yield* unavailable(
+          name,
           "java",
           `${name} needs Java 17 or newer and ${java} is older: put a newer java on the PATH or into JAVA_HOME.`
         )
       }
-      if (formatted.code !== 0) return yield* Effect.fail(unknownFailure(new Error(lastLines(formatted.output))))
+      if (formatted.code !== 0) return yield* Effect.fail(failed(new Error(lastLines(formatted.output))))
       yield* attempt(() =>
         rename(fresh, cache).catch((error: NodeJS.ErrnoException) => {
           if (error.code !== "ENOTEMPTY" && error.code !== "EEXIST") throw error
@@ -215,6 +250,17 @@ const install = (java: string, cache: string): Effect.Effect<void, ServerUnavail
       )
     }).pipe(Effect.ensuring(Effect.promise(() => rm(fresh, { recursive: true, force: true }))))
   })
+
+/** Makes formatted data that of another node: its id, and an id of the folder that no other node has. */
+const become = async (data: string, id: number): Promise<void> => {
+  const file = join(data, "meta.properties")
+  const text = await readFile(file, "utf8")
+  await writeFile(
+    file,
+    text.replace(/^node\.id=.*$/m, `node.id=${id}`)
+      .replace(/^directory\.id=.*$/m, `directory.id=${randomBytes(16).toString("base64url").replace(/^-/, "A")}`)
+  )
+}
 
 /**
  * Starts an own Kafka 4.2.0 on free ports of the loopback interface, with its data in a temporary folder, and answers when it
@@ -226,9 +272,11 @@ const install = (java: string, cache: string): Effect.Effect<void, ServerUnavail
 export const own = (options: Options = {}): Effect.Effect<KafkaServer, ServerUnavailable | ServerFailed, Scope.Scope> =>
   Effect.gen(function*() {
     const settings = { ...defaults, ...options }
-    const java = yield* findJava
-    const cache = cacheFolder()
-    if (!existsSync(cache)) yield* install(java, cache)
+    const { node, version: wanted = version } = options
+    const name = nameOf(wanted)
+    const java = yield* findJava(name)
+    const cache = cacheFolder(wanted)
+    if (!existsSync(cache)) yield* install(wanted, java, cache)
 
     // Class data sharing halves the start. The archive belongs to one Java, and is recorded by the first server that is closed.
     const javaId = createHash("sha256").update(`${java} ${statSync(java).mtimeMs}`).digest("hex").slice(0, 12)
@@ -240,14 +288,23 @@ export const own = (options: Options = {}): Effect.Effect<KafkaServer, ServerUna
     let listeners: ReadonlyArray<Listener> = []
     const server = yield* ownServer({
       name,
-      ports: 2 + asked.length,
+      ports: (node === undefined ? 2 : 0) + asked.length,
       startTimeout: settings.startTimeout,
       prepare: (folder) =>
-        settled(() => cp(join(cache, "template"), join(folder, "data"), { recursive: true }), unknownFailure),
-      program: (folder, [broker = 0, controller = 0, ...more]) => {
+        settled(async () => {
+          const data = join(folder, "data")
+          await cp(join(cache, "template"), data, { recursive: true })
+          if (node !== undefined) await become(data, node.id)
+        }, unknownFailure(name)),
+      program: (folder, ports) => {
+        const [broker = 0, controller = 0] = node?.ports ?? ports
+        const more = node === undefined ? ports.slice(2) : ports
         listeners = asked.map(([name, protocol], index) => ({ name, protocol, port: more[index] ?? 0 }))
         const file = join(folder, "server.properties")
-        writeFileSync(file, properties(join(folder, "data"), broker, controller, listeners, settings.properties))
+        writeFileSync(
+          file,
+          properties(join(folder, "data"), node ?? alone(broker, controller), listeners, settings.properties)
+        )
         return {
           command: java,
           args: [

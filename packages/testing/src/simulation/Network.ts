@@ -189,7 +189,7 @@ export const make = (
     const extended = extending(process, () => near)
     const near: Driver.Lease = {
       ...lease,
-      commit: commit && ((position) => told(position, () => commit(position))),
+      commit: commit && ((position, beyond) => told(position, () => commit(position, beyond))),
       settle: settle && ((batch) => told(batch, () => settle(batch))),
       extend: extend && ((batch) => extended(() => extend(batch)))
     }

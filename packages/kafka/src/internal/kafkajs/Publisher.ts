@@ -5,7 +5,7 @@ import type { BrokerError, Outgoing } from "@millrace/core"
 import { Effect } from "effect"
 import type { Kafka, Message, RetryOptions, TopicMessages } from "kafkajs"
 import * as Errors from "../Errors.ts"
-import type { ResolvedOptions } from "../Options.ts"
+import { acksOf, type ResolvedOptions } from "../Options.ts"
 import type { Producers } from "../Publisher.ts"
 import * as Connection from "./Connection.ts"
 import { partitioner, toRecord } from "./Codec.ts"
@@ -50,7 +50,7 @@ export const producers = (settings: ResolvedOptions, kafka: Kafka): Producers =>
       Effect.as({
         send: (batch: Batch) =>
           producer.sendBatch({
-            acks: settings.producer.acks === "all" ? -1 : 1,
+            acks: acksOf(settings),
             topicMessages: byTopic(batch),
             compression
           }),

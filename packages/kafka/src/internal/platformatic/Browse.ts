@@ -42,7 +42,11 @@ const partition = (
     const topic = topics.get(channel)
     const broker = brokers.get(topic?.leaders[partition] ?? -1)
     if (topic === undefined || broker === undefined) throw new ProtocolError(5)
-    const [found] = await fetch(connection, broker, [{ topicId: topic.id, partition, position }], settings.consumer)
+    const [found] = await fetch(connection, broker, [{ topicId: topic.id, partition, position }], {
+      ...settings.consumer,
+      // the leader has it all
+      rack: ""
+    })
     if (found === undefined || found.error !== 0) throw new ProtocolError(found?.error ?? -1)
     // what is not committed yet is not waited for
     if (found.bytes === undefined) return [[], undefined]

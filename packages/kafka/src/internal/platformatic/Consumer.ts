@@ -5,15 +5,16 @@
  * A partition whose messages wait for room is fetched one answer ahead and no further, and keeps no other from being read.
  */
 import { BrokerError, type Delivery, type Driver } from "@millrace/core"
-import { Deferred, Effect, Exit, type Fiber, FiberSet, Random, Schedule, type Scope } from "effect"
+import { Clock, Deferred, Effect, Exit, type Fiber, FiberSet, Random, Schedule, type Scope } from "effect"
 import { ProtocolError } from "@platformatic/kafka"
 import type { Assigned } from "../Assigner.ts"
 import { begin, type Begun, type Place } from "../Beginning.ts"
-import type { Cluster } from "../Cluster.ts"
+import type { Cluster, Position } from "../Cluster.ts"
 import * as Errors from "../Errors.ts"
 import * as Membership from "../Membership.ts"
 import type { ResolvedOptions } from "../Options.ts"
 import { Progress } from "../Progress.ts"
+import { decode } from "../SettledRanges.ts"
 import * as TopicSet from "../TopicSet.ts"
 import * as ClassicGroup from "./ClassicGroup.ts"
 import * as ConsumerGroup from "./ConsumerGroup.ts"
@@ -44,6 +45,7 @@ class Member implements Holder {
   private readonly subscribed: TopicSet.TopicNames
   private readonly sink: Driver.Sink
   private readonly fork: <A, E>(effect: Effect.Effect<A, E>) => Fiber.Fiber<A, E>
+  private readonly clock: Clock.Clock
   private readonly leaders: Leaders
   private readonly connection: Connection
   private readonly data: Connection
@@ -67,6 +69,7 @@ class Member implements Holder {
     readonly subscribed: TopicSet.TopicNames
     readonly sink: Driver.Sink
     readonly fork: <A, E>(effect: Effect.Effect<A, E>) => Fiber.Fiber<A, E>
+    readonly clock: Clock.Clock
     readonly connection: Connection
     readonly data: Connection
     readonly protocol: GroupProtocol
@@ -79,6 +82,7 @@ class Member implements Holder {
     this.subscribed = parts.subscribed
     this.sink = parts.sink
     this.fork = parts.fork
+    this.clock = parts.clock
     this.connection = parts.connection
     this.data = parts.data
     this.leaders = new Leaders(parts.settings, parts.connection, parts.subscribed)
@@ -169,9 +173,9 @@ class Member implements Holder {
         const positions = yield* this.positions(topic, of.map(({ partition }) => partition))
         const { topics } = yield* this.leaders.known
         const topicId = topics.get(topic)?.id
-        for (const [partition, position] of positions) {
+        for (const place of positions.values()) {
           // in a drain nothing new is taken
-          if (!this.stopping && topicId !== undefined) this.take(topic, topicId, partition, position)
+          if (!this.stopping && topicId !== undefined) this.take(topic, topicId, place)
         }
       }
       if (this.stopping) return
@@ -208,16 +212,16 @@ class Member implements Holder {
   }
 
   /** Where partitions are read from: the committed position, else their first message. */
-  private positions(topic: string, partitions: ReadonlyArray<number>): Effect.Effect<Map<number, number>, Failed> {
+  private positions(topic: string, partitions: ReadonlyArray<number>): Effect.Effect<Map<number, Position>, Failed> {
     return Effect.gen({ self: this }, function*() {
       const committed = yield* this.coordinator.ask(
         "consume",
         (connection, coordinator) => Offsets.committed(connection, coordinator, this.options.group, topic, partitions)
       )
-      const found = new Map(committed.map(({ partition, position }) => [partition, position]))
+      const found = new Map(committed.map((place) => [place.partition, place]))
       const fresh = partitions.filter((partition) => !found.has(partition))
       if (fresh.length === 0) return found
-      for (const { partition, position } of yield* this.bounds(topic, fresh, "earliest")) found.set(partition, position)
+      for (const place of yield* this.bounds(topic, fresh, "earliest")) found.set(place.partition, place)
       return found
     })
   }
@@ -238,21 +242,25 @@ class Member implements Holder {
       )
   }
 
-  private take(channel: string, topicId: string, partition: number, position: number): void {
+  private take(channel: string, topicId: string, { metadata, partition, position }: Position): void {
     const { group, handler } = this.options
+    const keepsBeyond = this.settings.consumer.progress === "metadata"
     const key = keyOf(channel, partition)
     const pausing = (paused: boolean) => Effect.sync(() => this.partitions.get(key)?.pause(paused))
     const lease: Driver.Lease = {
       channel,
       partition,
-      commit: (position) => this.commit(channel, lease, position),
+      keepsBeyond,
+      commit: (position, beyond) => this.commit(channel, lease, position, beyond),
       pause: pausing(true),
       resume: pausing(false)
     }
     const origin = { system: "kafka", channel, group, partition, handler, holdLimit: Number.POSITIVE_INFINITY }
-    const send = (position: number) => this.group.commit([{ topic: channel, partition, position }])
+    const send = (position: number, metadata: string | null) =>
+      this.group.commit([{ topic: channel, partition, position, metadata }])
+    const settled = keepsBeyond ? decode(position, metadata ?? null) : undefined
     const taken = new Partition(
-      { topic: channel, topicId, origin, lease, progress: new Progress(position, send) },
+      { topic: channel, topicId, origin, lease, progress: new Progress(position, send, settled) },
       this.engine,
       () => this.ring()
     )
@@ -271,7 +279,12 @@ class Member implements Holder {
     return { sink: this.sink, options: this.options, fork: this.fork }
   }
 
-  private commit(channel: string, lease: Driver.Lease, position: number): Effect.Effect<void, Failed> {
+  private commit(
+    channel: string,
+    lease: Driver.Lease,
+    position: number,
+    beyond: (() => ReadonlyArray<Driver.Range>) | undefined
+  ): Effect.Effect<void, Failed> {
     return Effect.suspend(() => {
       const found = this.partitions.get(keyOf(channel, lease.partition))
       if (found?.lease !== lease) {
@@ -283,7 +296,7 @@ class Member implements Holder {
             `Partition ${lease.partition} of ${channel} is no longer assigned to this member of ${this.options.group}.`
         }))
       }
-      return found.progress.commit(position).pipe(
+      return found.progress.commit(position, beyond).pipe(
         Effect.tapError((error) => {
           if (!Errors.isLost(error.cause)) return Effect.void
           found.end()
@@ -299,8 +312,8 @@ class Member implements Holder {
     return Effect.suspend(() => {
       const { bell } = this
       let leaderless = false
-      for (const { origin, topic } of this.partitions.values()) {
-        const node = this.leaders.leader(topic, origin.partition)
+      for (const partition of this.partitions.values()) {
+        const node = this.nodeOf(partition)
         if (node < 0) leaderless = true
         else if (!this.nodes.has(node) && this.fetchers !== undefined) {
           this.nodes.add(node)
@@ -321,16 +334,28 @@ class Member implements Holder {
     })
   }
 
+  /** The broker that a partition is fetched from: the leader, or for a while the nearer replica that the leader has named. */
+  private nodeOf(partition: Partition): number {
+    const { near, origin, topic } = partition
+    if (near !== undefined && near.until > this.clock.currentTimeMillisUnsafe() && this.leaders.broker(near.node)) {
+      return near.node
+    }
+    partition.near = undefined
+    return this.leaders.leader(topic, origin.partition)
+  }
+
   /** Asks one broker until it leads nothing of ours any more. */
   private ask(node: number): Effect.Effect<void, Failed> {
     return Effect.gen({ self: this }, function*() {
       let failures = 0
       while (true) {
-        const led = turned(Array.from(this.partitions.values()), this.turn++).filter(({ origin, topic }) =>
-          this.leaders.leader(topic, origin.partition) === node
+        const led = turned(Array.from(this.partitions.values()), this.turn++).filter((partition) =>
+          this.nodeOf(partition) === node
         )
         const broker = this.leaders.broker(node)
-        if (led.length === 0 || broker === undefined) return
+        // its last partition may be another broker's from now on, which has no fetcher yet
+        if (led.length === 0) return this.ring()
+        if (broker === undefined) return
         const hungry = led.filter((partition) => partition.hungry)
         // room, or the end of a pause, is told by the bell; a broker is asked now and then meanwhile, as a sign of its life
         if (hungry.length === 0) {
@@ -358,6 +383,7 @@ class Member implements Holder {
           if (!passes || ++failures * 200 > this.settings.consumer.sessionTimeout) {
             return yield* Effect.fail(asked.failure)
           }
+          for (const partition of led) partition.near = undefined
           yield* Effect.sleep("200 millis")
           yield* Effect.ignore(this.leaders.refresh)
         }
@@ -369,13 +395,23 @@ class Member implements Holder {
   private give(asked: ReadonlyArray<Partition>, found: ReadonlyArray<Fetched>): Effect.Effect<void, Failed> {
     const byId = new Map(asked.map((partition) => [keyOf(partition.topicId, partition.origin.partition), partition]))
     let again = false
+    let moves = false
     let lost: Partition | undefined
     try {
       for (const fetched of found) {
         const partition = byId.get(keyOf(fetched.topicId, fetched.partition))
         // it may have been taken away meanwhile
         if (partition === undefined || partition.closed) continue
-        if (fetched.error === outOfRange) lost = partition
+        if (fetched.replica >= 0) {
+          const until = this.clock.currentTimeMillisUnsafe() + this.settings.consumer.metadataMaxAge
+          partition.near = { node: fetched.replica, until }
+          moves = true
+        }
+        if (fetched.error !== 0 && partition.near !== undefined) {
+          // a follower may be behind, or follow no longer: the leader knows
+          partition.near = undefined
+          moves = true
+        } else if (fetched.error === outOfRange) lost = partition
         else if (moved.has(fetched.error)) again = true
         else if (fetched.error !== 0) throw new ProtocolError(fetched.error)
         else if (fetched.bytes !== undefined) this.pass(partition, fetched, fetched.bytes)
@@ -383,14 +419,16 @@ class Member implements Holder {
     } catch (error) {
       return Effect.fail(Errors.fromUnknown(error, "consume", { ...this.settings.place, ...this.where }))
     }
+    if (moves) this.ring()
     if (lost !== undefined) return this.reset(lost)
     return again ? Effect.andThen(Effect.sleep("100 millis"), this.renew) : Effect.void
   }
 
   private pass(partition: Partition, { aborted }: Fetched, bytes: Buffer): void {
-    const deliveries: Array<Delivery> = []
+    const found: Array<Delivery> = []
     const { progress } = partition
-    const next = Codec.read(bytes, partition.origin, progress.next, aborted, deliveries)
+    const next = Codec.read(bytes, partition.origin, progress.next, aborted, found)
+    const deliveries = progress.unsettled(found)
     progress.found(deliveries.at(-1)?.position, next)
     if (deliveries.length > 0) partition.add(deliveries)
     else if (progress.isAhead) this.fork(progress.catchUp)
@@ -422,6 +460,7 @@ class Member implements Holder {
       const [next] = yield* this.bounds(topic, [origin.partition], "latest")
       const before = partition.progress.next
       const at = Math.max(first!.position, Math.min(before, next!.position))
+      partition.progress.forget()
       partition.progress.found(undefined, at)
       yield* Effect.logWarning(
         `Partition ${origin.partition} of ${topic} has nothing at ${before} any more, so ${this.options.group} goes on at ${at}.`
@@ -471,6 +510,7 @@ const read = (
       subscribed,
       sink,
       fork,
+      clock: yield* Clock.Clock,
       connection,
       data,
       protocol,

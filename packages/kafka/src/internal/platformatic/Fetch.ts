@@ -30,6 +30,8 @@ export interface Fetched {
   readonly error: number
   readonly highWatermark: number
   readonly aborted: ReadonlyArray<Aborted>
+  /** The replica that the leader sends the consumer to, as it is nearer; -1 where there is none. */
+  readonly replica: number
   readonly bytes: Buffer | undefined
 }
 
@@ -61,11 +63,11 @@ const parse = (_id: number, key: number, version: number, reader: Reader): Reado
       const highWatermark = Number(r.readInt64())
       r.skip(16)
       const aborted = r.readNullableArray((r) => ({ producerId: r.readInt64(), firstOffset: r.readInt64() })) ?? []
-      r.skip(4)
+      const replica = r.readInt32()
       const length = r.readUnsignedVarInt() - 1
       const bytes = length > 0 ? r.buffer.slice(r.position, r.position + length) : undefined
       if (length > 0) r.skip(length)
-      found.push({ topicId, partition, error, highWatermark, aborted, bytes })
+      found.push({ topicId, partition, error, highWatermark, aborted, replica, bytes })
     })
   })
   return found
@@ -76,6 +78,8 @@ export interface Limits {
   readonly maximumWait: number
   readonly partitionBytes: number
   readonly read: "committed" | "uncommitted"
+  /** Empty where the leader is asked whatever its rack. */
+  readonly rack: string
 }
 
 // the client takes an answer in whole
@@ -86,7 +90,7 @@ export const fetch = async (
   connection: Connection,
   broker: Broker,
   wanted: ReadonlyArray<Wanted>,
-  { maximumWait, partitionBytes, read }: Limits
+  { maximumWait, partitionBytes, rack, read }: Limits
 ): Promise<ReadonlyArray<Fetched>> => {
   const version = await connection.version("Fetch")
   const createRequest = requests.get(version)
@@ -111,7 +115,7 @@ export const fetch = async (
     socket.send<ReadonlyArray<Fetched>>(
       fetchKey,
       version,
-      () => createRequest(maximumWait, 1, answerBytes, read === "committed" ? 1 : 0, 0, -1, topics, [], ""),
+      () => createRequest(maximumWait, 1, answerBytes, read === "committed" ? 1 : 0, 0, -1, topics, [], rack),
       parse,
       true,
       true,

@@ -118,9 +118,10 @@ export class Coordinator {
 export const offsetsOf = (places: ReadonlyArray<Place>) =>
   Array.from(Map.groupBy(places, ({ topic }) => topic), ([name, of]) => ({
     name,
-    partitions: of.map(({ partition, position }) => ({
+    partitions: of.map(({ metadata = null, partition, position }) => ({
       partitionIndex: partition,
       committedOffset: BigInt(position),
-      committedLeaderEpoch: -1
+      committedLeaderEpoch: -1,
+      committedMetadata: metadata
     }))
   }))

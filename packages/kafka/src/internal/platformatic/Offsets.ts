@@ -61,9 +61,10 @@ export const committed = async (
     return []
   }
   return (answer.groups[0]?.topics[0]?.partitions ?? [])
-    .map(({ committedOffset, partitionIndex }) => ({
+    .map(({ committedOffset, metadata, partitionIndex }) => ({
       partition: partitionIndex,
-      position: positionOf(committedOffset)
+      position: positionOf(committedOffset),
+      metadata
     }))
     .filter(({ position }) => position >= 0)
 }

@@ -19,6 +19,8 @@ export class Partition {
   readonly progress: Progress
   /** Set when the lease has ended: nothing more is offered under it. */
   closed = false
+  /** A replica that is nearer than the leader, and until when it is asked (Unix time in milliseconds); then the leader tells again. */
+  near: { readonly node: number; readonly until: number } | undefined
   private queue: Array<Delivery> = []
   private waiting = false
   private paused = false

@@ -2,9 +2,10 @@
  * Publishing by the client's idempotent producer.
  */
 import type { Outgoing } from "@millrace/core"
-import { type MessageToProduce, Producer } from "@platformatic/kafka"
+import { type MessageToProduce, NetworkError, Producer } from "@platformatic/kafka"
 import { Effect } from "effect"
-import type { ResolvedOptions } from "../Options.ts"
+import { setTimeout as sleep } from "node:timers/promises"
+import { acksOf, type ResolvedOptions } from "../Options.ts"
 import type { Producers } from "../Publisher.ts"
 import { partitioner } from "./Partitioner.ts"
 import { close, optionsOf } from "./Connection.ts"
@@ -70,18 +71,36 @@ const knowing = async (
   if (isNew) await producer.metadata({ topics, forceUpdate: true })
 }
 
+/** Fails when a request has not left in time: the client forgets one that waits for a connection that is closed. */
+const limited = async <A>(sent: Promise<A>, milliseconds: number): Promise<A> => {
+  const stop = new AbortController()
+  try {
+    return await Promise.race([
+      sent,
+      sleep(milliseconds, undefined, { signal: stop.signal }).then(() => {
+        throw new NetworkError(`No request has left within ${milliseconds} ms`)
+      })
+    ])
+  } finally {
+    stop.abort()
+  }
+}
+
 /** The client's idempotent producers. */
 export const producers = (settings: ResolvedOptions): Producers => ({
   open: Effect.sync(() => {
     const producer = new Producer<Buffer, Buffer, Buffer, Buffer>({
       ...producerOptions(settings),
       // an idempotent producer waits for all replicas
-      idempotent: settings.producer.acks === "all"
+      idempotent: settings.producer.acks === "all",
+      // without answers, only the socket says how much may be sent
+      handleBackPressure: settings.producer.acks === "none"
     })
     return {
       send: async (batch) => {
         await knowing(producer, batch)
-        return await producer.send({ messages: batch.map(toMessage), acks: settings.producer.acks === "all" ? -1 : 1 })
+        const sent = producer.send({ messages: batch.map(toMessage), acks: acksOf(settings) })
+        return await (settings.producer.acks === "none" ? limited(sent, settings.requestTimeout) : sent)
       },
       close: close(producer)
     }
