@@ -2,11 +2,12 @@ import { defineConfig } from "vitest/config"
 
 const has = (variable: string): boolean => process.env[variable] !== undefined
 
-// newer servers than those of the tests run only where the environment names them
+// newer servers than those of the tests, and clusters of several processes, run only where the environment names them
 const next = [
   ...(has("MILLRACE_RABBITMQ_NEXT") ? [] : ["rabbitmq/RabbitMqNext.integration.test.ts"]),
   ...(has("MILLRACE_NATS_NEXT") ? [] : ["nats/NatsNext.integration.test.ts"]),
   ...(has("MILLRACE_MOSQUITTO_NEXT") ? [] : ["mqtt/MqttNext.integration.test.ts"]),
+  ...(has("MILLRACE_KAFKA_CLUSTER") ? [] : ["kafka/KafkaCluster.integration.test.ts"]),
   ...(has("MILLRACE_KAFKA_NEXT") ? [] : ["kafka/KafkaNext.integration.test.ts"]),
   ...(has("MILLRACE_REDIS_NEXT") || has("MILLRACE_VALKEY_NEXT") ? [] : ["redis/RedisNext.integration.test.ts"])
 ]

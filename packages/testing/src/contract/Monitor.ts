@@ -35,6 +35,9 @@ export class Monitor {
   readonly faults: Faults = { publish: () => undefined, settle: () => undefined }
   /** Leases opened so far. */
   opened = 0
+  /** Whether the last lease kept what is settled beyond a position, and how many positions the last commit named. */
+  keepsBeyond = false
+  settledBeyond = 0
   /** How long the last lease with claims lets a message be handled, in milliseconds. */
   claim: number | undefined
   /** Messages that the driver has offered so far. */
@@ -128,6 +131,7 @@ export class Monitor {
         all.set(lease, held)
         this.opened++
         this.claim = lease.claim
+        this.keepsBeyond = lease.keepsBeyond === true
         sink.open(held.lease)
       },
       offer: (lease, batch) => {
@@ -181,7 +185,13 @@ export class Monitor {
       commit: commit && ((position, beyond) => {
         const before = this.committed.get(home) ?? 0
         if (position < before) this.broken(home, `the commit went back from ${before} to ${position}`)
-        return guard(() => Effect.mapEager(commit(position, beyond), () => void this.committed.set(home, position)))
+        const beyondIt = lease.keepsBeyond === true ? beyond?.() ?? [] : []
+        return guard(() =>
+          Effect.mapEager(commit(position, beyond), () => {
+            this.committed.set(home, position)
+            this.settledBeyond = beyondIt.reduce((sum, { from, to }) => sum + to - from, 0)
+          })
+        )
       }),
       settle: settle && ((batch) =>
         guard(() =>
