@@ -212,8 +212,11 @@ export const leaving = (
   const message = wrong === undefined
     ? `The status ${response.status} cannot be sent`
     : `The field ${shownName(wrong)} of the answer holds characters that cannot be sent`
-  return Effect.flatMapEager(current(), (problems) =>
-    Effect.mapEager(ofError(problems, request, new RangeError(message)), (problem) => told(request, problem)))
+  return Effect.flatMapEager(
+    current(),
+    (problems) =>
+      Effect.mapEager(ofError(problems, request, new RangeError(message)), (problem) => told(request, problem))
+  )
 }
 
 /** The fields that are lists, of which an answer and its middlewares may say a part each. */
