@@ -1,6 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import { CircuitBreaker, type Delivery, RateLimit } from "@millrace/core"
-import { compositeKey } from "@millrace/core/model/compositeKey"
+import { compositeKey } from "@millrace/core/compositeKey"
 import { Effect, Exit } from "effect"
 import * as fc from "fast-check"
 import { deliver, runChain } from "./support.ts"

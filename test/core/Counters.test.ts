@@ -1,11 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import {
-  countDeadLetter,
-  countDropped,
-  countRetry,
-  countSentRetry,
-  countServedRetry
-} from "@millrace/core/pipeline/Counters"
+import { countDeadLetter, countDropped, countRetry, countSentRetry, countServedRetry } from "@millrace/core/Counters"
 import { Context, Effect, Metric } from "effect"
 import { PrometheusMetrics } from "effect/observability"
 import * as fc from "fast-check"

@@ -1,6 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as fc from "fast-check"
-import { DoneKeys, halfSipHash } from "../../packages/core/src/middleware/idempotencyDone.ts"
+import { DoneKeys, halfSipHash } from "../../packages/core/src/middleware/idempotency/done.ts"
 
 const mask = 0xffffffffn
 const rotated = (value: bigint, by: bigint) => ((value << by) | (value >> (32n - by))) & mask

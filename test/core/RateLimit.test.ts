@@ -3,7 +3,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Cause, Clock, Duration, Effect, Exit, Fiber, Layer, pipe } from "effect"
 import * as fc from "fast-check"
 import { TestClock } from "effect/testing"
-import { Table } from "../../packages/core/src/middleware/gcra.ts"
+import { Table } from "../../packages/core/src/middleware/rateLimit/gcra.ts"
 import { deliver, runChain } from "./support.ts"
 
 interface Numbers {

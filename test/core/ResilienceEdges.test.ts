@@ -1,6 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import { type Delivery, Hedge } from "@millrace/core"
-import { Circuit } from "@millrace/core/middleware/circuit"
+import { Circuit } from "@millrace/core/circuit"
 import { Effect, Fiber, pipe } from "effect"
 import { TestClock } from "effect/testing"
 import { deliver } from "./support.ts"

@@ -3,8 +3,8 @@ import { Deliveries } from "@millrace/testing"
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, Clock, Effect, Exit } from "effect"
 import { TestClock } from "effect/testing"
-import { Claims } from "../../packages/core/src/engine/Claims.ts"
-import { LeaseState } from "../../packages/core/src/engine/LeaseState.ts"
+import { Claims } from "../../packages/core/src/internal/engine/Claims.ts"
+import { LeaseState } from "../../packages/core/src/internal/engine/LeaseState.ts"
 
 const lost = Effect.fail(
   BrokerError.make({ system: "fake", operation: "settle", reason: "Unreachable", message: "lost" })

@@ -2,8 +2,12 @@ import { BrokerError, Outgoing } from "@millrace/core"
 import { assert, describe, it } from "@effect/vitest"
 import { Clock, Effect, Exit, Logger, References } from "effect"
 import { TestClock } from "effect/testing"
-import { DeadLetterWriter, type Leaving, type Written } from "../../packages/core/src/engine/DeadLetterWriter.ts"
-import { Fifo } from "../../packages/core/src/engine/Fifo.ts"
+import {
+  DeadLetterWriter,
+  type Leaving,
+  type Written
+} from "../../packages/core/src/internal/engine/DeadLetterWriter.ts"
+import { Fifo } from "../../packages/core/src/internal/engine/Fifo.ts"
 import { refusal } from "./altered.ts"
 import { fakeLease } from "./support.ts"
 

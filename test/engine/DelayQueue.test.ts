@@ -1,7 +1,7 @@
 import { Deliveries } from "@millrace/testing"
 import { assert, describe, it } from "@effect/vitest"
 import * as fc from "fast-check"
-import { DelayQueue, isDue } from "../../packages/core/src/engine/DelayQueue.ts"
+import { DelayQueue, isDue } from "../../packages/core/src/internal/engine/DelayQueue.ts"
 
 describe("X19 F11 the messages of a retry channel that wait", () => {
   it("F11 a time has come when less than a hundredth of a millisecond is missing", () => {

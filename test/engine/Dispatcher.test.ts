@@ -2,7 +2,7 @@ import { Lanes } from "@millrace/core"
 import { Deliveries } from "@millrace/testing"
 import { assert, describe, it } from "@effect/vitest"
 import * as fc from "fast-check"
-import { leaseOf, LeaseState } from "../../packages/core/src/engine/LeaseState.ts"
+import { leaseOf, LeaseState } from "../../packages/core/src/internal/engine/LeaseState.ts"
 import { collectGarbage } from "./collectGarbage.ts"
 import { Dispatching, type Options, type Plan, type Taken } from "./dispatching.ts"
 

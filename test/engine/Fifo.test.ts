@@ -1,6 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as fc from "fast-check"
-import { Fifo } from "../../packages/core/src/engine/Fifo.ts"
+import { Fifo } from "../../packages/core/src/internal/engine/Fifo.ts"
 import { collectGarbage } from "./collectGarbage.ts"
 
 type Step = readonly ["push" | "unshift" | "shift" | "drop" | "peek" | "insert", number]

@@ -2,9 +2,9 @@ import { Lanes as Kind, Outcome } from "@millrace/core"
 import { assert, describe, it } from "@effect/vitest"
 import { Clock, Effect, Exit, Fiber } from "effect"
 import { TestClock } from "effect/testing"
-import { Handlers } from "../../packages/core/src/engine/Handlers.ts"
-import { Lanes } from "../../packages/core/src/engine/Lanes.ts"
-import { HeldRetries } from "../../packages/core/src/engine/RetryPolicy.ts"
+import { Handlers } from "../../packages/core/src/internal/engine/Handlers.ts"
+import { Lanes } from "../../packages/core/src/internal/engine/Lanes.ts"
+import { HeldRetries } from "../../packages/core/src/internal/engine/RetryPolicy.ts"
 import { fakeLease } from "./support.ts"
 
 const limits = {

@@ -2,7 +2,7 @@ import { type Delivery, Lanes as Kind } from "@millrace/core"
 import { Deliveries } from "@millrace/testing"
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
-import { Lanes } from "../../packages/core/src/engine/Lanes.ts"
+import { Lanes } from "../../packages/core/src/internal/engine/Lanes.ts"
 import { fakeLease } from "./support.ts"
 
 /** The lanes of a worker, and messages of its only lease by the keys given. */

@@ -3,7 +3,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Effect, Exit, Fiber } from "effect"
 import * as fc from "fast-check"
 import { TestClock } from "effect/testing"
-import { leaseOf } from "../../packages/core/src/engine/LeaseState.ts"
+import { leaseOf } from "../../packages/core/src/internal/engine/LeaseState.ts"
 import { collectGarbage } from "./collectGarbage.ts"
 import { fakeLease } from "./support.ts"
 

@@ -1,6 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Context, Effect, Exit, Scope } from "effect"
-import { closed, MessageScopes } from "../../packages/core/src/engine/MessageScopes.ts"
+import { closed, MessageScopes } from "../../packages/core/src/internal/engine/MessageScopes.ts"
 
 class Answer extends Context.Service<Answer, number>()("test/Answer") {}
 

@@ -1,7 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
 import { TestClock } from "effect/testing"
-import { PauseControl } from "../../packages/core/src/engine/PauseControl.ts"
+import { PauseControl } from "../../packages/core/src/internal/engine/PauseControl.ts"
 
 const make = Effect.map(Effect.context<never>(), (context) => {
   const turns: Array<boolean> = []

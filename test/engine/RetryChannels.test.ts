@@ -4,8 +4,8 @@ import { assert, describe, it } from "@effect/vitest"
 import { Clock, Duration, Effect, Exit } from "effect"
 import * as fc from "fast-check"
 import { TestClock } from "effect/testing"
-import { ChannelRetries, RetryChannels } from "../../packages/core/src/engine/RetryChannels.ts"
-import type { Limits, Verdict } from "../../packages/core/src/engine/RetryPolicy.ts"
+import { ChannelRetries, RetryChannels } from "../../packages/core/src/internal/engine/RetryChannels.ts"
+import type { Limits, Verdict } from "../../packages/core/src/internal/engine/RetryPolicy.ts"
 import { fakeLease } from "./support.ts"
 
 /** How an attempt ends: it fails, or it fails with an error that names a wait in milliseconds. */

@@ -11,7 +11,7 @@ import {
   type Limits,
   type RetryPolicy,
   type Verdict
-} from "../../packages/core/src/engine/RetryPolicy.ts"
+} from "../../packages/core/src/internal/engine/RetryPolicy.ts"
 import { fakeLease } from "./support.ts"
 
 const limits: Limits = {

@@ -3,8 +3,8 @@ import { Deliveries } from "@millrace/testing"
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Exit } from "effect"
 import * as fc from "fast-check"
-import type { LeaseState } from "../../packages/core/src/engine/LeaseState.ts"
-import { Room } from "../../packages/core/src/engine/Room.ts"
+import type { LeaseState } from "../../packages/core/src/internal/engine/LeaseState.ts"
+import { Room } from "../../packages/core/src/internal/engine/Room.ts"
 import { fakeLease } from "./support.ts"
 
 interface Limit {

@@ -3,7 +3,7 @@ import { Deliveries } from "@millrace/testing"
 import { assert, describe, it } from "@effect/vitest"
 import { Clock, Effect } from "effect"
 import { TestClock } from "effect/testing"
-import { type InFlight, keyOf, laneHealth, StallMonitor } from "../../packages/core/src/engine/stalls.ts"
+import { type InFlight, keyOf, laneHealth, StallMonitor } from "../../packages/core/src/internal/engine/stalls.ts"
 import { lines, refusal } from "./altered.ts"
 import { fakeLease } from "./support.ts"
 

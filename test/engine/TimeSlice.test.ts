@@ -1,7 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Clock, Effect } from "effect"
 import * as fc from "fast-check"
-import { TimeSlice } from "../../packages/core/src/engine/TimeSlice.ts"
+import { TimeSlice } from "../../packages/core/src/internal/engine/TimeSlice.ts"
 
 /** A slice whose clock moves by hand, and counts how often it is read. */
 const make = (start = 1000) =>

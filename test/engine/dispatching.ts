@@ -4,10 +4,10 @@
 import { type Delivery, type Lanes as LanesOption, Retries } from "@millrace/core"
 import { Deliveries } from "@millrace/testing"
 import { Clock, Context, Duration, Effect, Exit, Scheduler } from "effect"
-import { Dispatcher } from "../../packages/core/src/engine/Dispatcher.ts"
-import { Lanes } from "../../packages/core/src/engine/Lanes.ts"
-import { type Batch, type Lane, leaseOf, LeaseState } from "../../packages/core/src/engine/LeaseState.ts"
-import { RetryChannels } from "../../packages/core/src/engine/RetryChannels.ts"
+import { Dispatcher } from "../../packages/core/src/internal/engine/Dispatcher.ts"
+import { Lanes } from "../../packages/core/src/internal/engine/Lanes.ts"
+import { type Batch, type Lane, leaseOf, LeaseState } from "../../packages/core/src/internal/engine/LeaseState.ts"
+import { RetryChannels } from "../../packages/core/src/internal/engine/RetryChannels.ts"
 
 /** How an attempt of a message ends. */
 export type End = "done" | "suspended" | "held" | "lease lost"

@@ -1,6 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, Context, Deferred, Effect, Exit, Logger } from "effect"
-import { called, fork, isFault, log, logged } from "../../packages/core/src/engine/guard.ts"
+import { called, fork, isFault, log, logged } from "../../packages/core/src/internal/engine/guard.ts"
 import { lines } from "./altered.ts"
 
 /** A logger of a user that throws. */

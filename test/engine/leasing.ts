@@ -2,8 +2,8 @@
  * The leases of a worker that does not exist: what they ask of it is recorded in order.
  */
 import { Effect } from "effect"
-import { Leases } from "../../packages/core/src/engine/Leases.ts"
-import type { LeaseState } from "../../packages/core/src/engine/LeaseState.ts"
+import { Leases } from "../../packages/core/src/internal/engine/Leases.ts"
+import type { LeaseState } from "../../packages/core/src/internal/engine/LeaseState.ts"
 import { fakeLease, type Options } from "./support.ts"
 
 /** Milliseconds that handlers of a revoked lease have. */

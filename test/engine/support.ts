@@ -4,7 +4,7 @@
 import type { BrokerError, Delivery, Driver, Outcome } from "@millrace/core"
 import { Deliveries } from "@millrace/testing"
 import { Clock, Deferred, Effect, Exit } from "effect"
-import { Batch, LeaseState } from "../../packages/core/src/engine/LeaseState.ts"
+import { Batch, LeaseState } from "../../packages/core/src/internal/engine/LeaseState.ts"
 
 export interface Options {
   readonly settlement?: "position" | "message" | undefined

@@ -12,8 +12,8 @@ import {
 } from "@millrace/core"
 import { Deliveries } from "@millrace/testing"
 import { Clock, Effect, Exit, Fiber, Metric, type Scope } from "effect"
-import { RetryChannels } from "../../packages/core/src/engine/RetryChannels.ts"
-import { type BrokerPort, Worker } from "../../packages/core/src/engine/Worker.ts"
+import { RetryChannels } from "../../packages/core/src/internal/engine/RetryChannels.ts"
+import { type BrokerPort, Worker } from "../../packages/core/src/internal/engine/Worker.ts"
 
 export interface Options {
   readonly settlement?: "position" | "message" | undefined

@@ -17,7 +17,7 @@ export interface Equivalent {
 
 export const equivalents: ReadonlyArray<Equivalent> = [
   {
-    file: "engine/Dispatcher.ts",
+    file: "internal/engine/Dispatcher.ts",
     line: "private first = 0",
     operator: "number",
     original: "0",
@@ -25,7 +25,7 @@ export const equivalents: ReadonlyArray<Equivalent> = [
     reason: "In the first turn no message can run again, and the other kinds keep their order."
   },
   {
-    file: "engine/Source.ts",
+    file: "internal/engine/Source.ts",
     line: "if (isOpen && this.state === \"paused\") this.state = \"running\"",
     operator: "operand",
     original: "isOpen",
@@ -33,7 +33,7 @@ export const equivalents: ReadonlyArray<Equivalent> = [
     reason: "Where it pauses, the next line takes it back."
   },
   {
-    file: "engine/Engine.ts",
+    file: "internal/engine/Engine.ts",
     line: "Context.add(Draining, { isDraining: () => sources.some(({ worker }) => worker.draining) })",
     operator: "method",
     original: "sources.some(({ worker }) => worker.draining)",
@@ -41,7 +41,7 @@ export const equivalents: ReadonlyArray<Equivalent> = [
     reason: "A drain tells all sources in one step."
   },
   {
-    file: "engine/Engine.ts",
+    file: "internal/engine/Engine.ts",
     line: "return Effect.forEach(drains, (each) => each, { concurrency: \"unbounded\", discard: true })",
     operator: "boolean",
     original: "true",
@@ -49,7 +49,7 @@ export const equivalents: ReadonlyArray<Equivalent> = [
     reason: "The results are not used."
   },
   {
-    file: "engine/Engine.ts",
+    file: "internal/engine/Engine.ts",
     line: "discard: true",
     operator: "boolean",
     original: "true",
@@ -57,7 +57,7 @@ export const equivalents: ReadonlyArray<Equivalent> = [
     reason: "The results are not used."
   },
   {
-    file: "engine/endLeases.ts",
+    file: "internal/engine/endLeases.ts",
     line: "Effect.andThen(Effect.forEach(leases, lastCall, { concurrency: \"unbounded\", discard: true }))",
     operator: "boolean",
     original: "true",
@@ -65,7 +65,7 @@ export const equivalents: ReadonlyArray<Equivalent> = [
     reason: "The results are not used."
   },
   {
-    file: "engine/Leases.ts",
+    file: "internal/engine/Leases.ts",
     line: "return Effect.forEach(leases, (lease) => lease.whenQuiet, { concurrency: \"unbounded\", discard: true })",
     operator: "boolean",
     original: "true",
@@ -73,7 +73,7 @@ export const equivalents: ReadonlyArray<Equivalent> = [
     reason: "The results are not used."
   },
   {
-    file: "engine/Leases.ts",
+    file: "internal/engine/Leases.ts",
     line: "if (isDone(told) && told._tag === \"Success\") continue",
     operator: "operand",
     original: "isDone(told)",
@@ -81,7 +81,7 @@ export const equivalents: ReadonlyArray<Equivalent> = [
     reason: "Of all effects only an Exit has the tag; the operand tells the compiler so."
   },
   {
-    file: "engine/Leases.ts",
+    file: "internal/engine/Leases.ts",
     line: "if (lease.settlingSince === undefined || fiber === undefined) continue",
     operator: "operand",
     original: "fiber === undefined",
@@ -89,7 +89,7 @@ export const equivalents: ReadonlyArray<Equivalent> = [
     reason: "What has no fiber was answered at once, and waits for nothing; the operand tells the compiler so."
   },
   {
-    file: "engine/Leases.ts",
+    file: "internal/engine/Leases.ts",
     line: "if (calling !== undefined && !this.isAwaited && leases.includes(calling)) {",
     operator: "operand",
     original: "calling !== undefined",
@@ -97,7 +97,7 @@ export const equivalents: ReadonlyArray<Equivalent> = [
     reason: "No list of leases holds undefined; the operand tells the compiler so."
   },
   {
-    file: "engine/Dispatcher.ts",
+    file: "internal/engine/Dispatcher.ts",
     line: "private readonly work = Latch.makeUnsafe(false)",
     operator: "boolean",
     original: "false",
@@ -105,7 +105,7 @@ export const equivalents: ReadonlyArray<Equivalent> = [
     reason: "The first turn closes the latch before anything waits for it."
   },
   {
-    file: "engine/Dispatcher.ts",
+    file: "internal/engine/Dispatcher.ts",
     line: "private isIdle = false",
     operator: "boolean",
     original: "false",
@@ -114,7 +114,7 @@ export const equivalents: ReadonlyArray<Equivalent> = [
       "The first turn sets it. A batch that comes before opens a latch that no fiber waits for, and that turn closes it."
   },
   {
-    file: "engine/Dispatcher.ts",
+    file: "internal/engine/Dispatcher.ts",
     line: "if (this.delays.length === 0) return false",
     operator: "condition",
     original: "this.delays.length === 0",
@@ -122,7 +122,7 @@ export const equivalents: ReadonlyArray<Equivalent> = [
     reason: "An empty queue has no message, and no time for the timer; the branch saves the reading of the clock."
   },
   {
-    file: "engine/LeaseState.ts",
+    file: "internal/engine/LeaseState.ts",
     line: "for (let k = 0; k < deliveries.length; k++) if (flags[k] === 0) yield deliveries[k]!",
     operator: "boundary",
     original: "k < deliveries.length",
@@ -130,7 +130,7 @@ export const equivalents: ReadonlyArray<Equivalent> = [
     reason: "There are as many flags as deliveries: behind the last, none is 0."
   },
   {
-    file: "engine/LeaseState.ts",
+    file: "internal/engine/LeaseState.ts",
     line: "return this.confirmed < 0 ? undefined : this.confirmed",
     operator: "boundary",
     original: "this.confirmed < 0",
@@ -138,7 +138,7 @@ export const equivalents: ReadonlyArray<Equivalent> = [
     reason: "A confirmed position is one more than that of a message, so it is at least 1."
   },
   {
-    file: "engine/LeaseState.ts",
+    file: "internal/engine/LeaseState.ts",
     line: "return this.confirmed < 0 ? undefined : this.confirmed",
     operator: "number",
     original: "0",
@@ -146,7 +146,7 @@ export const equivalents: ReadonlyArray<Equivalent> = [
     reason: "A confirmed position is one more than that of a message, so it is at least 1."
   },
   {
-    file: "engine/LeaseState.ts",
+    file: "internal/engine/LeaseState.ts",
     line: "if (settle !== undefined && this.outcomes.length > 0) {",
     operator: "operand",
     original: "settle !== undefined",
@@ -387,7 +387,7 @@ export const equivalents: ReadonlyArray<Equivalent> = [
     reason: "Both names are undefined before the first message of a batch, and neither after it."
   },
   {
-    file: "engine/TimeSlice.ts",
+    file: "internal/engine/TimeSlice.ts",
     line: "private stride = 1",
     operator: "number",
     original: "1",
@@ -395,7 +395,7 @@ export const equivalents: ReadonlyArray<Equivalent> = [
     reason: "A slice that begins sets its stride; before that, each look says that the slice is over."
   },
   {
-    file: "engine/TimeSlice.ts",
+    file: "internal/engine/TimeSlice.ts",
     line: "private left = 1",
     operator: "number",
     original: "1",
@@ -403,7 +403,7 @@ export const equivalents: ReadonlyArray<Equivalent> = [
     reason: "The clock is read as soon as no message is left: 0 and 1 are both used up by the next one."
   },
   {
-    file: "engine/TimeSlice.ts",
+    file: "internal/engine/TimeSlice.ts",
     line: "this.left = 1",
     operator: "number",
     original: "1",
@@ -411,7 +411,7 @@ export const equivalents: ReadonlyArray<Equivalent> = [
     reason: "The clock is read as soon as no message is left: 0 and 1 are both used up by the next one."
   },
   {
-    file: "engine/Fifo.ts",
+    file: "internal/engine/Fifo.ts",
     line: "if (this.head * 2 > items.length + slack) {",
     operator: "condition",
     original: "this.head * 2 > items.length + slack",
@@ -420,7 +420,7 @@ export const equivalents: ReadonlyArray<Equivalent> = [
       "When the array is compacted cannot be seen: the same items in the same order, at another cost. That it is compacted at all is tested."
   },
   {
-    file: "engine/Fifo.ts",
+    file: "internal/engine/Fifo.ts",
     line: "if (this.head * 2 > items.length + slack) {",
     operator: "boundary",
     original: "this.head * 2 > items.length + slack",
@@ -429,7 +429,7 @@ export const equivalents: ReadonlyArray<Equivalent> = [
       "When the array is compacted cannot be seen: the same items in the same order, at another cost. That it is compacted at all is tested."
   },
   {
-    file: "engine/Fifo.ts",
+    file: "internal/engine/Fifo.ts",
     line: "if (this.head * 2 > items.length + slack) {",
     operator: "arithmetic",
     original: "items.length + slack",
@@ -438,7 +438,7 @@ export const equivalents: ReadonlyArray<Equivalent> = [
       "When the array is compacted cannot be seen: the same items in the same order, at another cost. That it is compacted at all is tested."
   },
   {
-    file: "engine/Fifo.ts",
+    file: "internal/engine/Fifo.ts",
     line: "if (this.head === items.length) return undefined",
     operator: "condition",
     original: "this.head === items.length",
@@ -447,7 +447,7 @@ export const equivalents: ReadonlyArray<Equivalent> = [
       "An empty queue answers undefined then too, and stays empty: its head and its length grow together until it is compacted."
   },
   {
-    file: "engine/RetryPolicy.ts",
+    file: "internal/engine/RetryPolicy.ts",
     line: "if (this.costs.size > 0) this.costs.delete(delivery)",
     operator: "condition",
     original: "this.costs.size > 0",
@@ -455,7 +455,7 @@ export const equivalents: ReadonlyArray<Equivalent> = [
     reason: "Nothing is deleted from an empty map; the check saves each acknowledged message that call."
   },
   {
-    file: "engine/RetryPolicy.ts",
+    file: "internal/engine/RetryPolicy.ts",
     line: "if (this.costs.size > 0) this.costs.delete(delivery)",
     operator: "boundary",
     original: "this.costs.size > 0",
@@ -463,7 +463,7 @@ export const equivalents: ReadonlyArray<Equivalent> = [
     reason: "Nothing is deleted from an empty map; the check saves each acknowledged message that call."
   },
   {
-    file: "engine/DeadLetterWriter.ts",
+    file: "internal/engine/DeadLetterWriter.ts",
     line: "return isDone(written) && written._tag === \"Success\" ? true : written",
     operator: "operand",
     original: "isDone(written)",
@@ -471,7 +471,7 @@ export const equivalents: ReadonlyArray<Equivalent> = [
     reason: "No effect but an Exit has the tag `Success`; the check is for its type."
   },
   {
-    file: "engine/stalls.ts",
+    file: "internal/engine/stalls.ts",
     line: "private nextLine = 0",
     operator: "number",
     original: "0",
@@ -479,7 +479,7 @@ export const equivalents: ReadonlyArray<Equivalent> = [
     reason: "The first look is a millisecond or more after the start, and no clock of a program is at 0."
   },
   {
-    file: "engine/stalls.ts",
+    file: "internal/engine/stalls.ts",
     line: "if (since !== undefined && now - since >= waiting) {",
     operator: "operand",
     original: "since !== undefined",
@@ -487,7 +487,7 @@ export const equivalents: ReadonlyArray<Equivalent> = [
     reason: "A difference to undefined is NaN, and no comparison with it holds; the check is for its type."
   },
   {
-    file: "engine/Worker.ts",
+    file: "internal/engine/Worker.ts",
     line: "limit: consumer.lanes._tag === \"partition\" ? Number.POSITIVE_INFINITY : consumer.lanes.limit,",
     operator: "condition",
     original: "consumer.lanes._tag === \"partition\"",
@@ -495,7 +495,7 @@ export const equivalents: ReadonlyArray<Equivalent> = [
     reason: "Lanes.partition has no limit, and no count is at least undefined."
   },
   {
-    file: "engine/Worker.ts",
+    file: "internal/engine/Worker.ts",
     line: "if (lease.stopped || this.draining) return false",
     operator: "boolean",
     original: "false",
@@ -504,7 +504,7 @@ export const equivalents: ReadonlyArray<Equivalent> = [
       "The lane goes on with its next message, which is refused as well: a lease that has stopped starts nothing again."
   },
   {
-    file: "engine/Worker.ts",
+    file: "internal/engine/Worker.ts",
     line: "if (isDone(effect)) return this.finish(delivery, batch, effect, lane, own.scope)",
     operator: "condition",
     original: "isDone(effect)",
@@ -512,7 +512,7 @@ export const equivalents: ReadonlyArray<Equivalent> = [
     reason: "A fiber that runs an Exit has that Exit at once; the branch saves the fiber."
   },
   {
-    file: "engine/Worker.ts",
+    file: "internal/engine/Worker.ts",
     line: "if (verdict !== Retrying.acknowledged) return this.apply(delivery, batch, verdict, lane)",
     operator: "condition",
     original: "verdict !== Retrying.acknowledged",
@@ -521,7 +521,7 @@ export const equivalents: ReadonlyArray<Equivalent> = [
       "An acknowledgement is applied in the same way, in more steps; nothing starts in the lane of a lost lease, whatever is answered."
   },
   {
-    file: "engine/Worker.ts",
+    file: "internal/engine/Worker.ts",
     line: "if (outcome === Outcome.Ack) return Retrying.acknowledged",
     operator: "condition",
     original: "outcome === Outcome.Ack",
@@ -529,7 +529,7 @@ export const equivalents: ReadonlyArray<Equivalent> = [
     reason: "Each policy decides the same for an acknowledgement; the branch saves the call and a look at the clock."
   },
   {
-    file: "engine/Worker.ts",
+    file: "internal/engine/Worker.ts",
     line: "if (batch.lease.lost) return false",
     operator: "boolean",
     original: "false",
@@ -537,7 +537,7 @@ export const equivalents: ReadonlyArray<Equivalent> = [
     reason: "Nothing starts in the lane of a lost lease."
   },
   {
-    file: "engine/Worker.ts",
+    file: "internal/engine/Worker.ts",
     line: "if (leaseOf(delivery).stopped || this.draining) return false",
     operator: "boolean",
     original: "false",
@@ -545,7 +545,7 @@ export const equivalents: ReadonlyArray<Equivalent> = [
     reason: "The lane goes on with its next message, which is refused: a lease that has stopped starts nothing again."
   },
   {
-    file: "engine/MessageScopes.ts",
+    file: "internal/engine/MessageScopes.ts",
     line: "Fiber.getCurrent()?.setContext(this.next.context as Context.Context<never>)",
     operator: "optional",
     original: "Fiber.getCurrent()?.setContext(this.next.context as Context.Context...",

@@ -13,7 +13,7 @@ const usage = `Usage: pnpm mutate [PATH …] [--planted] [--only TEXT] [--tests 
 Makes small changes (mutants) in copies of packages/core/src, one at a time, and runs the unit tests and the simulation
 against each until one fails. A mutant that no test kills shows what the tests do not check.
 
-  PATH          files or folders of packages/core/src. Default: engine and memory
+  PATH          files or folders of packages/core/src. Default: internal/engine and memory
   --planted     only the mutants written by hand in test/mutate/planted.ts
   --only TEXT   only mutants whose line in the list contains TEXT, such as Fifo.ts:12 or "planted memory-trim"
   --tests TEXT  only test files whose path contains TEXT; may be given more than once
@@ -95,7 +95,9 @@ const main = async (): Promise<number> => {
     console.log(usage)
     return 0
   }
-  const files = values.planted === true ? [] : filesOf(positionals.length > 0 ? positionals : ["engine", "memory"])
+  const files = values.planted === true
+    ? []
+    : filesOf(positionals.length > 0 ? positionals : ["internal/engine", "memory"])
   const least = number("least", 0, 90)
   const { only } = values
   const all = files.flatMap((file) => switched(file, read(file), 0).mutants)

@@ -99,21 +99,21 @@ export const planted: ReadonlyArray<Plant> = [
   mutant(
     "circuit-era",
     "what was called before a change has a say after it",
-    "middleware/circuit.ts",
+    "middleware/circuitBreaker/circuit.ts",
     "    if (era !== this.era) return\n",
     ""
   ),
   mutant(
     "circuit-room",
     "more probes than asked for",
-    "middleware/circuit.ts",
+    "middleware/circuitBreaker/circuit.ts",
     "return this.out + this.answered < this.policy.probes",
     "return this.out < this.policy.probes"
   ),
   mutant(
     "circuit-doubling",
     "the open time never doubles",
-    "middleware/circuit.ts",
+    "middleware/circuitBreaker/circuit.ts",
     "if (state === \"closed\") {\n      this.openings = 0",
     "if (state !== \"open\") {\n      this.openings = 0"
   ),
@@ -148,259 +148,259 @@ export const planted: ReadonlyArray<Plant> = [
   mutant(
     "policy-forget",
     "keeps what the messages of a lost lease have cost",
-    "engine/Worker.ts",
+    "internal/engine/Worker.ts",
     "    this.policy.forget(lease)\n",
     ""
   ),
   mutant(
     "claims-late",
     "extends claims once, just before they end",
-    "engine/Claims.ts",
+    "internal/engine/Claims.ts",
     "const wait = claim / 3",
     "const wait = claim * 0.99"
   ),
   mutant(
     "claims-one-lost-call",
     "ends a lease when the broker does not answer one extension",
-    "engine/Claims.ts",
+    "internal/engine/Claims.ts",
     "return rest > 1\n",
     "return rest > Number.MAX_VALUE\n"
   ),
   mutant(
     "lanes-again-order",
     "puts a message that failed late behind its lane",
-    "engine/Lanes.ts",
+    "internal/engine/Lanes.ts",
     "return other.queue.unshift(delivery)",
     "return other.queue.push(delivery)"
   ),
   mutant(
     "room-while-paused",
     "takes more in while it is paused",
-    "engine/Room.ts",
+    "internal/engine/Room.ts",
     "    if (this.isShut) return\n",
     ""
   ),
   mutant(
     "room-share",
     "lets one lease take the room of all others",
-    "engine/Room.ts",
+    "internal/engine/Room.ts",
     "Math.max(other[field], reserve)",
     "other[field]"
   ),
   mutant(
     "worker-hook-revises",
     "ignores the failure of a hook that ended at once",
-    "engine/Worker.ts",
+    "internal/engine/Worker.ts",
     "return this.apply(delivery, batch, this.revised(delivery, verdict, after), lane)",
     "return this.apply(delivery, batch, verdict, lane)"
   ),
   mutant(
     "worker-reject-waits",
     "keeps the lane of a rejected message shut until its hooks have ended",
-    "engine/Worker.ts",
+    "internal/engine/Worker.ts",
     "verdict.outcome._tag === \"Ack\" || verdict.outcome._tag === \"Reject\"",
     "verdict.outcome._tag === \"Ack\""
   ),
   mutant(
     "worker-letter-of-retry-channel",
     "lets the broker write the dead letter of a retry channel",
-    "engine/Worker.ts",
+    "internal/engine/Worker.ts",
     "const told = this.tier === undefined || this.tier.tier === 0 ? outcome : Outcome.Ack",
     "const told = outcome"
   ),
   mutant(
     "worker-native-letter-of-retry-channel",
     "leaves the dead letter of a retry channel to the broker",
-    "engine/Worker.ts",
+    "internal/engine/Worker.ts",
     "capabilities.deadLetter && (tier === undefined || tier.tier === 0)",
     "capabilities.deadLetter"
   ),
   mutant(
     "worker-handle-throws",
     "acknowledges a message whose handler throws",
-    "engine/Worker.ts",
+    "internal/engine/Worker.ts",
     "    } catch (defect) {\n      return Exit.die(defect)",
     "    } catch {\n      return Exit.void"
   ),
   mutant(
     "worker-settle-throws",
     "acknowledges a message whose settle entry throws",
-    "engine/Worker.ts",
+    "internal/engine/Worker.ts",
     "return { _tag: \"GiveUp\", outcome: Outcome.DeadLetter(defect) }",
     "return defect === undefined ? Retrying.acknowledged : Retrying.acknowledged"
   ),
   mutant(
     "worker-interrupted-hold",
     "holds a message in a lease that has stopped",
-    "engine/Worker.ts",
+    "internal/engine/Worker.ts",
     "if (leaseOf(delivery).stopped || this.draining) return false\n    const timer",
     "const timer"
   ),
   mutant(
     "lease-release-gap",
     "counts a released message as settled for the commit",
-    "engine/LeaseState.ts",
+    "internal/engine/LeaseState.ts",
     "if (this.lease.settle === undefined || batch.flags[delivery.index] === 1) return",
     "if (batch.flags[delivery.index] === 1) return"
   ),
   mutant(
     "lease-slack-off-by-one",
     "takes one message more ahead than `span` allows",
-    "engine/LeaseState.ts",
+    "internal/engine/LeaseState.ts",
     "if (this.ahead >= this.span)",
     "if (this.ahead > this.span)"
   ),
   mutant(
     "lease-slack-reopen",
     "resumes the driver only when nothing is settled ahead",
-    "engine/LeaseState.ts",
+    "internal/engine/LeaseState.ts",
     "if (this.ahead <= this.span / 2)",
     "if (this.ahead === 0)"
   ),
   mutant(
     "lease-refused-outcomes-lost",
     "does not repeat outcomes that the broker refused",
-    "engine/LeaseState.ts",
+    "internal/engine/LeaseState.ts",
     "        this.outcomes = batch.concat(this.outcomes)\n",
     ""
   ),
   mutant(
     "lease-passed",
     "counts the messages of a batch twice as passed",
-    "engine/LeaseState.ts",
+    "internal/engine/LeaseState.ts",
     "this.passed += deliveries.length - prefix",
     "this.passed += deliveries.length"
   ),
   mutant(
     "policy-named-age",
     "counts the time that an error named in the age",
-    "engine/RetryPolicy.ts",
+    "internal/engine/RetryPolicy.ts",
     "since: since + now - named.at,",
     "since,"
   ),
   mutant(
     "policy-named-span",
     "counts what was settled during a named wait in the span",
-    "engine/RetryPolicy.ts",
+    "internal/engine/RetryPolicy.ts",
     "settledBefore: settledBefore + lease.settled - named.settled,",
     "settledBefore,"
   ),
   mutant(
     "policy-span-off",
     "lets one message more go past",
-    "engine/RetryPolicy.ts",
+    "internal/engine/RetryPolicy.ts",
     "return settled >= span",
     "return settled > span"
   ),
   mutant(
     "policy-attempts-off",
     "tries a held message once more",
-    "engine/RetryPolicy.ts",
+    "internal/engine/RetryPolicy.ts",
     "if (cost.failures >= attempts)",
     "if (cost.failures > attempts)"
   ),
   mutant(
     "policy-broker-attempts-off",
     "tries a message that the broker delays once more",
-    "engine/RetryPolicy.ts",
+    "internal/engine/RetryPolicy.ts",
     "if (failures >= hold.attempts)",
     "if (failures > hold.attempts)"
   ),
   mutant(
     "policy-backoff-power",
     "waits the second delay first",
-    "engine/RetryPolicy.ts",
+    "internal/engine/RetryPolicy.ts",
     "base * factor ** (failures - 1)",
     "base * factor ** failures"
   ),
   mutant(
     "policy-jitter",
     "only adds jitter",
-    "engine/RetryPolicy.ts",
+    "internal/engine/RetryPolicy.ts",
     "(2 * random() - 1)",
     "random()"
   ),
   mutant(
     "policy-named-zero",
     "repeats at once when an error names no time",
-    "engine/RetryPolicy.ts",
+    "internal/engine/RetryPolicy.ts",
     "return Math.max(Duration.toMillis(after), this.limits.backoff.base)",
     "return Duration.toMillis(after)"
   ),
   mutant(
     "policy-named-sum",
     "bounds each named wait, not their sum",
-    "engine/RetryPolicy.ts",
+    "internal/engine/RetryPolicy.ts",
     "const waited = cost.waited + named",
     "const waited = named"
   ),
   mutant(
     "writer-backoff",
     "does not back off between attempts to write a dead letter",
-    "engine/DeadLetterWriter.ts",
+    "internal/engine/DeadLetterWriter.ts",
     "Effect.andThen(this.again(writing, 0, failures + 1))",
     "Effect.andThen(this.again(writing, 0, failures))"
   ),
   mutant(
     "writer-give-up",
     "writes the dead letters of a lease that has ended",
-    "engine/DeadLetterWriter.ts",
+    "internal/engine/DeadLetterWriter.ts",
     "if (leaseOf(delivery) === lease) fiber.interruptUnsafe()",
     "if (leaseOf(delivery) === lease) void fiber"
   ),
   mutant(
     "end-give-up",
     "waits for durable effects after the end",
-    "engine/endLeases.ts",
+    "internal/engine/endLeases.ts",
     "for (const lease of leases) inProgress.giveUp(lease)",
     "void inProgress.giveUp"
   ),
   mutant(
     "end-still",
     "tells the broker the last outcomes beside the running call",
-    "engine/endLeases.ts",
+    "internal/engine/endLeases.ts",
     "      lease.whenStill,\n      Effect.suspend",
     "      Effect.void,\n      Effect.suspend"
   ),
   mutant(
     "end-last-timeout",
     "waits for a broker that never answers",
-    "engine/endLeases.ts",
+    "internal/engine/endLeases.ts",
     "Effect.timeoutOption(Effect.exit(calls), farewell)",
     "Effect.exit(calls)"
   ),
   mutant(
     "effects-late-leak",
     "keeps entries of effects that have ended",
-    "engine/PendingEffects.ts",
+    "internal/engine/PendingEffects.ts",
     "    if (this.late.get(waiting.effect) === waiting) this.late.delete(waiting.effect)\n",
     ""
   ),
   mutant(
     "effects-shared-give-up",
     "takes an effect from the other leases that wait for it",
-    "engine/PendingEffects.ts",
+    "internal/engine/PendingEffects.ts",
     "      if (left.length > 0) continue\n",
     ""
   ),
   mutant(
     "delays-stable",
     "reverses messages of equal times",
-    "engine/DelayQueue.ts",
+    "internal/engine/DelayQueue.ts",
     "(other) => other.due > due",
     "(other) => other.due >= due"
   ),
   mutant(
     "pause-owner-timer",
     "leaves the timer of an owner's earlier pause running",
-    "engine/PauseControl.ts",
+    "internal/engine/PauseControl.ts",
     "    this.owners.get(owner)?.timer?.interruptUnsafe()\n    const end",
     "    const end"
   ),
   mutant(
     "pause-end",
     "leaves the timers of pauses running after the end",
-    "engine/PauseControl.ts",
+    "internal/engine/PauseControl.ts",
     "    for (const { timer } of this.owners.values()) timer?.interruptUnsafe()\n",
     ""
   ),
@@ -414,14 +414,14 @@ export const planted: ReadonlyArray<Plant> = [
   mutant(
     "idempotency-net",
     "keeps the claim of a message that was interrupted before its first step",
-    "middleware/idempotencyClaimed.ts",
+    "middleware/idempotency/claimed.ts",
     "    message.after(() => pending ? release : undefined)\n",
     ""
   ),
   mutant(
     "idempotency-unheard",
     "gives a claim up when the store does not answer one heartbeat",
-    "middleware/idempotencyLease.ts",
+    "middleware/idempotency/lease.ts",
     "if (heard._tag === \"None\") return beat(last, at + unit, unheard + 1)",
     "if (heard._tag === \"None\") return Effect.succeed(\"unheard\" as const)"
   ),
@@ -449,14 +449,14 @@ export const planted: ReadonlyArray<Plant> = [
   mutant(
     "worker-pause-slice",
     "starts more messages after a handler has paused its subscription",
-    "engine/Dispatcher.ts",
+    "internal/engine/Dispatcher.ts",
     "    this.slice.end()\n",
     ""
   ),
   mutant(
     "dispatcher-wake-paused",
     "wakes the loop at once while it is paused",
-    "engine/Dispatcher.ts",
+    "internal/engine/Dispatcher.ts",
     "if (!this.isIdle || !this.options.mayStart() || !this.slice.isOpen())",
     "if (!this.isIdle || !this.slice.isOpen())"
   ),
@@ -470,42 +470,42 @@ export const planted: ReadonlyArray<Plant> = [
   mutant(
     "claims-end",
     "extends the claims of a lease that has ended",
-    "engine/Leases.ts",
+    "internal/engine/Leases.ts",
     "    this.claims.end(lease)\n",
     ""
   ),
   mutant(
     "leases-quiet-calling",
     "does not wait for the handler that drains inside its own call",
-    "engine/Leases.ts",
+    "internal/engine/Leases.ts",
     "if (calling !== undefined && !this.isAwaited && leases.includes(calling)) {",
     "if (calling !== undefined && this.isAwaited && leases.includes(calling)) {"
   ),
   mutant(
     "dispatcher-delays-drop",
     "keeps the delayed messages of a lost lease",
-    "engine/Dispatcher.ts",
+    "internal/engine/Dispatcher.ts",
     "    this.delays.drop((delivery) => leaseOf(delivery) === lease)\n",
     ""
   ),
   mutant(
     "worker-drain-lost",
     "ends a drain before the handlers of a lost lease have ended",
-    "engine/Worker.ts",
+    "internal/engine/Worker.ts",
     "const lost = [...this.handlers.leases(), ...this.effects.leases()]",
     "const lost = this.effects.leases()"
   ),
   mutant(
     "leases-lose-all-no-wait",
     "starts the source again before interrupted handlers have ended",
-    "engine/Leases.ts",
+    "internal/engine/Leases.ts",
     "return Effect.asVoid(Effect.timeoutOption(this.quiet(leases), farewell))",
     "return Effect.void"
   ),
   mutant(
     "handlers-lost-in-call",
     "lets a handler run on whose lease ended during its call",
-    "engine/Handlers.ts",
+    "internal/engine/Handlers.ts",
     "    if (leaseOf(delivery).lost) fiber.interruptUnsafe()\n",
     ""
   ),

@@ -20,7 +20,7 @@ export const faultsAround: ReadonlyArray<Plant> = [
     "use-error-getter-throws",
     "reads the fields of errors without a guard",
     {
-      file: "model/Failure.ts",
+      file: "message/Failure.ts",
       find:
         "  try {\n    return hasProperty(error, field) ? error[field] : undefined\n  } catch {\n    return undefined\n  }",
       replace: "  return hasProperty(error, field) ? error[field] : undefined"
@@ -30,7 +30,7 @@ export const faultsAround: ReadonlyArray<Plant> = [
     "use-tag-unguarded",
     "reads the tag of an error without a guard",
     {
-      file: "model/Failure.ts",
+      file: "message/Failure.ts",
       find: "const tag = read(error, \"_tag\")",
       replace: "const tag = (error as { readonly _tag?: unknown } | undefined)?._tag"
     }
@@ -57,7 +57,7 @@ export const faultsAround: ReadonlyArray<Plant> = [
     "use-error-without-name",
     "gives the name of an error whatever it is",
     {
-      file: "model/Failure.ts",
+      file: "message/Failure.ts",
       find: "return typeof name === \"string\" && name !== \"\" ? bounded(name, maximumTag) : \"Error\"",
       replace: "return name as string"
     }
@@ -66,7 +66,7 @@ export const faultsAround: ReadonlyArray<Plant> = [
     "use-letter-line-breaks",
     "writes line breaks of an error into the headers of its dead letter",
     {
-      file: "broker/deadLetter.ts",
+      file: "broker/deadLetters/letter.ts",
       find: ".replace(unprintable, \" \")",
       replace: ""
     }
@@ -75,7 +75,7 @@ export const faultsAround: ReadonlyArray<Plant> = [
     "use-retry-uncounted",
     "does not count retries in place",
     {
-      file: "middleware/retryTelemetry.ts",
+      file: "middleware/retry/telemetry.ts",
       find: "    count(fiber.context, message.channel, tag)\n",
       replace: ""
     }
@@ -84,7 +84,7 @@ export const faultsAround: ReadonlyArray<Plant> = [
     "use-retry-without-event",
     "adds no event of a retry to the span",
     {
-      file: "middleware/retryTelemetry.ts",
+      file: "middleware/retry/telemetry.ts",
       find: "if (span?._tag !== \"Span\") return",
       replace: "if (span?._tag !== undefined) return"
     }
@@ -201,7 +201,7 @@ export const faultsAround: ReadonlyArray<Plant> = [
     "use-answer-refused",
     "fails a message that is done when its answer cannot be kept",
     {
-      file: "middleware/idempotencyAnswer.ts",
+      file: "middleware/idempotency/answer.ts",
       find:
         "      return Cause.hasInterrupts(exit.cause)\n        ? Exit.failCause(exit.cause as Cause.Cause<never>)\n        : Effect.as(",
       replace:
@@ -212,7 +212,7 @@ export const faultsAround: ReadonlyArray<Plant> = [
     "use-answer-unreadable",
     "fails a duplicate whose kept answer cannot be read",
     {
-      file: "middleware/idempotencyAnswer.ts",
+      file: "middleware/idempotency/answer.ts",
       find:
         "      return Cause.hasInterrupts(exit.cause)\n        ? Exit.failCause(exit.cause as Cause.Cause<never>)\n        : Effect.flatMap(",
       replace:
@@ -223,7 +223,7 @@ export const faultsAround: ReadonlyArray<Plant> = [
     "use-key-joined",
     "joins the parts of an idempotency key by a line break",
     {
-      file: "model/compositeKey.ts",
+      file: "message/compositeKey.ts",
       find: "key += `${part.length}:${part}`",
       replace: "key += `\\n${part}`"
     }
@@ -232,7 +232,7 @@ export const faultsAround: ReadonlyArray<Plant> = [
     "use-heartbeat-unlimited",
     "waits for a heartbeat without a limit",
     {
-      file: "middleware/idempotencyLease.ts",
+      file: "middleware/idempotency/lease.ts",
       find: "answeredWithin(extend, Math.min(unit, left))",
       replace: "answeredWithin(extend, Number.MAX_SAFE_INTEGER)"
     }
@@ -259,7 +259,7 @@ export const faultsAround: ReadonlyArray<Plant> = [
     "use-parcel-data-required",
     "refuses a parcel without data",
     {
-      file: "model/Parcel.ts",
+      file: "message/Parcel.ts",
       find: "data: Schema.optionalKey(data)",
       replace: "data"
     }
@@ -286,7 +286,7 @@ export const faultsAround: ReadonlyArray<Plant> = [
     "use-replay-to-all",
     "replays a dead letter to every group of its channel",
     {
-      file: "broker/replayRecord.ts",
+      file: "broker/deadLetters/replayRecord.ts",
       find: "`${channel}.${group}.replay`",
       replace: "channel"
     }
@@ -295,7 +295,7 @@ export const faultsAround: ReadonlyArray<Plant> = [
     "use-replay-repeats",
     "replays a dead letter again that was replayed before",
     {
-      file: "broker/replayRecord.ts",
+      file: "broker/deadLetters/replayRecord.ts",
       find: "isDone: (id) => done.has(id)",
       replace: "isDone: () => false"
     }
@@ -333,7 +333,7 @@ export const faultsAround: ReadonlyArray<Plant> = [
     "use-series-by-topic",
     "labels series by the channel instead of the address",
     {
-      file: "pipeline/Conventions.ts",
+      file: "telemetry/Conventions.ts",
       find: "message.template ?? message.channel\n",
       replace: "message.channel\n"
     }
@@ -351,7 +351,7 @@ export const faultsAround: ReadonlyArray<Plant> = [
     "use-span-by-topic",
     "names spans by the channel instead of the address",
     {
-      file: "pipeline/Conventions.ts",
+      file: "telemetry/Conventions.ts",
       find: "? `process ${destinationOf(message)}`",
       replace: "? `process ${message.channel}`"
     }
@@ -370,7 +370,7 @@ export const faultsAround: ReadonlyArray<Plant> = [
     "use-option-nan",
     "takes NaN for a duration of 0",
     {
-      file: "model/OptionCheck.ts",
+      file: "message/OptionCheck.ts",
       find: "if (typeof value === \"number\") return Number.isNaN(value)",
       replace: "if (typeof value === \"number\") return false"
     }
@@ -379,7 +379,7 @@ export const faultsAround: ReadonlyArray<Plant> = [
     "use-detached-span",
     "keeps the span of a request in a detached context",
     {
-      file: "model/Detached.ts",
+      file: "message/Detached.ts",
       find: "    Tracer.ParentSpan,\n",
       replace: ""
     }
@@ -388,7 +388,7 @@ export const faultsAround: ReadonlyArray<Plant> = [
     "use-detached-references",
     "keeps the references of a request in a detached context",
     {
-      file: "model/Detached.ts",
+      file: "message/Detached.ts",
       find: "  const made: Context.Reference<A> = Context.Reference<A>(key, options)\n  add(made)\n",
       replace: "  const made: Context.Reference<A> = Context.Reference<A>(key, options)\n"
     }
@@ -397,7 +397,7 @@ export const faultsAround: ReadonlyArray<Plant> = [
     "use-text-searched-whole",
     "searches a long text for secrets as a whole",
     {
-      file: "model/secretsIn.ts",
+      file: "telemetry/secretsIn.ts",
       find: "if (text.length <= longest) return without",
       replace: "if (text.length <= Infinity) return without"
     }
@@ -406,7 +406,7 @@ export const faultsAround: ReadonlyArray<Plant> = [
     "use-body-searched-whole",
     "searches a long body for secrets as a whole",
     {
-      file: "model/secretsIn.ts",
+      file: "telemetry/secretsIn.ts",
       find: "JSON.stringify(body)?.slice(0, most)",
       replace: "JSON.stringify(body)"
     }

@@ -10,7 +10,7 @@ export const engineFaults: ReadonlyArray<Plant> = [
     "use-letter-compose-throws",
     "calls the composing of a dead letter without a guard",
     {
-      file: "engine/DeadLetterWriter.ts",
+      file: "internal/engine/DeadLetterWriter.ts",
       find: "return called(() => publish([Instructions.keep(instructions, compose(form))]))",
       replace: "return publish([Instructions.keep(instructions, compose(form))])"
     }
@@ -19,7 +19,7 @@ export const engineFaults: ReadonlyArray<Plant> = [
     "use-fibers-unobserved",
     "lets a defect end the loop, or the lives of a source, for good",
     {
-      file: "engine/Source.ts",
+      file: "internal/engine/Source.ts",
       find: "      if (!isFault(exit)) return Effect.void\n",
       replace: "      return Effect.void\n"
     }
@@ -28,7 +28,7 @@ export const engineFaults: ReadonlyArray<Plant> = [
     "use-settle-unguarded",
     "calls settle without a guard",
     {
-      file: "engine/Worker.ts",
+      file: "internal/engine/Worker.ts",
       find: "      return { _tag: \"GiveUp\", outcome: Outcome.DeadLetter(defect) }",
       replace: "      throw defect"
     }
@@ -37,7 +37,7 @@ export const engineFaults: ReadonlyArray<Plant> = [
     "use-health-key-throws",
     "shows keys in health without a guard",
     {
-      file: "engine/stalls.ts",
+      file: "internal/engine/stalls.ts",
       find: "readable(() => delivery.key, undefined)",
       replace: "delivery.key"
     }
@@ -46,7 +46,7 @@ export const engineFaults: ReadonlyArray<Plant> = [
     "use-logger-stops-restart",
     "restarts a source only after its log line was written",
     {
-      file: "engine/Source.ts",
+      file: "internal/engine/Source.ts",
       find: "return logged(Effect.logWarning(text, this.lastError ?? \"connection closed\")).pipe(",
       replace: "return Effect.logWarning(text, this.lastError ?? \"connection closed\").pipe("
     }
@@ -55,7 +55,7 @@ export const engineFaults: ReadonlyArray<Plant> = [
     "use-logger-keeps-letter-open",
     "settles a message only after the log line of its smaller dead letter was written",
     {
-      file: "engine/DeadLetterWriter.ts",
+      file: "internal/engine/DeadLetterWriter.ts",
       find: "Effect.as(logged(Effect.annotateLogs(Effect.logWarning(text, error), place)), \"written\")",
       replace: "Effect.as(Effect.annotateLogs(Effect.logWarning(text, error), place), \"written\")"
     }
@@ -64,7 +64,7 @@ export const engineFaults: ReadonlyArray<Plant> = [
     "use-logger-stops-start",
     "starts a subscription only after the log line on its dead letter channel was written",
     {
-      file: "engine/Engine.ts",
+      file: "internal/engine/Engine.ts",
       find: "    logged(Effect.logWarning(\n      `The dead",
       replace: "    (Effect.logWarning(\n      `The dead"
     }
@@ -73,7 +73,7 @@ export const engineFaults: ReadonlyArray<Plant> = [
     "use-letter-one-form",
     "never tries a smaller form of a dead letter that is refused",
     {
-      file: "engine/DeadLetterWriter.ts",
+      file: "internal/engine/DeadLetterWriter.ts",
       find: "if (form < last) return this.again(writing, form + 1, failures)",
       replace: "if (form < last && form < 0) return this.again(writing, form + 1, failures)"
     }
@@ -82,7 +82,7 @@ export const engineFaults: ReadonlyArray<Plant> = [
     "use-refused-retry-repeats",
     "publishes a delayed retry again and again that is refused for good",
     {
-      file: "engine/DeadLetterWriter.ts",
+      file: "internal/engine/DeadLetterWriter.ts",
       find: "if (isAboutMessage && writing.kind === \"delayed retry\") return Effect.succeed(\"refused\")\n",
       replace: "\n"
     }
@@ -91,7 +91,7 @@ export const engineFaults: ReadonlyArray<Plant> = [
     "use-smaller-letter-untold",
     "does not tell of a dead letter that was written in a smaller form",
     {
-      file: "engine/DeadLetterWriter.ts",
+      file: "internal/engine/DeadLetterWriter.ts",
       find: "onSuccess: () => this.written(writing, form),",
       replace: "onSuccess: () => Effect.succeed<Written>(\"written\"),"
     }
@@ -100,7 +100,7 @@ export const engineFaults: ReadonlyArray<Plant> = [
     "use-health-without-letters",
     "does not show in health which messages wait for their dead letter",
     {
-      file: "engine/Worker.ts",
+      file: "internal/engine/Worker.ts",
       find: "    yield* this.writer.inFlight()\n",
       replace: ""
     }
@@ -109,7 +109,7 @@ export const engineFaults: ReadonlyArray<Plant> = [
     "use-health-without-effects",
     "does not show in health which messages wait for a durable effect",
     {
-      file: "engine/Worker.ts",
+      file: "internal/engine/Worker.ts",
       find: "    yield* this.effects.inFlight()\n",
       replace: ""
     }
@@ -118,7 +118,7 @@ export const engineFaults: ReadonlyArray<Plant> = [
     "use-letter-error-unseen",
     "does not show in health why a dead letter could not be written",
     {
-      file: "engine/DeadLetterWriter.ts",
+      file: "internal/engine/DeadLetterWriter.ts",
       find: "    this.options.failed(error)\n",
       replace: ""
     }
@@ -127,7 +127,7 @@ export const engineFaults: ReadonlyArray<Plant> = [
     "use-letter-channel-undeclared",
     "does not declare the dead letter channel at the start",
     {
-      file: "engine/Engine.ts",
+      file: "internal/engine/Engine.ts",
       find: "called(() => driver.declare({ channel: deadLetterChannel }))",
       replace: "Effect.void"
     }
@@ -136,7 +136,7 @@ export const engineFaults: ReadonlyArray<Plant> = [
     "use-letter-channel-untold",
     "does not tell that the dead letter channel could not be declared",
     {
-      file: "engine/Engine.ts",
+      file: "internal/engine/Engine.ts",
       find: "isDeclared(cause) ? Effect.void : missing(cause)",
       replace: "Effect.void"
     }
@@ -145,7 +145,7 @@ export const engineFaults: ReadonlyArray<Plant> = [
     "use-stuck-as-running",
     "lets messages wait as long as handlers may run before it tells of them",
     {
-      file: "engine/stalls.ts",
+      file: "internal/engine/stalls.ts",
       find: "(each.state === \"running\" ? running : waiting)",
       replace: "running"
     }
@@ -154,7 +154,7 @@ export const engineFaults: ReadonlyArray<Plant> = [
     "use-letter-untold",
     "tells and counts no dead letter that the engine has written",
     {
-      file: "engine/Worker.ts",
+      file: "internal/engine/Worker.ts",
       find: "if (leaving.kind === \"dead letter\") this.reportDeadLetter(leaving.delivery, error)",
       replace: ""
     }
@@ -163,7 +163,7 @@ export const engineFaults: ReadonlyArray<Plant> = [
     "use-native-letter-untold",
     "tells and counts no dead letter that the broker writes",
     {
-      file: "engine/Worker.ts",
+      file: "internal/engine/Worker.ts",
       find: "    if (outcome._tag === \"DeadLetter\") this.reportDeadLetter(delivery, outcome.error)\n",
       replace: ""
     }
@@ -172,7 +172,7 @@ export const engineFaults: ReadonlyArray<Plant> = [
     "use-held-retry-uncounted",
     "does not count retries that the engine holds",
     {
-      file: "engine/Worker.ts",
+      file: "internal/engine/Worker.ts",
       find: "        this.countRetry(delivery, verdict.cost.error, verdict.outcome)\n",
       replace: ""
     }
@@ -181,7 +181,7 @@ export const engineFaults: ReadonlyArray<Plant> = [
     "use-restart-ready-proves",
     "takes a source that has connected for one that works",
     {
-      file: "engine/Source.ts",
+      file: "internal/engine/Source.ts",
       find: "    if (ready === undefined) return false\n",
       replace: "    if (ready === undefined) return false\n    if (ready.at > 0 || ready.at <= 0) return true\n"
     }
@@ -190,7 +190,7 @@ export const engineFaults: ReadonlyArray<Plant> = [
     "use-restart-handled-proves",
     "takes a source that has handled a message for one that works, though its broker confirms none",
     {
-      file: "engine/Source.ts",
+      file: "internal/engine/Source.ts",
       find: "this.driver.capabilities.settlement === \"none\" ? this.worker.settled : this.worker.confirmations",
       replace: "this.worker.settled"
     }
@@ -199,7 +199,7 @@ export const engineFaults: ReadonlyArray<Plant> = [
     "use-restart-none-ready-proves",
     "takes a connected source for one that works where the broker confirms nothing",
     {
-      file: "engine/Source.ts",
+      file: "internal/engine/Source.ts",
       find: "    return this.done > ready.done ||",
       replace: "    return this.driver.capabilities.settlement === \"none\" || this.done > ready.done ||"
     }
@@ -208,7 +208,7 @@ export const engineFaults: ReadonlyArray<Plant> = [
     "use-restart-none-never-proven",
     "lets the waits between restarts grow though messages are handled, where the broker confirms nothing",
     {
-      file: "engine/Source.ts",
+      file: "internal/engine/Source.ts",
       find: "this.driver.capabilities.settlement === \"none\" ? this.worker.settled : this.worker.confirmations",
       replace: "this.driver.capabilities.settlement === \"none\" ? 0 : this.worker.confirmations"
     }
@@ -217,7 +217,7 @@ export const engineFaults: ReadonlyArray<Plant> = [
     "use-restart-long-life",
     "lets the waits between restarts grow after a long connection",
     {
-      file: "engine/Source.ts",
+      file: "internal/engine/Source.ts",
       find: "this.clock.currentTimeMillisUnsafe() - ready.at >= this.consumer.restart.cap",
       replace: "false"
     }
@@ -226,7 +226,7 @@ export const engineFaults: ReadonlyArray<Plant> = [
     "use-scope-left-open",
     "does not close the scope of a message",
     {
-      file: "engine/MessageScopes.ts",
+      file: "internal/engine/MessageScopes.ts",
       find: "scope.state._tag === \"Open\" ? Scope.close(scope, exit) : undefined",
       replace: "scope.state._tag === \"Open\" && exit === undefined ? Scope.close(scope, exit) : undefined"
     }
@@ -235,7 +235,7 @@ export const engineFaults: ReadonlyArray<Plant> = [
     "use-scope-shared",
     "gives the scope of a suspended message to the next one",
     {
-      file: "engine/Worker.ts",
+      file: "internal/engine/Worker.ts",
       find: "    this.scopes.rotate()\n    this.suspend",
       replace: "    this.suspend"
     }
@@ -244,7 +244,7 @@ export const engineFaults: ReadonlyArray<Plant> = [
     "use-drain-defect",
     "ends a drain early when a driver dies with a defect",
     {
-      file: "engine/endLeases.ts",
+      file: "internal/engine/endLeases.ts",
       find: "Effect.timeoutOption(Effect.exit(calls), farewell)",
       replace: "Effect.timeoutOption(calls, farewell)"
     }
@@ -253,7 +253,7 @@ export const engineFaults: ReadonlyArray<Plant> = [
     "use-consume-throws-start",
     "lets a start wait for ever when consume throws",
     {
-      file: "engine/Source.ts",
+      file: "internal/engine/Source.ts",
       find: "          if (!isStarted) return Effect.asVoid(Deferred.done(this.started, exit))\n",
       replace: "          if (!isStarted) return Effect.void\n"
     }
@@ -262,7 +262,7 @@ export const engineFaults: ReadonlyArray<Plant> = [
     "use-start-interrupted",
     "leaves a subscription running whose start was interrupted",
     {
-      file: "engine/Engine.ts",
+      file: "internal/engine/Engine.ts",
       find: "Effect.onExit((exit) => exit._tag === \"Failure\" ? drain : Effect.void)",
       replace: "Effect.onExit((exit) => exit._tag === \"Failure\" ? Effect.void : Effect.void)"
     }
@@ -271,7 +271,7 @@ export const engineFaults: ReadonlyArray<Plant> = [
     "use-finalizer-throws",
     "closes the scope of a driver without a guard",
     {
-      file: "engine/Source.ts",
+      file: "internal/engine/Source.ts",
       find:
         "      Effect.matchCause(Scope.close(scope, exit), {\n        onSuccess: () => {},\n        onFailure: (cause) => {\n          this.lastError = Cause.squash(cause)\n        }\n      })\n",
       replace: "      Scope.close(scope, exit)\n"
@@ -281,7 +281,7 @@ export const engineFaults: ReadonlyArray<Plant> = [
     "use-room-no-share",
     "keeps no room for leases beside one that stands still",
     {
-      file: "engine/Room.ts",
+      file: "internal/engine/Room.ts",
       find: "const reserve = limit / (2 * this.leases.size)",
       replace: "const reserve = 0"
     }
@@ -290,7 +290,7 @@ export const engineFaults: ReadonlyArray<Plant> = [
     "use-intake-kept",
     "keeps the batches of leases that have ended while it is paused",
     {
-      file: "engine/Dispatcher.ts",
+      file: "internal/engine/Dispatcher.ts",
       find: "    this.intake.drop((batch) => batch.lease === lease)\n",
       replace: ""
     }
@@ -299,7 +299,7 @@ export const engineFaults: ReadonlyArray<Plant> = [
     "use-subscription-in-request",
     "starts a subscription with the context of a request",
     {
-      file: "engine/Engine.ts",
+      file: "internal/engine/Engine.ts",
       find: "const own = Detached.context(yield* Effect.context<R>())",
       replace: "const own = yield* Effect.context<R>()"
     }

@@ -3,19 +3,34 @@ import { dirname, join } from "node:path"
 import { assert, describe, it } from "vitest"
 import { committable, importsOf, packages, read, readJson, resolve, root, sources } from "./workspace.ts"
 
-/** What each folder of core may import beside itself: one way, from the cargo to the motor. */
+const lowest = ["message", "telemetry", "pipeline", "driver"]
+
+/** The folders of core that each folder may import beside itself: one way, from the message to the engine. */
 const folders: Record<string, ReadonlyArray<string>> = {
-  model: [],
-  pipeline: ["model"],
-  broker: ["model", "pipeline"],
-  middleware: ["model", "pipeline", "broker"],
-  engine: ["model", "pipeline", "broker"],
-  health: ["model", "pipeline", "broker", "middleware"],
-  memory: ["model", "pipeline", "broker", "engine"]
+  message: [],
+  telemetry: ["message"],
+  pipeline: ["message", "telemetry"],
+  driver: ["message", "telemetry", "pipeline"],
+  broker: lowest,
+  middleware: [...lowest, "broker"],
+  "internal/engine": [...lowest, "broker"],
+  health: [...lowest, "broker", "middleware"],
+  memory: [...lowest, "broker", "internal/engine"]
 }
 
+/** Modules of core that only other packages of Millrace import. */
+const forPackages = [
+  "internal/engine/MessageScopes",
+  "message/compositeKey",
+  "message/issueText",
+  "message/manualRedirects",
+  "message/sha256",
+  "middleware/circuitBreaker/circuit",
+  "telemetry/Counters"
+]
+
 /** The folders of core whose names a driver may use: what a driver's author needs, and the engine it is handed to. */
-const forDrivers = new Set(["model", "broker", "engine"])
+const forDrivers = new Set(["message", "telemetry", "driver", "broker", "internal"])
 const drivers = ["kafka", "rabbitmq", "redis", "nats", "mqtt"]
 
 /** The modules of a package that users import; all others are private, and stand under `src/internal/`. */
@@ -163,7 +178,7 @@ const shelves: Record<string, { readonly open: ReadonlyArray<string>; readonly o
   }
 }
 
-const folderOf = (file: string): string => file.split("/")[3] ?? ""
+const folderOf = (file: string): string => /^packages\/core\/src\/((?:internal\/)?[^/]+)/.exec(file)?.[1] ?? ""
 
 /** Which folder of core each name of its entry comes from. */
 const namesOfCore = (): ReadonlyMap<string, string> =>
@@ -194,6 +209,37 @@ describe("layout", () => {
         .map(({ line, target }) => `${file}:${line}: ${folderOf(file)} must not import ${target}`)
     })
     assert.deepStrictEqual(wrong, [])
+  })
+
+  it("users import the modules of core's index by name, and no other module", () => {
+    const { exports, publishConfig } = readJson("packages/core/package.json")
+    const modules = Array.from(
+      read("packages/core/src/index.ts").matchAll(/^export \* as (\w+) from "\.\/(.+)\.ts"$/gm),
+      ([, name = "", path = ""]): [string, string] => [`./${name}`, path]
+    )
+    const entries = new Map<string, string>([
+      [".", "index"],
+      ...modules,
+      ...forPackages.map((path): [string, string] => [
+        `./${path.split("/").at(-1)}`,
+        path
+      ])
+    ])
+    const file = "./package.json"
+    assert.deepStrictEqual(
+      new Map(Object.entries(exports)),
+      new Map([...Array.from(entries, ([name, path]): [string, string] => [name, `./src/${path}.ts`]), [file, file]])
+    )
+    assert.deepStrictEqual(
+      new Map(Object.entries(publishConfig.exports)),
+      new Map<string, unknown>([
+        ...Array.from(
+          entries,
+          ([name, path]): [string, unknown] => [name, { types: `./dist/${path}.d.ts`, default: `./dist/${path}.js` }]
+        ),
+        [file, file]
+      ])
+    )
   })
 
   it("core runs anywhere: it imports effect and nothing else", () => {

@@ -98,12 +98,12 @@ const made: Readonly<Record<string, ReadonlyArray<Made>>> = {
     numbers: ["inFlight.messages", "inFlight.bytes", "backoff.factor", "backoff.jitter", "hold.attempts", "hold.span"],
     endless: ["hold.age", "hold.retryAfter", "grace.revoke", "grace.drain", "stalled.waiting", "stalled.running"]
   }],
-  "core/src/broker/requestClient.ts": [{
+  "core/src/broker/request/client.ts": [{
     make: (options) =>
       Request.client(Request.make(Channel.make("a", { payload: Schema.Int }), { reply: Schema.Int }), options),
     numbers: ["pending"]
   }],
-  "core/src/broker/requestContract.ts": [{
+  "core/src/broker/request/contract.ts": [{
     make: (options) => Request.make(Channel.make("a", { payload: Schema.Int }), options),
     base: { reply: Schema.Int },
     durations: ["deadline"]
@@ -161,25 +161,25 @@ const made: Readonly<Record<string, ReadonlyArray<Made>>> = {
   ],
   "core/src/middleware/Timeout.ts": [{ make: Timeout.middleware, durations: ["after"] }],
   "core/src/middleware/Trace.ts": [{ make: Trace.middleware, numbers: ["sample"] }],
-  "core/src/middleware/auditMemory.ts": [{ make: Audit.layerMemory, numbers: ["capacity"] }],
-  "core/src/middleware/auditRetention.ts": [
+  "core/src/middleware/audit/memory.ts": [{ make: Audit.layerMemory, numbers: ["capacity"] }],
+  "core/src/middleware/audit/retention.ts": [
     { make: Audit.layerRetention, base: { keep: "1 day" }, durations: ["keep", "every"] }
   ],
-  "core/src/middleware/circuits.ts": [{ make: CircuitBreaker.layer, numbers: ["capacity"] }],
-  "core/src/middleware/idempotencyGroups.ts": [
+  "core/src/middleware/circuitBreaker/circuits.ts": [{ make: CircuitBreaker.layer, numbers: ["capacity"] }],
+  "core/src/middleware/idempotency/groups.ts": [
     { make: Idempotency.grouped, base: { write: () => Effect.void }, numbers: ["maximum"] }
   ],
-  "core/src/middleware/idempotencyMemory.ts": [{ make: Idempotency.layerMemory, numbers: ["capacity"] }],
-  "core/src/middleware/rateLimitDeny.ts": [{ make: RateLimit.denying, numbers: ["capacity"] }],
-  "core/src/middleware/rateLimitMemory.ts": [{ make: RateLimit.layerMemory, numbers: ["capacity"] }],
-  "core/src/middleware/rateLimitOptions.ts": [{ make: RateLimit.middleware, durations: ["maximumDelay"] }],
-  "core/src/middleware/rateLimitPolicy.ts": [
+  "core/src/middleware/idempotency/memory.ts": [{ make: Idempotency.layerMemory, numbers: ["capacity"] }],
+  "core/src/middleware/rateLimit/deny.ts": [{ make: RateLimit.denying, numbers: ["capacity"] }],
+  "core/src/middleware/rateLimit/memory.ts": [{ make: RateLimit.layerMemory, numbers: ["capacity"] }],
+  "core/src/middleware/rateLimit/options.ts": [{ make: RateLimit.middleware, durations: ["maximumDelay"] }],
+  "core/src/middleware/rateLimit/policy.ts": [
     { make: RateLimit.middleware, durations: ["window"], numbers: ["limit", "burst"] }
   ],
-  "core/src/middleware/retrySchedule.ts": [
+  "core/src/middleware/retry/schedule.ts": [
     { make: Retry.exponential, durations: ["base", "cap"], numbers: ["times", "factor", "jitter"] }
   ],
-  "core/src/model/Outcome.ts": [{ make: Outcome.Retry, durations: ["after"] }],
+  "core/src/message/Outcome.ts": [{ make: Outcome.Retry, durations: ["after"] }],
   "core/src/pipeline/Batch.ts": [
     {
       make: (options) => Batch.handler(options, () => Effect.void),
@@ -399,14 +399,14 @@ const made: Readonly<Record<string, ReadonlyArray<Made>>> = {
 
 /** Fields that are no options of a constructor, or are checked elsewhere, and why. */
 const others: Readonly<Record<string, string>> = {
-  "core/src/broker/Driver.ts": "what drivers say",
+  "core/src/driver/Driver.ts": "what drivers say",
   "core/src/broker/KillSwitch.ts: for": "of one call, which refuses it",
   "core/src/broker/Publisher.ts": "of one message: Features refuses it",
-  "core/src/broker/deadLetterList.ts": "a filter of times",
-  "core/src/broker/requestClient.ts: deadline": "of one request: refused by the call",
-  "core/src/middleware/auditStore.ts": "a query: fails with AuditError",
-  "core/src/model/Message.ts": "of one message: Features refuses it",
-  "core/src/model/OptionCheck.ts": "the checks themselves",
+  "core/src/broker/deadLetters/list.ts": "a filter of times",
+  "core/src/broker/request/client.ts: deadline": "of one request: refused by the call",
+  "core/src/middleware/audit/store.ts": "a query: fails with AuditError",
+  "core/src/message/Message.ts": "of one message: Features refuses it",
+  "core/src/message/OptionCheck.ts": "the checks themselves",
   "security/src/apiKeyStore.ts": "a time of a stored key",
   "sql/src/internal/outbox/watch.ts: limit": "a query",
   "sql/src/internal/idempotency/protocol.ts": "an answer",

@@ -24,11 +24,11 @@ const plant = (name: string, about: string, file: string, find: string, replace:
   edits: [{ file, find, replace }]
 })
 
-const worker = "engine/Worker.ts"
-const lease = "engine/LeaseState.ts"
-const writer = "engine/DeadLetterWriter.ts"
-const dispatcher = "engine/Dispatcher.ts"
-const leases = "engine/Leases.ts"
+const worker = "internal/engine/Worker.ts"
+const lease = "internal/engine/LeaseState.ts"
+const writer = "internal/engine/DeadLetterWriter.ts"
+const dispatcher = "internal/engine/Dispatcher.ts"
+const leases = "internal/engine/Leases.ts"
 
 export const plants: ReadonlyArray<Plant> = [
   plant(
@@ -62,7 +62,7 @@ export const plants: ReadonlyArray<Plant> = [
   plant(
     "forget-on-revoke",
     "acknowledges on a revoke what it should give back",
-    "engine/endLeases.ts",
+    "internal/engine/endLeases.ts",
     "lease.release(delivery, Outcome.Release)",
     "lease.release(delivery, Outcome.Ack)"
   ),
@@ -76,28 +76,28 @@ export const plants: ReadonlyArray<Plant> = [
   plant(
     "grace-ignored",
     "interrupts what runs at once when a lease ends or the consumer drains",
-    "engine/endLeases.ts",
+    "internal/engine/endLeases.ts",
     "Effect.timeoutOption(quiet, limit)",
     "Effect.timeoutOption(quiet, 0)"
   ),
   plant(
     "drain-does-not-wait",
     "says that it has drained before what it interrupted has ended",
-    "engine/endLeases.ts",
+    "internal/engine/endLeases.ts",
     "Effect.timeoutOption(quiet, farewell)",
     "Effect.timeoutOption(quiet, 0)"
   ),
   plant(
     "last-call-for-ever",
     "waits in a drain for a broker that never answers",
-    "engine/endLeases.ts",
+    "internal/engine/endLeases.ts",
     "Effect.timeoutOption(Effect.exit(calls), farewell)",
     "Effect.exit(calls)"
   ),
   plant(
     "effects-outlive-lease",
     "waits for durable effects and dead letters of a lease that has ended",
-    "engine/endLeases.ts",
+    "internal/engine/endLeases.ts",
     "for (const lease of leases) inProgress.giveUp(lease)",
     "void inProgress.giveUp"
   ),
@@ -171,7 +171,7 @@ export const plants: ReadonlyArray<Plant> = [
   plant(
     "room-while-paused",
     "takes more in while it is paused",
-    "engine/Room.ts",
+    "internal/engine/Room.ts",
     "    if (this.isShut) return\n",
     ""
   ),
@@ -185,7 +185,7 @@ export const plants: ReadonlyArray<Plant> = [
   plant(
     "pause-outlives-drain",
     "keeps the timer of a pause after its subscription has ended",
-    "engine/PauseControl.ts",
+    "internal/engine/PauseControl.ts",
     "    for (const { timer } of this.owners.values()) timer?.interruptUnsafe()\n",
     ""
   ),
@@ -199,7 +199,7 @@ export const plants: ReadonlyArray<Plant> = [
   plant(
     "bytes-unlimited",
     "takes in more bytes than it may have in flight",
-    "engine/Room.ts",
+    "internal/engine/Room.ts",
     "&& this.isBelow(lease, \"bytes\", bytes, part)",
     "&& (bytes > 0 || part > 0)"
   ),
@@ -273,35 +273,35 @@ export const plants: ReadonlyArray<Plant> = [
   plant(
     "declaration-for-ever",
     "waits for ever for the answer to the declaration of its dead letter channel",
-    "engine/Engine.ts",
+    "internal/engine/Engine.ts",
     "Effect.timeoutOption(called(() => driver.declare({ channel: deadLetterChannel })), declaring).pipe(",
     "Effect.map(called(() => driver.declare({ channel: deadLetterChannel })), Option.some).pipe("
   ),
   plant(
     "declaration-fails-start",
     "does not start when its dead letter channel cannot be declared",
-    "engine/Engine.ts",
+    "internal/engine/Engine.ts",
     "isDeclared(cause) ? Effect.void : missing(cause)",
     "isDeclared(cause) ? Effect.void : Effect.failCause(cause) as never"
   ),
   plant(
     "declaration-throws",
     "does not start when the driver throws at the declaration of its dead letter channel",
-    "engine/Engine.ts",
+    "internal/engine/Engine.ts",
     "called(() => driver.declare({ channel: deadLetterChannel })), declaring)",
     "driver.declare({ channel: deadLetterChannel }), declaring)"
   ),
   plant(
     "declaration-untold",
     "does not tell that its dead letter channel could not be declared",
-    "engine/Engine.ts",
+    "internal/engine/Engine.ts",
     "isDeclared(cause) ? Effect.void : missing(cause)",
     "isDeclared(cause) ? Effect.void : Effect.void"
   ),
   plant(
     "declaration-silence-untold",
     "does not tell that the declaration of its dead letter channel was not answered",
-    "engine/Engine.ts",
+    "internal/engine/Engine.ts",
     "Option.isSome(answer) ? Effect.void : missing(\"The broker did not answer in time.\")",
     "Option.isSome(answer) ? Effect.void : Effect.void"
   ),
@@ -357,49 +357,49 @@ export const plants: ReadonlyArray<Plant> = [
   plant(
     "claims-end",
     "keeps no claim for longer than its first time",
-    "engine/Claims.ts",
+    "internal/engine/Claims.ts",
     "onSuccess: () => from(now, wait)",
     "onSuccess: () => Effect.void"
   ),
   plant(
     "claims-outlive-lease",
     "goes on to extend claims of a lease that has ended",
-    "engine/Claims.ts",
+    "internal/engine/Claims.ts",
     "    this.fibers.get(state)?.interruptUnsafe()\n",
     ""
   ),
   plant(
     "restart-at-once",
     "starts a source that fails again and again without waiting longer",
-    "engine/Source.ts",
+    "internal/engine/Source.ts",
     "const next = this.hasProven() ? base : wait",
     "const next = base"
   ),
   plant(
     "start-outlives-drain",
     "lets a start wait for ever when its scope closes (once found by seed 41)",
-    "engine/Source.ts",
+    "internal/engine/Source.ts",
     "      Deferred.doneUnsafe(this.started, Exit.fail(this.neverReady()))\n",
     "      void this.neverReady\n"
   ),
   plant(
     "throttled-counts",
     "counts a retry that names its own time as a failure",
-    "engine/RetryPolicy.ts",
+    "internal/engine/RetryPolicy.ts",
     "    if (named !== undefined) {\n      const waited = cost.waited + named\n",
     "    if (named !== undefined && cost.failures === 0) {\n      const waited = cost.waited + named\n"
   ),
   plant(
     "throttled-at-once",
     "does not wait the time that a retry names",
-    "engine/RetryPolicy.ts",
+    "internal/engine/RetryPolicy.ts",
     "return { _tag: \"Hold\", outcome, after: named, cost: excused }",
     "return { _tag: \"Hold\", outcome, after: 0, cost: excused }"
   ),
   plant(
     "age-ignored",
     "holds a message that keeps failing however long that lasts",
-    "engine/RetryPolicy.ts",
+    "internal/engine/RetryPolicy.ts",
     "    if (now - cost.since >= age) return `it failed for ${now - cost.since} ms`\n",
     ""
   ),
@@ -413,7 +413,7 @@ export const plants: ReadonlyArray<Plant> = [
   plant(
     "letter-without-key",
     "writes dead letters without the key of the message",
-    "broker/deadLetter.ts",
+    "broker/deadLetters/letter.ts",
     "isKeyLeftOut ? undefined : readable(() => delivery.key, undefined)",
     "undefined"
   ),
@@ -445,7 +445,7 @@ export const detours: ReadonlyArray<Plant> = [
   plant(
     "retry-too-early",
     "runs a message from a retry channel before its time",
-    "engine/DelayQueue.ts",
+    "internal/engine/DelayQueue.ts",
     "due - now < epsilon",
     "due - now < 5"
   ),
@@ -459,21 +459,21 @@ export const detours: ReadonlyArray<Plant> = [
   plant(
     "round-for-ever",
     "counts no failure of a message that leaves its place",
-    "engine/RetryChannels.ts",
+    "internal/engine/RetryChannels.ts",
     "      failures: failures + 1,\n",
     "      failures,\n"
   ),
   plant(
     "passing-on-counts",
     "counts a message that was only passed on as tried",
-    "engine/RetryChannels.ts",
+    "internal/engine/RetryChannels.ts",
     "isDue(found.due, progress.at) ? delivery.attempts : delivery.attempts - 1",
     "isDue(found.due, progress.at) ? delivery.attempts : delivery.attempts"
   ),
   plant(
     "letter-of-the-retry-channel",
     "writes dead letters that name the retry channel",
-    "engine/RetryChannels.ts",
+    "internal/engine/RetryChannels.ts",
     "consumer.deadLetter(this.found(waiting)?.original ?? waiting, error, at, form)",
     "consumer.deadLetter(waiting, error, at, form)"
   ),
@@ -487,7 +487,7 @@ export const detours: ReadonlyArray<Plant> = [
   plant(
     "hooks-forgotten",
     "runs no hook of a message that comes back",
-    "engine/RetryChannels.ts",
+    "internal/engine/RetryChannels.ts",
     "original.hooks = waiting.hooks = []",
     "original.hooks = []"
   )
@@ -498,7 +498,7 @@ export const keepers: ReadonlyArray<Plant> = [
   plant(
     "timers-kept",
     "keeps the messages that have waited for their next attempt",
-    "engine/Handlers.ts",
+    "internal/engine/Handlers.ts",
     "      this.timers.delete(timer)\n",
     ""
   ),

@@ -3,16 +3,9 @@
  */
 export * as AsyncApi from "./broker/AsyncApi.ts"
 export * as Broker from "./broker/Broker.ts"
-export * as BrokerError from "./broker/BrokerError.ts"
-export * as Credentials from "./broker/Credentials.ts"
 export * as DeadLetters from "./broker/DeadLetters.ts"
-export * as Driver from "./broker/Driver.ts"
-export * as DriverOptions from "./broker/DriverOptions.ts"
-export * as Features from "./broker/Features.ts"
 export * as Intake from "./broker/Intake.ts"
 export * as KillSwitch from "./broker/KillSwitch.ts"
-export * as Lanes from "./broker/Lanes.ts"
-export * as NetworkFailure from "./broker/NetworkFailure.ts"
 export * as Plain from "./broker/Plain.ts"
 export * as Publisher from "./broker/Publisher.ts"
 export * as Replays from "./broker/Replays.ts"
@@ -22,10 +15,42 @@ export * as Router from "./broker/Router.ts"
 export * as Settlement from "./broker/Settlement.ts"
 export * as Subscription from "./broker/Subscription.ts"
 export * as Subscriptions from "./broker/Subscriptions.ts"
-export * as Engine from "./engine/Engine.ts"
+export * as BrokerError from "./driver/BrokerError.ts"
+export * as Credentials from "./driver/Credentials.ts"
+export * as Driver from "./driver/Driver.ts"
+export * as DriverOptions from "./driver/DriverOptions.ts"
+export * as Features from "./driver/Features.ts"
+export * as Lanes from "./driver/Lanes.ts"
+export * as NetworkFailure from "./driver/NetworkFailure.ts"
 export * as ConsumerLag from "./health/ConsumerLag.ts"
 export * as Health from "./health/Health.ts"
+export * as Engine from "./internal/engine/Engine.ts"
 export * as MemoryBroker from "./memory/MemoryBroker.ts"
+export * as Address from "./message/Address.ts"
+export * as Baggage from "./message/Baggage.ts"
+export * as Channel from "./message/Channel.ts"
+export * as Correlation from "./message/Correlation.ts"
+export * as Detached from "./message/Detached.ts"
+export type { Exchange } from "./message/Exchange.ts"
+export * as Failure from "./message/Failure.ts"
+export * as Headers from "./message/Headers.ts"
+export {
+  Delivery,
+  delivery,
+  type Envelope,
+  type Hook,
+  Message,
+  type NativeParts,
+  type Origin,
+  Outgoing,
+  type Raw,
+  type Reader
+} from "./message/Message.ts"
+export * as OptionCheck from "./message/OptionCheck.ts"
+export * as Outcome from "./message/Outcome.ts"
+export * as Parcel from "./message/Parcel.ts"
+export * as Status from "./message/Status.ts"
+export * as TraceContext from "./message/TraceContext.ts"
 export * as Audit from "./middleware/Audit.ts"
 export * as Auth from "./middleware/Auth.ts"
 export * as Bulkhead from "./middleware/Bulkhead.ts"
@@ -46,33 +71,6 @@ export * as RateLimit from "./middleware/RateLimit.ts"
 export * as Retry from "./middleware/Retry.ts"
 export * as Timeout from "./middleware/Timeout.ts"
 export * as Trace from "./middleware/Trace.ts"
-export * as Address from "./model/Address.ts"
-export * as Baggage from "./model/Baggage.ts"
-export * as Channel from "./model/Channel.ts"
-export * as Correlation from "./model/Correlation.ts"
-export * as Detached from "./model/Detached.ts"
-export type { Exchange } from "./model/Exchange.ts"
-export * as Failure from "./model/Failure.ts"
-export * as Headers from "./model/Headers.ts"
-export * as Histogram from "./model/Histogram.ts"
-export {
-  Delivery,
-  delivery,
-  type Envelope,
-  type Hook,
-  Message,
-  type NativeParts,
-  type Origin,
-  Outgoing,
-  type Raw,
-  type Reader
-} from "./model/Message.ts"
-export * as OptionCheck from "./model/OptionCheck.ts"
-export * as Outcome from "./model/Outcome.ts"
-export * as Parcel from "./model/Parcel.ts"
-export * as Redaction from "./model/Redaction.ts"
-export * as Status from "./model/Status.ts"
-export * as TraceContext from "./model/TraceContext.ts"
 export * as After from "./pipeline/After.ts"
 export * as Batch from "./pipeline/Batch.ts"
 export * as Description from "./pipeline/Description.ts"
@@ -83,3 +81,5 @@ export * as Middleware from "./pipeline/Middleware.ts"
 export * as Order from "./pipeline/Order.ts"
 export * as Route from "./pipeline/Route.ts"
 export * as Stack from "./pipeline/Stack.ts"
+export * as Histogram from "./telemetry/Histogram.ts"
+export * as Redaction from "./telemetry/Redaction.ts"

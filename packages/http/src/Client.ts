@@ -2,7 +2,7 @@
  * Effect's HTTP client behind the same middlewares as consumers, publishers and servers.
  */
 import { After, Description, Failure, type Handler, OptionCheck, Order, Redaction, type Stack } from "@millrace/core"
-import { manualRedirects } from "@millrace/core/model/manualRedirects"
+import { manualRedirects } from "@millrace/core/manualRedirects"
 import { Effect, Exit } from "effect"
 import { HttpClient, HttpClientError, type HttpClientRequest, type HttpClientResponse, UrlParams } from "effect/http"
 import { Call } from "./Call.ts"

@@ -3,7 +3,7 @@
  * that differs from Effect's server.
  */
 import { Detached, OptionCheck } from "@millrace/core"
-import { closed, MessageScopes } from "@millrace/core/engine/MessageScopes"
+import { closed, MessageScopes } from "@millrace/core/MessageScopes"
 import { Cause, Context, Data, type Duration, Effect, type Exit, type Fiber, Layer, type Scope } from "effect"
 import type { HttpServerResponse } from "effect/http"
 import type { IncomingMessage, RequestListener, Server, ServerResponse } from "node:http"

@@ -4,7 +4,7 @@
  * Source: draft-ietf-httpapi-ratelimit-headers-10, RFC 9651 (Structured Fields), RFC 9110 10.2.3.
  */
 import type { Envelope, RateLimit } from "@millrace/core"
-import { compositeKey } from "@millrace/core/model/compositeKey"
+import { compositeKey } from "@millrace/core/compositeKey"
 import type { Request } from "./Request.ts"
 
 /** A decision with the policies that were asked, in the same order, as `RateLimited` has both. */

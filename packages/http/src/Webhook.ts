@@ -2,8 +2,8 @@
  * Webhooks: a request becomes a message, and is answered once the broker has it.
  */
 import { type Channel, Correlation, type Handler, type Publisher } from "@millrace/core"
-import { compositeKey } from "@millrace/core/model/compositeKey"
-import { sha256 } from "@millrace/core/model/sha256"
+import { compositeKey } from "@millrace/core/compositeKey"
+import { sha256 } from "@millrace/core/sha256"
 import { Data, Effect, Exit, type Fiber, pipe } from "effect"
 import { HttpServerResponse } from "effect/http"
 import * as Body from "./Body.ts"

@@ -2,7 +2,7 @@
  * What a request of a client can end in beside an answer: classes of statuses, and of connections that failed.
  */
 import { Failure, NetworkFailure } from "@millrace/core"
-import { redirects } from "@millrace/core/model/manualRedirects"
+import { redirects } from "@millrace/core/manualRedirects"
 import { Clock, Data, type Duration, Effect, Redacted, Stream } from "effect"
 import type { HttpClientError, HttpClientResponse } from "effect/http"
 import * as RetryAfter from "./retryAfter.ts"

@@ -1,7 +1,7 @@
 /**
  * The places of a body that are wrong, as a problem names them.
  */
-import { issueText, type Refused } from "@millrace/core/model/issueText"
+import { issueText, type Refused } from "@millrace/core/issueText"
 import { SchemaIssue } from "effect"
 
 /** A place that is wrong: a JSON Pointer as a URI fragment (RFC 6901, 6), e.g. `#/lines/0/sku`, and what is wrong there. */

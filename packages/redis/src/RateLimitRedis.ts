@@ -3,7 +3,7 @@
  * server's clock. Needs Redis 7.0 or newer, or Valkey.
  */
 import { type BrokerError, DriverOptions, RateLimit } from "@millrace/core"
-import { compositeKey } from "@millrace/core/model/compositeKey"
+import { compositeKey } from "@millrace/core/compositeKey"
 import { Clock, type Config, Effect, Layer, Random, type Scope } from "effect"
 import * as Client from "./internal/client/Client.ts"
 import * as Environment from "./internal/client/Environment.ts"

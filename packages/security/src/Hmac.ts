@@ -2,7 +2,7 @@
  * Signatures of messages and requests, by Standard Webhooks: whoever has the secret sent these bytes, now, and once.
  */
 import { type Around, Auth, Eager, type Idempotency, Middleware, OptionCheck } from "@millrace/core"
-import { compositeKey } from "@millrace/core/model/compositeKey"
+import { compositeKey } from "@millrace/core/compositeKey"
 import { Clock, Duration, Effect, Exit, Redacted } from "effect"
 import { SecureRandom } from "effect/crypto"
 import { compile, type Keys, type Signed } from "./hmacKeys.ts"

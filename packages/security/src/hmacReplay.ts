@@ -2,7 +2,7 @@
  * A signature counts once: what was let pass is remembered for as long as its time would be taken again.
  */
 import { Auth, Eager, type Envelope, Idempotency, Message, type Outcome } from "@millrace/core"
-import { compositeKey } from "@millrace/core/model/compositeKey"
+import { compositeKey } from "@millrace/core/compositeKey"
 import { Effect, Exit } from "effect"
 import { hash } from "node:crypto"
 

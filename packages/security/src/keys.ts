@@ -1,5 +1,5 @@
 import { Auth, Detached, OptionCheck } from "@millrace/core"
-import { manualRedirects, redirects } from "@millrace/core/model/manualRedirects"
+import { manualRedirects, redirects } from "@millrace/core/manualRedirects"
 import { Clock, Deferred, Duration, Effect, FiberSet, Redacted, type Scope, Stream } from "effect"
 import { HttpClient, type HttpClientResponse } from "effect/http"
 import * as jose from "jose"

@@ -3,8 +3,8 @@
  * cannot differ from them.
  */
 import { Schema } from "effect"
-import type { Pattern } from "../model/Address.ts"
-import type { Codec, Content } from "../model/Channel.ts"
+import type { Pattern } from "../message/Address.ts"
+import type { Codec, Content } from "../message/Channel.ts"
 import * as Description from "../pipeline/Description.ts"
 import type { Subscription } from "./Subscription.ts"
 

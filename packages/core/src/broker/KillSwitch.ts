@@ -2,11 +2,11 @@
  * Stops the intake of subscriptions: by itself after a burst of failures, or by hand.
  */
 import { Clock, Context, Duration, Effect, type Exit, Layer } from "effect"
-import * as Detached from "../model/Detached.ts"
-import { retryAfterOf } from "../model/Failure.ts"
-import type { Delivery } from "../model/Message.ts"
-import * as OptionCheck from "../model/OptionCheck.ts"
-import * as Outcome from "../model/Outcome.ts"
+import * as Detached from "../message/Detached.ts"
+import { retryAfterOf } from "../message/Failure.ts"
+import type { Delivery } from "../message/Message.ts"
+import * as OptionCheck from "../message/OptionCheck.ts"
+import * as Outcome from "../message/Outcome.ts"
 import * as Eager from "../pipeline/Eager.ts"
 import type { Handler } from "../pipeline/Handler.ts"
 import { Recent } from "../pipeline/Recent.ts"

@@ -3,11 +3,11 @@
  * with and closed by promises.
  */
 import { Data, Effect, Exit, Layer, ManagedRuntime } from "effect"
-import * as Failure from "../model/Failure.ts"
+import * as Failure from "../message/Failure.ts"
 import type { Handler } from "../pipeline/Handler.ts"
 import type { Broker } from "./Broker.ts"
-import type { BrokerError } from "./BrokerError.ts"
-import * as NetworkFailure from "./NetworkFailure.ts"
+import type { BrokerError } from "../driver/BrokerError.ts"
+import * as NetworkFailure from "../driver/NetworkFailure.ts"
 import type { Options, Publisher } from "./Publisher.ts"
 import { run, type Subscription } from "./Subscription.ts"
 

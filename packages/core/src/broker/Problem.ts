@@ -3,7 +3,7 @@
  */
 import { Data } from "effect"
 import { hasProperty } from "effect/Predicate"
-import { classOf, type FailureClass, messageOf, tagOf } from "../model/Failure.ts"
+import { classOf, type FailureClass, messageOf, tagOf } from "../message/Failure.ts"
 
 /** Problem details by RFC 9457; `error` is a declared error, as its schema encodes it. */
 export interface Problem {

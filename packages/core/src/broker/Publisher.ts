@@ -2,12 +2,12 @@
  * Publishing: a value of a channel's type goes through the publish middlewares, is encoded, and is confirmed by the broker.
  */
 import { Data, Effect, Exit, SchemaIssue } from "effect"
-import * as Address from "../model/Address.ts"
-import type { Channel, Content } from "../model/Channel.ts"
-import * as Correlation from "../model/Correlation.ts"
-import { type Classified, classOf, messageOf, retryAfterOf, tagOf } from "../model/Failure.ts"
-import * as Headers from "../model/Headers.ts"
-import { type NativeParts, Outgoing } from "../model/Message.ts"
+import * as Address from "../message/Address.ts"
+import type { Channel, Content } from "../message/Channel.ts"
+import * as Correlation from "../message/Correlation.ts"
+import { type Classified, classOf, messageOf, retryAfterOf, tagOf } from "../message/Failure.ts"
+import * as Headers from "../message/Headers.ts"
+import { type NativeParts, Outgoing } from "../message/Message.ts"
 import * as After from "../pipeline/After.ts"
 import { bounded, encoder as compile, explain } from "../pipeline/compile.ts"
 import * as Description from "../pipeline/Description.ts"
@@ -19,8 +19,8 @@ import type { Run } from "../pipeline/inBatch.ts"
 import * as PublishBatch from "../pipeline/publishBatch.ts"
 import type { Fold, Stack } from "../pipeline/Stack.ts"
 import { type Broker, keyOf, type Of } from "./Broker.ts"
-import { BrokerError } from "./BrokerError.ts"
-import { type Feature, has, unsupported } from "./Features.ts"
+import { BrokerError } from "../driver/BrokerError.ts"
+import { type Feature, has, unsupported } from "../driver/Features.ts"
 
 /** A payload, or a parameter of the address, that its channel does not take; nothing was published. */
 export class EncodeError extends Data.TaggedError("EncodeError")<{

@@ -2,20 +2,20 @@
  * Replays for one consumer group: a channel beside that of the subscription, which only the group that failed reads.
  */
 import { Effect, Exit, Layer, type Scope } from "effect"
-import * as Address from "../model/Address.ts"
-import type * as Headers from "../model/Headers.ts"
-import type { Delivery } from "../model/Message.ts"
-import * as Outcome from "../model/Outcome.ts"
+import * as Address from "../message/Address.ts"
+import type * as Headers from "../message/Headers.ts"
+import type { Delivery } from "../message/Message.ts"
+import * as Outcome from "../message/Outcome.ts"
 import { asItWas } from "./asItWas.ts"
 import type { Running } from "./Broker.ts"
-import type { BrokerError } from "./BrokerError.ts"
-import { names, originalFields, replayed, replayId } from "./deadLetter.ts"
+import type { BrokerError } from "../driver/BrokerError.ts"
+import { names, originalFields, replayed, replayId } from "./deadLetters/letter.ts"
 import * as Instructions from "./instructions.ts"
-import { groupChannel } from "./replayRecord.ts"
+import { groupChannel } from "./deadLetters/replayRecord.ts"
 import * as Retries from "./Retries.ts"
 import * as Subscription from "./Subscription.ts"
 
-export { groupChannel as channelOf } from "./replayRecord.ts"
+export { groupChannel as channelOf } from "./deadLetters/replayRecord.ts"
 
 const counted = (text: string | undefined): number => {
   const value = text === undefined ? Number.NaN : Number(text)

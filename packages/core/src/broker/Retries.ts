@@ -2,9 +2,9 @@
  * Where a message that failed waits for its next attempt: what that keeps in order, and what it holds up meanwhile.
  */
 import type { Duration } from "effect"
-import type * as Headers from "../model/Headers.ts"
-import { type Delivery, Outgoing } from "../model/Message.ts"
-import * as OptionCheck from "../model/OptionCheck.ts"
+import type * as Headers from "../message/Headers.ts"
+import { type Delivery, Outgoing } from "../message/Message.ts"
+import * as OptionCheck from "../message/OptionCheck.ts"
 import { asItWas } from "./asItWas.ts"
 import * as Instructions from "./instructions.ts"
 

@@ -2,15 +2,15 @@
  * Subscriptions put together: what they share is said once, and they run as one.
  */
 import { Effect, Layer, Scope } from "effect"
-import * as Channel from "../model/Channel.ts"
-import type { Delivery, Message, Raw } from "../model/Message.ts"
+import * as Channel from "../message/Channel.ts"
+import type { Delivery, Message, Raw } from "../message/Message.ts"
 import * as Description from "../pipeline/Description.ts"
 import type { Config, Handler, Refuse } from "../pipeline/Handler.ts"
 import type { NoHandler, Said } from "../pipeline/Misplaced.ts"
 import type { Check, Fold, Stack } from "../pipeline/Stack.ts"
 import type { Of, Running } from "./Broker.ts"
-import type { BrokerError } from "./BrokerError.ts"
-import type { Lanes } from "./Lanes.ts"
+import type { BrokerError } from "../driver/BrokerError.ts"
+import type { Lanes } from "../driver/Lanes.ts"
 import type * as Settlement from "./Settlement.ts"
 import * as Subscription from "./Subscription.ts"
 

@@ -2,8 +2,8 @@
  * From the end of a chain to what becomes of the message: computed once, outside everything.
  */
 import { Cause, Duration, type Exit } from "effect"
-import { type Classified, classOf, type FailureClass, retryAfterOf, tagOf } from "../model/Failure.ts"
-import * as Outcome from "../model/Outcome.ts"
+import { type Classified, classOf, type FailureClass, retryAfterOf, tagOf } from "../message/Failure.ts"
+import * as Outcome from "../message/Outcome.ts"
 
 /** What each class of failure does to its message; data that a subscription may change. */
 export type Table = { readonly [Class in FailureClass]: (error: Classified) => Outcome.Outcome }

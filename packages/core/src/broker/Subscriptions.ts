@@ -3,7 +3,7 @@
  */
 import { Context, Deferred, Effect, Exit, Layer, Scope } from "effect"
 import type { Health, Running } from "./Broker.ts"
-import * as BrokerError from "./BrokerError.ts"
+import * as BrokerError from "../driver/BrokerError.ts"
 import * as Subscription from "./Subscription.ts"
 
 /** What a program does with its subscriptions while it runs. */

@@ -1,8 +1,8 @@
 /**
  * A message that was copied to another channel with headers about where it came from, read as it was in its own channel.
  */
-import * as Headers from "../model/Headers.ts"
-import { type Delivery, delivery, type Reader } from "../model/Message.ts"
+import * as Headers from "../message/Headers.ts"
+import { type Delivery, delivery, type Reader } from "../message/Message.ts"
 
 /** Reads the copy without the headers that were added to it. */
 class AsItWas implements Reader<Delivery> {

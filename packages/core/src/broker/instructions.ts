@@ -3,8 +3,8 @@
  * else it goes, by which id a second copy is dropped. A copy of a consumed message (a dead letter, a delayed retry, a replay)
  * holds them under another name, which no broker obeys.
  */
-import type * as Headers from "../model/Headers.ts"
-import { type NativeParts, Outgoing } from "../model/Message.ts"
+import type * as Headers from "../message/Headers.ts"
+import { type NativeParts, Outgoing } from "../message/Message.ts"
 
 /** The prefix of an instruction's name in a copy. */
 export const prefix = "transport-instruction-"

@@ -2,8 +2,8 @@
  * Publishes that are refused: by a middleware of a whole broker, or by the broker for what one message is.
  */
 import { Predicate } from "effect"
-import * as Failure from "../model/Failure.ts"
-import { BrokerError } from "./BrokerError.ts"
+import * as Failure from "../message/Failure.ts"
+import { BrokerError } from "../driver/BrokerError.ts"
 
 /** The error of a publish that a middleware of a broker has refused. */
 export const refused = (system: string) => (error: unknown): BrokerError =>

@@ -2,7 +2,7 @@
  * What a health check is: a value with a name, a kind, and an effect that asks.
  */
 import { Duration, type Effect } from "effect"
-import * as OptionCheck from "../model/OptionCheck.ts"
+import * as OptionCheck from "../message/OptionCheck.ts"
 
 /**
  * Which question a check answers.

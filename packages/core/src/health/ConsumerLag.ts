@@ -5,9 +5,9 @@
 import { Clock, Context, type Duration, Effect, Layer, Metric, type Scope } from "effect"
 import type { Health, Running } from "../broker/Broker.ts"
 import * as Subscriptions from "../broker/Subscriptions.ts"
-import * as OptionCheck from "../model/OptionCheck.ts"
-import * as Lost from "../pipeline/Lost.ts"
-import * as Series from "../pipeline/Series.ts"
+import * as OptionCheck from "../message/OptionCheck.ts"
+import * as Lost from "../telemetry/Lost.ts"
+import * as Series from "../telemetry/Series.ts"
 
 /** How far one subscription is behind. */
 export interface Progress {

@@ -3,7 +3,7 @@
  * messages.
  */
 import { Clock, Context, Duration, Effect, Layer, type Scope } from "effect"
-import * as Detached from "../model/Detached.ts"
+import * as Detached from "../message/Detached.ts"
 import * as Check from "./Check.ts"
 import * as Pulse from "./Pulse.ts"
 import * as Checks from "./Registry.ts"

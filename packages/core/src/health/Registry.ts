@@ -2,7 +2,7 @@
  * Asks checks, side by side and each within its time, and keeps what they answered.
  */
 import { Clock, Deferred, Effect, Exit, type Fiber, Metric, type Scope, Semaphore } from "effect"
-import * as Detached from "../model/Detached.ts"
+import * as Detached from "../message/Detached.ts"
 import type * as Check from "./Check.ts"
 import * as Report from "./Report.ts"
 

@@ -2,7 +2,7 @@
  * What is known of the health of a program, as a value.
  */
 import { Cause, type Exit } from "effect"
-import { classOf, type FailureClass, tagOf } from "../model/Failure.ts"
+import { classOf, type FailureClass, tagOf } from "../message/Failure.ts"
 import { type Details, isDegraded, type Kind, maximumDetails, maximumText } from "./Check.ts"
 
 /** How something is; the later is the worse. */

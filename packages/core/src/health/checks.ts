@@ -3,13 +3,13 @@
  */
 import { Data, Effect } from "effect"
 import { Broker, type Key } from "../broker/Broker.ts"
-import type { BrokerError } from "../broker/BrokerError.ts"
+import type { BrokerError } from "../driver/BrokerError.ts"
 import { KillSwitch } from "../broker/KillSwitch.ts"
-import { type AuditError, AuditStore } from "../middleware/auditStore.ts"
-import { CircuitBreakerCircuits } from "../middleware/circuits.ts"
-import { IdempotencyStore, type IdempotencyUnavailable } from "../middleware/idempotencyStore.ts"
-import { policy } from "../middleware/rateLimitPolicy.ts"
-import { RateLimitStore, type RateLimitUnavailable } from "../middleware/rateLimitStore.ts"
+import { type AuditError, AuditStore } from "../middleware/audit/store.ts"
+import { CircuitBreakerCircuits } from "../middleware/circuitBreaker/circuits.ts"
+import { IdempotencyStore, type IdempotencyUnavailable } from "../middleware/idempotency/store.ts"
+import { policy } from "../middleware/rateLimit/policy.ts"
+import { RateLimitStore, type RateLimitUnavailable } from "../middleware/rateLimit/store.ts"
 import { type Check, check, checkOption, type Common, type Degraded, degraded } from "./Check.ts"
 
 /** A subscription does not take messages. */

@@ -3,7 +3,7 @@
  */
 import { Clock, type Duration, Effect } from "effect"
 import type { Health, Running } from "../broker/Broker.ts"
-import type { BrokerError } from "../broker/BrokerError.ts"
+import type { BrokerError } from "../driver/BrokerError.ts"
 import { Registry } from "../broker/Subscriptions.ts"
 import {
   type Check,

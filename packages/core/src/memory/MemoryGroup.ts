@@ -2,9 +2,9 @@
  * A consumer group of the memory broker: its members, who owns which partition, and what the group has done.
  */
 import { Duration, Effect, Latch, type Scheduler, Semaphore } from "effect"
-import { type BrokerError, make as failure } from "../broker/BrokerError.ts"
-import type { ConsumeOptions, Lag, Lease, Settled, Sink } from "../broker/Driver.ts"
-import type { Delivery, Origin } from "../model/Message.ts"
+import { type BrokerError, make as failure } from "../driver/BrokerError.ts"
+import type { ConsumeOptions, Lag, Lease, Settled, Sink } from "../driver/Driver.ts"
+import type { Delivery, Origin } from "../message/Message.ts"
 import type { Log } from "./MemoryLog.ts"
 
 /** One consumer of a group. */

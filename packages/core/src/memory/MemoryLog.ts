@@ -1,8 +1,8 @@
 /**
  * What the memory broker keeps: partitions of published messages.
  */
-import * as Headers from "../model/Headers.ts"
-import { type Delivery, delivery, type Origin, type Outgoing, type Reader } from "../model/Message.ts"
+import * as Headers from "../message/Headers.ts"
+import { type Delivery, delivery, type Origin, type Outgoing, type Reader } from "../message/Message.ts"
 
 const decoder = new TextDecoder()
 

@@ -2,20 +2,20 @@
  * The audit trail: one durable row for each message that was handled or published, written before it is acknowledged.
  */
 import { Clock, Effect, Exit } from "effect"
-import { messageOf, tagOf } from "../model/Failure.ts"
-import { type Envelope, Message } from "../model/Message.ts"
-import * as OptionCheck from "../model/OptionCheck.ts"
-import type { Outcome } from "../model/Outcome.ts"
-import * as Redaction from "../model/Redaction.ts"
+import { messageOf, tagOf } from "../message/Failure.ts"
+import { type Envelope, Message } from "../message/Message.ts"
+import * as OptionCheck from "../message/OptionCheck.ts"
+import type { Outcome } from "../message/Outcome.ts"
+import * as Redaction from "../telemetry/Redaction.ts"
 import * as Eager from "../pipeline/Eager.ts"
-import type { Around, Make } from "../pipeline/Handler.ts"
-import * as Lost from "../pipeline/Lost.ts"
+import type { Around, FullConfig } from "../pipeline/Handler.ts"
+import * as Lost from "../telemetry/Lost.ts"
 import * as Middleware from "../pipeline/Middleware.ts"
-import { type AuditError, AuditStore, type Entry, type Status } from "./auditStore.ts"
-import * as Text from "./auditText.ts"
+import { type AuditError, AuditStore, type Entry, type Status } from "./audit/store.ts"
+import * as Text from "./audit/text.ts"
 
-export { layerMemory, type MemoryOptions } from "./auditMemory.ts"
-export { layerRetention, type RetentionOptions } from "./auditRetention.ts"
+export { layerMemory, type MemoryOptions } from "./audit/memory.ts"
+export { layerRetention, type RetentionOptions } from "./audit/retention.ts"
 export {
   AuditError,
   AuditStore as Store,
@@ -28,7 +28,7 @@ export {
   type Reason,
   type Row,
   type Status
-} from "./auditStore.ts"
+} from "./audit/store.ts"
 
 /** Options of `middleware`. */
 export interface Options {
@@ -126,7 +126,7 @@ const said = (line: Effect.Effect<void>): Effect.Effect<void> => Lost.quietly("A
  * @throws RangeError when `body.characters` is not an integer from 1
  * @category constructors
  */
-export const middleware = (options: Options = {}): Around<Envelope, Make<{ requires: AuditStore }>> => {
+export const middleware = (options: Options = {}): Around<Envelope, FullConfig<{ requires: AuditStore }>> => {
   const body = options.body ?? defaults.body
   const check = OptionCheck.make("Audit")
   const characters = body === "none" ? 0 : check.count("body.characters", body.characters)

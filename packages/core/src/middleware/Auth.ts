@@ -5,9 +5,9 @@
  * description and no log line of this module.
  */
 import { Context, Data, type Duration, Effect, Exit, Layer } from "effect"
-import type { Envelope } from "../model/Message.ts"
+import type { Envelope } from "../message/Message.ts"
 import * as Eager from "../pipeline/Eager.ts"
-import type { Around, Make } from "../pipeline/Handler.ts"
+import type { Around, FullConfig } from "../pipeline/Handler.ts"
 import * as Middleware from "../pipeline/Middleware.ts"
 import { defaults, type Options, reader } from "./authCredential.ts"
 
@@ -123,9 +123,9 @@ type Refusal = Unauthorized | AuthUnavailable
 export interface Build {
   (options: Options & { readonly scopes: Scopes }): Around<
     Envelope,
-    Make<{ provides: AuthPrincipal; requires: AuthVerifier; fails: Refusal | Forbidden }>
+    FullConfig<{ provides: AuthPrincipal; requires: AuthVerifier; fails: Refusal | Forbidden }>
   >
-  (options?: Options): Around<Envelope, Make<{ provides: AuthPrincipal; requires: AuthVerifier; fails: Refusal }>>
+  (options?: Options): Around<Envelope, FullConfig<{ provides: AuthPrincipal; requires: AuthVerifier; fails: Refusal }>>
 }
 
 /**
@@ -230,7 +230,7 @@ export const middleware: Build = ((options: Options & { readonly scopes?: Scopes
  */
 export const scopes = (
   ...scopes: Scopes
-): Around<Envelope, Make<{ requires: AuthPrincipal; fails: Forbidden }>> =>
+): Around<Envelope, FullConfig<{ requires: AuthPrincipal; fails: Forbidden }>> =>
   Middleware.make()(
     {
       name: "Scopes",

@@ -2,10 +2,10 @@
  * How many messages may be inside something at once, and how many may wait for it.
  */
 import { Context, Data, Duration, Effect, Exit, Layer } from "effect"
-import type { Envelope } from "../model/Message.ts"
-import * as OptionCheck from "../model/OptionCheck.ts"
+import type { Envelope } from "../message/Message.ts"
+import * as OptionCheck from "../message/OptionCheck.ts"
 import * as Eager from "../pipeline/Eager.ts"
-import type { Around, Make } from "../pipeline/Handler.ts"
+import type { Around, FullConfig } from "../pipeline/Handler.ts"
 import * as Middleware from "../pipeline/Middleware.ts"
 import { isStreaming } from "../pipeline/streaming.ts"
 import { Compartment } from "./compartment.ts"
@@ -111,7 +111,7 @@ const check = OptionCheck.make("Bulkhead")
  */
 export const middleware = (
   options: Options
-): Around<Envelope, Make<{ requires: BulkheadCompartments; fails: BulkheadFull }>> => {
+): Around<Envelope, FullConfig<{ requires: BulkheadCompartments; fails: BulkheadFull }>> => {
   const { name } = options
   if (name === "") throw new RangeError("Bulkhead: name must say what is protected, got an empty text")
   const limit = check.count("limit", options.limit ?? defaults.limit)

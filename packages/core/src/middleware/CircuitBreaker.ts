@@ -3,23 +3,23 @@
  */
 import { Data, Duration, Effect, Exit } from "effect"
 import { Intake } from "../broker/Intake.ts"
-import { classes as allClasses, classOf, type FailureClass, isInstance } from "../model/Failure.ts"
-import type { Envelope } from "../model/Message.ts"
-import * as OptionCheck from "../model/OptionCheck.ts"
+import { classes as allClasses, classOf, type FailureClass, isInstance } from "../message/Failure.ts"
+import type { Envelope } from "../message/Message.ts"
+import * as OptionCheck from "../message/OptionCheck.ts"
 import * as Eager from "../pipeline/Eager.ts"
-import type { Around, Fixed, Make } from "../pipeline/Handler.ts"
+import type { Around, Fixed, FullConfig } from "../pipeline/Handler.ts"
 import * as Middleware from "../pipeline/Middleware.ts"
-import type { Circuit, Policy, Trip, Verdict } from "./circuit.ts"
-import { CircuitBreakerCircuits } from "./circuits.ts"
+import type { Circuit, Policy, Trip, Verdict } from "./circuitBreaker/circuit.ts"
+import { CircuitBreakerCircuits } from "./circuitBreaker/circuits.ts"
 
-export type { Policy, State, Trip } from "./circuit.ts"
+export type { Policy, State, Trip } from "./circuitBreaker/circuit.ts"
 export {
   CircuitBreakerCircuits as Circuits,
   type CircuitsOptions,
   type CircuitStatistics,
   layer,
   type Transition
-} from "./circuits.ts"
+} from "./circuitBreaker/circuits.ts"
 
 /** Options that each form of `middleware` has. */
 export interface Common {
@@ -112,8 +112,8 @@ type Needs = { requires: CircuitBreakerCircuits; fails: CircuitOpen }
 
 /** The forms of `middleware`. */
 export interface Build {
-  (options: Options): Around<Envelope, Make<Needs>>
-  <M extends Envelope>(options: KeyedOptions<M>): Fixed<M, Make<Needs>>
+  (options: Options): Around<Envelope, FullConfig<Needs>>
+  <M extends Envelope>(options: KeyedOptions<M>): Fixed<M, FullConfig<Needs>>
 }
 
 const verdictOf = (failures: ReadonlySet<FailureClass | undefined>) => (exit: Exit.Exit<unknown, unknown>): Verdict => {

@@ -3,15 +3,15 @@
  * that goes out.
  */
 import { Clock, Context, Effect, Exit, Fiber, Random, References, type Tracer } from "effect"
-import * as Correlation from "../model/Correlation.ts"
-import { type Envelope, Message } from "../model/Message.ts"
-import * as OptionCheck from "../model/OptionCheck.ts"
+import * as Correlation from "../message/Correlation.ts"
+import { type Envelope, Message } from "../message/Message.ts"
+import * as OptionCheck from "../message/OptionCheck.ts"
 import * as Eager from "../pipeline/Eager.ts"
 import type { Handler } from "../pipeline/Handler.ts"
-import * as Lost from "../pipeline/Lost.ts"
+import * as Lost from "../telemetry/Lost.ts"
 import * as Middleware from "../pipeline/Middleware.ts"
 
-export { Current } from "../model/Correlation.ts"
+export { Current } from "../message/Correlation.ts"
 
 /** Options of `middleware`. */
 export interface Options {

@@ -3,13 +3,13 @@
  * retries of its own, and acknowledges the message after that.
  */
 import { Cause, Effect, Exit } from "effect"
-import { classes as allClasses, classOf, type FailureClass, retryAfterOf, tagOf } from "../model/Failure.ts"
-import type { Message } from "../model/Message.ts"
-import * as OptionCheck from "../model/OptionCheck.ts"
-import * as Outcome from "../model/Outcome.ts"
+import { classes as allClasses, classOf, type FailureClass, retryAfterOf, tagOf } from "../message/Failure.ts"
+import type { Message } from "../message/Message.ts"
+import * as OptionCheck from "../message/OptionCheck.ts"
+import * as Outcome from "../message/Outcome.ts"
 import type { Description } from "../pipeline/Description.ts"
 import * as Eager from "../pipeline/Eager.ts"
-import type { Around, Handler, Make } from "../pipeline/Handler.ts"
+import type { Around, FullConfig, Handler } from "../pipeline/Handler.ts"
 import * as Middleware from "../pipeline/Middleware.ts"
 import { retriable } from "./Retry.ts"
 
@@ -48,7 +48,7 @@ const wrap =
     }
   }
 
-type Takes<Handled> = Around<Message<unknown>, Make<{ handles: Handled; answers: Answer }>>
+type Takes<Handled> = Around<Message<unknown>, FullConfig<{ handles: Handled; answers: Answer }>>
 
 const taking = <Handled>(shows: Description["shows"], takes: (error: unknown) => boolean): Takes<Handled> =>
   // what `takes` names leaves E; the body cannot tell it from the marks
@@ -161,12 +161,12 @@ export const when = <E, D extends E>(
  */
 export const afterAttempts = (
   attempts: number
-): Around<Message<unknown>, Make<{ answers: Outcome.DeadLetter }>> => {
+): Around<Message<unknown>, FullConfig<{ answers: Outcome.DeadLetter }>> => {
   check.count("attempts", attempts)
   const built: unknown = Middleware.make<{ message: Message<unknown> }>()(
     describe({ attempts }),
     wrap((error, message) => message.attempt >= attempts && retriable(error) && retryAfterOf(error) === undefined)
   )
   // an error with retryAfter is not taken, so a retry is never answered
-  return built as Around<Message<unknown>, Make<{ answers: Outcome.DeadLetter }>>
+  return built as Around<Message<unknown>, FullConfig<{ answers: Outcome.DeadLetter }>>
 }

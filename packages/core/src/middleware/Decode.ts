@@ -2,13 +2,13 @@
  * From bytes to a typed payload: each body is read once by its channel's codec and checked once by its channel's schema.
  */
 import { Data, Effect, Exit, type Schema, type SchemaAST, type SchemaIssue } from "effect"
-import type { Channel } from "../model/Channel.ts"
-import { messageOf, tagOf } from "../model/Failure.ts"
-import type { Message, Raw } from "../model/Message.ts"
-import * as OptionCheck from "../model/OptionCheck.ts"
-import * as Outcome from "../model/Outcome.ts"
+import type { Channel } from "../message/Channel.ts"
+import { messageOf, tagOf } from "../message/Failure.ts"
+import type { Message, Raw } from "../message/Message.ts"
+import * as OptionCheck from "../message/OptionCheck.ts"
+import * as Outcome from "../message/Outcome.ts"
 import { decoder, explain } from "../pipeline/compile.ts"
-import type { Change, Make } from "../pipeline/Handler.ts"
+import type { Change, FullConfig } from "../pipeline/Handler.ts"
 import * as Middleware from "../pipeline/Middleware.ts"
 
 /**
@@ -134,7 +134,7 @@ const reader = <P>(channel: Channel<P, string, unknown>): (bytes: Uint8Array) =>
 export const middleware = <P, const T extends Tombstone = "refuse">(
   channel: Channel<P, string, unknown>,
   options: Options<T> = {}
-): Change<Message<Raw<P>>, Message<Payload<P, T>>, Make<{ fails: DecodeError; answers: Answers<T> }>> => {
+): Change<Message<Raw<P>>, Message<Payload<P, T>>, FullConfig<{ fails: DecodeError; answers: Answers<T> }>> => {
   const { content, name } = channel
   const withoutSchema = OptionCheck.make("Decode").oneOf("withoutSchema", options.withoutSchema ?? "pass", [
     "pass",

@@ -2,14 +2,14 @@
  * Another answer where the right one cannot be had.
  */
 import { Cause, Effect, type Exit, Metric } from "effect"
-import { classes as allClasses, classOf, type FailureClass, tagOf } from "../model/Failure.ts"
-import type { Envelope } from "../model/Message.ts"
-import * as OptionCheck from "../model/OptionCheck.ts"
-import { labelOf } from "../pipeline/Conventions.ts"
+import { classes as allClasses, classOf, type FailureClass, tagOf } from "../message/Failure.ts"
+import type { Envelope } from "../message/Message.ts"
+import * as OptionCheck from "../message/OptionCheck.ts"
+import { labelOf } from "../telemetry/Conventions.ts"
 import type { Description } from "../pipeline/Description.ts"
 import * as Eager from "../pipeline/Eager.ts"
 import type { Handler } from "../pipeline/Handler.ts"
-import * as Lost from "../pipeline/Lost.ts"
+import * as Lost from "../telemetry/Lost.ts"
 import * as Middleware from "../pipeline/Middleware.ts"
 
 /** The header that tells the handler of a fallback why it was called: the tag of the error. */

@@ -2,9 +2,9 @@
  * Which messages a handler sees at all; the others pass by, which is no error.
  */
 import { Effect } from "effect"
-import type { Envelope } from "../model/Message.ts"
-import * as Outcome from "../model/Outcome.ts"
-import type { Fixed, Make } from "../pipeline/Handler.ts"
+import type { Envelope } from "../message/Message.ts"
+import * as Outcome from "../message/Outcome.ts"
+import type { Fixed, FullConfig } from "../pipeline/Handler.ts"
 import * as Middleware from "../pipeline/Middleware.ts"
 
 /** Options of `middleware`. */
@@ -43,7 +43,7 @@ export const defaults: { readonly onFiltered: Outcome.Ack } = { onFiltered: Outc
 export const middleware = <M extends Envelope, R = never, O extends Outcome.Outcome = Outcome.Ack>(
   predicate: (message: M) => boolean | Effect.Effect<boolean, never, R>,
   options: Options<O> = {}
-): Fixed<M, Make<{ requires: R; answers: O }>> => {
+): Fixed<M, FullConfig<{ requires: R; answers: O }>> => {
   // without the option O is the default's type
   const onFiltered = options.onFiltered ?? (defaults.onFiltered as O)
   const filtered = Effect.succeed(onFiltered)

@@ -2,10 +2,10 @@
  * A second attempt beside a first that takes long; whoever is done first gives the answer.
  */
 import { Context, Duration, Effect, type Exit, Fiber, Layer } from "effect"
-import type { Envelope } from "../model/Message.ts"
-import * as OptionCheck from "../model/OptionCheck.ts"
+import type { Envelope } from "../message/Message.ts"
+import * as OptionCheck from "../message/OptionCheck.ts"
 import * as Eager from "../pipeline/Eager.ts"
-import type { Around, Make } from "../pipeline/Handler.ts"
+import type { Around, FullConfig } from "../pipeline/Handler.ts"
 import * as Middleware from "../pipeline/Middleware.ts"
 
 /** Options of `middleware`. */
@@ -149,7 +149,7 @@ export const layer: Layer.Layer<HedgeBudgets> = Layer.sync(HedgeBudgets, () => {
  * @throws RangeError when an option is out of range
  * @category constructors
  */
-export const middleware = (options: Options): Around<Envelope, Make<{ requires: HedgeBudgets }>> => {
+export const middleware = (options: Options): Around<Envelope, FullConfig<{ requires: HedgeBudgets }>> => {
   const check = OptionCheck.make("Hedge")
   check.oneOf("idempotent", options.idempotent, [true])
   const after = check.millis("after", options.after ?? defaults.after, { least: 0 })

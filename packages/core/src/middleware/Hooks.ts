@@ -3,13 +3,13 @@
  * execution, after saving, on errors. An adapter over the stages; a middleware of one's own can do all of it, and more.
  */
 import { Cause, type Context, Data, Effect, Exit, Fiber } from "effect"
-import { classOf, type FailureClass, tagOf } from "../model/Failure.ts"
-import type { Envelope } from "../model/Message.ts"
-import * as OptionCheck from "../model/OptionCheck.ts"
+import { classOf, type FailureClass, tagOf } from "../message/Failure.ts"
+import type { Envelope } from "../message/Message.ts"
+import * as OptionCheck from "../message/OptionCheck.ts"
 import * as Eager from "../pipeline/Eager.ts"
-import * as Ending from "../pipeline/Ending.ts"
-import type { Around, Make } from "../pipeline/Handler.ts"
-import * as Lost from "../pipeline/Lost.ts"
+import * as Ending from "../telemetry/Ending.ts"
+import type { Around, FullConfig } from "../pipeline/Handler.ts"
+import * as Lost from "../telemetry/Lost.ts"
 import * as Middleware from "../pipeline/Middleware.ts"
 
 /** The moments. */
@@ -46,7 +46,7 @@ export interface Options {
 type ServicesOf<F> = F extends (...args: never) => Effect.Effect<unknown, unknown, infer R> ? R : never
 
 /** What the hooks of `O` do to a handler's types. */
-export type Config<O extends Options> = Make<{
+export type Config<O extends Options> = FullConfig<{
   requires: { readonly [K in Name]: ServicesOf<O[K]> }[Name]
   fails: O extends { readonly onFailure: "log" } ? never : HookError
 }>

@@ -5,19 +5,19 @@
  * has succeeded. Each claim has a token of its own, so an owner whose lease has ended can no longer complete it.
  */
 import { Clock, Duration, Effect, Exit, type Schema } from "effect"
-import { compositeKey } from "../model/compositeKey.ts"
-import type { Envelope } from "../model/Message.ts"
-import * as OptionCheck from "../model/OptionCheck.ts"
-import type * as Outcome from "../model/Outcome.ts"
+import { compositeKey } from "../message/compositeKey.ts"
+import type { Envelope } from "../message/Message.ts"
+import * as OptionCheck from "../message/OptionCheck.ts"
+import type * as Outcome from "../message/Outcome.ts"
 import * as Eager from "../pipeline/Eager.ts"
-import type { Make, OnAnswer } from "../pipeline/Handler.ts"
+import type { FullConfig, OnAnswer } from "../pipeline/Handler.ts"
 import * as Middleware from "../pipeline/Middleware.ts"
-import { codecOf, repeated, silent } from "./idempotencyAnswer.ts"
-import { claimed } from "./idempotencyClaimed.ts"
-import { type IdempotencyError, IdempotencyLost, IdempotencyRefused, IdempotencyRunning } from "./idempotencyErrors.ts"
-import { monotonic } from "./idempotencyLease.ts"
-import { fingerprintOf, keyOf, placeOf } from "./idempotencyRequest.ts"
-import { type Claim, IdempotencyStore, type Request } from "./idempotencyStore.ts"
+import { codecOf, repeated, silent } from "./idempotency/answer.ts"
+import { claimed } from "./idempotency/claimed.ts"
+import { type IdempotencyError, IdempotencyLost, IdempotencyRefused, IdempotencyRunning } from "./idempotency/errors.ts"
+import { monotonic } from "./idempotency/lease.ts"
+import { fingerprintOf, keyOf, placeOf } from "./idempotency/request.ts"
+import { type Claim, IdempotencyStore, type Request } from "./idempotency/store.ts"
 
 export {
   type IdempotencyError,
@@ -25,10 +25,10 @@ export {
   IdempotencyRefused,
   IdempotencyRunning,
   IdempotencyUnrepeatable
-} from "./idempotencyErrors.ts"
-export { grouped, type GroupOptions, Operation } from "./idempotencyGroups.ts"
-export { layerMemory, type MemoryOptions } from "./idempotencyMemory.ts"
-export { type Claim, IdempotencyStore as Store, IdempotencyUnavailable, type Request } from "./idempotencyStore.ts"
+} from "./idempotency/errors.ts"
+export { grouped, type GroupOptions, Operation } from "./idempotency/groups.ts"
+export { layerMemory, type MemoryOptions } from "./idempotency/memory.ts"
+export { type Claim, IdempotencyStore as Store, IdempotencyUnavailable, type Request } from "./idempotency/store.ts"
 
 /** Options of `middleware`. */
 export interface Options<in M extends Envelope = Envelope> {
@@ -86,7 +86,7 @@ const longestKey = 255
 
 const check = OptionCheck.make("Idempotency")
 
-type Needs<A> = Make<{ requires: IdempotencyStore; fails: IdempotencyError; answers: A }>
+type Needs<A> = FullConfig<{ requires: IdempotencyStore; fails: IdempotencyError; answers: A }>
 
 type Idempotent<M, A> = OnAnswer<M, A | Outcome.Outcome, Needs<A>>
 

@@ -2,21 +2,29 @@
  * One structured line for each message, through Effect's loggers: what it was, how it ended, how long it took, and no secret.
  */
 import { Cause, Clock, type Duration, Effect, type Exit, Fiber, LogLevel, Random } from "effect"
-import * as Correlation from "../model/Correlation.ts"
-import type { Exchange } from "../model/Exchange.ts"
-import { classOf, type FailureClass, tagOf } from "../model/Failure.ts"
-import * as Headers from "../model/Headers.ts"
-import { type Envelope, Message } from "../model/Message.ts"
-import * as OptionCheck from "../model/OptionCheck.ts"
-import * as Redaction from "../model/Redaction.ts"
+import * as Correlation from "../message/Correlation.ts"
+import type { Exchange } from "../message/Exchange.ts"
+import { classOf, type FailureClass, tagOf } from "../message/Failure.ts"
+import * as Headers from "../message/Headers.ts"
+import { type Envelope, Message } from "../message/Message.ts"
+import * as OptionCheck from "../message/OptionCheck.ts"
+import * as Redaction from "../telemetry/Redaction.ts"
 import * as Eager from "../pipeline/Eager.ts"
-import * as Ending from "../pipeline/Ending.ts"
-import * as Lost from "../pipeline/Lost.ts"
+import * as Ending from "../telemetry/Ending.ts"
+import * as Lost from "../telemetry/Lost.ts"
 import * as Middleware from "../pipeline/Middleware.ts"
-import { type Fields, isEnabled, millis, write } from "./logLine.ts"
-import { answerOf, bodyText, oneLine } from "./logText.ts"
+import { type Fields, isEnabled, millis, write } from "./log/line.ts"
+import { answerOf, bodyText, oneLine } from "./log/text.ts"
 
-export { bounds, type Format, format, type FormatOptions, layer, layerConfig, type LayerOptions } from "./logFormats.ts"
+export {
+  bounds,
+  type Format,
+  format,
+  type FormatOptions,
+  layer,
+  layerConfig,
+  type LayerOptions
+} from "./log/formats.ts"
 
 /** Options of `middleware`. */
 export interface Options {

@@ -6,15 +6,15 @@
  */
 import { Clock, Context, Effect, Fiber, Layer, Metric } from "effect"
 import { Broker } from "../broker/Broker.ts"
-import { type Envelope, Message } from "../model/Message.ts"
-import * as OptionCheck from "../model/OptionCheck.ts"
-import { attributesOf, destinationOf } from "../pipeline/Conventions.ts"
+import { type Envelope, Message } from "../message/Message.ts"
+import * as OptionCheck from "../message/OptionCheck.ts"
+import { attributesOf, destinationOf } from "../telemetry/Conventions.ts"
 import * as Eager from "../pipeline/Eager.ts"
 import * as Middleware from "../pipeline/Middleware.ts"
-import { type ChannelStatistics, groupOf, other, Recorder } from "../pipeline/Recorder.ts"
-import * as Series from "../pipeline/Series.ts"
+import { type ChannelStatistics, groupOf, other, Recorder } from "../telemetry/Recorder.ts"
+import * as Series from "../telemetry/Series.ts"
 
-export type { ChannelStatistics, ErrorStatistics, Recorder } from "../pipeline/Recorder.ts"
+export type { ChannelStatistics, ErrorStatistics, Recorder } from "../telemetry/Recorder.ts"
 
 const sizeOf = (message: Envelope): number => {
   if (message instanceof Message) return message.raw.length

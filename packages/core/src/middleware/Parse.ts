@@ -2,9 +2,9 @@
  * How a delivery becomes a message: for envelopes of one's own, where key, headers or body are inside the bytes.
  */
 import { Data, Effect, Exit } from "effect"
-import { tagOf } from "../model/Failure.ts"
-import type { Delivery, Message } from "../model/Message.ts"
-import type { Change, Make } from "../pipeline/Handler.ts"
+import { tagOf } from "../message/Failure.ts"
+import type { Delivery, Message } from "../message/Message.ts"
+import type { Change, FullConfig } from "../pipeline/Handler.ts"
 import * as Middleware from "../pipeline/Middleware.ts"
 
 /** The delivery has not the form that the parser expects; class `poison`, so it is dead-lettered as it came. */
@@ -49,7 +49,7 @@ export class ParseError extends Data.TaggedError("ParseError")<{
  */
 export const middleware = <R = never>(
   parse: (delivery: Delivery) => Message<Uint8Array> | Effect.Effect<Message<Uint8Array>, unknown, R>
-): Change<Delivery, Message<Uint8Array>, Make<{ requires: R; fails: ParseError }>> =>
+): Change<Delivery, Message<Uint8Array>, FullConfig<{ requires: R; fails: ParseError }>> =>
   Middleware.change<{ outer: Delivery; inner: Message<Uint8Array> }>()(
     { name: "Parse", stage: "parse", shows: { parser: parse.name || undefined } },
     (next) => (delivery): Middleware.Returns<ParseError, R> => {

@@ -4,14 +4,14 @@
  */
 import { Exit } from "effect"
 import type { Of } from "../broker/Broker.ts"
-import type { BrokerError } from "../broker/BrokerError.ts"
+import type { BrokerError } from "../driver/BrokerError.ts"
 import * as Publisher from "../broker/Publisher.ts"
-import type * as Address from "../model/Address.ts"
-import * as Channel from "../model/Channel.ts"
-import * as Headers from "../model/Headers.ts"
-import { type Message, Outgoing } from "../model/Message.ts"
-import type * as Outcome from "../model/Outcome.ts"
-import type { Config, Make, OnAnswer, Refuse } from "../pipeline/Handler.ts"
+import type * as Address from "../message/Address.ts"
+import * as Channel from "../message/Channel.ts"
+import * as Headers from "../message/Headers.ts"
+import { type Message, Outgoing } from "../message/Message.ts"
+import type * as Outcome from "../message/Outcome.ts"
+import type { Config, FullConfig, OnAnswer, Refuse } from "../pipeline/Handler.ts"
 import type { NoPublisher, Said } from "../pipeline/Misplaced.ts"
 import { headersOf, names, type Options, publishing, repliesOf, steps, wrap } from "./publishing.ts"
 
@@ -34,7 +34,7 @@ type Failing = Publisher.EncodeError | BrokerError
 /** What a handler inside may answer: a payload, `undefined` for none, or an outcome. */
 export type Answered<P> = P | Outcome.Outcome | undefined
 
-type Publishes<P, E, R> = OnAnswer<Message<unknown>, Answered<P>, Make<{ requires: R; fails: E }>>
+type Publishes<P, E, R> = OnAnswer<Message<unknown>, Answered<P>, FullConfig<{ requires: R; fails: E }>>
 
 /**
  * Publishes the handler's answer to a channel, and answers it too, once the broker has confirmed it.

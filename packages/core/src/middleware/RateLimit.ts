@@ -2,9 +2,9 @@
  * Rate limits: how many messages of a channel, a consumer, a key or anything else may pass in a time.
  */
 import { Data, Duration, Effect, Exit, Fiber, Metric } from "effect"
-import { type Envelope, Message } from "../model/Message.ts"
+import { type Envelope, Message } from "../message/Message.ts"
 import * as Eager from "../pipeline/Eager.ts"
-import type { Around, Fixed, Make } from "../pipeline/Handler.ts"
+import type { Around, Fixed, FullConfig } from "../pipeline/Handler.ts"
 import * as Middleware from "../pipeline/Middleware.ts"
 import { isStreaming } from "../pipeline/streaming.ts"
 import {
@@ -17,13 +17,13 @@ import {
   type PoliciesOptions,
   rulesOf,
   textOf
-} from "./rateLimitOptions.ts"
-import { type Charge, check, type Decision, type Policy } from "./rateLimitPolicy.ts"
-import { refusalOf } from "./rateLimitState.ts"
-import { RateLimitStore, type RateLimitUnavailable } from "./rateLimitStore.ts"
+} from "./rateLimit/options.ts"
+import { type Charge, check, type Decision, type Policy } from "./rateLimit/policy.ts"
+import { refusalOf } from "./rateLimit/state.ts"
+import { RateLimitStore, type RateLimitUnavailable } from "./rateLimit/store.ts"
 
-export { denying, type DenyOptions } from "./rateLimitDeny.ts"
-export { layerMemory, type MemoryOptions } from "./rateLimitMemory.ts"
+export { denying, type DenyOptions } from "./rateLimit/deny.ts"
+export { layerMemory, type MemoryOptions } from "./rateLimit/memory.ts"
 export {
   type Asked,
   type ConsumerOptions,
@@ -34,7 +34,7 @@ export {
   type Options,
   type PoliciesOptions,
   type PolicyOptions
-} from "./rateLimitOptions.ts"
+} from "./rateLimit/options.ts"
 export {
   type Algorithm,
   type Charge,
@@ -43,9 +43,9 @@ export {
   policy,
   type PolicyNumbers,
   type Verdict
-} from "./rateLimitPolicy.ts"
-export { decide, type Decided, release, renew, resetOf, type State, ticks } from "./rateLimitState.ts"
-export { RateLimitStore as Store, RateLimitUnavailable } from "./rateLimitStore.ts"
+} from "./rateLimit/policy.ts"
+export { decide, type Decided, release, renew, resetOf, type State, ticks } from "./rateLimit/state.ts"
+export { RateLimitStore as Store, RateLimitUnavailable } from "./rateLimit/store.ts"
 
 /** What `middleware` does where an option is not given; `burst` is then `limit`, and `by` is `channel`. */
 export const defaults: {
@@ -89,10 +89,10 @@ type Needs = { requires: RateLimitStore; fails: RateLimited | RateLimitUnavailab
 
 /** The forms of `middleware`: what it limits by says which messages it reads. */
 export interface Build {
-  (options?: Options): Around<Envelope, Make<Needs>>
-  (options: ConsumerOptions): Around<Message<unknown>, Make<Needs>>
-  <M extends Envelope>(options: KeyedOptions<M>): Fixed<M, Make<Needs>>
-  <M extends Envelope>(options: PoliciesOptions<M>): Fixed<M, Make<Needs>>
+  (options?: Options): Around<Envelope, FullConfig<Needs>>
+  (options: ConsumerOptions): Around<Message<unknown>, FullConfig<Needs>>
+  <M extends Envelope>(options: KeyedOptions<M>): Fixed<M, FullConfig<Needs>>
+  <M extends Envelope>(options: PoliciesOptions<M>): Fixed<M, FullConfig<Needs>>
 }
 
 /** Renews places until the answer, which is still being sent, has left, and gives them back then. */

@@ -3,17 +3,17 @@
  * should not hold a lane belong to the subscription (`settle`, `backoff`).
  */
 import { Cause, Clock, type Context, Duration, Effect, Exit, Pull, Schedule } from "effect"
-import * as Detached from "../model/Detached.ts"
-import { classes, classOf, type FailureClass, retryAfterOf, tagOf } from "../model/Failure.ts"
-import { type Envelope, Message } from "../model/Message.ts"
+import * as Detached from "../message/Detached.ts"
+import { classes, classOf, type FailureClass, retryAfterOf, tagOf } from "../message/Failure.ts"
+import { type Envelope, Message } from "../message/Message.ts"
 import type { Description } from "../pipeline/Description.ts"
 import * as Eager from "../pipeline/Eager.ts"
-import type { Handler, Make, OnError } from "../pipeline/Handler.ts"
+import type { FullConfig, Handler, OnError } from "../pipeline/Handler.ts"
 import * as Middleware from "../pipeline/Middleware.ts"
-import { check, exponential } from "./retrySchedule.ts"
-import { tellRetry } from "./retryTelemetry.ts"
+import { check, exponential } from "./retry/schedule.ts"
+import { tellRetry } from "./retry/telemetry.ts"
 
-export { type Exponential, exponential } from "./retrySchedule.ts"
+export { type Exponential, exponential } from "./retry/schedule.ts"
 
 /** The number of the attempt in place, from 1: what a handler inside a `Retry` reads. */
 export const Attempt: Context.Reference<number> = Detached.reference("@millrace/core/Retry/Attempt", {
@@ -234,11 +234,11 @@ type NothingToRetry =
  */
 export const middleware = <E = never, R = never>(
   options: Options<E, R> = {}
-): OnError<Envelope, NothingToRetry, Make<{ fails: E; requires: R }>> => {
+): OnError<Envelope, NothingToRetry, FullConfig<{ fails: E; requires: R }>> => {
   const policy = policyOf(options, options.while === undefined ? retriable : filterOf(options.while))
   const built = Middleware.onError<NothingToRetry>()(describe(policy, options, options.while ?? {}), wrap(policy))
   // an E or R that is not known yet cannot be told from the marks
-  return built as unknown as OnError<Envelope, NothingToRetry, Make<{ fails: E; requires: R }>>
+  return built as unknown as OnError<Envelope, NothingToRetry, FullConfig<{ fails: E; requires: R }>>
 }
 
 /**

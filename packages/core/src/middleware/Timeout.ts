@@ -2,10 +2,10 @@
  * A limit on how long a handler may take.
  */
 import { Data, Duration, Effect } from "effect"
-import type { Envelope } from "../model/Message.ts"
-import * as OptionCheck from "../model/OptionCheck.ts"
+import type { Envelope } from "../message/Message.ts"
+import * as OptionCheck from "../message/OptionCheck.ts"
 import * as Eager from "../pipeline/Eager.ts"
-import type { Around, Make } from "../pipeline/Handler.ts"
+import type { Around, FullConfig } from "../pipeline/Handler.ts"
 import * as Middleware from "../pipeline/Middleware.ts"
 
 /** Options of `middleware`. */
@@ -65,7 +65,7 @@ export class TimeoutExceeded extends Data.TaggedError("TimeoutExceeded")<{
  * @throws RangeError when `after` is not a finite duration from 1 ms
  * @category constructors
  */
-export const middleware = (options: Options = {}): Around<Envelope, Make<{ fails: TimeoutExceeded }>> => {
+export const middleware = (options: Options = {}): Around<Envelope, FullConfig<{ fails: TimeoutExceeded }>> => {
   const after = Duration.millis(OptionCheck.make("Timeout").millis("after", options.after ?? defaults.after))
   const late = ({ channel, isUnrepeatable }: Envelope) =>
     new TimeoutExceeded(isUnrepeatable === true ? { channel, after, isUnrepeatable } : { channel, after })

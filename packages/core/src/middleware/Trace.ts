@@ -4,18 +4,18 @@
  */
 import { Context, Effect, Fiber, Random, Tracer } from "effect"
 import { Broker } from "../broker/Broker.ts"
-import * as Bag from "../model/Baggage.ts"
-import * as Detached from "../model/Detached.ts"
-import type { Envelope } from "../model/Message.ts"
-import * as OptionCheck from "../model/OptionCheck.ts"
-import * as Redaction from "../model/Redaction.ts"
-import * as TraceContext from "../model/TraceContext.ts"
-import { attributesOf, nameOf, placeOf } from "../pipeline/Conventions.ts"
+import * as Bag from "../message/Baggage.ts"
+import * as Detached from "../message/Detached.ts"
+import type { Envelope } from "../message/Message.ts"
+import * as OptionCheck from "../message/OptionCheck.ts"
+import * as Redaction from "../telemetry/Redaction.ts"
+import * as TraceContext from "../message/TraceContext.ts"
+import { attributesOf, nameOf, placeOf } from "../telemetry/Conventions.ts"
 import * as Eager from "../pipeline/Eager.ts"
 import type { Handler } from "../pipeline/Handler.ts"
-import * as Lost from "../pipeline/Lost.ts"
+import * as Lost from "../telemetry/Lost.ts"
 import * as Middleware from "../pipeline/Middleware.ts"
-import * as Spans from "../pipeline/Spans.ts"
+import * as Spans from "../telemetry/Spans.ts"
 
 /**
  * The baggage of the message that is being handled; what is published inside carries it on. Default: none.

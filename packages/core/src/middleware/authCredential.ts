@@ -1,7 +1,7 @@
 /**
  * Where a credential stands in a message.
  */
-import type { Envelope } from "../model/Message.ts"
+import type { Envelope } from "../message/Message.ts"
 
 /** Options of `middleware`. */
 export interface Options {

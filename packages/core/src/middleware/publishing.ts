@@ -3,9 +3,9 @@
  */
 import { Effect, Exit } from "effect"
 import * as Publisher from "../broker/Publisher.ts"
-import * as Correlation from "../model/Correlation.ts"
-import type { Message, Outgoing } from "../model/Message.ts"
-import * as Outcome from "../model/Outcome.ts"
+import * as Correlation from "../message/Correlation.ts"
+import type { Message, Outgoing } from "../message/Message.ts"
+import * as Outcome from "../message/Outcome.ts"
 import * as Description from "../pipeline/Description.ts"
 import * as Middleware from "../pipeline/Middleware.ts"
 

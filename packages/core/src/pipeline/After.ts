@@ -2,9 +2,9 @@
  * The end of a chain: its source runs the hooks of the message once, after success, failure and interruption alike.
  */
 import { type Context, Effect, Exit, Fiber } from "effect"
-import type { Classified } from "../model/Failure.ts"
-import type { Envelope, Hook } from "../model/Message.ts"
-import type { Outcome } from "../model/Outcome.ts"
+import type { Classified } from "../message/Failure.ts"
+import type { Envelope, Hook } from "../message/Message.ts"
+import type { Outcome } from "../message/Outcome.ts"
 import { effectOf, guard, isDone } from "./Eager.ts"
 import type { Handler } from "./Handler.ts"
 

@@ -3,15 +3,15 @@
  * that of the single message.
  */
 import { Context, type Duration, Effect, Exit, Fiber, Random, Result, Tracer } from "effect"
-import * as Detached from "../model/Detached.ts"
-import type { Envelope } from "../model/Message.ts"
-import * as OptionCheck from "../model/OptionCheck.ts"
-import * as TraceContext from "../model/TraceContext.ts"
-import * as Ambient from "./Ambient.ts"
+import * as Detached from "../message/Detached.ts"
+import type { Envelope } from "../message/Message.ts"
+import * as OptionCheck from "../message/OptionCheck.ts"
+import * as TraceContext from "../message/TraceContext.ts"
+import * as Ambient from "../telemetry/Ambient.ts"
 import * as Description from "./Description.ts"
 import * as Eager from "./Eager.ts"
 import type { Handler } from "./Handler.ts"
-import * as Spans from "./Spans.ts"
+import * as Spans from "../telemetry/Spans.ts"
 
 /** How many messages are handled together. */
 export interface Options {

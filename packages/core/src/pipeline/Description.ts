@@ -2,8 +2,8 @@
  * What a pipeline says of itself: kept on the composed function, read when it is built, and free while messages flow.
  */
 
-import type { Pattern } from "../model/Address.ts"
-import type { Content } from "../model/Channel.ts"
+import type { Pattern } from "../message/Address.ts"
+import type { Content } from "../message/Channel.ts"
 
 /** Where on a message's way a middleware stands. */
 export type Stage = "receive" | "parse" | "filter" | "consume" | "decode" | "handle" | "publish" | "after"

@@ -6,9 +6,9 @@
  * keep or run an answer twice.
  */
 import { Context, Effect, Exit, Fiber } from "effect"
-import type { Envelope } from "../model/Message.ts"
+import type { Envelope } from "../message/Message.ts"
 import type { Handler } from "./Handler.ts"
-import * as Lost from "./Lost.ts"
+import * as Lost from "../telemetry/Lost.ts"
 
 // what Effect marks an Exit with; `Exit.isExit` asks more, and this is asked several times for each message
 const ExitTypeId = "~effect/Exit"

@@ -3,8 +3,8 @@
  * load is low and as large as the store is slow.
  */
 import { Deferred, Effect, type Exit, type Scope } from "effect"
-import * as Detached from "../model/Detached.ts"
-import * as OptionCheck from "../model/OptionCheck.ts"
+import * as Detached from "../message/Detached.ts"
+import * as OptionCheck from "../message/OptionCheck.ts"
 
 /** Gathers items into groups and writes one group at a time. */
 export interface Gather<in T, out E> {

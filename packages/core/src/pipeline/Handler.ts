@@ -27,7 +27,7 @@ export interface Config {
 type Part<C, K extends string> = C extends { readonly [P in K]: infer X } ? X : never
 
 /** A full `Config` of the parts that are not `never`. */
-export interface Make<C extends Partial<Config>> {
+export interface FullConfig<C extends Partial<Config>> {
   readonly provides: Part<C, "provides">
   readonly requires: Part<C, "requires">
   readonly handles: Part<C, "handles">

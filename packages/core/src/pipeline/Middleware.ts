@@ -3,12 +3,15 @@
  * and what the body provides, handles, needs and fails with is inferred.
  */
 import type { Effect } from "effect"
-import type { Envelope } from "../model/Message.ts"
+import type { Envelope } from "../message/Message.ts"
 import type { Described, Description } from "./Description.ts"
 import * as Descriptions from "./Description.ts"
 import * as Eager from "./Eager.ts"
-import type { Around, Change, Handler, Make, OnError } from "./Handler.ts"
+import type { Around, Change, FullConfig, Handler, OnError } from "./Handler.ts"
 import * as PublishBatch from "./publishBatch.ts"
+
+/** The changes that a middleware makes to the types of its handler, and their computed form in inferred types. */
+export type { Config, FullConfig } from "./Handler.ts"
 
 declare const mark: unique symbol
 
@@ -61,7 +64,7 @@ export type Returns<E = never, R = never, A = never> = Effect.Effect<Result | A,
 type Anything = Effect.Effect<unknown, unknown, unknown>
 
 /** The Config of a middleware whose body returns `Out`. */
-export type ConfigOf<D, Out extends Anything> = Make<{
+export type ConfigOf<D, Out extends Anything> = FullConfig<{
   provides: Part<D, "provides">
   handles: Part<D, "handles">
   requires: Exclude<Effect.Services<Out>, Services | Part<D, "provides">>

@@ -1,7 +1,7 @@
 /**
  * Why a middleware or a handler cannot stand where it was put: a sentence that the compiler prints.
  */
-import type { Delivery, Message, Outgoing } from "../model/Message.ts"
+import type { Delivery, Message, Outgoing } from "../message/Message.ts"
 import type { AroundMark, ChangeMark, Handler, Refuse } from "./Handler.ts"
 
 /** Infers `T` from an argument, and is `Reason` then: the compiler prints the sentence alone, as the type it wants. */

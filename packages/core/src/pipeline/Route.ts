@@ -2,9 +2,9 @@
  * One of several handlers for each message, chosen by what it holds.
  */
 import { type Effect, Exit } from "effect"
-import type { Channel } from "../model/Channel.ts"
-import type { Message } from "../model/Message.ts"
-import * as Outcome from "../model/Outcome.ts"
+import type { Channel } from "../message/Channel.ts"
+import type { Message } from "../message/Message.ts"
+import * as Outcome from "../message/Outcome.ts"
 import * as Description from "./Description.ts"
 import * as Eager from "./Eager.ts"
 import type { Handler, Refuse } from "./Handler.ts"

@@ -2,7 +2,7 @@
  * A pipeline read from the outside in: a value that several handlers share, and that types the handler's parameter.
  */
 import type { Effect } from "effect"
-import type { Delivery, Message, Raw } from "../model/Message.ts"
+import type { Delivery, Message, Raw } from "../message/Message.ts"
 import type { AroundMark, ChangeMark, Config, Handler, Refuse } from "./Handler.ts"
 import type { Misplaced, NoHandler, Reads, Said } from "./Misplaced.ts"
 

@@ -6,9 +6,9 @@
  */
 import { type Effect, Schema, type SchemaAST, type SchemaIssue, SchemaParser } from "effect"
 import * as SchemaJITCompiler from "effect/schema/SchemaJITCompiler"
-import { bounded as cut } from "../model/bounded.ts"
-import { issueText, type Refused } from "../model/issueText.ts"
-import { namesOf } from "../model/namesOf.ts"
+import { bounded as cut } from "../message/bounded.ts"
+import { issueText, type Refused } from "../message/issueText.ts"
+import { namesOf } from "../message/namesOf.ts"
 
 /** From what a codec read to a payload: an Exit, unless the schema itself suspends. */
 export const decoder = <P>(

@@ -2,7 +2,7 @@
  * The three ways in which a middleware acts on the messages of one `publishAll`.
  */
 import { Cause, Context, Effect, Exit } from "effect"
-import type { Outgoing } from "../model/Message.ts"
+import type { Outgoing } from "../message/Message.ts"
 import * as Eager from "./Eager.ts"
 
 type Result = Effect.Effect<unknown, unknown, unknown>

@@ -3,9 +3,9 @@
  * the next one, so the broker gets one batch, in order, for each attempt.
  */
 import { Context, Effect, Exit, Fiber } from "effect"
-import * as Detached from "../model/Detached.ts"
-import type { Classified } from "../model/Failure.ts"
-import type { Outgoing } from "../model/Message.ts"
+import * as Detached from "../message/Detached.ts"
+import type { Classified } from "../message/Failure.ts"
+import type { Outgoing } from "../message/Message.ts"
 import * as After from "./After.ts"
 import * as Descriptions from "./Description.ts"
 import * as Eager from "./Eager.ts"

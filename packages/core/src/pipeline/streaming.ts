@@ -3,7 +3,7 @@
  */
 import type { Effect, Exit } from "effect"
 import { hasProperty } from "effect/Predicate"
-import type { Envelope } from "../model/Message.ts"
+import type { Envelope } from "../message/Message.ts"
 import { isDone } from "./Eager.ts"
 
 const atOnce: ReadonlySet<unknown> = new Set(["Empty", "Uint8Array"])

@@ -2,7 +2,7 @@
  * What a row of a rate limit is found by, and how often rows are removed that say nothing any more.
  */
 import { Detached, type RateLimit } from "@millrace/core"
-import { compositeKey } from "@millrace/core/model/compositeKey"
+import { compositeKey } from "@millrace/core/compositeKey"
 import { Effect, type Scope } from "effect"
 import { createHash } from "node:crypto"
 

@@ -1,0 +1,264 @@
+/**
+ * Who asks, and waits for answers on a channel of its own.
+ */
+import { Deferred, type Duration, Effect, Exit, Metric, Random, type Scope, Semaphore } from "effect"
+import * as Channel from "../../message/Channel.ts"
+import * as Correlation from "../../message/Correlation.ts"
+import type { Delivery, Message } from "../../message/Message.ts"
+import * as Outcome from "../../message/Outcome.ts"
+import { decoder, explain } from "../../pipeline/compile.ts"
+import { keyOf, type Of } from "../Broker.ts"
+import * as BrokerError from "../../driver/BrokerError.ts"
+import type { Declaration } from "../../driver/Driver.ts"
+import * as Lanes from "../../driver/Lanes.ts"
+import * as Problem from "../Problem.ts"
+import * as Publisher from "../Publisher.ts"
+import { attributesOf, check, DeadlineExceeded, names, type Request } from "./contract.ts"
+import * as Subscription from "../Subscription.ts"
+
+type RemoteError = Problem.RemoteError
+
+/** What a request fails with, beside its declared errors. */
+export type Failing = RemoteError | DeadlineExceeded | Publisher.EncodeError | BrokerError.BrokerError
+
+/** Beside the payload of a request. */
+export interface Asking extends Publisher.Options {
+  /** Default: the request's. */
+  readonly deadline?: Duration.Input | undefined
+}
+
+/** What a client has seen. */
+export interface Statistics {
+  /** Requests that wait for their answer. */
+  readonly pending: number
+  /** Answers that came when nobody waited for them any more, or that were answers already. */
+  readonly late: number
+}
+
+/** Asks, and waits for answers on a channel of its own. */
+export interface Client<in Q, out A, out E> {
+  /**
+   * Asks each time it is run; completes with the answer.
+   *
+   * Fails with a declared error as the other side raised it; with `RemoteError` where it failed otherwise or its answer cannot
+   * be read; with `DeadlineExceeded` when no answer came in time, whatever became of the broker; with `EncodeError` and
+   * `BrokerError` where the request could not be published. Interrupting it gives up waiting.
+   */
+  readonly request: (payload: Q, options?: Asking) => Effect.Effect<A, E | Failing>
+  /** The channel on which it is answered. */
+  readonly replyTo: string
+  readonly statistics: Effect.Effect<Statistics>
+}
+
+/** Options of a client. */
+export interface ClientOptions {
+  /**
+   * The channel of its answers, where several clients share one: each then reads all answers and drops those of others.
+   * Default: a channel of its own, named `CHANNEL.replies.` and a random id, which it declares where the broker can, and which
+   * ends with the client where the driver can remove channels.
+   */
+  readonly replyTo?: string | undefined
+  /** What its own channel is like, in the broker's words. Default: the broker's. */
+  readonly declare?: Omit<Declaration, "channel"> | undefined
+  /** The most requests that wait at once; others wait for them first, within their own deadline. Default: 1,024. */
+  readonly pending?: number | undefined
+}
+
+const late = Metric.counter("millrace.request.late", { description: "Answers that nobody waited for any more." })
+
+const randomId = Effect.map(
+  Random.Random,
+  (random) =>
+    Array.from({ length: 4 }, () => Math.floor(random.nextDoubleUnsafe() * 2 ** 32).toString(16).padStart(8, "0")).join(
+      ""
+    )
+)
+
+/** Reads an answer: a value, a declared error, or whatever else came. */
+const readAnswer = <Q, A, E, On>(request: Request<Q, A, E, On>) => {
+  const value = decoder(request.reply)
+  const error = request.errors === undefined ? undefined : decoder(request.errors)
+  return (delivery: Delivery): Effect.Effect<A, E | RemoteError> => {
+    const { headers } = delivery
+    const isProblem = headers["content-type"]?.startsWith(Problem.contentType) === true
+    let found: unknown
+    try {
+      found = (isProblem ? Channel.json : request.codec).decode(delivery.raw)
+    } catch {
+      return Exit.fail(Problem.unreadable("The answer is not what its codec reads."))
+    }
+    if (!isProblem) {
+      return Effect.mapErrorEager(
+        value(found),
+        (issue) => {
+          const { message } = explain(issue, request.reply, { value: found })
+          return Problem.unreadable(`The answer is not what its schema asks: ${message}`)
+        }
+      )
+    }
+    const problem = Problem.read(found)
+    if (error === undefined || problem.error === undefined) return Exit.fail(problem.remote)
+    return Effect.flatMap(Effect.catchEager(error(problem.error), () => Effect.fail(problem.remote)), Effect.fail)
+  }
+}
+
+const closed = (system: string): BrokerError.BrokerError =>
+  BrokerError.make({
+    system,
+    operation: "consume",
+    reason: "Lost",
+    message: "The client of these requests was closed before their answers came."
+  })
+
+/**
+ * A client of a request, for as long as the scope: it subscribes to its answers first, and sends nothing before that runs.
+ *
+ * Needs the channel's broker; fails with the `BrokerError` that kept it from subscribing. When the scope closes, requests that
+ * still wait fail with a `BrokerError` of reason `Lost`. While the broker is away its subscription comes back by itself, and a
+ * request ends by its deadline at the latest.
+ *
+ * **Example** (a price, within two seconds)
+ *
+ * ```ts
+ * import { Effect, Schema } from "effect"
+ * import { Channel, Request } from "@millrace/core"
+ *
+ * const Prices = Channel.make("prices", { payload: Schema.Struct({ sku: Schema.String }) })
+ * const Price = Request.make(Prices, { reply: Schema.Struct({ cents: Schema.Int }) })
+ *
+ * // needs the Broker and a Scope
+ * const program = Effect.gen(function*() {
+ *   const prices = yield* Request.client(Price)
+ *   return yield* prices.request({ sku: "tea" }, { deadline: "2 seconds" })
+ * })
+ * ```
+ *
+ * @throws RangeError when `pending` is not an integer from 1
+ * @category constructors
+ */
+export const client = <Q, A, E, On>(
+  request: Request<Q, A, E, On>,
+  options: ClientOptions = {}
+): Effect.Effect<Client<Q, A, E>, BrokerError.BrokerError, Of<On> | Scope.Scope> => {
+  const most = check.count("pending", options.pending ?? 1024)
+  const { channel } = request
+  const key = keyOf(channel)
+  const publisher = Publisher.make(channel)
+  const read = readAnswer(request)
+  const lateHere = Metric.withAttributes(late, attributesOf(channel.name))
+  return Effect.gen(function*() {
+    const broker = yield* key
+    const instance = yield* randomId
+    const replyTo = options.replyTo ?? `${channel.name}.replies.${instance}`
+    const pending = new Map<string, Deferred.Deferred<Delivery, BrokerError.BrokerError>>()
+    /** Requests by their correlation id, which a caller may have chosen, and all that servers of other libraries return. */
+    const flows = new Map<string, Set<Deferred.Deferred<Delivery, BrokerError.BrokerError>>>()
+    const byCorrelation = (id: string) => {
+      const found = flows.get(id)
+      // of several with one id, none can be told from the others
+      return found?.size === 1 ? Array.from(found)[0] : undefined
+    }
+    const room = Semaphore.makeUnsafe(most)
+    let dropped = 0
+    let count = 0
+    let isClosed = false
+
+    if (options.replyTo === undefined) {
+      yield* Effect.catchIf(
+        broker.declare({ temporary: true, ...options.declare, channel: replyTo }),
+        ({ reason }) => reason === "Unsupported",
+        () => Effect.void
+      )
+    }
+    yield* Effect.addFinalizer(() =>
+      Effect.sync(() => {
+        isClosed = true
+        for (const each of pending.values()) Deferred.doneUnsafe(each, Exit.fail(closed(broker.system)))
+      })
+    )
+    const take = (message: Message<Uint8Array>): Effect.Effect<void> => {
+      const { headers } = message
+      const waiting = pending.get(headers[names.causation] ?? "") ?? byCorrelation(headers[names.correlation] ?? "")
+      if (waiting !== undefined && Deferred.doneUnsafe(waiting, Exit.succeed(message.delivery))) return Exit.void
+      // on a channel that is shared, most are those of others
+      const isOwn = options.replyTo === undefined ||
+        [names.causation, names.correlation].some((name) => headers[name]?.startsWith(instance) === true)
+      if (!isOwn) return Exit.void
+      dropped++
+      return Metric.update(lateHere, 1)
+    }
+    const answers = Subscription.make(
+      Channel.bytes(replyTo),
+      // a group of its own: every instance gets every answer of a channel that is shared
+      { group: `replies.${instance}`, name: `answers of ${channel.name}`, from: "latest", lanes: Lanes.unordered(64) },
+      take
+    )
+    const { settle } = answers.consumer
+    yield* broker.consume({
+      ...answers.consumer,
+      temporary: true,
+      // no dead letters: no program reads them, and their channel would outlive the client
+      deadLetterChannel: undefined,
+      settle: (exit) => {
+        const outcome = settle(exit)
+        return outcome._tag === "DeadLetter" ? Outcome.Reject(outcome.error) : outcome
+      }
+    })
+
+    const ask = (payload: Q, asking: Asking, deadline: number) => {
+      const id = `${instance}-${++count}`
+      const answer = Deferred.makeUnsafe<Delivery, BrokerError.BrokerError>()
+      const headers: Record<string, string> = {
+        [names.correlation]: id,
+        ...asking.headers,
+        [names.message]: id,
+        [names.replyTo]: replyTo,
+        [names.deadline]: String(deadline)
+      }
+      if (asking.headers?.[names.correlation] === undefined) Correlation.keepFlow(headers)
+      const correlation = headers[names.correlation] ?? id
+      const sent = publisher.publish(payload, { key: asking.key, headers })
+      return Effect.acquireUseRelease(
+        Effect.sync(() => {
+          if (isClosed) Deferred.doneUnsafe(answer, Exit.fail(closed(broker.system)))
+          pending.set(id, answer)
+          const others = flows.get(correlation)
+          if (others === undefined) flows.set(correlation, new Set([answer]))
+          else others.add(answer)
+        }),
+        () => Effect.andThen(sent, Effect.flatMap(Deferred.await(answer), read)),
+        () =>
+          Effect.sync(() => {
+            pending.delete(id)
+            const others = flows.get(correlation)
+            others?.delete(answer)
+            if (others?.size === 0) flows.delete(correlation)
+          })
+      )
+    }
+
+    return {
+      request: (payload, asking = {}) =>
+        Effect.clockWith((clock) => {
+          const wait = asking.deadline === undefined ? request.deadline : check.millis("deadline", asking.deadline)
+          const deadline = clock.currentTimeMillisUnsafe() + wait
+          const asked = room.withPermits(1)(Effect.suspend(() => ask(payload, asking, deadline)))
+          // the broker is all that it needs
+          const provided = Effect.provideService(asked, key, broker) as Effect.Effect<A, E | Failing>
+          return Effect.timeoutOrElse(provided, {
+            duration: wait,
+            orElse: () =>
+              Effect.fail(
+                new DeadlineExceeded({
+                  channel: channel.name,
+                  after: wait,
+                  message: `No answer to a request on ${channel.name} came within ${wait} ms`
+                })
+              )
+          })
+        }),
+      replyTo,
+      statistics: Effect.sync(() => ({ pending: pending.size, late: dropped }))
+    }
+  })
+}

@@ -1,0 +1,162 @@
+/**
+ * Delayed retries for brokers that do not delay: one retry channel for each delay, and a reader of each that holds a message
+ * until its time has come.
+ */
+import { type Clock, Duration, Exit } from "effect"
+import type { Consumer } from "../../broker/Broker.ts"
+import * as Retries from "../../broker/Retries.ts"
+import type { Delivery } from "../../message/Message.ts"
+import * as Outcome from "../../message/Outcome.ts"
+import { readable } from "../../message/readable.ts"
+import { isDue } from "./DelayQueue.ts"
+import { type Limits, RetryPolicy, type Verdict } from "./RetryPolicy.ts"
+
+/** The retry channels of a subscription. */
+export class RetryChannels {
+  /** The channel of each delay. */
+  readonly channels: ReadonlyArray<string>
+  readonly delays: Retries.Delayed["delays"]
+  readonly group: string
+  private readonly clock: Clock.Clock
+  private readonly early = new WeakSet<Outcome.Outcome>()
+
+  constructor(consumer: Pick<Consumer<never>, "channel" | "group">, retries: Retries.Delayed, clock: Clock.Clock) {
+    const prefix = retries.prefix ?? `${consumer.channel}.${consumer.group}`
+    this.delays = retries.delays
+    this.channels = retries.delays.map((_, i) => Retries.channelOf(prefix, i + 1))
+    this.group = consumer.group
+    this.clock = clock
+  }
+
+  /** Whether a message was only passed on, since its time has not come: its handler did not run. */
+  isEarly(outcome: Outcome.Outcome): boolean {
+    return this.early.has(outcome)
+  }
+
+  /** When the reader of a retry channel has to look at a message: at its time, or at that of the next channel on its way there. */
+  due(waiting: Delivery, tier: number): number {
+    const found = this.found(waiting)
+    if (found === undefined) return 0
+    const here = found.at + this.delays[tier - 1]!
+    return found.due - here < this.delays[0] ? found.due : here
+  }
+
+  /** A message of a retry channel; undefined where its driver cannot read it, or where it was published by another program. */
+  private found(waiting: Delivery): Retries.Waiting | undefined {
+    return readable(() => Retries.read(waiting, this.group), undefined)
+  }
+
+  /** The consumer of a retry channel: runs the handler of the subscription with the message as it was in its own channel. */
+  consumer<R>(consumer: Consumer<R>, tier: number): Consumer<R> {
+    return {
+      ...consumer,
+      channel: this.channels[tier - 1]!,
+      pattern: undefined,
+      // a group reads one channel: members that join and leave here must not stop the others
+      group: `${consumer.group}.retry-${tier}`,
+      from: "earliest",
+      deadLetterChannel: undefined,
+      handle: (waiting) => {
+        const found = Retries.read(waiting, this.group)
+        if (found === undefined) return Exit.succeed(Outcome.DeadLetter(new Error(`${waiting.channel} holds retries`)))
+        const { due, original } = found
+        const now = this.clock.currentTimeMillisUnsafe()
+        if (!isDue(due, now)) {
+          const early = Outcome.Retry({ after: Duration.millis(due - now) })
+          this.early.add(early)
+          return Exit.succeed(early)
+        }
+        // hooks are registered on the one and run by the other
+        original.hooks = waiting.hooks = []
+        return consumer.handle(original)
+      },
+      deadLetter: (waiting, error, at, form) =>
+        consumer.deadLetter(this.found(waiting)?.original ?? waiting, error, at, form)
+    }
+  }
+}
+
+/** A source among those of a subscription: `tier` is 0 for its own channel, and counts its retry channels from 1. */
+export interface RetryTier {
+  readonly channels: RetryChannels
+  readonly tier: number
+}
+
+/** A message that failed goes to the next retry channel, and its lane goes on; a short time that its error names it waits in its lane. */
+export class ChannelRetries extends RetryPolicy {
+  private readonly channels: RetryChannels
+  private readonly tier: number
+
+  constructor(limits: Limits, brokerWritesDeadLetters: boolean, { channels, tier }: RetryTier) {
+    super(limits, brokerWritesDeadLetters)
+    this.channels = channels
+    this.tier = tier
+  }
+
+  protected retry(delivery: Delivery, outcome: Outcome.Retry, error: unknown, now: number): Verdict {
+    const { channels: { delays, group }, limits: { hold } } = this
+    const found = this.tier === 0 ? undefined : Retries.read(delivery, group)
+    const failures = found?.failures ?? 0
+    const waited = this.costOf(delivery)?.waited ?? found?.named ?? 0
+    if (found !== undefined && !isDue(found.due, now)) {
+      // its handler did not run: it is passed on to the channel that is nearest to its time
+      return this.pass(delivery, outcome, error, found, waited, found.due - now, now)
+    }
+    const named = this.named(outcome)
+    if (named !== undefined) {
+      const sum = waited + named
+      return sum > hold.retryAfter
+        ? this.tooLong(error, sum)
+        : this.pass(delivery, outcome, error, found, sum, named, now)
+    }
+    const delay = delays[failures]
+    if (delay === undefined) return this.giveUpSince(error, `${delays.length + 1} attempts failed`)
+    return this.publish(delivery, outcome, error, found, failures + 1, {
+      failures: failures + 1,
+      named: waited,
+      at: now,
+      due: now + delay
+    })
+  }
+
+  /** Waits without spending a retry: in its lane where that is shorter than any channel's delay. */
+  private pass(
+    delivery: Delivery,
+    outcome: Outcome.Retry,
+    error: unknown,
+    found: Retries.Waiting | undefined,
+    waited: number,
+    after: number,
+    now: number
+  ): Verdict {
+    const { delays } = this.channels
+    if (after < delays[0]) {
+      return { _tag: "Hold", outcome, after, cost: { ...this.costBefore(delivery, now), waited, error } }
+    }
+    // the longest delay that is not too long; the rest of the time is waited in the channels behind it
+    const tier = delays.findLastIndex((delay) => delay <= after) + 1
+    return this.publish(delivery, outcome, error, found, tier, {
+      failures: found?.failures ?? 0,
+      named: waited,
+      at: now,
+      due: now + after
+    })
+  }
+
+  private publish(
+    delivery: Delivery,
+    outcome: Outcome.Retry,
+    error: unknown,
+    found: Retries.Waiting | undefined,
+    tier: number,
+    progress: Omit<Retries.Progress, "attempts">
+  ): Verdict {
+    // a message whose time has not come was only passed on
+    const ran = found === undefined || isDue(found.due, progress.at) ? delivery.attempts : delivery.attempts - 1
+    const outgoing = Retries.toOutgoing(found?.original ?? delivery, this.channels.channels[tier - 1]!, {
+      ...progress,
+      attempts: (found?.attempts ?? 0) + ran
+    })
+    return { _tag: "Publish", outcome, outgoing, error }
+  }
+}

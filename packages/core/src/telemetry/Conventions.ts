@@ -1,0 +1,93 @@
+/**
+ * OpenTelemetry's semantic conventions for messaging and HTTP (1.44): the names of spans and their attributes, which metrics
+ * share.
+ */
+import * as Exchange from "../message/Exchange.ts"
+import { type Envelope, Message } from "../message/Message.ts"
+
+/** The attribute that holds a message's position, where the conventions have one for its system. */
+const positions: Readonly<Record<string, string | undefined>> = {
+  kafka: "messaging.kafka.offset",
+  rabbitmq: "messaging.rabbitmq.message.delivery_tag"
+}
+
+/** Attributes of a span, a link or a series. */
+export type Attributes = Readonly<Record<string, unknown>>
+
+/** Where in its channel a message stands: what tells it from the others of its batch. */
+export const placeOf = (message: Envelope): Attributes => {
+  if (message.exchange !== undefined) return requestOf(message.exchange, message.kind === "client")
+  if (!(message instanceof Message)) return {}
+  const { origin, tombstone } = message.delivery
+  const attributes: Record<string, unknown> = { "messaging.destination.partition.id": String(origin.partition) }
+  const position = positions[origin.system]
+  if (position !== undefined) attributes[position] = message.position
+  if (tombstone && origin.system === "kafka") attributes["messaging.kafka.message.tombstone"] = true
+  if (message.attempt > 1) attributes["millrace.attempt"] = message.attempt
+  return attributes
+}
+
+/** One request of HTTP; of a server's its query is left out, since it may hold secrets, and of a client's its URL is shown without them. */
+const requestOf = (exchange: Exchange.Exchange, isClient: boolean): Attributes => {
+  const method = Exchange.methodOf(exchange)
+  const attributes: Record<string, unknown> = { "http.request.method": method }
+  const more = {
+    "http.request.method_original": method === exchange.method ? undefined : exchange.method,
+    "server.address": exchange.host,
+    "server.port": exchange.port,
+    ...isClient ? { "url.full": exchange.url, "url.template": exchange.route } : {
+      "url.path": Exchange.partsOf(exchange).path,
+      "http.route": exchange.route,
+      "url.scheme": exchange.scheme,
+      "client.address": exchange.client,
+      "user_agent.original": exchange.userAgent
+    }
+  }
+  for (const [name, value] of Object.entries(more)) if (value !== undefined) attributes[name] = value
+  return attributes
+}
+
+/** The address that a message was read or written by, else its channel: so many for a program, however many topics there are. */
+export const destinationOf = (message: Envelope): string => message.template ?? message.channel
+
+/** The attribute that names the destination of messages in metrics. */
+export const labelOf = (message: Envelope): Readonly<Record<string, string>> =>
+  message.template === undefined
+    ? { "messaging.destination.name": message.channel }
+    : { "messaging.destination.template": message.template }
+
+/** What all messages of one channel have in common; `system` where the message does not say. */
+export const attributesOf = (message: Envelope, system: string | undefined): Attributes => {
+  if (message.kind === "server" || message.kind === "client") return {}
+  const attributes: Record<string, unknown> = {
+    "messaging.destination.name": message.channel,
+    "messaging.operation.name": message.kind === "consumer" ? "process" : "publish",
+    "messaging.operation.type": message.kind === "consumer" ? "process" : "send"
+  }
+  if (message.template !== undefined) attributes["messaging.destination.template"] = message.template
+  if (system !== undefined) attributes["messaging.system"] = system
+  if (!(message instanceof Message)) return attributes
+  const { origin } = message.delivery
+  attributes["messaging.system"] = origin.system
+  attributes["messaging.consumer.group.name"] = origin.group
+  return attributes
+}
+
+/** The name of a span: the operation and its destination, of servers the route, and of clients the name of the request or its method. */
+export const nameOf = (message: Envelope): string =>
+  message.kind === "consumer"
+    ? `process ${destinationOf(message)}`
+    : message.kind === "producer"
+    ? `publish ${destinationOf(message)}`
+    : message.exchange === undefined
+    ? message.channel
+    : message.kind === "client"
+    ? message.exchange.route ?? methodName(message.exchange)
+    : message.exchange.route === undefined
+    ? message.channel
+    : `${methodName(message.exchange)} ${message.exchange.route}`
+
+const methodName = (exchange: Exchange.Exchange): string => {
+  const method = Exchange.methodOf(exchange)
+  return method === "_OTHER" ? "HTTP" : method
+}

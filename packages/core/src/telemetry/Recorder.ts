@@ -1,0 +1,189 @@
+/**
+ * What is counted of one channel, in place: whoever reads pays for the figures, not the message.
+ */
+import type { Exit } from "effect"
+import type { Exchange } from "../message/Exchange.ts"
+import { classOf, type FailureClass, tagOf } from "../message/Failure.ts"
+import { type Distribution, Histogram } from "./Histogram.ts"
+import { type Envelope, Message, type Origin } from "../message/Message.ts"
+import { destinationOf } from "./Conventions.ts"
+import * as Ending from "./Ending.ts"
+import { answerOf, type Labels } from "./Series.ts"
+
+/** Errors of one tag. */
+export interface ErrorStatistics {
+  /** The error's tag, or `other` for what came after the first tags. */
+  readonly tag: string
+  /** The class that the first error of this tag had. */
+  readonly failure: FailureClass | undefined
+  readonly count: number
+  /** Milliseconds from the call to the failure. */
+  readonly duration: Distribution
+}
+
+/** What happened on one channel; for consumers, in one group. Counts are since the registry was made. */
+export interface ChannelStatistics {
+  readonly kind: Envelope["kind"]
+  /** The channel; the address where it has parameters; `other` for channels beyond those that the registry may hold. */
+  readonly channel: string
+  readonly group: string | undefined
+  /** Deliveries counted by `Metrics.received`, also those that the filter dropped; 0 where it does not stand in the chain. */
+  readonly received: number
+  /** Calls that began: `inFlight` and the five below. */
+  readonly started: number
+  readonly inFlight: number
+  readonly done: number
+  readonly failed: number
+  readonly interrupted: number
+  readonly retried: number
+  readonly rejected: number
+  /** Bytes of the bodies of calls that began. */
+  readonly bytes: number
+  /** Milliseconds of all calls that ended and were timed, but for the interrupted; quantiles err by at most 0.8 %. */
+  readonly duration: Distribution
+  /** Most frequent first. */
+  readonly errors: ReadonlyArray<ErrorStatistics>
+}
+
+const nanosInMilli = 1e-6
+
+interface Errors {
+  readonly tag: string
+  readonly failure: FailureClass | undefined
+  count: number
+  readonly nanos: Histogram
+}
+
+/** The counts of one channel. */
+export class Recorder {
+  readonly kind: Envelope["kind"]
+  readonly channel: string
+  readonly group: string | undefined
+  readonly counts = { done: 0, failed: 0, interrupted: 0, retried: 0, rejected: 0 }
+  received = 0
+  started = 0
+  inFlight = 0
+  bytes = 0
+  #origin: Origin | undefined
+  readonly #nanos = new Histogram()
+  readonly #errors = new Map<string, Errors>()
+  readonly #tags: number
+  readonly #isRequest: boolean
+  readonly #added: (end: Labels, nanos: Histogram) => void
+  /** Of requests of HTTP, by method, status and error. */
+  readonly #answers = new Map<string, Histogram>()
+
+  constructor(
+    message: Envelope,
+    channel: string,
+    tags: number,
+    added: (end: Labels, nanos: Histogram) => void
+  ) {
+    this.kind = message.kind
+    this.channel = channel
+    this.group = groupOf(message)
+    this.#tags = tags
+    this.#isRequest = message.exchange !== undefined
+    this.#added = added
+    if (!this.#isRequest) added({}, this.#nanos)
+  }
+
+  /** Whether it is the one for this message. */
+  serves(message: Envelope): boolean {
+    const origin = message instanceof Message ? message.delivery.origin : undefined
+    if (origin !== undefined && origin === this.#origin) return true
+    if (destinationOf(message) !== this.channel || origin?.group !== this.group || message.kind !== this.kind) {
+      return false
+    }
+    this.#origin = origin
+    return true
+  }
+
+  /** Counts a call that begins, with a body of so many bytes. */
+  begin(bytes: number): void {
+    this.started += 1
+    this.inFlight += 1
+    this.bytes += bytes
+  }
+
+  /** Counts a call that ended, after `nanos`; -1 where it was not timed. */
+  end(message: Envelope, exit: Exit.Exit<unknown, unknown>, nanos: number): void {
+    this.inFlight -= 1
+    if (message.exchange !== undefined) return this.#endRequest(message, message.exchange, exit, nanos)
+    if (exit._tag === "Success" && typeof exit.value !== "object") {
+      this.counts.done += 1
+      if (nanos >= 0) this.#nanos.record(nanos)
+      return
+    }
+    const { error, status } = Ending.of(exit)
+    this.counts[status] += 1
+    const errors = status === "failed" ? this.#errorsOf(error) : undefined
+    if (errors !== undefined) errors.count += 1
+    if (nanos >= 0 && status !== "interrupted") (errors?.nanos ?? this.#nanos).record(nanos)
+  }
+
+  #endRequest(message: Envelope, exchange: Exchange, exit: Exit.Exit<unknown, unknown>, nanos: number): void {
+    const { error, status, statusCode } = Ending.ofMessage(message, exit)
+    this.counts[status] += 1
+    const errors = status !== "done" && error !== undefined ? this.#errorsOf(error) : undefined
+    if (errors !== undefined) errors.count += 1
+    if (nanos < 0 || status === "interrupted") return
+    ;(errors?.nanos ?? this.#nanos).record(nanos)
+    const end = answerOf(
+      this.kind,
+      exchange,
+      statusCode,
+      status !== "failed" ? undefined : Ending.isStatus(this.kind, statusCode) ? String(statusCode) : errors?.tag
+    )
+    const key = Object.values(end).join(" ")
+    let answers = this.#answers.get(key)
+    if (answers === undefined) {
+      this.#answers.set(key, answers = new Histogram())
+      this.#added(end, answers)
+    }
+    answers.record(nanos)
+  }
+
+  #errorsOf(error: unknown): Errors {
+    const own = (typeof error === "number" ? String(error) : tagOf(error)).slice(0, maximumTag)
+    const tag = this.#errors.has(own) || this.#errors.size < this.#tags ? own : other
+    let errors = this.#errors.get(tag)
+    if (errors === undefined) {
+      errors = { tag, failure: tag === other ? undefined : classOf(error), count: 0, nanos: new Histogram() }
+      this.#errors.set(tag, errors)
+      if (!this.#isRequest) this.#added({ "error.type": tag }, errors.nanos)
+    }
+    return errors
+  }
+
+  statistics(): ChannelStatistics {
+    const nanos = new Histogram()
+    nanos.merge(this.#nanos)
+    for (const errors of this.#errors.values()) nanos.merge(errors.nanos)
+    return {
+      kind: this.kind,
+      channel: this.channel,
+      group: this.group,
+      received: this.received,
+      started: this.started,
+      inFlight: this.inFlight,
+      ...this.counts,
+      bytes: this.bytes,
+      duration: nanos.distribution(nanosInMilli),
+      errors: [...this.#errors.values()].sort((a, b) => b.count - a.count).map(({ count, failure, nanos, tag }) => ({
+        tag,
+        failure,
+        count,
+        duration: nanos.distribution(nanosInMilli)
+      }))
+    }
+  }
+}
+
+/** The channel of messages, and the tag of errors, that are counted together. */
+export const other = "other"
+const maximumTag = 100
+
+/** The consumer group of a message, where it has one. */
+export const groupOf = (message: Envelope): string | undefined =>
+  message instanceof Message ? message.delivery.origin.group : undefined
