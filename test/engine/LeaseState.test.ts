@@ -85,9 +85,9 @@ describe("X3 X19 what a lease tells a broker that settles by position", () => {
       const [a, b, , d, e] = [...lease.take(3, 4, 6), ...lease.take(7, 9)]
       for (const delivery of [b!, e!, d!, a!]) {
         lease.settle(delivery, Outcome.Ack)
-        lease.state.tell()
+        yield* lease.state.tell()
         // nothing new is told twice
-        lease.state.tell()
+        yield* lease.state.tell()
       }
       assert.deepStrictEqual(calls, [
         [3, [{ from: 4, to: 5 }]],

@@ -109,7 +109,8 @@ describeServer("Credentials of MQTT that expire", made, (server) => {
           "dependency",
           /username is empty/
         ],
-        [{ credentials: Effect.fail(new Error(`sealed`)) }, "Credentials", "dependency", /sealed/],
+        // @effect-diagnostics-next-line globalErrorInEffectFailure:off
+        [{ credentials: Effect.fail(new Error("sealed")) }, "Credentials", "dependency", /sealed/],
         [
           { credentials: Effect.succeed({ username: "one", password: secret }), username: "one" },
           "Invalid",
@@ -159,6 +160,7 @@ describeServer("Credentials of MQTT that expire", made, (server) => {
       let isSealed = false
       const credentials = Effect.suspend(() =>
         isSealed
+          // @effect-diagnostics-next-line globalErrorInEffectFailure:off
           ? Effect.fail(new Error("sealed"))
           : Effect.map(Clock.currentTimeMillis, (now) => ({ username: "one", password: secret, expiresAt: now + 1500 }))
       )

@@ -5,7 +5,7 @@
  * Formats: https://github.com/aws/aws-msk-iam-sasl-signer-js and
  * https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
  */
-import { Clock, Effect, Redacted } from "effect"
+import { Clock, DateTime, Effect, Redacted } from "effect"
 import { createHash, createHmac } from "node:crypto"
 import type { Source } from "./internal/Token.ts"
 
@@ -43,7 +43,7 @@ const encode = (text: string): string =>
 const presign = (region: string, credentials: AwsCredentials, now: number): string => {
   const { accessKeyId, secretAccessKey, sessionToken } = credentials
   const host = `kafka.${region}.amazonaws.com`
-  const time = new Date(now).toISOString().replace(/[-:]|\.\d{3}/g, "")
+  const time = DateTime.formatIso(DateTime.makeUnsafe(now)).replace(/[-:]|\.\d{3}/g, "")
   const date = time.slice(0, 8)
   const scope = `${date}/${region}/${service}/aws4_request`
   const query = Object.entries({
@@ -91,17 +91,23 @@ export const token = <E = never>({ credentials, region }: Options<E>): Source =>
   if (!/^[a-z0-9-]+$/.test(region)) {
     throw new RangeError(`KafkaAwsIam: region must be a name such as eu-central-1, got "${region}"`)
   }
-  const check = (given: AwsCredentials): AwsCredentials => {
-    if (given.accessKeyId === "" || plain(given.secretAccessKey) === "") {
-      throw new RangeError(
+  const fault = (given: AwsCredentials): RangeError | undefined =>
+    given.accessKeyId === "" || plain(given.secretAccessKey) === ""
+      ? new RangeError(
         "KafkaAwsIam: credentials must have an accessKeyId and a secretAccessKey, and one of them is empty"
       )
-    }
-    return given
+      : undefined
+  const checked = (given: AwsCredentials): Effect.Effect<AwsCredentials, RangeError> => {
+    const error = fault(given)
+    return error === undefined ? Effect.succeed(given) : Effect.fail(error)
+  }
+  if (!Effect.isEffect(credentials)) {
+    const error = fault(credentials)
+    if (error !== undefined) throw error
   }
   const obtained = Effect.isEffect(credentials)
-    ? Effect.flatMap(credentials, (given) => Effect.try({ try: () => check(given), catch: (error) => error }))
-    : Effect.succeed(check(credentials))
+    ? Effect.flatMap(credentials, checked)
+    : Effect.succeed(credentials)
   return Effect.flatMap(obtained, (credentials) =>
     Effect.map(Clock.currentTimeMillis, (now) => {
       const url = `${presign(region, credentials, now)}&User-Agent=millrace`

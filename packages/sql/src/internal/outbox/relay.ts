@@ -213,7 +213,7 @@ export const make = (options: {
 
   /** Takes rows behind failed ones out of the way of the others, and puts them back where a relay died before it did. */
   const shift = Effect.gen(function*() {
-    if (now() >= holdAt && now() < holdUntil && process.env["NOHOLD"] === undefined) {
+    if (now() >= holdAt && now() < holdUntil) {
       const count = yield* claims.hold(shown.held)
       holdAt = count === 0 ? now() + settings.poll : -Infinity
     }
