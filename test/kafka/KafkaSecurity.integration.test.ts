@@ -10,7 +10,7 @@ import { dirname, join } from "node:path"
 import { inspect, promisify } from "node:util"
 import { expect } from "vitest"
 import { describeServer } from "../services/describe.ts"
-import { classic, type Client, eventually, fresh, kafkajs, optionsOf, outgoing, textOf } from "./support.ts"
+import { classic, type Client, eventually, fresh, kafkajs, optionsOf, outgoing, textOf, tokenOf } from "./support.ts"
 
 class Away extends Data.TaggedError("Away")<{ readonly message: string }> {}
 
@@ -26,13 +26,6 @@ const scramModule = "org.apache.kafka.common.security.scram.ScramLoginModule req
 // takes tokens without a signature, as its name says: who signs is a matter of the listener
 const oauthModule =
   `org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required unsecuredLoginStringClaim_sub="app";`
-
-/** A token without a signature that ends at a time. */
-const tokenOf = (expiresAt: number): string => {
-  const part = (value: object) => Buffer.from(JSON.stringify(value)).toString("base64url")
-  const seconds = Math.floor(expiresAt / 1000)
-  return `${part({ alg: "none" })}.${part({ sub: "app", iat: seconds - 3600, exp: seconds })}.`
-}
 
 interface Secure {
   readonly kafka: Servers.KafkaServer

@@ -41,6 +41,8 @@ export const make = (settings: ResolvedOptions, log: Log): Kafka => {
     connectionTimeout: connectTimeout,
     authenticationTimeout: connectTimeout,
     requestTimeout,
+    // kafkajs's 10 s would authenticate for each request where a token lives shorter, which Kafka refuses within a second
+    reauthenticationThreshold: 2000,
     retry: connecting,
     ...(tls === undefined ? {} : { ssl: Object.keys(tls).length === 0 ? true : tls }),
     ...(sasl === undefined ? {} : { sasl: saslOf(sasl) }),
