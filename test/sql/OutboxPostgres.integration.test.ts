@@ -3,7 +3,7 @@ import { assert, it } from "@effect/vitest"
 import { Broker, BrokerError, MemoryBroker, Outgoing } from "@millrace/core"
 import { Outbox, OutboxRelay } from "@millrace/sql"
 import { Postgres } from "@millrace/testing/servers"
-import { Context, Effect, Layer, Stream } from "effect"
+import { Context, Effect, Layer, Logger, Stream } from "effect"
 import { SqlClient } from "effect/sql"
 import { randomBytes } from "node:crypto"
 import { describeServer } from "../services/describe.ts"
@@ -19,6 +19,33 @@ const ids = (broker: Broker.Broker["Service"]) =>
 
 describeServer("Outbox in PostgreSQL", Postgres.own(), (postgres) => {
   const pg = Layer.fresh(Layer.unwrap(Effect.sync(() => PgClient.layer({ url: postgres().url }))))
+
+  it.live("X10 a relay whose connection for LISTEN ends says so once, polls, and listens again", () => {
+    const lines: Array<string> = []
+    const logger = Logger.make(({ message }) => lines.push(String(message)))
+    const told = () => lines.filter((line) => line.includes("looks for rows by poll alone")).length
+    return Effect.gen(function*() {
+      const sql = yield* SqlClient.SqlClient
+      const door = yield* Outbox.to()
+      const watch = yield* Outbox.watch({ table: "deaf" })
+      const listens = sql<{ readonly pid: number }>`SELECT pid FROM pg_stat_activity WHERE query LIKE 'LISTEN%'`
+      yield* until(Effect.map(listens, (found) => found.length === 1))
+      const [before] = yield* listens
+      yield* sql`SELECT pg_terminate_backend(${before!.pid}, 5000)`
+      yield* until(Effect.sync(() => told() > 0))
+      yield* door.publish(out("a", "1"))
+      yield* until(Effect.map(watch.lag, ({ pending }) => pending === 0))
+      yield* until(Effect.map(listens, (found) => found.length === 1 && found[0]!.pid !== before!.pid))
+      assert.strictEqual(told(), 1)
+    }).pipe(
+      Effect.provide(
+        Layer.mergeAll(Outbox.layer({ table: "deaf" }), OutboxRelay.layer({ table: "deaf" })).pipe(
+          Layer.provideMerge(Layer.mergeAll(MemoryBroker.layer({ partitions: 1 }), pg))
+        )
+      ),
+      Effect.provide(Logger.layer([logger]))
+    )
+  }, 60_000)
 
   it.live(
     "X10 F13 a row of 20 MiB is sent byte for byte, what cannot be read is parked, and neither stops the others",

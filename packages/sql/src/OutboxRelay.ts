@@ -131,15 +131,25 @@ const listening = (pg: PgClient.PgClient, table: Table<OutboxError>, wake: () =>
   )
   // the configuration of a pool has it
   if ("maxConnections" in pg.config && pg.config.maxConnections === 1) return alone
+  let isTold = false
+  const deaf = (error: { readonly message: string }) =>
+    Effect.suspend(() => {
+      if (isTold) return Effect.void
+      isTold = true
+      return Effect.logWarning(
+        `OutboxRelay ${table.name}: PostgreSQL tells of no new rows (${error.message}), so the relay looks for rows by poll alone until LISTEN works again`
+      )
+    })
   return Effect.scoped(Effect.gen(function*() {
     const notices = yield* pg.listen(noticesOf(table.name))
+    isTold = false
     yield* limited(table.ask("SELECT 1"), probe, () => undefined).pipe(
       Effect.tapError((error) => error === undefined ? Effect.ignoreCause(alone) : Effect.void)
     )
     return yield* Effect.forever(Effect.andThen(Queue.take(notices), Effect.sync(wake)))
   })).pipe(
     // a client without a connection for it is asked again after a while
-    Effect.tapError((error) => error === undefined ? Effect.sleep("1 minute") : Effect.void),
+    Effect.tapError((error) => error === undefined ? Effect.sleep("1 minute") : Effect.ignoreCause(deaf(error))),
     Effect.retry(patience),
     Effect.ignoreCause
   )
