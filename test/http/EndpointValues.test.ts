@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { of } from "@millrace/http/endpointValues"
+import { of } from "../../packages/http/src/internal/endpointValues.ts"
 import { Effect, Exit, Schema } from "effect"
 import * as fc from "fast-check"
 

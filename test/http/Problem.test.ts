@@ -4,7 +4,7 @@ import { Data, Duration, Redacted, Schema } from "effect"
 import { HttpServerResponse, ProblemDetails } from "effect/http"
 import * as fc from "fast-check"
 import { assert, describe, it } from "vitest"
-import { firstError } from "../../packages/http/src/jsonPlace.ts"
+import { firstError } from "../../packages/http/src/internal/jsonPlace.ts"
 
 class Own extends Data.TaggedError("Own")<{
   readonly failure: Failure.FailureClass

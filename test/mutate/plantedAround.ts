@@ -76,7 +76,8 @@ export const faultsAround: ReadonlyArray<Plant> = [
     "does not count retries in place",
     {
       file: "middleware/retry/telemetry.ts",
-      find: "    count(fiber.context, message.channel, tag)\n",
+      find:
+        "    else (message.kind === \"server\" ? countServedRetry : countRetry)(fiber.context, message.channel, tag)\n",
       replace: ""
     }
   ),

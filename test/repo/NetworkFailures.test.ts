@@ -1,5 +1,5 @@
 import { BrokerError, type BrokerError as Errors } from "@millrace/core"
-import * as Http from "@millrace/http/failures"
+import * as Http from "../../packages/http/src/internal/failures.ts"
 import * as Kafka from "../../packages/kafka/src/internal/Errors.ts"
 import * as Mqtt from "../../packages/mqtt/src/internal/Errors.ts"
 import * as Nats from "../../packages/nats/src/internal/Errors.ts"

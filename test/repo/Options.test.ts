@@ -216,14 +216,14 @@ const made: Readonly<Record<string, ReadonlyArray<Made>>> = {
       Problem.make({ tags: { Busy: { status: 503, title: "t", ...options } } }),
     durations: ["retryAfter"]
   }],
-  "http/src/bodyJson.ts": [{
+  "http/src/internal/bodyJson.ts": [{
     make: (options) => Body.json(Schema.Unknown, options),
     numbers: ["depth", "values"]
   }],
-  "http/src/bodyReader.ts": [
+  "http/src/internal/bodyReader.ts": [
     { make: Body.bytes, durations: ["timeout"], numbers: ["limit", "ratio"], endless: ["timeout"] }
   ],
-  "http/src/serverProtocol.ts": [{ make: Server.protocol, numbers: ["bodyLimit"] }],
+  "http/src/internal/serverProtocol.ts": [{ make: Server.protocol, numbers: ["bodyLimit"] }],
   "http/src/Sink.ts": [{ make: Sink.handler, base: { url: "http://127.0.0.1/" }, durations: ["timeout"] }],
   "http/src/Webhook.ts": [
     {
@@ -335,7 +335,7 @@ const made: Readonly<Record<string, ReadonlyArray<Made>>> = {
     durations: ["clockTolerance", "maximumTokenAge"],
     numbers: ["maximumLength", "cache.capacity"]
   }],
-  "security/src/keys.ts": [{
+  "security/src/internal/keys.ts": [{
     make: Jwt.layer,
     base: { ...jwt, keys: { url: "https://127.0.0.1/keys" } },
     durations: ["keys.refresh", "keys.cooldown", "keys.timeout", "keys.keep"]
@@ -392,7 +392,7 @@ const made: Readonly<Record<string, ReadonlyArray<Made>>> = {
     base: { missing: "created" },
     durations: ["patience", "quiet"]
   }],
-  "testing/src/simulation/Check.ts": [
+  "testing/src/internal/simulation/Check.ts": [
     { make: (options) => Simulation.check(() => Effect.void, options), numbers: ["from", "seeds"] }
   ]
 }
@@ -407,18 +407,18 @@ const others: Readonly<Record<string, string>> = {
   "core/src/middleware/audit/store.ts": "a query: fails with AuditError",
   "core/src/message/Message.ts": "of one message: Features refuses it",
   "core/src/message/OptionCheck.ts": "the checks themselves",
-  "security/src/apiKeyStore.ts": "a time of a stored key",
+  "security/src/internal/apiKeyStore.ts": "a time of a stored key",
   "sql/src/internal/outbox/watch.ts: limit": "a query",
   "sql/src/internal/idempotency/protocol.ts": "an answer",
   "sql/src/internal/sqlite/protocol.ts": "an answer",
   "testing/src/BrokerContract.ts: maximumBytes": "what a driver takes",
   "testing/src/Deliveries.ts": "a delivery as a test wants it",
   "testing/src/RateLimitStoreContract.ts": "read by its own suite",
-  "testing/src/contract": "of one message of a scenario",
+  "testing/src/internal/contract": "of one message of a scenario",
   "testing/src/servers": "checked where a server is started",
-  "testing/src/simulation/Check.ts: steps": "read by World",
-  "testing/src/simulation/Storm.ts": "a history of a test",
-  "testing/src/simulation/World.ts": "bounds a history of a test"
+  "testing/src/internal/simulation/Check.ts: steps": "read by World",
+  "testing/src/internal/simulation/Storm.ts": "a history of a test",
+  "testing/src/internal/simulation/World.ts": "bounds a history of a test"
 }
 
 const isOther = (file: string, field: string): boolean =>

@@ -6,7 +6,7 @@ import * as fc from "fast-check"
 import { generateKeyPairSync, KeyObject } from "node:crypto"
 import { inspect } from "node:util"
 import * as jose from "jose"
-import { Cache } from "../../packages/security/src/cache.ts"
+import { Cache } from "../../packages/security/src/internal/cache.ts"
 import { deliver, runChain } from "../core/support.ts"
 import {
   ask,

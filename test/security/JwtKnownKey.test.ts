@@ -1,6 +1,6 @@
 import { Jwt } from "@millrace/security"
-import * as Keys from "@millrace/security/keys"
-import { QuickKeys } from "@millrace/security/signedNow"
+import * as Keys from "../../packages/security/src/internal/keys.ts"
+import { QuickKeys } from "../../packages/security/src/internal/signedNow.ts"
 import { Effect } from "effect"
 import * as jose from "jose"
 import { sign as signBytes } from "node:crypto"

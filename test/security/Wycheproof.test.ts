@@ -1,6 +1,6 @@
 import { Jwt } from "@millrace/security"
-import * as Keys from "@millrace/security/keys"
-import { keyOf } from "@millrace/security/signature"
+import * as Keys from "../../packages/security/src/internal/keys.ts"
+import { keyOf } from "../../packages/security/src/internal/signature.ts"
 import { Effect, Redacted } from "effect"
 import type * as jose from "jose"
 import { createHmac, timingSafeEqual, webcrypto } from "node:crypto"

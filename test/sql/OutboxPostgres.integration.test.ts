@@ -40,10 +40,9 @@ describeServer("Outbox in PostgreSQL", Postgres.own(), (postgres) => {
     }).pipe(
       Effect.provide(
         Layer.mergeAll(Outbox.layer({ table: "deaf" }), OutboxRelay.layer({ table: "deaf" })).pipe(
-          Layer.provideMerge(Layer.mergeAll(MemoryBroker.layer({ partitions: 1 }), pg))
+          Layer.provideMerge(Layer.mergeAll(MemoryBroker.layer({ partitions: 1 }), pg, Logger.layer([logger])))
         )
-      ),
-      Effect.provide(Logger.layer([logger]))
+      )
     )
   }, 60_000)
 

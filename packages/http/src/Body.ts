@@ -4,10 +4,10 @@
 import { type Channel, Middleware } from "@millrace/core"
 import { type Duration, Effect, Exit, type Schema } from "effect"
 import type { HttpApiEndpoint } from "effect/http-api"
-import type { BodyInvalid, BodyMalformed, JsonError } from "./bodyErrors.ts"
-import { checker, type JsonLimits, jsonLimits, jsonParser, valueOf } from "./bodyJson.ts"
-import { reader, type ReaderOptions } from "./bodyReader.ts"
-import { type Endpoint, payloadDecoder } from "./endpointBody.ts"
+import type { BodyInvalid, BodyMalformed, JsonError } from "./internal/bodyErrors.ts"
+import { checker, type JsonLimits, jsonLimits, jsonParser, valueOf } from "./internal/bodyJson.ts"
+import { reader, type ReaderOptions } from "./internal/bodyReader.ts"
+import { type Endpoint, payloadDecoder } from "./internal/endpointBody.ts"
 import { bodyTimeout, type Request } from "./Request.ts"
 
 export {
@@ -19,7 +19,7 @@ export {
   EncodingUnsupported,
   type JsonError,
   MediaTypeUnsupported
-} from "./bodyErrors.ts"
+} from "./internal/bodyErrors.ts"
 
 /** Options of `bytes`. */
 export interface Options extends ReaderOptions {}

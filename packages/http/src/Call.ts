@@ -3,8 +3,8 @@
  */
 import { type Envelope, type Exchange, type Headers, type Hook } from "@millrace/core"
 import { HttpClientRequest } from "effect/http"
-import { CallExchange } from "./callExchange.ts"
-import type { Shown } from "./failures.ts"
+import { CallExchange } from "./internal/callExchange.ts"
+import type { Shown } from "./internal/failures.ts"
 
 interface Books {
   hooks: Array<Hook> | undefined

@@ -16,13 +16,13 @@ import {
   statuses,
   type StatusFailed,
   verdictOf
-} from "./failures.ts"
-import { firstWrong, shownName } from "./headerText.ts"
-import { answeredForGood, isRepeatable, sendOnce } from "./repeat.ts"
+} from "./internal/failures.ts"
+import { firstWrong, shownName } from "./internal/headerText.ts"
+import { answeredForGood, isRepeatable, sendOnce } from "./internal/repeat.ts"
 
 export { Call } from "./Call.ts"
-export { RequestFailed, type Statuses, statuses, StatusFailed } from "./failures.ts"
-export { isRepeatable } from "./repeat.ts"
+export { RequestFailed, type Statuses, statuses, StatusFailed } from "./internal/failures.ts"
+export { isRepeatable } from "./internal/repeat.ts"
 
 /** How requests are named and judged. */
 export interface Options {

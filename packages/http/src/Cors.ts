@@ -4,8 +4,8 @@
 import { Middleware, OptionCheck } from "@millrace/core"
 import { Context, type Duration, Effect, Exit, type Layer } from "effect"
 import { HttpEffect, HttpRouter, HttpServerRequest, HttpServerResponse } from "effect/http"
-import { joinedField } from "./answer.ts"
-import { firstWrong } from "./headerText.ts"
+import { joinedField } from "./internal/answer.ts"
+import { firstWrong } from "./internal/headerText.ts"
 import type { Request } from "./Request.ts"
 
 /** The fields of a request that the policy reads. */

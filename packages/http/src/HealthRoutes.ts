@@ -4,11 +4,11 @@
 import { Health, OptionCheck } from "@millrace/core"
 import { Effect } from "effect"
 import { type HttpRouter, HttpServerResponse } from "effect/http"
-import { type Form, forms } from "./healthForms.ts"
+import { type Form, forms } from "./internal/healthForms.ts"
 import type { Request } from "./Request.ts"
 import { type Route, route } from "./Server.ts"
 
-export type { Form } from "./healthForms.ts"
+export type { Form } from "./internal/healthForms.ts"
 
 /** Where the routes are, and what they show. */
 export interface Options {

@@ -9,13 +9,21 @@ import { Cause, type Context, Duration, Effect, Exit, Fiber } from "effect"
 import type { HttpServerResponse } from "effect/http"
 import * as Body from "./Body.ts"
 import * as Caller from "./Caller.ts"
-import { IdempotencyAnswerLost, keeping, keepingValue, Kept, type Manner, never, replay } from "./idempotencyAnswer.ts"
-import { fingerprint, keyOf } from "./idempotencyField.ts"
-import { type Keeps, statusesOf } from "./idempotencyKeeps.ts"
+import {
+  IdempotencyAnswerLost,
+  keeping,
+  keepingValue,
+  Kept,
+  type Manner,
+  never,
+  replay
+} from "./internal/idempotencyAnswer.ts"
+import { fingerprint, keyOf } from "./internal/idempotencyField.ts"
+import { type Keeps, statusesOf } from "./internal/idempotencyKeeps.ts"
 import type { Request } from "./Request.ts"
 
-export { IdempotencyAnswerLost } from "./idempotencyAnswer.ts"
-export type { Keeps, Status } from "./idempotencyKeeps.ts"
+export { IdempotencyAnswerLost } from "./internal/idempotencyAnswer.ts"
+export type { Keeps, Status } from "./internal/idempotencyKeeps.ts"
 
 /** Options of `middleware`. */
 export interface Options extends

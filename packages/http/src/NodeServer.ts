@@ -4,8 +4,8 @@
 import { OptionCheck } from "@millrace/core"
 import { type Duration, Effect } from "effect"
 import type { IncomingMessage, Server, ServerResponse } from "node:http"
-import { limitHead } from "./headTimeout.ts"
-import { Connections } from "./nodeConnections.ts"
+import { limitHead } from "./internal/headTimeout.ts"
+import { Connections } from "./internal/nodeConnections.ts"
 
 /** Options of `make`. */
 export interface Options {

@@ -5,15 +5,15 @@
 import { type Auth, type BrokerError, Failure, type Idempotency, OptionCheck, type RateLimit } from "@millrace/core"
 import { Context, Duration, type LogLevel } from "effect"
 import { HttpServerResponse, ProblemDetails } from "effect/http"
-import type { BodyUnreadable, EncodingUnsupported, MediaTypeUnsupported } from "./bodyErrors.ts"
-import { fieldsOf, wellFormed } from "./problemFields.ts"
-import * as Challenge from "./challenge.ts"
+import type { BodyUnreadable, EncodingUnsupported, MediaTypeUnsupported } from "./internal/bodyErrors.ts"
+import { fieldsOf, wellFormed } from "./internal/problemFields.ts"
+import * as Challenge from "./internal/challenge.ts"
 import * as RateLimitFields from "./RateLimitFields.ts"
-import * as RetryAfter from "./retryAfter.ts"
-import type { RequestMalformed } from "./malformed.ts"
-import type { MethodNotAllowed } from "./unmatched.ts"
+import * as RetryAfter from "./internal/retryAfter.ts"
+import type { RequestMalformed } from "./internal/malformed.ts"
+import type { MethodNotAllowed } from "./internal/unmatched.ts"
 
-export { type Field, fieldsOf, fieldsOfIssue, maximumFields } from "./problemFields.ts"
+export { type Field, fieldsOf, fieldsOfIssue, maximumFields } from "./internal/problemFields.ts"
 
 /** What is answered to an error. */
 export interface Entry {

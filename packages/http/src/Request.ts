@@ -4,9 +4,9 @@
 import { Correlation, type Envelope, type Exchange, Headers, type Hook, OptionCheck } from "@millrace/core"
 import { type Duration, Effect, Exit } from "effect"
 import type { HttpServerResponse } from "effect/http"
-import { BodyTooLarge, BodyUnreadable } from "./bodyErrors.ts"
-import { firstWrong, shownName } from "./headerText.ts"
-import { RequestExchange } from "./requestExchange.ts"
+import { BodyTooLarge, BodyUnreadable } from "./internal/bodyErrors.ts"
+import { firstWrong, shownName } from "./internal/headerText.ts"
+import { RequestExchange } from "./internal/requestExchange.ts"
 
 /** A value that an endpoint answers or fails with, as it is kept. */
 export interface Valued {

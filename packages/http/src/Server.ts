@@ -4,16 +4,22 @@
 import { Description, type Failure, type Handler } from "@millrace/core"
 import { Context, Effect } from "effect"
 import { HttpRouter, HttpServerRequest, type HttpServerRespondable, type HttpServerResponse } from "effect/http"
-import { answering, type AnsweringOptions } from "./answering.ts"
+import { answering, type AnsweringOptions } from "./internal/answering.ts"
 import type * as Problem from "./Problem.ts"
-import { type Native, NativeId, type Route } from "./nativeRoute.ts"
+import { type Native, NativeId, type Route } from "./internal/nativeRoute.ts"
 import { make as makeRequest, type Request } from "./Request.ts"
-import { RouterSource } from "./routerSource.ts"
-import * as Protocol from "./serverProtocol.ts"
+import { RouterSource } from "./internal/routerSource.ts"
+import * as Protocol from "./internal/serverProtocol.ts"
 
-export { isRoute, type Native, nativeOf, type Route } from "./nativeRoute.ts"
-export { endpoint, type EndpointOptions, type EndpointRequest, type Kept, type Undecoded } from "./serverEndpoint.ts"
-export { type DeclaredApi, protocol, type ProtocolOptions, routerConfig } from "./serverProtocol.ts"
+export { isRoute, type Native, nativeOf, type Route } from "./internal/nativeRoute.ts"
+export {
+  endpoint,
+  type EndpointOptions,
+  type EndpointRequest,
+  type Kept,
+  type Undecoded
+} from "./internal/serverEndpoint.ts"
+export { type DeclaredApi, protocol, type ProtocolOptions, routerConfig } from "./internal/serverProtocol.ts"
 
 /** What is answered without an entry: errors with a class, and those that are a response or know theirs. */
 type Answered = Failure.Classified | HttpServerRespondable.Respondable | HttpServerResponse.HttpServerResponse

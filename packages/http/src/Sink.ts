@@ -5,8 +5,8 @@ import { Correlation, type Handler, type Message, OptionCheck } from "@millrace/
 import { Data, Duration, Effect, Exit, Redacted } from "effect"
 import { HttpBody, HttpClient, HttpClientRequest } from "effect/http"
 import * as Client from "./Client.ts"
-import { shownUrl } from "./failures.ts"
-import { firstWrong, shownName } from "./headerText.ts"
+import { shownUrl } from "./internal/failures.ts"
+import { firstWrong, shownName } from "./internal/headerText.ts"
 
 /** A message that no request can be made of; class `poison`, so it is dead-lettered. */
 export class SinkRefused extends Data.TaggedError("SinkRefused")<{

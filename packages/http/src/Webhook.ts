@@ -8,7 +8,7 @@ import { Data, Effect, Exit, type Fiber, pipe } from "effect"
 import { HttpServerResponse } from "effect/http"
 import * as Body from "./Body.ts"
 import * as Caller from "./Caller.ts"
-import * as Ids from "./ids.ts"
+import * as Ids from "./internal/ids.ts"
 import type { Request } from "./Request.ts"
 
 /** The signature of a request is missing or wrong; class `auth`, answered with 401. It says nothing of the key. */

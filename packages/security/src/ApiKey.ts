@@ -3,11 +3,11 @@
  */
 import { Auth, Eager, OptionCheck } from "@millrace/core"
 import { Clock, Deferred, Duration, Effect, Exit, FiberSet, Layer, Redacted } from "effect"
-import { type Entry, entryOf, matching, nobody } from "./apiKeyEntry.ts"
-import { ApiKeyStore, type Hasher, hashersOf, type Pepper, type Stored, textOf } from "./apiKeyStore.ts"
-import * as Text from "./apiKeyText.ts"
+import { type Entry, entryOf, matching, nobody } from "./internal/apiKeyEntry.ts"
+import { ApiKeyStore, type Hasher, hashersOf, type Pepper, type Stored, textOf } from "./internal/apiKeyStore.ts"
+import * as Text from "./internal/apiKeyText.ts"
 
-export { ApiKeyStore as Store, type Hashed, layerMemory, type Pepper, type Stored } from "./apiKeyStore.ts"
+export { ApiKeyStore as Store, type Hashed, layerMemory, type Pepper, type Stored } from "./internal/apiKeyStore.ts"
 
 /** How keys are told, and how long what the store said of them is used. */
 export interface Options {

@@ -5,12 +5,12 @@ import { type Around, Auth, Eager, type Idempotency, Middleware, OptionCheck } f
 import { compositeKey } from "@millrace/core/compositeKey"
 import { Clock, Duration, Effect, Exit, Redacted } from "effect"
 import { SecureRandom } from "effect/crypto"
-import { compile, type Keys, type Signed } from "./hmacKeys.ts"
-import { once } from "./hmacReplay.ts"
-import * as Signature from "./signature.ts"
+import { compile, type Keys, type Signed } from "./internal/hmacKeys.ts"
+import { once } from "./internal/hmacReplay.ts"
+import * as Signature from "./internal/signature.ts"
 
-export { type Key, type Keys, type Signed } from "./hmacKeys.ts"
-export { type Requested, sign, signChannel, type SignOptions, signRequest, Unsignable } from "./hmacSign.ts"
+export { type Key, type Keys, type Signed } from "./internal/hmacKeys.ts"
+export { type Requested, sign, signChannel, type SignOptions, signRequest, Unsignable } from "./internal/hmacSign.ts"
 
 /** The headers of a signature. */
 export const names = Signature.names

@@ -6,10 +6,10 @@ import { Auth } from "@millrace/core"
 import { Clock, DateTime, Duration, Effect, Exit, Layer, type Redacted, type Scope } from "effect"
 import type { HttpClient } from "effect/http"
 import * as jose from "jose"
-import { Cache, type Entry } from "./cache.ts"
-import { freeze } from "./freeze.ts"
-import * as Keys from "./keys.ts"
-import { type Chooses, QuickKeys } from "./signedNow.ts"
+import { Cache, type Entry } from "./internal/cache.ts"
+import { freeze } from "./internal/freeze.ts"
+import * as Keys from "./internal/keys.ts"
+import { type Chooses, QuickKeys } from "./internal/signedNow.ts"
 
 /** The signature algorithms that may be allowed (RFC 7518, RFC 8037). */
 export type Algorithm = Keys.Algorithm

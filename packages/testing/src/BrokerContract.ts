@@ -4,17 +4,17 @@
 import { type Driver, OptionCheck } from "@millrace/core"
 import { Cause, type Duration, Effect, Exit, References, Scope } from "effect"
 import { afterAll, beforeAll, describe, it } from "vitest"
-import { Bench, Broken, unique } from "./contract/Bench.ts"
-import { cargo } from "./contract/Cargo.ts"
-import { delaying } from "./contract/Delaying.ts"
-import { faults } from "./contract/Faults.ts"
-import { groups } from "./contract/Groups.ts"
-import { instructions } from "./contract/Instructions.ts"
-import { letters } from "./contract/Letters.ts"
-import { moving } from "./contract/Moving.ts"
-import { ordering } from "./contract/Ordering.ts"
-import { publishing } from "./contract/Publishing.ts"
-import { refused } from "./contract/Refused.ts"
+import { Bench, Broken, unique } from "./internal/contract/Bench.ts"
+import { cargo } from "./internal/contract/Cargo.ts"
+import { delaying } from "./internal/contract/Delaying.ts"
+import { faults } from "./internal/contract/Faults.ts"
+import { groups } from "./internal/contract/Groups.ts"
+import { instructions } from "./internal/contract/Instructions.ts"
+import { letters } from "./internal/contract/Letters.ts"
+import { moving } from "./internal/contract/Moving.ts"
+import { ordering } from "./internal/contract/Ordering.ts"
+import { publishing } from "./internal/contract/Publishing.ts"
+import { refused } from "./internal/contract/Refused.ts"
 import {
   type Failures,
   type Feature,
@@ -23,11 +23,11 @@ import {
   type Outage,
   refusals,
   type Scenario
-} from "./contract/Scenario.ts"
-import { settling } from "./contract/Settling.ts"
+} from "./internal/contract/Scenario.ts"
+import { settling } from "./internal/contract/Settling.ts"
 
-export { Broken } from "./contract/Bench.ts"
-export type { Failures, Feature, Fields, Outage, Scenario } from "./contract/Scenario.ts"
+export { Broken } from "./internal/contract/Bench.ts"
+export type { Failures, Feature, Fields, Outage, Scenario } from "./internal/contract/Scenario.ts"
 
 /** A broker under test. */
 export interface Subject extends Outage {

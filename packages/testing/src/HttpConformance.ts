@@ -2,16 +2,16 @@
  * A suite of HTTP: about two hundred cases from the RFCs and drafts that a service answers to, as data. Each is sent by a socket, byte
  * for byte, and its answers are read the same way.
  */
-import type { Case, Resource } from "./http/Case.ts"
-import { problemsOf } from "./http/check.ts"
-import { type Answer, run as exchange } from "./http/connection.ts"
-import { cases as cors } from "./http/cors.ts"
-import { cases as drafts } from "./http/drafts.ts"
-import { cases as messages } from "./http/messages.ts"
-import { cases as problems } from "./http/problems.ts"
-import { cases as semantics } from "./http/semantics.ts"
+import type { Case, Resource } from "./internal/http/Case.ts"
+import { problemsOf } from "./internal/http/check.ts"
+import { type Answer, run as exchange } from "./internal/http/connection.ts"
+import { cases as cors } from "./internal/http/cors.ts"
+import { cases as drafts } from "./internal/http/drafts.ts"
+import { cases as messages } from "./internal/http/messages.ts"
+import { cases as problems } from "./internal/http/problems.ts"
+import { cases as semantics } from "./internal/http/semantics.ts"
 
-export type { Case, Exchange, Expected, FieldRule, Part, Resource } from "./http/Case.ts"
+export type { Case, Exchange, Expected, FieldRule, Part, Resource } from "./internal/http/Case.ts"
 
 /** All cases, by document and section. */
 export const cases: ReadonlyArray<Case> = [...messages, ...semantics, ...problems, ...drafts, ...cors]

@@ -7,9 +7,9 @@ import type { Envelope, Handler } from "@millrace/core"
 import { Cause, Context, Data, Effect, Exit, Fiber, Layer, Logger } from "effect"
 import { TestClock } from "effect/testing"
 import * as Deliveries from "./Deliveries.ts"
-import * as Faults from "./laws/faults.ts"
+import * as Faults from "./internal/laws/faults.ts"
 
-export { oddErrors } from "./laws/odd.ts"
+export { oddErrors } from "./internal/laws/odd.ts"
 
 /** The error that the handler inside fails with: it carries no class. */
 export class LawError extends Data.TaggedError("LawError")<{}> {}

@@ -5,7 +5,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { RateLimit } from "@millrace/core"
 import { Effect, Exit, Layer, Random, Scope } from "effect"
 import { TestClock } from "effect/testing"
-import { Reference } from "./rateLimitModel.ts"
+import { Reference } from "./internal/rateLimitModel.ts"
 
 /** Options of `suite`. */
 export interface Options {

@@ -41,8 +41,14 @@
  * console.log(seeds) // => 100
  * ```
  */
-export { check, type Checked, type CheckOptions, Failed } from "./simulation/Check.ts"
-export { run } from "./simulation/Machine.ts"
-export { type Faults, make as network, type Network, type Operation, type Watch } from "./simulation/Network.ts"
-export { type Storm, storm } from "./simulation/Storm.ts"
-export type { Held, History, Options, Process, World } from "./simulation/World.ts"
+export { check, type Checked, type CheckOptions, Failed } from "./internal/simulation/Check.ts"
+export { run } from "./internal/simulation/Machine.ts"
+export {
+  type Faults,
+  make as network,
+  type Network,
+  type Operation,
+  type Watch
+} from "./internal/simulation/Network.ts"
+export { type Storm, storm } from "./internal/simulation/Storm.ts"
+export type { Held, History, Options, Process, World } from "./internal/simulation/World.ts"

@@ -8,7 +8,7 @@
  */
 import { type Cause, Effect, Exit } from "effect"
 import type { HttpClientRequest } from "effect/http"
-import type { Call } from "./Call.ts"
+import type { Call } from "../Call.ts"
 
 /** Methods that may be sent twice (RFC 9110, 9.2.2; QUERY by its draft). */
 const idempotent: ReadonlySet<string> = new Set(["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "QUERY"])

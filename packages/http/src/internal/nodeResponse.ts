@@ -7,7 +7,7 @@ import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from "node:
 import { Readable } from "node:stream"
 import { pipeline } from "node:stream/promises"
 import { isWaiting } from "./nodeRequest.ts"
-import * as Problem from "./Problem.ts"
+import * as Problem from "../Problem.ts"
 
 /** What is read and dropped of a body that nobody wanted, so that its connection can go on; in bytes. */
 const mostDropped = 256 * 1024

@@ -6,7 +6,7 @@ import { assert } from "@effect/vitest"
 import type { Envelope, Handler } from "@millrace/core"
 import { Cause, Effect, Exit, Fiber, Logger, References, Tracer } from "effect"
 import { TestClock } from "effect/testing"
-import * as Deliveries from "../Deliveries.ts"
+import * as Deliveries from "../../Deliveries.ts"
 import { oddErrors } from "./odd.ts"
 
 /** What the laws need of the suite that registers them. */

@@ -6,8 +6,8 @@ import { type Cause, Effect, Exit, Fiber } from "effect"
 import { constant } from "effect/Function"
 import { HttpServerResponse } from "effect/http"
 import * as Answer from "./answer.ts"
-import * as Problem from "./Problem.ts"
-import type { Request, Respond } from "./Request.ts"
+import * as Problem from "../Problem.ts"
+import type { Request, Respond } from "../Request.ts"
 
 /** Options of a route, as they are at run time. */
 export interface AnsweringOptions {

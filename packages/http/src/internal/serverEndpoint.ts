@@ -7,8 +7,8 @@ import { HttpEffect, type HttpServerRequest, HttpServerResponse } from "effect/h
 import * as Answer from "./answer.ts"
 import { keyOf, programs } from "./answering.ts"
 import * as Values from "./endpointValues.ts"
-import * as Problem from "./Problem.ts"
-import { make as makeRequest, type Request, type Respond } from "./Request.ts"
+import * as Problem from "../Problem.ts"
+import { make as makeRequest, type Request, type Respond } from "../Request.ts"
 import { RouterSource } from "./routerSource.ts"
 
 /** What an endpoint of `HttpApi` hands to its handler, as far as it is read here. */

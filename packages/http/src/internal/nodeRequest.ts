@@ -5,7 +5,7 @@ import type { Headers } from "@millrace/core"
 import { Effect, Exit } from "effect"
 import type { IncomingMessage, ServerResponse } from "node:http"
 import { BodyTooLarge, BodyUnreadable } from "./bodyErrors.ts"
-import type { Source } from "./Request.ts"
+import type { Source } from "../Request.ts"
 import { absoluteOf, pathOf } from "./target.ts"
 
 type Read = Exit.Exit<Uint8Array, BodyTooLarge | BodyUnreadable>

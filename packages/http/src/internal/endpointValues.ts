@@ -5,7 +5,7 @@
 import { Effect, Exit, Schema, SchemaParser } from "effect"
 import { HttpServerResponse } from "effect/http"
 import * as Answer from "./answer.ts"
-import type { Valued, Values } from "./Request.ts"
+import type { Valued, Values } from "../Request.ts"
 
 /** What an endpoint declares, as far as it is read here. */
 export interface Declares {

@@ -6,7 +6,7 @@ import { HttpServerResponse } from "effect/http"
 import * as Answer from "./answer.ts"
 import { programs } from "./answering.ts"
 import type { RequestMalformed } from "./malformed.ts"
-import { make as makeRequest, type Source } from "./Request.ts"
+import { make as makeRequest, type Source } from "../Request.ts"
 
 /** No route has the path. Class `permanent`, answered with 404. */
 export class RouteNotFound extends Data.TaggedError("RouteNotFound")<{}> {

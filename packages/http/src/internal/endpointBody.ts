@@ -8,7 +8,7 @@ import { BodyInvalid, BodyMalformed, type JsonError } from "./bodyErrors.ts"
 import { type JsonLimits, jsonParser, withinStack } from "./bodyJson.ts"
 import { reader, type ReaderOptions, typeOf } from "./bodyReader.ts"
 import { fieldsOfIssue } from "./problemFields.ts"
-import type { Request } from "./Request.ts"
+import type { Request } from "../Request.ts"
 
 type Read = (bytes: Uint8Array, request: Request<unknown>) => Effect.Effect<unknown, JsonError>
 

@@ -3,7 +3,7 @@
  */
 import type { Exchange } from "@millrace/core"
 import type { Exit } from "effect"
-import type { Request } from "./Request.ts"
+import type { Request } from "../Request.ts"
 import { authorityOf } from "./target.ts"
 
 /** The exchange of a request; all of it is read when it is asked for. */

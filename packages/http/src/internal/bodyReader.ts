@@ -10,7 +10,7 @@ import {
   EncodingUnsupported,
   MediaTypeUnsupported
 } from "./bodyErrors.ts"
-import { bodyTimeout, type Request } from "./Request.ts"
+import { bodyTimeout, type Request } from "../Request.ts"
 
 /** Options of a reader of bodies. */
 export interface ReaderOptions {

@@ -3,7 +3,7 @@
  */
 import { Data, Effect, Exit, Pull, Schema, Scope, Stream } from "effect"
 import { HttpBody, HttpServerResponse } from "effect/http"
-import type { Request, Valued } from "./Request.ts"
+import type { Request, Valued } from "../Request.ts"
 
 /**
  * The request was done under its key, and its answer was not kept, so it can be neither repeated nor done again. Class

@@ -5,7 +5,7 @@ import type { Headers } from "@millrace/core"
 import { ByteSize, Context, Effect, Exit, Fiber, Option, Scope } from "effect"
 import { HttpIncomingMessage, type HttpServerError, type HttpServerRequest } from "effect/http"
 import { BodyTooLarge, BodyUnreadable } from "./bodyErrors.ts"
-import type { Source } from "./Request.ts"
+import type { Source } from "../Request.ts"
 import { pathOf } from "./target.ts"
 
 type ReadError = BodyTooLarge | BodyUnreadable

@@ -6,8 +6,8 @@ import { Cause, Effect, Exit, Stream } from "effect"
 import { HttpBody, HttpServerRespondable, HttpServerResponse } from "effect/http"
 import { firstWrong, shownName } from "./headerText.ts"
 import * as Ids from "./ids.ts"
-import * as Problem from "./Problem.ts"
-import type { Given, Request } from "./Request.ts"
+import * as Problem from "../Problem.ts"
+import type { Given, Request } from "../Request.ts"
 
 const noContent = HttpServerResponse.empty({ status: 204 })
 

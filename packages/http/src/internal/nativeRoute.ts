@@ -4,7 +4,7 @@
 import type { Description } from "@millrace/core"
 import type { Effect } from "effect"
 import type { HttpRouter, HttpServerResponse } from "effect/http"
-import type { Source } from "./Request.ts"
+import type { Source } from "../Request.ts"
 
 /** Where a route keeps how a listener runs it. */
 export const NativeId = "~millrace/http/native"

@@ -4,7 +4,7 @@
 import type { Exchange } from "@millrace/core"
 import { Cause, type Exit, Predicate } from "effect"
 import { HttpClientResponse } from "effect/http"
-import type { Call } from "./Call.ts"
+import type { Call } from "../Call.ts"
 import { type Shown, shownUrl, StatusFailed } from "./failures.ts"
 
 const ports: { readonly [scheme: string]: number | undefined } = { http: 80, https: 443 }
