@@ -4,6 +4,7 @@ import {
   Broker,
   Channel,
   type Delivery,
+  type Driver,
   Engine,
   type Headers,
   type Message,
@@ -11,7 +12,7 @@ import {
 } from "@millrace/core"
 import { KafkaAdmin, KafkaTransaction } from "@millrace/kafka"
 import type { Kafka as Servers } from "@millrace/testing/servers"
-import { Effect } from "effect"
+import { Effect, Schedule } from "effect"
 import * as FastCheck from "fast-check"
 import { expect } from "vitest"
 import { describeKafka } from "../services/describe.ts"
@@ -297,7 +298,17 @@ describeKafka("F17 the clients of Kafka agree", (kafka) => {
     Effect.gen(function*() {
       const channel = fresh("mixed")
       const group = fresh("group")
-      const [one, other] = [yield* kafkajs.driver(optionsOf(kafka())), yield* classic.driver(optionsOf(kafka()))]
+      // as the engine does: kafkajs ends where the assignment changes just after a join
+      const restarted = (driver: Driver.Driver): Driver.Driver => ({
+        ...driver,
+        consume: (options, sink) =>
+          Effect.retry(Effect.scoped(driver.consume(options, sink)), {
+            schedule: Schedule.spaced("100 millis"),
+            while: ({ reason }) => reason === "Lost"
+          })
+      })
+      const one = restarted(yield* kafkajs.driver(optionsOf(kafka())))
+      const other = restarted(yield* classic.driver(optionsOf(kafka())))
       yield* one.declare({ channel, partitions: 4 })
       for (const [first, second] of [[one, other], [other, one]] as const) {
         const a = yield* consuming(first, { channel, group })
