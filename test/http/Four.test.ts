@@ -81,7 +81,7 @@ let current = trail()
 const hook = (name: string) => () => Effect.sync(() => void current.hooks.push(name))
 
 /** One value each: what is random is which of them stand around a handler, and in which order. */
-const stations: Readonly<Record<string, Wrap>> = {
+const middlewares: Readonly<Record<string, Wrap>> = {
   Trace: Trace.middleware(),
   Audit: Audit.middleware({ body: "none" }),
   Metrics: Metrics.middleware(),
@@ -101,7 +101,7 @@ const stations: Readonly<Record<string, Wrap>> = {
   })
 }
 
-const names = Object.keys(stations)
+const names = Object.keys(middlewares)
 
 /** A stack in a good order: Audit asks to stand outside Retry. Innermost first. */
 const stacks = fc.shuffledSubarray(names).map((order) => {
@@ -164,7 +164,7 @@ const around =
       if (step === "die") return Effect.die("broken")
       return step === "late" && order.includes("Timeout") ? tooLate : next(message)
     }
-    const stack = order.reduce<Handler<M, A, E | Wide, R | Needs>>((inner, name) => stations[name]!(inner), scripted)
+    const stack = order.reduce<Handler<M, A, E | Wide, R | Needs>>((inner, name) => middlewares[name]!(inner), scripted)
     return (message) => {
       script = scripts.shift() ?? []
       at = 0

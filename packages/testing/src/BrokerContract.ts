@@ -5,7 +5,7 @@ import { type Driver, OptionCheck } from "@millrace/core"
 import { Cause, type Duration, Effect, Exit, References, Scope } from "effect"
 import { afterAll, beforeAll, describe, it } from "vitest"
 import { Bench, Broken, unique } from "./internal/contract/Bench.ts"
-import { cargo } from "./internal/contract/Cargo.ts"
+import { content } from "./internal/contract/Content.ts"
 import { delaying } from "./internal/contract/Delaying.ts"
 import { faults } from "./internal/contract/Faults.ts"
 import { groups } from "./internal/contract/Groups.ts"
@@ -73,7 +73,7 @@ export interface Shown {
 export const scenarios: ReadonlyArray<Scenario> = [
   ...publishing,
   ...groups,
-  ...cargo,
+  ...content,
   ...ordering,
   ...moving,
   ...settling,

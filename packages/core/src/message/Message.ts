@@ -1,5 +1,5 @@
 /**
- * The cargo: what travels through a pipeline, and what every source shows of it.
+ * Messages: their content, and the fields that every source has.
  */
 import type { Effect, Exit } from "effect"
 import type { Correlation } from "./Correlation.ts"

@@ -4,7 +4,7 @@
 import { Broker, Channel, type Features, Publisher } from "@millrace/core"
 import { Clock, Effect } from "effect"
 import { type Bench, bytesOf, ensure, numbered, refusedWith, same, textOf } from "./Bench.ts"
-import { arrives } from "./Cargo.ts"
+import { arrives } from "./Content.ts"
 import { browse, type Scenario, scenario } from "./Scenario.ts"
 
 const sorted = (texts: ReadonlyArray<string>) => texts.toSorted()

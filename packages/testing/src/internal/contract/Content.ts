@@ -106,7 +106,7 @@ const payload = (id: string, title: string, body: () => Uint8Array): Scenario =>
 const binary = () => Uint8Array.from({ length: 1024 }, (_, i) => i * 7 & 255)
 const texts = ["ünï", "漢字", "😀", "e\u0301", "\u2028", "a b  c", "%00", "\"'\\"]
 
-export const cargo: ReadonlyArray<Scenario> = [
+export const content: ReadonlyArray<Scenario> = [
   scenario(
     "too-large",
     "what is longer than the broker takes is refused as TooLarge, and the rest goes on",
