@@ -18,6 +18,8 @@ const keycloak = process.env["MILLRACE_KEYCLOAK"] === undefined ? ["security/Key
 export default defineConfig({
   test: {
     reporters: ["default", "./reporter.ts"],
+    // vitest's default leaves one processor to itself, so that two would run one file at a time
+    maxWorkers: 2,
     projects: [
       {
         extends: true,
@@ -47,8 +49,6 @@ export default defineConfig({
         test: {
           name: "chaos",
           include: ["chaos/*.integration.test.ts"],
-          // They mostly wait, each for its own server and processes.
-          maxWorkers: 2,
           sequence: { groupOrder: 2 }
         }
       },
