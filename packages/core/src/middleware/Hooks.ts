@@ -1,6 +1,6 @@
 /**
- * Functions at the moments of a message's way, for those who think in hooks: before and after sending, before and after
- * execution, after saving, on errors. An adapter over the stages; a middleware of one's own can do all of it, and more.
+ * Runs functions at fixed points of a message's processing: before and after sending, before and after execution, after
+ * saving, on errors. The hooks are an adapter over the stages; a custom middleware can do all of it, and more.
  */
 import { Cause, type Context, Data, Effect, Exit, Fiber } from "effect"
 import { classOf, type FailureClass, tagOf } from "../message/Failure.ts"
@@ -12,10 +12,10 @@ import type { Around, FullConfig } from "../pipeline/Handler.ts"
 import * as Lost from "../telemetry/Lost.ts"
 import * as Middleware from "../pipeline/Middleware.ts"
 
-/** The moments. */
+/** The points at which hooks run. */
 export type Name = "preSend" | "postSend" | "preExecute" | "postExecute" | "postSave" | "onError"
 
-/** A hook failed or threw; its message settles by `failure`: the class of what the hook failed with, else `permanent`. */
+/** A hook failed or threw; its message settles by `failure`: the class of the hook's error, or `permanent` without one. */
 export class HookError extends Data.TaggedError("HookError")<{
   readonly hook: Name
   readonly message: string
@@ -25,41 +25,42 @@ export class HookError extends Data.TaggedError("HookError")<{
 
 type Run = Effect.Effect<unknown, unknown, unknown>
 
-/** Functions for the moments, each answering an effect whose result is dropped; every one may be left out. */
+/** The hooks, each returning an effect whose result is dropped; all are optional. */
 export interface Options {
   /** Before a publisher or a client sends. If it fails, nothing is sent. */
   readonly preSend?: ((message: Envelope) => Run) | undefined
-  /** When a send has ended, well or not. */
+  /** After a send has succeeded or failed. */
   readonly postSend?: ((message: Envelope, exit: Exit.Exit<unknown, unknown>) => Run) | undefined
-  /** Before a consumer or a server goes on to what is inside. If it fails, what is inside does not run. */
+  /** Before a consumer or a server calls the inner chain. If it fails, the inner chain does not run. */
   readonly preExecute?: ((message: Envelope) => Run) | undefined
-  /** When what is inside has ended, well or not. */
+  /** After the inner chain has succeeded or failed. */
   readonly postExecute?: ((message: Envelope, exit: Exit.Exit<unknown, unknown>) => Run) | undefined
-  /** When what is inside succeeded and all that must last is stored, just before the message is settled. */
+  /** After the inner chain succeeded and all durable effects are stored, just before the message is settled. */
   readonly postSave?: ((message: Envelope) => Run) | undefined
-  /** When it failed or a middleware inside answered a dead letter, before `postSend` or `postExecute`. */
+  /** After the inner chain failed or an inner middleware answered a dead letter, before `postSend` or `postExecute`. */
   readonly onError?: ((message: Envelope, error: unknown) => Run) | undefined
-  /** What becomes of a hook that fails: its message settles as a `HookError`, or it is only logged. Default: `settle`. */
+  /** The handling of a failed hook: its message settles as a `HookError`, or the failure is only logged. Default: `settle`. */
   readonly onFailure?: "settle" | "log" | undefined
 }
 
 type ServicesOf<F> = F extends (...args: never) => Effect.Effect<unknown, unknown, infer R> ? R : never
 
-/** What the hooks of `O` do to a handler's types. */
+/** The effect of the hooks of `O` on a handler's types. */
 export type Config<O extends Options> = FullConfig<{
   requires: { readonly [K in Name]: ServicesOf<O[K]> }[Name]
   fails: O extends { readonly onFailure: "log" } ? never : HookError
 }>
 
 /**
- * Runs hooks around what is inside. What the hooks need enters R; `HookError` enters E, unless hooks are only logged.
+ * Runs hooks around the inner chain. The hooks' requirements enter R; `HookError` enters E, unless failed hooks are only
+ * logged.
  *
- * A hook that fails or throws settles its message, it never leaves it waiting: where what is inside had succeeded, the
- * message fails with a `HookError`; where that had failed, its own error stays and the hook's is logged. After an
- * interruption no hook runs: the message is delivered again, and its hooks run then.
+ * A hook that fails or throws settles its message and never leaves it waiting: if the inner chain had succeeded, the
+ * message fails with a `HookError`; if it had failed, its own error stays and the hook's error is logged. After an
+ * interruption no hook runs: the message is redelivered, and its hooks run then.
  *
- * `postSave` runs after the hooks of what stands inside this middleware (audit rows, stored answers), also where one of
- * those failed, since each is told only how the chain ended. Put this middleware outside of the stores.
+ * `postSave` runs after the hooks of inner middlewares (audit rows, stored answers), even if one of those failed, since
+ * each receives only the end of the chain. Put this middleware outside of the stores.
  *
  * **Example** (telling a dashboard)
  *
@@ -123,7 +124,7 @@ export const middleware = <const O extends Options>(options: O): Around<Envelope
       return pre === undefined ? inside() : Effect.flatMapEager(run(preName, () => pre(message), onFailure), inside)
     }
   )
-  // the needs of the hooks are in O, and a hook's failure is a HookError unless it is logged
+  // the requirements of the hooks are in O, and a hook's failure is a HookError unless it is logged
   return described as unknown as Around<Envelope, Config<O>>
 }
 
@@ -156,7 +157,7 @@ const run = (
       )
     }
   })
-  // the chain's R has the needs of every hook; one that runs after the chain brings its context along
+  // the chain's R has the requirements of every hook; a hook that runs after the chain brings its own context
   const needless = guarded as Effect.Effect<void, HookError>
   return context === undefined ? needless : Effect.provideContext(needless, context)
 }

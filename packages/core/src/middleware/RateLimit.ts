@@ -1,5 +1,5 @@
 /**
- * Rate limits: how many messages of a channel, a consumer, a key or anything else may pass in a time.
+ * Rate limits: the most messages of a channel, a consumer, a key or any other group in a time.
  */
 import { Data, Duration, Effect, Exit, Fiber, Metric } from "effect"
 import { type Envelope, Message } from "../message/Message.ts"
@@ -47,7 +47,7 @@ export {
 export { decide, type Decided, release, renew, resetOf, type State, ticks } from "./rateLimit/state.ts"
 export { RateLimitStore as Store, RateLimitUnavailable } from "./rateLimit/store.ts"
 
-/** What `middleware` does where an option is not given; `burst` is then `limit`, and `by` is `channel`. */
+/** The defaults of `middleware`; `burst` defaults to `limit`, and `by` to `channel`. */
 export const defaults: {
   readonly limit: number
   readonly window: Duration.Duration
@@ -55,17 +55,17 @@ export const defaults: {
   readonly maximumDelay: Duration.Duration
 } = { limit: 100, window: Duration.seconds(1), onExceeded: "refuse", maximumDelay: Duration.seconds(1) }
 
-/** The message came too early; class `throttled`, so it goes back to its source for as long as `retryAfter` says. */
+/** The message came too early; class `throttled`, so the message returns to its source for `retryAfter`. */
 export class RateLimited extends Data.TaggedError("RateLimited")<{
-  /** Of the policy that lets the message wait longest. */
+  /** The key of the policy with the longest wait; `limit` and `window` are that policy's. */
   readonly key: string
   readonly limit: number
   readonly window: Duration.Duration
   /** Exact at the time of the answer: the message would pass then, and not a millisecond earlier. */
   readonly retryAfter: Duration.Duration
-  /** The names of the policies that it is over. */
+  /** The names of the policies that refuse the message. */
   readonly violated: ReadonlyArray<string>
-  /** All policies that were asked, and what the store said of each, in the same order. */
+  /** All policies of the call; `decision` holds the store's verdicts in the same order. */
   readonly policies: ReadonlyArray<Policy>
   readonly decision: Decision
 }> {
@@ -77,7 +77,7 @@ export class RateLimited extends Data.TaggedError("RateLimited")<{
   }
 }
 
-/** Messages that passed uncounted because the store could not be asked, by the attribute `limit`, the names of the policies. */
+/** Messages that passed uncounted because the store was unavailable, by the attribute `limit`, the names of the policies. */
 export const unavailable = Metric.counter("millrace.rate_limit.unavailable", {
   description: "Messages that passed uncounted because the store of their rate limit could not be asked",
   incremental: true
@@ -87,7 +87,7 @@ type Restore = <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, 
 
 type Needs = { requires: RateLimitStore; fails: RateLimited | RateLimitUnavailable }
 
-/** The forms of `middleware`: what it limits by says which messages it reads. */
+/** The overloads of `middleware`: `by` decides which messages it accepts. */
 export interface Build {
   (options?: Options): Around<Envelope, FullConfig<Needs>>
   (options: ConsumerOptions): Around<Message<unknown>, FullConfig<Needs>>
@@ -95,7 +95,7 @@ export interface Build {
   <M extends Envelope>(options: PoliciesOptions<M>): Fixed<M, FullConfig<Needs>>
 }
 
-/** Renews places until the answer, which is still being sent, has left, and gives them back then. */
+/** Renews places while the answer is being sent, then releases them. */
 const keepUntilSent = <A, E>(
   message: Envelope,
   release: Effect.Effect<void>,
@@ -122,21 +122,21 @@ const refusal = (charges: ReadonlyArray<Charge>, decision: Decision, within: num
 }
 
 /**
- * Lets at most `limit` messages pass in each `window`, by channel, key, consumer or a function of the message; or by several such
- * policies, which are decided as one.
+ * Lets at most `limit` messages pass in each `window`, by channel, key, consumer or a function of the message; or by
+ * several such policies, decided together.
  *
- * Types: any message in, the same message on (by `consumer` only a consumer's, by a function the one it reads); `Store`
- * enters R, `RateLimited` and `RateLimitUnavailable` enter E.
+ * Types: any message in, the same message on (by `consumer` only a consumer's, by a function the type that it reads);
+ * `Store` enters R, `RateLimited` and `RateLimitUnavailable` enter E.
  *
- * By `gcra`, over any time t at most `burst + t * limit / window` pass: there is no window edge at which twice the rate gets
- * through. What the other algorithms promise is in docs/rate-limit.md. A place of `concurrency` is given back when the handler
- * has ended, whatever happened, and kept by a sign of life every third of its window. A
- * delay keeps the turn of the message and waits in its lane, which is the back-pressure; interrupting it spends the turn.
- * Waits are rounded up to a millisecond, which is then part of t.
+ * By `gcra`, over any time t at most `burst + t * limit / window` pass: there is no window edge at which twice the rate
+ * gets through. docs/rate-limit.md has the guarantees of the other algorithms. The middleware releases a place of
+ * `concurrency` when the handler has ended, by any exit, and renews it every third of its window. A delay reserves the
+ * turn of the message and waits in its lane, which applies backpressure; interrupting it spends the turn. Waits are
+ * rounded up to a millisecond, which is then part of t.
  *
- * Errors: `RateLimited` (class `throttled`) goes back to the source for exactly `retryAfter`; `RateLimitUnavailable` (class
- * `dependency`) goes back by the back-off of the subscription.
- * A `cost` out of range is a defect.
+ * Errors: `RateLimited` (class `throttled`) returns the message to its source for exactly `retryAfter`;
+ * `RateLimitUnavailable` (class `dependency`) returns it with the backoff of the subscription. A `cost` out of range is a
+ * defect.
  *
  * Source: the generic cell rate algorithm, ITU-T I.371; a leaky bucket as a meter.
  *
@@ -158,7 +158,7 @@ const refusal = (charges: ReadonlyArray<Charge>, decision: Decision, within: num
  * )
  * ```
  *
- * **Example** (two limits, by what a message weighs: refused by one, it is counted by none)
+ * **Example** (two limits, by the weight of a message: a message refused by one limit is counted by none)
  *
  * ```ts
  * import { Effect, pipe } from "effect"
@@ -204,7 +204,7 @@ export const middleware: Build = ((
   return Middleware.make()({
     name: "RateLimit",
     stage: "consume",
-    // places are held while the batch is published: a batch takes one
+    // places are held while the batch is published, so a batch takes one place
     inBatch: leases.length > 0 ? "once" : "each",
     shows: only !== undefined && !("policies" in options)
       ? {
@@ -216,14 +216,14 @@ export const middleware: Build = ((
       }
       : { policies: rules.map(({ policy }) => `${policy.name}: ${textOf(policy)}`).join(", "), onExceeded }
   }, (next) => {
-    /** Runs the rest while it holds places, and gives them back. */
+    /** Runs the rest of the chain while it holds places, then releases them. */
     const holding = (
       message: Envelope,
       store: RateLimitStore["Service"],
       charges: ReadonlyArray<Charge>,
       { lease, wait }: Decision
     ): Middleware.Returns => {
-      // a place that cannot be given back ends by itself
+      // a place whose release fails expires by itself
       const release = Effect.suspend(() => Effect.ignore(store.release(charges, lease)))
       const later = Effect.suspend(() => next(message))
       const result: Middleware.Returns = wait === 0
@@ -237,7 +237,7 @@ export const middleware: Build = ((
         return Effect.flatMapEager(store.release(charges, lease).pipe(Effect.catchEager(() => Exit.void)), () => result)
       }
       let isPending = true
-      // the chain may be interrupted before its first step: then only the hook knows of the places
+      // an interruption may come before the chain's first step: then only this hook releases the places
       message.after(() => isPending ? release : undefined)
       return Effect.uninterruptibleMask((restore) =>
         Effect.flatMap(Effect.exit(restore(Effect.raceFirst(result, beat))), (exit): Middleware.Returns => {
@@ -279,7 +279,7 @@ export const middleware: Build = ((
                 ? Exit.fail(error)
                 : restore(Effect.andThen(passes, Effect.suspend(() => next(message))))
           })
-        // whoever is told of a place gives it back
+        // uninterruptible, so that a fiber that was given a place releases it
         return leases.length > 0 ? Effect.uninterruptibleMask(answered) : answered((effect) => effect)
       })
     }

@@ -1,27 +1,27 @@
 /**
- * Refusals remembered: a key that is over its limit is not asked about again before it can pass.
+ * Caches refusals: the store is not called again for a key over its limit before the key can pass.
  */
 import { Clock, Effect, Exit, Layer } from "effect"
 import { compositeKey } from "../../message/compositeKey.ts"
 import { type Charge, check, type Decision } from "./policy.ts"
 import { RateLimitStore } from "./store.ts"
 
-/** How much `denying` keeps. */
+/** Limits the memory of `denying`. */
 export interface DenyOptions {
-  /** The most keys that are remembered; an integer from 1. Default: 10,000. */
+  /** The most cached keys; an integer from 1. Default: 10,000. */
   readonly capacity?: number | undefined
 }
 
 interface Denied {
   readonly cost: number
-  /** When the call was made that was refused: before the store decided. */
+  /** The time of the refused call, taken before the store decided. */
   readonly asked: number
   readonly decision: Decision
 }
 
 type Service = RateLimitStore["Service"]
 
-/** What decides of the first charge: calls of one policy, whose places nobody gives back. */
+/** Returns the only charge of a call whose refusal can be cached: one policy, not `concurrency`, and a cost above 0. */
 const single = (charges: ReadonlyArray<Charge>): Charge | undefined => {
   const [first] = charges
   return charges.length === 1 && first !== undefined && first.policy.algorithm !== "concurrency" && first.cost > 0
@@ -30,7 +30,7 @@ const single = (charges: ReadonlyArray<Charge>): Charge | undefined => {
 }
 
 const make = (store: Service, capacity: number, clock: Clock.Clock): Service => {
-  // in the order of insertion
+  // in insertion order
   const denied = new Map<string, Denied>()
   const keep = (id: string, entry: Denied): void => {
     denied.delete(id)
@@ -51,7 +51,7 @@ const make = (store: Service, capacity: number, clock: Clock.Clock): Service => 
         const passed = asked - known.asked
         const wait = verdict!.wait - passed
         if (passed >= 0 && wait > within && charge.cost >= known.cost) {
-          // a larger cost waits longer, for how long only the store knows
+          // a larger cost waits longer; only the store knows how long
           if (charge.cost === known.cost) {
             const reset = Math.max(0, verdict!.reset - passed)
             return Exit.succeed({
@@ -73,13 +73,13 @@ const make = (store: Service, capacity: number, clock: Clock.Clock): Service => 
 }
 
 /**
- * Puts a memory of refusals before a store, so that a flood of one key costs it nothing: a call that was refused is refused here
- * until the wait that the store said is over.
+ * Caches refusals in front of a store, so that a flood of one key does not load the store: a refused call is refused
+ * again here until the store's `wait` is over.
  *
- * It changes no answer of whether a message passes, as what is over a limit stays so until then. What a refusal says of the time
- * to come back is the store's last word: others who take less at a time may have spent since. Only calls of one policy, and
- * with the same cost, are answered here, and none of `concurrency`, whose places are given back. Not for a store whose counts are
- * given back or deleted by others, as leases are: they could pass earlier.
+ * The cache never changes whether a message passes, since a key over its limit stays over it until then. The wait in a
+ * refusal is the store's last answer: callers with a smaller cost may have spent since. The cache answers only calls of
+ * one policy with the same cost, and none of `concurrency`, whose places are released. Do not use it with a store whose
+ * counts other processes release or delete, as leases are: those keys could pass earlier.
  *
  * @throws RangeError when `capacity` is out of range
  * @category layers

@@ -1,24 +1,24 @@
 /**
  * The generic cell rate algorithm over a bounded number of keys: one number a key, the theoretical arrival time (ITU-T
- * I.371). All arithmetic is on integers: a tick is the part of a millisecond in which both the interval between two
- * messages and every millisecond are whole, so that no rate drifts and no wait is rounded twice.
+ * I.371). All arithmetic is on integers: a tick is the fraction of a millisecond in which the interval between two
+ * messages and a millisecond are both whole numbers, so no rate drifts and no wait is rounded twice.
  */
 
 const initial = 1024
 
-/** How many used keys are looked at for one that may be forgotten, when a new key comes and there is no room. */
+/** How many used keys are examined for one to evict when a new key comes and the table is full. */
 const looks = 16
 
 const divisor = (a: number, b: number): number => b === 0 ? a : divisor(b, a % b)
 
-/** The state of all keys of one policy: about 100 bytes a key beside the key's own text. */
+/** Holds the state of all keys of one policy: about 100 bytes a key beside the key's own text. */
 export class Table {
   readonly capacity: number
   /** Ticks in a millisecond. */
   private readonly scale: number
   /** Ticks between two messages at the limit's rate. */
   private readonly interval: number
-  /** Ticks that a full burst takes to be allowed again. */
+  /** Ticks until a full burst is available again. */
   private readonly span: number
   /** The millisecond at which ticks are 0: ticks stay exact for 2^53 of them, 285 years at 1,000 a millisecond. */
   private base: number
@@ -27,10 +27,10 @@ export class Table {
   private readonly keys: Array<string> = []
   private arrivals: Float64Array
   private hand = 0
-  /** The arrival time of all keys for which there was no room. */
+  /** The shared arrival time of all keys without a slot. */
   private crowd = 0
   private readonly burst: number
-  /** What the last call left of its key, and the milliseconds until all is there again. */
+  /** The remaining cost of the last call's key; `reset`: milliseconds until its full burst is available again. */
   remaining = 0
   reset = 0
 
@@ -50,14 +50,14 @@ export class Table {
     this.arrivals = new Float64Array(Math.min(capacity, initial))
   }
 
-  /** How many keys it holds. */
+  /** The number of keys in the table. */
   get size(): number {
     return this.slots.size
   }
 
   /**
-   * The milliseconds that a message of `key` has to wait at `now`. Up to `within` of them the message is counted, and
-   * its turn is after that wait; beyond, nothing is changed.
+   * Returns the milliseconds that a message of `key` has to wait at `now`. A wait up to `within` counts the message,
+   * whose turn is after that wait; a longer wait changes nothing.
    */
   take(key: string, now: number, within: number, cost = 1): number {
     const at = this.at(now)
@@ -76,7 +76,7 @@ export class Table {
     return wait
   }
 
-  /** The milliseconds that a message of `key` has to wait, which is not counted. */
+  /** Returns the milliseconds that a message of `key` would have to wait, without counting it. */
   ask(key: string, now: number, cost: number): number {
     const at = this.at(now)
     const ahead = Math.max(at, this.arrival(key)) - at
@@ -85,7 +85,7 @@ export class Table {
     return over <= 0 ? 0 : cost > this.burst ? Infinity : Math.ceil(over / this.scale)
   }
 
-  /** Counts a message whose turn is `wait` milliseconds away because another policy says so. */
+  /** Counts a message whose turn another policy puts `wait` milliseconds ahead. */
   spend(key: string, now: number, cost: number, wait: number): void {
     const at = this.at(now)
     const slot = this.slots.get(key) ?? this.claim(key, at)
@@ -97,7 +97,8 @@ export class Table {
   }
 
   private at(now: number): number {
-    // a clock that was set back stands still for it: otherwise every key would wait for the past to come again
+    // ticks continue from the last reading if the clock is set back: otherwise every key would wait until the old time
+    // returns
     if (now < this.last) this.base -= this.last - now
     this.last = now
     return (now - this.base) * this.scale
@@ -113,13 +114,13 @@ export class Table {
     return slot === undefined ? this.crowd : this.arrivals[slot]!
   }
 
-  /** A slot for a new key; -1 where every slot looked at is in use, and the key shares one state with all such keys. */
+  /** Takes a slot for a new key; -1 if every examined slot is in use, and the key then shares one state with all such keys. */
   private claim(key: string, at: number): number {
     const slot = this.keys.length < this.capacity ? this.grow() : this.forget(at)
     if (slot < 0) return slot
     this.slots.set(key, slot)
     this.keys[slot] = key
-    // the key may have been counted in the crowd: it starts from there, so moving gives it no second burst
+    // the key may have been counted in the shared state: it starts from there, so a slot gives it no second burst
     this.arrivals[slot] = this.crowd
     return slot
   }
@@ -134,7 +135,7 @@ export class Table {
     return slot
   }
 
-  /** A key whose arrival time has passed has its whole burst again: forgetting it changes no answer. */
+  /** Evicts a key whose arrival time has passed: its whole burst is available again, so eviction changes no answer. */
   private forget(at: number): number {
     for (let i = 0; i < looks; i++) {
       const slot = this.hand

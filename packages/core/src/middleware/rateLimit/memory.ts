@@ -1,5 +1,5 @@
 /**
- * Rate limits in the memory of this process: bounded, and answered at once.
+ * Keeps rate limits in the memory of this process, bounded, and answers synchronously.
  */
 import { Clock, Effect, Exit, Layer } from "effect"
 import { Table } from "./gcra.ts"
@@ -7,16 +7,16 @@ import { type Charge, check, type Decision, isBucket, type Policy, type Verdict 
 import * as State from "./state.ts"
 import { RateLimitStore } from "./store.ts"
 
-/** How much a memory store keeps. */
+/** Limits the size of a memory store. */
 export interface MemoryOptions {
   /** The most keys of each policy; an integer from 1. Default: 100,000. */
   readonly capacity?: number | undefined
 }
 
-/** How many used keys are looked at for one that may be forgotten, when a new key comes and there is no room. */
+/** How many used keys are examined for one to evict when a new key comes and there is no room. */
 const looks = 16
 
-/** The states of all keys of one policy, and of those that found no room one that they share. */
+/** Holds the states of all keys of one policy, and one shared state of all keys without room. */
 class States {
   private readonly policy: Policy
   private readonly capacity: number
@@ -31,7 +31,7 @@ class States {
   }
 
   get(key: string): State.State {
-    // a new key starts from what keys without room have spent: it may have been one of them
+    // a new key starts from the shared state: it may have been counted there before
     return this.states.get(key) ?? this.crowd
   }
 
@@ -49,7 +49,7 @@ class States {
       const slot = this.hand
       this.hand = slot + 1 === this.keys.length ? 0 : slot + 1
       const old = this.keys[slot]!
-      // as good as a key never seen: forgetting it changes no answer
+      // the key equals one never seen: eviction changes no answer
       if (State.resetOf(this.policy, this.states.get(old)!, now) > 0) continue
       this.states.delete(old)
       this.keys[slot] = key
@@ -58,7 +58,7 @@ class States {
     return false
   }
 
-  /** Changes the state of a key, and that of the crowd, in which it may have been when it took a place. */
+  /** Changes the state of a key and the shared state, since the key may have taken its place there. */
   change(key: string, next: (state: State.State) => State.State | undefined): boolean {
     const own = this.states.get(key)
     const changed = own === undefined ? undefined : next(own)
@@ -69,7 +69,7 @@ class States {
   }
 }
 
-/** What is kept of a policy. */
+/** The counts of one policy. */
 class Counts {
   readonly table: Table | undefined
   readonly states: States | undefined
@@ -113,7 +113,7 @@ class Memory {
     this.clock = clock
   }
 
-  /** The clock, which stands still for as long as it was set back. */
+  /** Reads the clock, and continues from the last reading if the clock was set back. */
   private now(): number {
     const now = this.clock.currentTimeMillisUnsafe()
     if (now < this.last) this.shift += this.last - now
@@ -183,13 +183,13 @@ class Memory {
 const places = (charges: ReadonlyArray<Charge>) => charges.filter(({ policy }) => policy.algorithm === "concurrency")
 
 /**
- * A store in the memory of this process: exact, answered at once, and bounded.
+ * Keeps rate limits in the memory of this process: exact, synchronous and bounded.
  *
- * A key of a bucket takes about 100 bytes beside its own text, one of a window about 200, one of a log or of concurrency 8 or 16
- * more for each message that counts. At `capacity`, a key that has all of its limit again makes room for a new one, which
- * changes no answer. Where 16 keys looked at are all in use, the new key shares one count with all others that found no room:
- * such keys get less than the limit, never more. After a restart every key starts anew; each of several processes counts
- * for itself.
+ * A key of a bucket takes about 100 bytes beside its own text, one of a window about 200, one of a log or of concurrency
+ * 8 or 16 more for each message that counts. At `capacity`, a new key replaces a key whose full limit is available again,
+ * which changes no answer. If 16 examined keys are all in use, the new key shares one count with all other keys without
+ * room: such keys get less than the limit, never more. After a restart every key starts anew; each of several processes
+ * counts for itself.
  *
  * @throws RangeError when `capacity` is out of range
  * @category layers

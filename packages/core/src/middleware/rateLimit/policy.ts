@@ -1,81 +1,85 @@
 /**
- * What a rate limit is made of, as data: policies, what a message is charged, and what a store decides.
+ * The data of a rate limit: policies, the charges of a message, and the decisions of a store.
  */
 import { type Duration } from "effect"
 import * as OptionCheck from "../../message/OptionCheck.ts"
 
 /**
- * How a limit counts; docs/rate-limit.md compares them.
+ * Names the algorithm of a limit; docs/rate-limit.md compares them.
  *
  * - `gcra`: the generic cell rate algorithm: one number a key
- * - `tokenBucket`: `burst` is its capacity, and `limit` tokens come back in each `window`. It answers as `gcra` does and is
- *   kept as such: of one bucket they are two descriptions
+ * - `tokenBucket`: `burst` is its capacity, and `limit` tokens come back in each `window`. The store keeps it as `gcra`
+ *   and answers alike: both describe one bucket
  * - `fixedWindow`: `limit` in each window of the clock; twice that may pass around its edge
- * - `slidingCounter`: `limit` by an estimate over the window that ends now: the count of this window and a share of the last
- * - `slidingLog`: `limit` in whatever window; a number for each message that passed
- * - `concurrency`: `limit` at once; `window` is how long a place is kept for a process that gives no sign of life
+ * - `slidingCounter`: `limit` by an estimate over the window that ends now: the count of this window and a share of the
+ *   last
+ * - `slidingLog`: `limit` in any window; a number for each message that passed
+ * - `concurrency`: `limit` at once; `window` is how long a place is kept for a process that no longer renews it
  */
 export type Algorithm = "concurrency" | "fixedWindow" | "gcra" | "slidingCounter" | "slidingLog" | "tokenBucket"
 
 /** A limit as a store sees it. */
 export interface Policy {
-  /** The name and the numbers: what differs here is counted apart. */
+  /** The name and the numbers; policies with different ids are counted separately. */
   readonly id: string
-  /** What errors and header fields call it. */
+  /** The name in errors and header fields. */
   readonly name: string
   readonly algorithm: Algorithm
   readonly limit: number
   /** Milliseconds. */
   readonly window: number
-  /** What may come at once; of algorithms without bursts as much as `limit`. */
+  /** The most that may pass at once; equals `limit` for algorithms without bursts. */
   readonly burst: number
 }
 
-/** What a message takes of the count that a key has in a policy. */
+/** Takes `cost` from the count of a key in a policy. */
 export interface Charge {
   readonly policy: Policy
   readonly key: string
-  /** An integer from 0, which asks and takes nothing. More than `burst` never passes. */
+  /** An integer from 0; a charge of 0 asks and takes nothing. A cost above `burst` never passes. */
   readonly cost: number
 }
 
-/** What one policy says of a call. Times are whole milliseconds. */
+/** The answer of one policy to a call. Times are whole milliseconds. */
 export interface Verdict {
-  /** The time until this policy admits the call, if nothing else is spent or given back; Infinity where it never does. */
+  /** The time until this policy admits the call, if nothing else is spent or released; Infinity if it never does. */
   readonly wait: number
-  /** What is left after the call: a message of that cost passes at once. */
+  /** The largest cost that passes at once after the call. */
   readonly remaining: number
-  /** The time until all is there again. */
+  /** The time until the full limit is available again. */
   readonly reset: number
 }
 
-/** What a store answers. Times are whole milliseconds. */
+/** The answer of a store. Times are whole milliseconds. */
 export interface Decision {
-  /** Whether all charges were made; otherwise none was. */
+  /** Whether the store made all charges; otherwise it made none. */
   readonly isAdmitted: boolean
-  /** Admitted: how long its turn is away. Refused: how long until the same call is admitted, and not a millisecond earlier. */
+  /**
+   * Admitted: the time until the message's turn. Refused: the time until the same call is admitted, and not a millisecond
+   * earlier.
+   */
   readonly wait: number
   /** One for each charge, in their order. */
   readonly verdicts: ReadonlyArray<Verdict>
-  /** The time of the store's clock that was decided by, in milliseconds since 1970. */
+  /** The store's clock time of the decision, in milliseconds since 1970. */
   readonly at: number
-  /** What places were taken under, where a policy is one of concurrency; 0 where none is. */
+  /** The lease of the `concurrency` places taken by this call; 0 if none were taken. */
   readonly lease: number
 }
 
-/** The numbers of a policy, as they are written. */
+/** The numbers of a policy, as the program writes them. */
 export interface PolicyNumbers {
   /** Default: `gcra`. */
   readonly algorithm?: Algorithm | undefined
-  /** What may pass in each `window`, or be inside at once; an integer from 1. Default: 100. */
+  /** The most messages in each `window`, or in flight at once; an integer from 1. Default: 100. */
   readonly limit?: number | undefined
   /** From 1 ms; rounded to whole milliseconds. Default: 1 second, and 30 seconds of `concurrency`. */
   readonly window?: Duration.Input | undefined
-  /** How many may come at the same instant after a pause, by `gcra` and `tokenBucket`; an integer from 1. Default: `limit`. */
+  /** The most messages at the same instant after a pause, by `gcra` and `tokenBucket`; an integer from 1. Default: `limit`. */
   readonly burst?: number | undefined
 }
 
-/** A number for each message that passed is kept in a log, or for each place. */
+/** The most entries of a key: a log keeps a number for each message that passed, `concurrency` for each place. */
 const longest = 100_000
 
 const most = Number.MAX_SAFE_INTEGER
@@ -91,13 +95,13 @@ const algorithms: ReadonlyArray<Algorithm> = [
   "tokenBucket"
 ]
 
-/** Whether a policy counts what has passed by one number, as buckets do. */
+/** Whether a policy keeps one arrival time per key, as buckets do. */
 export const isBucket = (algorithm: Algorithm): boolean => algorithm === "gcra" || algorithm === "tokenBucket"
 
 /**
- * Makes a policy, as the middleware does of its options.
+ * Makes a policy from the same numbers as the middleware's options.
  *
- * **Example** (a hundred a minute in whatever minute)
+ * **Example** (a hundred in any minute)
  *
  * ```ts
  * import { RateLimit } from "@millrace/core"
@@ -115,7 +119,7 @@ export const policy = (name: string, options: PolicyNumbers = {}): Policy => {
   const burst = check.count("burst", options.burst ?? limit)
   const window = check.millis("window", options.window ?? (algorithm === "concurrency" ? 30_000 : 1000))
   if (isBucket(algorithm)) {
-    // ticks of a full burst, and of a window, added to others like them
+    // ticks of a full burst and of a window, and room to add others like them
     if (!(burst * window <= most / 4 && limit * window <= most / 4)) {
       throw new RangeError(
         `RateLimit: burst and limit times the milliseconds of window must be at most ${most / 4}, got ${

@@ -2,13 +2,13 @@
  * The algorithms, as functions of a key's state and of time: a store that can run them keeps states and nothing else. All
  * arithmetic is on integers below 2^53, so no rate drifts; times are milliseconds since 1970.
  *
- * What is admitted at a time is so at each later one, if nothing is spent meanwhile: that makes waits exact, and several
- * policies agree on the latest of their turns.
+ * A charge admitted at one time is admitted at every later time if nothing is spent in between: waits are therefore
+ * exact, and several policies agree on the latest of their turns.
  */
 import type { Algorithm, Charge, Decision, Policy, Verdict } from "./policy.ts"
 
 /**
- * What is kept of a key; an empty one is that of a key never seen.
+ * The numbers kept for a key; a key never seen has the empty state.
  *
  * | algorithm               | numbers                                                                                      |
  * | ----------------------- | -------------------------------------------------------------------------------------------- |
@@ -20,16 +20,16 @@ import type { Algorithm, Charge, Decision, Policy, Verdict } from "./policy.ts"
  */
 export type State = ReadonlyArray<number>
 
-/** A decision, and the states after it; these are undefined where nothing has changed. */
+/** A decision and the states after it; the states are undefined if nothing has changed. */
 export interface Decided {
   readonly decision: Decision
   readonly states: ReadonlyArray<State> | undefined
 }
 
 interface Rule {
-  /** The first time from `now` at which the cost may be spent; Infinity where it never may. */
+  /** The first time from `now` at which the cost may be spent; Infinity if it never may. */
   readonly turn: (policy: Policy, state: State, now: number, cost: number) => number
-  /** The state after the cost is spent at `turn`; `isOwn` says that this policy is what made the turn so late. */
+  /** The state after the cost is spent at `turn`; `isOwn`: this policy has the longest wait and determined the turn. */
   readonly spend: (
     policy: Policy,
     state: State,
@@ -40,7 +40,7 @@ interface Rule {
     lease: number
   ) => State
   readonly remaining: (policy: Policy, state: State, now: number) => number
-  /** The milliseconds until the state is as good as an empty one. */
+  /** The milliseconds until the state is equivalent to an empty one. */
   readonly reset: (policy: Policy, state: State, now: number) => number
 }
 
@@ -65,7 +65,7 @@ const bucket: Rule = {
   },
   spend: (policy, state, now, cost, turn, isOwn) => {
     const { interval, scale } = ticks(policy)
-    // a turn of its own making is between two milliseconds, and the wait for it is only rounded up
+    // a turn that this policy determined lies between two milliseconds; only the wait for it was rounded up
     const from = isOwn ? now : turn
     const all = ahead(state, scale, from) + cost * interval
     return [from + Math.floor(all / scale), all % scale]
@@ -97,7 +97,7 @@ const fixedWindow: Rule = {
   reset: ({ window }, [start = 0, count = 0], now) => count === 0 ? 0 : Math.max(0, start + window - now)
 }
 
-/** The counts as they are at a time; those of a window to come stay. */
+/** The counts at `time`; counts of a future window stay. */
 const counted = (window: number, [start = 0, current = 0, previous = 0]: State, time: number) => {
   const at = startOf(window, time)
   if (at <= start) return { start, current, previous }
@@ -114,7 +114,7 @@ const slidingCounter: Rule = {
       const share = previous === 0 ? window : Math.floor(free * window / previous)
       return Math.max(now, start + Math.max(0, window - share))
     }
-    // the next window, where what is current counts as previous
+    // the next window, in which the current count is the previous one
     return start + window + Math.max(0, window - Math.floor((limit - cost) * window / current))
   },
   spend: ({ window }, state, _now, cost, turn) => {
@@ -133,7 +133,7 @@ const slidingCounter: Rule = {
   }
 }
 
-/** How many of the log are too old to count. */
+/** Counts the log entries that have left the window. */
 const expired = (window: number, state: State, now: number): number => {
   let from = 0
   let to = state.length
@@ -150,7 +150,7 @@ const slidingLog: Rule = {
     if (cost > limit) return Infinity
     const old = expired(window, state, now)
     const over = state.length - old + cost - limit
-    // none goes before one that has its turn already
+    // no message passes before a message that already has its turn
     const last = Math.max(now, state.at(-1) ?? 0)
     return over <= 0 ? last : Math.max(last, state[old + over - 1]! + window)
   },
@@ -164,7 +164,7 @@ const slidingLog: Rule = {
   reset: ({ window }, state, now) => state.length === 0 ? 0 : Math.max(0, state.at(-1)! + window - now)
 }
 
-/** When each place that is taken becomes free by itself. */
+/** The expiry times of all taken places. */
 const ends = (state: State, now: number): Array<number> => state.filter((end, i) => i % 2 === 0 && end > now)
 
 const concurrency: Rule = {
@@ -195,11 +195,11 @@ const rules: { readonly [Each in Algorithm]: Rule } = {
 
 const never: State = []
 
-/** The milliseconds until a state is as good as an empty one. */
+/** The milliseconds until a state is equivalent to an empty one. */
 export const resetOf = (policy: Policy, state: State, now: number): number =>
   rules[policy.algorithm].reset(policy, state, now)
 
-/** How long a charge alone has to wait. */
+/** The milliseconds that a charge alone has to wait. */
 export const waitOf = ({ cost, policy }: Charge, state: State, now: number): number =>
   rules[policy.algorithm].turn(policy, state, now, cost) - now
 
@@ -213,23 +213,26 @@ export const spendOf = (
   lease: number
 ): State => cost === 0 ? state : rules[policy.algorithm].spend(policy, state, now, cost, now + wait, isOwn, lease)
 
-/** What is left and when all is back. */
+/** Makes the verdict of a policy: the remaining count, and the time until the full limit is available. */
 export const verdictOf = (policy: Policy, state: State, now: number, wait: number): Verdict => ({
   wait,
   remaining: rules[policy.algorithm].remaining(policy, state, now),
   reset: rules[policy.algorithm].reset(policy, state, now)
 })
 
-/** How long until a charge that waits alone is admitted: a place cannot be kept for later, as nobody knows when it is free. */
+/**
+ * The milliseconds until a charge alone is admitted; 0 admits it. `concurrency` reserves no places, as their release times
+ * are unknown.
+ */
 export const refusalOf = (policy: Policy, wait: number, within: number): number =>
   policy.algorithm === "concurrency" ? wait : Math.max(0, wait - within)
 
 /**
- * Decides a call: all charges or none. For the author of a store that reads the states of a call's keys, decides, and writes them
- * back in one transaction, or in one piece by other means.
+ * Decides a call: all charges or none. For authors of stores that read the states of a call's keys, decide, and write
+ * them back in one transaction or otherwise atomically.
  *
- * In go the charges, whose policies differ, the state of each, the time, the longest wait, and a lease that no other call
- * has.
+ * The parameters are the charges, whose policies differ, the state of each, the time, the longest wait, and a lease that
+ * no other call has.
  *
  * **Example** (two a second, and three calls at one time)
  *
@@ -275,10 +278,10 @@ export const decide = (
   }
 }
 
-/** The state after a lease is given back. */
+/** The state after a lease is released. */
 export const release = (state: State, lease: number): State => state.filter((_, i) => state[i | 1] !== lease)
 
-/** The state after a sign of life of a lease; undefined where it has ended. */
+/** The state after a lease is renewed; undefined if the lease has ended. */
 export const renew = ({ window }: Policy, state: State, lease: number, now: number): State | undefined => {
   let isHeld = false
   const next = state.map((each, i) => {

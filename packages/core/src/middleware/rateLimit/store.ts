@@ -1,10 +1,10 @@
 /**
- * What a store of rate limits is asked, and how it fails.
+ * The interface of a store of rate limits, and its error.
  */
 import { Context, Data, type Duration, type Effect } from "effect"
 import type { Charge, Decision } from "./policy.ts"
 
-/** The store of a rate limit cannot be asked; class `dependency`, so the message is tried again. */
+/** The store of a rate limit is unavailable; class `dependency`, so the message is retried. */
 export class RateLimitUnavailable extends Data.TaggedError("RateLimitUnavailable")<{
   readonly message: string
   readonly retryAfter?: Duration.Duration | undefined
@@ -13,16 +13,16 @@ export class RateLimitUnavailable extends Data.TaggedError("RateLimitUnavailable
   readonly failure = "dependency" as const
 }
 
-/** Counts. Every call is atomic; time is the store's own. A store answers an Exit where nothing has to be fetched. */
+/** Counts charges. Every call is atomic, by the store's own clock. A store returns an Exit if it has nothing to fetch. */
 export class RateLimitStore extends Context.Service<RateLimitStore, {
   /**
-   * Makes all charges or none. Where the turn of all is at most `within` milliseconds away they are made and the turn is
-   * kept; where it is more, nothing was counted, and the same call made after the wait that is answered is admitted, if no other
-   * comes before it. The policies of one call differ in their ids. Places of `concurrency` are not waited for.
+   * Makes all charges or none. If the turn of all is at most `within` milliseconds away, the store makes them and
+   * reserves the turn. Otherwise it counts nothing, and admits the same call after the `wait` it answers, if no other
+   * call comes before. The policies of one call have different ids. `concurrency` places are never waited for.
    */
   readonly take: (charges: ReadonlyArray<Charge>, within: number) => Effect.Effect<Decision, RateLimitUnavailable>
-  /** Keeps the places of a lease for another window from now. False where they are not held any more. */
+  /** Keeps the places of a lease for another window from now. False if the lease no longer holds them. */
   readonly renew: (charges: ReadonlyArray<Charge>, lease: number) => Effect.Effect<boolean, RateLimitUnavailable>
-  /** Gives the places of a lease back; nothing where they are not held any more. */
+  /** Releases the places of a lease; does nothing if the lease no longer holds them. */
   readonly release: (charges: ReadonlyArray<Charge>, lease: number) => Effect.Effect<void, RateLimitUnavailable>
 }>()("@millrace/core/RateLimit/Store") {}
