@@ -1,6 +1,6 @@
 /**
- * The store of idempotency keys in Redis, for many machines: a group of operations is one script and one round trip, and keys
- * expire by themselves. Needs Redis 7.0 or newer, or Valkey.
+ * Stores idempotency keys in Redis, for many machines: a group of operations is one script and one round trip, and Redis
+ * expires the keys. Needs Redis 7.0 or newer, or Valkey.
  */
 import { type BrokerError, DriverOptions, Idempotency } from "@millrace/core"
 import { Config, Duration, Effect, Layer, Random, Schedule, type Scope } from "effect"
@@ -15,21 +15,21 @@ export type { Issued, Tls } from "./internal/client/Options.ts"
 /** Options of `layer`. */
 export interface Options extends ClientOptions.StoreOptions {
   /**
-   * The text that names of keys begin with, without braces. Default: `millrace:idempotency`. It is their hash tag, so a cluster keeps
-   * all of them at one node: give parts of a large program prefixes of their own.
+   * The prefix of all key names, without braces. Default: `millrace:idempotency`. The prefix is the keys' hash tag, so a
+   * cluster keeps all of them on one node: give parts of a large program different prefixes.
    */
   readonly prefix?: string | undefined
-  /** The most operations of one script, which nothing else runs beside; an integer from 1. Default: 256. */
+  /** The most operations of one script, during which Redis runs nothing else; an integer from 1. Default: 256. */
   readonly maximumGroup?: number | undefined
   /**
-   * How long a completion, an extension or a release is asked for again while the server is out of reach or starting; from 0. A claim,
-   * which a request waits for, is given up when the server has been out of reach for `requestTimeout`, or after `patience` where that
-   * is shorter. Nothing is done twice. Default: 5 seconds.
+   * How long the store retries a completion, an extension or a release while the server is unreachable or starting; from 0. A
+   * claim, which a request waits for, fails when the server has been unreachable for `requestTimeout`, or after `patience` if
+   * that is shorter. A retry does nothing twice. Default: 5 seconds.
    */
   readonly patience?: Duration.Input | undefined
 }
 
-/** What `layer` does where an option is not given. */
+/** The defaults of `layer`'s options. */
 export const defaults: {
   readonly prefix: string
   readonly maximumGroup: number
@@ -55,24 +55,24 @@ const check = (options: Options) =>
 const unavailable = (error: BrokerError.BrokerError) =>
   new Idempotency.IdempotencyUnavailable({ message: error.message, retryAfter: error.retryAfter, cause: error })
 
-/** What is not there now and may be there soon. */
+/** Whether a retry may succeed: the server is unreachable or the connection was lost. */
 const isWorthIt = (error: BrokerError.BrokerError): boolean => error.reason === "Unreachable" || error.reason === "Lost"
 
 const half = /[\ud800-\udfff]/u
 
-/** Two texts are equal as UTF-8 only where they are equal: a half of a character would become another's. */
+/** Encodes a text so that different texts have different UTF-8 bytes: UTF-8 would turn any lone surrogate into U+FFFD. */
 const exact = (text: string): string =>
   half.test(text) || text.startsWith("json:") ? `json:${JSON.stringify(text)}` : text
 
 const blank = Buffer.from(" ")
 
-/** What follows the token of a claim: who claims, and the fingerprint with its length. */
+/** The part of a claim after its token: the claimant, and the fingerprint with its length. */
 const asking = (operation: Idempotency.Operation, owner: string): string => {
   const fingerprint = exact(operation.fingerprint)
   return `${owner} ${Buffer.byteLength(fingerprint)} ${fingerprint}`
 }
 
-/** The three arguments of anything else. */
+/** Appends the three arguments of a completion, an extension or a release. */
 const push = (args: Array<Client.Argument>, { kind, millis, result, token }: Idempotency.Operation): void => {
   if (kind !== "complete") args.push(kind, token, millis)
   else if (result.length === 0) args.push(kind, token, `${millis} `)
@@ -85,7 +85,7 @@ const claimOf = (reply: Buffer | number): Idempotency.Claim => {
   if (typeof reply === "number") return { _tag: "Claimed", token: reply }
   switch (reply[0]) {
     case letters.completed:
-      // bytes of their own: what a socket has read is one buffer for many
+      // copy the bytes: the buffer of a socket read holds many replies
       return { _tag: "Completed", result: new Uint8Array(reply.subarray(1)) }
     case letters.running:
       return { _tag: "Running", left: Number(reply.toString("latin1", 1)) }
@@ -103,14 +103,14 @@ const make = (
     yield* Eviction.warn(connection, "store")
     const limit = Duration.toMillis(patience)
     const claimLimit = Math.min(limit, resolved.requestTimeout)
-    // waits of 50 ms, doubling to 1 second
+    // delays from 50 ms, doubling up to 1 second
     const within = (millis: number) =>
       Schedule.exponential("50 millis").pipe(
         Schedule.modifyDelay(({ duration }) => Effect.succeed(Duration.min(duration, Duration.seconds(1)))),
         Schedule.upTo({ duration: millis })
       )
     const retries = { claim: within(claimLimit), other: within(limit) }
-    // a claim whose answer was lost on the way is asked for again, and known by its name
+    // retries a claim whose answer was lost; the script recognises the claim by its name
     const random = Effect.map(Random.nextIntBetween(0, 36 ** 8 - 1), (number) => number.toString(36).padStart(8, "0"))
     const writer = (yield* random) + (yield* random)
     let claims = 0
@@ -118,7 +118,7 @@ const make = (
     const tokenKey = `{${prefix}}:token`
     const nameOf = ({ key }: Idempotency.Operation) => `{${prefix}}:k:${exact(key)}`
 
-    /** A claim is not asked for again by the time that its request has waited long enough, in a group before it too. */
+    /** Whether the server has been unreachable for too long to retry a claim; this counts time spent in an earlier group too. */
     const isLate = (kind: "claim" | "other") => kind === "claim" && connection.downFor(tokenKey) >= claimLimit
 
     const run = <A extends Buffer | number>(
@@ -132,7 +132,7 @@ const make = (
           while: (error) => isWorthIt(error) && !isLate(kind),
           schedule: retries[kind]
         }),
-        // the script answers one for each
+        // the script returns one answer per operation
         { onSuccess: (reply) => reply as ReadonlyArray<A>, onFailure: unavailable }
       )
 
@@ -160,7 +160,7 @@ const make = (
     })
     const { claim } = yield* Idempotency.grouped({
       maximum,
-      // as a rule all have one lease; a claim whose caller has gone is given back here, and is no claim
+      // usually all claims have one lease; a claim whose caller was interrupted becomes a release here
       write: (operations) => {
         const [claiming, rest] = [
           operations.filter(({ kind }) => kind === "claim"),
@@ -182,22 +182,23 @@ const make = (
   })
 
 /**
- * A store in Redis.
+ * Provides `Idempotency.Store` from Redis.
  *
- * Provides `Idempotency.Store`; fails with an `IdempotencyUnavailable` that says why: a bad option, no Redis at the address,
- * wrong credentials. The operations of one turn, or those that came during the last round trip, are one script. Time is the
- * server's: clients' clocks may stand as they like.
+ * Fails with an `IdempotencyUnavailable` that names the cause: a bad option, no Redis at the address, wrong credentials.
+ * Operations of one turn, or those that arrive during a round trip, share one script. The server's clock counts; clients'
+ * clocks do not matter.
  *
- * It keeps what the server keeps: give it `appendonly yes` and `appendfsync always` for what must outlive a loss of power, and
- * the policy `noeviction`, since a key that is evicted is a request that runs again. A replica that takes over may not have
- * heard of the last keys. A server that is full (`maxmemory`) refuses claims, and takes what completes them.
+ * Keys are as durable as the server: set `appendonly yes` and `appendfsync always` to survive a loss of power, and the policy
+ * `noeviction`, since the request of an evicted key runs again. A replica promoted in a failover may lack the last keys.
+ * A server that is full (`maxmemory`) refuses claims, but accepts their completions.
  *
- * While the server is out of reach, a claim is asked for again for `requestTimeout` and a completion for `patience`; then they fail.
- * A claim whose answer was lost is found again, and a result is kept once. Closing the layer does what was asked before.
+ * While the server is unreachable, the store retries a claim for `requestTimeout` (or `patience`, if shorter) and a completion
+ * for `patience`; then they fail. A retry finds a claim whose answer was lost, and a result is stored once. Closing the layer
+ * finishes pending operations first.
  *
  * Source: fencing tokens by M. Kleppmann, How to do distributed locking, 2016.
  *
- * **Example** (one answer for each key, whichever of many servers is asked)
+ * **Example** (one answer for each key, across many servers)
  *
  * ```ts
  * import { IdempotencyRedis } from "@millrace/redis"
@@ -217,10 +218,10 @@ const environment = Config.all({
 })
 
 /**
- * As `layer`, with address and credentials from the environment: `REDIS_URL` (`redis://user:password@host:port/db`, or
+ * Builds `layer` with address and credentials from the environment: `REDIS_URL` (`redis://user:password@host:port/db`, or
  * `rediss://` for TLS), `REDIS_CLUSTER` or `REDIS_SENTINELS` (addresses between commas) with `REDIS_SENTINEL_NAME`;
  * `REDIS_USERNAME`, `REDIS_PASSWORD`, `REDIS_TLS` (`on`, `off`), `REDIS_CLIENT_ID`; and `IDEMPOTENCY_REDIS_PREFIX`,
- * `IDEMPOTENCY_REDIS_MAXIMUM_GROUP`, `IDEMPOTENCY_REDIS_PATIENCE` (as `5 seconds`). `options` go before the
+ * `IDEMPOTENCY_REDIS_MAXIMUM_GROUP`, `IDEMPOTENCY_REDIS_PATIENCE` (as `5 seconds`). `options` override the
  * environment.
  *
  * Fails with a `ConfigError` that names the variable, or as `layer` does.

@@ -1,6 +1,6 @@
 /**
- * Rate limits in Redis, by ioredis: processes share them. One script decides all policies of a message in one round trip, by the
- * server's clock. Needs Redis 7.0 or newer, or Valkey.
+ * Shares rate limits between processes in Redis, by ioredis. One script decides all policies of a message in one round trip, by
+ * the server's clock. Needs Redis 7.0 or newer, or Valkey.
  */
 import { type BrokerError, DriverOptions, RateLimit } from "@millrace/core"
 import { compositeKey } from "@millrace/core/compositeKey"
@@ -17,20 +17,20 @@ export type { Issued, Tls } from "./internal/client/Options.ts"
 /** Options of `layer`. */
 export interface Options extends ClientOptions.StoreOptions {
   /**
-   * The text that names of keys begin with, without braces. Default: `millrace:rate`. It is their hash tag, so a cluster keeps all of
-   * them at one node.
+   * The prefix of all key names, without braces. Default: `millrace:rate`. The prefix is the keys' hash tag, so a cluster keeps
+   * all of them on one node.
    */
   readonly prefix?: string | undefined
   /**
-   * Whose clock counts. `server`: that of Redis, which is the same for all processes. `process`: Effect's in this process, as tests
-   * with a time of their own want it. Default: `server`.
+   * The clock that counts. `server`: that of Redis, the same for all processes. `process`: Effect's in this process, for tests
+   * with a clock of their own. Default: `server`.
    */
   readonly clock?: "process" | "server" | undefined
-  /** Reserves tokens of buckets and spends them in this process. Default: none, each message asks. */
+  /** Reserves tokens of buckets and spends them in this process. Default: none, each message asks Redis. */
   readonly leases?: {
-    /** The most tokens that a process reserves of a key at once, and a tenth of the burst at most; an integer from 1. Default: 100. */
+    /** The most tokens that a process reserves of a key at once, at most 1/10 of the burst; an integer from 1. Default: 100. */
     readonly tokens?: number | undefined
-    /** The most keys of which it holds tokens; an integer from 1. Default: 10,000. */
+    /** The most keys for which a process holds tokens; an integer from 1. Default: 10,000. */
     readonly capacity?: number | undefined
   } | undefined
 }
@@ -63,7 +63,7 @@ const decisionOf = (reply: ReadonlyArray<number>, lease: number): RateLimit.Deci
 const places = (charges: ReadonlyArray<RateLimit.Charge>) =>
   charges.filter(({ policy }) => policy.algorithm === "concurrency")
 
-// 2^53 leases: those of 2^32 processes, 2^21 of each at a time
+// 2^53 lease numbers: 2^32 processes, 2^21 leases of each at a time
 const perProcess = 2 ** 21
 
 const make = (options: Options): Effect.Effect<Store, BrokerError.BrokerError, Scope.Scope> =>
@@ -108,7 +108,7 @@ const make = (options: Options): Effect.Effect<Store, BrokerError.BrokerError, S
           const lease = process * perProcess + (++last % perProcess)
           const args: Array<Client.Argument> = [time(), within, lease]
           for (const charge of charges) args.push(...argumentsOf(charge))
-          // the script answers integers
+          // the script returns integers
           return Effect.map(run(Scripts.take, charges, args), (reply) =>
             decisionOf(reply as ReadonlyArray<number>, lease))
         }),
@@ -137,7 +137,7 @@ const make = (options: Options): Effect.Effect<Store, BrokerError.BrokerError, S
       clock,
       reserve: (charge, want) =>
         Effect.suspend(() =>
-          // the script answers integers
+          // the script returns integers
           Effect.map(
             run(Scripts.reserve, [charge], [time(), ...argumentsOf(charge), want]),
             (reply) => reply as ReadonlyArray<number>
@@ -153,19 +153,18 @@ const argumentsOf = ({ cost, policy }: RateLimit.Charge): ReadonlyArray<Client.A
 }
 
 /**
- * A store in Redis.
+ * Provides `RateLimit.Store` from Redis.
  *
- * Provides `RateLimit.Store`; fails with a `BrokerError`: `Invalid` for a bad option, `Unreachable` where no Redis answers,
- * `Credentials` where it refuses the user, the password or the certificate. A key lives until all of its limit is back. While
- * the connection is lost each call fails at once with `RateLimitUnavailable`, and the connection is opened again by itself; a call
- * that gets no answer within `requestTimeout` fails with the same.
+ * Fails with a `BrokerError`: `Invalid` for a bad option, `Unreachable` if no Redis answers, `Credentials` if Redis refuses
+ * the user, the password or the certificate. A key expires when its whole limit is available again. While the connection is
+ * lost, each call fails at once with `RateLimitUnavailable`, and the client reconnects; a call without an answer within
+ * `requestTimeout` fails with the same error.
  *
  * With `leases` a process reserves tokens of `gcra` and `tokenBucket` and spends them without asking: over any time t at most
- * `burst + t * limit / window + tokens * processes` pass. What is unspent is given back when the layer closes; a process that dies
- * takes its tokens with it, which are then part of what has passed. Calls of several policies, and other algorithms, ask each
- * time.
+ * `burst + t * limit / window + tokens * processes` pass. Closing the layer returns unspent tokens; tokens of a process that
+ * dies stay reserved and count as passed. Calls with several policies, and other algorithms, ask Redis each time.
  *
- * **Example** (a limit of all processes, and refusals that cost Redis nothing)
+ * **Example** (a limit shared by all processes, and refusals that cost Redis nothing)
  *
  * ```ts
  * import { Layer, Redacted } from "effect"
@@ -183,8 +182,8 @@ export const layer = (options: Options): Layer.Layer<RateLimit.Store, BrokerErro
   Layer.effect(RateLimit.Store, make(options))
 
 /**
- * As `layer`, with `REDIS_URL` and the other variables of the Redis drivers from the environment; what is given as `options` goes
- * before them. Fails with a `ConfigError` that names the variable, or as `layer` does.
+ * Builds `layer` with `REDIS_URL` and the other variables of the Redis drivers from the environment; `options` override
+ * them. Fails with a `ConfigError` that names the variable, or as `layer` does.
  *
  * @category layers
  */

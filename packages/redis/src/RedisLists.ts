@@ -1,9 +1,9 @@
 /**
- * Redis lists as work queues, by ioredis.
+ * Uses Redis lists as work queues, by ioredis.
  *
- * At least once, and each message to one consumer: a list has one group, whose consumers share it. What a consumer has and
- * has not settled is kept beside the list, and goes back to its head when the consumer is gone. Deliveries are not counted,
- * and no order is kept among consumers. Any program can push plain values with `RPUSH`. Needs Redis 7.0 or newer, or
+ * At least once, and each message to one consumer: a list has one group, whose consumers share it. A consumer's unsettled
+ * messages are kept beside the list, and return to its head when the consumer is gone. Deliveries are not counted,
+ * and consumers keep no order among them. Any program can push plain values with `RPUSH`. Needs Redis 7.0 or newer, or
  * Valkey.
  */
 import { type Broker, type BrokerError, type Driver, Engine } from "@millrace/core"
@@ -42,9 +42,9 @@ const capabilities: Driver.Capabilities = {
 }
 
 /**
- * Redis lists as a driver, for an engine of one's own; connected as long as the scope is open.
+ * Opens Redis lists as a driver for a custom engine; connected as long as the scope is open.
  *
- * Fails with a `BrokerError`: `Invalid` for a bad option, `Unreachable` where no Redis answers, `Credentials` where it
+ * Fails with a `BrokerError`: `Invalid` for a bad option, `Unreachable` if no Redis answers, `Credentials` if Redis
  * refuses the user, the password or the certificate.
  *
  * @category constructors
@@ -56,7 +56,7 @@ export const driver = (
     const checked = yield* Options.check(options)
     const connection = yield* Client.open(checked.resolved)
     yield* Eviction.warn(connection, "driver")
-    // a connection that waits for replicas holds up every command behind it
+    // WAIT blocks every later command on its connection
     const publishing = checked.wait === undefined ? connection : yield* Client.open(checked.resolved)
     const lists = { ...checked, connection, temporary: new Set<string>() }
     return {
@@ -78,7 +78,7 @@ export const driver = (
   })
 
 /**
- * Redis lists as the broker of a program.
+ * Provides Redis lists as the broker of a program.
  *
  * **Example** (workers that share a queue)
  *
@@ -95,7 +95,7 @@ export const driver = (
  * ).pipe(Layer.provide(RedisLists.layer({ url: "redis://localhost:6379" })))
  * ```
  *
- * Fails with a `BrokerError` whose message says what to do: a bad option, no Redis at the address, wrong credentials.
+ * Fails with a `BrokerError` whose message names the cause and the remedy: a bad option, no Redis at the address, wrong credentials.
  *
  * @category layers
  */
@@ -103,9 +103,9 @@ export const layer = (options: Options.Options): Layer.Layer<Broker.Broker, Brok
   Engine.layer(driver(options))
 
 /**
- * Redis lists with address and credentials from the environment: `REDIS_URL` (`redis://user:password@host:port/db`, or
+ * Provides Redis lists with address and credentials from the environment: `REDIS_URL` (`redis://user:password@host:port/db`, or
  * `rediss://` for TLS), `REDIS_CLUSTER` or `REDIS_SENTINELS` (addresses between commas) with `REDIS_SENTINEL_NAME`;
- * `REDIS_USERNAME`, `REDIS_PASSWORD`, `REDIS_TLS` (`on`, `off`), `REDIS_CLIENT_ID`. `options` go before
+ * `REDIS_USERNAME`, `REDIS_PASSWORD`, `REDIS_TLS` (`on`, `off`), `REDIS_CLIENT_ID`. `options` override
  * the environment.
  *
  * Fails with a `ConfigError` that names the variable, or as `layer` does.

@@ -1,9 +1,9 @@
 /**
- * Redis Pub/Sub by ioredis.
+ * Uses Redis Pub/Sub by ioredis.
  *
- * At most once: a message goes to who listens at the moment, and is kept by nobody. There is nothing to acknowledge, so a
- * handler that fails, a restart or a broken connection loses messages. Every subscription gets every message; there are no
- * groups. In order, for each channel.
+ * At most once: Redis delivers a message to the clients subscribed at the moment, and does not store it. There is nothing to
+ * acknowledge, so a failing handler, a restart or a broken connection loses messages. Every subscription gets every message;
+ * there are no groups. Each channel keeps its order.
  */
 import { type Broker, type BrokerError, type Driver, DriverOptions, Engine } from "@millrace/core"
 import { type Config, Effect, Layer, type Scope, Stream } from "effect"
@@ -18,7 +18,7 @@ import { consume } from "./internal/pubsub/Consumer.ts"
 
 export type { Issued, Tls } from "./internal/client/Options.ts"
 
-/** Options of Redis Pub/Sub: those of every client. */
+/** Options of Redis Pub/Sub: those of every Redis client. */
 export interface Options extends ClientOptions.Options {}
 
 const capabilities = {
@@ -40,15 +40,15 @@ const capabilities = {
   lag: false
 } as const satisfies Driver.Capabilities
 
-/** A driver whose type says that nothing is acknowledged: at most once. */
+/** A driver whose type tells that messages are not acknowledged: at most once. */
 export interface PubSubDriver extends Driver.Driver {
   readonly capabilities: typeof capabilities
 }
 
 /**
- * Redis Pub/Sub as a driver, for an engine of one's own; connected as long as the scope is open.
+ * Opens Redis Pub/Sub as a driver for a custom engine; connected as long as the scope is open.
  *
- * Fails with a `BrokerError`: `Invalid` for a bad option, `Unreachable` where no Redis answers, `Credentials` where it
+ * Fails with a `BrokerError`: `Invalid` for a bad option, `Unreachable` if no Redis answers, `Credentials` if Redis
  * refuses the user, the password or the certificate.
  *
  * @category constructors
@@ -90,9 +90,9 @@ export const driver = (
   })
 
 /**
- * Redis Pub/Sub as the broker of a program.
+ * Provides Redis Pub/Sub as the broker of a program.
  *
- * **Example** (every process hears of every change)
+ * **Example** (every process is notified of every change)
  *
  * ```ts
  * import { Channel, type Message, Subscription } from "@millrace/core"
@@ -107,7 +107,7 @@ export const driver = (
  * ).pipe(Layer.provide(RedisPubSub.layer({ url: "redis://localhost:6379" })))
  * ```
  *
- * Fails with a `BrokerError` whose message says what to do: a bad option, no Redis at the address, wrong credentials.
+ * Fails with a `BrokerError` whose message names the cause and the remedy: a bad option, no Redis at the address, wrong credentials.
  *
  * @category layers
  */
@@ -115,10 +115,9 @@ export const layer = (options: Options): Layer.Layer<Broker.Broker, BrokerError.
   Engine.layer(driver(options))
 
 /**
- * Redis Pub/Sub with address and credentials from the environment: `REDIS_URL` (`redis://user:password@host:port/db`, or
- * `rediss://` for TLS), `REDIS_CLUSTER` or `REDIS_SENTINELS` (addresses between commas) with `REDIS_SENTINEL_NAME`;
- * `REDIS_USERNAME`, `REDIS_PASSWORD`, `REDIS_TLS` (`on`, `off`), `REDIS_CLIENT_ID`. `options` go before
- * the environment.
+ * Provides Redis Pub/Sub with address and credentials from the environment: `REDIS_URL` (`redis://user:password@host:port/db`,
+ * or `rediss://` for TLS), `REDIS_CLUSTER` or `REDIS_SENTINELS` (addresses between commas) with `REDIS_SENTINEL_NAME`;
+ * `REDIS_USERNAME`, `REDIS_PASSWORD`, `REDIS_TLS` (`on`, `off`), `REDIS_CLIENT_ID`. `options` override the environment.
  *
  * Fails with a `ConfigError` that names the variable, or as `layer` does.
  *

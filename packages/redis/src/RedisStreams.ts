@@ -1,9 +1,9 @@
 /**
- * Redis Streams by ioredis.
+ * Uses Redis Streams by ioredis.
  *
- * At least once: a message is acknowledged when it is done, and what was not is delivered again, to another consumer of its
- * group where its own is gone. Where order matters one consumer of a group reads and the others stand by; where it does not
- * they share the messages, and what waits for its next attempt is kept by Redis. Needs Redis 7.0 or newer, or Valkey.
+ * At least once: a settled message is acknowledged, and an unsettled message is redelivered, to another consumer of the
+ * group if its own is gone. In an ordered subscription one consumer of a group reads and the others stand by; otherwise
+ * the consumers share the messages, and Redis keeps messages that wait for a retry. Needs Redis 7.0 or newer, or Valkey.
  */
 import { type Broker, type BrokerError, type Driver, Engine } from "@millrace/core"
 import { type Config, Effect, Layer, type Scope } from "effect"
@@ -43,9 +43,9 @@ const capabilities: Driver.Capabilities = {
 }
 
 /**
- * Redis Streams as a driver, for an engine of one's own; connected as long as the scope is open.
+ * Opens Redis Streams as a driver for a custom engine; connected as long as the scope is open.
  *
- * Fails with a `BrokerError`: `Invalid` for a bad option, `Unreachable` where no Redis answers, `Credentials` where it
+ * Fails with a `BrokerError`: `Invalid` for a bad option, `Unreachable` if no Redis answers, `Credentials` if Redis
  * refuses the user, the password or the certificate.
  *
  * @category constructors
@@ -57,7 +57,7 @@ export const driver = (
     const { retention, resolved, times, wait } = yield* Options.check(options)
     const connection = yield* Client.open(resolved)
     yield* Eviction.warn(connection, "driver")
-    // a connection that waits for replicas holds up every command behind it
+    // WAIT blocks every later command on its connection
     const publishing = wait === undefined ? connection : yield* Client.open(resolved)
     const streams = new Streams(resolved, connection, times, retention)
     return {
@@ -73,7 +73,7 @@ export const driver = (
   })
 
 /**
- * Redis Streams as the broker of a program.
+ * Provides Redis Streams as the broker of a program.
  *
  * **Example** (a subscription on a stream)
  *
@@ -90,7 +90,7 @@ export const driver = (
  * ).pipe(Layer.provide(RedisStreams.layer({ url: "redis://localhost:6379" })))
  * ```
  *
- * Fails with a `BrokerError` whose message says what to do: a bad option, no Redis at the address, wrong credentials.
+ * Fails with a `BrokerError` whose message names the cause and the remedy: a bad option, no Redis at the address, wrong credentials.
  *
  * @category layers
  */
@@ -98,10 +98,9 @@ export const layer = (options: Options.Options): Layer.Layer<Broker.Broker, Brok
   Engine.layer(driver(options))
 
 /**
- * Redis Streams with address and credentials from the environment: `REDIS_URL` (`redis://user:password@host:port/db`, or
- * `rediss://` for TLS), `REDIS_CLUSTER` or `REDIS_SENTINELS` (addresses between commas) with `REDIS_SENTINEL_NAME`;
- * `REDIS_USERNAME`, `REDIS_PASSWORD`, `REDIS_TLS` (`on`, `off`), `REDIS_CLIENT_ID`. `options` go before
- * the environment.
+ * Provides Redis Streams with address and credentials from the environment: `REDIS_URL` (`redis://user:password@host:port/db`,
+ * or `rediss://` for TLS), `REDIS_CLUSTER` or `REDIS_SENTINELS` (addresses between commas) with `REDIS_SENTINEL_NAME`;
+ * `REDIS_USERNAME`, `REDIS_PASSWORD`, `REDIS_TLS` (`on`, `off`), `REDIS_CLIENT_ID`. `options` override the environment.
  *
  * Fails with a `ConfigError` that names the variable, or as `layer` does.
  *

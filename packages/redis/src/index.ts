@@ -1,5 +1,5 @@
 /**
- * Millrace on Redis by ioredis: Streams, Lists and Pub/Sub, and the store of idempotency keys.
+ * Millrace on Redis by ioredis: Streams, Lists and Pub/Sub, and the stores of idempotency keys and rate limits.
  */
 export * as IdempotencyRedis from "./IdempotencyRedis.ts"
 export * as RateLimitRedis from "./RateLimitRedis.ts"

@@ -1,18 +1,18 @@
 /**
- * Addresses of servers.
+ * Parses and prints addresses of servers.
  */
 import { DriverOptions } from "@millrace/core"
 
-/** Where a server listens. */
+/** The host and port of a server. */
 export interface Address {
   readonly host: string
   readonly port: number
 }
 
-/** `host:port`; an IPv6 address stands in brackets. */
+/** Prints `host:port`; an IPv6 address stands in brackets. */
 export const textOf = ({ host, port }: Address): string => `${host.includes(":") ? `[${host}]` : host}:${port}`
 
-/** Reads `host:port`; without a port it is the default one. */
+/** Reads `host:port`; `port` is the default. */
 export const parse = (option: string, text: string, port: number): Address => {
   const found = /^(?:\[([0-9a-fA-F:.]+)\]|([^\s:/@[\]]+))(?::(\d{1,5}))?$/.exec(text.trim())
   const host = found?.[1] ?? found?.[2]
@@ -32,7 +32,7 @@ export const list = (option: string, texts: ReadonlyArray<string>, port: number)
   return texts.map((text) => parse(option, String(text), port))
 }
 
-/** Reads `host:port` as a server wrote it; the host may be missing, and an IPv6 address stand without brackets. */
+/** Reads `host:port` as a server wrote it; the host may be missing, and an IPv6 address may have no brackets. */
 export const read = (text: string): Address => {
   const at = text.lastIndexOf(":")
   return { host: text.slice(0, at).replace(/^\[|\]$/g, ""), port: Number(text.slice(at + 1)) }

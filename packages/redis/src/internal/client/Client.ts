@@ -1,8 +1,8 @@
 /**
- * The client of all drivers and stores: one server, the primary that sentinels name, and a cluster have the same interface.
+ * The client of all drivers and stores: a single server, a primary found by sentinels, and a cluster share one interface.
  *
- * A command names a key, and the key decides to which server the command goes. Each command is sent once: it fails with `Lost` when
- * the server may have done it, and with `Unreachable` when it was not sent. Connections are opened again by themselves.
+ * A command names a key, and the key decides which server gets the command. The client sends each command once: it fails with
+ * `Lost` if the server may have run it, and with `Unreachable` if it was not sent. The client reconnects on its own.
  */
 import type { BrokerError } from "@millrace/core"
 import { Effect, Exit, type Scope } from "effect"
@@ -19,14 +19,14 @@ type Operation = Failed["operation"]
 
 export { type Argument, type Command, Connection, type Script, script } from "./Connection.ts"
 
-/** The words of a server that is no primary any more, or is about to be none. */
+/** Whether a reply says that the server is a replica (`READONLY`), as after a failover. */
 const isReplica = (error: unknown): boolean => Errors.wordOf(error) === "READONLY"
 
-/** Connections that all parts of one driver or store share. */
+/** Routes commands over the connections that all parts of one driver or store share. */
 export class Client {
   readonly resolved: ResolvedOptions
   private readonly routes: ServerConnection.ServerConnection | Cluster.Cluster
-  /** The longest value that Redis takes, as far as it has said so: `proto-max-bulk-len`, 512 MiB by default. */
+  /** The longest value that Redis accepts, as last reported: `proto-max-bulk-len`, 512 MiB by default. */
   longest = 512 * 1024 * 1024
 
   constructor(resolved: ResolvedOptions, routes: ServerConnection.ServerConnection | Cluster.Cluster) {
@@ -34,19 +34,19 @@ export class Client {
     this.routes = routes
   }
 
-  /** The server that has a key. */
+  /** The connection to the server that has a key. */
   private serverOf(key: string): ServerConnection.ServerConnection | undefined {
     return this.routes instanceof ServerConnection.ServerConnection ? this.routes : this.routes.serverOf(key)
   }
 
-  /** The place that errors name: the address of the server, where there is but one. */
+  /** The place that errors name: the server's address if there is only one server. */
   get place(): Errors.Place {
     return this.routes instanceof ServerConnection.ServerConnection
       ? this.routes.open?.place ?? this.resolved.place
       : this.resolved.place
   }
 
-  /** How long the server that has a key has been out of reach, in milliseconds; 0 while it is there. */
+  /** How long the server of a key has been unreachable, in milliseconds; 0 while it is connected. */
   downFor(key: string): number {
     return this.serverOf(key)?.downFor ?? 0
   }
@@ -70,7 +70,7 @@ export class Client {
     })
   }
 
-  /** Runs a script at the server that has its keys. */
+  /** Runs a script on the server that has its keys. */
   run(
     script: Connection.Script,
     keys: ReadonlyArray<string>,
@@ -80,8 +80,8 @@ export class Client {
   }
 
   /**
-   * Sends commands in one go, each to the server that has its first argument; rejects with one that failed, and the others may have
-   * been done. `last` is sent behind them to each server, and its replies are answered.
+   * Sends commands in pipelines, each to the server that has its first argument. Rejects with one of the errors; other commands
+   * may have run. Each server gets `last` at the end of its pipeline, and the result holds the replies to `last`.
    */
   async pipeline(
     commands: ReadonlyArray<Connection.Command>,
@@ -110,7 +110,7 @@ export class Client {
     })
   }
 
-  /** The run of a script as an effect. */
+  /** Runs a script as an effect. */
   perform(
     operation: Operation,
     script: Connection.Script,
@@ -121,7 +121,7 @@ export class Client {
     return this.attempt(operation, () => this.run(script, keys, args), where)
   }
 
-  /** Fails when the connection to the server that has a key ends. */
+  /** Fails when the connection to the server of a key ends. */
   ended(key: string, operation: Operation, where?: Errors.Where): Effect.Effect<never, Failed> {
     return Effect.suspend(() => this.opened(key, operation, where)).pipe(
       Effect.flatMap((connection) => connection.ended(operation, where))
@@ -139,7 +139,7 @@ export class Client {
       : Exit.succeed(server.open)
   }
 
-  /** Opens a connection of its own to the server that has a key; it is closed with the scope and is not opened again. */
+  /** Opens a separate connection to the server of a key; the scope closes it, and the client does not reopen it. */
   separate(key: string, how?: { readonly isPaused?: true }): Effect.Effect<Connection.Connection, Failed, Scope.Scope> {
     return Effect.flatMap(
       Effect.suspend(() => this.opened(key, "connect")),
@@ -147,7 +147,7 @@ export class Client {
     )
   }
 
-  /** The shared connection to the server that another one leads to, where that server still has the key. */
+  /** The shared connection to the same server as `other`, if that server still has the key. */
   beside(key: string, other: Connection.Connection): Connection.Connection | undefined {
     const open = this.serverOf(key)?.open
     return other.isOpen && open !== undefined && Address.textOf(open.address) === Address.textOf(other.address)
@@ -155,7 +155,7 @@ export class Client {
       : undefined
   }
 
-  /** Sends a command to every primary; answers their replies. */
+  /** Sends a command to every primary and returns the replies. */
   all(
     operation: Operation,
     name: string,
@@ -169,13 +169,13 @@ export class Client {
     )
   }
 
-  /** Asks every server for one answer. */
+  /** Sends `PING` to every primary. */
   get check(): Effect.Effect<void, Failed> {
     return Effect.asVoid(this.all("check", "PING", []))
   }
 }
 
-/** Opens a client that is closed with the scope; fails with `Unreachable`, `Credentials` or another reason why not. */
+/** Opens a client that the scope closes; fails with `Unreachable`, `Credentials` or another reason. */
 export const open = (resolved: ResolvedOptions): Effect.Effect<Client, Failed, Scope.Scope> => {
   const { where } = resolved
   const routes: Effect.Effect<ServerConnection.ServerConnection | Cluster.Cluster, Failed, Scope.Scope> =

@@ -1,8 +1,8 @@
 /**
- * A Redis Cluster: which node has which slot, and a connection to each of these nodes.
+ * A Redis Cluster: the map from slots to nodes, and a connection to each node that has slots.
  *
- * A node that does not have a slot does nothing and names the one that has it (`MOVED`, `ASK`), so the command is sent there. A
- * command whose connection ended is never sent again: it may have been done.
+ * A node without the slot refuses a command and names the node that has it (`MOVED`, `ASK`), so the client resends it there. The
+ * client never resends a command whose connection ended: the node may have run it.
  *
  * Source: https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#redirection-and-resharding
  */
@@ -17,16 +17,16 @@ import * as Slots from "./Slots.ts"
 
 type Failed = BrokerError.BrokerError
 
-/** The most nodes that one command is sent to. */
+/** The most redirections that one command follows. */
 const mostRedirections = 5
-/** Between two attempts while keys of a call are on their way to another node. */
+/** Milliseconds between two attempts while keys of a call move to another node. */
 const pause = 100
-/** The longest that a node may take to tell its map. */
+/** The longest that a node may take to send its map, in milliseconds. */
 const patience = 1000
-/** Between two looks at the map while a node is out of reach, and while none is. */
+/** Milliseconds between two refreshes of the map: while a node is unreachable, and while all are connected. */
 const pace = { trouble: 100, calm: 5_000 }
 
-/** Where a command belongs, as a node has said. */
+/** The node that a command belongs to, according to another node. */
 interface Redirection {
   readonly address: string | undefined
   readonly asks: boolean
@@ -34,26 +34,26 @@ interface Redirection {
 
 const redirection = (error: unknown, from: Connection.Connection): Redirection | undefined => {
   const word = Errors.wordOf(error)
-  // some of its keys are at another node, for a moment
+  // for a moment some of the command's keys are on another node
   if (word === "TRYAGAIN") return { address: undefined, asks: false }
   if (word !== "MOVED" && word !== "ASK") return undefined
   const { host, port } = Address.read(String(error).split(" ").at(-1) ?? "")
-  // without a host it is the one that answered, at another port
+  // an empty host means the node that replied, at another port
   return { address: Address.textOf({ host: host === "" ? from.address.host : host, port }), asks: word === "ASK" }
 }
 
-/** One command of a pipeline, and the node that it goes to. */
+/** One command of a pipeline, and its node. */
 interface Part {
   readonly command: Connection.Command
   address: string | undefined
   asks: boolean
 }
 
-/** The nodes and their slots. */
+/** The nodes and the map of slots. */
 export class Cluster {
   private readonly slots = new Array<string | undefined>(Slots.count)
   private readonly servers = new Map<string, ServerConnection.ServerConnection>()
-  /** All nodes, replicas too: each can tell the map. */
+  /** All nodes, including replicas: each can send the map. */
   private known: ReadonlyArray<Address.Address>
   private round = 0
   private readonly stale = Latch.makeUnsafe(false)
@@ -81,7 +81,7 @@ export class Cluster {
     this.sleep = run.sleep
   }
 
-  /** The connection to a node, made where there is none. */
+  /** The connection to a node; starts one if there is none. */
   private serverAt(text: string): ServerConnection.ServerConnection {
     const known = this.servers.get(text)
     if (known !== undefined) return known
@@ -102,7 +102,7 @@ export class Cluster {
     return [...new Set(this.slots)].flatMap((text) => text === undefined ? [] : [this.serverAt(text)])
   }
 
-  /** The connection to a node; waits for the first attempt to open one. */
+  /** The open connection to a node; waits for the first attempt to connect. */
   private async connection(text: string | undefined): Promise<Connection.Connection> {
     const server = text === undefined ? undefined : this.serverAt(text)
     if (server?.isNew === true) await Effect.runPromise(Effect.exit(Deferred.await(server.first)))
@@ -118,7 +118,7 @@ export class Cluster {
     this.stale.openUnsafe()
   }
 
-  /** Does work at the node that has a key, and again where that node names another. */
+  /** Runs `work` on the node that has a key, and repeats it on the node that a redirection names. */
   async at<A>(key: string, work: (connection: Connection.Connection, asks: boolean) => Promise<A>): Promise<A> {
     let address = this.slots[Slots.slotOf(key)]
     let asks = false
@@ -139,8 +139,8 @@ export class Cluster {
   }
 
   /**
-   * Sends the commands of each node in one go, in their order; those that a node sends on go in the next round. `last` ends each
-   * pipeline, and its replies are answered.
+   * Sends the commands of each node in one pipeline, in their order; redirected commands go in the next round. `last` ends each
+   * pipeline, and the result holds the replies to it.
    */
   async pipeline(
     commands: ReadonlyArray<Connection.Command>,
@@ -167,7 +167,7 @@ export class Cluster {
     return lasts
   }
 
-  /** Sends the commands of one node; answers those that this node sends on to another. */
+  /** Sends the commands of one node; returns those that the node redirects. */
   private async send(
     address: string | undefined,
     parts: ReadonlyArray<Part>,
@@ -204,7 +204,7 @@ export class Cluster {
   }
 
   private read(reply: unknown, from: Address.Address): void {
-    // ranges: the first slot, the last one, the primary, and its replicas
+    // ranges: first slot, last slot, primary, replicas
     const ranges = reply as ReadonlyArray<readonly [number, number, ...ReadonlyArray<readonly [unknown, number]>]>
     const known: Array<Address.Address> = []
     this.slots.fill(undefined)
@@ -229,10 +229,10 @@ export class Cluster {
     )
   }
 
-  /** Gets the map from a node that answers: from one that there is a connection to, or else from any that is known. */
+  /** Gets the map from the first node that answers: connected nodes first, then the other known nodes. */
   readonly refresh: Effect.Effect<void, Failed> = Effect.gen({ self: this }, function*() {
     const connections = [...this.servers.values()].flatMap((server) => server.open ?? [])
-    // one that does not answer is not asked first each time
+    // rotate, so that a node that does not answer is not always first
     const first = this.round++ % Math.max(1, connections.length)
     const open = [...connections.slice(first), ...connections.slice(0, first)]
     const before = new Set(this.slots)
@@ -245,7 +245,7 @@ export class Cluster {
     const owners = new Set(this.slots)
     for (const [text, server] of this.servers) {
       if (owners.has(text)) continue
-      // a replica took its place: commands without an answer would wait in vain
+      // a replica took over: commands without a reply would wait in vain
       if (before.has(text) && server.open !== undefined) server.drop(server.open, new Error("MOVED to a replica"))
       if (server.open !== undefined) continue
       this.servers.delete(text)
@@ -253,7 +253,7 @@ export class Cluster {
     }
   })
 
-  /** Keeps the map right, until interrupted. */
+  /** Refreshes the map until interrupted. */
   readonly watch: Effect.Effect<never> = Effect.forever(
     Effect.suspend(() => {
       const isWhole = this.owners.every((server) => server.open !== undefined || server.isNew)
@@ -261,13 +261,13 @@ export class Cluster {
     }).pipe(
       Effect.tap(() => Effect.sync(() => this.stale.closeUnsafe())),
       Effect.andThen(Effect.ignore(Effect.suspend(() => this.refresh))),
-      // a node that sends everything on does not make this a loop without end
+      // a node that redirects every command must not cause a busy loop
       Effect.andThen(Effect.sleep(20))
     )
   )
 }
 
-/** Finds the nodes, and connects to all that have slots; fails where none of the given ones tells the map. */
+/** Finds the nodes and connects to all that have slots; fails if none of the given nodes sends the map. */
 export const open = (
   resolved: ResolvedOptions,
   nodes: ReadonlyArray<Address.Address>

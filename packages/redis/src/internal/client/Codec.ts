@@ -1,17 +1,17 @@
 /**
- * Messages as one value each, for lists and Pub/Sub, which hold no fields.
+ * Encodes messages as single values, for lists and Pub/Sub, which have no fields.
  *
- * A message that is nothing but a body is its body, so any program can write and read it. One with a key or headers has a line
- * before the body: `millrace/1 ` and JSON, e.g. `millrace/1 {"key":"k","headers":[["content-type","text/plain"]]}`. Bytes that
- * are no text are `{"base64":"…"}`, a header without a value is null, and `"tombstone":true` says that the body is null.
+ * A message with only a body is stored as the body, so any program can write and read it. A message with a key or headers has a
+ * line before the body: `millrace/1 ` and JSON, e.g. `millrace/1 {"key":"k","headers":[["content-type","text/plain"]]}`. Bytes
+ * that are not UTF-8 are `{"base64":"…"}`, a header without a value is null, and `"tombstone":true` marks a null body.
  */
 import { Headers, type Outgoing, type Reader } from "@millrace/core"
 
-/** A value as it came, and where its body begins: 0 where it is nothing but a body. */
+/** A raw value, and the offset of its body: 0 if the value has no envelope line. */
 export interface Envelope {
   readonly value: Buffer
   readonly from: number
-  /** The line, once it was read. */
+  /** The parsed line, once it was read. */
   parts: Parts | undefined
 }
 
@@ -26,11 +26,11 @@ interface Parts {
 const mark = Buffer.from("millrace/1 ")
 const newline = 10
 
-/** Whether a value begins with a line of ours. */
+/** Whether a value begins with an envelope line. */
 const isMarked = (value: Uint8Array): boolean =>
   value.length >= mark.length && mark.every((byte, i) => value[i] === byte)
 
-/** Looks where the body begins; a value whose line does not end is nothing but a body. */
+/** Finds where the body begins; a value whose line does not end is only a body. */
 export const open = (value: Buffer): Envelope => ({
   value,
   from: value[0] === mark[0] && isMarked(value) ? value.indexOf(newline) + 1 : 0,
@@ -39,13 +39,13 @@ export const open = (value: Buffer): Envelope => ({
 
 const nothing: Parts = {}
 
-/** The line, read once; one that somebody else wrote may be anything, and is nothing then. */
+/** Parses the line once; a malformed line of another program counts as empty. */
 const partsOf = (envelope: Envelope): Parts => {
   if (envelope.parts !== undefined) return envelope.parts
   if (envelope.from === 0) return envelope.parts = nothing
   try {
     const found: unknown = JSON.parse(envelope.value.toString("utf8", mark.length, envelope.from - 1))
-    // each part is looked at where it is read
+    // callers check each part when they read it
     envelope.parts = typeof found === "object" && found !== null ? found : nothing
   } catch {
     envelope.parts = nothing
@@ -75,22 +75,22 @@ const fieldsOf = (envelope: Envelope): Array<Headers.Field> => {
 
 const keyOf = (envelope: Envelope): Buffer | undefined => bytesOf(partsOf(envelope).key ?? undefined) ?? undefined
 
-/** How values are read: the line before the body is not before somebody asks. */
+/** Reads keys, headers and bodies of values; the line is parsed on first use. */
 export const reader: Reader<Envelope> = {
-  // equal bytes give equal text, also where they are not UTF-8: order by key needs no more
+  // equal bytes give equal text even if they are not UTF-8, which is enough for order by key
   key: (envelope) => keyOf(envelope)?.toString(),
   keyBytes: keyOf,
   headers: (envelope) => envelope.from === 0 ? Headers.empty : Headers.fromFields(fieldsOf(envelope)),
   fields: fieldsOf,
-  // Redis keeps no time of it
+  // Redis stores no timestamp with a value
   timestamp: () => undefined
 }
 
-/** The body, or null where it is a tombstone. */
+/** The body, or null for a tombstone. */
 export const bodyOf = (envelope: Envelope): Buffer | null => {
   const { from, value } = envelope
   if (from === 0) return value
-  // only an empty body can be one
+  // only an empty body can be a tombstone
   if (from === value.length && partsOf(envelope).tombstone === true) return null
   return value.subarray(from)
 }
@@ -109,11 +109,11 @@ const pack = (bytes: Uint8Array | null): Packed => {
 const buffer = (bytes: Uint8Array): Buffer =>
   Buffer.isBuffer(bytes) ? bytes : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
 
-/** The value that holds a message. */
+/** Encodes a message as one value. */
 export const toValue = (outgoing: Outgoing<Uint8Array>): Buffer => {
   const { fields, keyBytes, native, payload } = outgoing
   const isTombstone = native?.tombstone === true
-  // a body that looks like a line of ours gets one of its own, or it would be read as one
+  // a body that begins like an envelope line gets a line before it, or readers would mistake it for one
   if (keyBytes === undefined && fields.length === 0 && !isTombstone && !isMarked(payload)) return buffer(payload)
   const parts: Parts = {
     ...(keyBytes === undefined ? {} : { key: pack(keyBytes) }),

@@ -1,5 +1,5 @@
 /**
- * One connection to one server: opened before it is used, closed with its scope, and never opened a second time.
+ * One connection to one server: opened before use, closed with its scope, and never reopened.
  */
 import { type BrokerError, DriverOptions } from "@millrace/core"
 import { Effect, Exit, type Scope } from "effect"
@@ -18,15 +18,15 @@ export type Argument = string | Buffer | number
 /** One command of a pipeline. */
 export type Command = [name: string, ...args: Array<Argument>]
 
-/** A script that Redis runs in one piece: no command of another client comes between its commands. */
+/** A script that Redis runs atomically: no command of another client runs between its commands. */
 export interface Script {
   readonly text: string
   readonly sha: string
 }
 
 /**
- * Makes a script of its text. Scripts take and settle, so they run on a server that is full, too: its messages could not be
- * worked off otherwise. One that only adds is `refused` by such a server.
+ * Makes a script of its text. By default scripts also run on a full server (`maxmemory`), because they take and settle messages,
+ * and consumers could not empty it otherwise. With `refused`, for scripts that only add, a full server refuses the script.
  */
 export const script = (body: string, whenFull: "runs" | "refused" = "runs"): Script => {
   const text = `#!lua${whenFull === "runs" ? " flags=allow-oom" : ""}\n${body}`
@@ -57,12 +57,12 @@ export class Connection {
     return this.redis.callBuffer(name, args)
   }
 
-  /** Lets the next command reach a slot that this node is about to get. */
+  /** Sends `ASKING`: lets the next command reach a slot that is being moved to this node. */
   ask(): void {
     this.redis.callBuffer("ASKING").catch(() => {})
   }
 
-  /** Runs a script, and sends its text only to a server that does not know it yet. */
+  /** Runs a script; sends its text only if the server does not know it yet. */
   run(
     { sha, text }: Script,
     keys: ReadonlyArray<string>,
@@ -78,7 +78,7 @@ export class Connection {
     })
   }
 
-  /** Sends commands in one go: the reply of each, or its error. */
+  /** Sends commands in one pipeline and returns the reply or the error of each. */
   async exec(commands: ReadonlyArray<Command>): Promise<ReadonlyArray<unknown>> {
     const replies = await this.redis.pipeline(commands.map((command) => ["call", ...command])).exec()
     return (replies ?? []).map(([error, reply]) => error ?? reply)
@@ -105,21 +105,21 @@ export class Connection {
     })
   }
 
-  /** Ends the connection now; commands without an answer fail. */
+  /** Closes the connection now; commands without a reply fail. */
   end(): void {
     this.redis.disconnect()
   }
 
-  /** The client of ioredis, for subscriptions and the socket. */
+  /** The ioredis client, for subscriptions and the socket. */
   get client(): Redis {
     return this.redis
   }
 }
 
 /**
- * Opens a connection that is closed with the scope; fails with `Unreachable`, `Credentials` or another reason why not.
+ * Opens a connection that the scope closes; fails with `Unreachable`, `Credentials` or another reason.
  *
- * The owner of one that `isPaused` now and then does not read its socket then, so it alone knows whether an answer is late.
+ * With `isPaused` the owner sometimes stops reading the socket, so the owner, not a socket timeout, must detect late replies.
  */
 export const open = (
   resolved: ResolvedOptions,
@@ -137,12 +137,12 @@ export const open = (
           ...native,
           ...address,
           ...(issued === undefined ? {} : auth(issued.username, DriverOptions.plain(issued.password))),
-          // an answer that does not come ends the connection, and every command that waits on it
+          // a missing reply closes the connection and fails all commands that wait on it
           ...(how.isPaused ? {} : { socketTimeout: resolved.requestTimeout }),
-          // as long as other answers come, a late one ends its own command
+          // while other replies arrive, a late reply fails only its own command
           ...(resolved.boundsEach ? { commandTimeout: resolved.requestTimeout } : {})
         })
-        // each source listens for the end of the connection that all share; without a listener of errors ioredis writes to the console
+        // each source listens for the end of the shared connection; without an error listener ioredis writes to the console
         client.setMaxListeners(0)
         client.on("error", (error: unknown) => {
           last = error
@@ -155,17 +155,17 @@ export const open = (
     const failure = (error: unknown) =>
       Errors.fromUnknown(last ?? error, "connect", { ...place, isShaken: isShaken && native.tls !== undefined })
     yield* Effect.callback<void, Failed>((resume) => {
-      // its handshake, that of TLS included, is over on this side
+      // ioredis emits this after the TCP and TLS handshakes are complete on this side
       redis.once("connect", () => {
         isShaken = true
       })
       redis.connect().then(() => redis.ping()).catch((error: unknown) => {
-        // a user without this right may have others
+        // a user without the right to PING may have others
         if (Errors.wordOf(error) !== "NOPERM") throw error
       }).then(
-        // a database that is not there is an event to ioredis, and it goes on with another one
+        // ioredis emits an event for a missing database and goes on with another one
         () => resume(last === undefined ? Exit.void : Exit.fail(failure(last))),
-        // its own error only says that it closed
+        // ioredis's own error only says that the connection closed
         (error: unknown) => resume(Exit.fail(failure(error)))
       )
     }).pipe(
@@ -176,7 +176,7 @@ export const open = (
     )
     last = undefined
     const connection = new Connection(address, place, redis, () => last)
-    // a subscriber may not say it; when the server ends its connection, the next one has new credentials
+    // a subscriber may not send AUTH; when the server closes its connection, the next one uses new credentials
     if (credentials !== undefined && issued !== undefined && how.isPaused !== true) {
       yield* Effect.forkScoped(credentials.renew(issued, ({ password, username }) =>
         connection.attempt(

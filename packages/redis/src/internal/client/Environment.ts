@@ -1,5 +1,5 @@
 /**
- * Options of a Redis client from the environment.
+ * Reads options of a Redis client from the environment.
  */
 import { Config, Option } from "effect"
 import type { Options, Place } from "./Options.ts"
@@ -25,9 +25,9 @@ const place: Config.Config<Place> = Config.flatMap(
 )
 
 /**
- * Options from the environment, behind those that are given: `REDIS_URL`, or `REDIS_CLUSTER` or `REDIS_SENTINELS` with addresses
- * between commas, and where they are set `REDIS_SENTINEL_NAME`, `REDIS_USERNAME`, `REDIS_PASSWORD`, `REDIS_TLS` (`on` or `off`),
- * `REDIS_CLIENT_ID`. The environment is not asked where Redis is when `given` says so.
+ * Reads options from the environment; `given` overrides them: `REDIS_URL`, or `REDIS_CLUSTER` or `REDIS_SENTINELS` with
+ * addresses between commas, and if set `REDIS_SENTINEL_NAME`, `REDIS_USERNAME`, `REDIS_PASSWORD`, `REDIS_TLS` (`on` or `off`),
+ * `REDIS_CLIENT_ID`. If `given` has an address, the environment's addresses are not read.
  */
 export const config = <Given extends Place>(given: Given): Config.Config<Options & Given> =>
   Config.map(

@@ -1,38 +1,38 @@
 /**
- * From ioredis's errors, and the words of Redis behind them, to a `BrokerError`: what happened, and what to do about it.
+ * Converts ioredis's errors, and the Redis error codes behind them, to a `BrokerError` that explains the cause and the remedy.
  *
- * Words that replies begin with: https://redis.io/docs/latest/develop/reference/protocol-spec/#simple-errors and errors of
+ * Error codes that replies begin with: https://redis.io/docs/latest/develop/reference/protocol-spec/#simple-errors and errors of
  * Redis 7.0's `server.c`.
  */
 import { BrokerError, type Failure, NetworkFailure } from "@millrace/core"
 
 type Operation = BrokerError.BrokerError["operation"]
 
-/** What the message of an error may name. */
+/** The connection details that an error message may name. */
 export interface Place {
   /** `host:port`, without credentials. */
   readonly address: string
   readonly user: string | undefined
   /** The option that holds the address. Default: `url`. */
   readonly option?: string | undefined
-  /** `TLS` or `the plain protocol`: what the client was told to speak. */
+  /** The configured protocol: `TLS` or `the plain protocol`. */
   readonly speaks: string
-  /** Whether TLS was agreed on before the failure: a server that wants a certificate says so only after that. */
+  /** Whether the TLS handshake succeeded before the failure: servers report a missing client certificate only after it. */
   readonly isShaken?: boolean | undefined
-  /** Whether it is a node of a cluster that this client knows to be one. */
+  /** Whether the client was configured with `cluster`. */
   readonly isCluster?: boolean | undefined
-  /** Replaces what is secret. */
+  /** Replaces secrets. */
   readonly redact: (text: string) => string
 }
 
-/** What an error may name beside the place. */
+/** The channel and group that an error may name besides the place. */
 export interface Where {
   readonly channel?: string | undefined
   readonly group?: string | undefined
 }
 
 interface Found {
-  /** The first word of a reply in capitals: `NOAUTH`, `WRONGTYPE` … */
+  /** The error code that a reply begins with: `NOAUTH`, `WRONGTYPE` … */
   readonly word: string
   readonly message: string
   readonly code: string
@@ -48,10 +48,10 @@ const read = (error: unknown): Found => {
   }
 }
 
-/** The word that a reply of Redis begins with, e.g. `NOGROUP`, or nothing. */
+/** The error code of a Redis reply, e.g. `NOGROUP`, or an empty text. */
 export const wordOf = (error: unknown): string => read(error).word
 
-/** A command that was not sent, since there is no connection; `reason` says why there is none. */
+/** A command that was not sent because there is no connection; `reason` tells why. */
 export class Unsent extends Error {
   readonly reason: unknown
   constructor(reason: unknown) {
@@ -60,11 +60,11 @@ export class Unsent extends Error {
   }
 }
 
-/** Of the errors of one call the one that says most about it: a command may have been done, rather than that it was refused. */
+/** Picks the most severe error of one call: a lost command, which may have run, before a refused one. */
 export const gravest = (errors: ReadonlyArray<unknown>): unknown =>
   errors.find((error) => wordOf(error) === "" && !(error instanceof Unsent)) ?? errors[0]
 
-/** Whether a connection ended, or was not made, since no answer came in time. */
+/** Whether a connection ended or failed because no reply came in time. */
 export const isSilence = (error: BrokerError.BrokerError): boolean =>
   typeof error.cause === "string" && /time(?:d )?out/i.test(error.cause)
 
@@ -130,7 +130,7 @@ const byWord = (found: Found, place: Place, where: Where): Verdict | undefined =
       return { reason: "Unreachable", what: `${redis} is not ready: ${found.message}` }
     case "MOVED":
     case "ASK":
-      // it was not done, wherever it belongs now
+      // the command did not run, whichever node has the slot now
       if (place.isCluster === true) {
         return { reason: "Unreachable", what: `${redis} gave ${channel} to another node; it is found again.` }
       }
@@ -232,8 +232,8 @@ const byConnection = (error: unknown, found: Found, place: Place, operation: Ope
 }
 
 /**
- * Makes a `BrokerError` of whatever ioredis threw. Its own errors carry the command with its arguments, which are bodies or
- * passwords: the cause keeps nothing of them but the redacted text.
+ * Makes a `BrokerError` of any error from ioredis. Its errors carry the command with its arguments, which are bodies or
+ * passwords: the cause keeps only the redacted text.
  */
 export const fromUnknown = (
   error: unknown,
@@ -259,7 +259,7 @@ export const fromUnknown = (
   })
 }
 
-/** Nothing was sent: why there is no connection is the reason, and what is lost with one is only out of reach now. */
+/** Converts an unsent command: the error explains why there is no connection, and a lost connection becomes `Unreachable`. */
 const unsent = (reason: unknown, operation: Operation, place: Place): BrokerError.BrokerError => {
   const { cause, failure, message, reason: why } = fromUnknown(reason, "connect", place)
   const isLost = why === "Lost"
@@ -275,14 +275,14 @@ const unsent = (reason: unknown, operation: Operation, place: Place): BrokerErro
   })
 }
 
-/** An option or a message that Redis can never take. */
+/** Makes the error of an option or a message that Redis can never accept. */
 export const invalid = (operation: Operation, message: string): BrokerError.BrokerError =>
   BrokerError.make({ system: "redis", operation, reason: "Invalid", message })
 
-/** What this driver cannot do. */
+/** Makes the error of an operation that this driver does not support. */
 export const unsupported = (operation: Operation, message: string): BrokerError.BrokerError =>
   BrokerError.make({ system: "redis", operation, reason: "Unsupported", message })
 
-/** What was read and not settled is no longer this consumer's. */
+/** Makes the error of messages that no longer belong to this consumer, or of a publish without confirmation. */
 export const lost = (operation: Operation, message: string): BrokerError.BrokerError =>
   BrokerError.make({ system: "redis", operation, reason: "Lost", message })

@@ -1,10 +1,10 @@
 /**
- * Eviction: a server with another policy than `noeviction` deletes keys when its memory is full.
+ * Warns about eviction: a server with another policy than `noeviction` deletes keys when its memory is full.
  */
 import { Effect } from "effect"
 import type { Client } from "./Client.ts"
 
-/** The keys of a driver have no expiry, so `volatile-` policies spare them; those of a store have one. */
+/** The owner of the keys: a driver's keys never expire, so `volatile-` policies spare them; a store's keys expire. */
 export type Kept = "driver" | "store"
 
 const policyOf = (info: string): string | undefined => /^maxmemory_policy:([\w-]+)/m.exec(info)?.[1]
@@ -13,8 +13,8 @@ const isHarmless = (policy: string | undefined, kept: Kept): boolean =>
   policy === undefined || policy === "noeviction" || (kept === "driver" && policy.startsWith("volatile-"))
 
 /**
- * Warns where servers may delete what is kept there. A user who may not ask (`INFO`) is not told; a server that does not answer shows
- * with the first command.
+ * Warns if servers may delete these keys. Gives no warning if the user lacks the right to `INFO`, or if a server does not
+ * answer, which the first command reports.
  */
 export const warn = (client: Client, kept: Kept): Effect.Effect<void> =>
   Effect.gen(function*() {
@@ -28,6 +28,6 @@ export const warn = (client: Client, kept: Kept): Effect.Effect<void> =>
       )
     }
   }).pipe(
-    // a logger that throws loses its line, and the client goes on
+    // if a logger throws, its line is lost and the client goes on
     Effect.catchCause(() => Effect.void)
   )

@@ -1,5 +1,5 @@
 /**
- * Options of every Redis client, as a user gives them: checked once, with a sentence for each that cannot be right.
+ * Checks the options of every Redis client once, with an error message for each invalid option.
  */
 import { Credentials, DriverOptions } from "@millrace/core"
 import type { Duration, Redacted } from "effect"
@@ -12,73 +12,73 @@ const { bad, decoded, millis, plain } = DriverOptions
 
 /** Certificates in PEM; each is optional. */
 export interface Tls {
-  /** The authority that signed the server's certificate. Default: those that Node trusts. */
+  /** The authority that signed the server's certificate. Default: the authorities that Node trusts. */
   readonly ca?: string | undefined
-  /** The client's own certificate, where the server asks for one. */
+  /** The client's certificate, if the server requires one. */
   readonly cert?: string | undefined
   readonly key?: string | Redacted.Redacted | undefined
   /** The name that the server's certificate must hold. Default: the host connected to. */
   readonly serverName?: string | undefined
 }
 
-/** A user and a password that may end: of Entra ID, AWS IAM, or a vault. */
+/** A user and a password that may expire, issued by Entra ID, AWS IAM, or a vault. */
 export interface Issued extends Credentials.Issued {
   /** Default: Redis's `default`. */
   readonly username?: string | undefined
   readonly password: string | Redacted.Redacted
 }
 
-/** Where Redis is: one of `url`, `cluster` and `sentinels` must be given. */
+/** The address of Redis: exactly one of `url`, `cluster` and `sentinels`. */
 export interface Place {
-  /** One server: `redis://user:password@host:port/db`, and `rediss://…` for TLS; all but the host may be left out. */
+  /** One server: `redis://user:password@host:port/db`, or `rediss://…` for TLS; only the host is required. */
   readonly url?: string | Redacted.Redacted | undefined
-  /** A Redis Cluster: some of its nodes as `host:port`; the others are found through them. */
+  /** A Redis Cluster: some of its nodes as `host:port`; the client finds the others through them. */
   readonly cluster?: ReadonlyArray<string> | undefined
-  /** Redis Sentinel: its processes as `host:port`. They are asked for the primary called `name` before each connection. */
+  /** Redis Sentinel: its processes as `host:port`. The client asks them for the primary called `name` before each connection. */
   readonly sentinels?: ReadonlyArray<string> | undefined
-  /** The name that the sentinels have for the primary and its replicas. Default: `mymaster`. */
+  /** The sentinels' name for the primary and its replicas. Default: `mymaster`. */
   readonly name?: string | undefined
   /** The user and the password of the sentinels themselves. Default: none. */
   readonly sentinelUsername?: string | undefined
   readonly sentinelPassword?: string | Redacted.Redacted | undefined
-  /** The number of the database, where it is not in `url`; a cluster has only 0. Default: 0. */
+  /** The number of the database, if not in `url`; a cluster has only 0. Default: 0. */
   readonly database?: number | undefined
 }
 
 /** Options of every Redis client. */
 export interface Options extends Place {
-  /** The user, where it is not in `url`. Default: none, which is Redis's `default`. */
+  /** The user, if not in `url`. Default: none, which is Redis's `default`. */
   readonly username?: string | undefined
-  /** The password, where it is not in `url`. Default: none. */
+  /** The password, if not in `url`. Default: none. */
   readonly password?: string | Redacted.Redacted | undefined
   /**
-   * User and password that are asked for at each connection, and again at 80 % of their life for those that are open (`AUTH`); in
-   * place of `username`, `password`, and those of `url`. Default: none.
+   * Issues a user and a password for each connection, and new ones for open connections at 80 % of their life (`AUTH`); replaces
+   * `username`, `password`, and those of `url`. Default: none.
    */
   readonly credentials?: Credentials.Source<Issued> | undefined
-  /** Of the servers, and of sentinels too. Default: `off`, or as the URL says. */
+  /** TLS to the servers, and to sentinels too. Default: `off`, or as the URL says. */
   readonly tls?: "off" | "on" | Tls | undefined
   /** The name of the connections in `CLIENT LIST`; letters, digits and `._:-`. Default: `millrace`. */
   readonly clientId?: string | undefined
-  /** How long one attempt to connect may take, authentication included. Default: 3 seconds. */
+  /** The most time for one attempt to connect, including authentication. Default: 3 seconds. */
   readonly connectTimeout?: Duration.Input | undefined
-  /** How long a command may go without an answer before its connection is closed and it fails with `Lost`. Default: 30 seconds. */
+  /** How long a command may go without a reply before it fails with `Lost` and its connection is closed. Default: 30 seconds. */
   readonly requestTimeout?: Duration.Input | undefined
 }
 
-/** Options of a store, whose commands a request waits for. */
+/** Options of a store, whose commands delay requests. */
 export interface StoreOptions extends Options {
   /**
-   * How long a command may go without an answer; it fails then, and a connection on which nothing came is opened again. Default: 1
+   * How long a command may go without a reply before it fails; a connection on which nothing arrives is reopened. Default: 1
    * second.
    */
   readonly requestTimeout?: Duration.Input | undefined
 }
 
-/** Options of ioredis's clients, beside the address. */
+/** Options of ioredis's clients, except the address. */
 export type Native = Omit<RedisOptions, "replyMapping" | "host" | "port">
 
-/** How the primary is found. */
+/** The sentinels to ask for the primary. */
 export interface Sentinels {
   readonly addresses: ReadonlyArray<Address.Address>
   readonly name: string
@@ -86,7 +86,7 @@ export interface Sentinels {
   readonly native: Native
 }
 
-/** Where the servers are. */
+/** The addresses of the servers. */
 export type Where =
   | { readonly _tag: "Server"; readonly address: Address.Address }
   | { readonly _tag: "Cluster"; readonly nodes: ReadonlyArray<Address.Address> }
@@ -97,11 +97,11 @@ export interface ResolvedOptions {
   readonly where: Where
   readonly place: Errors.Place
   readonly connectTimeout: number
-  /** The longest that a connection may be silent while a command waits for its answer. */
+  /** The longest that a connection may be silent while a command waits for its reply. */
   readonly requestTimeout: number
-  /** Whether a late answer fails its own command too, while others come: a request waits for it. */
+  /** Whether a late reply also fails its own command while others arrive, because a request waits for it. */
   readonly boundsEach: boolean
-  /** Where user and password are not in `native`. */
+  /** The source of user and password, if they are not in `native`. */
   readonly credentials: Credentials.Credentials<Issued> | undefined
   readonly native: Native
 }
@@ -131,7 +131,7 @@ interface Found {
 
 const ofUrl = (text: string): Found => {
   const url = URL.parse(text.trim())
-  // a text that is no URL may hold a password all the same, so nothing of it is shown
+  // an invalid URL may still hold a password, so the error shows none of it
   if (url === null || !/^rediss?:$/.test(url.protocol) || url.hostname === "") {
     return bad("url must be redis://user:password@host:port/db or rediss://…, and this is neither")
   }
@@ -164,15 +164,15 @@ const found = ({ cluster, name, sentinels, url }: Place): Found => {
   return ofUrl(plain(url ?? ""))
 }
 
-/** The options that make a client of ioredis authenticate. */
+/** The ioredis options for authentication. */
 export const auth = (
   username: string | undefined,
   password: string | undefined
 ): Pick<RedisOptions, "username" | "password"> =>
-  // a user named by its name is not asked for a password that it does not have, of which ioredis would tell the console
+  // name the user, or ioredis writes a warning to the console if the default user needs no password
   password === undefined ? {} : { username: username ?? "default", password }
 
-/** Passwords as they may stand in a text, the longest first. */
+/** The spellings in which passwords may occur in a text, longest first. */
 const spellings = (passwords: ReadonlyArray<string | undefined>): ReadonlyArray<string> =>
   [...new Set(passwords.flatMap((each) => each === undefined || each === "" ? [] : [each, encodeURIComponent(each)]))]
     .sort((a, b) => b.length - a.length)
@@ -214,15 +214,15 @@ const resolveWithin = (options: Options, requestTimeout: number, boundsEach: boo
     protocol: 2,
     disableClientInfo: true,
     lazyConnect: true,
-    // it asks by INFO, and complains on the console where it may not; a question to a server that loads fails by itself
+    // ioredis's check needs the right to INFO, or it writes to the console; commands to a loading server fail on their own
     enableReadyCheck: false,
-    // a command that was sent may have been done: its caller decides whether to ask again
+    // a sent command may have run: its caller decides whether to retry
     autoResendUnfulfilledCommands: false,
     autoResubscribe: false,
     enableOfflineQueue: false,
     maxRetriesPerRequest: 0,
     retryStrategy: null,
-    // a server that does not end its side is not waited for
+    // do not wait longer for a server that does not close its side
     disconnectTimeout: 500
   }
   const [first] = addresses
@@ -256,8 +256,8 @@ const resolveWithin = (options: Options, requestTimeout: number, boundsEach: boo
   }
 }
 
-/** Checks the options of a driver, for `checked`. */
+/** Checks the options of a driver; call it within `checked`. */
 export const resolve = (options: Options): ResolvedOptions => resolveWithin(options, 30_000, false)
 
-/** Checks the options of a store, for `checked`. */
+/** Checks the options of a store; call it within `checked`. */
 export const resolveStore = (options: StoreOptions): ResolvedOptions => resolveWithin(options, 1000, true)

@@ -1,9 +1,9 @@
 /**
- * Where a delivery comes from.
+ * Makes the origin of a delivery.
  */
 import type { Origin } from "@millrace/core"
 
-/** The origin of what a group is delivered, or of what is browsed. Drivers keep claims alive, so messages may be held for ever. */
+/** The origin of deliveries of a group, or of browsed messages. Drivers keep claims alive, so messages may be held for ever. */
 export const originOf = (channel: string, group = "", handler = ""): Origin => ({
   system: "redis",
   channel,

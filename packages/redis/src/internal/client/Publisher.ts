@@ -1,5 +1,5 @@
 /**
- * Publishing: what goes to Redis goes in pipelines, one after another, none of them too long for its buffers.
+ * Publishes to Redis in pipelines, one after another, none of them too long for its buffers.
  */
 import { BrokerError, DriverOptions, Features, type Outgoing } from "@millrace/core"
 import { type Duration, Effect, Exit, Option, Schedule } from "effect"
@@ -11,19 +11,19 @@ type Failed = BrokerError.BrokerError
 // Redis closes a connection whose requests fill 1 GiB (client-query-buffer-limit)
 const mostMessages = 1000
 const mostBytes = 4 * 1024 * 1024
-// how long a refusal may wait for its explanation
+// how long the search for the cause of a refusal may take
 const patience = "5 seconds"
-// the least that proto-max-bulk-len can be
+// the smallest value of proto-max-bulk-len
 const surelyTaken = 1024 * 1024
 
-/** What Redis can do of what a publisher may ask beside body, key and headers. */
+/** The optional features of a publish that Redis supports, besides body, key and headers. */
 export const features: Features.Deciding = { tombstones: true, partitions: false, timestamps: "none" }
 
-/** Replicas that a publish waits for after the primary's answer. */
+/** The replicas that a publish waits for after the primary's reply. */
 export interface Wait {
   /** How many replicas must have the messages; an integer from 1. */
   readonly replicas: number
-  /** How long they may take; fewer replicas after it fail the publish with `Lost`. Default: 1 second. */
+  /** How long the replicas may take; a publish with fewer replicas by then fails with `Lost`. Default: 1 second. */
   readonly timeout?: Duration.Input | undefined
 }
 
@@ -72,7 +72,7 @@ const tooLarge = (connection: Client, channel: string, length: number): Failed =
 const lengthOf = (command: Command): number =>
   command.reduce<number>((most, each) => typeof each === "number" ? most : Math.max(most, Buffer.byteLength(each)), 0)
 
-/** Asks Redis for the longest value that it takes, once it is there again; undefined where this user may not ask. */
+/** Asks Redis for its longest value, once it is reachable again; undefined if this user may not ask. */
 const askLongest = (connection: Client, channel: string): Effect.Effect<number | undefined> =>
   connection.attempt("publish", () => connection.send(channel, "CONFIG", ["GET", "proto-max-bulk-len"])).pipe(
     Effect.retry({ while: (error) => error.retriable, schedule: Schedule.spaced("100 millis"), times: 20 }),
@@ -86,8 +86,8 @@ const askLongest = (connection: Client, channel: string): Effect.Effect<number |
   )
 
 /**
- * Redis ends the connection of a client that sends a longer value than it takes, and its reply is often lost with the
- * connection. So a long value that failed with the connection is measured by what Redis says afterwards.
+ * Explains a failed publish of a long value. Redis closes the connection of a client that sends a longer value than it accepts,
+ * and its reply is often lost with the connection. So the value is compared with the limit that Redis reports afterwards.
  */
 const explain = (
   connection: Client,
@@ -108,7 +108,7 @@ const explain = (
   })
 }
 
-/** Publishes a batch, each message by the command that `of` makes of it; completes when Redis has answered all of them. */
+/** Publishes a batch, each message by the command that `of` makes of it; completes when Redis has replied to all of them. */
 export const publish = (
   connection: Client,
   batch: ReadonlyArray<Outgoing<Uint8Array>>,

@@ -1,5 +1,5 @@
 /**
- * The primary, as Redis Sentinel knows it: asked before each attempt to connect, and looked after while a connection lasts.
+ * Finds the primary through Redis Sentinel: asks before each attempt to connect, and watches for failovers while connected.
  *
  * Source: https://redis.io/docs/latest/develop/reference/sentinel-clients/
  */
@@ -12,11 +12,11 @@ import type { ResolvedOptions, Sentinels } from "./Options.ts"
 
 type Failed = BrokerError.BrokerError
 
-/** The longest that one sentinel may take to answer. */
+/** The longest that one sentinel may take to answer, in milliseconds. */
 const patience = 1000
-/** The cause of the error that says so. */
+/** The cause of the error that reports a moved primary. */
 const isMoved = "moved"
-/** Between two looks whether the primary is still the same. */
+/** Milliseconds between two checks whether the primary is still the same. */
 const pace = 1000
 
 const unknown = (sentinels: Sentinels): Failed =>
@@ -29,19 +29,19 @@ const unknown = (sentinels: Sentinels): Failed =>
     } know no primary called ${sentinels.name}: correct name, or wait until they have elected one.`
   })
 
-/** Where the primary is. */
+/** Locates the primary, and fails its connection when it moves. */
 export const target = (resolved: ResolvedOptions, sentinels: Sentinels): Target => {
   const asking: ResolvedOptions = {
     ...resolved,
     connectTimeout: Math.min(resolved.connectTimeout, patience),
     requestTimeout: patience,
     boundsEach: false,
-    // they have users of their own
+    // sentinels have users of their own
     credentials: undefined,
     place: { ...resolved.place, user: sentinels.username },
     native: { ...sentinels.native, connectTimeout: Math.min(resolved.connectTimeout, patience) }
   }
-  // the one that answered last is asked first
+  // ask the sentinel that answered last first
   let order = sentinels.addresses
 
   const ask = (connection: Connection.Connection): Effect.Effect<Address.Address | undefined, Failed> =>
@@ -65,7 +65,7 @@ export const target = (resolved: ResolvedOptions, sentinels: Sentinels): Target 
     return yield* Effect.fail(failure)
   })
 
-  /** Watches by one sentinel as long as it answers. */
+  /** Watches through one sentinel as long as it answers. */
   const watch = (known: Address.Address, sentinel: Address.Address): Effect.Effect<never, Failed> =>
     Effect.scoped(Effect.flatMap(Connection.open(asking, sentinel), (connection) =>
       Effect.forever(Effect.andThen(
@@ -91,7 +91,7 @@ export const target = (resolved: ResolvedOptions, sentinels: Sentinels): Target 
       let next = 0
       return Effect.forever(Effect.catchIf(
         Effect.suspend(() => watch(address, sentinels.addresses[next++ % sentinels.addresses.length]!)),
-        // of a sentinel that cannot be asked, another one is
+        // if a sentinel does not answer, ask the next one
         (error) => error.cause !== isMoved,
         () => Effect.sleep(pace)
       ))

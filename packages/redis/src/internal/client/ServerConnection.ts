@@ -1,5 +1,5 @@
 /**
- * A connection that is opened again whenever it ends. A command fails at once while there is none, so no command is sent twice.
+ * A connection that reopens whenever it ends. A command fails at once while there is none, so no command is sent twice.
  */
 import type { BrokerError } from "@millrace/core"
 import { Cause, Clock, Deferred, Effect, Exit, type Scope } from "effect"
@@ -10,16 +10,16 @@ import type { ResolvedOptions } from "./Options.ts"
 
 type Failed = BrokerError.BrokerError
 
-/** Where the server is, asked before each attempt to connect. */
+/** Locates the server before each attempt to connect. */
 export interface Target {
   readonly locate: Effect.Effect<Address, Failed>
-  /** Fails when another address is right. Default: never. */
+  /** Fails when the server has moved to another address. Default: never. */
   readonly moved?: ((address: Address) => Effect.Effect<never, Failed>) | undefined
 }
 
 const nanosInMilli = 1e6
 
-/** The present connection, or the reason why there is none. */
+/** Holds the present connection, or the reason why there is none. */
 export class ServerConnection {
   private connection: Connection.Connection | undefined
   private reason: unknown
@@ -29,7 +29,7 @@ export class ServerConnection {
   private attempts = 0
   private readonly clock: Clock.Clock
   private readonly onLost: () => void
-  /** Completes with the first connection, or fails as the first attempt did. */
+  /** Completes with the first connection, or fails if the first attempt does. */
   readonly first: Deferred.Deferred<void, Failed>
 
   constructor(clock: Clock.Clock, onLost: () => void) {
@@ -42,22 +42,22 @@ export class ServerConnection {
     return Number(this.clock.monotonicTimeNanosUnsafe()) / nanosInMilli
   }
 
-  /** The open connection, where there is one. */
+  /** The open connection, if there is one. */
   get open(): Connection.Connection | undefined {
     return this.connection?.isOpen === true ? this.connection : undefined
   }
 
-  /** Why there is none. */
+  /** The error that tells why there is no connection. */
   get missing(): Errors.Unsent {
     return new Errors.Unsent(this.reason)
   }
 
-  /** Whether the first attempt to connect is under way. */
+  /** Whether the first attempt to connect is still running. */
   get isNew(): boolean {
     return !this.isTried
   }
 
-  /** Milliseconds for which there was no connection; 0 while there is one. */
+  /** Milliseconds since the connection was lost; 0 while it is open. */
   get downFor(): number {
     return this.open === undefined && this.isTried ? this.now - this.lostAt : 0
   }
@@ -70,11 +70,11 @@ export class ServerConnection {
     Deferred.doneUnsafe(this.first, Exit.void)
   }
 
-  /** Remembers why there is no connection; answers the milliseconds until the next attempt. */
+  /** Records why there is no connection; returns the milliseconds until the next attempt. */
   lost(error: Failed, silence: number): number {
     const { now } = this
     const hadOne = this.openedAt > 0
-    // one that a server ends at once is no success
+    // a connection that lasted no longer than 1 second counts as a failed attempt
     this.attempts = hadOne && now - this.openedAt > 1000 ? 0 : this.attempts + 1
     if (hadOne || !this.isTried) this.lostAt = now - silence
     this.openedAt = 0
@@ -86,7 +86,7 @@ export class ServerConnection {
     return Math.min(500, 25 * 2 ** Math.min(this.attempts, 6))
   }
 
-  /** Gives a connection up whose server is no primary any more. */
+  /** Closes a connection whose server is no longer primary. */
   drop(connection: Connection.Connection, error: unknown): void {
     if (this.connection !== connection) return
     this.connection = undefined
@@ -95,7 +95,7 @@ export class ServerConnection {
   }
 }
 
-/** Connects, again and again, until interrupted. */
+/** Connects and reconnects until interrupted. */
 export const keep = (server: ServerConnection, resolved: ResolvedOptions, target: Target): Effect.Effect<never> => {
   const once = Effect.scoped(Effect.gen(function*() {
     const address = yield* target.locate
@@ -107,14 +107,14 @@ export const keep = (server: ServerConnection, resolved: ResolvedOptions, target
   return Effect.forever(
     Effect.catchCause(once, (cause) => {
       if (Cause.hasInterruptsOnly(cause)) return Effect.interrupt
-      // a defect of the client library ends one connection, and no more
+      // a defect of the client library ends only this connection
       const error = Errors.fromUnknown(Cause.squash(cause), "connect", resolved.place)
       return Effect.sleep(server.lost(error, Errors.isSilence(error) ? resolved.requestTimeout : 0))
     })
   )
 }
 
-/** Opens a connection that is opened again as long as the scope lives; fails where the first attempt does. */
+/** Opens a connection that reopens as long as the scope lives; fails if the first attempt does. */
 export const open = (resolved: ResolvedOptions, target: Target): Effect.Effect<ServerConnection, Failed, Scope.Scope> =>
   Effect.gen(function*() {
     const server = new ServerConnection(yield* Clock.Clock, () => {})

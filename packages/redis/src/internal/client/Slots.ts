@@ -1,13 +1,13 @@
 /**
- * Where a Redis Cluster keeps a key: one of 16,384 slots, by the hash of the key or of the text in its first braces.
+ * Computes the slot of a key in a Redis Cluster: one of 16,384, by the hash of the key or of the text in its first braces.
  *
  * Source: https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#key-distribution-model
  */
 
-/** How many slots a cluster has. */
+/** The number of slots of a cluster. */
 export const count = 16_384
 
-/** CRC-16 of XMODEM: polynomial 0x1021, beginning with 0. */
+/** The table of CRC-16/XMODEM: polynomial 0x1021, initial value 0. */
 const table = Uint16Array.from({ length: 256 }, (_, byte) => {
   let crc = byte << 8
   for (let bit = 0; bit < 8; bit++) crc = crc & 0x8000 ? crc << 1 ^ 0x1021 : crc << 1
@@ -21,7 +21,7 @@ const hash = (text: string): number => {
   return crc % count
 }
 
-/** The part of a key that is hashed: the text in its first braces unless that is empty, or the whole key. */
+/** The part of a key that Redis hashes: the text in its first braces unless that is empty, or the whole key. */
 const hashed = (key: string): string => {
   const open = key.indexOf("{")
   const close = open < 0 ? -1 : key.indexOf("}", open + 1)
@@ -35,8 +35,8 @@ const tags = new Map<string, string>()
 const mostTags = 1024
 
 /**
- * A text that, in braces, puts a key into the slot of `key`: the part of it that is hashed. That part cannot stand in braces
- * where it begins with one that is not closed or holds a closing one, as in `a}b`; then a number with the same slot takes its place.
+ * The hash tag that, in braces, puts a key into the slot of `key`: the hashed part of `key`. If that part is empty or holds a
+ * closing brace, as in `a}b`, it cannot stand in braces; then a number with the same slot replaces it.
  */
 export const tagOf = (key: string): string => {
   const part = hashed(key)
@@ -45,9 +45,9 @@ export const tagOf = (key: string): string => {
   if (known !== undefined) return known
   const slot = hash(part)
   let number = 0
-  // one in 16,384 numbers has it
+  // one in 16,384 numbers has the slot
   while (hash(String(number)) !== slot) number++
-  // forgotten ones are found again
+  // evicted tags are computed again
   if (tags.size >= mostTags) tags.clear()
   tags.set(part, String(number))
   return String(number)

@@ -1,10 +1,10 @@
 /**
- * What may be declared: a name, and nothing that Redis does not have.
+ * Checks declarations: a channel has a name, one partition and no settings.
  */
 import type { BrokerError, Driver } from "@millrace/core"
 import * as Errors from "./Errors.ts"
 
-/** Milliseconds after which a temporary channel expires when its process has died. */
+/** Milliseconds after which a temporary channel expires once its process has died. */
 export const lifetime = 300_000
 
 /** Refuses partitions, settings, and a channel without a name. */

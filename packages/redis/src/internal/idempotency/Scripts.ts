@@ -1,13 +1,13 @@
 /**
- * What must happen in one piece, as a script for a group of operations.
+ * Runs a group of operations atomically in one script.
  *
  * | key            | holds                                                                                      |
  * | -------------- | ------------------------------------------------------------------------------------------ |
  * | `prefix:token` | the last token                                                                             |
- * | `prefix:k:…`   | a string that expires with its claim or its result: `C` or `D`, its token, a blank, who claimed it, a blank, the bytes of its fingerprint, a blank, the fingerprint, and the result |
+ * | `prefix:k:…`   | a string that expires with its claim or its result: `C` or `D`, its token, a blank, the claimant, a blank, the byte length of its fingerprint, a blank, the fingerprint, and the result |
  *
- * A token is the server's time in microseconds, or one more than the last where that is not less: it grows also when the server
- * has lost its data. Time stands still in a script, and what has expired is gone for it.
+ * A token is the server's time in microseconds, or the last token plus one if that is greater, so tokens also grow after the
+ * server has lost its data. Time stands still in a script, and expired keys are gone for it.
  */
 import { script } from "../client/Client.ts"
 
@@ -21,8 +21,8 @@ end
 `
 
 /**
- * Claims for so many milliseconds each, by what follows the token: its number where it is new, else a text. A server that is full
- * refuses them.
+ * Claims keys for a lease in milliseconds; each argument is the part of the value after the token. Answers the token for a new
+ * claim or a retry of the same claim, else a text. A full server refuses claims.
  */
 export const claims = script(
   `
@@ -55,8 +55,8 @@ return answers
 )
 
 /**
- * Completions, extensions and releases, of three arguments each: done by a server that is full, too, or what has happened would
- * happen again. Answers 1 where the key was the caller's.
+ * Completes, extends and releases, with three arguments each. A full server runs it too, or finished work would be repeated.
+ * Answers 1 if the caller held the key.
  */
 export const others = script(`
 ${reading}

@@ -1,5 +1,5 @@
 /**
- * Reads what waits in a list without taking it.
+ * Reads the messages of a list without taking them.
  */
 import { type BrokerError, type Delivery, delivery } from "@millrace/core"
 import { Effect, Option, Stream } from "effect"
@@ -10,7 +10,7 @@ import { keysOf } from "./Topology.ts"
 
 const page = 256
 
-/** Reads what waits now, oldest first. */
+/** Reads the messages in the list now, oldest first. */
 export const browse = (
   connection: Client.Client,
   channel: string
@@ -19,7 +19,7 @@ export const browse = (
   const range = (key: string, from: number) =>
     Effect.map(
       connection.attempt("browse", () => connection.send(key, "LRANGE", [key, from, from + page - 1]), { channel }),
-      // a list of values
+      // LRANGE returns a list of values
       (reply) => reply as ReadonlyArray<Buffer>
     )
   const pages = (key: string) =>
@@ -29,7 +29,7 @@ export const browse = (
         Effect.map(range(key, from), (found) =>
           [found, found.length < page ? Option.none() : Option.some(from + page)] as const)
     )
-  // what is published meanwhile is not read: a reader that publishes here would never end
+  // skip messages published meanwhile: a reader that publishes to the list would never end
   const values = (key: string) =>
     Stream.unwrap(
       Effect.map(

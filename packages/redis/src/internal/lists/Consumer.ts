@@ -1,8 +1,8 @@
 /**
- * Consuming a list: consumers share what waits, and each keeps what it has in a hash of its own until it is settled.
+ * Consumes a list: consumers share its messages, and each keeps its unsettled messages in a hash of its own.
  *
- * A consumer that finds nothing waits by a blocked move from the list to the one before it. That wakes it and no more: whoever
- * asks next takes the message from there, so none is lost with a connection that ends in the middle.
+ * A consumer of an empty list waits by a blocked move (`BLMOVE`) from the list to the `first` list. The move only wakes the
+ * consumer: the next consumer that asks takes the message from `first`, so a connection that breaks loses none.
  */
 import { BrokerError, type Delivery, delivery, type Driver, type Origin } from "@millrace/core"
 import { Deferred, Effect, Random, type Scope } from "effect"
@@ -15,14 +15,14 @@ import * as Topology from "./Topology.ts"
 
 type Failed = BrokerError.BrokerError
 
-/** Shared by all that is done by one driver; times in milliseconds. */
+/** State that all parts of one driver share; times in milliseconds. */
 export interface Lists {
   readonly connection: Client.Client
   /** Channels that this process has declared temporary. */
   readonly temporary: Set<string>
-  /** A consumer without a sign of life for so long is dead. */
+  /** How long a consumer may go without a heartbeat before it counts as dead. */
   readonly claim: number
-  /** How long Redis may hold an answer back until there is something to tell. */
+  /** How long Redis may block a read of an empty list. */
   readonly maximumWait: number
 }
 
@@ -90,7 +90,7 @@ class Member {
     })
   })
 
-  /** Keeps the consumer alive until interrupted; fails when others took it for dead. */
+  /** Sends heartbeats until interrupted; fails when another consumer took this one for dead. */
   readonly keep: Effect.Effect<never, Failed> = Effect.forever(
     Effect.andThen(
       Effect.suspend(() => Effect.sleep(this.lists.claim / 3)),
@@ -98,7 +98,7 @@ class Member {
     )
   )
 
-  /** The engine holds what waits for its next attempt, so what is not given back is done. */
+  /** Settles a batch: released and retried messages return to the list, others are done. The engine holds delayed retries. */
   private settle(batch: ReadonlyArray<Driver.Settled>): Effect.Effect<void, Failed> {
     const done: Array<number> = []
     const back: Array<number> = []
@@ -109,7 +109,7 @@ class Member {
     const { alive, first } = this.keys
     const tell = (done: ReadonlyArray<number>, back: ReadonlyArray<number>) =>
       this.run("settle", Scripts.settle, [alive, this.taken, first], [this.name, done.length, ...done, ...back])
-    // what a script can unpack; a broker of 4,096 messages in flight hardly has more
+    // the most values that a script can unpack; 4,096 messages in flight hardly give more
     if (back.length <= 4000) return Effect.asVoid(tell(done, back))
     return Effect.andThen(
       tell(done, back.slice(4000)),
@@ -130,7 +130,7 @@ class Member {
         taken
       ])
       this.sink.polled()
-      // the script answers values
+      // the script returns values
       const values = reply as ReadonlyArray<Buffer>
       if (values.length > 0) yield* this.sink.offer(this.lease, this.deliveries(values))
       else yield* this.wait
@@ -144,25 +144,25 @@ class Member {
     })
   }
 
-  /** Waits until there is something; it goes first then. */
+  /** Waits until the list has a message; the move puts it into `first`. */
   private readonly wait: Effect.Effect<unknown, Failed> = Effect.suspend(() => {
     const args = [this.options.channel, this.keys.first, "LEFT", "RIGHT", this.lists.maximumWait / 1000]
     return Effect.catchIf(
       this.reading.attempt("consume", () => this.reading.send("BLMOVE", args), this.options),
-      // a full server moves nothing unless a script does
+      // on a full server BLMOVE fails, and only scripts can move messages
       (error) => error.reason === "Full",
       () => Effect.sleep(this.lists.maximumWait)
     )
   })
 
-  /** Gives back what is left; where that fails, others do when the claim is over. */
+  /** Returns the remaining messages; if that fails, other consumers do so when the claim ends. */
   get leave(): Effect.Effect<void> {
     const { alive, first } = this.keys
     return Effect.ignore(this.run("settle", Scripts.leave, [alive, this.taken, first], [this.name]))
   }
 }
 
-/** Runs until interrupted; fails when a connection ends, or when others took this consumer for dead. */
+/** Runs until interrupted; fails when a connection ends, or when another consumer took this one for dead. */
 export const consume = (
   lists: Lists,
   options: Driver.ConsumeOptions,
@@ -171,7 +171,7 @@ export const consume = (
   Effect.gen(function*() {
     const where = { channel: options.channel, group: options.group }
     if (options.temporary === true) {
-      // after a failure the engine consumes again
+      // no cleanup after a failure: the engine consumes again
       yield* Effect.addFinalizer((exit) =>
         exit._tag === "Success" ? Topology.end(lists.connection, lists.temporary, options.channel) : Effect.void
       )
@@ -182,7 +182,7 @@ export const consume = (
     yield* Effect.acquireRelease(member.join, () => member.leave)
     if (lists.temporary.has(options.channel)) yield* Effect.forkScoped(Topology.keep(lists.connection, options.channel))
     const gone = yield* Deferred.make<never, Failed>()
-    // the sign of life goes on while the engine drains, until the scope closes
+    // heartbeats continue while the engine drains, until the scope closes
     yield* Effect.forkScoped(Effect.catch(member.keep, (error) => Deferred.fail(gone, error)))
     sink.ready()
     return yield* Effect.raceAllFirst([

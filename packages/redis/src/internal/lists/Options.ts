@@ -1,5 +1,5 @@
 /**
- * Options of Redis lists, checked.
+ * Checks the options of Redis lists.
  */
 import { type BrokerError, DriverOptions } from "@millrace/core"
 import type { Duration, Effect } from "effect"
@@ -8,15 +8,15 @@ import * as Publisher from "../client/Publisher.ts"
 
 /** Options of Redis lists. */
 export interface Options extends Client.Options {
-  /** Consuming. */
+  /** Options of consumers. */
   readonly consumer?: {
-    /** A consumer without a sign of life for so long loses its messages to the others; from 100 ms. Default: 30 seconds. */
+    /** A consumer without a heartbeat for this long loses its messages to the others; from 100 ms. Default: 30 seconds. */
     readonly claim?: Duration.Input | undefined
-    /** How long Redis may wait for messages to come before it answers that there are none. Default: 1 second. */
+    /** How long Redis may block a read of an empty list before it replies. Default: 1 second. */
     readonly maximumWait?: Duration.Input | undefined
   } | undefined
   /**
-   * Makes a publish wait until replicas have its messages, by a connection of its own (`WAIT`). Default: the primary's answer is
+   * Makes a publish wait until replicas have its messages, on a separate connection (`WAIT`). Default: the primary's reply is
    * enough, and a failover may lose the last messages.
    */
   readonly wait?: Publisher.Wait | undefined

@@ -1,15 +1,15 @@
 /**
- * What must happen in one piece, as scripts.
+ * Scripts of the lists driver; each runs atomically.
  *
  * | key       | holds                                                                                           |
  * | --------- | ----------------------------------------------------------------------------------------------- |
- * | channel   | a list: what waits, oldest first                                                                |
- * | `first`   | a list: what goes before it, moved there by blocked reads, which do no more than wake a consumer |
- * | `alive`   | a sorted set: consumers, each with the time at which it is taken for dead                         |
+ * | channel   | a list: waiting messages, oldest first                                                          |
+ * | `first`   | a list: messages that go before those; blocked reads move messages here only to wake a consumer |
+ * | `alive`   | a sorted set: consumers, each with the time at which it counts as dead                          |
  * | `group`   | the name of the one group that takes from the channel                                           |
- * | `taken:…` | a hash for each consumer: what it has and has not settled, by number                            |
+ * | `taken:…` | a hash for each consumer: its unsettled messages, by number                                     |
  *
- * The hashes of other consumers are named in scripts only; they share the channel's hash tag.
+ * Only scripts name the hashes of other consumers, which are not passed as keys; they share the channel's hash tag.
  */
 import { script } from "../client/Client.ts"
 
@@ -36,8 +36,8 @@ end
 `
 
 /**
- * Joins a group, or answers the name of the one that the channel belongs to. A new group that wants nothing of what waits is
- * answered 0 where something does.
+ * Joins the group and answers 1, or answers the name of the group that the channel belongs to. Answers 0 if a new group starts
+ * at `latest` but the list has messages.
  */
 export const join = script(`
 ${clock}
@@ -51,14 +51,14 @@ redis.call('ZADD', KEYS[1], now + ARGV[3], ARGV[1])
 return 1
 `)
 
-/** A sign of life. */
+/** Sends a heartbeat. */
 export const beat = script(`
 ${clock}
 ${living}
 return redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
 `)
 
-/** Takes messages, numbered from here on: first what consumers had that are dead. */
+/** Takes messages and numbers them from the given number on; first returns the messages of dead consumers to the list. */
 export const take = script(`
 ${giving}
 ${clock}
@@ -81,7 +81,7 @@ end
 return found
 `)
 
-/** Removes what is done and puts back what is not: numbers of the first kind, as many as said, then those of the second. */
+/** Removes done messages and puts the others back: the count of done numbers, those numbers, then the numbers to put back. */
 export const settle = script(`
 ${living}
 local done = tonumber(ARGV[2])
@@ -98,14 +98,14 @@ end
 return 1
 `)
 
-/** Puts back all that is left, and leaves. */
+/** Puts back the consumer's remaining messages and removes the consumer. */
 export const leave = script(`
 ${giving}
 giveBack(KEYS[2], KEYS[3])
 return redis.call('ZREM', KEYS[1], ARGV[1])
 `)
 
-/** Keeps the keys of a temporary list from expiring for so many milliseconds. */
+/** Extends the expiry of the keys of a temporary list to the given milliseconds. */
 export const keep = script(`
 for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, ARGV[1]) end
 for _, consumer in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do redis.call('PEXPIRE', ARGV[2] .. consumer, ARGV[1]) end
@@ -120,7 +120,7 @@ if ARGV[1] == '1' then redis.call('DEL', KEYS[3], KEYS[4]) end
 return 1
 `)
 
-/** What waits, what goes before it, and what consumers have. Nothing where the channel belongs to another group. */
+/** Counts waiting messages, those in `first`, and unsettled ones. Empty if the channel belongs to another group. */
 export const lag = script(`
 if redis.call('GET', KEYS[2]) ~= ARGV[1] then return {} end
 local sum = redis.call('LLEN', KEYS[3]) + redis.call('LLEN', KEYS[4])

@@ -1,5 +1,5 @@
 /**
- * The keys of a list, and its declaration and lag.
+ * Names the keys of a list, declares it, and computes its lag.
  */
 import type { BrokerError, Driver } from "@millrace/core"
 import { Effect } from "effect"
@@ -15,11 +15,11 @@ export const keysOf = (channel: string) => ({
   alive: Keys.beside(channel, "alive"),
   first: Keys.beside(channel, "first"),
   group: Keys.beside(channel, "group"),
-  /** What every consumer's hash begins with. */
+  /** The prefix of every consumer's hash. */
   taken: Keys.beside(channel, "taken", "")
 })
 
-/** Fails with `Conflict` where the key holds something else than a list; Redis has no empty lists. */
+/** Fails with `Conflict` if the key holds another type than a list; Redis has no empty lists. */
 export const declare = (
   connection: Client.Client,
   temporary: Set<string>,
@@ -28,7 +28,7 @@ export const declare = (
   const refused = refuse(declaration)
   if (refused !== undefined) return Effect.fail(refused)
   const { channel } = declaration
-  // an empty list is no key at all, so all there is to see is whether something else is there
+  // Redis deletes empty lists, so only a key of another type can conflict
   return Effect.map(
     connection.attempt("declare", () => connection.send(channel, "LLEN", [channel]), { channel }),
     (length) => {
@@ -37,7 +37,7 @@ export const declare = (
   )
 }
 
-/** Counts what waits for a group and what its consumers have; nothing where the channel belongs to another group. */
+/** Counts a group's waiting and unsettled messages; empty if the channel belongs to another group. */
 export const lag = (
   connection: Client.Client,
   channel: string,
@@ -57,7 +57,7 @@ const all = (channel: string): ReadonlyArray<string> => {
   return [alive, group, channel, first]
 }
 
-/** Keeps the keys of a temporary list from expiring, until interrupted; where that fails, the next attempt may not. */
+/** Extends the expiry of the keys of a temporary list until interrupted; ignores failures: the next attempt may succeed. */
 export const keep = (connection: Client.Client, channel: string): Effect.Effect<never> =>
   Effect.forever(Effect.andThen(
     Effect.suspend(() =>

@@ -1,9 +1,9 @@
 /**
- * Consuming from Pub/Sub: a connection of its own that is told of every message while it lasts. What comes while nobody listens
- * is gone, so nothing is settled.
+ * Consumes from Pub/Sub on a separate connection, to which Redis pushes every message. Messages published while no client is
+ * subscribed are lost, so nothing is settled.
  *
- * Redis pushes. While the engine has no room the socket is not read; messages gather in Redis then, and beyond its limit
- * (`client-output-buffer-limit pubsub`, 32 MiB by default) Redis ends the connection, and what was on it is lost.
+ * Backpressure: while the engine has no room, the socket is not read, and messages pile up in Redis; beyond its limit
+ * (`client-output-buffer-limit pubsub`, 32 MiB by default) Redis closes the connection, and the buffered messages are lost.
  */
 import { Address, type BrokerError, type Delivery, delivery, type Driver, type Origin } from "@millrace/core"
 import { Effect, Exit, Latch, type Scope } from "effect"
@@ -14,22 +14,22 @@ import { originOf } from "../client/Origin.ts"
 
 type Failed = BrokerError.BrokerError
 
-/** Shared by all that is done by one driver. */
+/** State that all parts of one driver share. */
 export interface PubSub {
   readonly connection: Client.Client
   /** How long the server may be silent, in milliseconds. */
   readonly silence: number
-  /** Groups that a subscription of this driver has: one each. */
+  /** Groups that this driver has a subscription of; each may have one. */
   readonly groups: Set<string>
 }
 
-/** Messages that may wait here for the engine before the socket is left alone. */
+/** The most messages, and bytes, that may wait here for the engine before the socket is paused. */
 const most = 4096
 const mostBytes = 16 * 1024 * 1024
-/** Channels of a pattern that are remembered. */
+/** The most channels of a pattern whose origins are cached. */
 const mostOrigins = 1024
 
-/** A pattern in Redis's words; what it would read as a wildcard is marked as text. */
+/** Converts a pattern to a Redis glob; characters that Redis would read as wildcards are escaped. */
 export const globOf = (pattern: Address.Pattern): string =>
   Address.render(pattern, { one: "*", rest: "*", literal: (text) => text.replace(/[*?[\]\\]/g, "\\$&") })
 
@@ -53,7 +53,7 @@ class Listener {
     this.connection = connection
   }
 
-  /** Completes when Redis tells of every message from now on. */
+  /** Completes when Redis has confirmed the subscription. */
   readonly subscribe: Effect.Effect<void, Failed> = Effect.suspend(() => {
     const { channel, pattern } = this.options
     const { client } = this.connection
@@ -65,7 +65,7 @@ class Listener {
     }
     client.on("pmessageBuffer", (_pattern: string, name: Buffer, value: Buffer) => {
       const found = name.toString()
-      // a star of Redis takes separators, too
+      // a Redis star also matches separators
       if (pattern.match(found) !== undefined) this.take(this.originOf(found), value)
     })
     return Effect.asVoid(this.connection.attempt("consume", () => client.psubscribe(globOf(pattern)), this.options))
@@ -74,7 +74,7 @@ class Listener {
   private originOf(channel: string): Origin {
     const known = this.origins.get(channel)
     if (known !== undefined) return known
-    // forgotten ones are made again
+    // evicted origins are made again
     if (this.origins.size >= mostOrigins) this.origins.clear()
     const origin = originOf(channel, this.options.group, this.options.handler)
     this.origins.set(channel, origin)
@@ -94,7 +94,7 @@ class Listener {
     this.some.openUnsafe()
   }
 
-  /** Gives the engine what has come, until interrupted. */
+  /** Offers received messages to the engine until interrupted. */
   readonly give: Effect.Effect<never, Failed> = Effect.gen({ self: this }, function*() {
     const { batch, bytes } = this.options
     while (true) {
@@ -120,8 +120,8 @@ class Listener {
   })
 
   /**
-   * Asks for an answer now and then: a connection that is gone without a word shows by its silence. It shows nothing while
-   * nobody listens, nor while the answer waits behind messages.
+   * Sends `PING` regularly to detect a dead connection by its silence. Detects nothing while the socket is paused, or while the
+   * reply waits behind messages.
    */
   get beat(): Effect.Effect<never, Failed> {
     const { connection, options, timeout } = this
@@ -163,7 +163,7 @@ export const consume = (
     )
     const connection = yield* pubSub.connection.separate(channel, { isPaused: true })
     const listener = new Listener(options, sink, connection, pubSub.silence)
-    // nothing else watches this connection yet
+    // no other fiber watches this connection yet
     yield* Effect.timeoutOrElse(listener.subscribe, {
       duration: pubSub.silence,
       orElse: () => Effect.fail(Errors.fromUnknown(new Error("timed out"), "consume", connection.place, options))

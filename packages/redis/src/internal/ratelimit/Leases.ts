@@ -1,7 +1,7 @@
 /**
- * Tokens reserved and spent in this process. Whatever a process spends it has reserved before; what it has reserved and not
- * spent is never more than one lease of a key, or one message's cost, as it reserves only when what it has does not do. So over any time pass
- * at most the tokens reserved in it, and a lease of each process from before.
+ * Reserves tokens of rate limits in Redis and spends them in this process. A process reserves only when its tokens do not
+ * suffice, so its unspent tokens of a key never exceed one lease, or one message's cost. Over any time, the passed messages
+ * cost at most the tokens reserved in it, plus one earlier lease of each process.
  */
 import type { RateLimit } from "@millrace/core"
 import { type Clock, Deferred, Effect, Exit, type Scope } from "effect"
@@ -9,7 +9,7 @@ import { type Clock, Deferred, Effect, Exit, type Scope } from "effect"
 type Store = RateLimit.Store["Service"]
 type Failed = RateLimit.RateLimitUnavailable
 
-/** What reserves, and how much. */
+/** The size of leases, and the calls that reserve and return tokens. */
 export interface LeaseOptions {
   readonly tokens: number
   readonly capacity: number
@@ -23,9 +23,9 @@ export interface LeaseOptions {
 class Pool {
   readonly charge: RateLimit.Charge
   tokens = 0
-  /** The milliseconds after which all is back, as the server said last. */
+  /** Milliseconds until the whole limit is available again, as last reported by the server. */
   reset = 0
-  /** Whoever comes while tokens are reserved waits for those. */
+  /** The tokens that the running reservation needs; callers that arrive meanwhile wait for that reservation. */
   asked = 0
   asking: Deferred.Deferred<ReadonlyArray<number>, Failed> | undefined
 
@@ -34,7 +34,7 @@ class Pool {
   }
 }
 
-/** A store that spends locally what it can. */
+/** Makes a store that spends reserved tokens locally where possible. */
 export const leased = (store: Store, options: LeaseOptions): Effect.Effect<Store, never, Scope.Scope> =>
   Effect.gen(function*() {
     const { capacity, clock, giveBack, reserve, tokens } = options
@@ -61,7 +61,7 @@ export const leased = (store: Store, options: LeaseOptions): Effect.Effect<Store
       const known = pools.get(charge.key)
       if (known !== undefined) return known
       if (size >= capacity) {
-        // the oldest key of the policy makes room, with what it has: that much less passes, never more
+        // evict the policy's oldest key with its tokens: fewer messages pass, never more
         const oldest = pools.entries().next().value
         if (oldest === undefined || oldest[1].asking !== undefined) return undefined
         pools.delete(oldest[0])
@@ -84,7 +84,7 @@ export const leased = (store: Store, options: LeaseOptions): Effect.Effect<Store
       })
     }
 
-    /** Reserves what is missing, so that the pool holds no more than a lease, and what the message takes. */
+    /** Reserves the missing tokens, so that the pool holds no more than a lease, or the cost of the message. */
     const fill = (pool: Pool, charge: RateLimit.Charge): Effect.Effect<ReadonlyArray<number>, Failed> =>
       Effect.suspend(() => {
         const asking = Deferred.makeUnsafe<ReadonlyArray<number>, Failed>()
@@ -93,7 +93,7 @@ export const leased = (store: Store, options: LeaseOptions): Effect.Effect<Store
         const missing = charge.cost - pool.tokens
         pool.asked = missing
         const asked = reserve({ ...charge, cost: missing }, Math.max(missing, share - pool.tokens))
-        // what was asked for is spent or given back, even where whoever asked is gone
+        // keep or return the reserved tokens, even if the caller was interrupted
         return Effect.uninterruptible(Effect.onExit(asked, (exit) => {
           pool.asking = undefined
           if (exit._tag === "Success") {
@@ -111,7 +111,7 @@ export const leased = (store: Store, options: LeaseOptions): Effect.Effect<Store
       charges: ReadonlyArray<RateLimit.Charge>,
       within: number
     ): Effect.Effect<RateLimit.Decision, Failed> =>
-      // a turn to wait for is kept by the server
+      // the server keeps a turn that the caller may wait for
       within > 0
         ? store.take(charges, within)
         : Exit.succeed({
@@ -132,7 +132,7 @@ export const leased = (store: Store, options: LeaseOptions): Effect.Effect<Store
       if (pool.asking !== undefined) {
         const asked = pool.asked
         return Effect.flatMap(Deferred.await(pool.asking), (answer) =>
-          // what was refused to others of no larger cost a moment ago is so to this one
+          // a refusal of the same or a smaller amount a moment ago also holds for this caller
           answer[0] === 0 && asked <= charge.cost - pool.tokens
             ? refused(pool, answer, charges, within)
             : Effect.suspend(() => ask(pool, charge, charges, within)))

@@ -1,5 +1,5 @@
 /**
- * Rate limits as scripts: one call decides all policies of a message, by the server's clock, and nothing of others comes between.
+ * Scripts for rate limits: one call decides all policies of a message atomically, by the server's clock.
  *
  * | algorithm                       | a key holds                                                                        |
  * | ------------------------------- | ---------------------------------------------------------------------------------- |
@@ -12,7 +12,7 @@
  */
 import { script } from "../client/Client.ts"
 
-// ARGV[1] is the time, or empty where the server's counts; a time that is not the server's may go more slowly than keys end
+// ARGV[1] is the time, or empty for the server's clock; another clock may run slower than keys expire, hence the slack
 const clock = `
 local now = tonumber(ARGV[1])
 local slack = 60000
@@ -177,8 +177,8 @@ end
 `
 
 /**
- * Decides: time, `within`, lease, and seven arguments for each key. Answers whether it is admitted, the wait, the time, whether
- * places were taken, and for each key wait, remaining, reset; -1 is never.
+ * Decides on a message: time, `within`, lease, and seven arguments for each key. Answers whether the message is admitted, the
+ * wait, the time, whether places were taken, and for each key wait, remaining, reset; -1 is never.
  */
 export const take = script(`
 ${clock}
@@ -213,7 +213,7 @@ end
 return reply
 `)
 
-/** Keeps places: time, lease, and for each key its window and how many places. Answers whether all of them are held. */
+/** Renews places: time, lease, and for each key its window and number of places. Answers 1 if all of them were still held. */
 export const renew = script(`
 ${clock}
 local held = 1
@@ -229,7 +229,7 @@ end
 return held
 `)
 
-/** Gives places back: lease, and for each key how many. */
+/** Returns places: lease, and for each key the number of places. */
 export const release = script(`
 for i, key in ipairs(KEYS) do
   for place = 1, ARGV[i + 1] do redis.call('ZREM', key, ARGV[1] .. ':' .. place) end
@@ -237,7 +237,7 @@ end
 return 1
 `)
 
-/** Reserves up to so many tokens of a bucket: time, seven arguments, whose cost is the least that is of use, and the most. */
+/** Reserves tokens of a bucket: time, seven arguments, whose cost is the least useful number of tokens, and the most tokens. */
 export const reserve = script(`
 ${clock}
 ${bucket}
@@ -253,7 +253,7 @@ end
 return {granted, wait, now, bucket.remaining(c), bucket.reset(c)}
 `)
 
-/** Gives tokens back: time, seven arguments, whose cost is how many. */
+/** Returns tokens: time, and seven arguments, whose cost is the number of tokens. */
 export const giveBack = script(`
 ${clock}
 ${bucket}

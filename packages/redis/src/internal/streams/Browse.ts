@@ -1,5 +1,5 @@
 /**
- * Reads a stream without taking from it.
+ * Reads a stream without taking messages from it.
  */
 import type { BrokerError, Delivery } from "@millrace/core"
 import { Effect, Option, Stream } from "effect"
@@ -12,7 +12,7 @@ type Failed = BrokerError.BrokerError
 
 const page = 256
 
-/** What is in the stream now, oldest first. */
+/** Reads the entries that are in the stream now, oldest first. */
 export const browse = (streams: Streams, channel: string): Stream.Stream<Delivery, Failed> => {
   const { connection } = streams
   const origin = originOf(channel)
@@ -20,7 +20,7 @@ export const browse = (streams: Streams, channel: string): Stream.Stream<Deliver
   const ask = (name: string, args: Array<string | number>) =>
     Effect.map(
       connection.attempt("browse", () => connection.send(channel, name, args), { channel }),
-      // both commands answer entries
+      // both commands return entries
       (reply) => reply as ReadonlyArray<Entry>
     )
   const from = (start: string, end: string): Stream.Stream<Delivery, Failed> =>

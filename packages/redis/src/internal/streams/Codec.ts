@@ -1,5 +1,5 @@
 /**
- * Messages as entries of a stream, in both directions, so that `redis-cli` shows them and any program can write them.
+ * Encodes messages as stream entries and decodes them, so that `redis-cli` shows them and any program can write them.
  *
  * | field         | holds                                                          |
  * | ------------- | -------------------------------------------------------------- |
@@ -14,7 +14,7 @@
  */
 import { Headers, type Outgoing, type Reader } from "@millrace/core"
 
-/** An entry as it comes from Redis: its id, and names and values in turn. */
+/** A raw entry from Redis: its id, and alternating names and values. */
 export type Entry = readonly [id: Buffer, fields: ReadonlyArray<Buffer>]
 
 const words = { body: Buffer.from("body"), key: Buffer.from("key"), tombstone: Buffer.from(":tombstone") }
@@ -23,7 +23,7 @@ const colon = 58
 const zero = 48
 const equals = 61
 
-/** Where the value of the first field of this name is, or -1. */
+/** The index of the value of the first field with this name, or -1. */
 const find = (fields: ReadonlyArray<Buffer>, word: Buffer): number => {
   for (let i = 0; i + 1 < fields.length; i += 2) if (word.equals(fields[i]!)) return i + 1
   return -1
@@ -31,9 +31,9 @@ const find = (fields: ReadonlyArray<Buffer>, word: Buffer): number => {
 
 const none = Buffer.alloc(0)
 
-/** The body, or null where it is a tombstone. An entry of another program that has no `body` has an empty one. */
+/** The body, or null for a tombstone. An entry of another program without `body` has an empty one. */
 export const bodyOf = (fields: ReadonlyArray<Buffer>): Buffer | null => {
-  // as it is written here
+  // fast path: this driver writes the body first
   if (fields.length > 1 && words.body.equals(fields[0]!)) return fields[1]!
   const at = find(fields, words.body)
   if (at >= 0) return fields[at]!
@@ -62,7 +62,7 @@ const fieldsOf = (fields: ReadonlyArray<Buffer>): Array<Headers.Field> => {
   return found
 }
 
-/** Milliseconds since 1970 in an id: what stands before its hyphen. */
+/** Milliseconds since 1970 in an id: the digits before its hyphen. */
 const timeOf = (id: Buffer): number => {
   let time = 0
   for (let i = 0; i < id.length && id[i] !== 45; i++) time = time * 10 + id[i]! - zero
@@ -75,9 +75,9 @@ const sequenceOf = (id: Buffer): number => {
   return sequence
 }
 
-/** How entries are read: nothing is decoded before it is asked for. */
+/** Reads keys, headers and bodies of entries; fields are decoded on first use. */
 export const reader: Reader<Entry> = {
-  // equal bytes give equal text, also where they are not UTF-8: order by key needs no more
+  // equal bytes give equal text even if they are not UTF-8, which is enough for order by key
   key: ([, fields]) => keyOf(fields)?.toString(),
   keyBytes: ([, fields]) => keyOf(fields),
   headers: ([, fields]) => {
@@ -91,13 +91,13 @@ export const reader: Reader<Entry> = {
   }
 }
 
-// Entries of one millisecond that keep positions of their own. Redis writes some hundred a millisecond, and times up to the
+// The number of entries of one millisecond with distinct positions. Redis writes some hundred a millisecond, and times up to the
 // year 2109 (2^42 ms) stay below 2^53.
 const each = 2048
 
 /**
- * The position of an entry: `ms * 2048 + seq` of its id `ms-seq`. What does not fit, since somebody chose the id himself, gets
- * the nearest number that does, so positions never fall; the id is what counts.
+ * The position of an entry: `ms * 2048 + seq` of its id `ms-seq`. An id that a publisher chose may not fit; its entry gets
+ * the nearest position, so positions never fall. The driver settles by id, not by position.
  */
 export const positionOf = (id: Buffer): number => {
   const position = timeOf(id) * each + Math.min(sequenceOf(id), each - 1)
@@ -105,7 +105,7 @@ export const positionOf = (id: Buffer): number => {
 }
 
 /**
- * The id of the entry at a position, as a dead letter or a log shows it: for `XRANGE`, `XCLAIM` and the like.
+ * The id of the entry at a position that a dead letter or a log shows: for `XRANGE`, `XCLAIM` and the like.
  *
  * **Example** (look a message up)
  *
@@ -122,7 +122,7 @@ const buffer = (bytes: Uint8Array): Buffer =>
 
 const reserved = (name: string): boolean => name === "body" || name === "key" || name.startsWith(":")
 
-/** The fields of an entry that holds a message. */
+/** Encodes a message as the fields of an entry. */
 export const toFields = (outgoing: Outgoing<Uint8Array>): Array<string | Buffer> => {
   const { key, native } = outgoing
   const fields: Array<string | Buffer> = native?.tombstone === true

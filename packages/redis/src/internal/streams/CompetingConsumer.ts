@@ -1,8 +1,8 @@
 /**
- * Consuming where order does not matter: the consumers of a group share its messages, and take over those of who is gone.
+ * Consumes without order: the consumers of a group share its messages, and take over those of dead consumers.
  *
- * New messages come by a blocked read on a connection of its own. Beside it a sweep looks for what else may run: delayed
- * messages that are due, what others gave back, what nobody has kept alive for the length of a claim.
+ * New messages come by a blocked read on a separate connection. Beside it a sweep looks for other messages to handle: delayed
+ * messages that are due, released messages, and messages whose claim has ended without an extension.
  */
 import type { BrokerError, Driver } from "@millrace/core"
 import { Duration, Effect, Exit, Latch, type Scope } from "effect"
@@ -17,9 +17,9 @@ import { originOf } from "../client/Origin.ts"
 
 type Failed = BrokerError.BrokerError
 
-/** Names of consumers that are ours. */
+/** The prefix of this driver's consumer names. */
 const prefix = "millrace:"
-/** Who has what was given back: nobody. */
+/** The consumer name that holds released messages; no process reads under it. */
 const released = "millrace:released"
 
 class Member {
@@ -31,11 +31,11 @@ class Member {
   private readonly name: string
   private readonly keys: ReadonlyArray<string>
   private readonly maker: Maker
-  /** Open when there may be something to sweep before its time. */
+  /** Opens when a sweep may find messages before its time. */
   private readonly soon = Latch.makeUnsafe(false)
   private next = 0
   private isFull = false
-  /** When to look next for what nobody keeps alive, in milliseconds of the monotonic clock. */
+  /** When to look next for messages whose claim has ended, in milliseconds of the monotonic clock. */
   private nextLook = Number.NEGATIVE_INFINITY
 
   constructor(
@@ -73,7 +73,7 @@ class Member {
     return Effect.asVoid(this.streams.connection.perform(operation, script, this.keys, args, this.where))
   }
 
-  /** What is done is acknowledged by one command, whoever has taken it over meanwhile: it is done. */
+  /** Settles a batch. Done messages are acknowledged in one command, even if another consumer has taken them over. */
   private settle(batch: ReadonlyArray<Driver.Settled>): Effect.Effect<void, Failed> {
     const { channel, group } = this.options
     const done: Array<Client.Argument> = [channel, group]
@@ -105,7 +105,7 @@ class Member {
     })
   }
 
-  /** Reads what is new until interrupted. */
+  /** Reads new messages until interrupted. */
   readonly read: Effect.Effect<never, Failed> = Effect.gen({ self: this }, function*() {
     const id = yield* Effect.orElseSucceed(
       this.reading.attempt("consume", () => this.reading.send("CLIENT", ["ID"])),
@@ -123,7 +123,7 @@ class Member {
     }
   })
 
-  /** One blocked read. Interrupted, it makes Redis let go, and gives back what came all the same. */
+  /** Runs one blocked read. On interruption, unblocks Redis and releases messages that arrived anyway. */
   private block(id: number | undefined): Effect.Effect<ReadonlyArray<Entry>, Failed> {
     const { channel, group } = this.options
     return Effect.callback((resume) => {
@@ -139,7 +139,7 @@ class Member {
         channel,
         ">"
       ]).then((found) => {
-        // one stream was asked for, so one is answered
+        // the read names one stream, so the reply has one
         const [[, entries]] = found as [[Buffer, ReadonlyArray<Entry>]] | null ?? [[undefined, []]]
         return entries
       })
@@ -148,9 +148,9 @@ class Member {
         (error: unknown) => resume(Exit.fail(Errors.fromUnknown(error, "consume", this.reading.place, this.where)))
       )
       if (id === undefined) return
-      // what is not given back here is when the group is left
+      // messages that are not released here are released when the consumer leaves the group
       return Effect.tryPromise(async () => {
-        // at another server the number is that of another client
+        // on another server the same number is another client's
         await this.streams.connection.beside(channel, this.reading)?.send("CLIENT", ["UNBLOCK", id])
         const entries = await reply
         if (entries.length === 0) return
@@ -164,7 +164,7 @@ class Member {
     })
   }
 
-  /** Looks for what else may run, again and again. */
+  /** Sweeps until interrupted. */
   readonly sweep: Effect.Effect<never, Failed> = Effect.gen({ self: this }, function*() {
     while (true) {
       const more = this.isFull ? false : yield* this.sweepOnce()
@@ -174,12 +174,12 @@ class Member {
     }
   })
 
-  /** Answers whether there may be more at once. */
+  /** Sweeps once; answers whether the next sweep may find more at once. */
   private sweepOnce(): Effect.Effect<boolean, Failed> {
     const { group } = this.options
     const { connection, times } = this.streams
     return Effect.gen({ self: this }, function*() {
-      // the wall clock may be set back, and claims of dead consumers would wait for as long
+      // the wall clock may be set back, which would delay the takeover from dead consumers
       const now = yield* Effect.clockWith((clock) => Effect.sync(() => Number(clock.monotonicTimeNanosUnsafe()) / 1e6))
       const look = now >= this.nextLook
       if (look) this.nextLook = now + times.claim / 2
@@ -187,21 +187,21 @@ class Member {
       this.next = times.sweep
       const args = [group, this.name, released, count, look ? times.claim : 0, prefix]
       const reply = yield* connection.perform("consume", Scripts.sweep, this.keys, args, this.where)
-      // as the script answers
+      // the shape of the script's reply
       const [entries, next, gone] = reply as [ReadonlyArray<Again>, number, number]
       if (next >= 0) this.next = Math.min(this.next, next)
       if (gone > 0) yield* this.streams.trimmed(this.options, gone)
       if (entries.length === 0) return false
-      // a read that ended meanwhile may be waiting for room, too: a batch more than asked for, at the most
+      // a read may wait for room at the same time: at most one batch more than the engine asked for
       yield* this.sink.offer(this.lease, this.maker.again(entries))
       if (entries.length < count) return false
-      // dead consumers may have had more than fits into one answer
+      // dead consumers may have had more messages than fit into one reply
       if (look) this.nextLook = now
       return true
     })
   }
 
-  /** Gives back what is left, and leaves the group; what fails here is taken over when its claim is over. */
+  /** Releases the remaining messages and leaves the group; if that fails, other consumers take over when the claim ends. */
   get leave(): Effect.Effect<void> {
     return Effect.ignore(this.run("settle", Scripts.leave, [this.options.group, this.name, released]))
   }

@@ -1,5 +1,5 @@
 /**
- * Consuming a stream: in order by one consumer of the group at a time, or by all of them at once.
+ * Consumes a stream: in order by one consumer of the group at a time, or by all consumers at once.
  */
 import type { BrokerError, Driver } from "@millrace/core"
 import { Effect, type Scope } from "effect"
@@ -18,7 +18,7 @@ export const consume = (
     const { channel, group, ordered, temporary } = options
     const consuming = (ordered ? OrderedConsumer : CompetingConsumer).consume(streams, options, sink)
     if (temporary !== true) return consuming
-    // after a failure the engine consumes again
+    // no cleanup after a failure: the engine consumes again
     const ending = Effect.addFinalizer((exit) =>
       exit._tag === "Success" ? Topology.end(streams, channel, group) : Effect.void
     )

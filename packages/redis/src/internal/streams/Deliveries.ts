@@ -1,12 +1,12 @@
 /**
- * Entries on their way to the engine: made into deliveries, in batches that are neither too long nor too large.
+ * Makes deliveries from stream entries, and sizes batches by number and bytes.
  */
 import { type Delivery, delivery, type Origin } from "@millrace/core"
 import { bodyOf, type Entry, positionOf, reader } from "./Codec.ts"
 
 /** The id of a delivery's entry. */
 export const idOf = (found: Delivery): Buffer => {
-  // the deliveries of this driver are made of entries
+  // this driver makes all its deliveries from entries
   const [id] = found.native as Entry
   return id
 }
@@ -14,7 +14,7 @@ export const idOf = (found: Delivery): Buffer => {
 /** An entry that was delivered before: its id, fields and attempt. */
 export type Again = readonly [id: Buffer, fields: ReadonlyArray<Buffer>, attempt: number]
 
-/** Makes deliveries, and learns from them how many to ask for. */
+/** Makes deliveries, and estimates from them how many entries to request. */
 export class Maker {
   private readonly origin: Origin
   private readonly most: number
@@ -27,13 +27,13 @@ export class Maker {
     this.bytes = bytes
   }
 
-  /** How many entries to ask Redis for, which counts no bytes: judged by the last ones; few as long as there were none. */
+  /** The number of entries to request, as Redis counts no bytes: estimated from the last batch; at most 64 for the first. */
   get count(): number {
     if (this.size === 0) return Math.min(this.most, 64)
     return Math.max(1, Math.min(this.most, Math.floor(this.bytes / this.size)))
   }
 
-  /** Of entries that were never delivered before. */
+  /** Makes deliveries of entries that were never delivered before. */
   fresh(entries: ReadonlyArray<Entry>): Array<Delivery> {
     const { origin } = this
     const deliveries = new Array<Delivery>(entries.length)
@@ -48,7 +48,7 @@ export class Maker {
     return deliveries
   }
 
-  /** Of entries that were. */
+  /** Makes deliveries of entries that were delivered before. */
   again(entries: ReadonlyArray<Again>): Array<Delivery> {
     return entries.map(([id, fields, attempt]) => {
       const entry: Entry = [id, fields]

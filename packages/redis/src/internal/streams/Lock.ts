@@ -10,7 +10,7 @@ import type { Streams } from "./Streams.ts"
 
 type Failed = BrokerError.BrokerError
 
-/** The lock as one consumer sees it. */
+/** The lock of a group, for one consumer. */
 export class Lock {
   readonly key: string
   readonly token: string
@@ -32,7 +32,7 @@ export class Lock {
     return this.streams.connection.perform(operation, script, [this.key], args, this.options)
   }
 
-  /** Stands by until the lock is this consumer's; `polled` is called after each attempt that failed. */
+  /** Stands by until this consumer holds the lock; calls `polled` after each failed attempt. */
   acquire(polled: () => void): Effect.Effect<void, Failed> {
     return Effect.gen({ self: this }, function*() {
       const { times } = this.streams
@@ -46,7 +46,7 @@ export class Lock {
     })
   }
 
-  /** Keeps the lock until interrupted; fails when another consumer holds it. */
+  /** Renews the lock until interrupted; fails when another consumer holds it. */
   readonly keep: Effect.Effect<never, Failed> = Effect.forever(
     Effect.andThen(
       Effect.suspend(() => Effect.sleep(this.streams.times.lock / 3)),
@@ -54,7 +54,7 @@ export class Lock {
     )
   )
 
-  /** Gives the lock up; where that fails, the next consumer in this program may take it all the same. */
+  /** Releases the lock; if that fails, the next consumer in this process may still take it. */
   get release(): Effect.Effect<void> {
     return Effect.catch(
       Effect.asVoid(this.run("settle", Scripts.unlock, [this.token])),

@@ -1,5 +1,5 @@
 /**
- * Options of Redis Streams, checked.
+ * Checks the options of Redis Streams.
  */
 import { type BrokerError, DriverOptions } from "@millrace/core"
 import type { Duration, Effect } from "effect"
@@ -9,31 +9,31 @@ import type { Retention, Times } from "./Streams.ts"
 
 /** Options of Redis Streams. */
 export interface Options extends Client.Options {
-  /** Consuming. */
+  /** Options of consumers. */
   readonly consumer?: {
     /**
-     * Where order does not matter: a consumer without a sign of life for so long loses its messages to the others; from 100
+     * Unordered consumers: one without a heartbeat for this long loses its messages to the others; from 100
      * ms. Default: 30 seconds.
      */
     readonly claim?: Duration.Input | undefined
-    /** Where it does: a reader without a sign of life for so long loses its place to the next; from 100 ms. Default: 10 seconds. */
+    /** Ordered consumers: a reader without a heartbeat for this long loses the lock; from 100 ms. Default: 10 seconds. */
     readonly lock?: Duration.Input | undefined
-    /** How long Redis may wait for messages to come before it answers that there are none. Default: 1 second. */
+    /** How long Redis may block a read of an empty stream before it replies. Default: 1 second. */
     readonly maximumWait?: Duration.Input | undefined
   } | undefined
   /**
-   * Makes a publish wait until replicas have its messages, by a connection of its own (`WAIT`). Default: the primary's answer is
+   * Makes a publish wait until replicas have its messages, on a separate connection (`WAIT`). Default: the primary's reply is
    * enough, and a failover may lose the last messages.
    */
   readonly wait?: Publisher.Wait | undefined
   /**
-   * What of a stream is kept. Default: everything, for ever. What goes beyond is deleted with the publish after it, whether
-   * every group has it or not: a group that is behind loses messages.
+   * Limits the length or age of a stream. Default: everything is kept for ever. The next publish deletes entries beyond the
+   * limit, even if a group has not read them: a group that lags loses messages.
    */
   readonly retention?: {
-    /** About so many messages, never fewer; an integer from 1. */
+    /** Keeps about this many messages, never fewer; an integer from 1. */
     readonly maximumLength?: number | undefined
-    /** Messages of about this age, by the clock of who publishes. */
+    /** Keeps messages up to about this age, by the publisher's clock. */
     readonly maximumAge?: Duration.Input | undefined
   } | undefined
 }

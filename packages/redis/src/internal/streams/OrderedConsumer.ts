@@ -1,9 +1,9 @@
 /**
- * Consuming in order: one consumer of a group reads while the others stand by.
+ * Consumes in order: one consumer of a group reads while the others stand by.
  *
- * The reader holds a lock that expires. Reading and settling happen in scripts that look at the lock first, so a reader that was
- * stopped in the middle can neither take messages nor settle them once another has taken over. The next reader begins with
- * all that is pending, in the order of the stream.
+ * The reader holds a lock that expires. Reading and settling happen in scripts that check the lock first, so a reader that was
+ * paused can neither take nor settle messages once another consumer has taken over. The next reader begins with
+ * all pending messages, in the order of the stream.
  */
 import { type BrokerError, type Driver } from "@millrace/core"
 import { Deferred, Effect, type Scope } from "effect"
@@ -18,7 +18,7 @@ import { originOf } from "../client/Origin.ts"
 
 type Failed = BrokerError.BrokerError
 
-/** All readers of a group have one name: the lock tells them apart. */
+/** The consumer name of all readers of a group; the lock tells them apart. */
 const name = "millrace:reader"
 
 class Reader {
@@ -56,7 +56,7 @@ class Reader {
     return this.streams.connection.perform(operation, script, keys, args, this.options)
   }
 
-  /** What is given back stays pending: the next reader begins with it. The engine holds what waits for its next attempt. */
+  /** Settles a batch. Released messages stay pending, and the next reader begins with them. The engine holds delayed retries. */
   private settle(batch: ReadonlyArray<Driver.Settled>): Effect.Effect<void, Failed> {
     const { channel, group } = this.options
     const ids: Array<Client.Argument> = []
@@ -85,19 +85,19 @@ class Reader {
       this.sink.polled()
       if (Buffer.isBuffer(reply)) yield* this.wait(reply)
       else {
-        // the script answers an id or entries
+        // the script returns an id or entries
         yield* this.sink.offer(this.lease, this.maker.fresh(reply as ReadonlyArray<Entry>))
       }
     }
   })
 
-  /** Waits until there is something behind an id; takes nothing. */
+  /** Waits until the stream has an entry after the id; takes nothing. */
   private wait(id: Buffer): Effect.Effect<unknown, Failed> {
     const args = ["COUNT", 1, "BLOCK", this.streams.times.maximumWait, "STREAMS", this.options.channel, id]
     return this.reading.attempt("consume", () => this.reading.send("XREAD", args), this.options)
   }
 
-  /** All that is pending, whoever had it, in the order of the stream. */
+  /** Takes over all pending messages of the group, in the order of the stream. */
   private readonly takeOver: Effect.Effect<void, Failed> = Effect.gen({ self: this }, function*() {
     const { channel, group } = this.options
     const delayed = Keys.beside(channel, group, "delayed")
@@ -111,7 +111,7 @@ class Reader {
         from,
         this.lock.token
       ])
-      // as the script answers
+      // the shape of the script's reply
       const [last, entries, gone] = reply as [Buffer, ReadonlyArray<Again>, number]
       if (gone > 0) yield* this.streams.trimmed(this.options, gone)
       if (last.length === 0) return

@@ -1,5 +1,5 @@
 /**
- * Publishing to streams: one `XADD` for each message, which trims the stream as `retention` says.
+ * Publishes to streams: one `XADD` for each message, which trims the stream as `retention` says.
  */
 import type { BrokerError, Outgoing } from "@millrace/core"
 import { Effect } from "effect"
@@ -8,7 +8,7 @@ import * as Publisher from "../client/Publisher.ts"
 import { toFields } from "./Codec.ts"
 import type { Retention } from "./Streams.ts"
 
-/** Publishes a batch; completes when Redis has answered all of it, and `wait.count` replicas have it. */
+/** Publishes a batch; completes when Redis has replied to all of it, and `wait.count` replicas have it. */
 export const publish = (
   connection: Client.Client,
   batch: ReadonlyArray<Outgoing<Uint8Array>>,

@@ -1,7 +1,7 @@
 /**
- * What must happen in one piece, as scripts. Each is given every key it touches, all of one hash tag.
+ * Scripts of the streams driver; each runs atomically and gets every key it touches, all of one hash tag.
  *
- * Redis reads no more than some thousand values of one call in a script (`unpack`), so ids go in pieces.
+ * A script can pass only some thousand values to one call (`unpack`), so ids go in pieces.
  */
 import { script } from "../client/Client.ts"
 
@@ -17,7 +17,7 @@ if redis.call('GET', ${lock}) ~= ${token} then
 end
 `
 
-/** Makes a group at the beginning or the end, and the stream where there is none. Answers whether it made the group. */
+/** Makes a group at the beginning or the end, and the stream if there is none. Answers whether it made the group. */
 export const begin = script(`
 local create = {'XGROUP', 'CREATE', KEYS[1], ARGV[1], ARGV[2], 'MKSTREAM'}
 if ARGV[2] == '$' and redis.call('EXISTS', KEYS[1]) == 1 then
@@ -38,14 +38,14 @@ end
 return 1
 `)
 
-/** Makes an empty stream where there is none. */
+/** Makes an empty stream if there is none. */
 export const declare = script(`
 redis.call('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM')
 redis.call('XGROUP', 'DESTROY', KEYS[1], ARGV[1])
 return 1
 `)
 
-/** Makes an empty stream that expires after so many milliseconds, where there is none. Answers whether it made it. */
+/** Makes an empty stream that expires after the given milliseconds, if there is none. Answers whether it made the stream. */
 export const declareTemporary = script(`
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
 redis.call('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM')
@@ -55,8 +55,8 @@ return 1
 `)
 
 /**
- * Removes a group and what is kept beside it. A temporary stream is emptied and left to expire: late replies would make it anew, without
- * an expiry.
+ * Removes a group and its additional keys. A temporary stream is emptied and left to expire: late replies would otherwise
+ * recreate it without an expiry.
  */
 export const end = script(`
 local isTemporary = ARGV[2] ~= ''
@@ -72,7 +72,7 @@ end
 return redis.call('DEL', KEYS[2], KEYS[3])
 `)
 
-/** Takes the lock where it is free, or held by a life of this program that is over. */
+/** Takes the lock if it is free, or held by an earlier consumer of this process that has ended. */
 export const lock = script(`
 local holder = redis.call('GET', KEYS[1])
 local free = not holder
@@ -82,19 +82,19 @@ redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
 `)
 
-/** Keeps the lock. */
+/** Renews the lock. */
 export const renew = script(`
 ${holding("KEYS[1]", "ARGV[1]")}
 return redis.call('PEXPIRE', KEYS[1], ARGV[2])
 `)
 
-/** Gives the lock back. */
+/** Releases the lock. */
 export const unlock = script(`
 if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
 return 0
 `)
 
-/** Reads what is new for who holds the lock; where there is nothing, answers the id behind which to wait. */
+/** Reads new entries for the holder of the lock; if there are none, answers the last delivered id, to wait behind it. */
 export const read = script(`
 ${holding("KEYS[2]", "ARGV[4]")}
 local found = redis.call('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', ARGV[3], 'STREAMS', KEYS[1], '>')
@@ -107,7 +107,7 @@ end
 return redis.error_reply('NOGROUP it was there a moment ago')
 `)
 
-/** Acknowledges for who holds the lock. */
+/** Acknowledges entries for the holder of the lock. */
 export const settle = script(`
 ${pieces}
 ${holding("KEYS[2]", "ARGV[2]")}
@@ -118,7 +118,7 @@ return 1
 /** The most ids in one call of a script: `unpack` takes no more than 8,000 values. */
 export const most = 4000
 
-/** Ids in pieces that a script can take. */
+/** Splits ids into pieces that a script can take. */
 export const inPieces = <A>(all: ReadonlyArray<A>, length: number): Array<ReadonlyArray<A>> =>
   all.length <= length
     ? [all]
@@ -147,7 +147,7 @@ local function claim(stream, group, me, idle, pending, out)
 end
 `
 
-/** A page of all that is pending in a group, in order, for who holds the lock; the id of the last one leads to the next. */
+/** Takes over one page of a group's pending entries, in order, for the holder of the lock; the last id starts the next page. */
 export const takeOver = script(`
 ${claiming}
 ${holding("KEYS[2]", "ARGV[5]")}
@@ -158,7 +158,7 @@ local gone = claim(KEYS[1], ARGV[1], ARGV[2], 0, pending, out)
 return {pending[#pending][1], out, gone}
 `)
 
-/** Makes what is delayed pending again, due or not, for who takes over. Answers how many there were. */
+/** Makes delayed messages pending again, due or not, for a reader that takes over. Answers their number. */
 export const undelay = script(`
 local members = redis.call('ZRANGE', KEYS[2], 0, ARGV[3] - 1)
 for _, member in ipairs(members) do
@@ -170,9 +170,9 @@ return #members
 `)
 
 /**
- * What a consumer of many takes beside what is new: delayed messages that are due, what others gave back, and, when it is
- * time to look, what nobody has kept alive for the length of a claim. Consumers that are gone and have nothing left are
- * removed then. Answers entries, milliseconds until the next is due or -1, and how many entries are gone from the stream.
+ * Takes messages that need no new read: delayed messages that are due, released messages, and, if `idle` is not 0, messages
+ * whose claim has ended. Then it also removes dead consumers that have nothing pending. Answers entries, milliseconds until the
+ * next delayed message is due or -1, and how many entries are gone from the stream.
  */
 export const sweep = script(`
 ${claiming}
@@ -208,7 +208,7 @@ local due = redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')[2]
 return {out, due and math.max(0, due - now) or -1, gone}
 `)
 
-/** Delays messages that are this consumer's: no longer pending, and due after so many milliseconds of the server's clock. */
+/** Delays messages of this consumer: they are no longer pending, and due after the given milliseconds of the server's clock. */
 export const delay = script(`
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -221,10 +221,10 @@ end
 return 1
 `)
 
-// long enough ago for every claim to be over
+// long enough ago for every claim to have ended
 const year = 31_536_000_000
 
-/** Gives back messages that are this consumer's, for whoever asks next. */
+/** Releases messages of this consumer, for the next consumer that asks. */
 export const release = script(`
 for i = 4, #ARGV do
   if #redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1, ARGV[2]) == 1 then
@@ -234,7 +234,7 @@ end
 return 1
 `)
 
-/** Keeps the claims of messages that are this consumer's. */
+/** Extends the claims of this consumer's messages. */
 export const extend = script(`
 ${pieces}
 local mine, ids = {}, {}
@@ -247,7 +247,7 @@ end)
 return #ids
 `)
 
-/** Gives back all that is left, and leaves the group. */
+/** Releases the remaining messages of this consumer and leaves the group. */
 export const leave = script(`
 while true do
   local pending = redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1000, ARGV[2])
@@ -262,7 +262,7 @@ end
 return redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[2])
 `)
 
-/** How far a group is behind: what it has not been given, what is pending, what is delayed. -1 where Redis cannot tell. */
+/** Computes the lag of a group: undelivered, pending and delayed messages. -1 if Redis cannot tell. */
 export const lag = script(`
 if redis.call('EXISTS', KEYS[1]) == 0 then return {} end
 for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do

@@ -1,5 +1,5 @@
 /**
- * What the parts of the Streams driver share: its connection, its times, and what lives of this program left behind.
+ * State that the parts of the Streams driver share: the connection, times, and locks that ended consumers left behind.
  */
 import type { BrokerError, Driver } from "@millrace/core"
 import { Effect, Random } from "effect"
@@ -15,20 +15,20 @@ export interface Times {
   readonly lock: number
   /** Between two attempts to get the lock. */
   readonly standBy: number
-  /** How long Redis may hold an answer back until there is something to tell. */
+  /** How long Redis may block a read of an empty stream. */
   readonly maximumWait: number
-  /** Between two looks for what else may run. */
+  /** Between two sweeps. */
   readonly sweep: number
 }
 
-/** How much of a stream is kept. */
+/** The limits of a stream's length or age. */
 export interface Retention {
   readonly maximumLength: number | undefined
   /** In milliseconds. */
   readonly maximumAge: number | undefined
 }
 
-/** Shared by all that is done by one driver. */
+/** State that all parts of one driver share. */
 export class Streams {
   readonly resolved: ResolvedOptions
   readonly connection: Client.Client
@@ -46,13 +46,13 @@ export class Streams {
     this.retention = retention
   }
 
-  /** A word that nobody else has. */
+  /** A random token, unique to one consumer. */
   readonly token: Effect.Effect<string> = Effect.map(
     Effect.all([Random.nextIntBetween(0, 0xffffffff), Random.nextIntBetween(0, 0xffffffff)]),
     (numbers) => numbers.map((n) => n.toString(16).padStart(8, "0")).join("")
   )
 
-  /** Tokens of lives of this program that are over, and may still hold the lock. */
+  /** Tokens of ended consumers of this process that may still hold the lock. */
   abandoned(lock: string): ReadonlyArray<string> {
     return Array.from(this.left.get(lock) ?? [])
   }
@@ -62,7 +62,7 @@ export class Streams {
     this.left.set(lock, tokens.add(token))
   }
 
-  /** Makes the group where it is not yet. One that was there before, and is gone with its stream, begins with all there is. */
+  /** Makes the group if missing. A group that was deleted with its stream while this process ran begins at the start. */
   begin({ channel, from, group }: Driver.ConsumeOptions): Effect.Effect<void, Failed> {
     const { connection, known } = this
     const name = JSON.stringify([channel, group])
@@ -73,12 +73,12 @@ export class Streams {
     )
   }
 
-  /** Tells that messages went before they were done. */
+  /** Warns that messages were deleted before the group had settled them. */
   trimmed({ channel, group }: Driver.ConsumeOptions, count: number): Effect.Effect<void> {
     const line = Effect.logWarning(
       `${count} messages of ${channel} were deleted from the stream before group ${group} had settled them: keep more of it, or let the group catch up`
     )
-    // a logger that throws loses its line, and the source goes on
+    // if a logger throws, its line is lost and the source goes on
     return Effect.catchCause(line, () => Effect.void)
   }
 }

@@ -1,5 +1,5 @@
 /**
- * Declaration of streams, and the lag of their groups.
+ * Declares streams, and computes the lag of their groups.
  */
 import type { BrokerError, Driver } from "@millrace/core"
 import { Effect } from "effect"
@@ -11,7 +11,7 @@ import type { Streams } from "./Streams.ts"
 
 type Failed = BrokerError.BrokerError
 
-/** Makes an empty stream; fails with `Conflict` where the key holds something else. */
+/** Makes an empty stream; fails with `Conflict` if the key holds another type. */
 export const declare = (streams: Streams, declaration: Driver.Declaration): Effect.Effect<void, Failed> => {
   const refused = refuse(declaration)
   if (refused !== undefined) return Effect.fail(refused)
@@ -31,7 +31,7 @@ export const declare = (streams: Streams, declaration: Driver.Declaration): Effe
     ))
 }
 
-/** How far a group is behind: what it was not given, what is pending and what is delayed. */
+/** Computes the lag of a group: undelivered, pending and delayed messages. */
 export const lag = (
   streams: Streams,
   channel: string,
@@ -57,7 +57,7 @@ export const lag = (
   )
 }
 
-/** Keeps a temporary stream from expiring, until interrupted; where that fails, the next attempt may not. */
+/** Extends the expiry of a temporary stream until interrupted; ignores failures: the next attempt may succeed. */
 export const keep = (streams: Streams, channel: string): Effect.Effect<never> =>
   Effect.forever(Effect.andThen(
     Effect.suspend(() =>
