@@ -1,8 +1,9 @@
 /**
  * MQTT 5 by mqtt.js.
  *
- * At QoS 1 and 2 at least once: a message is acknowledged when it is settled, and what was not is delivered again. At QoS 0
- * at most once. Processes of a group share its messages without order, or one process has all of them in order.
+ * At QoS 1 and 2 at least once: a message is acknowledged when it is settled, and unacknowledged messages are redelivered.
+ * At QoS 0 at most once. Processes of a group share its messages without order, or one process receives all of them in
+ * order.
  */
 import { type Broker, type BrokerError, type Driver, Engine } from "@millrace/core"
 import { type Config, Effect, Layer, type Scope, Stream } from "effect"
@@ -37,10 +38,10 @@ const capabilities = ({ qos, sharing }: MqttOptions.ResolvedOptions): Driver.Cap
 })
 
 /**
- * MQTT as a driver, for an engine of one's own; connected as long as the scope is open.
+ * MQTT as a driver, for an engine of your own; connected as long as the scope is open.
  *
- * Fails with a `BrokerError`: `Invalid` for a bad option, `Unreachable` where no server of MQTT answers, `Credentials` where
- * it refuses the user, the password or the certificate, `Unsupported` where it does not speak MQTT 5.
+ * Fails with a `BrokerError`: `Invalid` for a bad option, `Unreachable` if no MQTT server answers, `Credentials` if the
+ * server refuses the user, the password or the certificate, `Unsupported` if the server does not speak MQTT 5.
  *
  * @category constructors
  */
@@ -97,9 +98,9 @@ export const layer = (options: MqttOptions.Options): Layer.Layer<Broker.Broker, 
   Engine.layer(driver(options))
 
 /**
- * MQTT with its address and credentials from the environment: `MQTT_URL` (`mqtt://user:password@host:port`, or `mqtts`, `ws`,
- * `wss`), `MQTT_CLIENT_ID`, and where they are set `MQTT_USERNAME`, `MQTT_PASSWORD` and `MQTT_QOS` (`0`, `1`, `2`). What is given
- * as `options` goes before the environment.
+ * MQTT with its address and credentials from the environment: `MQTT_URL` (`mqtt://user:password@host:port`, or `mqtts`,
+ * `ws`, `wss`), `MQTT_CLIENT_ID`, and optionally `MQTT_USERNAME`, `MQTT_PASSWORD` and `MQTT_QOS` (`0`, `1`, `2`). `options`
+ * override the environment.
  *
  * Fails with a `ConfigError` that names the variable, or as `layer` does.
  *

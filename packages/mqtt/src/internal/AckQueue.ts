@@ -1,18 +1,19 @@
 /**
  * The unacknowledged messages of one connection, in the order of their delivery, and the acknowledgements that may be sent.
  *
- * MQTT wants acknowledgements in the order of the messages (MQTT-4.6.0-2, MQTT-4.6.0-3), so the acknowledgement of a settled
- * message waits for all messages before it. The last acknowledgements of a connection also pass over unsettled messages.
+ * MQTT requires acknowledgements in the order of the messages (MQTT-4.6.0-2, MQTT-4.6.0-3), so the acknowledgement of a
+ * settled message waits for all messages before it. The last acknowledgements of a connection also pass over unsettled
+ * messages.
  */
 import type { IPublishPacket } from "mqtt"
 import type { Carrier } from "./Codec.ts"
 import * as Codec from "./Codec.ts"
 
-/** A message and where it is. The holder is whoever may settle it. */
+/** A received message and its state. The holder is the member that may settle it. */
 export class InboundMessage implements Carrier {
   readonly packet: IPublishPacket
   readonly queue: AckQueue
-  /** Grows by one for each message of a session; one that comes again keeps it. */
+  /** Grows by one for each message of a session; a redelivered message keeps its position. */
   readonly position: number
   holder: object | undefined = undefined
   done = false
@@ -32,20 +33,23 @@ export class InboundMessage implements Carrier {
 const puback = 0x40
 const pubrec = 0x50
 
-/** Lets go of the first `count` of a list, in pieces large enough to be worth the copy; answers how many are still there. */
+/**
+ * Drops the first `count` entries of a list, in pieces large enough to be worth the copy; returns how many of them are still
+ * in the list.
+ */
 export const drop = (list: Array<unknown>, count: number): number => {
   if (count < list.length && (count < 512 || count * 2 < list.length)) return count
   list.splice(0, count)
   return 0
 }
 
-/** What outlives a connection, in this process. */
+/** The state of a session in this process; it outlives connections. */
 export class SessionState {
   /** The position of the next message. */
   next = 0
-  /** Numbers of packets of QoS 2 that the server knows to be received, and has not released: sent again, they are no news. */
+  /** Ids of QoS 2 packets that this client has confirmed and the server has not released: sent again, they are duplicates. */
   readonly received = new Set<number>()
-  /** Numbers of packets that were not acknowledged, and their positions: the server sends them again by the same numbers. */
+  /** Ids of unacknowledged packets, and their positions: the server redelivers them with the same ids. */
   readonly positions = new Map<number, number>()
 
   forget(): void {
@@ -54,7 +58,7 @@ export class SessionState {
   }
 }
 
-/** What the server has delivered and not been told of. */
+/** The delivered messages that the server has no acknowledgement for. */
 export class AckQueue {
   private readonly entries: Array<InboundMessage> = []
   private head = 0
@@ -65,15 +69,15 @@ export class AckQueue {
     this.state = state
   }
 
-  /** The position of a message that comes now. */
+  /** The position of an arriving message. */
   position({ dup, messageId }: IPublishPacket): number {
     const { state } = this
     const before = dup && messageId !== undefined ? state.positions.get(messageId) : undefined
-    // a server that has lost its last seconds may use a number anew
+    // a server that has lost its last seconds may reuse an id
     return this.last = before !== undefined && before > this.last ? before : state.next++
   }
 
-  /** The connection has ended: what was not acknowledged comes again. */
+  /** Stores the positions of unacknowledged messages when the connection ends, since they will be redelivered. */
   remember(): void {
     const { positions } = this.state
     positions.clear()
@@ -83,12 +87,12 @@ export class AckQueue {
     }
   }
 
-  /** Whether the server sends again what it knows to be received. */
+  /** Whether the packet is a QoS 2 duplicate that this client has already confirmed. */
   isReceived({ messageId, qos }: IPublishPacket): boolean {
     return qos === 2 && messageId !== undefined && this.state.received.has(messageId)
   }
 
-  /** Takes a message down; at QoS 0 there is nothing to acknowledge. */
+  /** Adds a message; at QoS 0 there is nothing to acknowledge. */
   add(entry: InboundMessage): void {
     if (entry.packet.qos > 0) this.entries.push(entry)
     else entry.done = true
@@ -98,19 +102,19 @@ export class AckQueue {
     return this.entries.length - this.head
   }
 
-  /** What somebody has and has not settled, in order. */
+  /** The unsettled messages of a holder, in order. */
   heldBy(holder: object): ReadonlyArray<InboundMessage> {
     return this.entries.slice(this.head).filter((entry) => entry.holder === holder && !entry.done)
   }
 
-  /** Marks all below a position as done. */
+  /** Marks all messages below a position as done. */
   reach(position: number): void {
     for (let i = this.head; i < this.entries.length && this.entries[i]!.position < position; i++) {
       this.entries[i]!.done = true
     }
   }
 
-  /** The acknowledgements that may go now, or undefined where none may. */
+  /** The acknowledgements that may be sent now, or undefined if there are none. */
   acknowledge(): Buffer | undefined {
     const { entries, head } = this
     let next = head
@@ -122,7 +126,7 @@ export class AckQueue {
     return bytes
   }
 
-  /** The last acknowledgements: of all that is done, also behind what is not. */
+  /** The last acknowledgements: of all messages that are done, even behind unsettled ones. */
   finish(): Buffer | undefined {
     const left = this.entries.slice(this.head)
     const done = left.filter((entry) => entry.done)
@@ -136,7 +140,7 @@ export class AckQueue {
   }
 
   private write(bytes: Buffer, at: number, { packet }: InboundMessage): void {
-    // a packet above QoS 0 has a number
+    // a packet above QoS 0 has an id
     const id = packet.messageId!
     if (packet.qos === 2) this.state.received.add(id)
     bytes[at] = packet.qos === 2 ? pubrec : puback

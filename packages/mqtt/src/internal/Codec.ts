@@ -1,15 +1,13 @@
-/**
- * MQTT's packets as the core reads them, and what both directions agree on.
- */
+/** Reads MQTT packets for the core, and defines names and limits for both directions. */
 import { Headers, type Reader } from "@millrace/core"
 import type { IPublishPacket } from "mqtt"
 
-/** Headers that MQTT has fields of its own for, and the user property that holds a message's key. */
+/** Headers that have MQTT fields of their own, and the user property that holds a message's key. */
 export const names = {
   contentType: "content-type",
   correlation: "correlation-id",
   replyTo: "reply-to",
-  /** `true` where the server keeps the message for those who subscribe later. */
+  /** `true` if the server keeps the message for later subscribers. */
   retain: "mqtt-retain",
   /** Seconds until the server drops the message. */
   expiry: "mqtt-expiry",
@@ -21,7 +19,7 @@ export const names = {
 /** Headers that the server obeys. */
 export const instructions: ReadonlyArray<string> = [names.expiry, names.qos, names.retain]
 
-/** What a delivery is made of: the packet, and what its acknowledgement needs. */
+/** The parts of a received message: the packet, and the data for its acknowledgement. */
 export interface Carrier {
   readonly packet: IPublishPacket
 }
@@ -29,17 +27,17 @@ export interface Carrier {
 const encoder = new TextEncoder()
 const empty = new Uint8Array(0)
 
-// Control characters, halves of surrogate pairs and characters that are none: servers may, and Mosquitto does, end the
-// connection of who sends them. https://docs.oasis-open.org/mqtt/mqtt/v5.0/os/mqtt-v5.0-os.html#_Toc3901010
+// Control characters, halves of surrogate pairs and noncharacters: a server may end the connection of a client that sends
+// them, and Mosquitto does. https://docs.oasis-open.org/mqtt/mqtt/v5.0/os/mqtt-v5.0-os.html#_Toc3901010
 const strange = /[\p{Cc}\p{Cs}\p{Noncharacter_Code_Point}]/u
 
-/** Whether every server takes it as text. */
+/** Whether every server accepts the text. */
 export const isText = (text: string): boolean => !strange.test(text)
 
 const firstOf = (value: string | ReadonlyArray<string>): string | undefined =>
   typeof value === "string" ? value : value[0]
 
-/** Headers whose place is a property, as text. */
+/** Headers that are stored in MQTT properties, as text. */
 const ownText = ({ properties, retain }: IPublishPacket): Array<readonly [string, string]> => {
   const found: Array<readonly [string, string]> = []
   if (retain) found.push([names.retain, "true"])
@@ -90,9 +88,9 @@ const keyOf = ({ packet }: Carrier): string | undefined => {
 }
 
 /**
- * How packets are read: nothing is decoded before it is asked for.
+ * Reads packets, and decodes a part only when it is requested.
  *
- * Fields keep repeated names, upper case, and the order within a name; mqtt.js does not tell the order between names.
+ * Fields keep repeated names, upper case, and the order within a name; mqtt.js does not preserve the order between names.
  */
 export const reader: Reader<Carrier> = {
   key: keyOf,
@@ -102,17 +100,17 @@ export const reader: Reader<Carrier> = {
   },
   headers: headersOf,
   fields: fieldsOf,
-  // MQTT does not say when a message was published
+  // MQTT does not transmit the time of publishing
   timestamp: () => undefined
 }
 
-/** The body of a packet; mqtt.js's type knows of text, which only a sender may give. */
+/** The body of a packet; mqtt.js's type allows a string, but received payloads are always bytes. */
 export const bodyOf = ({ payload }: IPublishPacket): Uint8Array => typeof payload === "string" ? empty : payload
 
 /** The most bytes of a text. */
 export const longest = 65_535
 
-/** Why a name cannot be a topic, or undefined where it can. */
+/** The reason why a name cannot be a topic, or undefined if it can. */
 export const refusedName = (channel: string): string | undefined =>
   channel === ""
     ? "is empty"

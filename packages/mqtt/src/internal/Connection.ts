@@ -1,6 +1,4 @@
-/**
- * One connection: an mqtt.js client that never reconnects by itself, and how it ends.
- */
+/** One connection: an mqtt.js client that never reconnects by itself, and its end. */
 import { type BrokerError, type Credentials, DriverOptions } from "@millrace/core"
 import { Effect } from "effect"
 import { connect, type IClientOptions, type IConnackPacket, type MqttClient, type Packet, Store } from "mqtt"
@@ -9,19 +7,19 @@ import type { Issued, ResolvedOptions } from "./Options.ts"
 
 type Failed = BrokerError.BrokerError
 
-/** What a client's own options are, beside those that all have. */
+/** The options that differ between the clients of a driver. */
 export interface ClientOptions extends Pick<IClientOptions, "clean" | "customHandleAcks" | "properties" | "will"> {
   readonly clientId: string
 }
 
-/** Keeps nothing: a connection that has ended never sends again, so there is nothing to keep it for. */
+/** Stores no packets: a connection that has ended never sends again, so a store has no use. */
 class Nothing extends Store {
   override put(_packet: Packet, done: () => void): this {
     done()
     return this
   }
   override del(packet: Pick<Packet, "messageId">, done: (error?: Error, packet?: Packet) => void): this {
-    // the packet itself, of which callers read no more than its number
+    // the packet itself, of which callers read no more than its id
     done(undefined, packet as Packet)
     return this
   }
@@ -32,10 +30,10 @@ export class Connection {
   readonly client: MqttClient
   readonly connack: IConnackPacket
   readonly place: Errors.Place
-  /** Why it ended, once it has. */
+  /** The error with which the connection ended, once it has. */
   ended: Failed | undefined
   private readonly observers = new Set<(error: Failed) => void>()
-  /** Whether it is to be left, for one with new credentials. */
+  /** Whether users should leave this connection for one with new credentials. */
   isReplaced = false
   private readonly successors = new Set<() => void>()
 
@@ -45,7 +43,7 @@ export class Connection {
     this.place = place
   }
 
-  /** Called at its end, or at once where it has ended; answers how to stop listening. */
+  /** Calls back when the connection ends, or at once if it has ended; the returned function cancels the callback. */
   onEnd(observer: (error: Failed) => void): () => void {
     if (this.ended !== undefined) {
       observer(this.ended)
@@ -55,7 +53,7 @@ export class Connection {
     return () => this.observers.delete(observer)
   }
 
-  /** Tells its users that they should leave it, and connect again. */
+  /** Asks the users to leave this connection and connect again. */
   replace(): void {
     if (this.isReplaced) return
     this.isReplaced = true
@@ -63,7 +61,7 @@ export class Connection {
     this.successors.clear()
   }
 
-  /** Called when it is to be left, or at once where it is; answers how to stop listening. */
+  /** Calls back when the connection is replaced, or at once if it is; the returned function cancels the callback. */
   onReplace(listener: () => void): () => void {
     if (this.isReplaced) {
       listener()
@@ -73,7 +71,7 @@ export class Connection {
     return () => this.successors.delete(listener)
   }
 
-  /** Completes when it is to be left. */
+  /** Completes when the connection is replaced. */
   readonly replaced: Effect.Effect<void> = Effect.callback<void>((resume) => {
     const off = this.onReplace(() => resume(Effect.void))
     return Effect.sync(off)
@@ -86,7 +84,7 @@ export class Connection {
     this.observers.clear()
   }
 
-  /** Fails when it ends; never completes else. */
+  /** Fails when the connection ends; never completes otherwise. */
   readonly lost: Effect.Effect<never, Failed> = Effect.callback<never, Failed>((resume) => {
     const off = this.onEnd((error) => resume(Effect.fail(error)))
     return Effect.sync(off)
@@ -94,8 +92,8 @@ export class Connection {
 }
 
 /**
- * Connects. `prepare` is given the client before a packet can come. Fails with `Unreachable`, `Credentials` or what else the
- * server answers.
+ * Connects. `prepare` receives the client before a packet can arrive. Fails with `Unreachable`, `Credentials` or the reason
+ * that the server's answer maps to.
  */
 export const open = (
   resolved: ResolvedOptions,
@@ -115,13 +113,13 @@ export const open = (
   )
 }
 
-/** Obtains new credentials before those of a connection end, and lets its users leave it then. */
+/** Obtains new credentials before those of a connection expire, and then replaces the connection. */
 const keep = (
   connection: Connection,
   credentials: Credentials.Credentials<Issued>,
   issued: Issued
 ): Effect.Effect<void> => {
-  // as long as the credentials are the same, a new connection would not last longer
+  // with the same credentials, a new connection would not last longer
   const use = (fresh: Issued) =>
     Effect.sync(() => {
       const isSame = fresh.username === issued.username &&
@@ -157,18 +155,18 @@ const dial = (
       return
     }
     let connection: Connection | undefined
-    // the server's word and the first error tell more than the end of the stream that follows
+    // the server's reason and the first error say more than the end of the stream that follows
     let reason: unknown
     prepare(client)
     client.on("error", (error) => {
       if (error === held) return
       reason ??= error
-      // the stream closes by itself, except where mqtt.js found the packet bad
+      // the stream closes by itself, except if mqtt.js found the packet malformed
       if (connection !== undefined) client.stream.destroy()
     })
     client.on("disconnect", ({ properties, reasonCode }) => {
       reason ??= new Errors.Disconnected(reasonCode ?? 0, properties?.reasonString)
-      // nothing comes after it, whether the server closes the connection or not
+      // no packet follows a DISCONNECT, whether the server closes the connection or not
       client.stream.destroy()
     })
     client.on("connect", (connack) => {
@@ -187,10 +185,10 @@ const dial = (
     })
   })
 
-/** Tells mqtt.js's reader to go on without an acknowledgement, which is sent when the engine has settled. */
+/** Makes mqtt.js's reader go on without an acknowledgement, which is sent when the engine has settled the message. */
 export const held: Error = new Error("The engine acknowledges it later")
 
-/** Says goodbye, so that the server publishes no will; a connection that does not close within 2 seconds is cut. */
+/** Sends DISCONNECT, so that the server publishes no will; a connection that does not close within 2 seconds is cut. */
 export const close = (connection: Connection): Effect.Effect<void> =>
   Effect.suspend(() => {
     const { client } = connection
@@ -198,7 +196,7 @@ export const close = (connection: Connection): Effect.Effect<void> =>
       Errors.fromUnknown(new Error("the connection ended: this program closed it"), "publish", connection.place)
     )
     const goodbye = Effect.callback<void>((resume) => {
-      // not by `end` alone: it waits for answers that may never come
+      // `end` alone waits for answers that may never come
       client.outgoing = {}
       client.end(false, () => resume(Effect.void))
     })
@@ -209,7 +207,7 @@ export const close = (connection: Connection): Effect.Effect<void> =>
     )
   })
 
-/** Asks for a sign of life. */
+/** Sends a ping and waits for the answer. */
 export const ping = (connection: Connection, timeout: number): Effect.Effect<void, Failed> =>
   Effect.callback<void, Failed>((resume) => {
     const { client } = connection

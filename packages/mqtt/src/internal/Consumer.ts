@@ -1,6 +1,4 @@
-/**
- * Consuming: a seat at the session of the group, batches dealt as there is room, and acknowledgements when the engine says so.
- */
+/** Consuming: joins the session of the group, deals batches as capacity allows, and acknowledges when the engine says so. */
 import { type BrokerError, type Delivery, delivery, type Driver, type Origin } from "@millrace/core"
 import { Effect, Exit, Latch, Scheduler, Scope } from "effect"
 import type { InboundMessage } from "./AckQueue.ts"
@@ -12,7 +10,7 @@ import * as Topology from "./Topology.ts"
 
 type Failed = BrokerError.BrokerError
 
-/** Channels of one pattern whose origins are kept. */
+/** The most channels of one pattern whose origins are cached. */
 const mostOrigins = 4096
 
 /** The sessions of a driver. */
@@ -20,7 +18,7 @@ export interface Sessions {
   readonly of: (clientId: string, filter: string) => Session
 }
 
-/** Makes the sessions of a driver; what one knows of packets on their way outlives its connections. */
+/** Makes the sessions of a driver; a session's record of packets in flight outlives its connections. */
 export const sessions = (resolved: ResolvedOptions): Effect.Effect<Sessions> =>
   Effect.map(Scheduler.Scheduler, (scheduler) => {
     const dispatcher = scheduler.makeDispatcher()
@@ -35,7 +33,7 @@ export const sessions = (resolved: ResolvedOptions): Effect.Effect<Sessions> =>
     }
   })
 
-/** Packets as deliveries; each names its own channel. */
+/** Converts packets to deliveries; each delivery names its own channel. */
 const delivering = ({ channel, group, handler, pattern }: Driver.ConsumeOptions) => {
   const make = (name: string): Origin => ({
     system: "mqtt",
@@ -81,7 +79,7 @@ const leaseOf = ({ qos, sharing }: ResolvedOptions, inbox: Inbox, member: Member
     ? { partition: 0, commit: (position) => inbox.commit(position) }
     : { partition: 0, settle: (batch) => inbox.settle(member, batch) }
 
-/** Runs until interrupted; fails when the connection has ended. The seat is given up with the scope. */
+/** Consumes until interrupted; fails when the connection has ended. The member leaves the session with the scope. */
 export const consume = (
   resolved: ResolvedOptions,
   { of }: Sessions,
@@ -98,11 +96,14 @@ export const consume = (
       if (!isReady) sink.ready()
       isReady = true
     }
-    // one life for each connection
+    // one round for each connection
     while (true) yield* live(resolved, session, options, sink, deliveries, ready)
   })
 
-/** Consumes on one connection. Completes when it is to be left: running handlers finish first, and the session keeps the rest. */
+/**
+ * Consumes on one connection. Completes when the connection is replaced: running handlers finish first, and the session
+ * keeps the other messages.
+ */
 const live = (
   resolved: ResolvedOptions,
   session: Session,

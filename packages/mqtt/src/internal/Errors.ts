@@ -1,5 +1,5 @@
 /**
- * From reason codes of MQTT 5, mqtt.js's errors and those of the network to a `BrokerError`: what happened, and what to do.
+ * Converts reason codes of MQTT 5, mqtt.js's errors and network errors to a `BrokerError` that says how to fix the problem.
  *
  * Codes: https://docs.oasis-open.org/mqtt/mqtt/v5.0/os/mqtt-v5.0-os.html#_Toc3901031
  */
@@ -7,17 +7,17 @@ import { BrokerError, NetworkFailure } from "@millrace/core"
 
 type Operation = BrokerError.BrokerError["operation"]
 
-/** What the message of an error may name. */
+/** The details that an error message may name. */
 export interface Place {
   /** `host:port`, without credentials. */
   readonly server: string
   readonly user: string | undefined
-  /** Whether the next connection has other credentials. */
+  /** Whether the next connection gets new credentials. */
   readonly isRenewable?: boolean | undefined
-  /** `TLS`, `WebSocket` …: what the client was told to speak. */
+  /** The configured transport: `TLS`, `WebSocket` …. */
   readonly speaks: string
   readonly clientId: string
-  /** Replaces what is secret. */
+  /** Replaces secrets. */
   readonly redact: (text: string) => string
   readonly channel?: string | undefined
   readonly group?: string | undefined
@@ -25,7 +25,7 @@ export interface Place {
 
 type Verdict = readonly [reason: BrokerError.Reason, message: string]
 
-/** An answer of the server that is not a success. */
+/** A reason code of the server that is not a success. */
 export class Answered extends Error {
   readonly code: number
   constructor(code: number, said = "") {
@@ -124,8 +124,8 @@ const byCode = (code: number, operation: Operation, place: Place): Verdict | und
 }
 
 /**
- * Why the server ended a connection, where that says nothing of a message. A user whose credentials ended may publish by the next
- * connection; one that has the same credentials then may not.
+ * The reason why the server ended a connection, if it does not concern a message. A user whose credentials expired may
+ * publish on the next connection with renewed ones, but not with the same ones.
  */
 const byDisconnect = (code: number, { isRenewable, server }: Place): Verdict | undefined => {
   switch (code) {
@@ -187,7 +187,7 @@ const verdictOf = (error: unknown, operation: Operation, place: Place): Verdict 
     : ["Unknown", `The server at ${place.server}: ${text}`])
 }
 
-/** The cause as a user may log it: what it says, and not the certificates and sockets that Node hangs on it. */
+/** The cause, safe to log: its texts and code, without the certificates and sockets that Node attaches. */
 const causeOf = (error: unknown, { redact }: Place): unknown => {
   if (!(error instanceof Error)) return redact(String(error))
   const cause = new Error(redact(error.message))
@@ -197,7 +197,7 @@ const causeOf = (error: unknown, { redact }: Place): unknown => {
   return typeof code === "string" || typeof code === "number" ? Object.assign(cause, { code }) : cause
 }
 
-/** Makes a `BrokerError` of whatever mqtt.js or the network came with. */
+/** Converts any error of mqtt.js or the network to a `BrokerError`. */
 export const fromUnknown = (error: unknown, operation: Operation, place: Place): BrokerError.BrokerError => {
   if (error instanceof BrokerError.BrokerError) return error
   const [reason, message] = verdictOf(error, operation, place)
@@ -212,7 +212,7 @@ export const fromUnknown = (error: unknown, operation: Operation, place: Place):
   })
 }
 
-/** The end of a connection for the sake of one message, for those that were on their way with it. */
+/** The error for the other messages in flight, when one message made the server end the connection. */
 export const lostByAnother = ({ message }: BrokerError.BrokerError): BrokerError.BrokerError =>
   BrokerError.make({
     system: "mqtt",
@@ -221,10 +221,10 @@ export const lostByAnother = ({ message }: BrokerError.BrokerError): BrokerError
     message: `The connection ended, maybe because of another message: ${message}`
   })
 
-/** An option or a message that MQTT can never take. */
+/** The error for an option or a message that MQTT can never accept. */
 export const invalid = (operation: Operation, message: string): BrokerError.BrokerError =>
   BrokerError.make({ system: "mqtt", operation, reason: "Invalid", message })
 
-/** What MQTT, or this way to use it, does not have. */
+/** The error for a feature that MQTT, or this use of it, lacks. */
 export const unsupported = (operation: Operation, message: string): BrokerError.BrokerError =>
   BrokerError.make({ system: "mqtt", operation, reason: "Unsupported", message })

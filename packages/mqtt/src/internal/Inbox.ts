@@ -1,6 +1,6 @@
 /**
- * One connection of a session: takes messages from mqtt.js before it acknowledges them, deals them to whoever has room, and
- * tells the server what is done.
+ * One connection of a session: takes messages from mqtt.js before it acknowledges them, deals them to members with capacity,
+ * and sends the acknowledgements.
  */
 import { BrokerError, type Driver } from "@millrace/core"
 import { type Effect, Exit, Latch } from "effect"
@@ -11,10 +11,12 @@ import type { ResolvedOptions } from "./Options.ts"
 
 type Failed = BrokerError.BrokerError
 
-/** What waits here for room before the socket is left to fill; at QoS 0 nothing else bounds it. */
+/**
+ * The limits of the pool of waiting messages, beyond which the socket is no longer read; at QoS 0 there is no other bound.
+ */
 const most = { messages: 2048, bytes: 8 * 1024 * 1024 }
 
-/** Whoever of a group takes messages. */
+/** A consumer of the group in this process. */
 export interface Member {
   readonly options: Driver.ConsumeOptions
   readonly latch: Latch.Latch
@@ -22,7 +24,7 @@ export interface Member {
   stopped: boolean
 }
 
-/** Runs a task after what happens now. */
+/** Runs a task after the current turn. */
 export type Schedule = (task: () => void) => void
 
 /** One connection of a session, from its beginning to its end. */
@@ -37,18 +39,20 @@ export class Inbox {
   private readonly schedule: Schedule
   private readonly state: SessionState
   private readonly fits: (topic: string) => boolean
-  /** What nobody has, in order. */
+  /** Messages that no member holds, in order. */
   private readonly pool: Array<InboundMessage> = []
   private from = 0
   private bytes = 0
   private isWaking = false
   private crowded: () => void = () => {}
-  /** How many messages wait here; as many as were agreed, else the reader would stop for a server that keeps to it. */
+  /**
+   * The most waiting messages; at least one above Receive Maximum, or the reader would stop for a server that respects it.
+   */
   private readonly room: number
   private client: Client | undefined
-  /** The one more than was agreed, which waits here, the last of all. */
+  /** The packet beyond Receive Maximum; it is held back, last in the pool, until others are acknowledged. */
   private surplus: InboundMessage | undefined
-  /** Lets mqtt.js's reader go on; an error makes it do so without an acknowledgement. */
+  /** Makes mqtt.js's reader go on; an error makes it skip the acknowledgement. */
   private waiting: ((error: Error) => void) | undefined
 
   constructor(resolved: ResolvedOptions, schedule: Schedule, state: SessionState, fits: (topic: string) => boolean) {
@@ -71,7 +75,7 @@ export class Inbox {
     const timedOut = client.onKeepaliveTimeout
     client.onKeepaliveTimeout = () => {
       if (this.waiting === undefined) return timedOut.call(client)
-      // while its reader waits for room here, mqtt.js cannot see the answer to its ping, and the server wants the next in time
+      // while its reader waits here, mqtt.js cannot see the answer to its ping, and the server expects the next ping in time
       client.sendPing()
       client.reschedulePing(true)
     }
@@ -80,7 +84,7 @@ export class Inbox {
     })
   }
 
-  /** At QoS 2 mqtt.js would tell the server before anybody has the message. */
+  /** Holds back PUBREC: at QoS 2 mqtt.js would send it before any member has the message. */
   readonly handleAcks: NonNullable<Connection.ClientOptions["customHandleAcks"]> = (
     _topic,
     _body,
@@ -109,10 +113,10 @@ export class Inbox {
     if (this.waiting !== undefined) this.crowded()
   }
 
-  /** Lets mqtt.js read on. A server may send more than was agreed, as Mosquitto 2.0 does with each acknowledgement it gets. */
+  /** Lets mqtt.js read on. A server may exceed Receive Maximum, as Mosquitto 2.0 does with each acknowledgement it gets. */
   private goOn(): void {
     const { waiting } = this
-    // the reader stops at one more than was agreed: behind the last that was, the answer to a ping may stand
+    // the reader stops one packet above Receive Maximum: the answer to a ping may follow the last permitted packet
     if (waiting === undefined || this.queue.unacknowledged > this.resolved.receiveMaximum) return
     this.waiting = undefined
     if (this.surplus !== undefined) {
@@ -123,8 +127,8 @@ export class Inbox {
   }
 
   /**
-   * Calls when more has come than there is room for. A server sends what it has for the session before it answers the
-   * subscription, and mqtt.js reads one packet after the other: then the answer comes only when something is dealt.
+   * Calls back when the pool is full. A server sends the session's messages before it answers the subscription, and mqtt.js
+   * reads one packet after the other: then the answer arrives only after some messages are dealt.
    */
   whenCrowded(crowded: () => void): void {
     this.crowded = crowded
@@ -137,12 +141,12 @@ export class Inbox {
     return this.pool.length - this.from
   }
 
-  /** How many may be dealt. */
+  /** The number of messages that may be dealt. */
   private get ready(): number {
     return this.surplus === undefined ? this.left : this.left - 1
   }
 
-  /** Once for all that comes in one turn. */
+  /** Wakes idle members once for all messages that arrive in one turn. */
   wake(): void {
     if (this.isWaking) return
     this.isWaking = true
@@ -153,7 +157,7 @@ export class Inbox {
     })
   }
 
-  /** What a member gets now: its share of what nobody has, as others wait for messages too. */
+  /** Deals to a member its share of the waiting messages, as other idle members wait for messages too. */
   deal(member: Member): ReadonlyArray<InboundMessage> | undefined {
     member.isIdle = false
     const { ready } = this
@@ -177,7 +181,7 @@ export class Inbox {
     return entries
   }
 
-  /** Completes when there may be something to deal. */
+  /** Completes when there may be messages to deal. */
   more(member: Member): Effect.Effect<void> {
     member.isIdle = true
     member.latch.closeUnsafe()
@@ -185,7 +189,7 @@ export class Inbox {
     return member.latch.await
   }
 
-  /** What a member had and did not settle goes to the others, before what came later. */
+  /** Returns unsettled messages of a member to the pool, before later ones. */
   private giveBack(entries: ReadonlyArray<InboundMessage>): void {
     if (entries.length === 0) return
     const rest = this.pool.slice(this.from)
@@ -212,13 +216,13 @@ export class Inbox {
     })
   }
 
-  /** Messages of a member are done, or given back. */
+  /** Settles messages of a member: each is done or released. */
   settle(member: Member, batch: ReadonlyArray<Driver.Settled>): Effect.Effect<void, Failed> {
     if (this.isOver) return Exit.fail(this.lost())
     const released: Array<InboundMessage> = []
     for (const { delivery, outcome } of batch) {
       const entry: unknown = delivery.native
-      // told twice, or of another connection
+      // settled before, or by another connection
       if (!(entry instanceof InboundMessage) || entry.queue !== this.queue || entry.holder !== member) continue
       if (outcome._tag === "Release") released.push(entry)
       else entry.done = true
@@ -228,7 +232,7 @@ export class Inbox {
     return Exit.void
   }
 
-  /** All of the messages below a position are done. */
+  /** Marks all messages below a position as done. */
   commit(position: number): Effect.Effect<void, Failed> {
     if (this.isOver) return Exit.fail(this.lost())
     this.queue.reach(position)
@@ -248,7 +252,7 @@ export class Inbox {
   }
 
   private tell(bytes: Buffer | undefined): void {
-    // mqtt.js writes whole packets in one turn, so these stand between them
+    // mqtt.js writes whole packets in one turn, so these bytes go between its packets
     if (bytes !== undefined && this.client !== undefined && !this.client.stream.destroyed) {
       this.client.stream.write(bytes)
     }

@@ -1,6 +1,4 @@
-/**
- * Options of every MQTT client, as a user gives them: checked once, with a sentence for each that cannot be right.
- */
+/** Options of every MQTT client, checked once; each invalid option fails with an explanatory error. */
 import { type BrokerError, Credentials, DriverOptions, OptionCheck, type Outgoing } from "@millrace/core"
 import { Config, type Duration, type Effect, Option, type Redacted } from "effect"
 import type { IClientOptions } from "mqtt"
@@ -15,14 +13,14 @@ const { bad, decoded, integer, millis, oneOf, plain } = DriverOptions
 export interface Tls {
   /** The authority that signed the server's certificate. Default: those that Node trusts. */
   readonly ca?: string | undefined
-  /** The client's own certificate, where the server asks for one. */
+  /** The client's own certificate, if the server requires one. */
   readonly cert?: string | undefined
   readonly key?: string | Redacted.Redacted | undefined
-  /** The name that the server's certificate must hold. Default: the host connected to. */
+  /** The name that the server's certificate must contain. Default: the host of the server. */
   readonly serverName?: string | undefined
 }
 
-/** A user and a password, or a token in its place, that may end. */
+/** A user and a password, or a token in place of the password, that may expire. */
 export interface Issued extends Credentials.Issued {
   readonly username: string
   readonly password: string | Redacted.Redacted
@@ -36,8 +34,8 @@ export interface Options {
    */
   readonly url: string | Redacted.Redacted
   /**
-   * The name of this process at the server: the same over restarts, and of no other that runs. What a process had not
-   * acknowledged waits for it under this name; two that share it take the connection from each other for ever.
+   * The name of this process at the server: stable over restarts, and unique among running processes. The server keeps a
+   * process's unacknowledged messages under this name; two processes that share it disconnect each other for ever.
    */
   readonly clientId: string
   /** Default: the URL's. */
@@ -45,59 +43,66 @@ export interface Options {
   /** Default: the URL's. */
   readonly password?: string | Redacted.Redacted | undefined
   /**
-   * User and password that are asked for at each connection. At 80 % of their life the driver obtains new ones and connects again: publishes
-   * wait, running handlers finish, and the session at the server keeps the rest. In place of `username`, `password` and those of `url`.
-   * Default: none.
+   * User and password, obtained at each connection. At 80 % of their life the driver obtains new ones and connects again:
+   * publishes wait, running handlers finish, and the session at the server keeps other messages. They replace `username`,
+   * `password` and those of `url`. Default: none.
    */
   readonly credentials?: Credentials.Source<Issued> | undefined
   /** Certificates; only with `mqtts` and `wss`. */
   readonly tls?: Tls | undefined
   /**
-   * How often a message that was published may arrive, in both directions: 0 at most once, 1 at least once, 2 once between
-   * client and server. A message that has the header `mqtt-qos` (`0`, `1`, `2`) is published with that. Default: 1.
+   * The delivery guarantee of published messages, in both directions: 0 at most once, 1 at least once, 2 once between client
+   * and server. The header `mqtt-qos` (`0`, `1`, `2`) of a message overrides it. Default: 1.
    */
   readonly qos?: 0 | 1 | 2 | undefined
-  /** A connection without a sign of life for one and a half times as long is lost; whole seconds up to 18 hours. Default: 30 seconds. */
+  /**
+   * The keepalive interval; a connection that is silent for one and a half times as long is lost. Whole seconds up to 18
+   * hours. Default: 30 seconds.
+   */
   readonly keepalive?: Duration.Input | undefined
   /** How long an attempt to connect, or an answer to a subscription or a ping, may take. Default: 5 seconds. */
   readonly connectTimeout?: Duration.Input | undefined
-  /** What the server publishes in this process's name when its connection ends otherwise than by the program's end. Default: nothing. */
+  /** The message that the server publishes when this process's connection ends without a clean shutdown. Default: none. */
   readonly will?: Outgoing<Uint8Array> | undefined
-  /** How long the server waits with the will for the connection to come back; whole seconds. Default: 0. */
+  /** How long the server holds the will back in case the process reconnects; whole seconds. Default: 0. */
   readonly willDelay?: Duration.Input | undefined
   /** Consuming. */
   readonly consumer?: {
     /**
      * `group`: processes of a group share its messages, in no order. `exclusive`: a group belongs to one process (its
-     * `clientId`), which gets all messages in order. Default: `group`.
+     * `clientId`), which receives all messages in order. Default: `group`.
      */
     readonly sharing?: "group" | "exclusive" | undefined
     /**
-     * How long the server keeps for a process that is away what it has not acknowledged, and its share of what comes; whole
-     * seconds. Afterwards that is gone. Without meaning at QoS 0. Default: 7 days.
+     * How long the server keeps the session of a disconnected process: its unacknowledged messages and its share of new
+     * ones; whole seconds. Afterwards they are lost. Without meaning at QoS 0. Default: 7 days.
      */
     readonly sessionExpiry?: Duration.Input | undefined
-    /** The most messages that are delivered and not acknowledged, and may so come twice; an integer from 1 to 65535. Default: 1024. */
+    /** The most delivered, unacknowledged messages, which may be redelivered; an integer from 1 to 65535. Default: 1024. */
     readonly receiveMaximum?: number | undefined
   } | undefined
   /** Publishing. */
   readonly producer?: {
-    /** The most messages that wait for their confirmation; an integer from 1 to 65535, and no more than the server allows. Default: 512. */
+    /**
+     * The most unconfirmed messages in flight; an integer from 1 to 65535, limited by the server's Receive Maximum. Default:
+     * 512.
+     */
     readonly window?: number | undefined
-    /** Whether the server retains a message that does not say so itself by its header `mqtt-retain`. Default: `off`. */
+    /** Whether the server retains a message without a header `mqtt-retain`. Default: `off`. */
     readonly retain?: "off" | "on" | undefined
     /**
-     * What becomes of a message, and of a dead letter, that no session subscribes to and the server therefore drops: refused
-     * with `Unreachable`, so that it is tried again, or confirmed as MQTT does. `refuse` needs QoS 1 or 2 and a server that
-     * tells; Mosquitto tells at QoS 1 only. What is retained is kept, and confirmed. Default: `refuse`, and `confirm` at QoS 0.
+     * Decides about a message or dead letter that the server drops because no session subscribes to it: `refuse` fails with
+     * `Unreachable`, so that the publish is retried; `confirm` succeeds, as MQTT does. `refuse` needs QoS 1 or 2 and a
+     * server that reports it; Mosquitto does so at QoS 1 only. Retained messages are kept, and confirmed. Default: `refuse`,
+     * and `confirm` at QoS 0.
      */
     readonly unheard?: "confirm" | "refuse" | undefined
   } | undefined
 }
 
-/** Options checked, times in seconds as MQTT has them. */
+/** Checked options, times in seconds as in MQTT. */
 export interface ResolvedOptions {
-  /** Of `clientId`; that of a consumer has another one. */
+  /** Names `clientId`; consumers have client ids of their own. */
   readonly place: Errors.Place
   readonly qos: 0 | 1 | 2
   /** Milliseconds. */
@@ -109,15 +114,15 @@ export interface ResolvedOptions {
   readonly retain: boolean
   readonly unheard: "confirm" | "refuse"
   readonly will: IClientOptions["will"]
-  /** Where user and password are not in `client`. */
+  /** User and password, if they are not part of `client`. */
   readonly credentials: Credentials.Credentials<Issued> | undefined
-  /** What all clients have in common. */
+  /** The options common to all clients. */
   readonly client: (issued?: Issued) => IClientOptions
-  /** A client id that is the same for the same words, and short: servers may refuse long ones. */
+  /** Derives a client id, the same for the same words, and short: servers may refuse long ones. */
   readonly clientIdOf: (words: ReadonlyArray<string>) => string
 }
 
-// 2^32 - 1 means for ever, which hides what nobody will fetch
+// 2^32 - 1 would mean for ever, and keep sessions that no client will resume
 const longest = 4_294_967_294
 
 const checks = OptionCheck.makeWith(bad)
@@ -140,7 +145,7 @@ const taken = (text: unknown): Parts => {
   const url = typeof text === "string" ? URL.parse(text.trim()) : null
   const protocol = (["mqtt", "mqtts", "ws", "wss"] as const).find((each) => `${each}:` === url?.protocol)
   if (url === null || protocol === undefined || url.hostname === "") {
-    // the text may hold a password, so it is not repeated
+    // the text may hold a password, so the error does not repeat it
     return bad("url must be mqtt://host:port, or with mqtts, ws or wss, and with user:password@ before the host")
   }
   if (!protocol.startsWith("ws") && url.pathname !== "" && url.pathname !== "/") {
@@ -253,7 +258,7 @@ const resolve = (options: Options): ResolvedOptions => {
     retain,
     unheard,
     will: options.will === undefined ? undefined : checkedWill(options.will, qos, willDelay, retain),
-    // made anew for each client: mqtt.js writes into it
+    // a new object for each client: mqtt.js writes into it
     client: (issued) => ({
       ...tls,
       protocol: parts.protocol,
@@ -266,12 +271,12 @@ const resolve = (options: Options): ResolvedOptions => {
       ...(issued === undefined ? {} : { username: issued.username, password: plain(issued.password) }),
       keepalive,
       connectTimeout,
-      // the engine decides when a connection comes back, and no message waits in the client meanwhile
+      // the engine decides when to reconnect, and no message waits in the client meanwhile
       reconnectPeriod: 0,
       resubscribe: false,
       queueQoSZero: false,
       rejectUnauthorized: true,
-      // its debug log prints packets as they are, passwords too
+      // mqtt.js's debug log prints packets unredacted, including passwords
       log: () => {}
     }),
     clientIdOf: (words) =>
@@ -285,7 +290,7 @@ export const check = (options: Options): Effect.Effect<ResolvedOptions, BrokerEr
 
 const optional = (name: string) => Config.option(Config.String(name))
 
-/** What the environment says: see `Mqtt.layerConfig`. */
+/** Options from the environment: see `Mqtt.layerConfig`. */
 export const config: Config.Config<Options> = Config.map(
   Config.all({
     url: Config.Redacted("MQTT_URL"),

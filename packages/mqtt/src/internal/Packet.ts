@@ -1,6 +1,4 @@
-/**
- * The core's messages as mqtt.js writes them, or why MQTT cannot hold them.
- */
+/** Converts the core's messages to mqtt.js's, or refuses those that MQTT cannot carry. */
 import { type BrokerError, Features, Headers, type Outgoing } from "@millrace/core"
 import type { IClientPublishOptions, IPublishPacket } from "mqtt"
 import * as Errors from "./Errors.ts"
@@ -61,7 +59,7 @@ class Writer {
     return true
   }
 
-  /** Puts a header where MQTT has its place; false where it has none. */
+  /** Puts a header into its MQTT field; returns false if it has none. */
   special(name: string, value: string): boolean {
     switch (name) {
       case names.contentType:
@@ -147,7 +145,8 @@ class Writer {
   end(): Properties | undefined {
     if (this.ordered !== undefined) {
       const all = this.user === undefined ? this.ordered : [...this.ordered, this.user]
-      // mqtt-packet writes each of a list of properties, which keeps repeated names and their order; its types know one only
+      // mqtt-packet writes each object of a list of properties, which keeps repeated names and their order; its types allow
+      // one object only
       this.own().userProperties = all as unknown as NonNullable<Properties["userProperties"]>
     } else if (this.user !== undefined) this.own().userProperties = this.user
     return this.properties
@@ -158,10 +157,10 @@ class Writer {
 const buffer = (bytes: Uint8Array): Buffer =>
   Buffer.isBuffer(bytes) ? bytes : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
 
-/** What MQTT can do of what a publisher may ask beside body, key and headers. */
+/** The optional publisher features (beside body, key and headers) that MQTT supports. */
 export const features: Features.Deciding = { tombstones: false, partitions: false, timestamps: "none" }
 
-/** A message as mqtt.js publishes it, or why it cannot be. */
+/** Converts a message to mqtt.js's form, or returns the error. */
 export const toPacket = (outgoing: Outgoing<Uint8Array>, qos: Qos, retain: boolean): Packet | Failed => {
   const { channel, headers, key, native, payload } = outgoing
   const refused = refusedName(channel)
@@ -198,7 +197,7 @@ export const toPacket = (outgoing: Outgoing<Uint8Array>, qos: Qos, retain: boole
     options: properties === undefined
       ? { qos: writer.qos, retain: writer.retain }
       : { qos: writer.qos, retain: writer.retain, properties },
-    // the fixed header, the topic's length, the packet's number, and the length of the properties
+    // the fixed header, the topic's length, the packet id, and the length of the properties
     size: payload.length + Buffer.byteLength(channel) + writer.size + 13
   }
 }

@@ -1,7 +1,8 @@
 /**
- * Publishing: a batch goes out in order, as much of it at once as the server allows, and is done when all of it is confirmed.
+ * Publishing: a batch is sent in order, with as many messages in flight as the server allows, and completes when all are
+ * confirmed.
  *
- * Nothing waits in the client for a better day: without a connection a publish opens one, or fails.
+ * No message is queued while there is no connection: a publish opens one, or fails.
  */
 import type { BrokerError, Outgoing } from "@millrace/core"
 import { Effect, Exit, Latch, Schedule, type Scope, Semaphore } from "effect"
@@ -12,10 +13,10 @@ import type { ResolvedOptions } from "./Options.ts"
 
 type Failed = BrokerError.BrokerError
 
-/** MQTT's word for a message that nobody subscribes to. */
+/** MQTT's reason code for a message without subscribers. */
 const noSubscribers = 16
 
-/** The most that a packet of MQTT can be long. */
+/** The most bytes of an MQTT packet. */
 const largest = 268_435_455
 
 /** Messages of one call. */
@@ -24,7 +25,7 @@ class PublishCall {
   readonly resume: (exit: Exit.Exit<void, Failed>) => void
   next = 0
   confirmed = 0
-  /** Nobody waits for it any more. */
+  /** The caller has its result. */
   over = false
 
   constructor(packets: ReadonlyArray<Packet.Packet>, resume: (exit: Exit.Exit<void, Failed>) => void) {
@@ -39,20 +40,22 @@ class PublishCall {
   }
 }
 
-/** One connection's publishes: the oldest batch first, and no more than `window` unconfirmed. */
+/** The publishes of one connection: the oldest batch first, and at most `window` unconfirmed messages. */
 class OutboundQueue {
   private readonly connection: Connection.Connection
   private readonly window: number
-  /** Whether the answer that mqtt.js handles now says that nobody subscribes; its callbacks do not tell. */
+  /** Whether the confirmation that mqtt.js is handling reports no subscribers; its callbacks do not say so. */
   private isUnheard = false
-  /** Numbers of messages of QoS 2 of which the server has said so; they are not done before its last word. */
+  /** Ids of QoS 2 messages whose PUBREC reported no subscribers; they are pending until PUBCOMP. */
   private readonly unheard = new Set<number>()
   private readonly batches: Array<PublishCall> = []
   private readonly waiting = new Set<PublishCall>()
   /** Open when no call waits. */
   readonly idle = Latch.makeUnsafe(true)
   private unconfirmed = 0
-  /** How many messages are sent one at a time, since one of those before them ended a connection. */
+  /**
+   * The number of messages still to be sent one at a time, because one of as many unconfirmed messages ended a connection.
+   */
   private suspects: number
   private isSending = false
 
@@ -96,7 +99,7 @@ class OutboundQueue {
   }
 
   private send(): void {
-    // a message of QoS 0 is confirmed in the middle of the call that writes it
+    // mqtt.js confirms a message of QoS 0 within the call that writes it
     if (this.isSending) return
     this.isSending = true
     const { batches, connection } = this
@@ -143,7 +146,7 @@ interface Open {
   readonly queue: OutboundQueue
 }
 
-/** What publishes, and answers for the server's health. */
+/** Publishes, and checks the server's health. */
 export interface Publisher {
   readonly publish: (batch: ReadonlyArray<Outgoing<Uint8Array>>) => Effect.Effect<void, Failed>
   readonly check: Effect.Effect<void | Failed, Failed>
@@ -169,7 +172,7 @@ export const make = (resolved: ResolvedOptions): Effect.Effect<Publisher, Failed
       clean: true,
       ...(resolved.will === undefined ? {} : { will: resolved.will })
     }
-    // the first that comes connects, the others wait for it
+    // the first caller connects, the others wait for it
     const connected: Effect.Effect<Open, Failed> = one.withPermit(
       Effect.suspend(() => {
         if (open !== undefined && open.connection.ended === undefined) return Effect.succeed(open)
@@ -230,7 +233,7 @@ export const make = (resolved: ResolvedOptions): Effect.Effect<Publisher, Failed
       return Effect.callback<void, Failed>((resume) => {
         const batch = new PublishCall(packets, resume)
         queue.add(batch)
-        // what has not gone out yet goes out all the same: a batch is not torn, and nobody hears of it
+        // after an interruption the rest of the batch is still sent, so no batch is torn; no caller awaits the result
       })
     }
 
@@ -243,7 +246,7 @@ export const make = (resolved: ResolvedOptions): Effect.Effect<Publisher, Failed
 
     yield* connected
     if (resolved.will !== undefined) {
-      // the will says that this process is gone: it comes back by itself, not with its next message only
+      // a published will means that this process is gone, so reconnect at once and not only with the next publish
       const lost = Effect.flatMap(Effect.suspend(() => Effect.exit(open!.connection.lost)), () => connected)
       const again = Effect.retry(lost, Schedule.spaced("1 second"))
       yield* Effect.forkScoped(Effect.forever(again))

@@ -1,6 +1,7 @@
 /**
- * A session at the server, which all subscriptions of a group in this process share: the server knows one reader, and here
- * its messages are dealt to whoever has room. So nobody who stops leaves messages behind under a name that never comes back.
+ * A session at the server. All subscriptions of a group in this process share it: the server sees one client, and this
+ * process deals the messages to members with capacity. So stopping one subscription cannot strand messages in a session of
+ * its own.
  */
 import type { BrokerError } from "@millrace/core"
 import { Effect, Semaphore } from "effect"
@@ -29,7 +30,7 @@ export class Session {
     this.filter = filter
   }
 
-  /** Takes a seat at the connection, which the first one opens. */
+  /** Joins the session's connection; the first member opens it. */
   enter(member: Member): Effect.Effect<Inbox, Failed> {
     const entering = this.one.withPermit(Effect.suspend((): Effect.Effect<Inbox | undefined, Failed> => {
       const { inbox, resolved } = this
@@ -50,7 +51,7 @@ export class Session {
         return this.inbox = opened
       })
     }))
-    // of two connections of one session the server would end the first
+    // the server would end the first of two connections of one session
     return Effect.flatMap(entering, (found) =>
       found === undefined
         ? Effect.andThen(this.inbox?.empty.await ?? Effect.void, Effect.suspend(() => this.enter(member)))
@@ -81,17 +82,17 @@ export class Session {
         const off = connection.onEnd((error) => resume(Effect.fail(error)))
         const { qos } = resolved
         let isDealing = false
-        // the session is there and its messages come: they are dealt, and the answer follows behind them
+        // the session exists and its messages arrive: deal them, since the answer follows behind them
         inbox.whenCrowded(() => {
           isDealing = true
           resume(Effect.void)
         })
-        // what is retained comes to a new session that wants all there is, and to no shared one
+        // retained messages go to a new session that reads from the earliest, and to no shared one
         connection.client.subscribe(
           filter,
           { qos, rap: true, rh: from === "earliest" ? 1 : 2 },
           (error, _granted, suback) => {
-            // the connection has ended, and its end knows why
+            // the connection has ended, and its own error says why
             if (error && suback === undefined && connection.client.stream.destroyed) return
             off()
             const code = suback?.granted.find((each) => Number(each) >= 128)
@@ -102,7 +103,7 @@ export class Session {
             const failure = Errors.fromUnknown(refused, "consume", place)
             resume(Effect.fail(failure))
             if (!isDealing) return
-            // whoever reads already hears of it as of any other end
+            // the members are already reading, so they get this error as the end of the connection
             connection.end(failure)
             connection.client.stream.destroy()
           }
@@ -126,7 +127,7 @@ export class Session {
     )
   }
 
-  /** Gives a seat up; the last one says goodbye, and the session stays at the server. */
+  /** Leaves the session; the last member disconnects, and the session stays at the server. */
   leave(inbox: Inbox, member: Member): Effect.Effect<void> {
     return this.one.withPermit(Effect.suspend(() => {
       inbox.leave(member)

@@ -1,6 +1,4 @@
-/**
- * Names of topics, filters and groups: what MQTT reads into them.
- */
+/** Names of topics, filters and groups: converts addresses to MQTT filters and refuses invalid names. */
 import type { BrokerError, Driver } from "@millrace/core"
 import { Effect } from "effect"
 import { createHash } from "node:crypto"
@@ -10,8 +8,8 @@ import * as Codec from "./Codec.ts"
 type Failed = BrokerError.BrokerError
 
 /**
- * The filter of a pattern. MQTT's wildcards are whole levels between slashes, so one that stands for less is widened to the
- * level, and what comes too much is left out by the pattern itself.
+ * The filter of a pattern. MQTT's wildcards match whole levels between slashes, so a parameter within a level is widened to
+ * the level, and the pattern itself filters out the surplus messages.
  */
 const widened = (address: string): string => {
   const levels = address.split("/")
@@ -21,13 +19,13 @@ const widened = (address: string): string => {
 }
 
 /**
- * A mark of what an address reads, whatever its parameters are called. Two addresses of one group may have the same filter; if
- * they shared it, each would be given messages of the other, and drop them.
+ * A hash of an address that ignores its parameters' names. Two addresses of one group may have the same filter; if they
+ * shared a subscription, each would receive messages of the other, and drop them.
  */
 const markOf = (address: string): string =>
   createHash("sha256").update(address.replace(/\{(\+?)[^}]*\}/g, "{$1}")).digest("hex").slice(0, 8)
 
-/** The filter to subscribe with, or why there is none. */
+/** The filter to subscribe with, or the error if the names are invalid. */
 export const filterOf = (
   { channel, group, pattern }: Pick<Driver.ConsumeOptions, "channel" | "group" | "pattern">,
   sharing: "group" | "exclusive"
@@ -50,7 +48,10 @@ export const filterOf = (
   return pattern === undefined ? `$share/${group}/${filter}` : `$share/${group}-${markOf(channel)}/${filter}`
 }
 
-/** Nothing is made: a topic is there as soon as somebody uses it. Refuses what a topic of MQTT cannot be. */
+/**
+ * Checks the declaration and creates nothing, since a topic exists as soon as a client uses it. Refuses names and settings
+ * that an MQTT topic cannot have.
+ */
 export const declare = ({ channel, partitions, settings }: Driver.Declaration): Effect.Effect<void, Failed> =>
   Effect.suspend(() => {
     const refused = Codec.refusedName(channel)
