@@ -1,19 +1,19 @@
 /**
- * What a health check is: a value with a name, a kind, and an effect that asks.
+ * Health checks: values with a name, a kind, and an effect that probes.
  */
 import { Duration, type Effect } from "effect"
 import * as OptionCheck from "../message/OptionCheck.ts"
 
 /**
- * Which question a check answers.
+ * The question that a check answers.
  *
- * - `liveness`: shall this process be ended and started again? Nothing outside of it has a say
- * - `readiness`: shall it be sent work?
- * - `startup`: has it begun? Once a check of this kind has succeeded it is not asked again
+ * - `liveness`: must this process be restarted? Nothing outside the process may influence the answer
+ * - `readiness`: may this process get work?
+ * - `startup`: has the process started? Once a check of this kind has succeeded it is not run again
  */
 export type Kind = "liveness" | "readiness" | "startup"
 
-/** What a check found; at most `maximumDetails` entries are kept, of at most `maximumText` characters. */
+/** Details found by a check; at most `maximumDetails` entries are kept, of at most `maximumText` characters. */
 export interface Details {
   readonly [name: string]: string | number | boolean | null
 }
@@ -21,12 +21,12 @@ export interface Details {
 /** Most details of a check. */
 export const maximumDetails = 32
 
-/** Most characters of a text that a report holds. */
+/** Most characters of a text in a report. */
 export const maximumText = 256
 
 const DegradedId = "~millrace/core/Health/Degraded"
 
-/** The answer of a check that works, and not as it should. */
+/** The answer of a check whose target works with restrictions. */
 export interface Degraded {
   readonly [DegradedId]: true
   readonly why: string
@@ -34,48 +34,48 @@ export interface Degraded {
 }
 
 /**
- * What a check succeeds with when what it asked works, and not as it should. `why` is shown to whoever sees details: a
- * sentence without secrets.
+ * Makes the answer of a check whose target works with restrictions. Every reader of details sees `why`: a sentence without
+ * secrets.
  *
  * @category constructors
  */
 export const degraded = (why: string, details?: Details): Degraded => ({ [DegradedId]: true, why, details })
 
-/** Whether a check answered `degraded`. */
+/** Tells whether a check answered `degraded`. */
 export const isDegraded = (answer: unknown): answer is Degraded =>
   typeof answer === "object" && answer !== null && DegradedId in answer
 
-/** What a check may succeed with: nothing, details, or `degraded`. */
+/** The success values of a check: nothing, details, or `degraded`. */
 export type Answer = Degraded | Details | void
 
-/** Options that every check of something outside has. */
+/** Options common to all checks of dependencies. */
 export interface Common<in E> {
-  /** Letters, digits, blanks and `._/@-`, at most 64; each check of a registry has another. */
+  /** Letters, digits, blanks and `._/@-`, at most 64; unique in a registry. */
   readonly name?: string | undefined
-  /** Whether it is asked for as long as the program runs, or until it has succeeded once. Default: `readiness`. */
+  /** Whether the check runs as long as the program runs, or until it has succeeded once. Default: `readiness`. */
   readonly kind?: "readiness" | "startup" | undefined
-  /** How long it may take, from 1 ms; what takes longer is down. Default: 1 second. */
+  /** The time limit of a run, from 1 ms; a slower check is down. Default: 1 second. */
   readonly timeLimit?: Duration.Input | undefined
-  /** What all is while this is down: `down`, or `degraded` where the program can do without. Default: `down`. */
+  /** The overall status while this check is down: `down`, or `degraded` for optional dependencies. Default: `down`. */
   readonly whenDown?: "degraded" | "down" | undefined
-  /** How often in a row it must fail before it is down, once it has been up; an integer from 1. Default: 1. */
+  /** The number of failures in a row before an up check is down; an integer from 1. Default: 1. */
   readonly downAfter?: number | undefined
-  /** How long an answer is good for. Default: that of the registry. */
+  /** How long an answer is valid. Default: that of the registry. */
   readonly cache?: Duration.Input | undefined
-  /** Asks by itself, so long after each answer, from 10 ms; who asks for a report then gets what is known. Default: never. */
+  /** The pause between background runs, from 10 ms; reports then use the last answer. Default: no background runs. */
   readonly refresh?: Duration.Input | undefined
-  /** A sentence of an error that may be shown. Default: none; without it nothing of an error but its class and tag is. */
+  /** Makes the public sentence of an error. Default: none, so that only the class and tag of the error are shown. */
   readonly explain?: ((error: E) => string | undefined) | undefined
 }
 
 /** Options of `check`. */
 export interface Options<in out E, out R> extends Common<E> {
   readonly name: string
-  /** Asks. Run on a fiber of its own, which is interrupted when its time is over. */
+  /** Probes the dependency. Runs on a fiber of its own, which the registry interrupts at the time limit. */
   readonly check: Effect.Effect<Answer, E, R>
 }
 
-/** A check of something that the program depends on: never part of liveness. */
+/** A check of a dependency: never part of liveness. */
 export interface Check<out R> {
   readonly _tag: "Check"
   readonly name: string
@@ -92,7 +92,7 @@ export interface Check<out R> {
   readonly explain: (error: unknown) => string | undefined
 }
 
-/** A check of this process, which can ask nobody else. */
+/** A check of this process alone, which cannot call dependencies. */
 export interface Liveness {
   readonly _tag: "Liveness"
   readonly name: string
@@ -100,29 +100,29 @@ export interface Liveness {
   readonly isAlive: () => boolean
 }
 
-/** Whatever a registry takes: a `Check` or a `Liveness`, without what would be inferred from it. */
+/** A check accepted by a registry: a `Check` or a `Liveness`, without the inferred types. */
 export interface Any {
   readonly _tag: "Check" | "Liveness"
   readonly name: string
   readonly kind: Kind
 }
 
-/** The services that a check asks. */
+/** The services that a check needs. */
 export type Needs<C> = C extends Check<infer R> ? R : never
 
-/** Refuses a name that would not do as a label or as a name in a document. */
+/** Refuses a name that is unsuitable as a label or in a document. */
 export const checkName = (name: string): string => {
-  // a colon divides names in health+json
+  // a colon separates names in health+json
   if (/^[\p{L}\p{N} ._/@-]{1,64}$/u.test(name)) return name
   throw new RangeError(
     `Health: name must be 1 to 64 letters, digits, blanks and ._/@-, got ${JSON.stringify(name.slice(0, 80))}`
   )
 }
 
-/** The checks of the options of `Health`. */
+/** The option checks of `Health`. */
 export const checkOption = OptionCheck.make("Health")
 
-/** What `check` does where an option is not given. */
+/** The defaults of `check`. */
 export const defaults: {
   readonly kind: "readiness"
   readonly timeLimit: Duration.Duration
@@ -131,13 +131,13 @@ export const defaults: {
 } = { kind: "readiness", timeLimit: Duration.seconds(1), whenDown: "down", downAfter: 1 }
 
 /**
- * A check of something that the program depends on: a database, a broker, another service. It succeeds with nothing, with
- * details or with `degraded`, or it fails; a defect is a failure, too.
+ * Makes a check of a dependency: a database, a broker, another service. It succeeds with nothing, with details or with
+ * `degraded`, or it fails; a defect is a failure, too.
  *
- * It is part of readiness, or of startup. It cannot be part of liveness: when a database is down, a new process finds it down as
- * well.
+ * The check is part of readiness, or of startup. It cannot be part of liveness: when a database is down, a restarted process
+ * finds it down as well.
  *
- * **Example** (a service that the program can do without)
+ * **Example** (an optional service)
  *
  * ```ts
  * import { Data, Effect } from "effect"
@@ -159,7 +159,7 @@ export const defaults: {
  */
 export const check = <E, R>(options: Options<E, R>): Check<R> => {
   const { explain } = options
-  // a kind of untyped code that is none of these would restart programs
+  // another kind, passed by untyped code, could restart programs
   const kind = checkOption.oneOf("kind", options.kind ?? defaults.kind, ["readiness", "startup"])
   return {
     _tag: "Check",
@@ -171,16 +171,16 @@ export const check = <E, R>(options: Options<E, R>): Check<R> => {
     downAfter: checkOption.count("downAfter", options.downAfter ?? defaults.downAfter),
     cache: options.cache === undefined ? undefined : checkOption.millis("cache", options.cache, { least: 0 }),
     refresh: options.refresh === undefined ? undefined : checkOption.millis("refresh", options.refresh, { least: 10 }),
-    // it is handed the errors of the effect beside it only
+    // explain only gets errors of the effect above
     explain: explain === undefined ? () => undefined : (error) => explain(error as E)
   }
 }
 
 /**
- * A check of this process: a function that answers at once, from what it knows. It can wait for nobody, so what is outside
- * cannot end the process.
+ * Makes a check of this process: a synchronous function of local state. It cannot wait for dependencies, so no dependency can
+ * end the process.
  *
- * **Example** (a program that leaks is started again)
+ * **Example** (a program that leaks is restarted)
  *
  * ```ts
  * import { Health } from "@millrace/core"

@@ -1,6 +1,6 @@
 /**
- * How far subscriptions are behind: consumer lag, age of the oldest message, and rate, as metrics and as values. An autoscaler
- * such as KEDA decides by them how many processes a consumer group needs.
+ * Progress of subscriptions: consumer lag, age of the oldest message, and rate, as metrics and as values. An autoscaler such as
+ * KEDA uses them to choose the number of processes of a consumer group.
  */
 import { Clock, Context, type Duration, Effect, Layer, Metric, type Scope } from "effect"
 import type { Health, Running } from "../broker/Broker.ts"
@@ -9,25 +9,25 @@ import * as OptionCheck from "../message/OptionCheck.ts"
 import * as Lost from "../telemetry/Lost.ts"
 import * as Series from "../telemetry/Series.ts"
 
-/** How far one subscription is behind. */
+/** The progress of one subscription. */
 export interface Progress {
   /** The name of the subscription. */
   readonly subscription: string
   readonly system: string
   readonly channel: string
   readonly group: string
-  /** Messages that the consumer group has not settled, over all partitions; undefined while the broker does not say. */
+  /** Messages not settled by the consumer group, over all partitions; undefined while the broker does not tell. */
   readonly lag: number | undefined
   /**
-   * Seconds since the oldest unsettled message of this process was published: 0 where the group is not behind, undefined where
-   * it is unknown.
+   * Seconds since the oldest unsettled message of this process was published: 0 if the group has no lag, undefined if
+   * unknown.
    */
   readonly age: number | undefined
-  /** Messages that this process settled a second, since the last measurement. */
+  /** Messages settled by this process per second, since the last measurement. */
   readonly rate: number
-  /** Partitions that this process has. */
+  /** Number of partitions assigned to this process. */
   readonly partitions: number
-  /** Messages and broker calls that do not move. */
+  /** Stuck messages and broker calls. */
   readonly stuck: number
   /** Unix time in milliseconds. */
   readonly measuredAt: number
@@ -37,7 +37,7 @@ export interface Progress {
 export interface Options {
   /** The time between two measurements, from 100 ms. Default: 15 seconds. */
   readonly every?: Duration.Input | undefined
-  /** How long the broker may take to say its lag, from 1 ms; later it is unknown. Default: 5 seconds. */
+  /** The time limit of the broker's answer, from 1 ms; a later lag is unknown. Default: 5 seconds. */
   readonly timeLimit?: Duration.Input | undefined
 }
 
@@ -68,13 +68,13 @@ const lagOf = (running: Running, timeLimit: number): Effect.Effect<number | unde
   running.lag.pipe(
     Effect.map((parts) => parts.reduce((sum, { messages }) => sum + Math.max(0, messages), 0)),
     Effect.timeoutOrElse({ duration: timeLimit, orElse: () => Effect.undefined }),
-    // a broker that does not count, or that is down, says nothing of the lag: it is not 0
+    // the lag of a broker that does not count, or that is down, is unknown, not 0
     Effect.catchCause(() => Effect.undefined)
   )
 
 const ageOf = (health: Health, lag: number | undefined, now: number): number | undefined => {
   const times = health.leases.flatMap(({ oldestPublished }) => oldestPublished ?? [])
-  // clocks of publishers may be ahead of ours
+  // publishers' clocks may be ahead of this one
   if (times.length > 0) return Math.max(0, now - Math.min(...times)) / 1000
   return health.pending === 0 && lag === 0 ? 0 : undefined
 }
@@ -141,7 +141,7 @@ const figures: ReadonlyArray<Figure> = [
 
 type SeriesRegistry = Effect.Success<typeof Metric.MetricRegistry>
 
-/** The last measurement of one subscription, and its series. */
+/** Holds the last measurement of one subscription, and its metric series. */
 class Observed {
   readonly running: Running
   progress: Progress | undefined
@@ -163,7 +163,7 @@ class Observed {
     })
   }
 
-  /** A figure that is unknown has no series: an exporter would write 0. */
+  /** Shows a figure; an unknown figure has no series, because an exporter would write 0. */
   private show({ description, id, of, unit }: Figure, progress: Progress): void {
     const { channel, group, subscription, system } = progress
     const key = `millrace ${id} ${JSON.stringify([system, channel, group, subscription])}`
@@ -184,14 +184,14 @@ class Observed {
     this.registry.set(key, Series.gauge(id, description, labels, () => of(this.progress ?? progress) ?? NaN))
   }
 
-  /** An autoscaler must not decide by figures of a subscription that has ended. */
+  /** Removes the series, so that no autoscaler uses figures of an ended subscription. */
   end(): void {
     for (const key of this.shown) this.registry.delete(key)
     this.shown.clear()
   }
 }
 
-/** Measures all subscriptions again and again, and forgets those that have ended. */
+/** Measures all subscriptions repeatedly, and removes ended ones. */
 const loop = (
   subscriptions: Effect.Effect<ReadonlyArray<Running>>,
   registry: SeriesRegistry,
@@ -216,7 +216,7 @@ const loop = (
 
 /** The measurements of `layer`. */
 class ConsumerLagReport extends Context.Service<ConsumerLagReport, {
-  /** The last measurement of each subscription that runs, in the order in which they were begun. */
+  /** The last measurement of each running subscription, in start order. */
   readonly list: Effect.Effect<ReadonlyArray<Progress>>
 }>()("@millrace/core/ConsumerLag/Report") {}
 export { ConsumerLagReport as Report }
@@ -225,7 +225,7 @@ export { ConsumerLagReport as Report }
  * Measures one subscription until the scope closes, and shows the figures in Effect's `Metric` registry, which Effect's
  * Prometheus and OTLP exporters read: `millrace.consumer.lag`, `millrace.consumer.oldest.age` (seconds),
  * `millrace.consumer.rate` and `millrace.consumer.stuck`, with `messaging.system`, `messaging.destination.name`,
- * `messaging.consumer.group.name` and `millrace.subscription`. A figure that is unknown has no series. Completes with the first
+ * `messaging.consumer.group.name` and `millrace.subscription`. An unknown figure has no series. Completes with the first
  * measurement.
  *
  * @throws RangeError when an option is out of range
@@ -243,7 +243,7 @@ export const observe = (running: Running, options: Options = {}): Effect.Effect<
 }
 
 /**
- * Measures all subscriptions of `Subscriptions.layer` as `observe` does, those that start later, too.
+ * Measures all subscriptions of `Subscriptions.layer` as `observe` does, including subscriptions that start later.
  *
  * **Example** (the figures for an autoscaler)
  *

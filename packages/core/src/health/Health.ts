@@ -1,6 +1,5 @@
 /**
- * The health of a program: checks of what it depends on, asked side by side, and one report of them for probes, logs and
- * messages.
+ * The health of a program: checks of its dependencies, run concurrently, and one report of them for probes, logs and messages.
  */
 import { Clock, Context, Duration, Effect, Layer, type Scope } from "effect"
 import * as Detached from "../message/Detached.ts"
@@ -46,17 +45,17 @@ export { teardown } from "./teardown.ts"
 
 /** Options of `layer`. */
 export interface Options {
-  /** How long an answer is good for; who asks meanwhile gets it at once. From 0. Default: 1 second. */
+  /** How long an answer is valid; reports in the meantime reuse it. From 0. Default: 1 second. */
   readonly cache?: Duration.Input | undefined
-  /** How many checks run at once; an integer from 1. Default: 16. */
+  /** The most checks that run at once; an integer from 1. Default: 16. */
   readonly concurrency?: number | undefined
   /** The most checks; an integer from 1. Default: 100. */
   readonly maximumChecks?: number | undefined
-  /** The check of liveness that is always there; `off` leaves it out. */
+  /** The built-in liveness check; `off` leaves it out. */
   readonly eventLoop?: Pulse.Options | "off" | undefined
 }
 
-/** What `layer` does where an option is not given. */
+/** The defaults of `layer`. */
 export const defaults: {
   readonly cache: Duration.Duration
   readonly concurrency: number
@@ -67,16 +66,16 @@ export const defaults: {
 /** The checks of a program. */
 class HealthRegistry extends Context.Service<HealthRegistry, {
   /**
-   * Asks the checks of a kind, and of none where their answers are new enough; `all` asks every one. It takes no longer than
-   * the longest time limit, times the rounds that `concurrency` makes of them. Interrupting it interrupts no check.
+   * Runs the checks of a kind, except those with a fresh answer; `all` runs checks of every kind. It takes at most the
+   * longest time limit, times the rounds needed under `concurrency`. Interrupting the report interrupts no check.
    */
   readonly report: (kind?: Report["kind"]) => Effect.Effect<Report>
-  /** The program has started: what was not ready until now may be. */
+  /** Marks the program as started: from now on it can be ready. */
   readonly started: Effect.Effect<void>
-  /** The program ends: from now on it is not ready, whatever its checks say, and they are not asked for it any more. */
+  /** Marks the program as draining: it is not ready, regardless of its checks; reports run only liveness checks. */
   readonly draining: Effect.Effect<void>
   /**
-   * Adds a check until the scope closes. A name that is there already, and one check more than there may be, are defects
+   * Adds a check until the scope closes. A duplicate name, and a check beyond the maximum, are defects
    * (`RangeError`).
    */
   readonly add: <R = never>(check: Check.Check<R> | Check.Liveness) => Effect.Effect<void, never, R | Scope.Scope>
@@ -85,7 +84,7 @@ class HealthRegistry extends Context.Service<HealthRegistry, {
 export { HealthRegistry as Registry }
 
 /**
- * The report, as a value.
+ * Makes the report, as a value.
  *
  * **Example** (a program without HTTP logs it)
  *
@@ -147,15 +146,13 @@ const make = <R>(
   })
 
 /**
- * The checks of a program.
+ * Provides the checks of a program as `Registry`; needs the services of the checks. The program is not ready until it is marked
+ * as started, by `layerLifetime` or `started`.
  *
- * Provides `Registry`; needs what the checks ask. Until the program is marked as started, by `layerLifetime` or `started`,
- * it is not ready.
+ * A status change of a check is logged once, with its whole cause when it goes down, and sets the gauge `millrace.health.up` by
+ * `check`: 1, 0.5 while degraded, 0 while down. Names beyond the first 1,000 have no gauge.
  *
- * A check that changes its status is logged once, with all of its cause when it goes down, and is seen in the gauge
- * `millrace.health.up` by `check`: 1, 0.5 while degraded, 0 while down; names beyond the first 1,000 are not.
- *
- * **Example** (a broker, and a store of rate limits that the program can do without)
+ * **Example** (a broker, and an optional store of rate limits)
  *
  * ```ts
  * import { Layer } from "effect"
@@ -166,7 +163,7 @@ const make = <R>(
  * )
  * ```
  *
- * @throws RangeError when an option is out of range, a name is there twice, or there are too many checks
+ * @throws RangeError when an option is out of range, a name is duplicate, or there are too many checks
  * @category layers
  */
 export const layer = <const Checks extends ReadonlyArray<Check.Any>>(
@@ -187,7 +184,7 @@ export const layer = <const Checks extends ReadonlyArray<Check.Any>>(
   const twice = checks.find(({ name }, i) => checks.findIndex((other) => other.name === name) !== i)
   if (twice !== undefined) throw new RangeError(`Health: name must be of one check, got ${twice.name} twice`)
   if (eventLoop !== "off") Pulse.delayOf(eventLoop)
-  // each of them needs no more than all do
+  // each check needs at most the services that all need together
   const all = checks as ReadonlyArray<Check.Any> as ReadonlyArray<
     Check.Check<Check.Needs<Checks[number]>> | Check.Liveness
   >
@@ -197,7 +194,8 @@ export const layer = <const Checks extends ReadonlyArray<Check.Any>>(
 /** Options of `layerLifetime`. */
 export interface LifetimeOptions {
   /**
-   * How long the program goes on as if nothing was once it says that it drains, so that those who send it work have seen it; from 0. Default: 0.
+   * How long the program continues to work normally after it is marked as draining, so that load balancers notice; from 0.
+   * Default: 0.
    */
   readonly wait?: Duration.Input | undefined
 }
@@ -205,10 +203,10 @@ export interface LifetimeOptions {
 /**
  * Marks the program as started when this layer is built, and as draining when its scope closes, e.g. by SIGTERM.
  *
- * Put it on top of all that must run before the program is ready, subscriptions and servers: they are built before it, and end
- * after it.
+ * Put this layer on top of everything that must run before the program is ready, such as subscriptions and servers: they are
+ * built before it, and end after it.
  *
- * **Example** (ready when the subscription is, and not any more when it begins to drain)
+ * **Example** (ready once the subscription runs, not ready once it begins to drain)
  *
  * ```ts
  * import { Effect, Layer } from "effect"

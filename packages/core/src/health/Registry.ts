@@ -1,12 +1,12 @@
 /**
- * Asks checks, side by side and each within its time, and keeps what they answered.
+ * Runs checks concurrently, each within its time limit, and stores their answers.
  */
 import { Clock, Deferred, Effect, Exit, type Fiber, Metric, type Scope, Semaphore } from "effect"
 import * as Detached from "../message/Detached.ts"
 import type * as Check from "./Check.ts"
 import * as Report from "./Report.ts"
 
-/** Options, checked; times in milliseconds. */
+/** The checked options; times in milliseconds. */
 export interface Settings {
   readonly cache: number
   readonly concurrency: number
@@ -19,20 +19,20 @@ const up = Metric.gauge("millrace.health.up", {
 
 const gauges: Record<Report.Status, number> = { up: 1, degraded: 0.5, down: 0 }
 
-/** Most names that the gauge has had; what is added beyond has none. */
+/** Most names on the gauge; later names are not shown. */
 const maximumLabels = 1000
 
-/** One check, and what is known of it. */
+/** One check, and its last answer. */
 class Entry {
   readonly check: Check.Check<never> | Check.Liveness
   result: Report.Result | undefined
-  /** Monotonic milliseconds at which the last answer came. */
+  /** Monotonic milliseconds of the last answer. */
   answered = -Infinity
-  /** Done when the run under way has an answer: all who ask meanwhile wait for the same one. */
+  /** Completes when the current run has an answer: all reports in the meantime wait for the same run. */
   asking: Deferred.Deferred<void> | undefined
-  /** The last run, where it was given up and has not ended, and since when it runs. */
+  /** The last run, if it timed out and has not ended, and its start. */
   hanging: { readonly fiber: Fiber.Fiber<unknown, unknown>; readonly since: number } | undefined
-  /** What waits for the answer, and what asks. */
+  /** The fibers that run the check and wait for its answer. */
   fibers: ReadonlyArray<Fiber.Fiber<unknown, unknown>> = []
 
   constructor(check: Check.Check<never> | Check.Liveness) {
@@ -47,7 +47,7 @@ export interface Registry {
   readonly phase: (phase: Report.Phase) => Effect.Effect<void>
 }
 
-/** A registry without checks; what it has begun is interrupted when the scope closes, and not waited for. */
+/** Makes an empty registry; removing a check interrupts its fibers without waiting for them. */
 export const make = (settings: Settings): Effect.Effect<Registry, never, Scope.Scope> =>
   Effect.gen(function*() {
     const clock = yield* Clock.Clock
@@ -106,13 +106,13 @@ export const make = (settings: Settings): Effect.Effect<Registry, never, Scope.S
       tell(before, after, exit)
     }
 
-    /** Waits for no longer than its time, whatever the check does. */
+    /** Runs a check, and waits no longer than its time limit, even if the check ignores interruption. */
     const run = (entry: Entry, check: Check.Check<never>): Effect.Effect<void> =>
       Effect.suspend(() => {
         const begun = now()
         const { hanging } = entry
         if (hanging !== undefined) {
-          // one run at a time: what does not end would pile up
+          // one run at a time: runs that never end would pile up
           record(entry, Report.late, begun - hanging.since)
           return Effect.void
         }
@@ -124,7 +124,7 @@ export const make = (settings: Settings): Effect.Effect<Registry, never, Scope.S
           Deferred.doneUnsafe(ended, Exit.void)
         })
         return Effect.map(Effect.timeoutOption(Deferred.await(ended), check.timeLimit), () => {
-          // it may have ended at the very last moment
+          // the run may have ended at the last moment
           const exit = fiber.pollUnsafe()
           if (exit !== undefined) return record(entry, Report.foundOf(exit, check.explain), now() - begun, exit)
           entry.hanging = { fiber, since: begun }
@@ -138,7 +138,7 @@ export const make = (settings: Settings): Effect.Effect<Registry, never, Scope.S
       if (check.kind === "startup" && result.status !== "down") return true
       const cache = check.cache ?? settings.cache
       const age = now() - answered
-      // its own refresh asks sooner
+      // the background refresh renews the answer sooner
       return age < cache || (check.refresh !== undefined && age < check.refresh + check.timeLimit)
     }
 
@@ -149,7 +149,7 @@ export const make = (settings: Settings): Effect.Effect<Registry, never, Scope.S
         entry.fibers = entry.hanging === undefined ? [] : [entry.hanging.fiber]
         Deferred.doneUnsafe(asking, Exit.void)
       })
-      // who asks may go, the others still wait for it
+      // a separate fiber, so that an interrupted report does not interrupt the run, for which other reports wait
       const fiber = runFork(Effect.ensuring(permits.withPermit(run(entry, check)), done))
       if (fiber.pollUnsafe() === undefined) entry.fibers = [...entry.fibers, fiber]
       return Deferred.await(asking)
@@ -181,7 +181,7 @@ export const make = (settings: Settings): Effect.Effect<Registry, never, Scope.S
     return {
       phase: (next) =>
         Effect.sync(() => {
-          // what drains does not start again
+          // draining is final
           if (phase !== "draining") phase = next
         }),
       add: (check) =>
@@ -214,7 +214,7 @@ export const make = (settings: Settings): Effect.Effect<Registry, never, Scope.S
       report: (kind) =>
         Effect.suspend(() => {
           const chosen = Array.from(entries.values()).filter(({ check }) => kind === "all" || check.kind === kind)
-          // what drains says so at once, and asks nobody
+          // a draining program reports so at once, and runs only its liveness checks
           const asked = phase === "draining"
             ? chosen.filter(({ check }) => check._tag === "Liveness")
             : chosen

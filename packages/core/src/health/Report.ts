@@ -1,73 +1,73 @@
 /**
- * What is known of the health of a program, as a value.
+ * The health of a program, as a value.
  */
 import { Cause, type Exit } from "effect"
 import { classOf, type FailureClass, tagOf } from "../message/Failure.ts"
 import { type Details, isDegraded, type Kind, maximumDetails, maximumText } from "./Check.ts"
 
-/** How something is; the later is the worse. */
+/** A status, from best to worst. */
 export type Status = "up" | "degraded" | "down"
 
-/** Where a program is on its way; readiness is down unless it is `started`. */
+/** The phase of a program's life; readiness is down unless it is `started`. */
 export type Phase = "starting" | "started" | "draining"
 
-/** What may be told of a failure. */
+/** The public part of a failure. */
 export interface Shown {
-  /** Undefined where the error has none. */
+  /** Undefined if the error has no class. */
   readonly failure: FailureClass | undefined
   readonly tag: string
-  /** What `explain` makes of the error; undefined where it says nothing. */
+  /** The result of `explain`; undefined if it returns none. */
   readonly message: string | undefined
 }
 
-/** What one check came to. */
+/** The result of one check. */
 export interface Result {
   readonly name: string
   readonly kind: Kind
   readonly status: Status
-  /** What all is while this is down. */
+  /** The overall status while this check is down. */
   readonly whenDown: "degraded" | "down"
-  /** Milliseconds that the answer took, by the monotonic clock. */
+  /** Duration of the run in milliseconds, by the monotonic clock. */
   readonly latency: number
   /** Unix time in milliseconds of the answer. */
   readonly at: number
-  /** Unix time in milliseconds since which its status is what it is. */
+  /** Unix time in milliseconds of the last status change. */
   readonly since: number
-  /** How often it has failed in a row. */
+  /** Number of failures in a row. */
   readonly failures: number
-  /** Why it failed last; undefined where it did not. */
+  /** The last failure; undefined if the last run succeeded. */
   readonly error: Shown | undefined
-  /** Why it is degraded. */
+  /** The reason for the degraded status. */
   readonly why: string | undefined
   readonly details: Details | undefined
 }
 
-/** What is known of a program. */
+/** The health of a program. */
 export interface Report {
-  /** The worst of its checks, each by its `whenDown`; down unless the program has started, where that matters. */
+  /** The worst of the checks, weighted by `whenDown`. Except for liveness: down unless started (startup: while starting). */
   readonly status: Status
   readonly kind: Kind | "all"
   readonly phase: Phase
   /** Unix time in milliseconds. */
   readonly timestamp: number
-  /** In the order in which they were given. */
+  /** The results in the order of registration. */
   readonly checks: ReadonlyArray<Result>
 }
 
 const ranks: Record<Status, number> = { up: 0, degraded: 1, down: 2 }
 
-/** The worse of two. */
+/** Returns the worse of two statuses. */
 export const worse = (one: Status, other: Status): Status => ranks[one] >= ranks[other] ? one : other
 
-/** What a check makes of the whole. */
+/** Returns the effect of a check on the overall status. */
 export const weightOf = ({ status, whenDown }: Pick<Result, "status" | "whenDown">): Status =>
   status === "down" ? whenDown : status
 
-/** Whether the phase speaks against the kind. */
+/** Tells whether the phase alone makes a report of this kind down. */
 const isHeldBack = (kind: Report["kind"], phase: Phase): boolean =>
   kind === "startup" ? phase === "starting" : kind !== "liveness" && phase !== "started"
 
-/** A report of results. */
+/** Makes a report of results. */
 export const make = (
   kind: Report["kind"],
   phase: Phase,
@@ -94,7 +94,7 @@ const boundedDetails = (details: Details): Details =>
       .map(([name, value]) => [shortened(name), typeof value === "string" ? shortened(value) : value])
   )
 
-/** What was found, before it is compared with what was before. */
+/** The raw result of one check, before failure counting. */
 export interface Found {
   readonly status: Status
   readonly error: Shown | undefined
@@ -109,13 +109,13 @@ const failed = (failure: FailureClass | undefined, tag: string, message?: string
   details: undefined
 })
 
-/** No answer in time. */
+/** The result of a check that timed out. */
 export const late: Found = failed("timeout", "Timeout")
 
-/** A process that says of itself that it shall be ended. */
+/** The result of a liveness check that returned false. */
 export const notAlive: Found = failed(undefined, "NotAlive")
 
-/** What an exit says; nothing of an error but its class and tag, and what `explain` makes of it. */
+/** Makes the result of an exit; of an error it shows only class, tag, and the text of `explain`. */
 export const foundOf = (
   exit: Exit.Exit<unknown, unknown>,
   explain: (error: unknown) => string | undefined
@@ -141,7 +141,7 @@ export const foundOf = (
     try {
       message = explain(error)
     } catch {
-      // it says nothing then
+      // an explain that throws gives no text
     }
     return failed(classOf(error), tagOf(error), message)
   }

@@ -1,5 +1,5 @@
 /**
- * Checks of what the library knows: brokers, stores, circuits and switches.
+ * Checks of the library's own parts: brokers, stores, circuits and switches.
  */
 import { Data, Effect } from "effect"
 import { Broker, type Key } from "../broker/Broker.ts"
@@ -12,9 +12,9 @@ import { policy } from "../middleware/rateLimit/policy.ts"
 import { RateLimitStore, type RateLimitUnavailable } from "../middleware/rateLimit/store.ts"
 import { type Check, check, checkOption, type Common, type Degraded, degraded } from "./Check.ts"
 
-/** A subscription does not take messages. */
+/** A subscription that does not take messages. */
 export class SubscriptionDown extends Data.TaggedError("SubscriptionDown")<{
-  /** What it is instead, by its name. */
+  /** The subscription's name and actual state. */
   readonly message: string
 }> {
   readonly failure = "dependency" as const
@@ -22,22 +22,22 @@ export class SubscriptionDown extends Data.TaggedError("SubscriptionDown")<{
 
 /** Options of `broker`. */
 export interface BrokerOptions<On = Broker> extends Common<BrokerError> {
-  /** One of several brokers. Default: `Broker`. */
+  /** The broker to check. Default: `Broker`. */
   readonly on?: Key<On> | undefined
 }
 
 const renewal = "the broker answers, and the next connection may fail"
 
-// the reason is a word of ours; the message names addresses
+// the reason is a fixed word; the message may contain addresses
 const reasonOf = (error: BrokerError): string => error.reason
 
-// without the option On is the default's type
+// without the option, On is the default's type
 const keyOf = <On>(options: { readonly on?: Key<On> | undefined }): Key<On> =>
   options.on ?? (Broker as unknown as Key<On>)
 
 /**
- * Asks a broker for one answer. Of what it fails with the reason is shown (`Unreachable`), unless `explain` says otherwise. The check is
- * degraded while the broker answers and its driver cannot renew its credentials.
+ * Checks that a broker answers. Of an error only the reason is shown (`Unreachable`), unless `explain` overrides it. The check
+ * is degraded while the broker answers but its driver cannot renew its credentials.
  *
  * @throws RangeError when an option is out of range
  * @category constructors
@@ -57,13 +57,13 @@ export const broker = <On = Broker>(options: BrokerOptions<On> = {}): Check<On> 
 export interface LagOptions<On = Broker> extends BrokerOptions<On> {
   readonly channel: string
   readonly group: string
-  /** Messages that may wait, over all partitions; beyond, it is degraded. An integer from 1. */
+  /** The most unsettled messages, over all partitions; above it the check is degraded. An integer from 1. */
   readonly most: number
 }
 
 /**
- * Asks a broker how far a group is behind; degraded beyond `most`. `whenDown` is `degraded` by default: who is behind shall
- * not be ended for it. A broker that does not count fails with `Unsupported`.
+ * Checks the lag of a consumer group; degraded above `most`. `whenDown` is `degraded` by default, because a lagging consumer
+ * must not be taken out of service. A broker that does not count fails with `Unsupported`.
  *
  * @throws RangeError when an option is out of range
  * @category constructors
@@ -83,7 +83,7 @@ export const lag = <On = Broker>(options: LagOptions<On>): Check<On> => {
   })
 }
 
-/** What a lag comes to. */
+/** Compares a lag with its limit. */
 export const behind = (
   parts: ReadonlyArray<{ readonly messages: number }>,
   most: number
@@ -93,7 +93,7 @@ export const behind = (
 }
 
 /**
- * Reads one row of the audit store.
+ * Checks that the audit store can read one row.
  *
  * @throws RangeError when an option is out of range
  * @category constructors
@@ -109,8 +109,8 @@ export const audit = (options: Common<AuditError> = {}): Check<AuditStore> =>
 const nobody = "millrace/health"
 
 /**
- * Asks the store of idempotency keys to extend a claim that nobody has, by its own statement or script: nothing changes, and a
- * store that could not be written to would say so.
+ * Checks the store of idempotency keys by extending a claim that does not exist, with the store's own statement or script:
+ * nothing changes, and a store that cannot write fails.
  *
  * @throws RangeError when an option is out of range
  * @category constructors
@@ -125,7 +125,7 @@ export const idempotency = (options: Common<IdempotencyUnavailable> = {}): Check
 const place = [{ policy: policy(nobody, { algorithm: "concurrency", limit: 1 }), key: nobody, cost: 1 }]
 
 /**
- * Asks the store of rate limits to renew a place that nobody has, by its own statement or script: nothing is counted.
+ * Checks the store of rate limits by renewing a place that does not exist, with its own statement or script: nothing is counted.
  *
  * @throws RangeError when an option is out of range
  * @category constructors
@@ -139,12 +139,12 @@ export const rateLimit = (options: Common<RateLimitUnavailable> = {}): Check<Rat
 
 /** Options of `circuits`. */
 export interface CircuitsOptions extends Common<never> {
-  /** Which circuits. Default: all. */
+  /** The circuits to check. Default: all. */
   readonly circuits?: ReadonlyArray<string> | undefined
 }
 
 /**
- * Degraded while a circuit is open or half-open; its details say which.
+ * Checks circuits: degraded while a circuit is open or half-open; the details list these circuits.
  *
  * @throws RangeError when an option is out of range
  * @category constructors
@@ -166,7 +166,7 @@ export const circuits = (options: CircuitsOptions = {}): Check<CircuitBreakerCir
 }
 
 /**
- * Degraded while the kill switch is engaged.
+ * Checks the kill switch: degraded while it is engaged.
  *
  * @throws RangeError when an option is out of range
  * @category constructors

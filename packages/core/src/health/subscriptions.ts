@@ -1,5 +1,5 @@
 /**
- * Checks of subscriptions: whether they take messages, who pauses them, which lanes are stuck.
+ * Checks of subscriptions: whether they take messages, the holders of their pauses, and stuck lanes.
  */
 import { Clock, type Duration, Effect } from "effect"
 import type { Health, Running } from "../broker/Broker.ts"
@@ -19,14 +19,14 @@ import { behind, SubscriptionDown } from "./checks.ts"
 
 /** Options of `subscription` and `subscriptions`. */
 export interface SubscriptionsOptions extends Common<BrokerError | SubscriptionDown> {
-  /** A message whose handler runs for longer makes it degraded; from 1 ms. Default: 5 minutes. */
+  /** The longest run of a handler before the check is degraded; from 1 ms. Default: 5 minutes. */
   readonly stuck?: Duration.Input | undefined
   /**
-   * A message that waits for longer (for its next attempt, its dead letter, a durable effect) makes it degraded, as does a
-   * commit that the broker does not answer; from 1 ms. Default: 10 seconds.
+   * The longest wait of a message (for its next attempt, its dead letter, a durable effect), or of a commit without an answer of
+   * the broker, before the check is degraded; from 1 ms. Default: 10 seconds.
    */
   readonly stalled?: Duration.Input | undefined
-  /** A source that gives no sign of life for longer is down; from 1 ms. Default: it may be silent. */
+  /** The longest silence of a running source before the check is down; from 1 ms. Default: unlimited. */
   readonly silence?: Duration.Input | undefined
 }
 
@@ -44,7 +44,7 @@ const numbersOf = (options: SubscriptionsOptions): Numbers => ({
 
 const down = (message: string) => Effect.fail(new SubscriptionDown({ message }))
 
-/** What is wrong with one, if anything. */
+/** Finds the problem of one subscription, if there is one. */
 const verdictOf = (
   { lanes, lastPoll, leases, name, pauses, state }: Health,
   { silence, stalled, stuck }: Numbers,
@@ -79,7 +79,7 @@ const verdictOf = (
   }
 }
 
-/** The oldest message that runs, by its place; its key is the customer's, and only in `Running.health`. */
+/** Shows the position of the oldest running message; its key is customer data, and only in `Running.health`. */
 const oldestOf = ({ oldest }: Health): Details =>
   oldest === undefined ? {} : {
     oldestPartition: oldest.partition,
@@ -100,13 +100,13 @@ const detailsOf = (health: Health): Details => ({
 })
 
 /**
- * A subscription that the program has started: down unless it takes messages, degraded while it is paused (by a circuit
- * breaker, a kill switch, by hand), while a message does not move, and where it is further behind than `lag`.
+ * Checks a subscription that the program has started: down unless it takes messages; degraded while it is paused (by a circuit
+ * breaker, a kill switch, manually), while a message is stuck, and while its lag is above `lag`.
  *
- * The reader of a retry channel that does not run makes it degraded. A source that connects again is down meanwhile;
- * `downAfter` makes it wait.
+ * A retry channel whose reader does not run makes the check degraded. A source is down while it reconnects; `downAfter`
+ * tolerates that.
  *
- * **Example** (with a limit of its lag)
+ * **Example** (with a limit of the lag)
  *
  * ```ts
  * import { Effect } from "effect"
@@ -127,7 +127,7 @@ export const subscription = (
   running: Running,
   options: SubscriptionsOptions & {
     readonly name: string
-    /** Messages that may wait for its group; beyond, it is degraded. An integer from 1. Default: the broker is not asked. */
+    /** The most unsettled messages of the group; above it the check is degraded. An integer from 1. Default: lag is not read. */
     readonly lag?: number | undefined
   }
 ): Check<never> => {
@@ -152,15 +152,15 @@ const explained = (error: BrokerError | SubscriptionDown): string =>
   error._tag === "SubscriptionDown" ? error.message : error.reason
 
 /**
- * All subscriptions of `Subscriptions.layer`, as one check: down where one does not take messages, or is not there, degraded
- * where one is paused or stuck. Its details are the states by name.
+ * Checks all subscriptions of `Subscriptions.layer` together: down if one does not take messages or is missing, degraded if one
+ * is paused or stuck. The details are the states by name.
  *
  * @throws RangeError when an option is out of range
  * @category constructors
  */
 export const subscriptions = (
   options: SubscriptionsOptions & {
-    /** Those that must be there. Default: none; those that are there are looked at. */
+    /** The subscriptions that must exist. Default: none required; the check covers all existing ones. */
     readonly expected?: ReadonlyArray<string> | undefined
   } = {}
 ): Check<Registry> => {

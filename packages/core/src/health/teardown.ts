@@ -1,11 +1,11 @@
 /**
- * The exit code of a program that was told to end.
+ * The exit code of a program ended by a signal.
  */
 import { Cause, Runtime } from "effect"
 
 /**
- * For `NodeRuntime.runMain`: a program that SIGTERM or SIGINT has ended in order exits with 0, one that failed with 1 or the code
- * that its error carries. Without it `runMain` exits with 130 after a signal, which supervisors count as a failure.
+ * Sets the exit code, for `NodeRuntime.runMain`: a program that SIGTERM or SIGINT has ended in order exits with 0, a failed
+ * program with 1 or the code of its error. Without it `runMain` exits with 130 after a signal, a failure for supervisors.
  *
  * **Example** (a service that ends in order)
  *

@@ -3,13 +3,13 @@
  */
 import { RegExp as Expression } from "effect"
 
-/** One segment of any value, or all segments that are left. */
+/** A parameter: one segment of any value, or all remaining segments. */
 export interface Parameter {
   readonly name: string
   readonly reach: "segment" | "rest"
 }
 
-/** What an address is made of: text as it stands, and parameters. */
+/** A part of an address: literal text, or a parameter. */
 export type Part = string | Parameter
 
 /** The names of an address's parameters, read from its literal: `"region"` of `orders.{region}.created`. */
@@ -22,14 +22,14 @@ export type Parameters<Name extends string> = { readonly [Each in Name]: string 
 
 /** A pattern of channel names. */
 export interface Pattern {
-  /** As it was written: `orders.{region}.created`. */
+  /** The address as written: `orders.{region}.created`. */
   readonly address: string
   readonly parts: ReadonlyArray<Part>
-  /** The parameters of a channel that fits, or undefined. */
+  /** Returns the parameters of a channel that matches, or undefined. */
   readonly match: (channel: string) => Readonly<Record<string, string>> | undefined
 }
 
-/** An address that cannot be a pattern, and why. */
+/** An address that is not a valid pattern; the message gives the reason. */
 export class AddressError extends RangeError {
   override readonly name = "AddressError"
 }
@@ -43,7 +43,7 @@ const separators = "./:"
 const isEdge = (address: string, at: number): boolean =>
   at < 0 || at >= address.length || separators.includes(address[at]!)
 
-/** `{` and `}` mark parameters and nothing else. */
+/** Splits an address into parts; `{` and `}` only mark parameters. */
 const parse = (address: string): ReadonlyArray<Part> => {
   const parts: Array<Part> = []
   const names = new Set<string>()
@@ -71,10 +71,10 @@ const parse = (address: string): ReadonlyArray<Part> => {
 }
 
 /**
- * Reads an address: a pattern where it has parameters, undefined where it is a plain name.
+ * Parses an address: returns a pattern if it has parameters, undefined if it is a plain name.
  *
- * `{name}` stands for one segment, i.e. one or more characters other than `.`, `/` and `:`; `{+name}`, at the end only, for all
- * that is left. Source: channel address expressions of AsyncAPI 3.0.0, and RFC 6570 for `+`.
+ * `{name}` matches one segment, i.e. one or more characters other than `.`, `/` and `:`; `{+name}`, at the end only, matches
+ * the whole remainder. Source: channel address expressions of AsyncAPI 3.0.0, and RFC 6570 for `+`.
  *
  * **Example** (one parameter)
  *
@@ -85,7 +85,7 @@ const parse = (address: string): ReadonlyArray<Part> => {
  * console.log(pattern?.match("orders.eu.created")?.["region"], pattern?.match("orders.created")) // => eu undefined
  * ```
  *
- * @throws AddressError when braces do not fit, a parameter is no whole segment, or a name stands twice
+ * @throws AddressError when braces are unbalanced, a parameter is not a whole segment, or a name occurs twice
  * @category constructors
  */
 export const pattern = (address: string): Pattern | undefined => {
@@ -113,8 +113,8 @@ export const pattern = (address: string): Pattern | undefined => {
 }
 
 /**
- * The address in a broker's own words: `one` for a parameter of one segment, `rest` for the last one that takes all, and text
- * through `literal`.
+ * Writes the address in a broker's syntax: `one` for a parameter of one segment, `rest` for a parameter that takes the
+ * remainder, and text through `literal`.
  */
 export const render = (
   { parts }: Pattern,
@@ -125,10 +125,10 @@ export const render = (
   ).join("")
 
 /**
- * The channel that a pattern names with these values: what `match` gives back.
+ * Fills the parameters of a pattern and returns the channel name: the inverse of `match`.
  *
- * A value is one segment, i.e. one or more characters other than `.`, `/`, `:`, `{` and `}`; of `{+name}` one or more, and no
- * braces either.
+ * A value is one segment, i.e. one or more characters other than `.`, `/`, `:`, `{` and `}`; a value of `{+name}` is one or
+ * more characters other than `{` and `}`.
  *
  * **Example** (there and back)
  *

@@ -1,14 +1,14 @@
 /**
- * W3C Baggage: names and values that travel with a request through every process that it reaches.
+ * W3C Baggage: names and values that travel with a request through every process it reaches.
  */
 
-/** The header of Baggage. */
+/** The name of the Baggage header. */
 export const name = "baggage"
 
 /** The most members, and the most characters of a header, that are read or written. */
 export const limits = { members: 64, characters: 8192 } as const
 
-/** One value, decoded, and its properties as they were written (`ttl=10;secret`), or undefined where it has none. */
+/** One value, decoded, and its properties as written (`ttl=10;secret`), or undefined if it has none. */
 export interface Entry {
   readonly value: string
   readonly properties: string | undefined
@@ -26,7 +26,7 @@ const properties = /^[\x20-\x2b\x2d-\x7e\t]*$/
 const lenient = new TextDecoder()
 const encoder = new TextEncoder()
 
-/** Percent-encoded UTF-8 to text; bytes that are not UTF-8 become U+FFFD, and a stray `%` stays. */
+/** Decodes percent-encoded UTF-8; bytes that are not UTF-8 become U+FFFD, and a stray `%` stays. */
 const decode = (text: string): string => {
   if (!text.includes("%")) return text
   const bytes: Array<number> = []
@@ -38,7 +38,7 @@ const decode = (text: string): string => {
   return lenient.decode(Uint8Array.from(bytes))
 }
 
-/** Text to baggage octets: what may not stand there, and `%`, percent-encoded as UTF-8. */
+/** Encodes text as baggage octets: forbidden characters and `%` are percent-encoded as UTF-8. */
 const encode = (text: string): string => {
   let out = ""
   for (const byte of encoder.encode(text)) {
@@ -49,8 +49,8 @@ const encode = (text: string): string => {
 }
 
 /**
- * Reads a `baggage` header. Malformed members are left out, of two with one name the later one stays, and what is beyond
- * `limits` is not read: members are taken whole from the front.
+ * Parses a `baggage` header. Malformed members are left out, the last of several members with one name wins, and the rest
+ * beyond `limits` is not read: whole members are taken from the front.
  */
 export const parse = (header: string): Baggage => {
   const found = new Map<string, Entry>()
@@ -75,7 +75,7 @@ export const parse = (header: string): Baggage => {
   return found
 }
 
-/** Writes a `baggage` header, or undefined where there is nothing to write. What is beyond `limits` is left out, whole members from the end. */
+/** Writes a `baggage` header, or undefined for empty baggage. Members beyond `limits` are left out, whole, from the end. */
 export const format = (baggage: Baggage): string | undefined => {
   let out = ""
   let count = 0
@@ -90,6 +90,6 @@ export const format = (baggage: Baggage): string | undefined => {
   return out === "" ? undefined : out
 }
 
-/** A copy with one entry more, or with that entry replaced. */
+/** Copies the baggage with one entry added or replaced. */
 export const set = (self: Baggage, key: string, value: string, properties?: string): Baggage =>
   new Map(self).set(key, { value, properties })

@@ -1,12 +1,11 @@
 /**
- * A channel is one value that types both ends: what is published to it, what a subscription decodes, and, later, its
- * documentation.
+ * A channel is one value that types both ends: publishes and subscriptions, and also the documentation.
  */
 import type { Context, Schema } from "effect"
 import * as Address from "./Address.ts"
 import type { Raw } from "./Message.ts"
 
-/** Turns values into bytes and back. Either way may throw; whoever calls it settles that as a poison message. */
+/** Turns values into bytes and back. Both functions may throw; the caller settles the throw as a poison message. */
 export interface Codec {
   /** The media type that publishers write into `content-type`. */
   readonly contentType: string
@@ -17,7 +16,7 @@ export interface Codec {
 const encoder = new TextEncoder()
 const decoder = new TextDecoder("utf-8", { fatal: true })
 
-/** JSON by RFC 8259: UTF-8, refused where it is not. */
+/** JSON by RFC 8259: UTF-8; other encodings are refused. */
 export const json: Codec = {
   contentType: "application/json",
   encode: (value) => {
@@ -28,24 +27,24 @@ export const json: Codec = {
   decode: (bytes) => JSON.parse(decoder.decode(bytes))
 }
 
-/** What a channel's payload is checked with: a schema, nothing but the codec, or not even that. */
+/** The check of a channel's payload: by a schema, by the codec alone, or none. */
 export type Content<P> =
   | { readonly _tag: "schema"; readonly schema: Schema.ConstraintCodec<P, unknown>; readonly codec: Codec }
   | { readonly _tag: "unchecked"; readonly codec: Codec }
   | { readonly _tag: "bytes" }
 
 /**
- * A named channel whose payloads are `P`; `Name` are the parameters of its address, `On` is the broker that it is on, and
- * never is the program's own.
+ * A named channel with payloads of type `P`; `Name` are the parameters of its address, and `On` is its broker; never is the
+ * program's own broker.
  */
 export interface Channel<in out P, out Name extends string = never, out On = never> {
   readonly name: string
-  /** The address, where it has parameters: the channel then stands for every one whose name fits. */
+  /** The address, if it has parameters: the channel then stands for every channel whose name matches. */
   readonly pattern: Address.Pattern | undefined
   readonly content: Content<P>
-  /** The key of a payload: what is equal here is handled in order. */
+  /** The key of a payload: messages with equal keys are handled in order. */
   readonly key: ((payload: P) => string | undefined) | undefined
-  /** The service of the broker that it is on; undefined is the program's `Broker`. Set by `Broker.on`. */
+  /** The service of the channel's broker; undefined means the program's `Broker`. Set by `Broker.on`. */
   readonly broker: Context.Key<On, unknown> | undefined
   /** Types only: the bytes of this channel. */
   readonly "~raw"?: Raw<P>
@@ -72,10 +71,10 @@ const named = <P, Text extends string>(
 }
 
 /**
- * A channel whose payloads are checked by a schema when they are published and when they are received.
+ * Makes a channel whose payloads are checked by a schema on publish and on receive.
  *
- * A name may have parameters, `{name}` for one segment and `{+name}` for the rest: a subscription then reads every channel that
- * fits, and whoever publishes says which one it is.
+ * A name may have parameters, `{name}` for one segment and `{+name}` for the rest: a subscription then reads every channel
+ * that matches, and a publisher chooses one of them.
  *
  * **Example** (orders, in order for each customer)
  *
@@ -88,7 +87,7 @@ const named = <P, Text extends string>(
  * const Created = Channel.make("orders.{region}.created", { payload: Order })
  * ```
  *
- * @throws RangeError when the name is empty, AddressError when it is no address
+ * @throws RangeError when the name is empty, AddressError when it is not a valid address
  * @category constructors
  */
 export const make = <P, const Text extends string>(
@@ -98,9 +97,9 @@ export const make = <P, const Text extends string>(
   named(name, { _tag: "schema", schema: options.payload, codec: options.codec ?? json }, options.key)
 
 /**
- * A channel without a schema, whose payloads are what the codec reads: JSON of any shape by default.
+ * Makes a channel without a schema, whose payloads are decoded by the codec alone: JSON of any shape by default.
  *
- * @throws RangeError when the name is empty, AddressError when it is no address
+ * @throws RangeError when the name is empty, AddressError when it is not a valid address
  * @category constructors
  */
 export const unchecked = <const Text extends string>(
@@ -109,15 +108,15 @@ export const unchecked = <const Text extends string>(
 ): Channel<unknown, Address.Names<Text>> => named(name, { _tag: "unchecked", codec })
 
 /**
- * A channel without a schema, whose payloads are bytes as they are.
+ * Makes a channel without a schema, whose payloads are the raw bytes.
  *
- * @throws RangeError when the name is empty, AddressError when it is no address
+ * @throws RangeError when the name is empty, AddressError when it is not a valid address
  * @category constructors
  */
 export const bytes = <const Text extends string>(name: Text): Channel<Uint8Array, Address.Names<Text>> =>
   named(name, { _tag: "bytes" })
 
-/** The same channel under another name. */
+/** Copies a channel under another name. */
 const renamed = <P, Name extends string, On, Other extends string>(
   channel: Channel<P, Name, On>,
   name: string
@@ -130,7 +129,7 @@ const renamed = <P, Name extends string, On, Other extends string>(
 })
 
 /**
- * The one channel that an address with these values is.
+ * Makes the channel of an address with these parameter values.
  *
  * **Example** (orders of one region)
  *
@@ -154,9 +153,9 @@ export const at = <P, Name extends string, On>(
     : renamed(channel, Address.fill(channel.pattern, parameters))
 
 /**
- * The channel with something before its name.
+ * Copies the channel with a prefix before its name.
  *
- * @throws AddressError when the two are no address
+ * @throws AddressError when prefix and name together are not a valid address
  */
 export const prefixed = <P, Name extends string, On>(
   prefix: string,
@@ -164,7 +163,7 @@ export const prefixed = <P, Name extends string, On>(
 ): Channel<P, Name, On> => prefix === "" ? channel : renamed(channel, prefix + channel.name)
 
 /**
- * What the name of a message's channel says: the values of the parameters of the channel that it was subscribed by.
+ * Reads the parameter values from the channel name of a message: those of the channel through which it was subscribed.
  *
  * **Example** (the region of an order)
  *
@@ -176,7 +175,7 @@ export const prefixed = <P, Name extends string, On>(
  * const handler = (message: Message<string>) => Effect.log(Channel.parameters(Created, message).region)
  * ```
  *
- * @throws RangeError when the message is of no such channel
+ * @throws RangeError when the message's channel does not match
  */
 export const parameters = <P, Name extends string, On>(
   channel: Channel<P, Name, On>,
@@ -188,6 +187,6 @@ export const parameters = <P, Name extends string, On>(
       `Channel: ${message.channel} does not fit ${channel.name}; behind a prefix, read by Channel.prefixed`
     )
   }
-  // the pattern was made of the literal that Name was read from
+  // the pattern was parsed from the literal that typed Name
   return values as Address.Parameters<Name>
 }

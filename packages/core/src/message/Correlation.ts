@@ -1,8 +1,8 @@
 /**
- * Which flow a message belongs to, and what led to it: two ids that travel in headers, logs and spans.
+ * Correlation and causation: two ids that travel in headers, logs and spans.
  *
- * The correlation id is one for all that a first request or message led to. The causation id names the one message or
- * request that led to this one directly.
+ * The correlation id is shared by everything that a first request or message caused. The causation id names the one message
+ * or request that caused this one directly.
  */
 import { Fiber, type Random, type Tracer } from "effect"
 import * as Detached from "./Detached.ts"
@@ -11,28 +11,28 @@ import type { Headers } from "./Headers.ts"
 /** Names of the headers. */
 export const names = {
   correlation: "correlation-id",
-  /** The flow's id where `correlation-id` is the id of a single request, which its answer must repeat. */
+  /** The flow's id when `correlation-id` is the id of a single request, which its reply must repeat. */
   flow: "x-correlation-id",
   causation: "causation-id",
   message: "message-id",
   request: "x-request-id"
 } as const
 
-/** The headers that may hold a correlation id; the first counts that holds a token. */
+/** The headers that may hold a correlation id; the first header with a valid token wins. */
 export const accepted: ReadonlyArray<string> = [names.flow, names.correlation, names.request, "ce_correlationid"]
 
-/** The ids of what is being handled. */
+/** The ids of the message or request in progress. */
 export interface Correlation {
   readonly id: string
-  /** The id of the message or request that is being handled; undefined where a flow begins by publishing. */
+  /** The id of the message or request in progress; undefined if a flow begins by publishing. */
   readonly causation: string | undefined
-  /** The id that came and was not trusted; undefined where it was taken, or none came. */
+  /** The received id that was not trusted; undefined if the id was accepted, or none was received. */
   readonly upstream: string | undefined
-  /** Why another id came than is used; undefined where none did. */
+  /** Why the received id was replaced; undefined if it was not. */
   readonly replaced: "malformed" | "untrusted" | undefined
 }
 
-/** The ids of what is being handled; undefined where nothing tells them. Forked and detached fibers inherit it. */
+/** The ids of the message or request in progress; undefined outside both. Forked and detached fibers inherit it. */
 export const Current = Detached.reference<Correlation | undefined>("@millrace/core/Correlation/Current", {
   defaultValue: () => undefined
 })
@@ -42,31 +42,31 @@ const longest = 128
 
 const allowed = Uint8Array.from({ length: 128 }, (_, code) => /[\w.:/+=@-]/.test(String.fromCharCode(code)) ? 1 : 0)
 
-/** Whether a text may be an id: 1 to 128 letters, digits and `_.:/+=@-`, none of which can begin a line, a field or a header. */
+/** Tells whether a text may be an id: 1 to 128 letters, digits and `_.:/+=@-`; none can begin a line, field or header. */
 export const isToken = (text: string): boolean => {
   if (text.length === 0 || text.length > longest) return false
-  // a loop takes a quarter of a pattern's time, and ids are asked for several times with each message
+  // a loop takes a quarter of a pattern's time, and ids are checked several times with each message
   for (let i = 0; i < text.length; i++) if (allowed[text.charCodeAt(i)] !== 1) return false
   return true
 }
 
-/** The ids of what the running fiber handles. */
+/** Returns the ids of the message or request that the current fiber handles. */
 export const current = (): Correlation | undefined => Fiber.getCurrent()?.getRef(Current)
 
-/** Where a message stands, as far as an id is made of it. */
+/** The position of a message, as far as an id contains it. */
 interface Place {
   readonly channel: string
   readonly partition: number
   readonly position: number
 }
 
-/** The id of a consumed message that has no name of its own: `CHANNEL/PARTITION/POSITION`, as a token. */
+/** Makes the id of a consumed message without an id of its own: `CHANNEL/PARTITION/POSITION`, as a token. */
 export const placeOf = (message: Place): string => {
   const place = `${message.channel}/${message.partition}/${message.position}`
   return isToken(place) ? place : place.replace(/[^\w.:/+=@-]/g, "_").slice(-longest)
 }
 
-/** Headers of what is published, with the ids of what is being handled where they have none. */
+/** Adds the ids of the message or request in progress to headers of a publish; existing headers win. */
 export const linked = (headers: Headers): Headers => {
   const found = current()
   if (found === undefined) return headers
@@ -78,8 +78,8 @@ export const linked = (headers: Headers): Headers => {
 }
 
 /**
- * Adds the flow's id to headers whose `correlation-id` belongs to a single request: that of `from`, what is answered, else of
- * what is being handled.
+ * Adds the flow's id to headers whose `correlation-id` belongs to a single request: the id from `from`, the headers of the
+ * answered request, else the id of the message or request in progress.
  */
 export const keepFlow = (headers: Record<string, string>, from?: Headers | undefined): void => {
   const own = from?.[names.flow]
@@ -87,7 +87,7 @@ export const keepFlow = (headers: Record<string, string>, from?: Headers | undef
   if (id !== undefined && id !== headers[names.correlation]) headers[names.flow] ??= id
 }
 
-/** What a span says of the ids; of messages also what OpenTelemetry calls their conversation. */
+/** Makes the span attributes of the ids; for messages also OpenTelemetry's conversation id. */
 export const attributesOf = (
   { causation, id }: Correlation,
   kind: Tracer.SpanKind
@@ -99,12 +99,12 @@ export const attributesOf = (
 
 const hexes = Array.from({ length: 256 }, (_, byte) => byte.toString(16).padStart(2, "0"))
 
-/** The low 16 bits as hexadecimal digits; a number's own `toString` costs more than all the rest. */
+/** Writes the low 16 bits as hexadecimal digits; a number's own `toString` costs more than the rest of the id. */
 const hex = (bits: number): string => hexes[(bits >>> 8) & 255]! + hexes[bits & 255]!
 
 const word = (random: Random.Random): number => Math.floor(random.nextDoubleUnsafe() * 0x1_0000_0000)
 
-/** A UUID of version 7 (RFC 9562, 5.7) of a time in milliseconds since 1970: sorts by time, 74 bits of it are chance. */
+/** Makes a UUID of version 7 (RFC 9562, 5.7) from a time in milliseconds since 1970: it sorts by time; 74 bits are random. */
 export const uuidV7 = (millis: number, random: Random.Random): string => {
   const time = Math.max(0, Math.floor(millis))
   const high = Math.floor(time / 0x1_0000)

@@ -7,7 +7,7 @@ import { Context, Effect, References, Tracer } from "effect"
 const references: Array<Context.Key<never, never>> = []
 
 const add = (reference: unknown): void => {
-  // a list of keys is all that is read of them
+  // only the identity of the keys is used
   references.push(reference as Context.Key<never, never>)
 }
 
@@ -21,7 +21,7 @@ for (
   ]
 ) add(each)
 
-/** A `Context.Reference` whose value belongs to one message or request: `context` leaves it out. */
+/** Makes a `Context.Reference` whose value belongs to one message or request: `context` leaves it out. */
 export const reference = <A>(key: string, options: { readonly defaultValue: () => A }): Context.Reference<A> => {
   const made: Context.Reference<A> = Context.Reference<A>(key, options)
   add(made)
@@ -29,10 +29,10 @@ export const reference = <A>(key: string, options: { readonly defaultValue: () =
 }
 
 /**
- * A context for a fiber that outlives the message or request that starts it: the same services, without that message's
+ * Makes a context for a fiber that outlives the message or request that starts it: the same services, without that message's
  * correlation, baggage, attempt, log annotations, log spans and tracing span.
  *
- * **Example** (a loop that is started while a request is handled)
+ * **Example** (a loop started while a request is handled)
  *
  * ```ts
  * import { Context, Effect, References } from "effect"
@@ -51,6 +51,6 @@ export const context = <R>(self: Context.Context<R>): Context.Context<R> =>
   // references have defaults, so the services of R are still there
   Context.omit(...references)(self) as Context.Context<R>
 
-/** Runs an effect with `context` of its fiber's context: for fibers that go on after the message or request. */
+/** Runs an effect with `context` of its fiber's context: for fibers that outlive the message or request. */
 export const effect = <A, E, R>(self: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
   Effect.updateContext(self, context<R>)

@@ -1,26 +1,26 @@
 /**
- * Classes of failure: what an error means for its message, carried on the error itself.
+ * Classes of failure: the meaning of an error for its message, carried on the error itself.
  *
- * No middleware knows the transport it runs on. It fails with an error that says its class; one table for each transport
- * turns the class into an outcome (brokers) or a status (HTTP).
+ * No middleware knows the transport it runs on. A middleware fails with an error that carries a class; one table for each
+ * transport maps the class to an outcome (brokers) or a status (HTTP).
  */
 import { Duration } from "effect"
 import { hasProperty } from "effect/Predicate"
 import { bounded } from "./bounded.ts"
 
 /**
- * What an error means.
+ * The meaning of an error for its message.
  *
  * - `transient`: the same message may succeed a moment later
- * - `permanent`: it never will
- * - `throttled`: it came too early; `retryAfter` says when to come back
- * - `poison`: its bytes cannot be read
- * - `conflict`: another worker has it, or another version of it
- * - `timeout`: it took longer than it may
- * - `auth`: its sender is unknown or may not do this
- * - `validation`: it was read, and its content is wrong
- * - `dependency`: something the handler needs is down
- * - `defect`: the program is wrong
+ * - `permanent`: the message will never succeed
+ * - `throttled`: the message came too early; `retryAfter` gives the delay
+ * - `poison`: the bytes of the message cannot be decoded
+ * - `conflict`: another worker has the message, or another version of it
+ * - `timeout`: the handling exceeded its time limit
+ * - `auth`: the sender is unknown or has no permission
+ * - `validation`: the message was decoded, and its content is invalid
+ * - `dependency`: a dependency of the handler is down
+ * - `defect`: the program has a bug
  */
 export type FailureClass =
   | "transient"
@@ -48,7 +48,7 @@ export const classes: ReadonlyArray<FailureClass> = [
   "defect"
 ]
 
-/** The classes that never go away by themselves: a message that failed so is not tried again. */
+/** The lasting classes: a message that fails with one of these is not retried. */
 export const lasting: ReadonlySet<FailureClass> = new Set<FailureClass>([
   "permanent",
   "poison",
@@ -57,7 +57,7 @@ export const lasting: ReadonlySet<FailureClass> = new Set<FailureClass>([
   "defect"
 ])
 
-/** An error that says of which class it is, and, where that applies, when the message may come back. */
+/** An error that carries its class and, if that applies, the delay before the message is retried. */
 export interface Classified {
   readonly failure: FailureClass
   readonly retryAfter?: Duration.Duration | undefined
@@ -74,7 +74,7 @@ const read = (error: unknown, field: "_tag" | "failure" | "message" | "name" | "
   }
 }
 
-/** Whether an unknown error is an instance of a class. Never throws, as `instanceof` does for a Proxy. */
+/** Tells whether an unknown error is an instance of a class. Never throws, unlike `instanceof` on a Proxy. */
 export const isInstance = <T>(error: unknown, type: abstract new(...args: never) => T): error is T => {
   try {
     return error instanceof type
@@ -83,16 +83,16 @@ export const isInstance = <T>(error: unknown, type: abstract new(...args: never)
   }
 }
 
-/** Whether an unknown error carries a class. Never throws. */
+/** Tells whether an unknown error carries a class. Never throws. */
 export const isClassified = (error: unknown): error is Classified => known.has(read(error, "failure"))
 
-/** The class of an unknown error, or undefined where it carries none. Never throws. */
+/** Returns the class of an unknown error, or undefined if it carries none. Never throws. */
 export const classOf = (error: unknown): FailureClass | undefined => {
   const failure = read(error, "failure")
   return known.has(failure) ? failure as FailureClass : undefined
 }
 
-/** When a classified error lets its message come back, or undefined where it names no `Duration`. Never throws. */
+/** Returns the retry delay of a classified error, or undefined if `retryAfter` is not a `Duration`. Never throws. */
 export const retryAfterOf = (error: unknown): Duration.Duration | undefined => {
   if (classOf(error) === undefined) return undefined
   const after = read(error, "retryAfter")
@@ -106,11 +106,11 @@ export const retryAfterOf = (error: unknown): Duration.Duration | undefined => {
 /** The longest tag that `tagOf` returns, in characters. */
 export const maximumTag = 256
 
-/** The longest text that `messageOf` returns where its caller names no limit, in characters: 16 KiB. */
+/** The longest text that `messageOf` returns by default, in characters: 16 KiB. */
 export const maximumMessage = 16_384
 
 /**
- * The tag of an unknown error: its `_tag`, else the `name` of an `Error`, else its type. At most 256 characters. Never throws.
+ * Returns an unknown error's tag: its `_tag`, else an `Error`'s `name`, else its type. 256 characters at most. Never throws.
  *
  * **Example** (an error that cannot be read)
  *
@@ -134,8 +134,8 @@ export const tagOf = (error: unknown): string => {
 }
 
 /**
- * What an unknown error says: its `message`, a text itself, or a number, boolean, bigint or symbol as text; empty where it says
- * nothing. At most `most` characters. Never throws.
+ * Returns the message of an unknown error: its `message`, a text itself, or a number, boolean, bigint or symbol as text; else
+ * the empty text. At most `most` characters. Never throws.
  */
 export const messageOf = (error: unknown, most: number = maximumMessage): string => {
   if (error === null || error === undefined) return ""

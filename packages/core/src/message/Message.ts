@@ -1,5 +1,5 @@
 /**
- * Messages: their content, and the fields that every source has.
+ * Messages: their content, and the fields common to every source.
  */
 import type { Effect, Exit } from "effect"
 import type { Correlation } from "./Correlation.ts"
@@ -9,49 +9,49 @@ import * as Headers from "./Headers.ts"
 import type { Outcome } from "./Outcome.ts"
 
 /**
- * Runs once when the whole chain has ended, whatever happened: in reverse order of registration, before the message is
- * settled. What it returns is awaited first, so a message is acknowledged only after it is durable; its failure settles
- * the message as an error of the chain would, except where the message is to run again: then it does, and so do its hooks.
+ * Runs once when the whole chain has ended, after success, failure and interruption alike: in reverse order of registration,
+ * before the message is settled. The returned effect is awaited first, so a message is acknowledged only after its effects
+ * are durable; if it fails, the message is settled as for an error of the chain, unless the message runs again, with its hooks.
  *
- * `outcome` is always given for a consumed message, as the broker will be told it if no hook fails, and undefined for any
- * other. What a message waits for here keeps its lane shut only if it is not acknowledged: the next message of the key may
- * run first, so what that one must see is done in the chain and not by a hook.
+ * For a consumed message, `outcome` is the outcome that the engine applies if no hook fails; for any other message it is
+ * undefined. A message waiting for a hook blocks its lane only if it is not acknowledged: the next message of the key may run
+ * first, so do any work that the next message must see in the chain and not in a hook.
  */
 export interface Hook {
   (exit: Exit.Exit<unknown, unknown>, outcome: Outcome | undefined): Effect.Effect<void, Classified> | undefined
 }
 
 /**
- * What consumers, publishers, HTTP servers and HTTP clients share; a cross-cutting middleware knows no more than this.
+ * The fields shared by consumers, publishers, HTTP servers and HTTP clients; all that a cross-cutting middleware can use.
  *
  * `kind` is OpenTelemetry's span kind: it tells extracting (`consumer`, `server`) from injecting (`producer`, `client`).
  */
 export interface Envelope {
   readonly kind: "consumer" | "producer" | "server" | "client"
   /**
-   * Whether a request was sent for it that has no answer yet and must not be sent twice (RFC 9110, 9.2.2): when it is interrupted,
-   * its failure is `permanent`. Left out: no.
+   * Whether an unanswered request was sent for this message that must not be sent twice (RFC 9110, 9.2.2): if interrupted, the
+   * message fails as `permanent`. Default: no.
    */
   readonly isUnrepeatable?: boolean | undefined
   /** Topic, queue, subject or route. */
   readonly channel: string
-  /** The address with parameters that the channel was read or written by; undefined where it has none. */
+  /** The address with parameters by which the channel was read or written; undefined if it has none. */
   readonly template?: string | undefined
   readonly key: string | undefined
   readonly headers: Headers.Headers
-  /** A copy with one header more: the only change made by a middleware that does not know the message's type. */
+  /** Copies the message with one header added or replaced: the only change of a middleware without knowledge of the type. */
   withHeader(name: string, value: string): this
-  /** Registers what must run after, whatever happened. Copies of a message share their hooks. */
+  /** Registers a hook for the end of the chain, which runs after success, failure and interruption. Copies share their hooks. */
   after(hook: Hook): void
-  /** Told the ids of the message, where what is answered repeats them: a server's response does. */
+  /** Receives the ids of the message, for sources whose answer repeats them, such as a server. */
   correlated?(ids: Correlation): void
-  /** The bytes of the body as far as they have been read, where a body is no payload before: that of a server's request. */
+  /** The bytes read of the body so far, for sources whose body is not a payload before decoding: a server's request. */
   readonly body?: Uint8Array | undefined
-  /** What telemetry shows of a request of HTTP; undefined of all other messages. */
+  /** The HTTP request for telemetry; undefined for all other messages. */
   readonly exchange?: Exchange | undefined
   /**
-   * Runs an effect once the answer has been sent to its last byte or its client has gone, where the answer may be a stream that
-   * is still read when the chain has ended: of a server's request. Left out: the end of the chain is the end.
+   * Runs an effect once the last byte of the response is sent or the client has disconnected, for responses that may still
+   * stream after the chain has ended: a server's request. If absent, the end of the chain is the end.
    */
   afterAnswer?(effect: Effect.Effect<void>): void
 }
@@ -59,24 +59,24 @@ export interface Envelope {
 declare const of: unique symbol
 
 /**
- * Bytes that know which payload they hold, so that decoding them as another channel does not compile. The mark is optional
- * and exists in types only: plain bytes go wherever marked ones do.
+ * Bytes typed with their payload, so that decoding them as another channel does not compile. The mark is optional and exists in
+ * types only: plain bytes are accepted wherever marked bytes are.
  */
 export interface Raw<in out A> extends Uint8Array {
   readonly [of]?: (_: A) => A
 }
 
-/** How a driver's native record is read: nothing of it is decoded before it is asked for. One for all its deliveries. */
+/** Reads a driver's native record lazily: decodes nothing before it is needed. All deliveries of a driver share one reader. */
 export interface Reader<in Native> {
   key(native: Native): string | undefined
   keyBytes(native: Native): Uint8Array | undefined
   headers(native: Native): Headers.Headers
   fields(native: Native): ReadonlyArray<Headers.Field>
-  /** Unix time in milliseconds at which the message was published, or undefined where the broker does not say. */
+  /** Unix time in milliseconds of the publish, or undefined if the broker does not tell. */
   timestamp(native: Native): number | undefined
 }
 
-/** What all deliveries of one lease have in common. */
+/** The data shared by all deliveries of one lease. */
 export interface Origin {
   /** OpenTelemetry's `messaging.system`, e.g. `kafka`. */
   readonly system: string
@@ -84,22 +84,22 @@ export interface Origin {
   /** The consumer group. */
   readonly group: string
   readonly partition: number
-  /** The address that a subscription with parameters reads, where it reads one: spans and metrics are named by it. */
+  /** The address with parameters that the subscription reads, if it has parameters: spans and metrics are named by it. */
   readonly template?: string | undefined
-  /** The subscription's name, as audit rows, logs and dead letters show it. */
+  /** The subscription's name in audit rows, logs and dead letters. */
   readonly handler: string
-  /** Milliseconds a message may stay in one attempt before the broker gives it to somebody else; Infinity where it never does. */
+  /** Milliseconds that one attempt may hold a message before the broker redelivers it to another consumer; may be Infinity. */
   readonly holdLimit: number
 }
 
-// Fields are declared and not initialized: a class field that is defined and then assigned costs twice, per message.
+// Fields are declared and not initialized: defining and then assigning a class field costs twice, per message.
 
-/** A message on its way through a consumer: bytes outside `Decode`, a decoded value inside. */
+/** A consumed message: bytes outside `Decode`, a decoded value inside. */
 export class Message<out P> implements Envelope {
-  /** The delivery that it came from: the raw body, and everything the broker said of it. */
+  /** The original delivery: the raw body, and all metadata of the broker. */
   declare readonly delivery: Delivery
   declare readonly payload: P
-  // null until decoded, or until a parser or a middleware replaced it
+  // null until decoded, or until a parser or a middleware replaces the value
   declare protected _key: string | undefined | null
   declare protected _headers: Headers.Headers | null
 
@@ -109,7 +109,7 @@ export class Message<out P> implements Envelope {
     key: string | undefined | null,
     headers: Headers.Headers | null
   ) {
-    // only Delivery, which is its own origin, passes undefined
+    // only Delivery, which is its own delivery, passes undefined
     this.delivery = delivery ?? (this as unknown as Delivery)
     this.payload = payload
     this._key = key
@@ -128,11 +128,11 @@ export class Message<out P> implements Envelope {
   get partition(): number {
     return this.delivery.origin.partition
   }
-  /** The offset, sequence or delivery tag: grows within a partition. */
+  /** The offset, sequence or delivery tag; grows within a partition. */
   get position(): number {
     return this.delivery.at
   }
-  /** 1 at the first delivery, one more at each delivery or delayed retry after it. */
+  /** 1 at the first delivery, one more at each redelivery or delayed retry. */
   get attempt(): number {
     return this.delivery.attempts
   }
@@ -145,12 +145,12 @@ export class Message<out P> implements Envelope {
   get headers(): Headers.Headers {
     return this._headers ?? this.delivery.ownHeaders
   }
-  /** The body as it was published. */
+  /** The body as published. */
   get raw(): Uint8Array {
     return this.delivery.payload
   }
   withHeader(name: string, value: string): this {
-    // `this` may be a Delivery; what leaves is a Message of the same payload, which is all that callers of withHeader see
+    // `this` may be a Delivery; the copy is a Message of the same payload, which is all that callers of withHeader see
     return new Message(this.delivery, this.payload, this._key, Headers.set(this.headers, name, value)) as this
   }
   withHeaders(headers: Headers.Headers): Message<P> {
@@ -168,15 +168,15 @@ export class Message<out P> implements Envelope {
 }
 
 /**
- * A message as the broker delivered it: what receive middlewares and parsers see, and the root of every `Message`.
+ * A message as delivered by the broker: the input of receive middlewares and parsers, and the root of every `Message`.
  *
- * A driver makes one for each native record. Nothing is decoded here; the engine keeps its own books in `slot`, `index` and
- * `hooks`, so that a waiting message costs one object.
+ * A driver makes one for each native record. The constructor decodes nothing; the engine keeps its own state in `slot`, `index`
+ * and `hooks`, so that a waiting message costs one object.
  */
 export class Delivery<out P extends Uint8Array = Uint8Array> extends Message<P> {
   declare readonly origin: Origin
   declare readonly reader: Reader<never>
-  /** The client library's own record. */
+  /** The client library's native record. */
   declare readonly native: never
   declare readonly at: number
   declare attempts: number
@@ -217,13 +217,13 @@ export class Delivery<out P extends Uint8Array = Uint8Array> extends Message<P> 
   get keyBytes(): Uint8Array | undefined {
     return this.reader.keyBytes(this.native)
   }
-  /** Every header exactly as it came: repeated names, upper case, null and binary values. */
+  /** Every header exactly as received: repeated names, upper case, null and binary values. */
   get fields(): ReadonlyArray<Headers.Field> {
     return this.reader.fields(this.native)
   }
 }
 
-/** Makes a delivery of a driver's native record; `body` null is a tombstone. */
+/** Makes a delivery from a driver's native record; a null `body` is a tombstone. */
 export const delivery = <Native>(
   origin: Origin,
   reader: Reader<Native>,
@@ -232,7 +232,7 @@ export const delivery = <Native>(
   body: Uint8Array | null,
   attempt: number
 ): Delivery =>
-  // the reader and the record it reads are stored side by side, so the pair stays consistent without a type parameter
+  // the reader and its record are stored together, so the pair stays consistent without a type parameter
   new Delivery(origin, reader as Reader<never>, native as never, position, body ?? nothing, attempt, body === null)
 
 const nothing = new Uint8Array(0)
@@ -243,17 +243,20 @@ interface Books {
   hooks: Array<Hook> | undefined
 }
 
-/** A message on its way to a broker: a value outside `Encode`, bytes inside. */
+/** A message to be published: a value outside `Encode`, bytes inside. */
 export class Outgoing<out P> implements Envelope {
   declare readonly channel: string
   declare readonly payload: P
   declare readonly key: string | undefined
   declare readonly headers: Headers.Headers
-  /** What text cannot hold, for a copy that loses nothing: key bytes that replace `key`, and native fields that replace `headers` of the same name; and where and when it is published. */
+  /**
+   * Parts that text cannot hold, for lossless copies: key bytes that replace `key`, and native fields that replace `headers` of
+   * the same name; also the partition and the timestamp.
+   */
   declare readonly native: NativeParts | undefined
-  /** The address with parameters that the channel was made of. */
+  /** The address with parameters from which the channel was made. */
   declare readonly template: string | undefined
-  // shared by the copies of one publish; a message that is not being published has none
+  // shared by the copies of one publish; undefined for a message that is not being published
   declare protected books: Books | undefined
 
   constructor(
@@ -280,11 +283,11 @@ export class Outgoing<out P> implements Envelope {
   get hooks(): ReadonlyArray<Hook> | undefined {
     return this.books?.hooks
   }
-  /** The key as a broker of bytes keeps it. */
+  /** The key as bytes, for brokers that store bytes. */
   get keyBytes(): Uint8Array | undefined {
     return this.native?.keyBytes ?? (this.key === undefined ? undefined : encoder.encode(this.key))
   }
-  /** The headers as a broker of bytes keeps them: native fields, then the text headers whose names none of them has. */
+  /** The headers for brokers that store bytes: native fields, then the text headers with other names. */
   get fields(): ReadonlyArray<Headers.Field> {
     const native = this.native?.fields
     const text = Headers.toFields(this.headers)
@@ -293,7 +296,7 @@ export class Outgoing<out P> implements Envelope {
     return native.concat(text.filter(([name]) => !named.has(name)))
   }
   withHeader(name: string, value: string): this {
-    // no subclass adds a field, so a plain copy is a full one
+    // no subclass adds a field, so this copy is complete
     return new Outgoing(
       this.channel,
       this.payload,
@@ -304,7 +307,7 @@ export class Outgoing<out P> implements Envelope {
       this.template
     ) as this
   }
-  /** The same message with no hooks yet: one publish. */
+  /** Copies the message without hooks, for one publish. */
   fresh(): Outgoing<P> {
     return new Outgoing(
       this.channel,
@@ -324,21 +327,21 @@ export class Outgoing<out P> implements Envelope {
   }
 }
 
-/** The parts of a published message beside body, key and text headers. Not every broker takes all of them. */
+/** The parts of a published message beside body, key and text headers. Not every broker supports all of them. */
 export interface NativeParts {
   readonly keyBytes?: Uint8Array | undefined
   readonly fields?: ReadonlyArray<Headers.Field> | undefined
   /** A null body: a deletion, in a compacted topic. */
   readonly tombstone?: boolean | undefined
-  /** The partition that the message goes to, an integer from 0. Default: by the key, as the broker chooses. */
+  /** The target partition, an integer from 0. Default: chosen by the broker from the key. */
   readonly partition?: number | undefined
-  /** Unix time in milliseconds that the broker keeps as the message's timestamp. Default: when it is published. */
+  /** Unix time in milliseconds that the broker stores as the message's timestamp. Default: the time of the publish. */
   readonly timestamp?: number | undefined
   /**
-   * Whether it is the engine's copy of a consumed message: a dead letter, a delayed retry or a replay. What a driver adds to
-   * messages by its options (an expiry, an id against duplicates, the retain flag) it does not add to a copy.
+   * Whether the message is the engine's copy of a consumed message: a dead letter, a delayed retry or a replay. Additions by a
+   * driver's options (an expiry, a deduplication id, the retain flag) do not apply to a copy.
    */
   readonly isCopy?: boolean | undefined
-  /** Whether it is an answer, so that its channel is what a caller has named: another client may name a place that is no channel. */
+  /** Whether the message is a reply: the requester named its channel, and a foreign client may name an invalid channel. */
   readonly isReply?: boolean | undefined
 }

@@ -1,9 +1,9 @@
 /**
- * Checks of options, in the same words everywhere: the module, the option, what it must be, and what came.
+ * Checks of options, with the same wording everywhere: the module, the option, the allowed range, and the given value.
  */
 import { Duration } from "effect"
 
-/** The least and the most that a number may be; both may be reached. */
+/** The inclusive bounds of a number. */
 export interface Range {
   readonly least?: number | undefined
   readonly most?: number | undefined
@@ -11,13 +11,13 @@ export interface Range {
 
 /** The range of a duration in milliseconds. */
 export interface DurationRange extends Range {
-  /** Accepts `Duration.infinity` too, where it means "never". Default: false. */
+  /** Accepts `Duration.infinity` too, as "never". Default: false. */
   readonly infinite?: boolean | undefined
 }
 
 /**
- * The checks of one module. Each returns the value when it is right and throws when it is wrong. Values of another type, as code without types may pass,
- * are refused by the same sentence; so is `undefined`: the caller puts its default in first.
+ * The checks of one module. Each returns a valid value and throws on an invalid one. Values of another type, which untyped code
+ * may pass, are refused by the same sentence; so is `undefined`: the caller applies its default first.
  */
 export interface Checks {
   /** Checks an integer. Default range: from 1. */
@@ -28,7 +28,7 @@ export interface Checks {
   readonly fraction: (option: string, value: number, from?: "from 0" | "above 0") => number
   /** Turns a duration into whole milliseconds, rounded. Default range: every finite duration from 1 ms. */
   readonly millis: (option: string, value: Duration.Input, range?: DurationRange) => number
-  /** Turns a duration into seconds, where a protocol counts in them: a part of a second is refused. Default range: from 1. */
+  /** Turns a duration into seconds, for protocols that count in them: fractions are refused. Default range: from 1. */
   readonly seconds: (option: string, value: Duration.Input, range?: Range) => number
   /** Checks a choice among words. */
   readonly oneOf: <const Word extends string | number | boolean>(
@@ -49,7 +49,7 @@ const units: ReadonlyArray<keyof Duration.DurationObject> = [
   "nanoseconds"
 ]
 
-/** Effect reads NaN and an object without a unit as 0: here they are no durations. */
+/** Tells whether a value is no duration although Effect reads it as 0: NaN, and an object without a unit. */
 const isVague = (value: Duration.Input): boolean => {
   if (typeof value === "number") return Number.isNaN(value)
   if (typeof value !== "object" || value === null || Duration.isDuration(value)) return false
@@ -59,7 +59,7 @@ const isVague = (value: Duration.Input): boolean => {
   return given.length === 0 || given.some((part) => typeof part !== "number" || Number.isNaN(part))
 }
 
-/** The milliseconds of a duration, with their fraction; NaN when the value is no duration. */
+/** Returns the milliseconds of a duration, with their fraction; NaN if the value is not a duration. */
 export const millisOf = (value: Duration.Input): number => {
   if (isVague(value)) return Number.NaN
   try {
@@ -81,7 +81,7 @@ const shown = (value: unknown): string => {
   }
 }
 
-/** The longest time that a timer of Node.js and most clients can wait: 24 days, in milliseconds. */
+/** The longest time that a timer of Node.js and most clients supports: 24 days, in milliseconds. */
 export const longestTimer = 2_147_483_647
 
 const day = 86_400_000
@@ -97,7 +97,7 @@ const listed = (words: ReadonlyArray<string | number | boolean>): string => {
 const reach = (least: number, most: number | undefined): string =>
   `from ${least}${most === undefined ? "" : ` to ${most}`}`
 
-/** Makes checks that end in an error of the caller's own: `refuse` gets the sentence without the module and throws. */
+/** Makes checks that fail with an error of the caller: `refuse` gets the sentence without the module and throws. */
 export const makeWith = (refuse: (sentence: string) => never): Checks => {
   const wrong = (option: string, must: string, value: unknown): never =>
     refuse(`${option} must be ${must}, got ${shown(value)}`)

@@ -1,24 +1,23 @@
 /**
- * A body that names what it belongs to: a correlation id, and the data, which may be absent, as a schema over the schema of
- * the data.
+ * A body that carries a correlation id and optional data, as a schema built over the schema of the data.
  *
- * The id is also a header, where a middleware made it one. A body that has it keeps it where headers get lost: in files, in
- * tables, behind brokers that have none.
+ * The id is also a header if a middleware added one. In the body, the id survives where headers get lost: in files, in tables,
+ * behind brokers without headers.
  */
 import { Schema } from "effect"
 import * as OptionCheck from "./OptionCheck.ts"
 
-/** A correlation id: 1 to 128 letters, digits and `_ . : / + = @ -`, so that it breaks no line of a log. */
+/** A correlation id: 1 to 128 letters, digits and `_ . : / + = @ -`, so that it cannot break a log line. */
 export const CorrelationId = Schema.String.check(
   Schema.isPattern(/^[\w.:/+=@-]{1,128}$/, {
     message: "Expected a correlation id: 1 to 128 letters, digits and _ . : / + = @ -"
   })
 )
 
-/** What such a body holds. */
+/** The fields of such a body. */
 export interface Parcel<A> {
   readonly correlationId: string
-  /** Absent where the id alone says all: an acknowledgement, or a question. */
+  /** Absent if the id alone is the content: an acknowledgement, or a query. */
   readonly data?: A
 }
 
@@ -27,12 +26,12 @@ export interface Required<A> extends Parcel<A> {
   readonly data: A
 }
 
-/** A parcel with fields beside its own. */
+/** A parcel with additional fields. */
 export interface Open<A> extends Parcel<A> {
   readonly [field: string]: unknown
 }
 
-/** A parcel that has data, with fields beside its own. */
+/** A parcel that has data and additional fields. */
 export interface OpenRequired<A> extends Required<A> {
   readonly [field: string]: unknown
 }
@@ -40,15 +39,15 @@ export interface OpenRequired<A> extends Required<A> {
 /** Options of `make`. */
 export interface Options {
   /**
-   * What becomes of fields beside `correlationId` and `data`: `keep` hands them on, both ways, so that what a newer program
-   * adds gets through an older one; `refuse` fails, and names them. Default: `keep`.
+   * The treatment of fields beside `correlationId` and `data`: `keep` passes them on, both ways, so that fields added by a newer
+   * program get through an older one; `refuse` fails, and names them. Default: `keep`.
    */
   readonly unknown?: "keep" | "refuse" | undefined
-  /** Whether a parcel without data is one: `required` refuses it, both ways. Default: `optional`. */
+  /** Whether a parcel may lack data: `required` refuses such a parcel, both ways. Default: `optional`. */
   readonly data?: "optional" | "required" | undefined
 }
 
-/** The forms of `make`. */
+/** The overloads of `make`. */
 export interface Build {
   <A, E, RD, RE>(
     data: Schema.Codec<A, E, RD, RE>,
@@ -67,7 +66,7 @@ export interface Build {
 
 const known: ReadonlySet<string> = new Set(["correlationId", "data"])
 
-// a key that would become the prototype of what it is copied into is never kept
+// a key that would become the prototype of the copy's target is never kept
 const Kept = Schema.Record(Schema.String.check(Schema.makeFilter((key) => key !== "__proto__")), Schema.Unknown)
 
 const Refused = Schema.Record(
@@ -76,8 +75,8 @@ const Refused = Schema.Record(
 )
 
 /**
- * The schema of a parcel around the schema of its data; it decodes and encodes, and fails where either is wrong. A parcel
- * without data is one, unless `data` is `required`; `null` is data, and refused unless the schema of the data takes it.
+ * Makes the schema of a parcel around the schema of its data; it decodes and encodes, and fails if the parcel or the data is
+ * invalid. Data may be absent unless `data` is `required`; `null` is data, and refused unless the data's schema accepts it.
  *
  * **Example** (an order in its parcel)
  *
@@ -103,7 +102,7 @@ export const make: Build = <A, E, RD, RE>(data: Schema.Codec<A, E, RD, RE>, opti
   const fields = presence === "required"
     ? Schema.Struct({ correlationId: CorrelationId, data })
     : Schema.Struct({ correlationId: CorrelationId, data: Schema.optionalKey(data) })
-  // the rest never has the names of the fields, which its type cannot say
+  // the remaining fields never include the known names, which their type cannot express
   return Schema.StructWithRest(fields, [unknown === "keep" ? Kept : Refused]) as unknown as Schema.Codec<
     OpenRequired<A>,
     OpenRequired<E>,

@@ -1,18 +1,18 @@
 /**
- * How far a piece of work is, as those are told who asked for it: a state machine as data, and the reply that carries a state.
+ * Progress of a piece of work, as reported to its requester: a state machine as data, and the reply that carries a state.
  */
 import { Data, Result, Schema } from "effect"
 
 /**
- * Which state follows which.
+ * The successors of each state.
  *
- * - `received`: it was accepted, and nobody has begun
- * - `processing`: somebody is at it
+ * - `received`: the work was accepted and has not started
+ * - `processing`: a worker is processing it
  * - `retrying`: an attempt failed, and another one follows
- * - `completed`: all of it was done
- * - `partial`: some of it was done, and no more will be
+ * - `completed`: all of the work was done
+ * - `partial`: some of the work was done, and no more will be
  * - `failed`: nothing was done, and nothing will be
- * - `cancelled`: it was taken back before its end
+ * - `cancelled`: the work was cancelled before its end
  */
 export const transitions = {
   received: ["processing", "failed", "cancelled"],
@@ -41,20 +41,20 @@ export const states: ReadonlyArray<Status> = [
   "cancelled"
 ]
 
-/** Whether nothing follows: final states are final. */
+/** Tells whether a state is final, that is, has no successor. */
 export const isFinal = (status: Status): boolean => table[status].length === 0
 
 const after = (status: Status): ReadonlySet<Status> => {
   const seen = new Set<Status>(table[status])
-  // a set that grows while it is gone through is gone through to its end
+  // iterating a Set visits elements added during the iteration
   for (const each of seen) table[each].forEach((next) => seen.add(next))
   return seen
 }
 
-/** What may have happened between two replies, where those between were lost or are late. */
+/** The states reachable from each state, for replies whose predecessors are lost or late. */
 const reachable = new Map(states.map((status) => [status, after(status)]))
 
-/** A state does not follow another. Class `permanent`: the same reply would be refused again. */
+/** One state cannot follow another. Class `permanent`: the same reply would be refused again. */
 export class IllegalTransition extends Data.TaggedError("IllegalTransition")<{
   readonly from: Status
   readonly to: Status
@@ -70,9 +70,9 @@ export class IllegalTransition extends Data.TaggedError("IllegalTransition")<{
 }
 
 /**
- * The next state, or the refusal that names both.
+ * Returns the next state, or an error that names both states.
  *
- * **Example** (a step, and one that is none)
+ * **Example** (a legal step, and an illegal one)
  *
  * ```ts
  * import { Result } from "effect"
@@ -87,26 +87,26 @@ export class IllegalTransition extends Data.TaggedError("IllegalTransition")<{
 export const transition = (from: Status, to: Status): Result.Result<Status, IllegalTransition> =>
   table[from].includes(to) ? Result.succeed(to) : Result.fail(new IllegalTransition({ from, to }))
 
-/** A state, and how many steps led to it. */
+/** A state, and the number of steps that led to it. */
 export interface Standing {
   readonly status: Status
   readonly sequence: number
 }
 
-/** Where all work begins. */
+/** The state in which all work begins. */
 export const initial: Standing = { status: "received", sequence: 0 }
 
-/** The next standing: one step further, or the refusal. */
+/** Returns the next standing, one step further, or an error. */
 export const advance = (standing: Standing, to: Status): Result.Result<Standing, IllegalTransition> =>
   Result.map(transition(standing.status, to), (status) => ({ status, sequence: standing.sequence + 1 }))
 
 /**
- * Where work stands after a reply: whoever works counts its steps, and so whoever listens can take its replies in any order,
- * and more than once.
+ * Applies a reply to a standing. The worker numbers its steps, so the listener can take its replies in any order, and
+ * repeatedly.
  *
- * A reply whose `sequence` is not above the standing's is late or a copy, and changes nothing: the same standing is answered.
- * The next one must be a legal step. Of one that is further ahead, those between are late or lost, so a way to it must exist.
- * Whatever follows a final state is refused.
+ * A reply whose `sequence` is not above the standing's is late or a copy: the standing is returned unchanged. The reply with the
+ * next number must be a legal step. For a later number, the replies between are lost or late, so the state must be reachable.
+ * Any successor of a final state is refused.
  *
  * **Example** (the replies of one order, in disorder)
  *
@@ -137,8 +137,8 @@ export const apply = (standing: Standing, reply: Standing): Result.Result<Standi
 }
 
 /**
- * A reply: what it is about, its state, its place among the replies (an integer from 0, one more with each), and why, where
- * there is something to say (at most 500 characters; it is shown to whoever asked).
+ * A reply: the id of the work, its state, its sequence number among the replies (an integer from 0, one more with each), and an
+ * optional reason (at most 500 characters; the requester sees it).
  *
  * **Example** (a channel of replies, in an envelope with their correlation id)
  *

@@ -1,6 +1,6 @@
 /**
- * W3C Trace Context (Recommendation, and the random flag of Level 2): which trace a message belongs to, read from and
- * written to its headers. What is malformed is ignored, as the specification asks.
+ * W3C Trace Context (Recommendation, and the random flag of Level 2): the trace of a message, read from and written to its
+ * headers. Malformed headers are ignored, as the specification asks.
  */
 import { Context, Option, type Random, type Tracer } from "effect"
 import type { Headers } from "./Headers.ts"
@@ -8,11 +8,11 @@ import type { Headers } from "./Headers.ts"
 /** The headers of Trace Context. */
 export const names = { parent: "traceparent", state: "tracestate" } as const
 
-/** The span of another process, as its headers tell of it. It can be the parent of spans of this one. */
+/** The span of another process, as described by headers. Spans of this process can have it as parent. */
 export interface Remote extends Tracer.ExternalSpan {
   /** Whether the trace id is known to be random. */
   readonly random: boolean
-  /** The value of `tracestate`, checked and cut to what may be sent on. */
+  /** The value of `tracestate`, checked and cut to the propagation limits. */
   readonly state: string | undefined
 }
 
@@ -34,22 +34,22 @@ class RemoteSpan implements Remote {
   }
 }
 
-/** Version, trace id, span id, flags; only versions after 00 may go on. */
+/** Version, trace id, span id, flags; only versions after 00 may have more fields. */
 const shape =
   /^(?:00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$|(?!00|ff)[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(?:-|$))/
 const noTrace = "0".repeat(32)
 const noSpan = "0".repeat(16)
 
-/** The lower hexadecimal digit holds every flag that is known; `a` is 97. */
+/** Reads the flags: the lower hexadecimal digit holds every known flag; `a` is 97. */
 const flagsOf = (code: number): number => code < 97 ? code - 48 : code - 87
 
-/** Longest `traceparent` that is looked at, in characters: a later version may append fields, but not without end. */
+/** Longest accepted `traceparent`, in characters: a later version may append fields, within this bound. */
 const longest = 512
 
 /**
- * The span that headers name, or undefined where `traceparent` is absent or malformed.
+ * Returns the span named by headers, or undefined if `traceparent` is absent or malformed.
  *
- * A version after 00 is read by its known beginning; a bad `tracestate` is dropped alone.
+ * A version after 00 is read by its known prefix; a malformed `tracestate` is dropped alone.
  */
 export const fromHeaders = (headers: Headers): Remote | undefined => {
   const header = headers[names.parent]
@@ -68,18 +68,18 @@ export const fromHeaders = (headers: Headers): Remote | undefined => {
   )
 }
 
-// A vendor's own key, or `tenant@vendor`. Level 2 lets `@` stand anywhere after the first character, and the W3C's tests do not.
+// A vendor's own key, or `tenant@vendor`. Level 2 allows `@` anywhere after the first character; the W3C's tests do not.
 const key = /^(?:[a-z0-9][a-z0-9_\-*/]{0,255}|[a-z0-9][a-z0-9_\-*/]{0,240}@[a-z][a-z0-9_\-*/]{0,13})$/
 const value = /^[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e]$/
 
 /** Most members of a `tracestate`. */
 const maximumMembers = 32
-/** What is sent on of a `tracestate`, in characters. */
+/** Longest propagated `tracestate`, in characters. */
 const maximumState = 512
-/** Members longer than this are the first to go when a `tracestate` is too long. */
+/** Members longer than this are removed first when a `tracestate` is too long. */
 const longMember = 128
 
-/** The members of a `tracestate`, whole and in order, within its limits; undefined where it is malformed or empty. */
+/** Returns the members of a `tracestate`, whole and in order, within its limits; undefined if it is malformed or empty. */
 export const checkState = (text: string): string | undefined => {
   const members: Array<string> = []
   const seen = new Set<string>()
@@ -102,7 +102,7 @@ export const checkState = (text: string): string | undefined => {
 const word = (random: Random.Random): string =>
   Math.floor(random.nextDoubleUnsafe() * 0x1_0000_0000).toString(16).padStart(8, "0")
 
-/** Ids are made when somebody asks for them, which nobody does for most messages that are not sampled. */
+/** An unsampled root. It makes its ids lazily, because most unsampled messages never need them. */
 class UnsampledRoot implements Remote {
   readonly _tag = "ExternalSpan"
   readonly sampled = false
@@ -124,23 +124,23 @@ class UnsampledRoot implements Remote {
   }
 }
 
-/** The beginning of a trace that nobody records: it tells those behind it not to record either. */
+/** Makes the root of a trace that is not recorded: its flag tells downstream processes not to record either. */
 export const unsampledRoot = (random: Random.Random): Remote => new UnsampledRoot(random)
 
 const isRemote = (span: Tracer.AnySpan): span is Remote => "random" in span && "state" in span
 
-/** The remote span that a span descends from in its trace, through the spans of this process. */
+/** Finds the remote span from which a span descends in its trace, through the spans of this process. */
 const originOf = (span: Tracer.AnySpan): Remote | undefined => {
   let current: Tracer.AnySpan | undefined = span
   while (current !== undefined && current._tag === "Span") current = Option.getOrUndefined(current.parent)
   return current !== undefined && isRemote(current) ? current : undefined
 }
 
-/** The `traceparent` of a span. The random flag is that of the trace as it was received. */
+/** Writes the `traceparent` of a span. The random flag is copied from the received trace. */
 export const parentOf = (span: Tracer.AnySpan): string => {
   const flags = (span.sampled ? 1 : 0) + (originOf(span)?.random === true ? 2 : 0)
   return `00-${span.traceId.padStart(32, "0")}-${span.spanId}-0${flags}`
 }
 
-/** The `tracestate` that belongs to a span: that of the trace as it was received. */
+/** Returns the `tracestate` of a span: the one received with the trace. */
 export const stateOf = (span: Tracer.AnySpan): string | undefined => originOf(span)?.state

@@ -1,4 +1,4 @@
-/** At most `length` characters of a text; a cut text ends with `…`, and never in the middle of a character. */
+/** Cuts a text to at most `length` characters; a cut text ends with `…`, and never in the middle of a character. */
 export const bounded = (text: string, length: number): string => {
   if (text.length <= length) return text
   const last = text.charCodeAt(length - 2)

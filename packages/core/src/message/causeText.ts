@@ -1,11 +1,11 @@
 /**
- * The text of a cause whose errors may be any values: bounded, and never a throw.
+ * Renders a cause whose errors may be any values: bounded, and never throws.
  */
 import { Cause } from "effect"
 import { bounded } from "./bounded.ts"
 import { maximumMessage, messageOf, tagOf } from "./Failure.ts"
 
-/** The most errors of one chain of causes that are shown. */
+/** The most errors shown of one chain of causes. */
 const longestChain = 16
 
 /** The longest text of a cause, in characters: 64 KiB. */
@@ -24,7 +24,7 @@ const read = (error: object, field: "cause" | "message" | "name" | "stack"): unk
 const isLong = (value: unknown): boolean =>
   value === unreadable || (typeof value === "string" && value.length > maximumMessage)
 
-/** Whether Effect can print this error as it is: its fields are readable and short, and its chain of causes ends soon. */
+/** Tells whether Effect can print this error as it is: its fields are readable and short, and its chain of causes is short. */
 const isPlain = (error: unknown): boolean => {
   let at = error
   for (let depth = 0; depth < longestChain; depth++) {
@@ -36,18 +36,18 @@ const isPlain = (error: unknown): boolean => {
   return false
 }
 
-/** The lines of a stack that name places, without the message before them. */
+/** Returns the frames of a stack, without the message before them. */
 const framesOf = (stack: string): string => {
   const at = stack.indexOf("\n    at ")
   return at === -1 ? "" : bounded(stack.slice(at, at + 2 * maximumMessage), maximumMessage)
 }
 
-/** An error that says the same within the bounds: tag, message, stack, and the beginning of its chain of causes. */
+/** Makes an equivalent error within the bounds: tag, message, stack, and the beginning of its chain of causes. */
 const plain = (error: unknown, depth = 1): Error => {
   const object = typeof error === "object" && error !== null ? error : undefined
   const inner = object === undefined ? undefined : read(object, "cause")
   const message = messageOf(error)
-  // the stack of a long message begins with all of it
+  // the stack of a long message repeats the whole message
   const stack = object === undefined || message.length >= maximumMessage ? undefined : read(object, "stack")
   const shown = inner === undefined || inner === unreadable || depth >= longestChain
     ? new Error(message)
@@ -60,19 +60,19 @@ const plain = (error: unknown, depth = 1): Error => {
 const errorOf = (reason: Cause.Reason<unknown>): unknown =>
   Cause.isFailReason(reason) ? reason.error : Cause.isDieReason(reason) ? reason.defect : undefined
 
-/** Whether `prettyOf` shows the errors of a cause as they are, without leaving anything out. */
+/** Tells whether `prettyOf` shows the errors of a cause completely. */
 export const isWhole = (cause: Cause.Cause<unknown>): boolean =>
   cause.reasons.every((reason) => isPlain(errorOf(reason)))
 
 /**
- * As `Cause.pretty`: each message and stack is cut at 16 KiB, a chain of causes at 16 errors, and what cannot be read is left
- * out. Never throws.
+ * Renders a cause as `Cause.pretty` does: each message and stack is cut at 16 KiB, a chain of causes at 16 errors, and
+ * unreadable fields are left out. The whole text is cut at 64 KiB. Never throws.
  */
 export const prettyOf = (cause: Cause.Cause<unknown>): string => {
   try {
     if (isWhole(cause)) return bounded(Cause.pretty(cause), longest)
   } catch {
-    // a field that Effect reads beside these cannot be read
+    // another field that Effect reads is unreadable
   }
   const reasons = cause.reasons.map((reason) =>
     Cause.isInterruptReason(reason) ? reason : Cause.makeFailReason(plain(errorOf(reason)))

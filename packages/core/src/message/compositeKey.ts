@@ -1,12 +1,12 @@
 /**
- * One text for several.
+ * Joins several texts into one unambiguous key.
  */
 
 /**
- * Joins texts so that two different lists never give the same text, whatever characters they hold: each is written after its
- * length in UTF-16 code units and a colon. For keys of which a part comes from outside.
+ * Joins texts so that two different lists never give the same text, for any characters: each part is written after its length
+ * in UTF-16 code units and a colon. For keys with untrusted parts.
  *
- * **Example** (a line break in a part moves nothing)
+ * **Example** (a line break in a part causes no collision)
  *
  * ```ts
  * import { compositeKey } from "@millrace/core/compositeKey"

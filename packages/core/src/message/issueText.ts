@@ -1,24 +1,24 @@
 /**
- * The sentences of a schema's issues, without the refused values: a check may write its own sentence, and most write the value
- * into it.
+ * The messages of a schema's issues, without the refused values: a check may write its own sentence, and most such sentences
+ * contain the value.
  */
 import { SchemaIssue } from "effect"
 
-/** One place that is wrong. */
+/** One invalid place. */
 export interface Place {
   readonly message: string
   readonly path: ReadonlyArray<PropertyKey>
 }
 
-/** The refused value, where it is at hand. */
+/** The refused value, if it is available. */
 export interface Refused {
   readonly value: unknown
 }
 
-/** The sentence in place of one that is not shown. */
+/** The sentence shown instead of a hidden one. */
 const generic = "Expected a valid value"
 
-// no sentence begins so
+// no sentence begins with this character
 const mark = "\u0000"
 
 const ownSentence = (issue: SchemaIssue.Issue): string | undefined =>
@@ -26,7 +26,7 @@ const ownSentence = (issue: SchemaIssue.Issue): string | undefined =>
     ? issue.annotations["message"]
     : undefined
 
-// a schema's own sentences are the same for all values; the answer of a check, and an issue that reports its input, are not
+// a schema's own sentences do not depend on the value; a check's sentence, and an issue that reports its input, may
 const standard = SchemaIssue.makeFormatterStandardSchemaV1({
   leafHook: (issue) => {
     const text = SchemaIssue.defaultLeafHook(issue)
@@ -41,13 +41,13 @@ const standard = SchemaIssue.makeFormatterStandardSchemaV1({
   }
 })
 
-/** How many characters in a row a sentence may not share with the value that it is about. */
+/** The number of consecutive characters that a sentence may not share with the value it describes. */
 const shared = 4
 
-/** The most values, and characters of them, that a sentence is compared with; a larger value shows no sentence. */
+/** The most values, and characters, compared with a sentence; for a larger value no sentence is shown. */
 const most = { values: 10_000, characters: 262_144 }
 
-/** The strings and numbers inside a value, or undefined where there are too many. */
+/** Lists the strings and numbers inside a value, or undefined if there are too many. */
 const leavesOf = (value: unknown): ReadonlyArray<string> | undefined => {
   const leaves: Array<string> = []
   const waiting: Array<unknown> = [value]
@@ -81,7 +81,7 @@ const at = (value: unknown, path: ReadonlyArray<PropertyKey>): unknown => {
   return found
 }
 
-/** Whether a sentence repeats some of the value that it is about, or a value beside it. */
+/** Tells whether a sentence repeats a part of the value it describes, or a value beside it. */
 const repeats = (sentence: string, path: ReadonlyArray<PropertyKey>, { value }: Refused): boolean => {
   const all = leavesOf(value)
   const own = leavesOf(at(value, path))
@@ -100,8 +100,8 @@ const repeats = (sentence: string, path: ReadonlyArray<PropertyKey>, { value }: 
 const longest = 512
 
 /**
- * The places that an issue names. A sentence that a check made is shown where the value is at hand and the sentence has nothing of
- * it: no four characters in a row, and no shorter value as a word.
+ * Lists the invalid places of an issue. A check's own sentence is shown only if the value is available and the sentence contains
+ * nothing of it: no four characters in a row, and no shorter value as a word.
  */
 export const issueText = (issue: SchemaIssue.Issue, refused?: Refused): ReadonlyArray<Place> =>
   standard(issue).issues.map(({ message, path = [] }) => {

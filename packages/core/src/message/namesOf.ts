@@ -1,5 +1,5 @@
 /**
- * The names that a schema gives to fields: other keys of a value were written by its sender.
+ * The field names known to a schema: other keys of a value were written by its sender.
  */
 import type { SchemaAST } from "effect"
 
@@ -37,7 +37,7 @@ const collect = (root: SchemaAST.AST): ReadonlySet<PropertyKey> => {
   return names
 }
 
-/** All names of fields in a schema and in what it is written as; found once for each schema. */
+/** Lists all field names in a schema and in its encoded form; computed once for each schema. */
 export const namesOf = (ast: SchemaAST.AST): ReadonlySet<PropertyKey> => {
   const found = known.get(ast) ?? collect(ast)
   known.set(ast, found)

@@ -1,8 +1,8 @@
 /**
- * SHA-256 (FIPS 180-4), synchronous: Web Crypto answers by a promise, which the engine never waits for.
+ * SHA-256 (FIPS 180-4), synchronous: Web Crypto returns a promise, and the engine never waits for one here.
  */
 
-/** The fractional parts of a root of the first primes, as 32-bit integers: FIPS 180-4, 4.2.2 and 5.3.3. */
+/** Computes the fractional parts of a root of the first primes, as 32-bit integers: FIPS 180-4, 4.2.2 and 5.3.3. */
 const fractions = (count: number, root: number): Int32Array => {
   const found = new Int32Array(count)
   for (let candidate = 2, i = 0; i < count; candidate++) {
@@ -18,7 +18,7 @@ const initial = fractions(8, 2)
 
 const rotate = (word: number, bits: number): number => (word >>> bits) | (word << (32 - bits))
 
-/** The digest of bytes: 32 bytes. */
+/** Returns the 32-byte digest of bytes. */
 export const sha256 = (bytes: Uint8Array): Uint8Array => {
   const length = bytes.length
   const padded = new Uint8Array(Math.ceil((length + 9) / 64) * 64)

@@ -15,7 +15,7 @@ const call = (
 ): Effect.Effect<void, Classified> => {
   try {
     const answer = hook(exit, outcome)
-    // a hook of untyped code may return anything; a promise alone is work that would not be awaited
+    // an untyped hook may return anything; of that, only a promise is work that would not be awaited
     return Effect.isEffect(answer) || (answer as unknown) instanceof Promise
       ? effectOf(answer as Effect.Effect<void, Classified>, "A hook")
       : Exit.void
@@ -25,10 +25,10 @@ const call = (
 }
 
 /**
- * Calls every hook, the last registered first, and completes when all that they returned has. The first failure is the
- * answer; it stops no other hook.
+ * Calls every hook, the last registered first, and completes when all returned effects have. The result is the first failure;
+ * a failing hook stops no other hook.
  *
- * Where one hook suspends, its very effect is returned: messages that wait for one group commit can be told by identity.
+ * If only one hook suspends and none fails, its own effect is returned: messages of one group commit share that effect object.
  */
 export const run = (
   hooks: ReadonlyArray<Hook>,
@@ -43,7 +43,7 @@ export const run = (
   return result
 }
 
-/** Runs both and answers the first failure; effects that have ended need no fiber. */
+/** Runs both and returns the first failure; effects that have ended need no fiber. */
 const following = (
   result: Effect.Effect<void, Classified>,
   each: Effect.Effect<void, Classified>
@@ -63,10 +63,10 @@ const both = (
   )
 
 /**
- * Runs a whole chain and then its hooks, for sources without an engine: publishers, servers, clients. A failing hook fails
- * a chain that had succeeded, with the error that `failed` makes of the hook's.
+ * Runs a whole chain and then its hooks, for sources without an engine: publishers, servers, clients. A failing hook fails a
+ * chain that had succeeded, with the hook's error mapped by `failed`.
  *
- * What suspends goes on in a fiber of its own, so hooks also run when the caller is interrupted before it awaits.
+ * A chain that suspends continues in a fiber of its own, so hooks also run if the caller is interrupted before it awaits.
  */
 export const around = <
   M extends Envelope & { readonly hooks: ReadonlyArray<Hook> | undefined },
@@ -86,7 +86,7 @@ export const around = <
     return failed === undefined ? result as Effect.Effect<void, E2> : Effect.mapErrorEager(result, failed)
   })
 
-/** As `around`, for messages that end together: the hooks of each are told how all ended. */
+/** Runs `whole` and then the hooks of every message, each with the common exit, as `around` does for one message. */
 export const aroundAll = <A, E, R, E2>(
   messages: ReadonlyArray<{ readonly hooks: ReadonlyArray<Hook> | undefined }>,
   whole: Effect.Effect<A, E, R>,
@@ -111,7 +111,7 @@ const ending = <A, E, R, E2>(
   const whole = Effect.onExitPrimitive(result, hooks)
   const current = Fiber.getCurrent()
   if (current === undefined) return whole
-  // the services of R are those of the fiber that the caller runs on
+  // the calling fiber has the services of R
   const fiber = Effect.runForkWith(current.context as Context.Context<R>)(whole)
   return fiber.pollUnsafe() ?? Effect.onInterrupt(Fiber.join(fiber), () => Fiber.interrupt(fiber))
 }

@@ -1,6 +1,6 @@
 /**
- * Messages handled together: a function of many becomes a handler of one, so that every middleware, retry and outcome stays
- * that of the single message.
+ * Messages handled together: turns a function of many messages into a handler of one, so that every middleware, retry and
+ * outcome still applies to the single message.
  */
 import { Context, type Duration, Effect, Exit, Fiber, Random, Result, Tracer } from "effect"
 import * as Detached from "../message/Detached.ts"
@@ -13,39 +13,39 @@ import * as Eager from "./Eager.ts"
 import type { Handler } from "./Handler.ts"
 import * as Spans from "../telemetry/Spans.ts"
 
-/** How many messages are handled together. */
+/** Size and waiting time of a batch. */
 export interface Options {
-  /** The most; an integer from 1. The lanes of the subscription must run as many side by side. */
+  /** The most messages in a batch; an integer from 1. The lanes of the subscription must run as many concurrently. */
   readonly size: number
-  /** How long the first waits for others. Default: 10 milliseconds. */
+  /** How long the first message waits for more. Default: 10 milliseconds. */
   readonly wait?: Duration.Input | undefined
 }
 
-/** What a batch answers: nothing, or one item for each message, in their order. */
+/** The answer of a batch: nothing, or one item for each message, in message order. */
 export type Answered = void | undefined | ReadonlyArray<unknown>
 
 type ItemOf<A> = A extends ReadonlyArray<infer Item> ? Item : void
 
-/** What one message of a batch answers. */
+/** The answer of one message of a batch. */
 export type AnswerOf<A> = ItemOf<A> extends infer Item
   ? Item extends Result.Result<infer Success, unknown> ? Success : Item
   : never
 
-/** What one message of a batch fails with, beside what the whole fails with. */
+/** The error of one message of a batch, in addition to errors of the whole batch. */
 export type ErrorOf<A> = ItemOf<A> extends infer Item ? Item extends Result.Result<unknown, infer Error> ? Error : never
   : never
 
-/** A message that waits in a batch. */
+/** A message waiting in a batch. */
 interface Member<M> extends Ambient.Held<M> {
   readonly resume: (exit: Exit.Exit<unknown, unknown>) => void
 }
 
-/** Messages that came with the same services. */
+/** Messages with the same services. */
 class Group<M> {
   members: Array<Member<M>> = []
   timer: Fiber.Fiber<void> | undefined
   running: Fiber.Fiber<unknown, unknown> | undefined
-  /** Members that were interrupted while it ran. */
+  /** Number of members interrupted while the batch ran. */
   gone = 0
   #contexts: Map<unknown, Context.Context<never>> | undefined
 
@@ -55,7 +55,7 @@ class Group<M> {
   }
 }
 
-/** The batch that the fiber handles. */
+/** The batch that the current fiber handles. */
 const Current = Detached.reference<Pick<Group<unknown>, "contextOf"> | undefined>("@millrace/core/Batch/Current", {
   defaultValue: () => undefined
 })
@@ -78,7 +78,7 @@ const tell = <M>(members: ReadonlyArray<Member<M>>, exit: Exit.Exit<unknown, unk
   members.forEach(({ resume }, i) => resume(wrong ?? ended(items[i])))
 }
 
-/** Runs a batch in a span of its own where its messages came with several, and links to each of them. */
+/** Runs a batch in a span of its own, linked to each message's span, if its messages carried several spans. */
 const linked = <A, E>(members: ReadonlyArray<Member<Envelope>>, self: Effect.Effect<A, E>): Effect.Effect<A, E> => {
   const spans = Ambient.spansOf(members)
   if (spans === undefined) return self
@@ -89,7 +89,7 @@ const linked = <A, E>(members: ReadonlyArray<Member<Envelope>>, self: Effect.Eff
       undefined
     )(self)
   }
-  // no sender wants this trace recorded
+  // none of the messages is sampled, so the batch's trace is not recorded either
   return Effect.flatMap(
     Random.Random,
     (random) => Effect.provideService(self, Tracer.ParentSpan, TraceContext.unsampledRoot(random))
@@ -97,8 +97,9 @@ const linked = <A, E>(members: ReadonlyArray<Member<Envelope>>, self: Effect.Eff
 }
 
 /**
- * Runs an effect inside a batch with the ids, the span, the log annotations and the baggage of one of its messages: what it
- * publishes belongs to the flow of that message. Elsewhere, and with another message, the effect runs as it is.
+ * Runs an effect inside a batch with the ids, the span, the log annotations and the baggage of one of its messages, so that
+ * messages published by the effect belong to that message's flow. Outside a batch, or with another message, the effect runs
+ * unchanged.
  *
  * **Example** (a receipt for each payment)
  *
@@ -121,35 +122,36 @@ export const within = (message: Envelope) => <A, E, R>(self: Effect.Effect<A, E,
     return own === undefined ? context : Ambient.alone(context, own)
   })
 
-/** After so many batches of one the log tells why. */
+/** After this many batches of one in a row, a log warning tells why. */
 const tooLonely = 100
 
 const keptApart = (name: string, { differed }: Ambient.Comparison): string =>
   `Batch: ${name} handles messages one by one, since a middleware outside gives each message a ${differed} of its own. Let it read what it needs from the messages, or use a handler of single messages.`
 
 /**
- * A handler of single messages, made of a function that handles many.
+ * Makes a handler of single messages from a function that handles many.
  *
- * A batch runs when `size` messages wait or the first has waited for `wait`. It answers nothing, and then each of its messages
- * is done; or one item for each, in their order: an `Outcome`, a `Result` whose failure is that message's error, or the
- * message's answer. When it fails or dies, each of its messages does. Retried messages come again in later batches.
+ * A batch runs when `size` messages wait or the first has waited for `wait`. The function answers nothing, which completes all
+ * messages of the batch, or one item for each message, in message order: an `Outcome`, a `Result` whose failure is that
+ * message's error, or the message's answer. If the function fails or dies, each message does. Retried messages join later
+ * batches.
  *
- * Types: items that are `Result`s put their errors into `E`, beside those of the whole; what else they are is the answer.
+ * Types: errors of `Result` items join `E`, beside the errors of the whole batch; all other items are answers.
  *
- * Interrupting a message (a `Timeout` outside, a lost lease) takes it out of a batch that has not begun, and leaves one that
- * has; a batch of which every message was interrupted is interrupted. A drain waits for it as for any handler.
+ * Interrupting a message (a `Timeout` outside, a lost lease) removes it from a batch that has not started, and has no effect on
+ * a running batch; a batch is interrupted once all its messages are. A drain waits for a batch as for any handler.
  *
- * Services: the messages of one batch all came with the same services (each one the same object), and the batch runs with
- * them. So with `Auth` outside, each batch holds the messages of one principal. A middleware outside that makes a service anew
- * for each message, like a transaction, makes batches of one, and a warning names that service. A batch has a scope of its
- * own, which is closed before its messages end.
+ * Services: all messages of a batch share the same services (each one the same object), and the batch runs with these. So with
+ * `Auth` outside, each batch holds the messages of one principal. A middleware outside that makes a new service for each
+ * message, such as a transaction, causes batches of one, and a warning names that service. A batch has a scope of its own,
+ * which is closed before its messages end.
  *
- * Ids, spans, log annotations and baggage are those that all messages of the batch share. Messages of several flows get a new
- * correlation id together, and log lines name the messages in `causationIds`; their spans are linked to one span of the batch.
- * `Batch.within` runs an effect with the ids and the span of one message. An answer is published with those of its message.
+ * The batch runs with the ids, spans, log annotations and baggage shared by all its messages. Messages of several flows get one
+ * new correlation id, and log lines list the messages in `causationIds`; their spans are linked to one span of the batch.
+ * `Batch.within` runs an effect with the ids and the span of one message. A message's answer is published with its own ids.
  *
- * Messages must run side by side: `Subscription.make` refuses `Lanes.partition`, which runs one at a time, and lanes whose
- * limit is below `size`. With `Lanes.key`, no two messages of a key are in one batch.
+ * Messages must run concurrently: `Subscription.make` refuses `Lanes.partition`, which runs one message at a time, and lanes
+ * whose limit is below `size`. With `Lanes.key`, no two messages of a key are in one batch.
  *
  * **Example** (one statement for many orders; those without a customer are given up)
  *
@@ -184,10 +186,10 @@ export const handler = <M extends Envelope, A extends Answered, E = never, R = n
   const size = check.count("size", options.size)
   const wait = check.millis("wait", options.wait ?? 10, { least: 0 })
   const name = run.name || "batch"
-  /** Groups that take more messages: one for each set of services. */
+  /** Groups still accepting messages: one for each set of services. */
   let open: ReadonlyArray<Group<M>> = []
   const services = new Ambient.Comparison()
-  /** Batches of one in a row, each while other messages waited. */
+  /** Number of batches of one in a row while other messages waited. */
   let lonely = 0
 
   const close = (group: Group<M>): void => {
@@ -201,9 +203,9 @@ export const handler = <M extends Envelope, A extends Answered, E = never, R = n
     lonely = size > 1 && members.length === 1 && open.length > 0 ? lonely + 1 : 0
     if (lonely === tooLonely) Effect.runForkWith(members[0]!.context)(Effect.logWarning(keptApart(name, services)))
     const called = Effect.suspend(() => run(members.map(({ message }) => message)))
-    // what the batch opens is closed before any of its messages ends
+    // the batch's scope is closed before any of its messages ends
     const whole = members.length === 1 ? called : Effect.scoped(called)
-    // the services of R are those that each of the messages came with
+    // the services of R are part of each message's context
     const effect = whole as Effect.Effect<A, E>
     group.running = members.length === 1
       ? Effect.runForkWith(members[0]!.context)(effect)
@@ -222,7 +224,7 @@ export const handler = <M extends Envelope, A extends Answered, E = never, R = n
     return group.timer === undefined ? Exit.void : Fiber.interrupt(group.timer)
   }
 
-  // one step of the fiber: a message that joins can also leave
+  // a callback is one step of the fiber, so each message that joins can also leave
   const one = (message: M): Effect.Effect<unknown, unknown> =>
     Effect.callback<unknown, unknown>((resume) => {
       const { context } = Fiber.getCurrent()!
@@ -243,7 +245,7 @@ export const handler = <M extends Envelope, A extends Answered, E = never, R = n
     })
 
   return Description.describe(
-    // what a member resumes with is what the items are
+    // the type of the items is the type of the members' results
     Eager.guard(one as Handler<M, AnswerOf<A>, E | ErrorOf<A>, R>),
     [{ name, stage: "handle", shows: { batch: size, wait: `${wait} ms` }, batch: { size, wait } }]
   )

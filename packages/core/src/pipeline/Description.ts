@@ -1,19 +1,19 @@
 /**
- * What a pipeline says of itself: kept on the composed function, read when it is built, and free while messages flow.
+ * Descriptions of a pipeline: stored on the composed function, read when the pipeline is built, free while messages flow.
  */
 
 import type { Pattern } from "../message/Address.ts"
 import type { Content } from "../message/Channel.ts"
 
-/** Where on a message's way a middleware stands. */
+/** The stage of a middleware on a message's way. */
 export type Stage = "receive" | "parse" | "filter" | "consume" | "decode" | "handle" | "publish" | "after"
 
 /**
- * An order that a middleware asks for. `inside: "Auth"` says: this middleware must stand inside Auth. `outside: "Auth"` says:
- * this middleware must stand outside Auth. Where the pipeline has no Auth, nothing is asked. Of several it is the outermost that
+ * An order rule of a middleware. `inside: "Auth"`: the middleware must be placed inside Auth. `outside: "Auth"`: the middleware
+ * must be placed outside Auth. A pipeline without Auth satisfies the rule. If the pipeline has several Auths, the outermost
  * counts, and with `every` each of them. `because` ends the sentence of the refusal.
  *
- * **Example** (this middleware must stand inside Auth, and does not)
+ * **Example** (a middleware that must be placed inside Auth, and is not)
  *
  * ```ts
  * import { Effect, pipe } from "effect"
@@ -34,17 +34,17 @@ export type Rule =
   | { readonly inside: string; readonly every?: true; readonly because: string }
   | { readonly outside: string; readonly because: string }
 
-/** How a middleware of a publisher acts on the messages of one `publishAll`. */
+/** How a publish middleware acts on the messages of one `publishAll`. */
 export type InBatch = "once" | "each"
 
-/** A channel that a step publishes to. */
+/** A channel to which a step publishes. */
 export interface Sent {
   readonly name: string
   readonly pattern: Pattern | undefined
   readonly content: Content<never>
 }
 
-/** One middleware, or the handler, as a pipeline shows it. */
+/** One middleware, or the handler, as shown by a pipeline. */
 export interface Description {
   readonly name: string
   readonly stage: Stage
@@ -55,33 +55,36 @@ export interface Description {
    * How a middleware of a publisher acts on the messages of one `publishAll`.
    *
    * - `each`: it runs for each message, and all messages are inside side by side: `next` of each ends when the batch ends, with
-   *   the result of the batch. Messages that it passes to `next` again after a failure are published as one batch again.
-   * - `once`: it runs once for the whole batch, with the last message, and each call of `next` publishes the batch. For what
-   *   holds something while `next` runs (a place, a connection, a time limit) or counts calls of the broker.
-   * - default: as `each`. But where it lets no further message in for a second while others are inside, because those hold what
-   *   that message waits for, the middleware starts over, one message after the other: `next` of all but the last then succeeds
-   *   when the message is taken into the batch, and only `next` of the last ends as the batch does. A warning tells of it.
+   * How a publish middleware acts on the messages of one `publishAll`.
+   *
+   * - `each`: the middleware runs for each message, and all messages are inside concurrently: `next` of each ends when the batch
+   *   ends, with the result of the batch. Messages passed to `next` again after a failure are published as one batch again.
+   * - `once`: the middleware runs once for the whole batch, with the last message, and each call of `next` publishes the batch.
+   *   For middlewares that hold a resource while `next` runs (a place, a connection, a time limit) or count broker calls.
+   * - default: as `each`. But if the middleware lets no further message in for a second while others are inside, because those
+   *   hold a resource that the message waits for, it starts over, one message after the other: `next` of all but the last
+   *   succeeds as soon as the message joins the batch, and only `next` of the last ends with the batch. A warning tells so.
    */
   readonly inBatch?: InBatch | undefined
-  /** Of a step where ways part: the pipelines of which one is taken, by name, each outermost first. It is the last step. */
+  /** For a step with routes: the pipeline of each route by name, outermost first. Such a step is the last. */
   readonly routes?: Readonly<Record<string, ReadonlyArray<Description>>> | undefined
-  /** Of a step that answers whoever asks: what the answer is, for documents. */
+  /** For a step that replies to the requester: the content of the reply, for documents. */
   readonly replies?: Content<never> | undefined
-  /** Of a step that publishes: the channels that it publishes to, for documents. */
+  /** For a step that publishes: its target channels, for documents. */
   readonly sends?: ReadonlyArray<Sent> | undefined
-  /** Of a handler that takes messages together: how many, and how many milliseconds it waits for them. */
+  /** For a handler of batches: the batch size, and the time it waits for more messages, in milliseconds. */
   readonly batch?: { readonly size: number; readonly wait: number } | undefined
 }
 
-/** Where a middleware carries its descriptions. */
+/** The key under which a middleware stores its descriptions. */
 export const DescriptionId = "~millrace/Description"
 
-/** Carries descriptions, outermost first. */
+/** Holds descriptions, outermost first. */
 export interface Described {
   readonly [DescriptionId]?: ReadonlyArray<Description>
 }
 
-/** A function of user code: whatever is inside it cannot be seen. */
+/** Describes a function of user code; steps inside the function are invisible. */
 export const plain = (name: string): Description => ({ name: name || "anonymous", stage: "handle" })
 
 /** Marks `target` with descriptions, outermost first. */
@@ -90,20 +93,20 @@ export const describe = <F extends (...args: never) => unknown>(
   descriptions: ReadonlyArray<Description>
 ): F & Described => Object.defineProperty(target, DescriptionId, { value: descriptions })
 
-/** The descriptions of a handler or middleware, outermost first. A function without marks is one plain step. */
+/** Returns the descriptions of a handler or middleware, outermost first. A function without marks is one plain step. */
 export const of = (target: object): ReadonlyArray<Description> => {
-  // any function may carry the mark, and has a name
+  // any function may carry the mark, and every function has a name
   const marked = target as Described & { readonly name?: string }
   return marked[DescriptionId] ?? [plain(marked.name ?? "")]
 }
 
-/** Whether a function was composed by this library, so that what is inside it is known. */
+/** Tells whether this library composed the function, so that its steps are known. */
 export const isDescribed = (target: object): boolean => DescriptionId in target
 
 const show = (value: unknown): string =>
   typeof value === "string" ? line(value) : Array.isArray(value) ? value.map(show).join(", ") : line(String(value))
 
-/** A name or a value may be anything; a drawing has one line for each step. */
+/** Puts any name or value on one line: a drawing has one line for each step. */
 const line = (text: string): string => text.replaceAll(/\s+/g, " ")
 
 const options = (description: Description): string => {
@@ -111,7 +114,7 @@ const options = (description: Description): string => {
   return entries.length === 0 ? "" : entries.map(([name, value]) => `${name}: ${show(value)}`).join(", ")
 }
 
-/** Every way through a pipeline, each a list of steps, outermost first. */
+/** Lists every way through a pipeline, each a list of steps, outermost first. */
 export const ways = (list: ReadonlyArray<Description>): ReadonlyArray<ReadonlyArray<Description>> => {
   const routes = list.at(-1)?.routes
   return routes === undefined ? [list] : Object.values(routes).flatMap((route) => ways([...list, ...route]))
@@ -131,16 +134,16 @@ const write = (list: ReadonlyArray<Description>, depth: number, lines: Array<str
   }
 }
 
-/** The pipeline as indented text, outermost first: the way of a message on its way in. */
+/** Prints the pipeline as indented text, outermost first: the order in which a message passes the steps. */
 export const toText = (target: object): string => {
   const lines: Array<string> = []
   write(of(target), 0, lines)
   return lines.join("\n")
 }
 
-/** The pipeline as a Mermaid flow chart. */
+/** Draws the pipeline as a Mermaid flow chart. */
 export const toMermaid = (target: object): string => {
-  // "#" begins Mermaid's own escapes, so it goes first
+  // "#" begins Mermaid's own escapes, so replace it first
   const escape = (text: string) =>
     line(text).replaceAll("#", "#35;").replaceAll("\"", "#quot;").replaceAll("<", "#lt;").replaceAll(">", "#gt;")
   const nodes: Array<string> = []

@@ -1,24 +1,24 @@
 /**
- * What a fast middleware needs beside Effect's own `*Eager` operators. Handlers are called on a fiber: what has finished
- * when the call returns is an Exit, and costs no fiber step.
+ * Helpers for fast middlewares, beside Effect's own `*Eager` operators. Handlers are called on a fiber: a handler that
+ * finishes during the call returns an Exit, which costs no fiber step.
  *
- * So these functions act when they are called, and what they answer may have happened: call them for each message, and never
- * keep or run an answer twice.
+ * These functions act when they are called, and the returned effect may already have happened: call them for each message,
+ * and never keep or run a returned effect twice.
  */
 import { Context, Effect, Exit, Fiber } from "effect"
 import type { Envelope } from "../message/Message.ts"
 import type { Handler } from "./Handler.ts"
 import * as Lost from "../telemetry/Lost.ts"
 
-// what Effect marks an Exit with; `Exit.isExit` asks more, and this is asked several times for each message
+// the key with which Effect marks an Exit; `Exit.isExit` checks more, and this runs several times for each message
 const ExitTypeId = "~effect/Exit"
 
-/** Whether an effect has already finished. */
+/** Tells whether an effect has already finished. */
 export const isDone = ((self: object) => ExitTypeId in self) as <A, E, R>(
   self: Effect.Effect<A, E, R>
 ) => self is Exit.Exit<A, E>
 
-// what Effect marks an Effect with
+// the key with which Effect marks an Effect
 const EffectTypeId = "~effect/Effect"
 
 const nameOf = (answer: unknown): string =>
@@ -26,19 +26,19 @@ const nameOf = (answer: unknown): string =>
     answer === undefined ? "undefined" : `a ${typeof answer}`
   )
 
-/** The defect of code that returned `answer` where it had to return an Effect. */
+/** Makes the defect for code that returned `answer` instead of an Effect. */
 const noEffect = (what: string, answer: unknown): Exit.Exit<never> => {
   if (!(answer instanceof Promise)) {
     return Exit.die(new TypeError(`${what} returned ${nameOf(answer)} instead of an Effect`))
   }
-  // its failure has no other observer, and would end the process
+  // the rejected promise has no other observer, and would end the process
   answer.catch(() => undefined)
   return Exit.die(
     new TypeError(`${what} returned a Promise instead of an Effect: call it inside Effect.tryPromise`)
   )
 }
 
-/** What a call returned where it is an Effect; anything else that untyped code returned is a defect that says so. */
+/** Returns the answer of a call if it is an Effect; any other value from untyped code becomes a defect that names it. */
 export const effectOf = <A, E, R>(answer: Effect.Effect<A, E, R>, what = "The handler"): Effect.Effect<A, E, R> => {
   const given: unknown = answer
   try {
@@ -51,9 +51,9 @@ export const effectOf = <A, E, R>(answer: Effect.Effect<A, E, R>, what = "The ha
 }
 
 /**
- * Turns a throw of user code at call time into a defect, so that it cannot skip the middlewares outside. The answer is not
- * checked: `run` checks the handler's, and the caller of the whole chain the one that a middleware gave in its place. A check
- * here costs a fifth of a stack that has nothing to do.
+ * Turns a synchronous throw of user code into a defect, so that the middlewares outside still run. The answer is not checked
+ * here: `run` checks the handler's answer, and the caller of the whole chain checks a middleware's answer. A check here would
+ * cost a fifth of the time of an otherwise empty stack.
  */
 export const guard = <M, A, E, R>(handler: Handler<M, A, E, R>): Handler<M, A, E, R> => (message) => {
   try {
@@ -64,13 +64,13 @@ export const guard = <M, A, E, R>(handler: Handler<M, A, E, R>): Handler<M, A, E
 }
 
 /**
- * Runs the rest of the chain, and `after` exactly once when it has ended, whatever happened. What `after` throws is dropped and
- * told once on standard error: the end of the message stays what it was.
+ * Runs the rest of the chain, then `after` exactly once, after success, failure or interruption. If `after` throws, the error
+ * is dropped and reported once on standard error; the result of the message does not change.
  *
- * It runs now, so the answer may be a value already: call it for each message, never keep it in a const.
+ * The chain runs during this call, so the result may already be a value: call it for each message, never keep it in a const.
  *
- * A finalizer that is only attached to the returned effect is lost when the fiber is interrupted between the call and the
- * first step of that effect; the hook on the message is the net for that case.
+ * A finalizer attached only to the returned effect is lost if the fiber is interrupted between the call and the first step of
+ * that effect; the hook on the message covers that case.
  */
 export const around = <M extends Envelope, A, E, R>(
   message: M,
@@ -91,7 +91,7 @@ const tell = <A, E>(after: (exit: Exit.Exit<A, E>) => void, exit: Exit.Exit<A, E
   }
 }
 
-// apart from `around`, whose calls would each pay for the variables that these closures keep
+// separate from `around`, so that calls which finish at once do not pay for these closures
 const suspended = <M extends Envelope, A, E, R>(
   message: M,
   result: Effect.Effect<A, E, R>,
@@ -108,9 +108,9 @@ const suspended = <M extends Envelope, A, E, R>(
 }
 
 /**
- * Reads a service; at once when a fiber is running, as it always is inside an engine, a publisher or a server.
+ * Reads a service: immediately if a fiber is running, which is always so inside an engine, a publisher or a server.
  *
- * The answer may be a value already: call it for each message, never keep it in a const.
+ * The result may already be a value: call this for each message, never keep it in a const.
  *
  * **Example** (the answer is the service that the fiber had at the call)
  *
@@ -132,15 +132,15 @@ const suspended = <M extends Envelope, A, E, R>(
  */
 export const service = <I, S>(key: Context.Key<I, S>): Effect.Effect<S, never, I> => {
   const fiber = Fiber.getCurrent()
-  // the fiber's context holds what R demands of it; Effect checks that where the handler is run
+  // the fiber's context holds every service of R; Effect checks that where the handler is run
   return fiber === undefined
     ? Effect.service(key)
     : Exit.succeed(Context.getUnsafe(fiber.context, key as Context.Key<never, S>))
 }
 
 /**
- * Runs the rest of the chain with one service more: now, so the answer may be a value already. Call it for each message,
- * never keep it in a const.
+ * Runs the rest of the chain with one more service, during this call, so the result may already be a value. Call it for each
+ * message, never keep it in a const.
  */
 export const provide = <I, S, M, A, E, R>(
   key: Context.Key<I, S>,
@@ -161,14 +161,14 @@ export const provide = <I, S, M, A, E, R>(
   return isDone(result) ? result : Effect.provideService(result, key, value)
 }
 
-/** After so many calls in a row that suspended, running ahead is tried at one call in 64 only: it costs a fiber. */
+/** After this many suspended calls in a row, only one call in 64 is run ahead, because running ahead costs a fiber. */
 const patience = 16
 
 /**
- * Runs user code at once, on a fiber of its own, and uses its Exit if it has finished: a generator that never suspends then
- * costs no step of the middlewares outside it. Interrupting the chain interrupts that fiber.
+ * Runs user code immediately, on a fiber of its own, and uses its Exit if the code has finished: a generator that never
+ * suspends then costs no step of the middlewares outside it. Interrupting the chain interrupts that fiber.
  *
- * Code that keeps suspending is left to the fiber of the chain.
+ * A handler that keeps suspending runs on the fiber of the chain.
  */
 export const run = <M, A, E, R>(handler: Handler<M, A, E, R>): Handler<M, A, E, R> => {
   let suspended = 0
@@ -177,7 +177,7 @@ export const run = <M, A, E, R>(handler: Handler<M, A, E, R>): Handler<M, A, E, 
     let effect: Effect.Effect<A, E, R>
     try {
       const answer = handler(message)
-      // an Exit, as most answers are, is an Effect
+      // an Exit is an Effect, and most answers are one
       if (typeof answer === "object" && answer !== null && isDone(answer)) return answer
       effect = effectOf(answer)
     } catch (defect) {
@@ -193,7 +193,7 @@ export const run = <M, A, E, R>(handler: Handler<M, A, E, R>): Handler<M, A, E, 
       return exit
     }
     suspended++
-    // the chain may be interrupted before it takes its first step: then only the hook knows of the fiber
+    // if the chain is interrupted before its first step, only this hook can interrupt the fiber
     const envelope = message as Envelope
     envelope.after(() => fiber.pollUnsafe() === undefined ? Fiber.interrupt(fiber) : undefined)
     return Effect.onInterrupt(Fiber.join(fiber), () => Fiber.interrupt(fiber))
@@ -201,9 +201,9 @@ export const run = <M, A, E, R>(handler: Handler<M, A, E, R>): Handler<M, A, E, 
 }
 
 /**
- * Runs a handler with the services of a context, beneath those of the fiber that calls it.
+ * Runs a handler with the services of a context. A service of the calling fiber overrides the same service of the context.
  *
- * The merged context is kept for each context that a calling fiber had: messages of an engine share few of them.
+ * The merged context is cached for each context of a calling fiber: messages of an engine share few contexts.
  */
 export const provideContext = <M, A, E, R, R0>(
   handler: Handler<M, A, E, R>,

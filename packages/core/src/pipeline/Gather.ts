@@ -1,6 +1,6 @@
 /**
- * Group commit without a timer: what gathers while one group is written goes with the next, so a group is as small as the
- * load is low and as large as the store is slow.
+ * Group commit without a timer: items added while one group is written form the next group, so groups are small under low load
+ * and large with a slow store.
  */
 import { Deferred, Effect, type Exit, type Scope } from "effect"
 import * as Detached from "../message/Detached.ts"
@@ -9,29 +9,29 @@ import * as OptionCheck from "../message/OptionCheck.ts"
 /** Gathers items into groups and writes one group at a time. */
 export interface Gather<in T, out E> {
   /**
-   * Puts an item into the group that gathers now, at the call: the item is written whether the answered effect is run or
-   * not, and in the order of the calls.
+   * Adds an item to the current group during the call: the item is written whether the returned effect is run or not, and in
+   * the order of the calls.
    *
-   * The effect completes when the group is written, and fails as the write of that group does. All items of a group get the
-   * same effect object, so whoever waits for many items can wait once. Interrupting it gives up waiting, not the item.
+   * The effect completes when the group is written, and fails if that write fails. All items of a group get the same effect
+   * object, so a caller with many items can wait once. Interrupting the effect stops the waiting; the item is still written.
    *
-   * With `capacity` items unwritten, the effect is one of its own: run, it waits for room and then adds the item; an item
+   * With `capacity` items unwritten, the item gets an effect of its own, which waits for room and then adds the item; an item
    * whose effect is never run, or is interrupted before there is room, is not written. Beyond `capacity` the order of such
-   * items is not promised. After the scope has closed nothing is written, and the effect is an interruption, which releases a
-   * message that waits for it.
+   * items is not guaranteed. After the scope has closed nothing is written, and the effect is an interruption, which releases
+   * a message that waits for it.
    */
   readonly add: (item: T) => Effect.Effect<void, E>
-  /** How many items are not written yet, without those that wait for room. */
+  /** Counts the unwritten items, without those waiting for room. */
   readonly pending: () => number
 }
 
 /** Options of `make`. */
 export interface Options<T, E, R> {
-  /** Writes one group, all or nothing. Called with 1 to `maximum` items, never twice at the same time. */
+  /** Writes one group, all or nothing. The gather calls it with 1 to `maximum` items, never twice at the same time. */
   readonly write: (items: ReadonlyArray<T>) => Effect.Effect<void, E, R>
   /** The most items of one write; an integer from 1. Default 1024. */
   readonly maximum?: number | undefined
-  /** The most items that wait to be written; beyond it callers wait before they add. An integer from 1. Default 65,536. */
+  /** The most unwritten items; beyond it callers wait before they add. An integer from 1. Default 65,536. */
   readonly capacity?: number | undefined
 }
 
@@ -44,14 +44,14 @@ class Group<T, E> {
 const check = OptionCheck.make("Gather.make")
 
 /**
- * Makes a gather that lives as long as the scope. Closing the scope writes what has gathered and waits for it, so the
+ * Makes a gather that lives as long as the scope. Closing the scope writes the unwritten items and waits for the write, so the
  * finalizer takes as long as `write` does.
  *
  * A write starts on the next turn of the scheduler, on a fiber of its own: the items of one chunk share a group, and a write
- * that fails, dies or is interrupted ends the items of its group, no other. It is not tried again here.
+ * that fails, dies or is interrupted ends only the items of its group. The gather does not retry a write.
  *
- * Back-pressure: `add` never blocks its caller; the caller's waiting is the back-pressure. `capacity` bounds what callers
- * leave behind who stop waiting.
+ * Backpressure: `add` never blocks its caller; the caller applies backpressure by waiting. `capacity` bounds the items of
+ * callers that stop waiting.
  *
  * **Example** (one commit for many rows)
  *
@@ -90,7 +90,7 @@ export const make = <T, E = never, R = never>(
         group = groups.shift()!
         return options.write(group.items)
       })
-      // the turn in between also keeps a store that answers at once from nesting its writes
+      // this yield also keeps a store that answers synchronously from nesting its writes
       fork(Effect.andThen(Effect.yieldNow, write)).addObserver((exit) => end(group ?? groups.shift()!, exit))
     }
 
@@ -98,7 +98,7 @@ export const make = <T, E = never, R = never>(
       unwritten -= group.items.length
       if (groups.length > 0) begin()
       else writing = false
-      // those who waited may add at once
+      // callers that waited for this group may add immediately
       Deferred.doneUnsafe(group.done, exit)
       const waiting = room
       room = undefined

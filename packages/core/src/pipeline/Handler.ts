@@ -1,16 +1,16 @@
 /**
- * The one shape: a handler is a function from a message to an Effect, and a middleware a function from handler to handler
- * that carries, as data, what it does to the handler's types.
+ * The handler type: a function from a message to an Effect. A middleware is a function from handler to handler that carries,
+ * as data, its changes to the handler's types.
  */
 import type { Effect } from "effect"
 import type { Described } from "./Description.ts"
 
-/** Takes a message of type `M`; answers `A`, fails with `E`, needs the services `R`. */
+/** Handles a message of type `M`: answers `A`, fails with `E`, needs the services `R`. */
 export interface Handler<in M, out A, out E = never, out R = never> {
   (message: M): Effect.Effect<A, E, R>
 }
 
-/** What a middleware does to a handler's types. */
+/** The changes of a middleware to a handler's types. */
 export interface Config {
   /** leaves R */
   readonly provides: unknown
@@ -35,31 +35,31 @@ export interface FullConfig<C extends Partial<Config>> {
   readonly answers: Part<C, "answers">
 }
 
-/** What a Stack reads of a middleware that keeps the message; a phantom, absent at run time. */
+/** The types that a Stack reads of a middleware that keeps the message; a phantom, absent at run time. */
 export interface AroundMark<in In, in out C extends Config> {
   readonly "~around": { readonly outer: (_: In) => void; readonly config: (_: C) => C }
 }
 
-/** What a Stack reads of a middleware that changes the message; a phantom, absent at run time. */
+/** The types that a Stack reads of a middleware that changes the message; a phantom, absent at run time. */
 export interface ChangeMark<in Outer, out Inner, in out C extends Config> {
   readonly "~change": { readonly outer: (_: Outer) => void; readonly inner: () => Inner; readonly config: (_: C) => C }
 }
 
-/** A middleware that leaves the message as it is, and works on any message with the fields of `In`. */
+/** A middleware that leaves the message unchanged, and works on any message with the fields of `In`. */
 export interface Around<In, C extends Config> extends Described, AroundMark<In, C> {
   <M extends In, A, E, R>(
     next: Handler<M, A, E, R>
   ): Handler<M, A | C["answers"], Exclude<E, C["handles"]> | C["fails"], Exclude<R, C["provides"]> | C["requires"]>
 }
 
-/** As `Around`, for one message type: functions in its options are typed by the handler that it is piped after. */
+/** As `Around`, for one message type: the handler it is piped after types the functions in its options. */
 export interface Fixed<M, C extends Config> extends Described, AroundMark<M, C> {
   <A, E, R>(
     next: Handler<M, A, E, R>
   ): Handler<M, A | C["answers"], Exclude<E, C["handles"]> | C["fails"], Exclude<R, C["provides"]> | C["requires"]>
 }
 
-/** A middleware that takes an `Outer` message and hands on an `Inner` one. */
+/** A middleware that takes an `Outer` message and passes on an `Inner` one. */
 export interface Change<Outer, Inner, C extends Config> extends Described, ChangeMark<Outer, Inner, C> {
   <A, E, R>(
     next: Handler<Inner, A, E, R>
@@ -68,12 +68,12 @@ export interface Change<Outer, Inner, C extends Config> extends Described, Chang
 
 declare const refused: unique symbol
 
-/** Nothing is assignable to it: the compiler's message shows the sentence. */
+/** A type to which nothing is assignable: the compiler's message shows the sentence. */
 export interface Refuse<Reason extends string> {
   readonly [refused]: Reason
 }
 
-/** As `Around`, and refused with `Reason` where the handler inside cannot fail. */
+/** As `Around`, but refused with `Reason` around a handler that cannot fail. */
 export interface OnError<In, Reason extends string, C extends Config>
   extends Described, AroundMark<In, C & { readonly needsError: Reason }>
 {

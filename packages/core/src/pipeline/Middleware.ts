@@ -1,6 +1,6 @@
 /**
- * How a middleware is written: the handler's own types are opaque marks that must come out again, so no author needs `any`,
- * and what the body provides, handles, needs and fails with is inferred.
+ * Constructors for middlewares. The handler's own types are opaque marks that must reappear in the result, so no author needs
+ * `any`; the services, errors and answers of the body are inferred.
  */
 import type { Effect } from "effect"
 import type { Envelope } from "../message/Message.ts"
@@ -10,7 +10,7 @@ import * as Eager from "./Eager.ts"
 import type { Around, Change, FullConfig, Handler, OnError } from "./Handler.ts"
 import * as PublishBatch from "./publishBatch.ts"
 
-/** The changes that a middleware makes to the types of its handler, and their computed form in inferred types. */
+/** The changes of a middleware to the types of its handler, and their computed form in inferred types. */
 export type { Config, FullConfig } from "./Handler.ts"
 
 declare const mark: unique symbol
@@ -30,13 +30,13 @@ export interface Services {
   readonly [mark]: "the handler's services"
 }
 
-/** What a middleware declares because it cannot be inferred. */
+/** The types that a middleware must declare because they cannot be inferred. */
 export interface Declared {
-  /** What it reads of a message. Default: `Envelope`, what every source shows. */
+  /** The fields that the middleware reads of a message. Default: `Envelope`, the fields common to every source. */
   readonly message?: unknown
-  /** The services that it gives to the handler inside. */
+  /** The services that the middleware gives to the handler inside. */
   readonly provides?: unknown
-  /** The errors that it takes out of the handler inside. */
+  /** The errors of the handler inside that the middleware handles. */
   readonly handles?: unknown
 }
 
@@ -50,14 +50,14 @@ type Part<D, K extends string> = D extends { readonly [P in K]: infer X } ? X : 
 
 type Reads<D> = D extends { readonly message: infer M } ? M : Envelope
 
-/** The handler inside, as the author of a middleware sees it. */
+/** The handler inside, as seen by the author of a middleware. */
 export interface Next<in M, D = {}>
   extends Handler<M, Result, Failure | Part<D, "handles">, Services | Part<D, "provides">>
 {}
 
 /**
- * What the body of a middleware returns, where a callback has to say so: the handler's answer, errors and needs, and beside
- * them the middleware's own errors `E`, needs `R` and answer `A`.
+ * The return type of a middleware's body, for callbacks that must state it: the handler's answer, errors and needs, plus the
+ * middleware's own errors `E`, needs `R` and answer `A`.
  */
 export type Returns<E = never, R = never, A = never> = Effect.Effect<Result | A, Failure | E, Services | R>
 
@@ -74,7 +74,7 @@ export type ConfigOf<D, Out extends Anything> = FullConfig<{
 
 type Opaque = Handler<never, unknown, unknown, unknown> & Described
 
-// A described handler is guarded already; a plain function is user code, or hides middlewares behind user code.
+// A described handler is already guarded; a plain function is user code, or hides middlewares behind user code.
 const prepare = (next: Opaque): Opaque => Descriptions.isDescribed(next) ? next : Eager.run(next)
 
 const compose = (description: Description, build: (next: Opaque) => Opaque) => {
@@ -89,14 +89,14 @@ const compose = (description: Description, build: (next: Opaque) => Opaque) => {
 }
 
 /**
- * Makes a middleware that leaves the message as it is.
+ * Makes a middleware that leaves the message unchanged.
  *
- * `build` is called once for each handler; what it returns is called once for each message, on a fiber. What it answers,
- * fails with and needs beyond the handler is inferred; what it reads beyond an `Envelope`, provides or handles is declared:
- * `make<{ message: Message<Uint8Array>, provides: Principal }>()`.
+ * The library calls `build` once for each handler, and the returned function once for each message, on a fiber. Its answers,
+ * errors and needs beyond the handler's are inferred. Declare the message fields it reads beyond `Envelope`, the services it
+ * provides and the errors it handles: `make<{ message: Message<Uint8Array>, provides: Principal }>()`.
  *
- * A middleware of a publisher that holds something while `next` runs (a place, a connection, a time limit) says `inBatch: "once"`
- * in its description, see there: `publishAll` then passes it once.
+ * A publish middleware that holds a resource while `next` runs (a place, a connection, a time limit) sets `inBatch: "once"` in
+ * its description, see there: `publishAll` then calls the middleware once for the whole batch.
  *
  * **Example** (counting messages)
  *
@@ -110,7 +110,7 @@ const compose = (description: Description, build: (next: Opaque) => Opaque) => {
  *   })
  * ```
  *
- * **Example** (one that needs a service, and answers in the handler's place)
+ * **Example** (a middleware that needs a service, and answers in the handler's place)
  *
  * ```ts
  * import { Context, Effect, Exit, pipe } from "effect"
@@ -137,7 +137,7 @@ export const make = <D extends Declared = {}>() =>
   compose(description, build as unknown as (next: Opaque) => Opaque) as unknown as Around<Reads<D>, ConfigOf<D, Out>>
 
 /**
- * Makes a middleware that takes one type of message and hands on another.
+ * Makes a middleware that takes one type of message and passes on another.
  *
  * @category constructors
  */
@@ -153,8 +153,8 @@ export const change = <D extends DeclaredChange>() =>
   >
 
 /**
- * As `make`, for a middleware that makes sense only around a handler that can fail; elsewhere it does not compile, and the
- * compiler shows `Reason`.
+ * Makes a middleware, as `make` does, that is useful only around a handler that can fail; around any other handler it does not
+ * compile, and the compiler shows `Reason`.
  *
  * @category constructors
  */

@@ -1,13 +1,13 @@
 /**
- * Why a middleware or a handler cannot stand where it was put: a sentence that the compiler prints.
+ * The reason why a middleware or a handler cannot be placed here: a sentence that the compiler prints.
  */
 import type { Delivery, Message, Outgoing } from "../message/Message.ts"
 import type { AroundMark, ChangeMark, Handler, Refuse } from "./Handler.ts"
 
-/** Infers `T` from an argument, and is `Reason` then: the compiler prints the sentence alone, as the type it wants. */
+/** Infers `T` from an argument, then becomes `Reason`: the compiler prints the sentence alone, as the expected type. */
 export type Said<T, Reason> = [T] extends [never] ? T : Reason
 
-/** What a middleware reads of a message; `never` of what is none. */
+/** The message type that a middleware reads, or `never` if `M` is not a middleware. */
 export type Reads<M> = M extends AroundMark<infer In, infer _> ? In
   : M extends { readonly "~change": Pick<ChangeMark<infer In, unknown, never>["~change"], "outer"> } ? In
   : never
@@ -33,21 +33,21 @@ type Published<Who extends string, In> = In extends Message<unknown>
   ? Refuse<`${Who} reads messages that are consumed, and these are published: it belongs into a subscription.`>
   : Refuse<`${Who} reads another payload than the one that is published.`>
 
-/** Why what reads messages of `In` cannot take those of `At`. */
+/** The reason why a reader of `In` messages cannot take `At` messages. */
 export type Misplaced<Who extends string, In, At> = At extends Outgoing<unknown> ? Published<Who, In>
   : At extends Message<unknown> ? Consumed<Who, In, At>
   : Refuse<`${Who} reads other messages than those that come here.`>
 
 type ReadsOf<T> = T extends { readonly handle: (handler: never) => Handler<infer Outer, unknown> } ? Outer : Reads<T>
 
-/** Why no payload of `P` can be published through it. */
+/** The reason why a publisher of payload `P` cannot use `T`. */
 export type NoPublisher<T, P> = [ReadsOf<T>] extends [never]
   ? Refuse<"This is no publish middleware, no stack of them, and no function of the innermost handler of this channel.">
   : Misplaced<T extends (next: never) => unknown ? "This middleware" : "This stack", ReadsOf<T>, Outgoing<P>>
 
 type Foreign<H, At> = H extends Handler<infer In, unknown, unknown, unknown> ? [At] extends [In] ? never : In : never
 
-/** Why messages of `At` cannot be handled by it. */
+/** The reason why `H` cannot handle messages of `At`. */
 export type NoHandler<H, At> = [Foreign<H, At>] extends [never]
   ? Refuse<"A handler is a function from a message to an Effect.">
   : Misplaced<"This handler", Foreign<H, At>, At>

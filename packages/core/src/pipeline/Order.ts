@@ -1,6 +1,5 @@
 /**
- * In which order middlewares stand: what must never be is checked when a pipeline is built, what is wise is data that can be
- * printed and compared with.
+ * Order of middlewares. Building a pipeline checks the hard rules; the recommended order is data to print and compare with.
  */
 import type { Description, Rule } from "./Description.ts"
 import * as Descriptions from "./Description.ts"
@@ -24,17 +23,17 @@ const violation = (list: ReadonlyArray<Description>, at: number, rule: Rule): st
   return at > other ? `${own} must stand outside ${rule.outside}, not inside it: ${rule.because}` : undefined
 }
 
-/** Every broken rule of a pipeline, as sentences; those that hidden steps could break are not guessed at. */
+/** Lists every broken rule of a pipeline, as sentences. Steps hidden inside plain functions are not checked. */
 export const violations = (target: object): ReadonlyArray<string> => {
   const found = Descriptions.ways(Descriptions.of(target)).flatMap((list) =>
     list.flatMap((description, at) => (description.order ?? []).flatMap((rule) => violation(list, at, rule) ?? []))
   )
-  // what stands before a parting is on every way
+  // a step before a fork is part of every way, so its violations repeat
   return Array.from(new Set(found))
 }
 
 /**
- * Refuses a pipeline whose order is wrong.
+ * Refuses a pipeline with a wrong order.
  *
  * @throws OrderError when a rule of one of its middlewares is broken
  */
@@ -44,11 +43,12 @@ export const check = (target: object): void => {
 }
 
 /**
- * The recommended order, outermost first, for consumers and for HTTP. Of two with one position either may stand outside.
+ * The recommended order, outermost first, for consumers and for HTTP. Middlewares with the same position may be placed in
+ * either order.
  *
- * No rule that `check` holds to says otherwise; where one says more, it is that one's reason that is told.
+ * No rule enforced by `check` contradicts this order. Where a rule covers the same pair, `advise` shows the rule's reason.
  *
- * **Example** (what stands around a handler of requests)
+ * **Example** (the outermost middlewares around a request handler)
  *
  * ```ts
  * import { Order } from "@millrace/core"
@@ -59,7 +59,7 @@ export const check = (target: object): void => {
  */
 export const recommended: ReadonlyArray<Place> = places
 
-/** The recommended order as text, a line for each place: all of it, or what one kind of source has. */
+/** Prints the recommended order as text, one line per place: all places, or the places of one kind of source. */
 export const toText = (where?: "http" | "messages"): string => {
   const shown = recommended.filter((place) => where === undefined || place.where === "both" || place.where === where)
   const width = Math.max(...shown.map(({ name }) => name.length))
@@ -68,20 +68,20 @@ export const toText = (where?: "http" | "messages"): string => {
     .join("\n")
 }
 
-/** Two steps that stand the other way round than is recommended. */
+/** Two steps in the reverse of the recommended order. */
 export interface Advice {
-  /** What is better outside. */
+  /** The step that should be outside. */
   readonly outer: string
-  /** What is better inside. */
+  /** The step that should be inside. */
   readonly inner: string
   readonly because: string
-  /** All of it as a sentence. */
+  /** The whole advice as a sentence. */
   readonly sentence: string
 }
 
 const byName = new Map(recommended.map((place) => [place.name, place]))
 
-/** The reason of a rule of their own, where one of the two has one. */
+/** Finds the reason of a middleware's own order rule for this pair, if there is one. */
 const ruled = (list: ReadonlyArray<Description>, outer: string, inner: string): string | undefined =>
   list.flatMap(({ name, order }) =>
     (order ?? []).filter((rule) =>
@@ -94,7 +94,7 @@ const compare = (list: ReadonlyArray<Description>): ReadonlyArray<Advice> => {
   const known = recommended.filter(({ name }) => names.includes(name))
   return known.flatMap((outer) =>
     known.filter((inner) =>
-      // what stands in several places is well where one of them is
+      // a step used in several places is fine if one of the places is
       outer.position < inner.position && names.indexOf(outer.name) > names.lastIndexOf(inner.name)
     ).map((inner): Advice => {
       const because = ruled(list, outer.name, inner.name) ?? outer.because
@@ -105,10 +105,10 @@ const compare = (list: ReadonlyArray<Description>): ReadonlyArray<Advice> => {
 }
 
 /**
- * Where a pipeline is not in the recommended order: each pair of its steps that stand the other way round, as data. Steps
- * that have no recommended place, a user's own among them, stand well anywhere.
+ * Lists each pair of steps in the reverse of the recommended order, as data. Steps without a recommended place, such as user
+ * code, are accepted anywhere.
  *
- * **Example** (a limit that counts what it does not name)
+ * **Example** (a rate limit inside the trace)
  *
  * ```ts
  * import { Effect, pipe } from "effect"
@@ -126,17 +126,17 @@ export const advise = (target: object): ReadonlyArray<Advice> => {
   return Array.from(new Map(found.map((advice) => [advice.sentence, advice])).values())
 }
 
-/** The same steps in the recommended order; what has no place there stays where it is. */
+/** Sorts the steps into the recommended order; steps without a recommended place keep their position. */
 const ordered = (names: ReadonlyArray<string>): ReadonlyArray<string> => {
   const known = names.filter((name) => byName.has(name))
-  // stable, so what may stand either way stands as it did
+  // the sort is stable: steps with equal positions keep their order
   known.sort((a, b) => byName.get(a)!.position - byName.get(b)!.position)
   return names.map((name) => byName.has(name) ? known.shift()! : name)
 }
 
 /**
- * A pipeline beside the recommended order of its steps, outermost first, and a sentence for each pair that stands the other
- * way round: as text, for people. A pipeline whose ways part has a block for each way.
+ * Prints a pipeline beside the recommended order of its steps, outermost first, with a sentence for each reversed pair: text
+ * for people. A pipeline with routes has a block for each way.
  *
  * **Example** (a handler whose log lines have no id)
  *

@@ -1,10 +1,10 @@
 /**
- * How much of what happened lately has failed.
+ * The recent failure rate.
  */
 
 const parts = 10
 
-/** Calls and failures of the last `window` milliseconds, in ten parts of it. */
+/** Counts the calls and failures of the last `window` milliseconds, in ten buckets. */
 export class Recent {
   private readonly width: number
   private readonly calls = new Uint32Array(parts)
@@ -23,7 +23,7 @@ export class Recent {
     if (fails) this.failures[at]!++
   }
 
-  /** What was counted, as of the last call. */
+  /** The totals, as of the last counted call. */
   get sums(): { readonly calls: number; readonly failures: number } {
     let calls = 0
     let failures = 0
@@ -34,7 +34,7 @@ export class Recent {
     return { calls, failures }
   }
 
-  /** Whether at least this share of at least so many calls has failed. */
+  /** Tells whether at least `rate` of the calls failed, out of at least `minimum` calls. */
   exceeds(rate: number, minimum: number): boolean {
     const { calls, failures } = this.sums
     return calls >= minimum && failures >= rate * calls

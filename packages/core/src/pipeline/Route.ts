@@ -1,5 +1,5 @@
 /**
- * One of several handlers for each message, chosen by what it holds.
+ * Routes each message to one of several handlers, chosen by the message's content.
  */
 import { type Effect, Exit } from "effect"
 import type { Channel } from "../message/Channel.ts"
@@ -12,14 +12,14 @@ import type { Handler, Refuse } from "./Handler.ts"
 /** A handler of any kind for messages of `M`. */
 type Any<M> = Handler<M, unknown, unknown, unknown>
 
-/** What becomes of a message that no route takes: an outcome, or what a handler of its own makes of it. */
+/** The fallback for a message without a route: an outcome, or a handler. */
 export type Otherwise<M> = Outcome.Outcome | Any<M>
 
 type AnswerOf<T> = T extends Handler<never, infer A, unknown, unknown> ? A : Extract<T, Outcome.Outcome>
 type ErrorOf<T> = T extends Handler<never, unknown, infer E, unknown> ? E : never
 type NeedsOf<T> = T extends Handler<never, unknown, unknown, infer R> ? R : never
 
-/** The handler that several routes are together. */
+/** The handler composed of several routes. */
 export type Routed<M, T> = Handler<M, AnswerOf<T>, ErrorOf<T>, NeedsOf<T>>
 
 type Routes<M, K> = { readonly [Name in Extract<K, string>]: Any<M> }
@@ -30,7 +30,7 @@ interface Tagged {
 
 type Tags<P extends Tagged> = { readonly [Tag in P["_tag"]]: Any<Message<Extract<P, { readonly _tag: Tag }>>> }
 
-/** Refuses routes that leave a value out, and routes that no value takes. */
+/** Refuses a set of routes that leaves a value out. */
 type Exhaustive<K, H> = string extends K
   ? Refuse<"Any text may come here: say after the routes what becomes of a message that none of them takes.">
   : [Exclude<K, keyof H>] extends [never] ? unknown
@@ -48,7 +48,7 @@ const build = <M, T>(
   otherwise: Otherwise<never> | undefined
 ): Routed<M, T> => {
   const ways = new Map(Object.entries(routes).map(([name, handler]) => [name, prepared(handler)]))
-  // a value that the types exclude is the program's fault
+  // a value excluded by the types is a bug of the program
   const unknown = (name: string | undefined): Effect.Effect<never> =>
     Exit.die(
       new RangeError(`Route: no route for ${name === undefined ? "no value" : JSON.stringify(name.slice(0, 64))}`)
@@ -75,19 +75,18 @@ const build = <M, T>(
       routes: described
     }]
   )
-  // the signatures put together what the routes are
+  // the signatures combine the types of the routes
   return routed as Routed<M, T>
 }
 
 /**
- * One handler for each value that a function reads of the message: a header, a part of the payload, the size of it.
+ * Chooses one handler for each message by a value computed from it: a header, a part of the payload, the size of it.
  *
- * Types: where the function answers one of several literals, each needs a route; where it answers any text or undefined, what
- * becomes of all others is said after the routes: an outcome, or a handler. Answers, errors and needs are those of all
- * routes together. A route may be a whole pipeline, with a `Decode` of its own. Orders that middlewares ask for are checked
- * on every way.
+ * Types: a function that returns one of several literals needs a route for each; a function that returns any text or undefined
+ * needs a fallback after the routes: an outcome, or a handler. Answers, errors and needs are those of all routes together. A
+ * route may be a whole pipeline, with a `Decode` of its own. Order rules of middlewares are checked on every way.
  *
- * Errors: none of its own. A function that throws is a defect, and the message is settled as such.
+ * Errors: none of its own. A throw of the function is a defect, and the message is settled as such.
  *
  * **Example** (by a header)
  *
@@ -123,7 +122,7 @@ export const by: {
     routes: H & Known<K, H>,
     otherwise: O
   ): Routed<M, H[keyof H] | O>
-  // last, since the compiler shows the last form that does not fit
+  // keep this overload last: the compiler reports the last overload's error
   <M, K extends string | undefined, H extends Routes<M, K>>(
     choose: (message: M) => K,
     routes: H & Known<K, H> & Exhaustive<K, H>
@@ -135,10 +134,10 @@ export const by: {
 ): Routed<M, T> => build(choose.name || "function", choose, routes, otherwise)
 
 /**
- * One handler for each tag of a channel's payloads.
+ * Chooses one handler for each tag of a channel's payloads.
  *
- * Types: each handler gets its own member of the union, and a tag without a handler does not compile unless `otherwise` says
- * what becomes of it. Stands inside `Decode`. In all else as `by`.
+ * Types: each handler gets its own member of the union, and a tag without a handler does not compile unless `otherwise` gives
+ * the fallback. Place this handler inside `Decode`. All else is as for `by`.
  *
  * **Example** (two kinds of events)
  *

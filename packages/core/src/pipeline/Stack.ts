@@ -1,5 +1,5 @@
 /**
- * A pipeline read from the outside in: a value that several handlers share, and that types the handler's parameter.
+ * A pipeline written from the outside in: a value that several handlers share, and that types the handler's parameter.
  */
 import type { Effect } from "effect"
 import type { Delivery, Message, Raw } from "../message/Message.ts"
@@ -23,19 +23,19 @@ type Step<C extends Config, T extends Types> = {
 export type Fold<L extends ReadonlyArray<Config>, T extends Types> = L extends
   readonly [...infer Rest extends ReadonlyArray<Config>, infer C extends Config] ? Fold<Rest, Step<C, T>> : T
 
-/** What a middleware asks of the handler inside it, beyond its message. */
+/** The requirements of a middleware on the handler inside, beyond its message. */
 type Asks<C extends Config, T extends Types> = C extends { readonly needsError: infer Reason extends string }
   ? [T["E"]] extends [never] ? Refuse<Reason> : unknown
   : C extends { readonly takes: infer Payload }
     ? [T["A"]] extends [Payload] ? unknown : { readonly "this answer cannot be published": Exclude<T["A"], Payload> }
   : unknown
 
-/** What the middlewares of a stack ask of the handler inside. */
+/** The requirements of a stack's middlewares on the handler inside. */
 export type Check<L extends ReadonlyArray<Config>, T extends Types> = L extends
   readonly [...infer Rest extends ReadonlyArray<Config>, infer C extends Config] ? Asks<C, T> & Check<Rest, Step<C, T>>
   : unknown
 
-/** Why no form of `use` takes it. */
+/** The reason why no overload of `use` takes the middleware. */
 type NoMiddleware<M, At> = [Reads<M>] extends [never]
   ? Refuse<"A stack takes middlewares. One that reads the errors of the handler goes into pipe, where they are known.">
   : Misplaced<"This middleware", Reads<M>, At>
@@ -44,19 +44,19 @@ type AskedOf<H, L extends ReadonlyArray<Config>> = H extends Handler<never, infe
   ? Check<L, { A: A; E: E; R: R }>
   : unknown
 
-/** Why `handle` does not take it: what it reads, or what a middleware asks of it. */
+/** The reason why `handle` refuses a handler: the message type it reads, or a middleware's requirement. */
 type NoInnermost<H, At, Asked> = H extends (message: At) => unknown ? unknown extends Asked ? NoHandler<H, At> : Asked
   : NoHandler<H, At>
 
-/** Middlewares, outermost first: from messages of `Outer` to the messages of `Inner` that a handler will get. */
+/** Middlewares, outermost first: from messages of `Outer` to the `Inner` messages of the handler. */
 export interface Stack<Outer, Inner, L extends ReadonlyArray<Config>> {
-  /** The same stack with one middleware more, inside all that it has. */
+  /** Adds a middleware inside all others and returns a new stack. */
   use<C extends Config>(middleware: AroundMark<Inner, C>): Stack<Outer, Inner, [...L, C]>
   use<Next, C extends Config>(middleware: ChangeMark<Inner, Next, C>): Stack<Outer, Next, [...L, C]>
-  // last, since the compiler shows the last form that does not fit: what fits no other is told why
+  // keep this overload last: TypeScript reports the last overload's error, which explains the refusal
   use<M>(middleware: Said<M, NoMiddleware<M, Inner>>): Stack<Outer, Inner, L>
-  /** Wraps a handler; what it infers is what `pipe(handler, inner, …, outer)` infers. */
-  // the check is on the result: on the function itself it would keep the compiler from inferring an inline handler's parameter
+  /** Wraps a handler; the inferred type equals that of `pipe(handler, inner, …, outer)`. */
+  // the check is on the result: a check on the function would keep the compiler from inferring an inline handler's parameter
   handle<A, E, R>(
     handler: (message: Inner) => Effect.Effect<A, E, R> & Check<L, { A: A; E: E; R: R }>
   ): Handler<
@@ -84,7 +84,7 @@ class Builder {
 }
 
 /**
- * An empty stack over messages of `M`; without a type, over a consumer's bytes.
+ * Starts an empty stack over messages of `M`; without a type argument, over a consumer's bytes.
  *
  * **Example** (one stack, two handlers)
  *
@@ -100,11 +100,11 @@ class Builder {
  * @category constructors
  */
 export const start = <M = Message<Uint8Array>>(): Stack<M, M, []> =>
-  // the tuple of configs lives in types only
+  // the tuple of configs exists in types only
   new Builder([]) as unknown as Stack<M, M, []>
 
 /**
- * An empty stack that begins at receive: over deliveries as the broker made them.
+ * Starts an empty stack at the receive stage: over deliveries as the broker made them.
  *
  * @category constructors
  */

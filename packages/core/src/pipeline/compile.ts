@@ -1,8 +1,8 @@
 /**
- * Schemas, compiled once to plain functions: the only place that knows Effect's unstable compiler.
+ * Schemas, compiled once to plain functions: the only module that uses Effect's unstable compiler.
  *
- * The compiler writes JavaScript with `new Function`. Where that is forbidden (a content security policy, edge runtimes) it
- * leaves the schema interpreted: slower, with the same values and the same issues.
+ * The compiler writes JavaScript with `new Function`. Where that is forbidden (a content security policy, edge runtimes) the
+ * schema stays interpreted: slower, with the same values and the same issues.
  */
 import { type Effect, Schema, type SchemaAST, type SchemaIssue, SchemaParser } from "effect"
 import * as SchemaJITCompiler from "effect/schema/SchemaJITCompiler"
@@ -10,7 +10,7 @@ import { bounded as cut } from "../message/bounded.ts"
 import { issueText, type Refused } from "../message/issueText.ts"
 import { namesOf } from "../message/namesOf.ts"
 
-/** From what a codec read to a payload: an Exit, unless the schema itself suspends. */
+/** Makes the function from a codec's raw value to a payload. Its result is an Exit, unless the schema itself suspends. */
 export const decoder = <P>(
   schema: Schema.ConstraintCodec<P, unknown>
 ): (value: unknown) => Effect.Effect<P, SchemaIssue.Issue> => {
@@ -19,7 +19,7 @@ export const decoder = <P>(
   return SchemaParser.decodeUnknownEffect(json)
 }
 
-/** From a payload to what a codec writes: an Exit, unless the schema itself suspends. */
+/** Makes the function from a payload to a codec's raw value. Its result is an Exit, unless the schema itself suspends. */
 export const encoder = <P>(
   schema: Schema.ConstraintCodec<P, unknown>
 ): (payload: P) => Effect.Effect<unknown, SchemaIssue.Issue> => {
@@ -28,25 +28,25 @@ export const encoder = <P>(
   return SchemaParser.decodeUnknownEffect(flipped)
 }
 
-/** The longest text of an issue, in characters: keys of the body can be part of a path. */
+/** The longest text of an issue, in characters: a path may contain keys of the body. */
 export const maximumText = 512
 
-/** At most `length` characters of a text. */
+/** Cuts a text to at most `length` characters. */
 export const bounded = (text: string, length: number = maximumText): string => cut(text, length)
 
 const step = (key: PropertyKey, names: ReadonlySet<PropertyKey>): string =>
   typeof key === "number"
     ? `[${key}]`
     : !names.has(key)
-    // a key that the sender chose is data
+    // a key chosen by the sender is data
     ? "[*]"
     : /^[A-Za-z_$][\w$]*$/.test(String(key))
     ? `.${String(key)}`
     : `[${JSON.stringify(String(key))}]`
 
 /**
- * Where an issue is (`lines[0].sku`, empty at the root, `[*]` for a key that the schema does not name) and what it says; values of
- * the body are in neither.
+ * Returns the path of an issue (`lines[0].sku`, empty at the root, `[*]` for a key that the schema does not name) and its
+ * message; neither contains values of the body.
  */
 export const explain = (
   issue: SchemaIssue.Issue,

@@ -7,7 +7,7 @@ import * as Eager from "./Eager.ts"
 
 type Result = Effect.Effect<unknown, unknown, unknown>
 
-/** A message of a batch, with the services that the middlewares outside gave to it. */
+/** A message of a batch, with the services provided by the middlewares outside. */
 export interface Entry {
   readonly message: Outgoing<unknown>
   readonly context: Context.Context<never>
@@ -18,7 +18,7 @@ export interface Run {
   (entries: ReadonlyArray<Entry>): Result
 }
 
-/** Takes a message that a middleware passes to `next` into the batch; undefined where the message is published alone. */
+/** Adds a message that a middleware passes to `next` to the batch; undefined where the message is published alone. */
 export interface Take {
   (message: Outgoing<unknown>, context: Context.Context<never>): Result | undefined
 }
@@ -30,7 +30,7 @@ export interface Call {
 
 const alone = () => undefined
 
-/** Lets a middleware give no message to a batch after its turn. */
+/** Stops a middleware from adding messages to a batch after its turn. */
 const until = (take: Take) => {
   let current: Take = take
   return {
@@ -42,8 +42,8 @@ const until = (take: Take) => {
 }
 
 /**
- * One message after the other. `next` of all but the last ends when the message is taken; `next` of the last ends when the
- * batch has, and publishes the batch again when it is called again after a failure.
+ * Runs the middleware for one message after the other. `next` of all but the last ends when the message joins the batch; `next`
+ * of the last ends with the batch, and publishes the batch again if called again after a failure.
  */
 export const inTurn = (call: Call, run: Run): Run => (entries) => {
   const taken: Array<Entry> = []
@@ -74,7 +74,7 @@ export const inTurn = (call: Call, run: Run): Run => (entries) => {
     let isPublished = false
     let failure: Exit.Exit<unknown, unknown> | undefined
     const turn = until((message, context) => {
-      // any other message is a copy, and is published alone
+      // any other message is a copy, which is published alone
       if (isPublished || (running !== undefined && running !== message)) return undefined
       return Effect.suspend(() => {
         isStarted = true
@@ -95,14 +95,14 @@ export const inTurn = (call: Call, run: Run): Run => (entries) => {
     })
   }
 
-  /** The middleware has handled the failure for the last message: it handles it for the others, too. */
+  /** Passes the failure to the other messages: the middleware handled it for the last message and handles it for all others. */
   const tell = (failure: Exit.Exit<unknown, unknown>, at: number): Result =>
     at === last ? Exit.void : Effect.flatMap(call(entries[at]!, () => failure), () => tell(failure, at + 1))
 
   return from(0)
 }
 
-/** The services that a middleware gave to the last message, for all messages. */
+/** Gives all messages the services that a middleware gave to the last one. */
 const shared = (entries: ReadonlyArray<Entry>, message: Outgoing<unknown>, context: Context.Context<never>) => {
   const last = entries.at(-1)!
   let added: Context.Context<never> | undefined
@@ -116,6 +116,6 @@ const shared = (entries: ReadonlyArray<Entry>, message: Outgoing<unknown>, conte
   })
 }
 
-/** Once around the batch, with the last message: each call of `next` publishes the batch. */
+/** Runs the middleware once around the batch, with the last message: each call of `next` publishes the batch. */
 export const once = (call: Call, run: Run): Run => (entries) =>
   call(entries.at(-1)!, (message, context) => Effect.suspend(() => run(shared(entries, message, context))))

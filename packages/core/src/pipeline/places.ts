@@ -1,24 +1,24 @@
 /**
- * The recommended order of middlewares, as data: who stands where, and why outside of all that follow.
+ * The recommended order of middlewares, as data: each place, with the reason why it is outside all later places.
  */
 
 /** A place in the recommended order. */
 export interface Place {
-  /** The name that a middleware shows in its description. */
+  /** The name in a middleware's description. */
   readonly name: string
-  /** From 1, outermost first; those of one position may stand either way. */
+  /** Position from 1, outermost first; middlewares of one position may be placed in either order. */
   readonly position: number
-  /** The sources that it is for. */
+  /** The sources that the place applies to. */
   readonly where: "both" | "http" | "messages"
-  /** Why it stands outside what comes after; ends a sentence. */
+  /** The reason why it is outside all later places; ends a sentence. */
   readonly because: string
 }
 
-/** Names, where they are, and reasons: those of one line of the order. */
+/** One line of the order: names, their sources, and reasons. */
 type Row = ReadonlyArray<readonly [name: string, where: Place["where"], because: string]>
 
 const rows: ReadonlyArray<Row> = [
-  // the table of a route does it
+  // the route table does this
   [[
     "Problem",
     "http",

@@ -1,6 +1,6 @@
 /**
- * How the middlewares of a publish chain act on the messages of one `publishAll`: each middleware passes the whole batch on to
- * the next one, so the broker gets one batch, in order, for each attempt.
+ * How the middlewares of a publish chain act on the messages of one `publishAll`: each middleware passes the whole batch to the
+ * next one, so the broker gets one batch, in order, for each attempt.
  */
 import { Context, Effect, Exit, Fiber } from "effect"
 import * as Detached from "../message/Detached.ts"
@@ -16,29 +16,29 @@ import { sideBySide } from "./sideBySide.ts"
 
 type Opaque = Handler<never, unknown, unknown, unknown>
 
-/** Where a handler carries its form for batches. */
+/** The key under which a handler stores its batch form. */
 const RunId = "~millrace/PublishBatch"
 
-/** The form of a handler for batches; undefined where it does not end in a publisher. */
+/** Returns the batch form of a handler; undefined if the handler does not end in a publisher. */
 export const of = (handler: object): Run | undefined => (handler as { readonly [RunId]?: Run })[RunId]
 
-/** Gives a handler its form for batches. */
+/** Stores the batch form on a handler. */
 export const mark = <F extends object>(handler: F, run: Run): F => Object.defineProperty(handler, RunId, { value: run })
 
 interface Taking {
-  /** The middleware whose `next` takes: a middleware may publish by other chains on the way. */
+  /** The `next` that may add to the batch: a middleware may also publish through other chains in the meantime. */
   readonly of: object
   readonly take: Take
 }
 
 const Current = Detached.reference<Taking | undefined>("@millrace/core/PublishBatch", { defaultValue: () => undefined })
 
-// while no batch is on its way, `next` of a single publish reads no service
+// while no batch is in flight, `next` of a single publish reads no service
 let underWay = 0
 
-/** Keeps a publish that a middleware makes by the same chain out of the batch that the middleware is called with. */
+/** Keeps a middleware's own publish through the same chain out of the batch for which the middleware is called. */
 const entering = <H extends Opaque>(chain: H): H => {
-  // the types of the chain were checked where it was composed
+  // the types were checked where the chain was composed
   const inner = chain as unknown as Handler<unknown, unknown, unknown, unknown>
   const entered: typeof inner = (message) => {
     const context = underWay === 0 ? undefined : Fiber.getCurrent()?.context
@@ -49,10 +49,10 @@ const entering = <H extends Opaque>(chain: H): H => {
   return entered as unknown as H
 }
 
-/** The `next` of a middleware: takes the message where a batch is on its way through this middleware. */
+/** Makes the `next` of a middleware, which adds the message to the batch passing through this middleware, if there is one. */
 const nextOf = (inner: Opaque): Opaque & Handler<Outgoing<unknown>, unknown, unknown, unknown> => {
   const next = (message: Outgoing<unknown>): Effect.Effect<unknown, unknown, unknown> => {
-    // the types of a middleware were checked where it was composed
+    // the types were checked where the middleware was composed
     const alone = inner as Handler<Outgoing<unknown>, unknown, unknown, unknown>
     const context = underWay === 0 ? undefined : Fiber.getCurrent()?.context
     if (context === undefined) return alone(message)
@@ -94,7 +94,7 @@ const formOf = (description: Descriptions.Description, call: Ways.Call, run: Run
   return sideBySide(call, run, (entries) => Effect.andThen(warned, inTurn(entries)))
 }
 
-/** Composes the handler of a middleware, `build` of its `next`, and its form for batches. */
+/** Composes a middleware's handler, by calling `build` with its `next`, and the handler's batch form. */
 export const layer = (
   inner: Opaque,
   run: Run,
@@ -107,7 +107,7 @@ export const layer = (
   return mark(handler, formOf(description, call, run))
 }
 
-/** Composes a publish chain around its innermost handler. Where a plain function is in it, the chain acts as one middleware. */
+/** Composes a publish chain around its innermost handler. A chain that contains a plain function acts as one middleware. */
 export const chain = <N extends Opaque, C extends Opaque>(
   innermost: N,
   run: Run,
@@ -141,7 +141,7 @@ export const publish = <P, E, R, E2>(
         return undefined
       }
     )
-    // E and R are those of the chain
+    // E and R are the types of the chain
     return After.aroundAll(all, whole as Effect.Effect<void, E, R>, failed)
   })
 }

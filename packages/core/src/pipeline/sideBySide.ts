@@ -1,5 +1,5 @@
 /**
- * Runs a middleware for all messages of one `publishAll` side by side: `next` of each message ends with the result of the batch.
+ * Runs a middleware for all messages of one `publishAll` concurrently: `next` of each message ends with the result of the batch.
  */
 import { Effect, Exit, Fiber } from "effect"
 import * as Eager from "./Eager.ts"
@@ -8,7 +8,7 @@ import type { Call, Entry, Run, Take } from "./inBatch.ts"
 type Ended = Exit.Exit<unknown, unknown>
 type Result = Effect.Effect<unknown, unknown, unknown>
 
-/** A message that the middleware has passed to `next`, and that waits for the end of the batch. */
+/** A message that the middleware has passed to `next`, waiting for the end of the batch. */
 class Waiting {
   readonly at: number
   readonly entry: Entry
@@ -32,10 +32,10 @@ class Waiting {
   }
 }
 
-/** How long messages wait inside for one that attempts again after the batch has failed, in milliseconds. */
+/** How long messages wait inside for another message's next attempt after the batch has failed, in milliseconds. */
 const longestRound = 60_000
 
-/** One batch on its way through one middleware. */
+/** One batch passing through one middleware. */
 class Batch {
   private readonly call: Call
   private readonly run: Run
@@ -43,15 +43,15 @@ class Batch {
   private readonly patience: number
   private readonly stalled: () => Result
   private readonly fibers: Array<{ readonly at: number; readonly fiber: Fiber.Fiber<unknown, unknown> }> = []
-  /** Messages whose chain has neither passed them on nor ended. */
+  /** Messages whose chain has neither passed them to `next` nor ended. */
   private readonly moving = new Set<number>()
-  /** Messages that wait in `next` for the next attempt of the batch. */
+  /** Messages waiting in `next` for the next attempt of the batch. */
   private readonly gathered = new Set<Waiting>()
   private published: ReadonlyArray<Waiting> = []
   private state: "open" | "published" | "given up" = "open"
-  /** Whether the middleware left a message to `next` for good: it does not pass that one on again. */
+  /** Whether the middleware returned the effect of `next` itself for a message, and so cannot pass that message on again. */
   private isFinal = false
-  /** The failure of the first message, in their order, whose chain has failed. */
+  /** The failure of the first message, in message order, whose chain has failed. */
   private failed: Ended | undefined
   private failedAt = Infinity
   private wake = (): void => {}
@@ -78,7 +78,7 @@ class Batch {
     return left.length === 0 ? undefined : Fiber.interruptAll(left.map(({ fiber }) => fiber))
   }
 
-  /** Starts each message when the one before it has been passed on, so they are gathered in order. */
+  /** Starts each message when the previous one has reached `next`, so messages are gathered in order. */
   private from(at: number): Result {
     for (let i = at; i < this.entries.length; i++) {
       let passed: Waiting | undefined
@@ -88,13 +88,13 @@ class Batch {
         continue
       }
       if (passed !== undefined && result === passed.effect) {
-        // nothing is left to do for this message, so it needs no fiber
+        // the middleware has no work left for this message, so the message needs no fiber
         this.isFinal = true
         continue
       }
       const others = this.fibers.some(({ fiber }) => fiber.pollUnsafe() === undefined)
       this.moving.add(i)
-      // the call has put the services of the message into the effect
+      // the call has added the services of the message to the effect
       const fiber = Effect.runForkWith(this.entries[i]!.context)(result as Effect.Effect<unknown, unknown>)
       this.fibers.push({ at: i, fiber })
       if (passed !== undefined) this.moving.delete(i)
@@ -115,10 +115,10 @@ class Batch {
   private take(at: number, passed?: (waiting: Waiting) => void): Take {
     return (message, context) => {
       if (this.state === "published") return undefined
-      // it was held up until the others were interrupted, and is about to be interrupted, too
+      // this message was blocked until the others were interrupted, and is about to be interrupted, too
       if (this.state === "given up") return Effect.interrupt
       const isAway = this.published.length > 0
-      // a message that is passed on twice at the same time has the result of the batch twice; a copy is published alone
+      // a message passed to `next` twice at the same time gets the result of the batch twice; a copy is published alone
       if (isAway && !this.published.some((each) => each.at === at && each.entry.message === message)) return undefined
       const waiting = new Waiting(at, { message, context }, (left) => {
         this.gathered.delete(left)
@@ -146,7 +146,7 @@ class Batch {
     if (this.moving.delete(at) && this.moving.size === 0) this.wake()
   }
 
-  /** When each message waits in `next` or its chain has ended. */
+  /** Completes when each message waits in `next` or its chain has ended. */
   private readonly idle: Effect.Effect<void> = Effect.callback<void>((resume) => {
     if (this.moving.size === 0) return resume(Effect.void)
     this.wake = () => resume(Effect.void)
@@ -156,7 +156,7 @@ class Batch {
     if (this.failed !== undefined) return this.failed
     const batch = Array.from(this.gathered).sort((a, b) => a.at - b.at)
     if (batch.length === 0) {
-      // a message that is passed on later, by a fiber of its own, is published alone
+      // a message that reaches `next` later, on a fiber of its own, is published alone
       this.state = "published"
       return Exit.void
     }
@@ -165,7 +165,7 @@ class Batch {
     const sent = Effect.exit(this.run(batch.map(({ entry }) => entry)))
     const told = (exit: Ended): Result => this.told(exit)
     if (this.fibers.length === 0) return Effect.flatMap(sent, told)
-    // a chain that fails while the batch is away, by a time limit of its own, ends the batch
+    // a chain that fails while the batch is being published, for example by its own time limit, ends the batch
     const aborted = Effect.callback<Result>((resume) => {
       this.abort = (exit) => resume(Exit.succeed(exit))
     })
@@ -183,7 +183,7 @@ class Batch {
     return this.again(exit)
   }
 
-  /** After a failure the middleware may pass messages on again: when none is left behind, they are one batch again. */
+  /** Publishes the messages as one batch again if, after a failure, the middleware passes all of them to `next` again. */
   private again(exit: Ended): Result {
     return Effect.flatMap(Effect.timeoutOption(this.idle, longestRound), (found) => {
       if (found._tag === "None") return this.gathered.size === 0 ? this.again(exit) : exit
@@ -192,14 +192,14 @@ class Batch {
   }
 }
 
-/** How long messages wait inside for one that does not get through, in milliseconds. */
+/** How long messages wait inside for a message that does not reach `next`, in milliseconds. */
 const patience = 1000
 
 /**
- * All messages are inside side by side, each started when the one before it has been passed on; `next` of each ends as the
- * batch does. Messages that are passed on again after a failure are one batch again.
+ * Runs all messages concurrently, each started when the previous one has reached `next`; `next` of each ends with the batch.
+ * Messages passed to `next` again after a failure are one batch again.
  *
- * `stalled` goes on where a message has not got through for a second while others are inside; those are interrupted then.
+ * `stalled` takes over if a message has not reached `next` for a second while others are inside; those are then interrupted.
  */
 export const sideBySide =
   (call: Call, run: Run, stalled?: (entries: ReadonlyArray<Entry>) => Result): Run => (entries) =>

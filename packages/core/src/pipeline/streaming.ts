@@ -1,5 +1,5 @@
 /**
- * Answers that are still being read when their chain has ended.
+ * Responses whose bodies are still being sent after their chain has ended.
  */
 import type { Effect, Exit } from "effect"
 import { hasProperty } from "effect/Predicate"
@@ -8,7 +8,7 @@ import { isDone } from "./Eager.ts"
 
 const atOnce: ReadonlySet<unknown> = new Set(["Empty", "Uint8Array"])
 
-/** Whether a chain has ended with a response whose body is sent afterwards, and the message can tell when it has been. */
+/** Tells whether a chain ended with a response whose body is sent later, and the message can report the end of sending. */
 export const isStreaming = <A, E, R>(
   message: Envelope,
   result: Effect.Effect<A, E, R>

@@ -1,11 +1,11 @@
 /**
- * Handlers that pass through several brokers on their way to the engine, where each adds its middleware: the first one to add
- * stands outermost.
+ * Handlers that pass through several brokers on their way to the engine. Each broker adds its middleware; the first one added
+ * is the outermost.
  */
 import * as Description from "./Description.ts"
 import type { Handler } from "./Handler.ts"
 
-/** Where a handler carries the handler and the middlewares that it is made of. */
+/** The key under which a handler stores its inner handler and middlewares. */
 const WrappedId = "~millrace/Wrapped"
 
 interface Wrapped<H> {
@@ -14,7 +14,7 @@ interface Wrapped<H> {
   readonly layers: ReadonlyArray<(next: H) => H>
 }
 
-/** Adds a middleware inside those that were added before it, and around the handler. */
+/** Adds a middleware around the handler, inside all middlewares added before. */
 export const add = <M, A, E, R>(
   target: Handler<M, A, E, R> & { readonly [WrappedId]?: Wrapped<Handler<M, A, E, R>> },
   layer: (next: Handler<M, A, E, R>) => Handler<M, A, E, R>,
@@ -24,7 +24,7 @@ export const add = <M, A, E, R>(
   const all = [...layers, layer]
   const of = Description.of(target)
   const outside = of.slice(0, of.length - Description.of(handler).length)
-  // composed once, and by the last broker on the way: a middleware is built once for each handler
+  // composed once, and by the last broker: each middleware is built once for each handler
   let composed: Handler<M, A, E, R> | undefined
   const wrapped: Handler<M, A, E, R> = (message) =>
     (composed ??= all.reduceRight((next, apply) => apply(next), handler))(message)
