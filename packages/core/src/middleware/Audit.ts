@@ -1,5 +1,5 @@
 /**
- * The audit trail: one durable row for each message that was handled or published, written before it is acknowledged.
+ * The audit trail: one durable row for each handled or published message, written before the message is acknowledged.
  */
 import { Clock, Effect, Exit } from "effect"
 import { messageOf, tagOf } from "../message/Failure.ts"
@@ -34,20 +34,20 @@ export {
 export interface Options {
   /**
    * How much of the body is kept: the first `characters` (UTF-16 units, an integer from 1), or none. Default: 500
-   * characters. Bytes that are no text are kept as their number, and a null body as nothing.
+   * characters. Of binary bodies the row keeps the number of bytes, of a null body nothing.
    */
   readonly body?: "none" | { readonly characters: number } | undefined
-  /** What is replaced in the body and in error messages, beside the usual names of secrets. */
+  /** Values to redact in the body and in error messages, beside the usual names of secrets. */
   readonly redact?: Redaction.Options | undefined
   /**
-   * What becomes of the message when its row cannot be stored; either is logged, once for each group. `retry`: it goes back to
-   * its source and its handler runs again 5 seconds later, until the row is stored. `run`: it settles as if the row were there.
-   * Default: `retry`.
+   * The handling of a message whose row cannot be stored; either is logged, once for each group. `retry`: the message
+   * returns to its source and its handler runs again 5 seconds later, until the row is stored. `run`: the message settles
+   * as if the row were stored. Default: `retry`.
    */
   readonly onStoreError?: "retry" | "run" | undefined
 }
 
-/** What `middleware` does where an option is not given. */
+/** The defaults of `middleware`. */
 export const defaults: { readonly body: { readonly characters: number }; readonly onStoreError: "retry" } = {
   body: { characters: 500 },
   onStoreError: "retry"
@@ -61,7 +61,7 @@ const statuses: { readonly [Tag in Outcome["_tag"]]: Status } = {
   Release: "released"
 }
 
-/** Answers, for each group, one effect that says once what failed; where messages run without their rows, it fails no more. */
+/** Logs a failed group of rows once, by one effect for the group; with `run` the effect does not fail. */
 const telling = (onStoreError: "retry" | "run") => {
   let strict: Effect.Effect<void, AuditError> | undefined
   let answer: Effect.Effect<void, AuditError> = Effect.void
@@ -82,7 +82,7 @@ const telling = (onStoreError: "retry" | "run") => {
   }
 }
 
-/** A text of a row; where the program's own patterns or values throw, the row is written without it. */
+/** A text of a row; if the program's own patterns or values throw, the row is written without it. */
 const textOf = (make: () => string | undefined): string | undefined => {
   try {
     return make()
@@ -97,19 +97,19 @@ const said = (line: Effect.Effect<void>): Effect.Effect<void> => Lost.quietly("A
 /**
  * Writes one row for each message, with its final outcome, and holds the message until the row is durable.
  *
- * Types: any message in, the same message on; the `Store` enters R, nothing enters E. A consumer's row says what becomes of the
- * message, a publisher's `done` or `failed`; times are the wall clock's, durations the monotonic clock's. An `Outgoing` that is
- * not encoded yet is shown as JSON.
+ * Types: any message in, the same message on; the `Store` enters R, nothing enters E. A consumer's row holds the outcome
+ * of the message, a publisher's `done` or `failed`; times are the wall clock's, durations the monotonic clock's. An
+ * `Outgoing` that is not encoded yet is shown as JSON.
  *
- * Secrets are replaced before a row is made: fields of the body by name at any depth, the values of secret headers and fields
- * where an error message repeats them. What no name tells (binary or compressed bodies, free text) is for `redact.values` or
- * `body: "none"`.
+ * Secrets are replaced before a row is made: fields of the body by name at any depth, and the values of secret headers
+ * and fields that an error message repeats. Use `redact.values` or `body: "none"` for secrets that no name identifies (in
+ * binary or compressed bodies, free text).
  *
- * The row holds the outcome of the chain. A hook of another middleware that fails after it sends the message back all the same,
- * and its next delivery adds a row with the next attempt.
+ * The row holds the outcome of the chain. If a hook of another middleware fails after it, the message is redelivered
+ * anyway, and its next delivery adds a row with the next attempt.
  *
- * Errors: an `AuditError` of the store sends the message back to its source, and its handler runs again 5 seconds later; that
- * is logged, once for each group, and goes on until the row is stored, unless `onStoreError` is `run`.
+ * Errors: an `AuditError` of the store returns the message to its source, and its handler runs again 5 seconds later;
+ * this is logged, once for each group, and repeats until the row is stored, unless `onStoreError` is `run`.
  *
  * **Example** (an order's card is replaced, at most 200 characters are kept)
  *

@@ -1,5 +1,6 @@
 /**
- * Stops calling what keeps failing, for a while: a circuit breaker that pauses the intake instead of failing every message.
+ * A circuit breaker: stops calling a dependency that keeps failing, and pauses the intake instead of failing every
+ * message.
  */
 import { Data, Duration, Effect, Exit } from "effect"
 import { Intake } from "../broker/Intake.ts"
@@ -23,21 +24,25 @@ export {
 
 /** Options that each form of `middleware` has. */
 export interface Common {
-  /** What is protected: `payments`. Without "/". Breakers of one name share their circuits, whatever they stand around. */
+  /**
+   * The name of the protected dependency: `payments`. Without "/". Breakers of one name share their circuits, wherever
+   * they are used.
+   */
   readonly name: string
   /** When a circuit opens. Default: `consecutive(5)`. */
   readonly trip?: Trip | undefined
   /** How long a circuit stays open before it is probed, from 1 ms. Default: 30 seconds. */
   readonly openFor?: Duration.Input | undefined
-  /** Each time that a probe fails the time doubles, up to this. Default: `openFor`, it stays the same. */
+  /** The longest open time: it doubles with each failed probe, up to this. Default: `openFor`, so it stays the same. */
   readonly maximumOpenFor?: Duration.Input | undefined
   /** How many calls probe a half-open circuit, and must all succeed before it closes; an integer from 1. Default: 1. */
   readonly probes?: number | undefined
-  /** Which classes of errors count as failures. Default: `dependency`, `timeout`, `transient`. */
+  /** The classes of errors that count as failures. Default: `dependency`, `timeout`, `transient`. */
   readonly failures?: ReadonlyArray<FailureClass> | undefined
   /**
-   * What an open circuit does to a consumer. `pause`: it pauses the intake of the subscription. `refuse`: it leaves the intake
-   * alone, since other circuits may be closed. Default: `pause` without `by` or by channel, `refuse` by a function.
+   * The effect of an open circuit on a consumer. `pause`: the circuit pauses the intake of the subscription. `refuse`:
+   * the intake goes on, since other circuits may be closed. Default: `pause` without `by` or by channel, `refuse` by a
+   * function.
    */
   readonly whileOpen?: "pause" | "refuse" | undefined
 }
@@ -50,14 +55,14 @@ export interface Options extends Common {
   readonly by?: "channel" | undefined
 }
 
-/** Options of `middleware` with circuits of one's own: a host, a tenant. */
+/** Options of `middleware` with custom circuits: of a host, a tenant. */
 export interface KeyedOptions<in M> extends Common {
-  /** Messages for which it answers the same share a circuit. */
+  /** Messages with the same result share a circuit. */
   readonly by: (message: M) => string
 }
 
 /**
- * Opens after so many failures in a row.
+ * Opens after this many failures in a row.
  *
  * @throws RangeError when `failures` is not an integer from 1
  */
@@ -83,7 +88,7 @@ export const rate = (options: {
   window: check.millis("window", options.window ?? "30 seconds")
 })
 
-/** What `middleware` does where an option is not given; `maximumOpenFor` is then `openFor`. */
+/** The defaults of `middleware`; `maximumOpenFor` defaults to `openFor`. */
 export const defaults: {
   readonly trip: Trip
   readonly openFor: Duration.Duration
@@ -96,10 +101,10 @@ export const defaults: {
   failures: ["dependency", "timeout", "transient"]
 }
 
-/** What is behind the circuit was not called; class `dependency`, so the message goes back to its source for `retryAfter`. */
+/** The circuit refused the call; class `dependency`, so the message returns to its source for `retryAfter`. */
 export class CircuitOpen extends Data.TaggedError("CircuitOpen")<{
   readonly circuit: string
-  /** Until the circuit may be probed. */
+  /** The time until the circuit may be probed. */
   readonly retryAfter: Duration.Duration
 }> {
   readonly failure = "dependency" as const
@@ -120,7 +125,7 @@ const verdictOf = (failures: ReadonlySet<FailureClass | undefined>) => (exit: Ex
   if (exit._tag === "Success") return "answers"
   for (const reason of exit.cause.reasons) {
     if (reason._tag !== "Fail") continue
-    // what another circuit has refused was not called either
+    // another circuit refused the call, so the dependency was not called
     if (isInstance(reason.error, CircuitOpen)) return undefined
     return failures.has(classOf(reason.error)) ? "fails" : "answers"
   }
@@ -128,20 +133,20 @@ const verdictOf = (failures: ReadonlySet<FailureClass | undefined>) => (exit: Ex
 }
 
 /**
- * Opens a circuit when what is inside keeps failing, and then fails at once without calling it, until a probe succeeds.
+ * Opens a circuit when the inner chain keeps failing, and then fails at once without calling it, until a probe succeeds.
  *
  * Types: any message in, the same message on; `Circuits` enters R, `CircuitOpen` enters E.
  *
- * A circuit is closed until `trip` says that too much has failed; open for `openFor`; then half-open: `probes` calls pass, and
- * close it when all succeed or open it again when one fails. Only errors of the classes of `failures` count as failures; any
- * other error and any answer says that what is inside is there; an interruption and a defect say nothing.
+ * A circuit is closed until `trip` is reached; open for `openFor`; then half-open: `probes` calls pass, and close it when
+ * all succeed or open it again when one fails. Only errors of the classes of `failures` count as failures; any other
+ * error and any answer count as a success; an interruption and a defect do not count.
  *
- * Around a consumer, an open circuit pauses the intake of its subscription, so that messages wait where they are; the
- * few that are under way already fail with `CircuitOpen` and are held for its `retryAfter`. Nothing is delivered again and again,
+ * Around a consumer, an open circuit pauses the intake of its subscription, so that messages wait in the broker; the few
+ * that are in flight fail with `CircuitOpen` and are held for its `retryAfter`. Messages are not redelivered in a loop,
  * and no retry is spent. Around a publisher or a client it fails fast.
  *
- * Errors: `CircuitOpen` (class `dependency`, with `retryAfter`) goes back to the source for as long as the circuit stays open.
- * Stands inside `Retry`, which then does not insist, and outside `Timeout`, whose errors count.
+ * Errors: `CircuitOpen` (class `dependency`, with `retryAfter`) returns the message to its source while the circuit stays
+ * open. Place it inside `Retry`, which then waits for `retryAfter` or gives up, and outside `Timeout`, whose errors count.
  *
  * Source: the circuit breaker of Nygard, Release It!; states and probes as in Polly and resilience4j.
  *
@@ -167,7 +172,7 @@ const verdictOf = (failures: ReadonlySet<FailureClass | undefined>) => (exit: Ex
 export const middleware: Build = ((options: Options | KeyedOptions<Envelope>) => {
   const { by, name } = options
   if (name === "") throw new RangeError("CircuitBreaker: name must say what is protected, got an empty text")
-  // it divides the name from the key of a circuit, so that no key makes the name of another breaker's circuit
+  // "/" separates the name from the key of a circuit, so that no key makes the name of another breaker's circuit
   if (name.includes("/")) throw new RangeError(`CircuitBreaker: name must not contain "/", got ${name}`)
   const openFor = check.millis("openFor", options.openFor ?? defaults.openFor)
   const maximumOpenFor = check.millis("maximumOpenFor", options.maximumOpenFor ?? openFor)
@@ -205,7 +210,7 @@ export const middleware: Build = ((options: Options | KeyedOptions<Envelope>) =>
       whileOpen
     }
   }, (next) => {
-    // the circuit of a breaker that has only one, as long as it is asked for in the same circuits
+    // caches the circuit of a breaker that has only one, for the same `Circuits` service
     let seen: CircuitBreakerCircuits["Service"] | undefined
     let only: Circuit | undefined
     const find = (circuits: CircuitBreakerCircuits["Service"], message: Envelope): Circuit => {
@@ -242,7 +247,7 @@ export const middleware: Build = ((options: Options | KeyedOptions<Envelope>) =>
   })
 }) as Build
 
-/** The intake of the subscription that the calling fiber handles a message of. */
+/** The intake of the subscription whose message the calling fiber handles. */
 const intake = (): Intake | undefined => {
   const found = Eager.service(Intake)
   return Eager.isDone(found) && found._tag === "Success" ? found.value : undefined

@@ -1,6 +1,6 @@
 /**
- * Correlation and causation ids: taken from what comes in or made, kept for all that handling it does, and written into all
- * that goes out.
+ * Correlation and causation ids: taken from incoming messages or generated, kept while a message is handled, and written
+ * into outgoing messages.
  */
 import { Clock, Context, Effect, Exit, Fiber, Random, References, type Tracer } from "effect"
 import * as Correlation from "../message/Correlation.ts"
@@ -15,23 +15,23 @@ export { Current } from "../message/Correlation.ts"
 
 /** Options of `middleware`. */
 export interface Options {
-  /** The headers that may hold the id, in any case; the first counts that holds a token. Default: see `defaults`. */
+  /** The headers that may hold the id, in any case; the first header with a valid token counts. Default: see `defaults`. */
   readonly accept?: ReadonlyArray<string> | undefined
   /**
-   * Whose ids are taken: everybody's, nobody's, or those of the messages for which a function says so. What is refused stays
-   * beside the made one, as `upstream`. Default: `always`.
+   * The messages whose ids are trusted: all, none, or those for which a function returns true. A refused id is kept as
+   * `upstream` beside the generated id. Default: `always`.
    */
   readonly trust?: "always" | "never" | ((message: Envelope) => boolean) | undefined
-  /** Makes an id, which must be a token; run for each that is needed. Default: a UUID of version 7. */
+  /** Generates an id, which must be a token; runs for each id that is needed. Default: a UUID of version 7. */
   readonly generate?: Effect.Effect<string> | undefined
-  /** The headers that the id is written to on what is published and requested. Default: see `defaults`. */
+  /** The headers that the id is written to on published messages and requests. Default: see `defaults`. */
   readonly write?: {
     readonly producer?: ReadonlyArray<string> | undefined
     readonly client?: ReadonlyArray<string> | undefined
   } | undefined
 }
 
-/** What `middleware` does where an option is not given. */
+/** The defaults of `middleware`. */
 export const defaults = {
   accept: Correlation.accepted,
   trust: "always",
@@ -54,7 +54,7 @@ const order = ["Log", "Publish"].map((outside) => ({
   because: "what stands outside it does not know the id"
 }))
 
-/** The name that its sender gave to one message or request. */
+/** The name that the sender gave to one message or request. */
 const ownOf = ({ headers, kind }: Envelope): string | undefined => {
   const own = headers[kind === "server" ? Correlation.names.request : Correlation.names.message]
   return own !== undefined && Correlation.isToken(own) ? own : undefined
@@ -70,7 +70,7 @@ const mark = (span: Tracer.AnySpan | undefined, message: Envelope, ids: Correlat
   }
 }
 
-/** The fiber that runs now. After a suspension that may be another one than at the call, so it is never kept. */
+/** Returns the current fiber. After a suspension it may be another one than at the call, so it is never kept. */
 const running = (): Fiber.Fiber<unknown, unknown> => Fiber.getCurrent()!
 
 const annotationsOf = (before: Readonly<Record<string, unknown>>, ids: Correlation.Correlation) => {
@@ -83,23 +83,23 @@ const annotationsOf = (before: Readonly<Record<string, unknown>>, ids: Correlati
 /**
  * Gives each message its correlation and causation ids, the same middleware on all four kinds of envelope.
  *
- * A consumer or a server takes the id from the headers, where it is a token of at most 128 characters and its sender is
- * trusted; a consumed message without one gives its `message-id`, and what has neither gets a new id. What is no token is
- * never shown: `upstream` and the annotation `upstreamId` hold what was refused and is one. The causation id is the `message-id` of the
- * message, else `CHANNEL/PARTITION/POSITION`; of a request its `x-request-id`, else the id itself, and a server echoes it as
- * `x-request-id`.
+ * A consumer or a server takes the id from the headers if it is a token of at most 128 characters and its sender is
+ * trusted; a consumed message without one uses its `message-id`, and a message with neither gets a new id. A malformed id
+ * is never shown; a refused token is kept as `upstream` and as the annotation `upstreamId`. The causation id is the
+ * `message-id` of the message, else `CHANNEL/PARTITION/POSITION`; of a request its `x-request-id`, else the id itself,
+ * and a server echoes it as `x-request-id`.
  *
  * Inside, both are in `Current`, which child, forked and detached fibers inherit; on each log line as `correlationId` and
- * `causationId`; on the current span and those of `Trace` as `millrace.correlation.id` and `millrace.causation.id`. What is
- * published inside has them as `correlation-id` and `causation-id`, with this middleware or without, where its headers do not
- * say otherwise.
+ * `causationId`; on the current span and those of `Trace` as `millrace.correlation.id` and `millrace.causation.id`.
+ * Messages published inside carry them as `correlation-id` and `causation-id`, with or without this middleware, unless
+ * their headers are already set.
  *
- * A publisher or a client writes the ids of `Current`, and begins a flow where there is none. Headers that the caller gave
+ * A publisher or a client writes the ids of `Current`, and begins a flow if there is none. Headers that the caller set
  * stay. Nothing leaves or enters E and R; nothing is kept between messages.
  *
- * Sources: RFC 9562 for the ids; CloudEvents' correlation extension; OWASP Logging Cheat Sheet for what is refused.
+ * Sources: RFC 9562 for the ids; CloudEvents' correlation extension; OWASP Logging Cheat Sheet for the refused ids.
  *
- * **Example** (ids of partners are taken, others' replaced)
+ * **Example** (trusts the ids of partners, replaces all other ids)
  *
  * ```ts
  * import { Effect, pipe } from "effect"
@@ -122,7 +122,7 @@ export const middleware = (options: Options = {}) => {
   if (typeof trust !== "function") OptionCheck.make("Correlate").oneOf("trust", trust, ["always", "never"])
   const trusts = typeof trust === "function" ? trust : () => trust === "always"
 
-  /** A new id: at once, unless making it suspends. */
+  /** Generates a new id: synchronously, unless `generate` suspends. */
   const make = (fiber: Fiber.Fiber<unknown, unknown>): Effect.Effect<string> =>
     generate === undefined
       ? Exit.succeed(
@@ -157,7 +157,7 @@ export const middleware = (options: Options = {}) => {
         return Eager.isDone(result) ? result : Effect.updateContext(result, add<Middleware.Services>)
       }
 
-      /** The first token of the headers; null where there is text and none of it is one. */
+      /** The first token of the headers; null if headers are present and none holds a token. */
       const find = ({ headers }: Envelope): string | null | undefined => {
         let found: null | undefined
         for (let i = 0; i < accept.length; i++) {
@@ -172,7 +172,7 @@ export const middleware = (options: Options = {}) => {
       const receive = (fiber: Fiber.Fiber<unknown, unknown>, message: Envelope): Middleware.Returns => {
         const given = find(message)
         const own = ownOf(message)
-        // a message that tells of no flow begins one, which has its name
+        // a message without a correlation id begins a flow, named by its message id
         const sent = given === undefined && message.kind === "consumer" ? own : given
         const isTrusted = typeof sent === "string" && trusts(message)
         const enter = (id: string): Middleware.Returns => {

@@ -1,5 +1,5 @@
 /**
- * A second attempt beside a first that takes long; whoever is done first gives the answer.
+ * Starts a second attempt beside a slow first one; the first success is the answer.
  */
 import { Context, Duration, Effect, type Exit, Fiber, Layer } from "effect"
 import type { Envelope } from "../message/Message.ts"
@@ -11,32 +11,32 @@ import * as Middleware from "../pipeline/Middleware.ts"
 /** Options of `middleware`. */
 export interface Options {
   /**
-   * That what is inside may happen twice, at the same time, with the effect of one: the loser may have done its work. There is
-   * no other value, so that nobody hedges without having said so.
+   * Confirms that the inner chain may run twice, at the same time, with the effect of one run: the losing attempt may
+   * have done its work. There is no other value, so that every program that hedges has stated this.
    */
   readonly idempotent: true
   /** How long the first attempt has before the second starts; from 0. Default: 1 second. */
   readonly after?: Duration.Input | undefined
-  /** Which share of the messages may cost a second attempt, above 0 to 1. Default: 0.1. */
+  /** The share of the messages that may cost a second attempt, above 0 to 1. Default: 0.1. */
   readonly budget?: number | undefined
-  /** How many second attempts may come in a row after a while without; an integer from 1. Default: 10. */
+  /** The most second attempts in a row after a while without; an integer from 1. Default: 10. */
   readonly burst?: number | undefined
   /** Hedges of the same name share their budget. Default: the channel of the message. */
   readonly name?: string | undefined
 }
 
-/** What `middleware` does where an option is not given. */
+/** The defaults of `middleware`. */
 export const defaults: { readonly after: Duration.Duration; readonly budget: number; readonly burst: number } = {
   after: Duration.seconds(1),
   budget: 0.1,
   burst: 10
 }
 
-/** What hedges have spent. */
+/** The use of a hedge budget. */
 export interface Spending {
   readonly name: string
   readonly calls: number
-  /** How many of them cost a second attempt. */
+  /** How many calls cost a second attempt. */
   readonly hedged: number
   /** How many second attempts gave the answer. */
   readonly won: number
@@ -44,7 +44,7 @@ export interface Spending {
   readonly refused: number
 }
 
-/** Tokens: each call brings a part of one, each second attempt costs one. */
+/** A token bucket: each call adds a part of a token, each second attempt costs one. */
 class Budget {
   readonly name: string
   calls = 0
@@ -82,7 +82,7 @@ class HedgeBudgets extends Context.Service<HedgeBudgets, {
 }>()("@millrace/core/Hedge/Budgets") {}
 export { HedgeBudgets as Budgets }
 
-/** The most names; beyond, the oldest is forgotten, and its next call begins with a whole burst. */
+/** The most names; beyond it the oldest is evicted, and its next call begins with a whole burst. */
 const capacity = 1000
 
 /**
@@ -121,14 +121,14 @@ export const layer: Layer.Layer<HedgeBudgets> = Layer.sync(HedgeBudgets, () => {
  *
  * Types: any message in, the same message on; `Budgets` enters R. E stays as it is.
  *
- * A first attempt that fails before its time is not hedged: that is what `Retry` is for. Once there are two, a failure waits
- * for the other one; when both fail, the failure of the first is the answer. An interruption ends both. The answer comes when
- * the loser has ended.
+ * A first attempt that fails before its time is not hedged: use `Retry` for that. Once there are two, a failure waits for
+ * the other attempt; if both fail, the failure of the first is the answer. An interruption ends both. The answer is
+ * returned when the losing attempt has ended.
  *
  * A client's request that was sent and must not be sent twice (a POST without `Idempotency-Key`) gets no second attempt.
  *
- * Both attempts handle the same message, and what they register to run after it runs for both: stands inside what counts,
- * audits or acknowledges a message once.
+ * Both attempts share one message, and hooks that they register on it run for both: place this middleware inside those
+ * that count, audit or acknowledge a message once.
  *
  * Errors: none of its own.
  *
@@ -157,7 +157,7 @@ export const middleware = (options: Options): Around<Envelope, FullConfig<{ requ
   const burst = check.count("burst", options.burst ?? defaults.burst)
   const shows = { after: Duration.format(Duration.millis(after)), budget, name: options.name }
   return Middleware.make()({ name: "Hedge", stage: "consume", inBatch: "once", shows }, (next) => {
-    /** The first is under way and takes long. */
+    /** Awaits a first attempt that has not ended at once, and starts a second if it takes long. */
     const hedge = (
       spending: Budget,
       message: Envelope,

@@ -1,8 +1,8 @@
 /**
- * Idempotency: a request that comes twice under one key runs once, and the duplicate gets the first answer.
+ * Idempotency: a request sent twice under one key runs once, and the duplicate gets the first answer.
  *
- * A key is claimed before the handler runs, under a lease that a heartbeat keeps alive, and completed with the answer when it
- * has succeeded. Each claim has a token of its own, so an owner whose lease has ended can no longer complete it.
+ * The middleware claims a key before the handler runs, under a lease that a heartbeat renews, and completes it with the
+ * answer after a success. Each claim has a token of its own, so an owner whose lease has ended can no longer complete it.
  */
 import { Clock, Duration, Effect, Exit, type Schema } from "effect"
 import { compositeKey } from "../message/compositeKey.ts"
@@ -38,29 +38,29 @@ export interface Options<in M extends Envelope = Envelope> {
    */
   readonly key?: ((message: M) => string | undefined) | undefined
   /**
-   * Whose key it is, beside the channel and, of a consumer, its group: the same key of another caller is another request.
-   * Default: the empty text, so that all callers share their keys.
+   * The caller that owns the key, beside the channel and, of a consumer, its group: the same key of another caller is
+   * another request. Default: the empty text, so that all callers share their keys.
    */
   readonly caller?: ((message: M) => string) | undefined
   /**
-   * What the request says, to tell a key that is used again for something else; undefined where that is not asked. Default:
-   * of a message of bytes a hash of its body and its length; of anything else nothing.
+   * A fingerprint of the request's content, which detects a key reused for another request; undefined skips the check.
+   * Default: for a message of bytes a hash of its body and its length; for any other message none.
    */
   readonly fingerprint?: ((message: M) => string | undefined) | undefined
-  /** What becomes of a request without a key: refused, or run as if it could not come twice. Default: `refuse`. */
+  /** The handling of a request without a key: refused, or run without deduplication. Default: `refuse`. */
   readonly missing?: "refuse" | "run" | undefined
   /**
-   * What becomes of a request whose key is being handled: it fails with `IdempotencyRunning`, or waits for the answer up to
+   * The handling of a request whose key is in use: it fails with `IdempotencyRunning`, or waits for the answer up to
    * `maximumWait` before it does. Default: `refuse`.
    */
   readonly running?: "refuse" | "wait" | undefined
   /** From 0. Default: 10 seconds. */
   readonly maximumWait?: Duration.Input | undefined
-  /** What becomes of a request while the store cannot be asked: it fails, or runs all the same. Default: `refuse`. */
+  /** The handling of a request while the store is unavailable: it fails, or runs without a claim. Default: `refuse`. */
   readonly unavailable?: "refuse" | "run" | undefined
   /**
-   * How long a claim holds when its owner gives no sign of life; from 100 ms. A heartbeat is sent every third of it; a handler
-   * whose store has not answered for five sixths of it is interrupted. Default: 30 seconds.
+   * How long a claim holds without a heartbeat; from 100 ms. A heartbeat is sent every third of it; a handler whose store
+   * has not answered for five sixths of it is interrupted. Default: 30 seconds.
    */
   readonly lease?: Duration.Input | undefined
   /** How long an answer is kept; from 1 ms. Default: 24 hours. */
@@ -69,13 +69,13 @@ export interface Options<in M extends Envelope = Envelope> {
 
 /** Options of `middleware` around a handler that answers. */
 export interface AnswerOptions<in M extends Envelope, in out A> extends Options<M> {
-  /** How the answer is kept: as JSON, checked by this schema. */
+  /** The schema of the answer, which is stored as JSON. */
   readonly answer: Schema.ConstraintCodec<A, unknown>
-  /** Answers that tell of a failure: they are kept, and the store's transaction is rolled back. Default: none. */
+  /** Detects answers that report a failure: they are kept, and the store's transaction is rolled back. Default: none. */
   readonly isFailure?: ((answer: A) => boolean) | undefined
 }
 
-/** What `middleware` does where an option is not given. */
+/** The defaults of `middleware`. */
 export const defaults: {
   readonly maximumWait: Duration.Duration
   readonly lease: Duration.Duration
@@ -92,7 +92,7 @@ type Idempotent<M, A> = OnAnswer<M, A | Outcome.Outcome, Needs<A>>
 
 const unclaimed = { _tag: "Unclaimed" } as const
 
-/** How soon after its first look a waiting request looks again, and how long it lets it be at most; milliseconds. */
+/** The first and the longest pause between two claims of a waiting request, in milliseconds. */
 const looks = { first: 10, last: 500 }
 
 /** The forms of `middleware`. */
@@ -104,26 +104,26 @@ export interface Build {
 /**
  * Runs a request once for each key, and gives a duplicate the answer of the first request.
  *
- * Types: any message in, the same message on, around a handler that answers nothing, or what `answer` describes; `Store` enters R,
- * `IdempotencyError` enters E. Outcomes pass, and only `Ack` and `Reject` count as done: a duplicate of either answers nothing,
- * and its message is acknowledged without running.
+ * Types: any message in, the same message on, around a handler that answers nothing, or the type of `answer`; `Store`
+ * enters R, `IdempotencyError` enters E. Outcomes pass, and only `Ack` and `Reject` count as done: a duplicate of either
+ * answers nothing, and its message is acknowledged without running.
  *
- * An answer that its schema refuses is passed on, and its key is done all the same: the handler does not run again. A duplicate
- * whose answer was not kept, or was kept by a version of the program whose answers this one cannot read, is acknowledged where
- * it is a consumed message (`Outcome.Ack`), and fails with `IdempotencyUnrepeatable` elsewhere. Each writes a warning to the log.
+ * An answer that its schema refuses is passed on, and its key is still completed: the handler does not run again. A
+ * duplicate whose answer was not kept, or was kept by an incompatible version of the program, is acknowledged if it is a
+ * consumed message (`Outcome.Ack`), and fails with `IdempotencyUnrepeatable` otherwise. Each writes a warning to the log.
  *
- * What fails, is interrupted or is to be tried again gives its key back, so a `Retry` stands on either side. The answer is kept
- * before it is passed on; when keeping it fails, the request fails, and runs again once its lease has ended. So effects
- * happen at least once, and twice only if the process dies, or the store is lost, between an effect and its completion: what
- * must happen once writes in one transaction with its completion (a store with `transaction`, as `IdempotencyPostgres` can be),
- * or checks the key itself.
+ * A request that fails, is interrupted or is to be retried releases its key, so `Retry` may be placed on either side. The
+ * answer is stored before it is passed on; if storing it fails, the request fails, and runs again once its lease has
+ * ended. So effects happen at least once, and twice only if the process dies, or the store is lost, between an effect and
+ * its completion: effects that must happen once are written in one transaction with the completion (a store with
+ * `transaction`, as `IdempotencyPostgres` can be), or check the key themselves.
  *
- * In `publishAll` a key may occur once: of a batch that holds it twice nothing is published, and it fails with
- * `IdempotencyRunning`, each time that it is tried.
+ * In `publishAll` a key may occur once: a batch that holds a key twice publishes nothing, and fails with
+ * `IdempotencyRunning` at every attempt.
  *
- * Errors: `IdempotencyRefused` (class `validation`) goes to the dead letters, `IdempotencyRunning` and `IdempotencyLost` (class
- * `conflict`) and `IdempotencyUnavailable` (class `dependency`) go back to the source; `IdempotencyUnrepeatable` (class
- * `permanent`) is no consumer's.
+ * Errors: `IdempotencyRefused` (class `validation`) is dead-lettered, `IdempotencyRunning` and `IdempotencyLost` (class
+ * `conflict`) and `IdempotencyUnavailable` (class `dependency`) return the message to its source; a consumer never gets
+ * `IdempotencyUnrepeatable` (class `permanent`).
  *
  * Source: the Idempotency-Key draft of the IETF (draft-ietf-httpapi-idempotency-key-header-07); fencing tokens by M. Kleppmann,
  * How to do distributed locking, 2016.
@@ -161,7 +161,7 @@ export const middleware: Build = (<M extends Envelope>(
   check.oneOf("unavailable", unavailable, ["refuse", "run"])
   const codec = options.answer === undefined
     ? silent
-    // one of the two forms of `middleware` gave it
+    // an overload of `middleware` gave the schema
     : codecOf(options.answer as Schema.ConstraintCodec<unknown, unknown>)
 
   return Middleware.make<{ message: M }>()({
@@ -201,7 +201,7 @@ export const middleware: Build = (<M extends Envelope>(
               new IdempotencyRunning({ channel: message.channel, retryAfter: Duration.millis(Math.ceil(claim.left)) })
             )
           }
-          // a store that counts whole milliseconds may say that none is left, and mean a part of one
+          // a store that counts whole milliseconds may report 0 left for a fraction of one
           const pause = Math.min(step, wait - waited, Math.max(1, claim.left))
           return Effect.flatMap(
             Effect.sleep(pause),
@@ -224,10 +224,10 @@ export const middleware: Build = (<M extends Envelope>(
         return Effect.flatMapEager(safe, (found) => decide(message, store, request, found, undefined, waited, step))
       }
       return Effect.flatMap(Clock.Clock, (clock) => {
-        // the store begins to count after this
+        // the store's lease starts after this time
         const since = monotonic(clock)
         return Effect.flatMap(safe, (found): Returns =>
-          // no handler begins under a claim that may have ended on its way here
+          // no handler begins under a claim that may have ended while the store answered
           found._tag === "Claimed" && monotonic(clock) - since >= lease
             ? Exit.fail(new IdempotencyLost({ channel: message.channel }))
             : decide(message, store, request, found, since, waited, step))
@@ -252,7 +252,7 @@ export const middleware: Build = (<M extends Envelope>(
       )
     }
   })
-  // what is answered is the type of `answer`, which the marks do not know
+  // the answer has the type of `answer`, which the marks do not express
 }) as unknown as Build
 
 type Returns = Middleware.Returns<IdempotencyError, IdempotencyStore, Outcome.Ack>

@@ -1,5 +1,6 @@
 /**
- * One structured line for each message, through Effect's loggers: what it was, how it ended, how long it took, and no secret.
+ * One structured line for each message, through Effect's loggers: its channel, its result and its duration, without
+ * secrets.
  */
 import { Cause, Clock, type Duration, Effect, type Exit, Fiber, LogLevel, Random } from "effect"
 import * as Correlation from "../message/Correlation.ts"
@@ -29,53 +30,56 @@ export {
 /** Options of `middleware`. */
 export interface Options {
   /**
-   * The level of each ending. Default: `done` and `interrupted` Info, `retried` and `rejected` Warn, `failed` Warn where the
-   * same message may succeed later or its sender is at fault, and Error otherwise. A request of a server that is answered with
-   * 4xx is `rejected`, at Info.
+   * The level of each ending. Default: `done` and `interrupted` Info, `retried` and `rejected` Warn, `failed` Warn if the
+   * same message may succeed later or its sender is at fault, and Error otherwise. A server's request that is answered
+   * with 4xx is `rejected`, at Info.
    */
   readonly levels?: { readonly [Status in Ending.Status]?: LogLevel.Severity | undefined } | undefined
-  /** The level of a line more, when handling begins. Default: no such line. */
+  /** The level of an additional line when handling begins. Default: no such line. */
   readonly start?: LogLevel.Severity | undefined
-  /** What takes as long is marked `slow`, and logged at Warn at least. Default: nothing is slow. */
+  /** Messages that take at least this long are marked `slow`, and logged at Warn at least. Default: no message is slow. */
   readonly slow?: Duration.Input | undefined
   /**
-   * The share of lines that are written of messages that are `done` and not slow, from 0 to 1; all others always leave one. With
-   * 0 only slow and failed messages are logged. Default: 1.
+   * The share of lines written for messages that are `done` and not slow, from 0 to 1; all other messages are always
+   * logged. With 0 only slow and failed messages are logged. Default: 1.
    */
   readonly sample?: number | undefined
-  /** Where there is no `Correlate`: the headers that may hold the id, the first one found counts. Default: see `defaults`. */
+  /** The headers that may hold the id without `Correlate`; the first one found counts. Default: see `defaults`. */
   readonly correlation?: ReadonlyArray<string> | undefined
   /** Whether the key is shown; it may name a person. Default: `shown`. */
   readonly key?: "shown" | "hidden" | undefined
   /** The headers that are shown: all, none, or these. Default: `none`. */
   readonly headers?: "all" | "none" | ReadonlyArray<string> | undefined
   /**
-   * Whether the beginning of a JSON body is shown, in characters (UTF-16 units, an integer from 1); a body of anything else
-   * shows its size. Of a server's request it shows what the middlewares of `Body` have read, and reads nothing itself.
-   * Default: `none`.
+   * Whether the beginning of a JSON body is shown, in characters (UTF-16 units, an integer from 1); any other body shows
+   * its size. Of a server's request it shows the bytes that the middlewares of `Body` have read, and reads nothing
+   * itself. Default: `none`.
    */
   readonly body?: "none" | { readonly characters: number } | undefined
-  /** As `body`, of what the handler answers; of a response also its status, as `statusCode`. Default: `none`. */
+  /** As `body`, for the handler's answer; of a response also its status, as `statusCode`. Default: `none`. */
   readonly answer?: "none" | { readonly characters: number } | undefined
-  /** What is replaced in bodies, headers, keys and ids, beside the usual names of secrets. Default: nothing more. */
+  /** Values to redact in bodies, headers, keys and ids, beside the usual names of secrets. Default: nothing more. */
   readonly redact?: Redaction.Options | undefined
-  /** What is shown of an error: its `tag` and class, or the whole `cause` without the message's secrets, which may repeat other content. Default: `tag`. */
+  /**
+   * The details of an error: its `tag` and class, or the whole `cause` without the message's secrets, which may repeat
+   * other content. Default: `tag`.
+   */
   readonly error?: "tag" | "cause" | undefined
 }
 
 const check = OptionCheck.make("Log")
 
-/** How many characters are shown, or undefined where nothing is. */
+/** The number of characters to show, or undefined for none. */
 const charactersOf = (option: "body" | "answer", given: Options["body"]): number | undefined => {
   if (given === undefined || given === "none") return undefined
   return check.count(`${option}.characters`, given.characters)
 }
 
-/** The body where it is at hand: bytes that were read, or a payload. */
+/** The available body: bytes already read, or a payload. */
 const bodyIn = (message: Envelope): unknown =>
   "body" in message ? message.body : "payload" in message ? message.payload : undefined
 
-/** What `middleware` does where an option is not given. */
+/** The defaults of `middleware`. */
 export const defaults = {
   key: "shown",
   headers: "none",
@@ -87,7 +91,7 @@ export const defaults = {
 
 const levels = { done: "Info", interrupted: "Info", retried: "Warn", rejected: "Warn" } as const
 
-/** Failures that are no fault of this program's. */
+/** Failures that this program did not cause. */
 const expected: ReadonlySet<FailureClass | undefined> = new Set<FailureClass>([
   "transient",
   "throttled",
@@ -102,14 +106,15 @@ const operations = { consumer: "process", producer: "publish", server: "serve", 
 
 /**
  * Logs one line for each message when it has ended: `process orders done`, with the annotations `channel`, `operation`,
- * `status`, `durationMs`, of consumers `group`, `handler`, `partition`, `position` and `attempt`, and where they are there
- * `key`, `correlationId`, `causationId`, `traceId`, `spanId`, `error`, `failure`, `slow`, `body`, `statusCode` and `answer`, of a
- * server's request also `method`, `target`, `client` (the address of the peer) and `userAgent`;
- * timestamp and level are the logger's own, e.g. `Log.layer`'s.
+ * `status`, `durationMs`, of consumers `group`, `handler`, `partition`, `position` and `attempt`, and if present `key`,
+ * `correlationId`, `causationId`, `traceId`, `spanId`, `error`, `failure`, `slow`, `body`, `statusCode` and `answer`, of
+ * a server's request also `method`, `target`, `client` (the address of the peer) and `userAgent`; timestamp and level are
+ * the logger's own, e.g. `Log.layer`'s.
  *
- * What comes from outside is cut and cannot break the line; secrets are redacted (see `Redaction`). The duration is of the
- * Clock's monotonic time. Annotations of the context (`Effect.annotateLogs`) are kept. A line that cannot be made, or whose
- * logger throws, is lost; that is told once on standard error, and the message goes on. Nothing leaves or enters E and R.
+ * Texts from outside are cut and cannot break the line; secrets are redacted (see `Redaction`). The duration is of the
+ * Clock's monotonic time. Annotations of the context (`Effect.annotateLogs`) are kept. A line that cannot be made, or
+ * whose logger throws, is lost; this is reported once on standard error, and the message goes on. Nothing leaves or
+ * enters E and R.
  *
  * Sources: OWASP Logging Cheat Sheet; OpenTelemetry semantic conventions for the words.
  *
@@ -238,7 +243,7 @@ export const middleware = (options: Options = {}) => {
     if (ending.statusCode !== undefined) fields["statusCode"] = ending.statusCode
     if (isSlow) fields["slow"] = true
     if (answer !== undefined && exit._tag === "Success") Object.assign(fields, answerOf(redaction, exit.value, answer))
-    // an answer of 5xx without an error is its own status
+    // the error of a 5xx answer without an error is the status itself, which is logged already
     if (ending.error !== undefined && ending.error !== ending.statusCode) {
       fields["error"] = oneLine(tagOf(ending.error), 100)
       const failure = classOf(ending.error)

@@ -1,8 +1,8 @@
 /**
- * What happened on each channel: totals, errors by tag and class, durations with percentiles, bytes, what is in flight.
+ * Statistics of each channel: totals, errors by tag and class, durations with percentiles, bytes, messages in flight.
  *
- * Everything is counted in place, in records bound once for each channel; whoever reads pays for the figures, not the
- * message.
+ * Messages are counted in place, in records bound once for each channel; figures are computed when they are read, not for
+ * each message.
  */
 import { Clock, Context, Effect, Fiber, Layer, Metric } from "effect"
 import { Broker } from "../broker/Broker.ts"
@@ -24,9 +24,9 @@ const sizeOf = (message: Envelope): number => {
 
 /** The records of all channels. */
 class MetricsRegistry extends Context.Service<MetricsRegistry, {
-  /** The record of a message's channel, made when it is first asked for; `system` where the message does not say it. */
+  /** The record of a message's channel, made at its first message; `system` is used if the message does not name one. */
   readonly recorder: (message: Envelope, system: string | undefined) => Recorder
-  /** What has happened so far, in the order in which channels were first seen. */
+  /** The statistics so far, in the order in which channels were first seen. */
   readonly snapshot: Effect.Effect<ReadonlyArray<ChannelStatistics>>
 }>()("@millrace/core/Metrics/Registry") {}
 export { MetricsRegistry as Registry }
@@ -35,20 +35,21 @@ const check = OptionCheck.make("Metrics")
 
 /** Options of `make`. */
 export interface RegistryOptions {
-  /** Most distinct error tags of a channel, an integer from 1; what comes after them is counted as `other`. Default: 20. */
+  /** The most distinct error tags of a channel, an integer from 1; further tags are counted as `other`. Default: 20. */
   readonly tags?: number | undefined
   /**
-   * Most distinct channels, an integer from 1; a channel with parameters counts once. Messages of channels beyond them are
-   * counted together, as the channel `other` of their kind and group. Default: 1000.
+   * The most distinct channels, an integer from 1; a channel with parameters counts once. Messages of further channels
+   * are counted together, as the channel `other` of their kind and group. Default: 1000.
    */
   readonly channels?: number | undefined
 }
 
 /**
- * Makes a registry, and shows it in Effect's `Metric` registry, so that Effect's Prometheus and OTLP exporters read it: `messaging.process.duration`, `messaging.client.operation.duration` (histograms in seconds, with
- * `error.type` on failures), `messaging.client.consumed.messages`, `messaging.client.sent.messages`, `millrace.messages` by
- * `millrace.status`, `millrace.in_flight`, `millrace.bytes`. The figures are made when they are read. The series stay there
- * when the program ends, so that an exporter that closes last exports the final figures.
+ * Makes a registry, and shows it in Effect's `Metric` registry, so that Effect's Prometheus and OTLP exporters read it:
+ * `messaging.process.duration`, `messaging.client.operation.duration` (histograms in seconds, with `error.type` on
+ * failures), `messaging.client.consumed.messages`, `messaging.client.sent.messages`, `millrace.messages` by
+ * `millrace.status`, `millrace.in_flight`, `millrace.bytes`. The figures are computed when an exporter reads them. The
+ * series stay registered when the program ends, so that an exporter that closes last exports the final figures.
  *
  * Labels follow OpenTelemetry: `messaging.destination.name`, or for a channel with parameters its address as
  * `messaging.destination.template`, so a subscription of thousands of topics has one set of series.
@@ -92,19 +93,19 @@ export const make = (options: RegistryOptions = {}): Effect.Effect<MetricsRegist
 }
 
 /**
- * A registry for each time that the layer is built, with the defaults of `make`.
+ * Makes a registry for each build of the layer, with the defaults of `make`.
  *
  * @category layers
  */
 export const layer: Layer.Layer<MetricsRegistry> = Layer.effect(MetricsRegistry, make())
 
-/** What has happened so far, on each channel that had a message. */
+/** The statistics so far, of each channel that had a message. */
 export const snapshot: Effect.Effect<ReadonlyArray<ChannelStatistics>, never, MetricsRegistry> = Effect.flatMap(
   MetricsRegistry,
   (registry) => registry.snapshot
 )
 
-/** Finds the record of a message: what the last one found holds as long as context and channel are the same. */
+/** Finds the record of a message, and reuses the last one while context and channel are the same. */
 class Finder {
   clock: Clock.Clock | undefined
   #context: Context.Context<never> | undefined
@@ -127,14 +128,14 @@ class Finder {
   }
 }
 
-/** Nanoseconds since `start`, or -1 where nobody looked at the clock. */
+/** Nanoseconds since `start`, or -1 for a message that is not timed. */
 const since = (clock: Clock.Clock | undefined, start: bigint): number =>
   clock === undefined ? -1 : Number(clock.monotonicTimeNanosUnsafe() - start)
 
 /** Options of `middleware`. */
 export interface Options {
   /**
-   * One message of how many is timed, an integer from 1; all are counted. Two readings of the clock cost about five times
+   * Times one message in this many, an integer from 1; all are counted. Two readings of the clock cost about five times
    * the counting, so a channel of very cheap handlers may want 16 or 64. Default: 1.
    */
   readonly timeOneIn?: number | undefined
@@ -143,8 +144,8 @@ export interface Options {
 /**
  * Counts and times the messages of each channel, in the `Registry`, which enters R. E and A stay as they are.
  *
- * What failed has a duration too, and a channel's errors are counted whether it ever succeeds or not; a dead letter that a
- * middleware inside answered counts as the failure that it is. Times are those of the Clock's monotonic time.
+ * Failed messages have a duration too, and a channel's errors are counted even if no message ever succeeds; a dead letter
+ * that an inner middleware answered counts as a failure. Times are those of the Clock's monotonic time.
  *
  * **Example** (percentiles of a channel)
  *
@@ -193,7 +194,8 @@ export const middleware = (options: Options = {}) => {
 }
 
 /**
- * Counts every delivery, also those that `Filter` then drops: `received` of the channel's statistics. Needs the `Registry`.
+ * Counts every delivery, including those that `Filter` then drops: `received` of the channel's statistics. Needs the
+ * `Registry`.
  *
  * @category constructors
  */

@@ -1,6 +1,6 @@
 /**
  * One span for each message, by the OpenTelemetry conventions for messaging, through Effect's `Tracer`; W3C Trace Context
- * and Baggage from the headers of what comes in and into the headers of what goes out.
+ * and Baggage from the headers of incoming messages into the headers of outgoing ones.
  */
 import { Context, Effect, Fiber, Random, Tracer } from "effect"
 import { Broker } from "../broker/Broker.ts"
@@ -18,9 +18,9 @@ import * as Middleware from "../pipeline/Middleware.ts"
 import * as Spans from "../telemetry/Spans.ts"
 
 /**
- * The baggage of the message that is being handled; what is published inside carries it on. Default: none.
+ * The baggage of the message in handling; messages published inside carry it on. Default: none.
  *
- * **Example** (who the request is for)
+ * **Example** (the tenant of the request)
  *
  * ```ts
  * import { Effect } from "effect"
@@ -36,20 +36,26 @@ export const Baggage = Detached.reference<Bag.Baggage>("@millrace/core/Trace/Bag
 /** Options of `middleware`. */
 export interface Options {
   /**
-   * What the span that came with a message is to the span of handling it: its `parent`, in the same trace, or only a `link`
-   * from a trace of its own. Default: `parent`.
+   * The relation of the sender's span to the span of handling: its `parent`, in the same trace, or only a `link` from a
+   * trace of its own. Default: `parent`.
    */
   readonly relation?: "parent" | "link" | undefined
-  /** The share of new traces that are recorded, from 0 to 1; a trace that came with a message is decided already. Default: 1. */
+  /**
+   * The share of new traces that are recorded, from 0 to 1; the sender has already decided for an incoming trace. Default:
+   * 1.
+   */
   readonly sample?: number | undefined
-  /** OpenTelemetry's `messaging.system` of what is published. Default: that of the `Broker` in the context, if there is one. */
+  /**
+   * OpenTelemetry's `messaging.system` of published messages. Default: that of the `Broker` in the context, if there is
+   * one.
+   */
   readonly system?: string | undefined
   /**
-   * The name of the span. Default: `process CHANNEL`, `publish CHANNEL`, and for servers and clients the channel. Of a channel
-   * with parameters the name is its address, e.g. `process plant.{machine}.temperature`.
+   * The name of the span. Default: `process CHANNEL`, `publish CHANNEL`, and for servers and clients the channel. A
+   * channel with parameters is named by its address, e.g. `process plant.{machine}.temperature`.
    */
   readonly name?: ((message: Envelope) => string) | undefined
-  /** What is replaced in the error of a span, beside the usual names of secrets. Default: nothing more. */
+  /** Values to redact in the error of a span, beside the usual names of secrets. Default: nothing more. */
   readonly redact?: Redaction.Options | undefined
   /** Attributes beside those of the conventions. Default: none. */
   readonly attributes?: ((message: Envelope) => Readonly<Record<string, unknown>>) | undefined
@@ -74,18 +80,18 @@ const inject = <M extends Envelope>(message: M, span: Tracer.AnySpan | undefined
 /**
  * Makes one span for each message, which is the parent of every span that the handler makes.
  *
- * Consumers and servers continue the trace of `traceparent` and `tracestate`, publishers and clients write theirs into the
- * headers; headers that the message has already are kept, and then the span links to them. `baggage` becomes
- * `Trace.Baggage` and is written to what is published inside. Malformed headers are ignored. The span ends with the exit of
- * the chain: its error is the chain's, or the dead letter that a middleware answered; an interruption is no error.
+ * Consumers and servers continue the trace of `traceparent` and `tracestate`, publishers and clients write theirs into
+ * the headers; headers that the message has already are kept, and then the span links to them. `baggage` becomes
+ * `Trace.Baggage` and is written to messages published inside. Malformed headers are ignored. The span ends with the exit
+ * of the chain: its error is the chain's, or the dead letter that a middleware answered; an interruption is no error.
  *
- * The span of a consumed message that is retried or becomes a dead letter has an event that says so: `millrace.redelivery`
- * (with `millrace.redelivery.delay` in seconds, where the outcome names one) or `millrace.dead_letter` (with `error.type`).
- * Such a span is handed to the exporter after the engine has decided; its end is still the end of the chain.
+ * The span of a consumed message that is retried or becomes a dead letter has an event for it: `millrace.redelivery`
+ * (with `millrace.redelivery.delay` in seconds, if the outcome names one) or `millrace.dead_letter` (with `error.type`).
+ * Such a span is exported after the engine has decided; its end is still the end of the chain.
  *
- * No span is made where the tracer is Effect's own, which shows spans to nobody, and none for a trace that its sender does
- * not sample; its context flows on all the same. A tracer that throws loses its span; that is told once on standard error, and
- * the message goes on. Nothing leaves or enters E and R.
+ * The middleware makes no span if the tracer is Effect's own, which exports nothing, and none for a trace that its sender
+ * does not sample; the trace context is still propagated. A tracer that throws loses its span; this is reported once on
+ * standard error, and the message goes on. Nothing leaves or enters E and R.
  *
  * Sources: W3C Trace Context, W3C Baggage, OpenTelemetry semantic conventions for messaging spans (1.44).
  *

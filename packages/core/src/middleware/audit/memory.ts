@@ -1,5 +1,5 @@
 /**
- * Audit rows in memory: the newest of a capacity.
+ * Keeps the newest audit rows in memory, up to a capacity.
  */
 import { Effect, Exit, Layer } from "effect"
 import * as OptionCheck from "../../message/OptionCheck.ts"
@@ -23,7 +23,7 @@ const make = (capacity: number): AuditStore["Service"] => {
   return {
     append: (entry) => {
       rows.push({ ...entry, id: (appended++).toString(36).padStart(10, "0") })
-      // the oldest go many at once: moving the rest costs more than keeping them for a while
+      // evicts the oldest rows in bulk: moving the rest costs more than keeping them for a while
       if (rows.length >= capacity * 2) rows = rows.slice(-capacity)
       return Exit.void
     },
@@ -48,12 +48,12 @@ const make = (capacity: number): AuditStore["Service"] => {
 
 /** Options of `layerMemory`. */
 export interface MemoryOptions {
-  /** The most rows; beyond it the oldest goes. An integer from 1. Default: 10,000. */
+  /** The most rows; beyond it the oldest is evicted. An integer from 1. Default: 10,000. */
   readonly capacity?: number | undefined
 }
 
 /**
- * A store in memory, for tests and trials: bounded, and gone with the process.
+ * Keeps audit rows in memory, for tests and trials: bounded, and lost with the process.
  *
  * @throws RangeError when `capacity` is not an integer from 1
  * @category layers

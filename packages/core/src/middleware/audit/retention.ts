@@ -1,5 +1,5 @@
 /**
- * Takes old rows out of an audit store.
+ * Removes old rows from an audit store.
  */
 import { Cause, Clock, type Duration, Effect, Layer, Schedule } from "effect"
 import * as Detached from "../../message/Detached.ts"
@@ -17,8 +17,8 @@ export interface RetentionOptions {
 }
 
 /**
- * Removes old rows for as long as the layer lives, at once and then `every` so often. A round that fails is logged, and the
- * next one makes up for it.
+ * Removes old rows while the layer lives, at once and then at every interval. A round that fails is logged, and the next
+ * one removes its rows.
  *
  * **Example** (a month in a memory store)
  *

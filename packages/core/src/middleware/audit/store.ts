@@ -1,23 +1,21 @@
 /**
- * What an audit store keeps, how it is asked, and how it fails.
+ * The rows of an audit store, its queries and its errors.
  */
 import { Context, Data, Duration, type Effect, Exit } from "effect"
 import type { Envelope } from "../../message/Message.ts"
 
-/**
- * What became of a message: a consumer's by its outcome, anything else `done` or `failed`.
- */
+/** The result of a message: a consumer's outcome; of any other message `done` or `failed`. */
 export type Status = "done" | "retried" | "deadLettered" | "rejected" | "released" | "failed"
 
-/** What is known of one message, before the store gives it an id. */
+/** The data of one message, before the store gives it an id. */
 export interface Entry {
   readonly kind: Envelope["kind"]
   readonly channel: string
-  /** Undefined where the message came from no partition. */
+  /** Undefined for a message without a partition. */
   readonly partition: number | undefined
   readonly position: number | undefined
   readonly key: string | undefined
-  /** The beginning of the body with its secrets replaced; undefined for a null body, or where none is kept. */
+  /** The beginning of the body with its secrets replaced; undefined for a null body, or if no body is kept. */
   readonly body: string | undefined
   /** The subscription's name. */
   readonly handler: string | undefined
@@ -25,7 +23,7 @@ export interface Entry {
   readonly attempt: number | undefined
   /** Unix time in milliseconds. */
   readonly startedAt: number
-  /** Unix time in milliseconds: `startedAt` and the duration, whatever the wall clock did meanwhile. */
+  /** Unix time in milliseconds: `startedAt` and the duration, regardless of changes of the wall clock in between. */
   readonly completedAt: number
   /** Milliseconds of the monotonic clock, from 0, with fractions. */
   readonly duration: number
@@ -40,7 +38,7 @@ export interface Row extends Entry {
   readonly id: string
 }
 
-/** Which rows; all conditions hold together. */
+/** Selects rows; all conditions must hold. */
 export interface Filter {
   /** Completed at this Unix time in milliseconds or later. */
   readonly from?: number | undefined
@@ -51,36 +49,36 @@ export interface Filter {
   readonly handler?: string | undefined
 }
 
-/** Which rows, in which order, and how many. */
+/** Selects rows, their order and their number. */
 export interface Query extends Filter {
-  /** By time of completion, then by the order in which they were appended. Default: `newest` first. */
+  /** By time of completion, then by the order in which the rows were appended. Default: `newest` first. */
   readonly order?: "newest" | "oldest" | undefined
   /** An integer from 1 to 10,000. Default: 100. */
   readonly limit?: number | undefined
-  /** Goes on where a page ended: its `next`. */
+  /** Continues after a page: its `next`. */
   readonly after?: string | undefined
 }
 
-/** Some rows. */
+/** A page of rows. */
 export interface Page {
   readonly rows: ReadonlyArray<Row>
-  /** What `after` needs to go on; undefined where there are no more. */
+  /** The cursor for `after`; undefined on the last page. */
   readonly next: string | undefined
 }
 
 /**
- * Why a store failed.
+ * The reason of a store's failure.
  *
  * - `Unreachable`: no answer at the address
  * - `Credentials`: user, password or certificate refused
- * - `Permission`: the user, or the process, may not do this
+ * - `Permission`: the user, or the process, lacks the permission
  * - `NotFound`: the database or the folder does not exist
  * - `Full`: no space is left
  * - `ReadOnly`: the file or the database takes no writes
- * - `Busy`: locked by somebody else
+ * - `Busy`: locked by another connection or process
  * - `Corrupt`: the file is no database, or a damaged one
- * - `Lost`: the connection, or the thread that writes, ended in the middle
- * - `Invalid`: an option or a query that no store can take, or a schema newer than this program
+ * - `Lost`: the connection, or the writing thread, ended during the call
+ * - `Invalid`: an option or a query that no store accepts, or a schema newer than this program
  * - `Unknown`: anything else
  */
 export type Reason =
@@ -97,13 +95,13 @@ export type Reason =
   | "Unknown"
 
 /**
- * The audit store failed; class `dependency`, and `retryAfter` is 5 seconds: the message whose row it is comes back until the
- * row is stored. It is never given up for it, since a dead letter would be an acknowledgement without a row.
+ * The audit store failed; class `dependency`, and `retryAfter` is 5 seconds: the message is redelivered until its row is
+ * stored. It is never dead-lettered for this error, since a dead letter would be an acknowledgement without a row.
  */
 export class AuditError extends Data.TaggedError("AuditError")<{
   readonly operation: "open" | "append" | "query" | "count" | "prune"
   readonly reason: Reason
-  /** What happened and what to do, with secrets redacted. */
+  /** The failure and how to fix it, with secrets redacted. */
   readonly message: string
   readonly cause?: unknown
 }> {
@@ -114,20 +112,20 @@ export class AuditError extends Data.TaggedError("AuditError")<{
 /** Keeps audit rows. */
 export class AuditStore extends Context.Service<AuditStore, {
   /**
-   * Completes when the row is as durable as the store makes it. Rows that are written together get the same effect object.
-   * The row is on its way from the call on, whether the effect is run or not.
+   * Completes when the row is as durable as the store makes it. Rows that are written together get the same effect
+   * object. The write starts with the call, whether the effect runs or not.
    */
   readonly append: (entry: Entry) => Effect.Effect<void, AuditError>
   readonly query: (query?: Query) => Effect.Effect<Page, AuditError>
   readonly count: (filter?: Filter) => Effect.Effect<number, AuditError>
-  /** Removes the rows completed before a Unix time in milliseconds, and answers how many there were. */
+  /** Removes the rows completed before a Unix time in milliseconds, and returns their number. */
   readonly prune: (options: { readonly before: number }) => Effect.Effect<number, AuditError>
 }>()("@millrace/core/Audit/Store") {}
 
-/** Where a row stands in the order of `Query`, as `Page.next` says it. */
+/** The position of a row in the order of `Query`, in the format of `Page.next`. */
 export const cursorOf = (row: Row): string => `${row.completedAt}_${row.id}`
 
-/** A query with its defaults, for authors of stores; fails with reason `Invalid` where it is out of range. */
+/** Checks a query and applies its defaults, for authors of stores; fails with reason `Invalid` if it is out of range. */
 export const readQuery = (query: Query = {}): Effect.Effect<
   {
     readonly order: "newest" | "oldest"

@@ -1,5 +1,5 @@
 /**
- * What an audit row shows of a body and of an error, with secrets replaced.
+ * Texts of bodies and errors for audit rows, with secrets replaced.
  */
 import { Cause, type Exit } from "effect"
 import { messageOf } from "../../message/Failure.ts"
@@ -11,7 +11,7 @@ import { bodyOf } from "../../telemetry/secretsIn.ts"
 // the most characters of an error message
 const maximumMessage = 1024
 
-// what a pattern of values may reach beyond the kept characters and still be found
+// characters after the kept ones, so that a secret that reaches past the end is still found
 const margin = 256
 
 const decoder = new TextDecoder()
@@ -22,7 +22,7 @@ const cut = (text: string, limit: number): string => {
   return text.slice(0, last >= 0xd800 && last < 0xdc00 ? limit - 1 : limit)
 }
 
-// what text never holds: bytes of another encoding, whose fields nobody could redact
+// control characters, which text never holds: fields of a body in a binary encoding cannot be redacted
 // oxlint-disable-next-line no-control-regex
 const binary = /[\0-\x08\x0e-\x1f]/
 
@@ -38,7 +38,7 @@ const json = (value: unknown): string | undefined => {
 const textOf = (body: unknown, limit: number): string | undefined =>
   body instanceof Uint8Array ? decoder.decode(body.subarray(0, limit * 4)) : json(body)
 
-/** The first `characters` of the body of a message, or undefined where it has none. */
+/** Returns the first `characters` of a message's body, or undefined if it has no body. */
 export const bodyText = (redaction: Redaction.Redaction, message: Envelope, characters: number): string | undefined => {
   const body = bodyOf(message)
   const text = textOf(body, characters + margin)
@@ -48,7 +48,7 @@ export const bodyText = (redaction: Redaction.Redaction, message: Envelope, char
   return cut(redaction.text(head), characters)
 }
 
-/** What led to the end of a chain, or undefined where nothing went wrong. */
+/** The error that ended a chain, or undefined if none did. */
 export const errorOf = (exit: Exit.Exit<unknown, unknown>, outcome: Outcome | undefined): unknown => {
   if (exit._tag === "Success") return outcome !== undefined && "error" in outcome ? outcome.error : undefined
   const failed = exit.cause.reasons.find(Cause.isFailReason)
@@ -58,7 +58,7 @@ export const errorOf = (exit: Exit.Exit<unknown, unknown>, outcome: Outcome | un
 
 const interrupted = { _tag: "Interrupted" }
 
-/** What an error says, without what is secret in its message's headers and body. */
+/** The message of an error, without the secrets in its message's headers and body. */
 export const errorText = (redaction: Redaction.Redaction, error: unknown, message: Envelope): string | undefined => {
   const text = messageOf(error)
   if (text === "") return undefined

@@ -1,18 +1,18 @@
 /**
- * One circuit: closed while calls succeed, open while they would fail, half-open while a few of them find out.
+ * One circuit: closed while calls succeed, open while they would fail, half-open while a few calls probe it.
  */
 import type { Intake } from "../../broker/Intake.ts"
 import { Recent } from "../../pipeline/Recent.ts"
 
-/** What a circuit does with the next call. */
+/** The state that decides the next call. */
 export type State = "closed" | "open" | "half-open"
 
-/** When a circuit opens. */
+/** The condition under which a circuit opens. */
 export type Trip =
   | { readonly _tag: "consecutive"; readonly failures: number }
   | { readonly _tag: "rate"; readonly rate: number; readonly minimum: number; readonly window: number }
 
-/** How circuits of one breaker behave; times in milliseconds. */
+/** The policy of a breaker's circuits; times in milliseconds. */
 export interface Policy {
   readonly trip: Trip
   readonly openFor: number
@@ -20,22 +20,22 @@ export interface Policy {
   readonly probes: number
 }
 
-/** What a call says of what it called: it answers, it fails, or nothing. */
+/** The verdict of a call on its dependency: it answers, it fails, or neither. */
 export type Verdict = "answers" | "fails" | undefined
 
-/** A circuit, and the intakes that wait for it. */
+/** A circuit, and the intakes that it pauses. */
 export class Circuit {
   readonly name: string
   readonly policy: Policy
   state: State = "closed"
   /** Unix time in milliseconds of the last change. */
   since: number
-  /** While it is open: when it may be probed. */
+  /** The time of the next probe while the circuit is open. */
   until = 0
   refused = 0
-  /** Another one may have its name by now. */
+  /** The circuit was evicted; a newer one may have its name. */
   isForgotten = false
-  /** Grows with each change: what was called before it has no say after it. */
+  /** Increases with each change: a call that started in an earlier era is not counted. */
   era = 0
   private failures = 0
   private openings = 0
@@ -53,12 +53,12 @@ export class Circuit {
     this.recent = policy.trip._tag === "rate" ? new Recent(policy.trip.window) : undefined
   }
 
-  /** Nothing would change if it were forgotten. */
+  /** The circuit is closed and has counted no failure, so it is evicted first. */
   get isIdle(): boolean {
     return this.state === "closed" && this.failures === 0
   }
 
-  /** Milliseconds until a call may pass; 0 where it passes now. */
+  /** Returns the milliseconds until a call may pass; 0 lets it pass now. */
   admit(now: number, intake: Intake | undefined): number {
     if (this.state === "closed") return 0
     if (intake !== undefined) this.intakes.add(intake)
@@ -67,7 +67,7 @@ export class Circuit {
       ? this.until - now
       : this.hasRoom
       ? 0
-      // nobody knows how long a probe takes
+      // the duration of a probe is unknown
       : Math.min(1000, this.policy.openFor)
     if (wait === 0) this.out++
     else this.refused++
@@ -75,7 +75,7 @@ export class Circuit {
     return wait
   }
 
-  /** What a call of an era came to. */
+  /** Records the verdict of a call that started in `era`. */
   record(era: number, verdict: Verdict, now: () => number, intake: Intake | undefined): void {
     if (era !== this.era) return
     if (this.state === "half-open") {
@@ -101,7 +101,7 @@ export class Circuit {
     if (this.recent!.exceeds(trip.rate, trip.minimum)) this.open(at, intake)
   }
 
-  /** Opens it by hand: until it is closed by hand. */
+  /** Opens the circuit manually, until `close` is called. */
   hold(now: number): void {
     this.until = Number.POSITIVE_INFINITY
     if (this.state !== "open") this.change("open", now)
@@ -138,7 +138,7 @@ export class Circuit {
     this.changed(this, from)
   }
 
-  /** Intakes follow the circuit: shut while no call would pass. */
+  /** Pauses the intakes while no call would pass, and resumes them otherwise. */
   private turn(now: number): void {
     if (this.state === "closed") {
       for (const intake of this.intakes) intake.resume(this)

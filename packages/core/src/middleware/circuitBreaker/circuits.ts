@@ -1,20 +1,20 @@
 /**
- * The circuits of a process, and how others learn of them.
+ * The circuits of a process, and their statistics and transitions.
  */
 import { Clock, Context, Effect, Layer, Metric, PubSub, Stream } from "effect"
 import * as Detached from "../../message/Detached.ts"
 import * as OptionCheck from "../../message/OptionCheck.ts"
 import { Circuit, type Policy, type State } from "./circuit.ts"
 
-/** How a circuit is. */
+/** The state of a circuit. */
 export interface CircuitStatistics {
   readonly name: string
   readonly state: State
   /** Unix time in milliseconds of its last change. */
   readonly since: number
-  /** While it is open: Unix time in milliseconds at which it may be probed; Infinity where it was opened by hand. */
+  /** Unix time in milliseconds of the next probe while the circuit is open; Infinity if it was opened manually. */
   readonly until: number | undefined
-  /** How many calls it has refused. */
+  /** How many calls the circuit has refused. */
   readonly refused: number
 }
 
@@ -29,25 +29,25 @@ export interface Transition {
 
 /** The circuits of this process. */
 export class CircuitBreakerCircuits extends Context.Service<CircuitBreakerCircuits, {
-  /** The circuit of a name; the first that asks for it decides its policy. */
+  /** The circuit of a name; the first caller decides its policy. */
   readonly of: (name: string, policy: Policy) => Circuit
   /** Unix time in milliseconds. */
   readonly now: () => number
-  /** All circuits that were asked for, in that order. */
+  /** All circuits, in the order of their first call. */
   readonly snapshot: Effect.Effect<ReadonlyArray<CircuitStatistics>>
-  /** Opens a circuit until it is closed by hand; false where no call has met it yet. */
+  /** Opens a circuit until `close` is called; false if no call has used it yet. */
   readonly open: (name: string) => Effect.Effect<boolean>
-  /** Closes a circuit; false where no call has met it yet. */
+  /** Closes a circuit; false if no call has used it yet. */
   readonly close: (name: string) => Effect.Effect<boolean>
-  /** What changes from now on; of a reader that is slow the oldest are dropped, beyond 256. */
+  /** The changes from now on; a slow reader loses the oldest beyond 256. */
   readonly transitions: Stream.Stream<Transition>
 }>()("@millrace/core/CircuitBreaker/Circuits") {}
 
-/** How much is kept. */
+/** Limits the number of circuits. */
 export interface CircuitsOptions {
   /**
-   * The most circuits; an integer from 1. Beyond, one that is closed and has counted no failure is forgotten for a new one,
-   * and where 16 looked at are all in use, the oldest. Default: 10,000.
+   * The most circuits; an integer from 1. Beyond it, a new circuit evicts one that is closed and has counted no failure;
+   * if the 16 oldest are all in use, it evicts the oldest. Default: 10,000.
    */
   readonly capacity?: number | undefined
 }
@@ -60,7 +60,7 @@ const transitionsTotal = Metric.counter("millrace.circuit.transitions", {
 })
 
 /**
- * Circuits in the memory of this process; each process finds out for itself.
+ * Keeps circuits in the memory of this process; each process detects failures by itself.
  *
  * Each change is logged (a warning when a circuit opens), counted as `millrace.circuit.transitions` by `circuit` and `state`,
  * and shown in the health of the subscriptions that it pauses.

@@ -1,6 +1,6 @@
 /**
- * How log lines are written: one line for each, flat fields, nothing that could begin another line, and secrets redacted once
- * more, whoever logged them.
+ * Formats log lines: one line each, flat fields, no character that could begin another line, and secrets redacted once
+ * more, from any logging code.
  */
 import { Config, ConfigProvider, Effect, Layer, Logger, LogLevel, References } from "effect"
 import { prettyOf } from "../../message/causeText.ts"
@@ -11,14 +11,14 @@ import { escaped } from "./text.ts"
 
 const formats = ["json", "logfmt", "pretty"] as const
 
-/** How a line is written. */
+/** The format of a line. */
 export type Format = typeof formats[number]
 
 /** Options of `format`. */
 export interface FormatOptions {
   /** Default: `json`. */
   readonly format?: Format | undefined
-  /** What is replaced in messages, causes and annotations, beside the usual names of secrets. Default: nothing more. */
+  /** Values to redact in messages, causes and annotations, beside the usual names of secrets. Default: nothing more. */
   readonly redact?: Redaction.Options | undefined
   /** Whether `pretty` is coloured. Default: false. */
   readonly colors?: boolean | undefined
@@ -30,13 +30,13 @@ export interface LayerOptions extends FormatOptions {
   readonly level?: LogLevel.LogLevel | undefined
 }
 
-/** The most characters of one value, and the most fields of one line; what is beyond is left out. */
+/** The most characters of one value, and the most fields of one line; the rest is left out. */
 export const bounds = { value: 16_384, fields: 256 } as const
 
-// what every line has; an annotation of that name is shown under another
+// fields of the line itself; an annotation of the same name gets the prefix `annotation.`
 const own: ReadonlySet<string> = new Set(["timestamp", "level", "message", "cause", "spans"])
 
-/** Names that are remembered as secret or not; what comes beyond is decided anew each time. */
+/** The most names cached as secret or not; further names are checked each time. */
 const remembered = 1000
 
 const word = /^[\w/@+-]{0,128}$/
@@ -61,7 +61,7 @@ const cleaner = (redact: Redaction.Options | undefined) => {
     if (names.size < remembered) names.set(name, found)
     return found
   }
-  // most values are one word, in which only a pattern or a schema of the program's own could find something
+  // most values are one word, in which only the program's own patterns or schemas could find a secret
   const usual = redact?.values === undefined && redact?.schemas === undefined
   const text = (value: string): string =>
     usual && word.test(value) && !value.startsWith("eyJ") ? value : redaction.text(cut(value))
@@ -130,7 +130,7 @@ const fieldsOf = (
 const json = (fields: Fields): string => {
   let out = ""
   for (const [name, value] of fields) out += `${out === "" ? "{" : ","}${JSON.stringify(name)}:${JSON.stringify(value)}`
-  // what JSON lets stand, and terminals and viewers do not
+  // characters that JSON permits and terminals and viewers do not
   return escaped(`${out}}`)
 }
 
@@ -142,7 +142,7 @@ const pair = (name: string, value: unknown): string => {
   return `${label}=${bare.test(text) ? text : escaped(JSON.stringify(text))}`
 }
 
-/** Objects become fields with dotted names, as the format has no other; lists stay JSON. */
+/** Objects become fields with dotted names, since logfmt has no nesting; lists stay JSON. */
 const pairs = (name: string, value: unknown, into: Array<string>): void => {
   if (into.length >= bounds.fields) return
   if (typeof value !== "object" || value === null || Array.isArray(value)) return void into.push(pair(name, value))
@@ -174,19 +174,19 @@ const pretty = (colors: boolean) => {
 }
 
 /**
- * Formats a line of any logging, Effect's included: `timestamp` (ISO 8601, UTC, milliseconds), `level`, `message`, and each
- * annotation as a field beside them, in the order in which they were added; then `spans` and `cause` where they are there. For
- * files, batches and consoles of one's own; programs use `layer`.
+ * Formats a line of any logging, Effect's included: `timestamp` (ISO 8601, UTC, milliseconds), `level`, `message`, and
+ * each annotation as a field beside them, in the order of their addition; then `spans` and `cause` if present. For custom
+ * files, batches and consoles; programs use `layer`.
  *
  * - `json`: one object, flat; nested annotations stay nested.
- * - `logfmt`: `name=value`, quoted as JSON where it has to be; nested annotations as `name.inner=value`.
- * - `pretty`: `time LEVEL message name=value …`, the one format in which a cause takes lines of its own, indented.
+ * - `logfmt`: `name=value`, quoted as JSON if necessary; nested annotations as `name.inner=value`.
+ * - `pretty`: `time LEVEL message name=value …`, the only format in which a cause takes lines of its own, indented.
  *
  * Values whose names are secrets, credentials and JSON web tokens are replaced in messages, causes and annotations, at any
  * depth. Line breaks and control characters are escapes. An annotation named like a field of the line is shown as
  * `annotation.NAME`. At most 256 fields, of 16,384 characters each.
  *
- * **Example** (a line of a program of one's own)
+ * **Example** (a line of a custom logger)
  *
  * ```ts
  * import { Effect, Logger } from "effect"
@@ -220,8 +220,8 @@ const printed = (line: Logger.Logger<unknown, string>): Logger.Logger<unknown, v
 }
 
 /**
- * Writes all logging of a program by `format` to Effect's `Console`, from `level` on, in place of Effect's own console line;
- * log lines stay events of the current span. `Logger.LogToStderr` chooses the stream.
+ * Writes all logging of a program by `format` to Effect's `Console`, from `level` on, in place of Effect's own console
+ * line; log lines stay events of the current span. `Logger.LogToStderr` chooses the stream.
  *
  * **Example** (logfmt, with debug lines)
  *
@@ -240,7 +240,7 @@ export const layer = (options: LayerOptions = {}): Layer.Layer<never> =>
     Layer.succeed(References.MinimumLogLevel, options.level ?? "Info")
   )
 
-/** One of some words, in any case; what is wrong is refused with the variable's name. */
+/** Reads one of some words, in any case; any other value fails with the variable's name. */
 const wordOf = <const T extends string>(name: string, words: ReadonlyArray<T>, otherwise: T): Config.Config<T> =>
   Config.String(name).pipe(
     Config.mapEffect((text) => {
@@ -254,8 +254,8 @@ const wordOf = <const T extends string>(name: string, words: ReadonlyArray<T>, o
   )
 
 /**
- * As `layer`, with format and level from the environment: `LOG_FORMAT` (`json`, `logfmt`, `pretty`) and `LOG_LEVEL` (`all`,
- * `trace`, `debug`, `info`, `warn`, `error`, `fatal`, `none`), in any case. `options` go before the
+ * As `layer`, with format and level from the environment: `LOG_FORMAT` (`json`, `logfmt`, `pretty`) and `LOG_LEVEL`
+ * (`all`, `trace`, `debug`, `info`, `warn`, `error`, `fatal`, `none`), in any case. `options` take precedence over the
  * environment. Fails with a `ConfigError` that names the variable.
  *
  * @category layers

@@ -1,5 +1,5 @@
 /**
- * One line, from a fiber to its loggers.
+ * Writes one line from a fiber to its loggers.
  */
 import { type Cause, Clock, Context, DateTime, type Fiber, LogLevel, References } from "effect"
 import * as Lost from "../../telemetry/Lost.ts"
@@ -24,13 +24,13 @@ export const write = (
     try {
       logger.log({ fiber, date, cause: line.cause, logLevel: line.level, message: [line.text] })
     } catch (defect) {
-      // a line is lost, which is less than a message
+      // losing a line is better than failing the message
       Lost.tell("A logger", defect)
     }
   }
   fiber.setContext(context)
 }
 
-/** Whether a line of the level is written. */
+/** Whether lines of the level are written. */
 export const isEnabled = (fiber: Fiber.Fiber<unknown, unknown>, level: LogLevel.Severity): boolean =>
   !LogLevel.isGreaterThan(fiber.cache.minimumLogLevel, level)

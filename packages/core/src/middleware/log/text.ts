@@ -1,23 +1,23 @@
 /**
- * What a log line shows of texts and bodies that came from outside: cut, on one line, and without secrets.
+ * Texts and bodies from outside for log lines: cut, on one line, and without secrets.
  */
 import { hasProperty } from "effect/Predicate"
 import * as Outcome from "../../message/Outcome.ts"
 import type * as Redaction from "../../telemetry/Redaction.ts"
 
-// control characters, line and paragraph separators, and what turns the direction of text
+// control characters, line and paragraph separators, and characters that change the direction of text
 // oxlint-disable-next-line no-control-regex
 const breaking = /[\u0000-\u001f\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069]/g
 
-/** What could begin another line, or hide one, written as an escape. */
+/** Escapes characters that could begin another line, or hide one. */
 export const escaped = (text: string): string =>
   text.replace(breaking, (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, "0")}`)
 
-/** One line of at most `limit` characters before its escapes. */
+/** Puts a text on one line of at most `limit` characters, counted before the escapes. */
 export const oneLine = (text: string, limit = 256): string =>
   escaped(text.length > limit ? `${text.slice(0, limit - 1)}…` : text)
 
-// what a pattern of values may reach beyond the shown characters and still be found
+// characters after the shown ones, so that a secret that reaches past the end is still found
 const margin = 256
 const decoder = new TextDecoder()
 
@@ -34,7 +34,7 @@ const textOf = (payload: unknown, limit: number): string => {
   }
 }
 
-/** The first `limit` characters of a body that is JSON, else its size. */
+/** Returns the first `limit` characters of a JSON body, or the size of any other body. */
 export const bodyText = (redaction: Redaction.Redaction, payload: unknown, limit: number): string => {
   const text = textOf(payload, limit + margin)
   return /^\s*[{["]/.test(text) ? oneLine(redaction.text(text), limit) : sizeOf(payload)
@@ -42,7 +42,7 @@ export const bodyText = (redaction: Redaction.Redaction, payload: unknown, limit
 
 const responses = ["~effect/http/HttpServerResponse", "~effect/http/HttpClientResponse"]
 
-/** What is shown of an answer: the status of a response, and a body that is at hand. Outcomes are no answers. */
+/** The fields of an answer: the status of a response, and a body that is available. Outcomes are no answers. */
 export const answerOf = (
   redaction: Redaction.Redaction,
   value: unknown,
@@ -53,7 +53,7 @@ export const answerOf = (
   const statusCode = hasProperty(value, "status") && typeof value.status === "number"
     ? { statusCode: value.status }
     : {}
-  // a client's response is a stream, which is its reader's
+  // the body of a client's response is a stream that belongs to its reader
   const body = hasProperty(value, responses[0]!) && hasProperty(value, "body") ? value.body : undefined
   return hasProperty(body, "_tag") && body._tag === "Uint8Array" && hasProperty(body, "body")
     ? { ...statusCode, answer: bodyText(redaction, body.body, limit) }
