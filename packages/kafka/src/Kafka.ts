@@ -22,12 +22,13 @@ import { transactional } from "./internal/platformatic/Transaction.ts"
 
 export type { Sasl, Tls } from "./internal/Options.ts"
 
-/** Options of this client: those of `KafkaJs`, and one more. */
+/** Options of this client: those of `KafkaJs` and `groupProtocol`. */
 export interface Options extends KafkaOptions.Options {
   /**
-   * Kafka's `group.protocol`. By `classic`, all members of a group stop when one comes or goes. By `consumer`, the broker
-   * divides the partitions and only those stop that move; it needs Kafka 4.0, and the broker sets the session timeout and the
-   * heartbeat interval in place of `consumer.sessionTimeout` and `consumer.heartbeatInterval`. Default: `classic`.
+   * Kafka's `group.protocol`. With `classic`, a rebalance stops all members of the group. With `consumer`, the broker assigns
+   * the partitions and a rebalance stops only the partitions that move; this needs Kafka 4.0, and the broker sets the session
+   * timeout and the heartbeat interval in place of `consumer.sessionTimeout` and `consumer.heartbeatInterval`. Default:
+   * `classic`.
    */
   readonly groupProtocol?: GroupProtocol | undefined
 }
@@ -41,10 +42,10 @@ const checked = (options: Options) =>
   )
 
 /**
- * Kafka as a driver, for an engine of one's own; connected as long as the scope is open.
+ * Connects to Kafka as a driver for an engine of the caller's own. The connection closes with the scope.
  *
- * Fails with a `BrokerError`: `Invalid` for a bad option, `Unreachable` where no Kafka answers, `Credentials` where it
- * refuses the user, the password or the certificate.
+ * Fails with a `BrokerError`: `Invalid` for a bad option, `Unreachable` if no Kafka answers, `Credentials` if Kafka refuses
+ * the user, the password or the certificate.
  *
  * @category constructors
  */
@@ -67,7 +68,7 @@ export const driver = (options: Options): Effect.Effect<Driver.Driver, BrokerErr
   })
 
 /**
- * Kafka as the broker of a program.
+ * Provides Kafka as the broker of a program.
  *
  * **Example** (a subscription by the protocol "consumer")
  *
@@ -92,9 +93,9 @@ export const layer = (options: Options): Layer.Layer<Broker.Broker, BrokerError.
   Engine.layer(driver(options))
 
 /**
- * Kafka with its address and credentials from the environment: `KAFKA_BROKERS` (`host:port,…`, or
+ * Provides Kafka with its address and credentials from the environment: `KAFKA_BROKERS` (`host:port,…`, or
  * `kafka://user:password@host:port`), `KAFKA_CLIENT_ID`, `KAFKA_TLS` (`on`, `off`), `KAFKA_SASL_MECHANISM`, `KAFKA_USERNAME`,
- * `KAFKA_PASSWORD`, `KAFKA_MISSING_TOPICS` (`refuse`, `create`). `options` go before the environment.
+ * `KAFKA_PASSWORD`, `KAFKA_MISSING_TOPICS` (`refuse`, `create`). `options` override the environment.
  *
  * Fails with a `ConfigError` that names the variable, or as `layer` does.
  *
@@ -106,7 +107,7 @@ export const layerConfig = (
   Layer.unwrap(Effect.map(KafkaOptions.config, (found) => layer({ ...found, ...options })))
 
 /**
- * The service `KafkaAdmin` by this client, connected at once.
+ * Provides the service `KafkaAdmin` by this client and connects at once.
  *
  * **Example** (a topic with the settings that the program needs)
  *
@@ -121,7 +122,7 @@ export const layerConfig = (
  * }).pipe(Effect.provide(Kafka.layerAdmin({ brokers: "localhost:9092" })))
  * ```
  *
- * Fails with a `BrokerError` that says what to do where an option is bad, the address is wrong or the credentials are refused.
+ * Fails with a `BrokerError` that says what to do if an option is bad, the address is wrong or the credentials are refused.
  *
  * @category layers
  */
@@ -135,8 +136,9 @@ export const layerAdmin = (options: Options): Layer.Layer<Admin.KafkaAdmin, Brok
   )
 
 /**
- * The service `KafkaTransaction` by this client, connected at once. With `after` it promises exactly once: the transaction names
- * the member and its generation, and Kafka refuses a transaction whose partition another member has by now.
+ * Provides the service `KafkaTransaction` by this client and connects at once. With `after`, transactions are exactly once: a
+ * transaction names the member and its generation, and Kafka refuses the transaction if the partition has moved to another
+ * member.
  *
  * Fails with a `BrokerError` when an option is bad or Kafka cannot be reached.
  *

@@ -1,6 +1,6 @@
 /**
- * Tokens of AWS IAM for Amazon MSK, signed by Signature Version 4 without an SDK: a presigned URL of the action
- * `kafka-cluster:Connect`, in base64url, as the token of SASL OAUTHBEARER.
+ * Tokens of AWS IAM for Amazon MSK, signed with Signature Version 4 without an SDK. The token for SASL OAUTHBEARER is a
+ * presigned URL of the action `kafka-cluster:Connect`, in base64url.
  *
  * Formats: https://github.com/aws/aws-msk-iam-sasl-signer-js and
  * https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
@@ -9,11 +9,11 @@ import { Clock, DateTime, Effect, Redacted } from "effect"
 import { createHash, createHmac } from "node:crypto"
 import type { Source } from "./internal/Token.ts"
 
-/** Credentials of AWS, as its SDKs and its metadata services name them. */
+/** Credentials of AWS, with the names that its SDKs and metadata services use. */
 export interface AwsCredentials {
   readonly accessKeyId: string
   readonly secretAccessKey: string | Redacted.Redacted
-  /** With temporary credentials. */
+  /** Only for temporary credentials. */
   readonly sessionToken?: string | Redacted.Redacted | undefined
 }
 
@@ -21,11 +21,11 @@ export interface AwsCredentials {
 export interface Options<E = never> {
   /** The region of the cluster, e.g. `eu-central-1`. */
   readonly region: string
-  /** Constant credentials, or an Effect that obtains them; it runs for each token, so it may follow a role's rotation. */
+  /** Constant credentials, or an Effect that obtains them. The Effect runs for each token, so a role's rotation takes effect. */
   readonly credentials: AwsCredentials | Effect.Effect<AwsCredentials, E>
 }
 
-/** How long a token is valid, in seconds: the longest that Amazon MSK takes. */
+/** The lifetime of a token in seconds, the maximum that Amazon MSK accepts. */
 export const lifetime = 900
 
 const algorithm = "AWS4-HMAC-SHA256"
@@ -39,7 +39,7 @@ const plain = (text: string | Redacted.Redacted): string => typeof text === "str
 const encode = (text: string): string =>
   encodeURIComponent(text).replace(/[!'()*]/g, (found) => `%${found.charCodeAt(0).toString(16).toUpperCase()}`)
 
-/** A presigned URL of `GET`, at a time in Unix milliseconds. */
+/** Presigns a `GET` URL; `now` is in Unix milliseconds. */
 const presign = (region: string, credentials: AwsCredentials, now: number): string => {
   const { accessKeyId, secretAccessKey, sessionToken } = credentials
   const host = `kafka.${region}.amazonaws.com`
@@ -65,7 +65,7 @@ const presign = (region: string, credentials: AwsCredentials, now: number): stri
 }
 
 /**
- * Tokens for `sasl: { mechanism: "oauthbearer", token }`, one for each connection, valid for 900 seconds.
+ * Makes tokens for `sasl: { mechanism: "oauthbearer", token }`, one for each connection, valid for 900 seconds.
  *
  * **Example** (a cluster of Amazon MSK)
  *
@@ -82,8 +82,8 @@ const presign = (region: string, credentials: AwsCredentials, now: number): stri
  * })
  * ```
  *
- * An error of `credentials` fails the connection with `Credentials`. Empty credentials throw a `RangeError`, or fail the connection
- * where an Effect obtains them.
+ * An error of `credentials` fails the connection with `Credentials`. Empty constant credentials throw a `RangeError`; empty
+ * credentials from an Effect fail the connection.
  *
  * @category constructors
  */

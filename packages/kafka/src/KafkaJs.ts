@@ -25,7 +25,7 @@ export type { Options, Sasl, Tls } from "./internal/Options.ts"
 const unsupported = (message: string): BrokerError.BrokerError =>
   BrokerError.make({ system: "kafka", operation: "connect", reason: "Unsupported", message })
 
-/** Checks options, and refuses those that kafkajs has nothing for. */
+/** Checks options and refuses those that kafkajs does not support. */
 const check = (options: KafkaOptions.Options): Effect.Effect<KafkaOptions.ResolvedOptions, BrokerError.BrokerError> =>
   Effect.flatMap(KafkaOptions.check(options), (settings) => {
     const { instanceId, rack } = settings.consumer
@@ -35,7 +35,7 @@ const check = (options: KafkaOptions.Options): Effect.Effect<KafkaOptions.Resolv
     if (options.consumer?.progress === "metadata") {
       return Effect.fail(unsupported("kafkajs commits offsets alone: leave consumer.progress out, or use Kafka."))
     }
-    // its check for the replica it asked is never true, so it resets the offset where a replica is behind
+    // kafkajs's check of the preferred read replica is never true, so it resets the offset when a follower lags behind
     return rack === ""
       ? Effect.succeed(settings)
       : Effect.fail(unsupported(
@@ -44,10 +44,10 @@ const check = (options: KafkaOptions.Options): Effect.Effect<KafkaOptions.Resolv
   })
 
 /**
- * Kafka as a driver, for an engine of one's own; connected as long as the scope is open.
+ * Connects to Kafka as a driver for an engine of the caller's own. The connection closes with the scope.
  *
- * Fails with a `BrokerError`: `Invalid` for a bad option, `Unreachable` where no Kafka answers, `Credentials` where it
- * refuses the user, the password or the certificate.
+ * Fails with a `BrokerError`: `Invalid` for a bad option, `Unreachable` if no Kafka answers, `Credentials` if Kafka refuses
+ * the user, the password or the certificate.
  *
  * @category constructors
  */
@@ -73,7 +73,7 @@ export const driver = (
   })
 
 /**
- * Kafka as the broker of a program.
+ * Provides Kafka as the broker of a program.
  *
  * **Example** (a subscription on Kafka)
  *
@@ -98,8 +98,8 @@ export const layer = (options: KafkaOptions.Options): Layer.Layer<Broker.Broker,
   Engine.layer(driver(options))
 
 /**
- * Kafka with its address and credentials from the environment, by the same variables as `Kafka.layerConfig`. `options`
- * go before the environment.
+ * Provides Kafka with its address and credentials from the environment, by the same variables as `Kafka.layerConfig`.
+ * `options` override the environment.
  *
  * Fails with a `ConfigError` that names the variable, or as `layer` does.
  *
@@ -111,9 +111,9 @@ export const layerConfig = (
   Layer.unwrap(Effect.map(KafkaOptions.config, (found) => layer({ ...found, ...options })))
 
 /**
- * The service `KafkaAdmin` of `@millrace/kafka/KafkaAdmin` by this client, connected at once.
+ * Provides the service `KafkaAdmin` of `@millrace/kafka/KafkaAdmin` by this client and connects at once.
  *
- * Fails with a `BrokerError` that says what to do where an option is bad, the address is wrong or the credentials are refused.
+ * Fails with a `BrokerError` that says what to do if an option is bad, the address is wrong or the credentials are refused.
  *
  * @category layers
  */
@@ -129,10 +129,11 @@ export const layerAdmin = (
   )
 
 /**
- * The service `KafkaTransaction` of `@millrace/kafka/KafkaTransaction` by this client, connected at once.
+ * Provides the service `KafkaTransaction` of `@millrace/kafka/KafkaTransaction` by this client and connects at once.
  *
- * With `after` it promises **at least once**: kafkajs cannot name the member whose offsets it moves, so the group is asked for
- * the member just before the commit. `Kafka.layerTransaction` promises exactly once, also for consumers by kafkajs.
+ * With `after`, transactions are **at least once**: kafkajs cannot name the member whose offsets a transaction commits, so
+ * the layer checks the membership just before the commit. `Kafka.layerTransaction` is exactly once, also for consumers by
+ * kafkajs.
  *
  * Fails with a `BrokerError` when an option is bad or Kafka cannot be reached.
  *

@@ -1,5 +1,5 @@
 /**
- * Millrace on Apache Kafka, by @platformatic/kafka. `@millrace/kafka/KafkaJs` is the same by kafkajs.
+ * Millrace on Apache Kafka by @platformatic/kafka. `@millrace/kafka/KafkaJs` has the same API by kafkajs.
  */
 export * as Kafka from "./Kafka.ts"
 export * as KafkaAdmin from "./KafkaAdmin.ts"

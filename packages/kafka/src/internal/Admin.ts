@@ -1,5 +1,5 @@
 /**
- * Looking after topics and groups: what the broker's own tools do, as a service over any client.
+ * The service that manages topics and groups, over either client.
  */
 import type { BrokerError, Driver } from "@millrace/core"
 import { Context, Effect } from "effect"
@@ -10,62 +10,62 @@ import * as Topology from "./Topology.ts"
 
 type Failed = BrokerError.BrokerError
 
-/** How far a group is in one partition; positions are those of the next message. */
+/** The progress of a group in one partition; positions are those of the next message. */
 export interface Progress {
   readonly partition: number
-  /** What the group has committed, or undefined where it has not yet. */
+  /** The committed position of the group; undefined if it has committed none. */
   readonly committed: number | undefined
   readonly low: number
   readonly high: number
-  /** Messages that are left to it: from `low` on where it has committed nothing. */
+  /** The messages left to the group; counted from `low` if it has committed nothing. */
   readonly lag: number
 }
 
-/** A group and what it does. */
+/** A group: its state and its members. */
 export interface Group {
   readonly group: string
-  /** Kafka's word: `Stable`, `Empty`, `PreparingRebalance`, `CompletingRebalance`, `Dead` or `Unknown`. */
+  /** Kafka's name of the state: `Stable`, `Empty`, `PreparingRebalance`, `CompletingRebalance`, `Dead` or `Unknown`. */
   readonly state: string
   readonly members: ReadonlyArray<{ readonly clientId: string; readonly host: string }>
 }
 
 /** Topics, groups and positions of a Kafka. Every operation fails with a `BrokerError`, most of operation `declare`. */
 export class KafkaAdmin extends Context.Service<KafkaAdmin, {
-  /** Creates a topic, or fails with `Conflict` where it exists and differs; `settings` are Kafka's own topic configs. */
+  /** Creates a topic; fails with `Conflict` if it exists and differs. `settings` are Kafka's own topic configs. */
   readonly declare: (declaration: Driver.Declaration) => Effect.Effect<void, Failed>
-  /** Names of all topics, without Kafka's own. */
+  /** Lists the names of all topics, without Kafka's internal ones. */
   readonly topics: Effect.Effect<ReadonlyArray<string>, Failed>
-  /** Deletes a topic and all that is in it; `NotFound` where there is none. */
+  /** Deletes a topic and its messages; fails with `NotFound` if it does not exist. */
   readonly deleteTopic: (channel: string) => Effect.Effect<void, Failed>
-  /** Lowest and next position of each partition, in order. */
+  /** Reads the lowest and the next position of each partition, in order. */
   readonly positions: (
     channel: string
   ) => Effect.Effect<ReadonlyArray<{ readonly partition: number; readonly low: number; readonly high: number }>, Failed>
-  /** Names of all groups. */
+  /** Lists the names of all groups. */
   readonly groups: Effect.Effect<ReadonlyArray<string>, Failed>
   readonly describeGroup: (group: string) => Effect.Effect<Group, Failed>
-  /** How far a group is, and how much is left to it, in order of partition. */
+  /** Reads the progress and the lag of a group, in order of partition. */
   readonly lag: (group: string, channel: string) => Effect.Effect<ReadonlyArray<Progress>, Failed>
   /**
-   * Moves a group without members: to the start, to the end, to the first messages of a time or later, or each partition to a
-   * position.
+   * Sets the offsets of a group without members: to the start, to the end, to the first messages at or after a time, or each
+   * partition to a position.
    */
   readonly move: (
     group: string,
     channel: string,
     to: "earliest" | "latest" | Date | ReadonlyArray<{ readonly partition: number; readonly position: number }>
   ) => Effect.Effect<void, Failed>
-  /** Forgets a group that nobody is a member of, and its positions. */
+  /** Deletes a group without members, and its offsets. */
   readonly deleteGroup: (group: string) => Effect.Effect<void, Failed>
 }>()("@millrace/kafka/KafkaAdmin/KafkaAdmin") {}
 
-/** The service of a connection. */
+/** Makes the service of a connection. */
 export const make = (settings: ResolvedOptions, cluster: Cluster): KafkaAdmin["Service"] => {
   const call = <A>(run: () => Promise<A>, where?: { readonly channel: string }) =>
     Errors.attempt(settings.place, "declare", run, where)
   const callGroup = <A>(run: () => Promise<A>, where: { readonly channel?: string; readonly group: string }) =>
     Errors.attemptGroup(settings, "declare", run, where)
-  // clients take an unknown topic for one that is about to come
+  // clients assume that an unknown topic is being created
   const known = (channel: string) => call(() => cluster.leaders(channel), { channel })
   const positions: KafkaAdmin["Service"]["positions"] = (channel) =>
     Effect.andThen(known(channel), Topology.bounds(settings, cluster, "declare", channel))

@@ -1,17 +1,17 @@
 /**
- * How a group by the classic protocol divides its partitions, whichever client its leader runs on.
+ * The partition assignment of a group with the classic protocol, the same on either client.
  */
 
-/** A partition by the name of its topic. */
+/** A partition, with its topic's name. */
 export interface Assigned {
   readonly topic: string
   readonly partition: number
 }
 
-/** The name under which members of either client agree on how partitions are dealt: kafkajs's own for taking turns. */
+/** The name of the assignment strategy that members of either client agree on: kafkajs's own name for round robin. */
 export const assigner = "RoundRobinAssigner"
 
-/** Deals partitions in turn, each to a member that asked for its topic. */
+/** Assigns partitions round robin among the members that subscribe to the topic. */
 export const deal = (
   members: ReadonlyArray<{ readonly memberId: string; readonly topics: ReadonlyArray<string> }>,
   counts: ReadonlyMap<string, number>

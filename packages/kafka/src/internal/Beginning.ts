@@ -1,6 +1,7 @@
 /**
- * Where groups begin. A partition without a position tells of a new group only where the group has no position in anything
- * that its subscription reads: else the partition, or its topic, was added since, and is read from its first message.
+ * The positions at which groups begin. A partition without a committed offset indicates a new group only if the group has no
+ * offset in any topic of its subscription. Otherwise the partition, or its topic, was added later, and is read from its first
+ * message.
  */
 import type { BrokerError, Driver } from "@millrace/core"
 import { Effect } from "effect"
@@ -10,18 +11,18 @@ import type { ResolvedOptions } from "./Options.ts"
 
 type Failed = BrokerError.BrokerError
 
-/** A position in a partition of a topic: of the next message. */
+/** The position of the next message in a partition of a topic. */
 export interface Place {
   readonly topic: string
   readonly partition: number
   readonly position: number
-  /** What the broker keeps beside the position. */
+  /** The metadata that the broker stores with the offset. */
   readonly metadata?: string | null | undefined
 }
 
 /**
- * The subscriptions of a driver whose group is known to have begun. Kafka forgets positions with their topic, so a topic that
- * was made anew would else be one that the group has yet to begin.
+ * The subscriptions of a driver whose groups have begun. Kafka deletes offsets with their topic, so without this a recreated
+ * topic would look like one of a new group.
  */
 export class Begun {
   private readonly names = new Set<string>()
@@ -37,15 +38,15 @@ export class Begun {
 
 const nameOf = ({ channel, group }: Driver.ConsumeOptions): string => JSON.stringify([group, channel])
 
-// a topic has an answer of its own from each of its leaders
+// each leader of a topic answers separately
 const atOnce = { concurrency: 8 }
 
 /**
- * Gives a group that begins `latest`, or at a time, its place in every partition of the topics, those of other members too, in
- * one commit. Does nothing where the group has begun before.
+ * Commits the starting position of a group that begins at `latest` or at a time, in every partition of the topics (also in
+ * those of other members), in one commit. Does nothing if the group has begun before.
  *
- * `ends` is asked before the positions of the group. So a member that finds none, while another one commits, has ends from
- * before that commit, and passes over nothing that was published since the other one was ready.
+ * `ends` runs before the offsets of the group are read. If another member commits in between, this member's ends are older
+ * than that commit, so no message that was published after the other member became ready is skipped.
  */
 export const begin = (
   parts: {

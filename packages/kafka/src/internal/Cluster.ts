@@ -1,13 +1,13 @@
 /**
- * What every part of this package asks of a Kafka beside publishing and consuming: topics, groups and their positions. One for
- * each client library.
+ * The requests to Kafka besides publishing and consuming: topics, groups and their positions. Each client library implements
+ * them.
  */
 
-/** Where a group is, in one partition: the position of the next message. */
+/** The position of the next message for a group in one partition. */
 export interface Position {
   readonly partition: number
   readonly position: number
-  /** What was committed beside it. */
+  /** The metadata committed with the position. */
   readonly metadata?: string | null | undefined
 }
 
@@ -18,41 +18,41 @@ export interface Bounds {
   readonly high: number
 }
 
-/** A group as Kafka describes it. */
+/** Kafka's description of a group. */
 export interface Description {
   readonly state: string
   readonly members: ReadonlyArray<{ readonly clientId: string; readonly host: string }>
 }
 
-/** A connection for asking; every call may reject with an error of the client library. */
+/** A connection for requests; every call may reject with an error of the client library. */
 export interface Cluster {
-  /** Who leads: an answer that needs the user to have logged in. */
+  /** Describes the cluster; Kafka answers only after authentication. */
   readonly describe: () => Promise<unknown>
-  /** Names of all topics, Kafka's own too. */
+  /** Lists the names of all topics, including Kafka's internal ones. */
   readonly topics: () => Promise<ReadonlyArray<string>>
-  /** The leader of each partition, -1 where it has none; rejects where there is no such topic. */
+  /** Lists the leader of each partition, -1 if it has none; rejects if the topic does not exist. */
   readonly leaders: (topic: string) => Promise<ReadonlyArray<number>>
-  /** Makes a topic; false where it exists. */
+  /** Creates a topic; false if it exists. */
   readonly create: (
     topic: string,
     partitions: number | undefined,
     settings: Readonly<Record<string, string>>
   ) => Promise<boolean>
   readonly deleteTopic: (topic: string) => Promise<unknown>
-  /** The topic's values of the named settings, without those that Kafka does not know. */
+  /** Reads the topic's values of the named settings; settings unknown to Kafka are left out. */
   readonly settings: (topic: string, names: ReadonlyArray<string>) => Promise<ReadonlyMap<string, string | null>>
   readonly bounds: (topic: string) => Promise<ReadonlyArray<Bounds>>
-  /** The position of the first message of that time or later, in Unix milliseconds; the next position where there is none. */
+  /** Reads the position of the first message at or after a time in Unix milliseconds; the next position if there is none. */
   readonly at: (topic: string, time: number) => Promise<ReadonlyArray<Position>>
-  /** Forgets who leads, so that the next call asks again. */
+  /** Forgets the known leaders, so the next call fetches them again. */
   readonly refresh: () => Promise<unknown>
-  /** Where the group is, in those partitions that it has committed. */
+  /** Reads the group's committed positions; partitions without one are left out. */
   readonly committed: (group: string, topic: string) => Promise<ReadonlyArray<Position>>
-  /** Moves a group that nobody is a member of. */
+  /** Commits positions for a group without members. */
   readonly commit: (group: string, topic: string, positions: ReadonlyArray<Position>) => Promise<unknown>
   readonly groups: () => Promise<ReadonlyArray<string>>
   readonly describeGroup: (group: string) => Promise<Description>
-  /** The topics that the members of a group read; none where it has no members. */
+  /** Lists the topics that a group's members subscribe to; empty if it has no members. */
   readonly readBy: (group: string) => Promise<ReadonlyArray<string>>
   readonly deleteGroup: (group: string) => Promise<unknown>
 }

@@ -1,6 +1,5 @@
 /**
- * From the errors of client libraries, and the codes of Kafka behind them, to a `BrokerError`: what happened, and what to do
- * about it.
+ * Maps errors of the client libraries, and Kafka's codes in them, to a `BrokerError` that says what happened and what to do.
  *
  * Codes: https://kafka.apache.org/protocol#protocol_error_codes
  */
@@ -10,16 +9,16 @@ import type { ResolvedOptions } from "./Options.ts"
 
 type Operation = BrokerError.BrokerError["operation"]
 
-/** What the message of an error may name. */
+/** The names that an error message may mention. */
 export interface Place {
   /** `host:port` of the brokers, without credentials. */
   readonly brokers: string
   readonly user?: string | undefined
-  /** `SASL PLAIN`, `TLS` …: what the client was told to speak. */
+  /** The configured protocol: `SASL PLAIN`, `TLS` …. */
   readonly speaks: string
   readonly channel?: string | undefined
   readonly group?: string | undefined
-  /** Replaces what is secret. */
+  /** Replaces secrets. */
   readonly redact: (text: string) => string
 }
 
@@ -35,13 +34,13 @@ const text = (value: unknown): string | undefined => typeof value === "string" ?
 
 const property = (error: object, name: string): unknown => (error as { readonly [key: string]: unknown })[name]
 
-/** The error that started it: clients wrap what they give up on, one in `cause`, several in `errors`. */
+/** Finds the root error: clients wrap the error that made them give up in `cause`, and several errors in `errors`. */
 export const rootOf = (error: unknown): unknown => {
   let root = error
-  // a chain of causes that comes back to itself would not end
+  // limits the depth, because a chain of causes may be circular
   for (let depth = 0; depth < 8 && root instanceof Error; depth++) {
     const errors = property(root, "errors")
-    // of several attempts the last one tells what was still wrong
+    // the error of the last attempt is the most recent
     const next: unknown = Array.isArray(errors) && errors.length > 0 ? errors.at(-1) : root.cause
     if (!(next instanceof Error)) return root
     root = next
@@ -58,17 +57,17 @@ const read = (error: unknown): Found => {
   return {
     name: root.name,
     message: text(property(root, "serverErrorMessage")) ?? root.message,
-    // kafkajs and @platformatic/kafka have a property each for the name of Kafka's code
+    // kafkajs and @platformatic/kafka name the property with Kafka's code differently
     type: text(property(root, "type") ?? property(root, "apiId")),
     code: text(property(root, "code")),
     retriable: typeof retriable === "boolean" ? retriable : undefined
   }
 }
 
-/** The name of Kafka's code behind an error, e.g. `ILLEGAL_GENERATION`. */
+/** Finds the name of Kafka's code in an error, e.g. `ILLEGAL_GENERATION`. */
 export const typeOf = (error: unknown): string | undefined => read(error).type
 
-/** Codes that end what was assigned: the member is gone, or another generation rules. */
+/** Codes that end an assignment: the group has removed the member, or has a new generation. */
 const ended: ReadonlySet<string> = new Set([
   "ILLEGAL_GENERATION",
   "UNKNOWN_MEMBER_ID",
@@ -78,10 +77,13 @@ const ended: ReadonlySet<string> = new Set([
   "REBALANCE_IN_PROGRESS"
 ])
 
-/** Whether what was assigned to this member is no longer its own. */
+/** Whether this member has lost its assignment. */
 export const isLost = (error: unknown): boolean => ended.has(typeOf(error) ?? "")
 
-/** Codes of a coordinator that another broker takes over: it is elected, or reads the positions of its groups. kafkajs has older names. */
+/**
+ * Codes of a coordinator that moves to another broker: the broker is being elected, or loads the offsets of its groups.
+ * kafkajs uses older names.
+ */
 const coordinatorMoves: ReadonlySet<string> = new Set([
   "COORDINATOR_LOAD_IN_PROGRESS",
   "COORDINATOR_NOT_AVAILABLE",
@@ -162,7 +164,7 @@ const byType = (found: Found, place: Place): Verdict | undefined => {
         "Credentials",
         `The listener of Kafka at ${place.brokers} asks for no credentials: leave sasl out, or correct the port.`
       ]
-    // kafkajs has an older name
+    // kafkajs uses an older name
     case "NOT_LEADER_OR_FOLLOWER":
     case "NOT_LEADER_FOR_PARTITION":
     case "LEADER_NOT_AVAILABLE":
@@ -229,7 +231,7 @@ const byConnection = (error: unknown, found: Found, operation: Operation, place:
 const strange = (place: Place): string =>
   `Something at ${place.brokers} takes the connection and does not answer ${place.speaks} of Kafka: check that the port is a Kafka listener, and that tls and sasl are as it wants them.`
 
-/** Whether the connection failed, and not what was asked by it. */
+/** Whether the connection failed, as opposed to the request on it. */
 const isConnection = ({ code, name }: Found): boolean =>
   name === "KafkaJSConnectionError" || code === "PLT_KFK_NETWORK" || code === "PLT_KFK_UNEXPECTED_CORRELATION_ID"
 
@@ -278,7 +280,7 @@ const byName = (found: Found, place: Place, operation: Operation): Verdict | und
   }
 }
 
-/** Makes a `BrokerError` of whatever a client threw. */
+/** Makes a `BrokerError` of any error that a client threw. */
 export const fromUnknown = (error: unknown, operation: Operation, place: Place): BrokerError.BrokerError => {
   if (error instanceof BrokerError.BrokerError) return error
   const root = rootOf(error)
@@ -305,7 +307,7 @@ export const fromUnknown = (error: unknown, operation: Operation, place: Place):
   })
 }
 
-/** The cause as a user may log it: an error of the client holds no options, but what a server says may repeat them. */
+/** The cause in a form that is safe to log: a client's error holds no options, but a server's message may repeat secrets. */
 const causeOf = (error: unknown, place: Place): unknown => {
   const root = rootOf(error)
   if (!(root instanceof Error)) return place.redact(String(root))
@@ -314,15 +316,15 @@ const causeOf = (error: unknown, place: Place): unknown => {
     : place.redact(root.message)
 }
 
-/** An option or a message that Kafka can never take. */
+/** The error of an option or a message that Kafka can never accept. */
 export const invalid = (operation: Operation, message: string): BrokerError.BrokerError =>
   BrokerError.make({ system: "kafka", operation, reason: "Invalid", message })
 
-/** What takes a connection and does not answer, for as long as it may. */
+/** The error of a server that accepts the connection and never answers. */
 export const silent = (place: Place): BrokerError.BrokerError =>
   BrokerError.make({ system: "kafka", operation: "connect", reason: "Unreachable", message: strange(place) })
 
-/** Calls a client; what it throws becomes a `BrokerError`. */
+/** Calls a client and maps its error to a `BrokerError`. */
 export const attempt = <A>(
   place: Place,
   operation: Operation,
@@ -335,8 +337,8 @@ export const attempt = <A>(
   })
 
 /**
- * Calls a client about a group, again every 100 ms for up to `requestTimeout` while the group's coordinator moves: after the
- * restart of a broker it answers only when it has read the positions of its groups, and clients do not wait for that.
+ * Calls a client about a group, and retries every 100 ms for up to `requestTimeout` while the group's coordinator moves.
+ * After a restart, a broker answers only once it has loaded the offsets of its groups, and clients do not wait for that.
  */
 export const attemptGroup = <A>(
   settings: ResolvedOptions,

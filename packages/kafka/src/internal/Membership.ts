@@ -1,28 +1,28 @@
 /**
- * Which member of a group took a message: a transaction that moves the group behind it must name that member, or its partition
- * may be another member's by then.
+ * Remembers the group member that received a message. A transaction that commits the message's offset must name that member,
+ * because the partition may have moved to another member meanwhile.
  */
 import type { BrokerError, Driver, Origin } from "@millrace/core"
 import type { Effect } from "effect"
 
-/** A member as its group knows it. */
+/** The identity of a member in its group. */
 export interface Member {
-  /** The generation, or by the protocol "consumer" the member's epoch. */
+  /** The generation; with the protocol "consumer" the member's epoch. */
   readonly generation: number
   readonly memberId: string
 }
 
-/** The lease under which messages came. */
+/** The lease that delivered messages. */
 export interface Membership {
-  /** The lanes of the subscription; undefined where a driver is used by itself. */
+  /** The lanes of the subscription; undefined if the driver is used without an engine. */
   readonly lanes: Driver.ConsumeOptions["lanes"]
-  /** Whether the partition is still this member's, as far as it knows. */
+  /** Whether this member still holds the partition, to its knowledge. */
   readonly held: () => boolean
-  /** The member now. */
+  /** The current identity of the member. */
   readonly member: () => Member
-  /** Whether the generation changes under a lease, as the epoch does by the protocol "consumer". */
+  /** Whether the generation may change during a lease, as the epoch does with the protocol "consumer". */
   readonly moves: boolean
-  /** Asks the group for the member: fails where it is none any more. */
+  /** Asks the group whether the member still belongs to it; fails if not. */
   readonly confirm: Effect.Effect<unknown, BrokerError.BrokerError>
 }
 
@@ -31,5 +31,5 @@ const memberships = new WeakMap<Origin, Membership>()
 /** Remembers the lease whose deliveries have this origin. */
 export const remember = (origin: Origin, membership: Membership): void => void memberships.set(origin, membership)
 
-/** The lease of deliveries with this origin; undefined where they did not come from a consumer of this package. */
+/** The lease of deliveries with this origin; undefined if no consumer of this package delivered them. */
 export const of = (origin: Origin): Membership | undefined => memberships.get(origin)

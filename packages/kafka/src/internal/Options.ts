@@ -1,5 +1,5 @@
 /**
- * Options of every Kafka client, as a user gives them: checked once, with a sentence for each that cannot be right.
+ * Options of every Kafka client and their check, with one error sentence for each invalid option.
  */
 import { type BrokerError, DriverOptions } from "@millrace/core"
 import type { Duration, Effect } from "effect"
@@ -10,25 +10,25 @@ import * as Token from "./Token.ts"
 
 const { bad, decoded, integer, millis, oneOf, plain } = DriverOptions
 
-/** How a client proves its identity. */
+/** The client's authentication. */
 export type Sasl = {
   readonly mechanism: "plain" | "scram-sha-256" | "scram-sha-512"
   readonly username: string
   readonly password: string | Redacted.Redacted
 } | {
   readonly mechanism: "oauthbearer"
-  /** A token, or an Effect that obtains one with its end; it runs at each connection. */
+  /** A token, or an Effect that obtains one with its expiry; the Effect runs at each connection. */
   readonly token: string | Redacted.Redacted | Token.Source
 }
 
 /** Certificates in PEM; each is optional. */
 export interface Tls {
-  /** The authority that signed the broker's certificate. Default: those that Node trusts. */
+  /** The authority that signed the broker's certificate. Default: Node's trusted authorities. */
   readonly ca?: string | undefined
-  /** The client's own certificate, where the broker asks for one. */
+  /** The client's own certificate, if the broker requires one. */
   readonly cert?: string | undefined
   readonly key?: string | Redacted.Redacted | undefined
-  /** The name that the broker's certificate must hold. Default: the host connected to. */
+  /** The expected name in the broker's certificate. Default: the host connected to. */
   readonly serverName?: string | undefined
 }
 
@@ -39,83 +39,87 @@ export interface Options {
    * `kafka://user:password@host:port,host:port?mechanism=plain`, and `kafkas://…` for TLS.
    */
   readonly brokers: string | ReadonlyArray<string>
-  /** The name in the broker's logs and quotas. Default: `millrace`. */
+  /** The client's name in the broker's logs and quotas. Default: `millrace`. */
   readonly clientId?: string | undefined
   /** Default: `off`, or as the URL says. */
   readonly tls?: "off" | "on" | Tls | undefined
   /** Default: none, or the URL's user with `mechanism` (default `plain`). */
   readonly sasl?: Sasl | undefined
-  /** What becomes of a topic that does not exist: refused with `NotFound`, or made with the broker's defaults. Default: `refuse`. */
+  /**
+   * Whether a missing topic fails with `NotFound` (`refuse`), or is created with the broker's defaults (`create`). Default:
+   * `refuse`.
+   */
   readonly missingTopics?: "refuse" | "create" | undefined
-  /** How long one attempt to connect may take. Default: 3 seconds; a start makes three. */
+  /** The longest time of one attempt to connect. Default: 3 seconds; a start makes three attempts. */
   readonly connectTimeout?: Duration.Input | undefined
-  /** How long a request may go without an answer. Default: 30 seconds. */
+  /** The longest time to wait for the answer to a request. Default: 30 seconds. */
   readonly requestTimeout?: Duration.Input | undefined
-  /** Consuming. */
+  /** Options for consuming. */
   readonly consumer?: {
-    /** A member without a sign of life for so long is out of its group. Default: 30 seconds. */
+    /** The time without a heartbeat after which the broker removes a member from its group. Default: 30 seconds. */
     readonly sessionTimeout?: Duration.Input | undefined
-    /** The time between two signs of life, a third of the session at most. Default: 3 seconds. */
+    /** The time between two heartbeats, at most a third of `sessionTimeout`. Default: 3 seconds. */
     readonly heartbeatInterval?: Duration.Input | undefined
-    /** How long the group waits for members that finish before partitions are divided anew. Default: 60 seconds. */
+    /** How long a rebalance waits for members to finish their running messages. Default: 60 seconds. */
     readonly rebalanceTimeout?: Duration.Input | undefined
-    /** How long the broker may wait for messages to come. Default: 500 ms. */
+    /** How long the broker may hold a fetch until messages arrive. Default: 500 ms. */
     readonly maximumWait?: Duration.Input | undefined
-    /** The most bytes of one partition in one answer; an integer from 1. Default: 1 MiB. */
+    /** The most bytes of one partition in one fetch; an integer from 1. Default: 1 MiB. */
     readonly partitionBytes?: number | undefined
-    /** Whether messages of transactions that are still open are read. Default: `committed`. */
+    /** Whether consumers also read messages of open transactions. Default: `committed`. */
     readonly read?: "committed" | "uncommitted" | undefined
     /**
-     * Kafka's `group.instance.id`: a member that comes back under its name within `sessionTimeout` gets its partitions again, and
-     * no other member is stopped. Each running member needs a name of its own. Refused by kafkajs. Default: none.
+     * Kafka's `group.instance.id`: a member that restarts under its name within `sessionTimeout` gets its partitions back
+     * without a rebalance. Each running member needs a name of its own. Refused by kafkajs. Default: none.
      */
     readonly instanceId?: string | undefined
     /**
-     * Kafka's `client.rack`: messages are fetched from a replica in the same rack (KIP-392), where the brokers have `broker.rack`
-     * and a `replica.selector.class`; else from the leader. Refused by kafkajs. Default: none, so from the leader.
+     * Kafka's `client.rack`: the consumer fetches from a replica in the same rack (KIP-392) if the brokers have `broker.rack`
+     * and a `replica.selector.class`; otherwise from the leader. Refused by kafkajs. Default: none, so from the leader.
      */
     readonly rack?: string | undefined
     /**
-     * Where a group begins that has no position, in place of what its subscription says: at the first message of that time or
-     * later, a `Date` or Unix time in milliseconds; at the end where there is none. Default: as the subscription says.
+     * Where a group without committed offsets begins, in place of its subscription's setting: at the first message at or
+     * after this time, a `Date` or Unix time in milliseconds; at the end if there is none. Default: the subscription's
+     * setting.
      */
     readonly fromTime?: Date | number | undefined
     /**
-     * What a commit writes: by `metadata`, beside the offset also which messages beyond it are settled (at most 3 KiB), so that
-     * after a crash only messages in flight are redelivered; by `offset`, the offset alone. Members that do not read the metadata
-     * share the group, and have more messages redelivered. kafkajs writes the offset alone, and refuses `metadata`. Default:
-     * `metadata`.
+     * The content of a commit. `metadata` also stores the settled messages beyond the offset (at most 3 KiB), so only
+     * messages in flight are redelivered after a crash; `offset` stores the offset alone. Members that do not read the
+     * metadata may share the group, and have more messages redelivered. kafkajs writes the offset alone, and refuses
+     * `metadata`. Default: `metadata`.
      */
     readonly progress?: "metadata" | "offset" | undefined
-    /** How often a pattern looks for topics that are new, and a group for partitions that are. Default: 30 seconds. */
+    /** How often a pattern looks for new topics, and a group for new partitions. Default: 30 seconds. */
     readonly metadataMaxAge?: Duration.Input | undefined
   } | undefined
-  /** Publishing. */
+  /** Options for publishing. */
   readonly producer?: {
     /**
-     * Default: `none`. kafkajs has `gzip` and `zstd`; for `snappy` and `lz4` give it a codec in its `CompressionCodecs`, or a
-     * publish fails with `Unsupported`.
+     * The compression of messages. kafkajs has `gzip` and `zstd`; for `snappy` and `lz4` add a codec to its
+     * `CompressionCodecs`, or a publish fails with `Unsupported`. Default: `none`.
      */
     readonly compression?: (typeof compressions)[number] | undefined
     /**
-     * Which replicas must have a message before its publish completes: `all` that are in sync, by an idempotent producer; the
-     * `leader` alone, which may lose confirmed messages and write a message twice when it fails; or `none`, at most once: the
-     * publish completes when the message has left, and a message that Kafka refuses or never gets is lost without an error.
-     * Default: `all`.
+     * The replicas that must have a message before its publish completes: `all` in-sync replicas, with an idempotent
+     * producer; the `leader` alone, which may lose confirmed messages and write a message twice when it fails; or `none`, at
+     * most once: the publish completes when the message is sent, and a message that Kafka refuses or never receives is lost
+     * without an error. Default: `all`.
      */
     readonly acks?: (typeof acks)[number] | undefined
-    /** How long a publish is tried again before it fails, about. Default: 30 seconds. */
+    /** About how long a publish is retried before it fails. Default: 30 seconds. */
     readonly retryFor?: Duration.Input | undefined
   } | undefined
 }
 
-/** Options checked, times in milliseconds. */
+/** Checked options, with times in milliseconds. */
 export interface ResolvedOptions {
   /** `host:port` each. */
   readonly brokers: ReadonlyArray<string>
   readonly place: Errors.Place
   readonly clientId: string
-  /** What `node:tls` takes, or undefined where the client speaks without TLS. */
+  /** Options for `node:tls`; undefined without TLS. */
   readonly tls: ConnectionOptions | undefined
   readonly sasl:
     | {
@@ -137,7 +141,7 @@ export interface ResolvedOptions {
     readonly read: "committed" | "uncommitted"
     readonly instanceId: string | null
     readonly progress: "metadata" | "offset"
-    /** Empty where none is named. */
+    /** Empty if no rack is set. */
     readonly rack: string
     /** Unix time in milliseconds. */
     readonly fromTime: number | undefined
@@ -157,7 +161,7 @@ const addresses = (given: ReadonlyArray<string>): Array<string> => {
   if (list.length === 0) return bad(`brokers is empty: give "host:port"`)
   for (const each of list) {
     const port = Number(address.exec(each)?.[2] ?? 0)
-    // the text may hold a password, where a URL was taken apart wrongly
+    // the text may hold a password if the URL was parsed wrongly
     if (port < 1 || port > 65_535) {
       bad(`brokers must be "host:port" each, or one kafka:// URL; ${redactUrl(each)} is neither`)
     }
@@ -232,7 +236,7 @@ const checkedTls = (tls: "off" | "on" | Tls): ConnectionOptions | undefined => {
 const nameOf = (option: string, noun: string, name: string | undefined): string | undefined =>
   name === "" ? bad(`consumer.${option} is empty: name ${noun}, or leave it out`) : name
 
-/** Kafka's number for the replicas that must confirm. */
+/** Converts `acks` to Kafka's number. */
 export const acksOf = ({ producer }: ResolvedOptions): number => ({ all: -1, leader: 1, none: 0 })[producer.acks]
 
 const timeOf = (given: Date | number | undefined): number | undefined => {
@@ -302,7 +306,7 @@ const resolve = (options: Options): ResolvedOptions => {
   }
 }
 
-/** Secrets in every spelling in which a message could repeat them. */
+/** Lists secrets in every spelling in which a message could repeat them. */
 const secretsOf = (sasl: Sasl | undefined, tls: Options["tls"]): ReadonlyArray<string> => {
   const key = typeof tls === "object" && tls.key !== undefined ? [plain(tls.key)] : []
   return sasl === undefined || sasl.mechanism === "oauthbearer"
@@ -310,7 +314,7 @@ const secretsOf = (sasl: Sasl | undefined, tls: Options["tls"]): ReadonlyArray<s
     : [...key, plain(sasl.password), encodeURIComponent(plain(sasl.password))]
 }
 
-/** Runs a check of options; what it refuses is a `BrokerError` of reason `Invalid` that names the option. */
+/** Runs a check of options; a refused option fails with a `BrokerError` of reason `Invalid` that names the option. */
 export const checked = <A>(check: () => A): Effect.Effect<A, BrokerError.BrokerError> =>
   DriverOptions.checked("kafka", "Kafka", check)
 
@@ -321,7 +325,7 @@ export const check = (options: Options): Effect.Effect<ResolvedOptions, BrokerEr
 const optional = (name: string) => Config.option(Config.String(name))
 
 /**
- * Options from the environment: `KAFKA_BROKERS` (`host:port,…` or a URL), and where they are set `KAFKA_CLIENT_ID`, `KAFKA_TLS`
+ * Reads options from the environment: `KAFKA_BROKERS` (`host:port,…` or a URL), and optionally `KAFKA_CLIENT_ID`, `KAFKA_TLS`
  * (`on` or `off`), `KAFKA_SASL_MECHANISM`, `KAFKA_USERNAME`, `KAFKA_PASSWORD`, `KAFKA_MISSING_TOPICS` (`refuse` or `create`).
  */
 export const config: Config.Config<Options> = Config.map(

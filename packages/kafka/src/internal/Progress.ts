@@ -1,9 +1,9 @@
 /**
- * How far one lease has come, and the position to be committed.
+ * The progress of one lease, and the position to commit.
  *
- * Marks of transactions, aborted messages and gaps of compaction have positions and are no messages. They are committed with
- * the last message before them, or by themselves once that one is committed: else a group that has done everything would be
- * counted as behind.
+ * Transaction markers, aborted messages and gaps of compaction have offsets but are not messages. They are committed with the
+ * last message before them, or by themselves once that message is committed; otherwise a group that has processed everything
+ * would show lag.
  */
 import type { BrokerError, Driver } from "@millrace/core"
 import { Effect, Semaphore } from "effect"
@@ -17,17 +17,20 @@ const none = (): Ranges => []
 
 /** The positions of one lease. */
 export class Progress {
-  /** Where the next fetch begins. */
+  /** The position of the next fetch. */
   next: number
   private given: number
   private committed: number
-  /** What an earlier member has settled beyond its offset. */
+  /** Ranges beyond the committed offset that an earlier member has settled. */
   private settled: Ranges
   private keeps: boolean
   private readonly turns = Semaphore.makeUnsafe(1)
   private readonly send: (position: number, metadata: string | null) => Effect.Effect<void, Failed>
 
-  /** `from`: where the lease begins; `send` commits. `settled`: ranges beyond it, undefined where none are written or read. */
+  /**
+   * `from`: the first position of the lease. `send` commits. `settled`: settled ranges beyond `from`; undefined if ranges are
+   * neither written nor read.
+   */
   constructor(
     from: number,
     send: (position: number, metadata: string | null) => Effect.Effect<void, Failed>,
@@ -39,13 +42,13 @@ export class Progress {
     this.settled = settled ?? []
   }
 
-  /** Messages up to `last` were found, or none where it is undefined, and nothing more below `next`. */
+  /** Records a fetch: its last message was at `last` (undefined if there was none), and nothing more lies below `next`. */
   found(last: number | undefined, next: number): void {
     if (last !== undefined) this.given = last + 1
     this.next = next
   }
 
-  /** The messages that no earlier member has settled. */
+  /** Filters out the messages that an earlier member has settled. */
   unsettled<A extends { readonly position: number }>(messages: Array<A>): Array<A> {
     const { settled } = this
     if (settled.length === 0) return messages
@@ -56,23 +59,23 @@ export class Progress {
     })
   }
 
-  /** Offsets mean other messages from here on: what was settled beyond one is neither believed nor written. */
+  /** Discards the settled ranges and writes none any more, because offsets now denote other messages. */
   forget(): void {
     this.keeps = false
     this.settled = []
   }
 
-  /** Commits that all below `position` is done, and with it what is settled beyond. */
+  /** Commits `position`, below which all messages are settled, and the settled ranges beyond it. */
   commit(position: number, beyond: () => Ranges = none): Effect.Effect<void, Failed> {
     return this.turns.withPermits(1)(Effect.suspend(() => this.tell(this.behind(position), this.keeps ? beyond() : [])))
   }
 
-  /** Whether everything found is committed, and behind it lies something that is no message. */
+  /** Whether all fetched messages are committed, and offsets that are not messages follow them. */
   get isAhead(): boolean {
     return this.committed >= this.given && this.next > this.committed
   }
 
-  /** Commits past records that are no messages; where it fails, the next commit tells. */
+  /** Commits past offsets that are not messages. Errors are ignored: the next commit includes them. */
   get catchUp(): Effect.Effect<void> {
     return Effect.ignore(
       this.turns.withPermits(1)(Effect.suspend(() => this.isAhead ? this.tell(this.next, []) : Effect.void))
@@ -86,12 +89,12 @@ export class Progress {
   private tell(position: number, beyond: Ranges): Effect.Effect<void, Failed> {
     const ranges = merge(position, this.settled, beyond)
     const [first] = ranges
-    // the offset goes past what lies right behind it
+    // the offset moves past a settled range that starts at it
     const isPast = first !== undefined && first.from === position
     const offset = isPast ? first.to : position
     return this.send(offset, encode(offset, isPast ? ranges.slice(1) : ranges)).pipe(
       Effect.catchIf(
-        // a broker with a lower offset.metadata.max.bytes
+        // the broker has a lower offset.metadata.max.bytes
         (error) => Errors.typeOf(error.cause) === "OFFSET_METADATA_TOO_LARGE",
         () => {
           this.keeps = false

@@ -1,8 +1,10 @@
 /**
- * Publishing: one idempotent producer, one request at a time, and what is published meanwhile goes with the next.
+ * Publishes with one idempotent producer, one request at a time. Messages published while a request is in flight form the
+ * next one.
  *
- * A batch is confirmed when every replica in sync has it (`acks=all`). What Kafka may take later is tried again for
- * `producer.retryFor`; what it never will fails at once, and fails alone, though it went in one request with others.
+ * Kafka confirms a batch when every in-sync replica has it (`acks=all`). The publisher retries transient errors for
+ * `producer.retryFor`. A permanent error fails at once, and fails only the message's own publish call, not others in the same
+ * request.
  */
 import { BrokerError, Features, type Outgoing } from "@millrace/core"
 import { type Context, Deferred, Effect, Exit, Schedule, type Scope } from "effect"
@@ -16,16 +18,16 @@ type Failed = BrokerError.BrokerError
 
 /** An idempotent producer of a client library. */
 export interface Producer {
-  /** One request for each broker, acknowledged by all replicas in sync; tries again what may succeed later. */
+  /** Sends one request to each broker, acknowledged by all in-sync replicas; retries transient errors. */
   readonly send: (batch: Batch) => Promise<unknown>
   readonly close: Effect.Effect<void>
 }
 
-/** How a client library publishes. */
+/** The producers of a client library. */
 export interface Producers {
-  /** A fresh one, connected; it must not share sequence numbers with those before it. */
+  /** Connects a new producer; it must not share sequence numbers with earlier producers. */
   readonly open: Effect.Effect<Producer, Failed>
-  /** The most messages that one request should have. */
+  /** The most messages in one request. */
   readonly mostMessages: number
 }
 
@@ -36,7 +38,7 @@ export interface Publisher {
 
 // the batch of one partition must stay below the topic's max.message.bytes, 1 MiB by default
 const mostBytes = 512 * 1024
-// what Kafka reads of one request, by default; it drops the connection of a longer one
+// Kafka's default limit for one request; it drops the connection of a longer one
 const longest = 100 * 1024 * 1024 - 1024
 
 /** One call of `publish`. */
@@ -45,10 +47,10 @@ interface PublishCall {
   readonly resume: (exit: Exit.Exit<void, Failed>) => void
 }
 
-// key and headers are measured beside bodies that are longer
+// keys and headers are counted only for messages with bodies longer than this
 const nearLongest = longest / 2
 
-/** Bytes of a message, where it is so long that they matter. */
+/** The bytes of a message: the body, plus key and headers if the body has `nearLongest` bytes or more. */
 const sizeOf = (outgoing: Outgoing<Uint8Array>): number => {
   const { length } = outgoing.payload
   if (length < nearLongest) return length
@@ -56,7 +58,7 @@ const sizeOf = (outgoing: Outgoing<Uint8Array>): number => {
   return length + fields + (outgoing.keyBytes?.length ?? 0)
 }
 
-/** Refuses what clients would send for ever. */
+/** Refuses messages that client libraries would retry for ever. */
 const refuse = ({ place }: ResolvedOptions, batch: Batch): Failed | undefined => {
   for (const outgoing of batch) {
     const { channel } = outgoing
@@ -101,7 +103,7 @@ class OutboundQueue {
   private readonly fork: <A, E>(effect: Effect.Effect<A, E>) => unknown
   private readonly queue: Array<PublishCall> = []
   private readonly known = new Set<string>()
-  /** How many partitions a topic had when its number was last asked for. */
+  /** The number of partitions of each topic, as last fetched. */
   private readonly counts = new Map<string, number>()
   private producer: Producer | undefined
   private busy = false
@@ -128,7 +130,7 @@ class OutboundQueue {
       const entry: PublishCall = { batch, resume }
       this.queue.push(entry)
       if (!this.busy) this.begin()
-      // what is on its way cannot be called back
+      // messages in flight cannot be cancelled
       return Effect.sync(() => {
         const at = this.queue.indexOf(entry)
         if (at >= 0) this.queue.splice(at, 1)
@@ -136,7 +138,7 @@ class OutboundQueue {
     })
   }
 
-  /** Writes what has gathered, then lets go of the producer. */
+  /** Writes the queued messages, then closes the producer. */
   get close(): Effect.Effect<void> {
     return Effect.suspend(() => {
       const idle = this.closed ??= Deferred.makeUnsafe<void>()
@@ -146,7 +148,7 @@ class OutboundQueue {
 
   private begin(): void {
     this.busy = true
-    // the turn in between lets those that publish at once go together
+    // yielding once puts concurrent publish calls into one request
     this.fork(Effect.andThen(Effect.yieldNow, this.work))
   }
 
@@ -168,14 +170,17 @@ class OutboundQueue {
     return Effect.andThen(this.settle(group), this.work)
   })
 
-  /** `written` holds what Kafka has confirmed, when a group is tried again message by message. */
+  /**
+   * Publishes the calls of a group; after a permanent error, each call by itself. `written` holds the messages that Kafka has
+   * already confirmed.
+   */
   private settle(
     group: ReadonlyArray<PublishCall>,
     written: Set<Outgoing<Uint8Array>> = new Set()
   ): Effect.Effect<void> {
     const batch = group.flatMap((entry) => entry.batch).filter((outgoing) => !written.has(outgoing))
     return Effect.flatMap(Effect.exit(this.write(batch, written)), (exit) => {
-      // one bad message must not fail those that went with it
+      // one bad message must not fail the other calls of its request
       const error = exit._tag === "Failure"
         ? exit.cause.reasons.find((reason) => reason._tag === "Fail")?.error
         : undefined
@@ -194,7 +199,10 @@ class OutboundQueue {
     })
   }
 
-  /** Kafka measures what goes to one partition together; alone, each message is measured for itself. */
+  /**
+   * Sends a batch; if it is too large, sends its halves. Kafka's size limit applies to the batch of a partition, so a message
+   * may fit alone.
+   */
   private send(batch: Batch, written: Set<Outgoing<Uint8Array>>): Effect.Effect<void, Failed> {
     return this.sendOnce(batch).pipe(
       Effect.andThen(Effect.sync(() => {
@@ -216,14 +224,15 @@ class OutboundQueue {
       Effect.andThen(this.fit(batch)),
       Effect.andThen(this.connected),
       Effect.flatMap((producer) => Errors.attempt(this.settings.place, "publish", () => producer.send(batch), where)),
-      // It may have been written: clients then give its sequence number to the next, which Kafka would drop as a duplicate.
+      // The broker may have written the batch: the client would give its sequence number to the next one, which Kafka would
+      // drop as a duplicate.
       Effect.onError(() => this.drop()),
       Effect.asVoid
     )
   }
 
   /**
-   * Refuses a partition that its topic does not have: kafkajs confirms such a message and sends nothing, @platformatic/kafka
+   * Refuses a partition that the topic does not have: kafkajs confirms such a message without sending it, @platformatic/kafka
    * sends it to another partition.
    */
   private fit(batch: Batch): Effect.Effect<void, Failed> {
@@ -232,7 +241,7 @@ class OutboundQueue {
     return Effect.forEach(chosen, ({ channel, native }) => {
       const partition = native?.partition ?? 0
       if (partition < (this.counts.get(channel) ?? 0)) return Effect.void
-      // more may have been added
+      // partitions may have been added
       return Errors.attempt(this.settings.place, "publish", () => this.count(channel), { channel }).pipe(
         Effect.flatMap((count) => {
           this.counts.set(channel, count)
@@ -255,7 +264,7 @@ class OutboundQueue {
     }
   }
 
-  /** Clients take an unknown topic for one that is about to come, and try for as long as they may. */
+  /** Refuses unknown topics: clients assume that such a topic is being created, and retry for as long as they may. */
   private async exist(topics: Iterable<string>): Promise<void> {
     if (this.settings.missingTopics === "create") return
     for (const topic of topics) {
@@ -264,7 +273,7 @@ class OutboundQueue {
         await this.cluster.leaders(topic)
         this.known.add(topic)
       } catch (error) {
-        // whatever else is wrong, the producer finds and tries again
+        // the producer meets any other error itself and retries
         const type = Errors.typeOf(error)
         if (
           type === "UNKNOWN_TOPIC_OR_PARTITION" || type === "INVALID_TOPIC_EXCEPTION" ||
@@ -294,7 +303,7 @@ class OutboundQueue {
 }
 
 /**
- * Makes a publisher that lives as long as the scope; closing it writes what has gathered.
+ * Makes a publisher; closing the scope writes the queued messages.
  *
  * @category constructors
  */

@@ -1,9 +1,9 @@
 /**
- * What is settled beyond a committed offset, as text for the offset's metadata: `millrace1 OFFSET CODING DATA`.
+ * Encodes the ranges settled beyond a committed offset as text for the offset's metadata: `millrace1 OFFSET CODING DATA`.
  *
- * `r`: variable-length numbers, in turn how many offsets are not settled and how many are; `b`: one bit for each offset. The
- * shorter one is written, at most 3 KiB of Kafka's 4 (`offset.metadata.max.bytes`); where neither fits, the one that covers more.
- * A text that names another offset, of another version or by another program says nothing.
+ * `r`: variable-length numbers, alternately the count of unsettled and of settled offsets; `b`: one bit for each offset. The
+ * shorter coding is written, at most 3 KiB of Kafka's 4 (`offset.metadata.max.bytes`); if neither fits, the one that covers
+ * more. Texts for another offset, of another version or by another program are ignored.
  */
 import type { Driver } from "@millrace/core"
 
@@ -11,10 +11,10 @@ type Ranges = ReadonlyArray<Driver.Range>
 
 const version = "millrace1"
 const most = 3072
-// base64 has 4 characters for 3 bytes; the version, the offset and the coding stand before
+// base64 has 4 characters for 3 bytes; the version, the offset and the coding precede the data
 const mostBytes = Math.floor((most - 32) * 3 / 4)
 
-/** Ranges in order, without what is below an offset; those that touch become one. */
+/** Sorts ranges, drops those below an offset, and joins those that touch. */
 export const merge = (offset: number, ...lists: ReadonlyArray<Ranges>): Ranges => {
   const sorted = lists.flat().filter(({ to }) => to > offset).toSorted((a, b) => a.from - b.from)
   const merged: Array<{ from: number; to: number }> = []
@@ -68,7 +68,7 @@ const byBits = (offset: number, ranges: Ranges): Coded => {
   return { bytes, covered }
 }
 
-/** The text for an offset and the ranges settled beyond it, as `merge` makes them; null where there are none. */
+/** Encodes an offset and the ranges settled beyond it, as `merge` returns them; null if there are none. */
 export const encode = (offset: number, ranges: Ranges): string | null => {
   if (ranges.length === 0) return null
   const [runs, bits] = [byRuns(offset, ranges), byBits(offset, ranges)]
@@ -119,7 +119,7 @@ const ofBits = (offset: number, bytes: Uint8Array): Ranges => {
 
 const shape = /^millrace1 ([0-9a-z]+) ([rb]) ([A-Za-z0-9_-]*)$/
 
-/** What was settled beyond an offset, by the metadata that was committed with it; nothing where it cannot be read. */
+/** Decodes the ranges settled beyond an offset from the committed metadata; empty if the metadata is not readable. */
 export const decode = (offset: number, metadata: string | null): Ranges => {
   const [, at, coding, data = ""] = (metadata?.length ?? 0) <= most ? shape.exec(metadata ?? "") ?? [] : []
   if (at !== offset.toString(36)) return []

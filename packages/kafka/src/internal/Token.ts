@@ -1,5 +1,5 @@
 /**
- * Tokens of SASL OAUTHBEARER: obtained at each connection, and the broker's reason for refusing one.
+ * Tokens of SASL OAUTHBEARER: obtaining one for each connection, and reading the broker's reason for a refusal.
  */
 import { type BrokerError, Credentials } from "@millrace/core"
 import { Effect, Redacted } from "effect"
@@ -9,20 +9,20 @@ export interface Token extends Credentials.Issued {
   readonly token: string | Redacted.Redacted
 }
 
-/** Obtains tokens; an error of the caller's is told in its message. */
+/** Obtains tokens. The connection's error message includes the error of the source. */
 export type Source = Credentials.Source<Token>
 
-/** A token, as the client libraries take it. */
+/** The tokens in the form that client libraries take. */
 export interface Tokens {
-  /** For a connection; rejects with a `BrokerError`. */
+  /** Obtains a token for one connection; rejects with a `BrokerError`. */
   readonly next: () => Promise<string>
-  /** A text without tokens. */
+  /** Removes tokens from a text. */
   readonly redact: (text: string) => string
 }
 
 const plain = (token: string | Redacted.Redacted): string => typeof token === "string" ? token : Redacted.value(token)
 
-/** Tokens of a source, or one token for all connections. */
+/** Makes tokens from a source, or uses one token for all connections. */
 export const make = (given: string | Redacted.Redacted | Source): Tokens => {
   const credentials = Credentials.make<Token>({
     system: "kafka",
@@ -36,8 +36,8 @@ export const make = (given: string | Redacted.Redacted | Source): Tokens => {
 }
 
 /**
- * The error of an answer that refuses the token, or undefined where it was accepted: Kafka puts the refusal into an answer that
- * is otherwise a success (RFC 7628, 3.2.2).
+ * Reads the error from an answer that refuses the token; undefined if the token was accepted. Kafka puts the refusal into an
+ * otherwise successful answer (RFC 7628, 3.2.2).
  */
 export const refusalIn = (answer: Uint8Array): Error | undefined => {
   if (answer.length === 0) return undefined
@@ -47,7 +47,7 @@ export const refusalIn = (answer: Uint8Array): Error | undefined => {
     const found: unknown = JSON.parse(text)
     status = typeof found === "object" && found !== null && "status" in found ? found.status : undefined
   } catch {
-    // a text that is no JSON is told as it came
+    // a text that is not JSON is reported unchanged
   }
   const why = typeof status === "string" ? status : text.slice(0, 200)
   return Object.assign(new Error(why), { name: "TokenRefused", code: "PLT_KFK_AUTHENTICATION" })

@@ -1,5 +1,5 @@
 /**
- * What a subscription reads: one topic, or those that fit its pattern now, asked again and again for such as are new.
+ * The topics of a subscription: one topic, or all topics that match its pattern, looked up again at intervals.
  */
 import type { BrokerError, Driver } from "@millrace/core"
 import { Effect, Exit, Scope } from "effect"
@@ -11,11 +11,11 @@ import * as Topology from "./Topology.ts"
 
 type Failed = BrokerError.BrokerError
 
-/** A membership that reads. */
+/** A membership that is reading. */
 export interface Reading {
   /** Runs until interrupted. */
   readonly read: Effect.Effect<never, Failed>
-  /** Ends all leases in good order. */
+  /** Ends all leases gracefully. */
   readonly release: Effect.Effect<void>
 }
 
@@ -29,7 +29,7 @@ const find = (
 ): Effect.Effect<TopicNames, Failed> =>
   pattern === undefined ? Effect.succeed([channel]) : Topology.fitting(settings, cluster, pattern)
 
-/** Refuses names of groups that Kafka, or its tools, cannot take. */
+/** Refuses group names that Kafka or its tools cannot handle. */
 const refuse = ({ channel, group }: Driver.ConsumeOptions): Failed | undefined => {
   if (group === "") {
     return Errors.invalid("consume", `The subscription to ${channel} has an empty group: name its group.`)
@@ -46,8 +46,9 @@ const refuse = ({ channel, group }: Driver.ConsumeOptions): Failed | undefined =
 }
 
 /**
- * Reads by one membership after another: a new one whenever other topics fit, after the old one has finished and committed
- * what ran. The last one goes on with `scope`, so that an engine that drains can still commit.
+ * Reads with one membership after another. When the set of matching topics changes, the old membership finishes and commits
+ * its running messages, and a new one joins. The last membership ends with `scope`, so an engine that drains can still
+ * commit.
  */
 export const run = (
   settings: ResolvedOptions,
@@ -64,14 +65,14 @@ export const run = (
     let subscribed = yield* again
     if (options.pattern === undefined) return yield* (yield* open(subscribed)).read
     const outer = yield* Effect.scope
-    /** Completes with what fits when that is something else. */
+    /** Polls until the set of matching topics changes, and completes with the new set. */
     const changed = (before: TopicNames): Effect.Effect<TopicNames, Failed> =>
       Effect.andThen(Effect.sleep(settings.consumer.metadataMaxAge), again).pipe(
         Effect.repeat({ until: (topics) => topics.join() !== before.join() })
       )
     while (true) {
       if (subscribed.length === 0) {
-        // it begins here, so the first topic to come is read from its first message
+        // the group begins now, so the first matching topic is read from its first message
         begun.add(options)
         sink.ready()
         subscribed = yield* changed(subscribed)
@@ -80,7 +81,7 @@ export const run = (
       const inner = yield* Scope.fork(outer)
       const { read, release } = yield* Scope.provide(open(subscribed), inner)
       subscribed = yield* Effect.raceFirst(
-        // a topic that was deleted is no longer read, and the others are
+        // when a topic is deleted, the remaining topics are still read
         Effect.catch(read, (error) => error.reason === "NotFound" ? again : Effect.fail(error)),
         changed(subscribed)
       )

@@ -1,5 +1,5 @@
 /**
- * Topics, made or compared, their positions, and how far groups are behind: for whichever client asks.
+ * Topics (created or compared), their positions, and the lag of groups, over either client.
  */
 import { BrokerError, type Driver, type Origin } from "@millrace/core"
 import { Effect, Schedule } from "effect"
@@ -9,7 +9,7 @@ import type { ResolvedOptions } from "./Options.ts"
 
 type Failed = BrokerError.BrokerError
 
-/** A position as a number; larger ones would lose their last digits. */
+/** Converts an offset to a number; throws for offsets beyond 2^53, which would lose their last digits. */
 export const positionOf = (offset: string | bigint): number => {
   const position = Number(offset)
   if (Number.isSafeInteger(position)) return position
@@ -19,7 +19,7 @@ export const positionOf = (offset: string | bigint): number => {
   )
 }
 
-// a new partition, or one whose leader has just died, has none for a moment; kafkajs has an older name for the first
+// a new partition, or one whose leader has just died, has no leader for a moment; kafkajs's first code has an older name
 const leaderless = new Set([
   "NOT_LEADER_OR_FOLLOWER",
   "NOT_LEADER_FOR_PARTITION",
@@ -27,7 +27,7 @@ const leaderless = new Set([
   "REPLICA_NOT_AVAILABLE"
 ])
 
-/** The first and the next position of each partition of a topic, in order; waits up to 5 seconds for its leaders. */
+/** Reads the first and the next position of each partition of a topic, in order; waits up to 5 seconds for leaders. */
 export const bounds = (
   settings: ResolvedOptions,
   cluster: Cluster,
@@ -44,7 +44,7 @@ export const bounds = (
   )
 }
 
-/** Where a message comes from that is browsed. */
+/** The origin of a browsed message. */
 export const browsed = (channel: string, partition: number): Origin => ({
   system: "kafka",
   channel,
@@ -70,7 +70,10 @@ const refused = (channel: string, settings: Readonly<Record<string, string>>): F
   )
 }
 
-/** Waits until a new topic is known and each partition has a leader: the controller has it before the brokers do. */
+/**
+ * Waits until the brokers know a new topic and each partition has a leader, for about 10 seconds: the controller knows the
+ * topic before the brokers do.
+ */
 const ready = (settings: ResolvedOptions, cluster: Cluster, channel: string): Effect.Effect<void, Failed> =>
   Errors.attempt(settings.place, "declare", async () => {
     const leaders = await cluster.leaders(channel)
@@ -85,7 +88,7 @@ const ready = (settings: ResolvedOptions, cluster: Cluster, channel: string): Ef
     Effect.asVoid
   )
 
-/** Creates a topic, or compares it with what was declared. */
+/** Creates a topic, or compares an existing one with the declaration. */
 export const declare = (
   { place, ...settings }: ResolvedOptions,
   cluster: Cluster,
@@ -101,7 +104,7 @@ export const declare = (
     const call = <A>(run: () => Promise<A>) => Errors.attempt(place, "declare", run, { channel })
     const created = yield* Effect.mapError(
       call(() => cluster.create(channel, partitions, wanted)),
-      // Kafka does not say which
+      // Kafka does not say which setting is invalid
       (error) => Errors.typeOf(error.cause) === "INVALID_CONFIG" ? refused(channel, wanted) : error
     )
     if (created) return yield* ready({ place, ...settings }, cluster, channel)
@@ -125,14 +128,14 @@ export const declare = (
     if (differences.length > 0) return yield* Effect.fail(conflict(channel, differences))
   })
 
-/** Asks Kafka who leads the cluster. */
+/** Checks the connection by asking Kafka for a description of the cluster. */
 export const check = (settings: ResolvedOptions, cluster: Cluster): Effect.Effect<void, Failed> =>
   Effect.asVoid(Errors.attempt(settings.place, "check", () => cluster.describe()))
 
 /**
- * How far a group is behind in each partition; empty where the topic has no such group. A partition without a position is
- * counted from its first message, which is where the group begins it. What retention has taken away is not counted; marks of
- * transactions and gaps of compaction are, until the group is behind them.
+ * Reads the lag of a group in each partition; empty if the topic has no such group. A partition without a committed position
+ * is counted from its first message, where the group will begin. Messages that retention has deleted do not count;
+ * transaction markers and gaps of compaction count until the group has passed them.
  */
 export const lag = (
   settings: ResolvedOptions,
@@ -142,14 +145,14 @@ export const lag = (
 ): Effect.Effect<ReadonlyArray<Driver.Lag>, Failed> =>
   Effect.gen(function*() {
     const call = <A>(run: () => Promise<A>) => Errors.attempt(settings.place, "lag", run, { channel, group })
-    // clients take an unknown topic for one that is about to come
+    // clients assume that an unknown topic is being created
     yield* call(() => cluster.leaders(channel))
     const positions = new Map(
       (yield* Errors.attemptGroup(settings, "lag", () => cluster.committed(group, channel), { channel, group }))
         .map(({ partition, position }) => [partition, position])
     )
     if (positions.size === 0) {
-      // a group that has not done its first message yet has no position, but members
+      // a new group that has committed nothing has no position, but has members
       const read = yield* Errors.attemptGroup(settings, "lag", () => cluster.readBy(group), { channel, group })
       if (!read.includes(channel)) return []
     }
@@ -161,7 +164,8 @@ export const lag = (
   })
 
 /**
- * Names of the topics that fit a pattern, in order; Kafka's own are left out. An empty list is no error: such topics may come.
+ * Lists the names of topics that match a pattern, sorted, without Kafka's internal topics. An empty list is no error:
+ * matching topics may be created later.
  */
 export const fitting = (
   settings: ResolvedOptions,

@@ -1,5 +1,5 @@
 /**
- * Transactions over any client: one at a time, all or nothing.
+ * Transactions over either client: one at a time, all or nothing.
  */
 import { BrokerError, type Delivery, type Outgoing } from "@millrace/core"
 import { Context, Effect, Exit, Layer, type Scope, Semaphore } from "effect"
@@ -10,22 +10,24 @@ import { check, type Options, type ResolvedOptions } from "./Options.ts"
 type Failed = BrokerError.BrokerError
 
 /**
- * What a transaction with `after` promises: `exactly once` where Kafka itself refuses a member whose partition is another's by
- * now (KIP-447), `at least once` where the client cannot name the member.
+ * The guarantee of a transaction with `after`: `exactly once` if Kafka itself refuses a member whose partition has moved to
+ * another member (KIP-447), `at least once` if the client cannot name the member.
  */
 export type Guarantee = "exactly once" | "at least once"
 
-/** One transaction at a time for each layer; others wait. */
+/** Runs one transaction at a time for each layer; further calls wait. */
 export class KafkaTransaction extends Context.Service<KafkaTransaction, {
   /**
-   * Publishes all of the messages and, with `after`, moves the groups that these deliveries came by behind them: all or
-   * nothing. Completes when the transaction is committed.
+   * Publishes all messages and, with `after`, commits the offsets behind these deliveries in their groups: all or nothing.
+   * Completes when the transaction is committed.
    *
-   * The deliveries must come from a subscription with `Lanes.partition` that still runs: a position has no gaps, and the group
-   * moves only for the member that has the partition. What one handler publishes goes into one transaction.
+   * The deliveries must come from a running subscription with `Lanes.partition`: a committed offset covers all messages below
+   * it, and only the member that holds the partition can commit. Put all messages that one handler publishes into one
+   * transaction.
    *
-   * Fails with `Invalid` where the deliveries came otherwise, and with `Lost` where the partition is another member's by now.
-   * When it fails nothing has happened, except after `Lost`, when the broker may still have committed it.
+   * Fails with `Invalid` if the deliveries came otherwise or a message names its partition, and with `Lost` if the partition
+   * has moved to another member. After a failure nothing was published or committed, except after `Lost`, when the broker may
+   * have committed the transaction.
    */
   readonly publish: (
     messages: ReadonlyArray<Outgoing<Uint8Array>>,
@@ -37,21 +39,21 @@ export class KafkaTransaction extends Context.Service<KafkaTransaction, {
 
 /** Options of a transactional producer. */
 export interface TransactionOptions extends Options {
-  /** The producer's own name, the same over restarts: a second one with the name fences off the first. */
+  /** The unique name of the producer, stable across restarts: a second producer with the same name fences the first. */
   readonly transactionalId: string
 }
 
-/** The positions of one lease, as clients send them. */
+/** The offset of one lease, as clients send it. */
 export interface Offsets {
   readonly group: string
   readonly topic: string
   readonly partition: number
-  /** Behind the last of the deliveries. */
+  /** The offset after the last of the deliveries. */
   readonly position: number
   readonly membership: Membership.Membership
 }
 
-/** The position behind the last of the deliveries, for each lease; or why they cannot be. */
+/** Finds the offset after the last of the deliveries for each lease, or the error if they cannot be committed. */
 const behind = (deliveries: ReadonlyArray<Delivery>): ReadonlyArray<Offsets> | Failed => {
   const found = new Map<Membership.Membership, Offsets>()
   for (const { channel, origin, partition, position } of deliveries) {
@@ -82,7 +84,7 @@ const behind = (deliveries: ReadonlyArray<Delivery>): ReadonlyArray<Offsets> | F
   return Array.from(found.values())
 }
 
-/** That the partition is not this member's any more: the message is delivered again, to the member that has it. */
+/** The error of a partition that has moved to another member: that member gets the message redelivered. */
 export const lost = ({ group, partition, topic }: Offsets): Failed =>
   BrokerError.make({
     system: "kafka",
@@ -92,7 +94,7 @@ export const lost = ({ group, partition, topic }: Offsets): Failed =>
       `Partition ${partition} of ${topic} is no longer assigned to this member of ${group}, so the transaction was aborted.`
   })
 
-/** A transaction that has begun. */
+/** An open transaction. */
 export interface Transaction {
   readonly send: (batch: ReadonlyArray<Outgoing<Uint8Array>>) => Promise<unknown>
   readonly sendOffsets: (offsets: Offsets) => Promise<unknown>
@@ -107,7 +109,7 @@ export interface TransactionalProducer {
   readonly close: Effect.Effect<void>
 }
 
-/** How a client library makes them. */
+/** The transactional producers of a client library. */
 export interface TransactionalProducers {
   readonly guarantee: Guarantee
   readonly open: () => TransactionalProducer
@@ -144,7 +146,7 @@ const make = (settings: ResolvedOptions, { guarantee, open }: TransactionalProdu
             group
           })
         }
-        // the client's transactions do not name the member, so the group is asked for it as late as can be
+        // the client's transactions do not name the member, so check the membership as late as possible
         if (guarantee === "exactly once") return
         for (const { membership } of places) yield* membership.confirm
       })
@@ -159,7 +161,8 @@ const make = (settings: ResolvedOptions, { guarantee, open }: TransactionalProdu
           `A message for ${chosen.channel} names its partition, which no transaction takes here: leave partition out, or publish it without a transaction.`
         ))
       }
-      // interrupted in the middle it would stay open, and hold up its readers, until the broker gives it up
+      // an interrupted transaction would stay open and block consumers that read committed messages until the broker's
+      // timeout
       return one.withPermit(Effect.uninterruptible(
         Effect.gen(function*() {
           const open = yield* connected
@@ -175,7 +178,7 @@ const make = (settings: ResolvedOptions, { guarantee, open }: TransactionalProdu
     return KafkaTransaction.of({ publish, guarantee })
   })
 
-/** The service over a client's transactional producers, connected at once. */
+/** Provides the service over a client's transactional producers and connects at once. */
 export const layer = (
   options: TransactionOptions,
   transactional: (

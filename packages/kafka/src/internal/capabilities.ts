@@ -1,6 +1,6 @@
 import type { Driver } from "@millrace/core"
 
-/** What Kafka can do, by whichever client. */
+/** The capabilities of Kafka, the same for both clients. */
 export const capabilities: Driver.Capabilities = {
   settlement: "position",
   ordering: "partition",

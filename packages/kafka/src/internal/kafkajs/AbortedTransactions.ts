@@ -1,21 +1,21 @@
 /**
- * Hides messages of aborted transactions. kafkajs 2.2.4 would pass some of them on: it takes the list of aborted transactions as
- * the broker sent it, which is by their ends, and takes a message whose key is four zero bytes for the mark of an abort.
+ * Hides messages of aborted transactions. kafkajs 2.2.4 would deliver some of them: it uses the list of aborted transactions
+ * in the broker's order, which is by their ends, and mistakes a message whose key is four zero bytes for an abort marker.
  *
- * Rule: https://kafka.apache.org/documentation/#controlbatch, and what Java's client does with the list.
+ * Rule: https://kafka.apache.org/documentation/#controlbatch, and the use of the list in Java's client.
  */
 
 /** A record as kafkajs reads it, with fields that its types leave out. */
 export interface FetchedRecord {
   readonly key: Buffer | null
   readonly offset: string
-  /** kafkajs keeps such records from its users, and counts their positions. */
+  /** kafkajs hides such records from its users, and counts their positions. */
   isControlRecord?: boolean
   /** Absent in the formats before transactions. */
   readonly batchContext?: { readonly producerId: string; readonly inTransaction: boolean }
 }
 
-/** One partition of an answer. */
+/** One partition of a fetch. */
 export interface FetchedPartition {
   abortedTransactions?: ReadonlyArray<{ readonly producerId: string; readonly firstOffset: string }> | null
   readonly messages: ReadonlyArray<FetchedRecord>
@@ -25,7 +25,7 @@ export interface FetchedPartition {
 const isAbortMark = ({ isControlRecord, key }: FetchedRecord): boolean =>
   isControlRecord === true && key !== null && key.length >= 4 && key.readInt16BE(2) === 0
 
-/** Marks the messages of aborted transactions, so that kafkajs passes none of them on. */
+/** Marks the messages of aborted transactions, so that kafkajs delivers none of them. */
 export const hide = (partition: FetchedPartition): void => {
   const { abortedTransactions, messages } = partition
   if (abortedTransactions == null || abortedTransactions.length === 0) return

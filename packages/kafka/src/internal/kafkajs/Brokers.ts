@@ -1,11 +1,11 @@
 /**
- * kafkajs's brokers, with what must be known or done between their answers and kafkajs. The partition assigner is the one part of
- * a user that kafkajs hands its cluster object to.
+ * Hooks into kafkajs's brokers, between their answers and kafkajs. The partition assigner is the only user code to which
+ * kafkajs passes its cluster object.
  */
 import type { Cluster } from "kafkajs"
 import { type FetchedPartition, hide } from "./AbortedTransactions.ts"
 
-/** The questions of kafkajs after it was assigned partitions. */
+/** The group and the member of an assignment, as kafkajs sends them. */
 export interface Sync {
   readonly groupId: string
   readonly generationId: number
@@ -22,7 +22,7 @@ interface Commit {
   }>
 }
 
-/** The methods of kafkajs's brokers, of which its types leave out a part. */
+/** The methods of kafkajs's brokers; kafkajs's types omit some of them. */
 export interface Broker {
   fetch(request: unknown): Promise<{
     readonly responses: ReadonlyArray<{ readonly partitions: ReadonlyArray<FetchedPartition> }>
@@ -33,8 +33,8 @@ export interface Broker {
 }
 
 /**
- * Hides aborted messages in all that a cluster fetches, and tells of each assignment before kafkajs looks for its positions. A
- * cluster belongs to one consumer.
+ * Hides aborted messages in all fetches of a cluster, and calls `synced` after each assignment, before kafkajs looks up its
+ * positions. A cluster belongs to one consumer.
  */
 export const tap = (
   cluster: Cluster,

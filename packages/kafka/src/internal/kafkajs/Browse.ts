@@ -1,5 +1,6 @@
 /**
- * Reading what is in a topic without consuming it: a group of its own that never commits, and is gone afterwards.
+ * Reads the messages of a topic without consuming them: with a group of its own that never commits, and is deleted
+ * afterwards.
  */
 import type { BrokerError, Delivery } from "@millrace/core"
 import { Cause, Clock, Effect, type Fiber, Queue, Random, type Scope, Stream } from "effect"
@@ -15,12 +16,12 @@ import * as Topology from "../Topology.ts"
 type Failed = BrokerError.BrokerError
 
 /**
- * What can be read of the topic when the stream starts, in order within each partition, and then its end. Messages that come
- * later are not waited for, nor are those of a transaction that its partitions have not heard the end of: they do a little
- * after it was committed. Fails with `NotFound` where there is no such topic.
+ * Streams the messages that are readable when the stream starts, in order within each partition, and then ends. The stream
+ * does not wait for later messages, nor for those of a transaction whose end its partitions have not recorded, which takes a
+ * moment after the commit. Fails with `NotFound` if the topic does not exist.
  */
 export const browse = (settings: ResolvedOptions, cluster: Cluster, channel: string): Stream.Stream<Delivery, Failed> =>
-  // what is not read yet waits at the broker
+  // unread messages stay at the broker
   Stream.callback<Delivery, Failed>((queue) => fill(settings, cluster, channel, queue), { bufferSize: 1024 })
 
 const fill = (
@@ -31,7 +32,7 @@ const fill = (
 ): Effect.Effect<void, Failed, Scope.Scope> =>
   Effect.gen(function*() {
     const where = { channel }
-    // asked first: kafkajs takes an unknown topic for one that is about to come
+    // checked first: kafkajs assumes that an unknown topic is being created
     yield* Errors.attempt(settings.place, "browse", () => cluster.leaders(channel), where)
     const bounds = yield* Topology.bounds(settings, cluster, "browse", channel)
     const ends = new Map(bounds.filter(({ high, low }) => high > low).map(({ high, partition }) => [partition, high]))
@@ -65,7 +66,7 @@ const fill = (
       ),
       (consumer) =>
         Effect.sync(() => {
-          // nobody reads any more: a batch that waits for its reader would hold up the end
+          // the reader is gone: a batch that waits for it would delay the disconnect
           closed = true
           for (const fiber of offering) fiber.interruptUnsafe()
         }).pipe(
@@ -85,7 +86,7 @@ const fill = (
       if (ends.size === 0) Queue.endUnsafe(queue)
       else consumer.pause([{ topic: channel, partitions: [partition] }])
     }
-    // also told of batches in which there is nothing but the marks of transactions
+    // also emitted for batches with transaction markers only
     consumer.on("consumer.end_batch_process", ({ payload }) => read(payload.partition, payload.lastOffset))
     consumer.on("consumer.crash", ({ payload }) => {
       if (!payload.restart) fail(payload.error)

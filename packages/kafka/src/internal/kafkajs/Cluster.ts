@@ -1,5 +1,5 @@
 /**
- * kafkajs's admin, as a cluster that is asked.
+ * A cluster, by kafkajs's admin.
  */
 import type { BrokerError } from "@millrace/core"
 import { Effect, type Scope } from "effect"
@@ -11,7 +11,7 @@ import * as Connection from "./Connection.ts"
 
 const { MemberMetadata } = kafkajs.AssignerProtocol
 
-/** kafkajs's admin, connected as long as the scope is open: a wrong address or password fails here. */
+/** Connects kafkajs's admin until the scope closes; fails if the address or the password is wrong. */
 export const connect = (settings: ResolvedOptions): Effect.Effect<Cluster, BrokerError.BrokerError, Scope.Scope> =>
   Effect.gen(function*() {
     const log = yield* Connection.logger(settings)
@@ -22,7 +22,7 @@ export const connect = (settings: ResolvedOptions): Effect.Effect<Cluster, Broke
       (client) => Effect.suspend(() => Connection.disconnect(client.admin))
     )
     const { admin } = client
-    // asked for what only a user may who has logged in, so that all that can be wrong is wrong here
+    // this request needs authentication, so every connection problem shows here
     yield* Errors.attempt(settings.place, "connect", () => admin.connect().then(() => admin.describeCluster())).pipe(
       Effect.timeoutOrElse({
         duration: settings.connectTimeout * 4,
@@ -33,14 +33,14 @@ export const connect = (settings: ResolvedOptions): Effect.Effect<Cluster, Broke
   })
 
 /**
- * kafkajs's admin, asked one thing after another: to answer for a topic that it does not know, kafkajs replaces its books by those
- * of that topic alone, under a call that looks for the leaders of another.
+ * Runs kafkajs's admin calls one after another: when kafkajs is asked about an unknown topic, it replaces its metadata by
+ * that topic's alone, even while another call uses it to find leaders.
  */
 class AdminClient {
   admin: Admin
   private readonly open: () => Admin
   private last: Promise<unknown> = Promise.resolve()
-  /** Whether it has topics in its books. */
+  /** Whether the admin has metadata of topics. */
   private knows = false
 
   constructor(open: () => Admin) {
@@ -48,7 +48,7 @@ class AdminClient {
     this.admin = open()
   }
 
-  /** Asks about a topic, or about one that does not exist yet. */
+  /** Runs a call about a topic; undefined for a topic that does not exist yet. */
   ask<A>(topic: string | undefined, call: (admin: Admin) => Promise<A>): Promise<A> {
     const answer = this.last.then(() => this.once(topic, call), () => this.once(topic, call))
     this.last = answer
@@ -64,8 +64,8 @@ class AdminClient {
     } catch (error) {
       if (!this.knows || Errors.typeOf(error) !== "UNKNOWN_TOPIC_OR_PARTITION") throw error
       if (topic !== undefined && !(await admin.listTopics()).includes(topic)) throw error
-      // Another topic is missing: kafkajs asks for all that it was ever asked for, and fails when one of them was deleted. A new
-      // admin knows none.
+      // Another topic is missing: kafkajs refreshes all topics that it has ever fetched, and fails when one of them was
+      // deleted. A new admin knows none.
       const next = this.open()
       await next.connect()
       this.admin = next
@@ -84,7 +84,7 @@ const clusterOf = (client: AdminClient): Cluster => {
       const { topics } = await client.ask(topic, (admin) => admin.fetchTopicMetadata({ topics: [topic] }))
       return topics.find(({ name }) => name === topic)?.partitions.map(({ leader }) => leader) ?? []
     },
-    // kafkajs's own wait for leaders fails when it asks a broker too early
+    // kafkajs's own wait for leaders fails if it asks a broker too early
     create: (topic, partitions, settings) =>
       client.ask(undefined, (admin) =>
         admin.createTopics({
@@ -111,7 +111,7 @@ const clusterOf = (client: AdminClient): Cluster => {
       const found = await client.ask(topic, (admin) => admin.fetchTopicOffsetsByTimestamp(topic, time))
       return found.map(({ offset, partition }) => ({ partition, position: Number(offset) }))
     },
-    // kafkajs asks again who leads only on its way to the groups
+    // kafkajs refreshes its leaders only when it lists groups
     refresh: () => client.admin.listGroups(),
     committed: async (group, topic) => {
       const found = await client.ask(topic, (admin) => admin.fetchOffsets({ groupId: group, topics: [topic] }))
@@ -137,7 +137,7 @@ const clusterOf = (client: AdminClient): Cluster => {
     readBy: async (group) => {
       const { groups: [found] } = await client.admin.describeGroups([group])
       return (found?.members ?? []).flatMap(({ memberMetadata }) =>
-        // empty while the group is about to be divided
+        // empty during a rebalance
         memberMetadata.length === 0 ? [] : MemberMetadata.decode(memberMetadata)?.topics ?? []
       )
     },

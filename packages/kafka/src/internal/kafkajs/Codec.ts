@@ -1,17 +1,20 @@
 /**
- * Messages in both directions: kafkajs's records as the core reads them, and the core's messages as kafkajs writes them.
+ * Converts messages in both directions: kafkajs's records for the core, and the core's messages for kafkajs.
  */
 import { Headers, type Outgoing, type Reader } from "@millrace/core"
 import type { IHeaders, KafkaMessage, Message, PartitionerArgs } from "kafkajs"
 import { Partitioners } from "kafkajs"
 
-/** Bytes or null where kafkajs has something else: it takes what an object inherits for an earlier header of that name. */
+/**
+ * Whether a value is bytes or null: kafkajs takes a property inherited from `Object.prototype` for an earlier header of that
+ * name.
+ */
 const isValue = (value: unknown): value is Buffer | null => value === null || Buffer.isBuffer(value)
 
 const fieldsOf = (headers: IHeaders | undefined): Array<Headers.Field> => {
   const fields: Array<Headers.Field> = []
   for (const name in headers) {
-    // kafkajs's types do not know that it reads null values
+    // kafkajs reads null values, although its types exclude them
     const value: unknown = headers[name]
     if (!Array.isArray(value)) {
       if (isValue(value)) fields.push([name, value])
@@ -23,13 +26,13 @@ const fieldsOf = (headers: IHeaders | undefined): Array<Headers.Field> => {
 }
 
 /**
- * How kafkajs's records are read: nothing is decoded before it is asked for.
+ * Reads kafkajs's records: fields are decoded lazily.
  *
- * Fields keep repeated names, upper case, null and binary values, and the order within a name; kafkajs does not tell the
+ * Fields keep repeated names, upper case, null and binary values, and the order within a name; kafkajs does not preserve the
  * order between different names.
  */
 export const reader: Reader<KafkaMessage> = {
-  // equal bytes give equal text, also where they are not UTF-8: order by key needs no more
+  // equal bytes give equal text, even if they are not UTF-8; order by key needs no more
   key: (record) => record.key === null ? undefined : record.key.toString(),
   keyBytes: (record) => record.key ?? undefined,
   headers: (record) => {
@@ -40,18 +43,18 @@ export const reader: Reader<KafkaMessage> = {
   fields: (record) => fieldsOf(record.headers),
   timestamp: (record) => {
     const at = Number(record.timestamp)
-    // -1 is a record that was written without a time
+    // -1 marks a record written without a timestamp
     return at >= 0 ? at : undefined
   }
 }
 
-/** A view of the same memory: kafkajs writes Buffers as bytes, and any other array as its text. */
+/** Views the same memory as a Buffer: kafkajs writes Buffers as bytes, and any other array as its text. */
 const buffer = (bytes: Uint8Array): Buffer =>
   Buffer.isBuffer(bytes) ? bytes : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
 
 /**
- * A header without a value. kafkajs 2.2.4 measures `value` before it looks whether it is null, which throws; it reads the
- * property once to measure it, and again for all the rest.
+ * A header with a null value. kafkajs 2.2.4 measures `value` before it checks for null, which throws; kafkajs reads the
+ * property once to measure, then again for everything else.
  */
 class NullHeader {
   readonly key: string
@@ -69,8 +72,8 @@ class NullHeader {
 }
 
 /**
- * Fields in the order given. kafkajs keeps headers in an object, where names come once and numbers first; of a list it asks
- * `map` for the headers to write, and so gets all of them.
+ * Keeps fields in the given order. kafkajs keeps headers in an object, where names are unique and numeric names come first;
+ * for a list, kafkajs calls `map` to get the headers to write, and so gets all of them.
  */
 const ordered = (fields: ReadonlyArray<Headers.Field>): IHeaders => {
   const values: Array<Buffer> = []
@@ -87,7 +90,7 @@ const headersOf = (outgoing: Outgoing<Uint8Array>): IHeaders | undefined => {
   return undefined
 }
 
-/** A message as kafkajs writes it. */
+/** Converts a message to kafkajs's form. */
 export const toRecord = (outgoing: Outgoing<Uint8Array>): Message => {
   const { key, native } = outgoing
   const headers = headersOf(outgoing)
@@ -102,19 +105,19 @@ export const toRecord = (outgoing: Outgoing<Uint8Array>): Message => {
 }
 
 /**
- * Chooses partitions as Kafka's Java clients do (murmur2 of the key, in turn without one), once for each message.
+ * Chooses partitions as Kafka's Java clients do (murmur2 of the key, round robin without one), once for each message.
  *
- * kafkajs asks again at each retry. A message that then went elsewhere would take the sequence number of one that the
- * broker may have written already, and be dropped as its duplicate.
+ * kafkajs calls the partitioner again at each retry. If a message then went to another partition, its sequence number could
+ * be one that the broker has already seen, and Kafka would drop the message as a duplicate.
  */
 export const partitioner = (): (args: PartitionerArgs) => number => {
   const choose = Partitioners.DefaultPartitioner()
   return (args) => {
     const partition = choose(args)
-    // one that is newer than what the producer knows of the topic: kafkajs would confirm the message and send nothing
+    // the producer does not know this partition of the topic yet: kafkajs would confirm the message and send nothing
     if (partition >= args.partitionMetadata.length) {
       throw Object.assign(new Error(`The producer does not know partition ${partition} of ${args.topic} yet`), {
-        // kafkajs asks for the topic and tries again
+        // kafkajs fetches the topic's metadata and retries
         type: "UNKNOWN_TOPIC_OR_PARTITION",
         retriable: true
       })

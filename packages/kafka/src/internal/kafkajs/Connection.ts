@@ -1,5 +1,5 @@
 /**
- * The connection: kafkajs clients, their log led into Effect's, and what is secret kept out of it.
+ * Makes kafkajs clients, routes their log into Effect's, and keeps secrets out of it.
  */
 import { Context, Effect, LogLevel, Redacted, References } from "effect"
 import kafkajs, {
@@ -21,16 +21,16 @@ import { refusalIn, type Tokens } from "../Token.ts"
 
 const { CompressionCodecs, CompressionTypes } = kafkajs
 
-/** Where kafkajs's log goes, and how much of it. */
+/** The target and the level of kafkajs's log. */
 export interface Log {
   readonly logCreator: logCreator
   readonly logLevel: logLevel
 }
 
-/** Three attempts within two seconds: a wrong address is known soon, and the engine tries again by its own schedule. */
+/** Three attempts within two seconds: a wrong address fails soon, and the engine retries by its own schedule. */
 const connecting: RetryOptions = { initialRetryTime: 100, maxRetryTime: 1000, multiplier: 3, factor: 0.1, retries: 2 }
 
-/** A client of its own: consumers of one client share their positions, whatever they consume. */
+/** Makes a separate client: consumers of one client share their positions, whatever they consume. */
 export const make = (settings: ResolvedOptions, log: Log): Kafka => {
   quiet()
   knowZstd()
@@ -41,7 +41,8 @@ export const make = (settings: ResolvedOptions, log: Log): Kafka => {
     connectionTimeout: connectTimeout,
     authenticationTimeout: connectTimeout,
     requestTimeout,
-    // kafkajs's 10 s would authenticate for each request where a token lives shorter, which Kafka refuses within a second
+    // kafkajs's default of 10 s would authenticate before each request if tokens live shorter, and Kafka refuses to
+    // reauthenticate within a second
     reauthenticationThreshold: 2000,
     retry: connecting,
     ...(tls === undefined ? {} : { ssl: Object.keys(tls).length === 0 ? true : tls }),
@@ -59,7 +60,7 @@ const passwordOf = (
   { mechanism, password, username }: Exclude<Sasl, { readonly mechanism: "oauthbearer" }>
 ): SASLOptions => ({ mechanism, username, password: Redacted.value(password) })
 
-/** OAUTHBEARER by this package: kafkajs's own takes a refused token for an accepted one. */
+/** Implements OAUTHBEARER, because kafkajs's own mechanism takes a refused token for an accepted one. */
 const bearing = (tokens: Tokens): Mechanism => ({
   mechanism: "OAUTHBEARER",
   authenticationProvider: ({ saslAuthenticate }) => ({
@@ -69,7 +70,7 @@ const bearing = (tokens: Tokens): Mechanism => ({
       length.writeInt32BE(message.length)
       const refused = await saslAuthenticate({
         request: { encode: () => Buffer.concat([length, message]) },
-        // behind its length
+        // skips the length prefix
         response: { decode: (answer) => answer.subarray(4), parse: refusalIn }
       })
       if (refused instanceof Error) failed(refused)
@@ -77,7 +78,7 @@ const bearing = (tokens: Tokens): Mechanism => ({
   })
 })
 
-/** Fails as kafkajs fails by itself; it would else go on without the user having logged in. */
+/** Fails with kafkajs's own error; otherwise kafkajs would go on unauthenticated. */
 const failed = (cause: unknown): never => {
   throw Object.assign(new Error("The token was refused, or there is none", { cause }), {
     name: "KafkaJSSASLAuthenticationError",
@@ -87,9 +88,7 @@ const failed = (cause: unknown): never => {
 
 const ipv6 = /^\[([^\]]+)\]:(\d+)$/
 
-/**
- * kafkajs takes an address apart at its first colon. So an address of IPv6 gets a name for it, which the socket factory knows.
- */
+/** Gives each IPv6 address a name, which the socket factory resolves, because kafkajs splits an address at its first colon. */
 const named = (brokers: ReadonlyArray<string>): Pick<KafkaConfig, "brokers" | "socketFactory"> => {
   const hosts = new Map<string, string>()
   const names = brokers.map((broker) => {
@@ -104,7 +103,7 @@ const named = (brokers: ReadonlyArray<string>): Pick<KafkaConfig, "brokers" | "s
     brokers: names,
     socketFactory: ({ host: name, onConnect, port, ssl }) => {
       const host = hosts.get(name) ?? name
-      // as kafkajs makes its own; its types leave out that ssl may be null
+      // like kafkajs's own socket; its types omit that ssl may be null
       const secure: ConnectionOptions | null = ssl
       const socket = secure === null
         ? connect({ host, port }, onConnect)
@@ -122,7 +121,7 @@ const compressions = {
   zstd: CompressionTypes.ZSTD
 } as const
 
-/** kafkajs's word for a compression. */
+/** Converts a compression to kafkajs's constant. */
 export const compressionOf = ({ producer }: ResolvedOptions) => compressions[producer.compression]
 
 const zstd = () => ({
@@ -130,7 +129,7 @@ const zstd = () => ({
   decompress: (buffer: Buffer) => promisify(zstdDecompress)(buffer)
 })
 
-/** Gives kafkajs a codec for zstd, which Node has; where the program has given one, that stays. */
+/** Registers Node's zstd codec with kafkajs, unless the program has registered one. */
 const knowZstd = (): void => {
   try {
     CompressionCodecs[CompressionTypes.ZSTD]()
@@ -140,8 +139,8 @@ const knowZstd = (): void => {
 }
 
 /**
- * What of kafkajs's errors and warnings is worth a warning: it goes on trying, and nobody else would tell. The rest it tries
- * again with success, or gives back as the error of a call.
+ * The errors and warnings of kafkajs that are logged as such: kafkajs retries them for ever, and no caller gets an error. For
+ * the rest, a retry succeeds or a call fails with the error.
  */
 const telling = /^Connection (error|timeout)/
 
@@ -152,7 +151,7 @@ const severities: ReadonlyArray<readonly [logLevel, LogLevel.Severity]> = [
   [logLevel.DEBUG, "Trace"]
 ]
 
-/** Leads kafkajs's log into Effect's, with the loggers and the level of the fiber that asks. */
+/** Routes kafkajs's log into Effect's, with the loggers and the level of the current fiber. */
 export const logger = (settings: ResolvedOptions): Effect.Effect<Log> =>
   Effect.map(Effect.context<never>(), (context) => {
     const run = Effect.runForkWith(context)
@@ -181,8 +180,8 @@ export const logger = (settings: ResolvedOptions): Effect.Effect<Log> =>
 let isQuiet = false
 
 /**
- * kafkajs 2.2.4 sets a timer with a negative time after each answer, of which Node 24 warns every program on its console. Where
- * no request waits there is nothing to look for later, and what comes to wait sets a timer of its own.
+ * Stops kafkajs 2.2.4 from setting a timer with a negative time after each answer, for which Node 24 prints a warning. The
+ * timer is needed only while requests wait, and each new waiting request sets one of its own.
  */
 const quiet = (): void => {
   if (isQuiet) return
@@ -195,7 +194,7 @@ const quiet = (): void => {
   try {
     prototype = createRequire(import.meta.url)("kafkajs/src/network/requestQueue").prototype
   } catch {
-    // another version, or a bundle: the warning comes, and nothing else changes
+    // another version, or a bundle: the warning appears, with no other effect
     return
   }
   const schedule = prototype.scheduleCheckPendingRequests
@@ -205,7 +204,7 @@ const quiet = (): void => {
   }
 }
 
-/** Disconnects a client; one that does not answer is left behind after 5 seconds. */
+/** Disconnects a client; gives up after 5 seconds without an answer. */
 export const disconnect = (client: { disconnect(): Promise<void> }): Effect.Effect<void> =>
   Effect.interruptible(Effect.tryPromise(() => client.disconnect())).pipe(
     Effect.timeoutOption("5 seconds"),

@@ -1,14 +1,14 @@
 /**
- * Consuming: each assigned partition is one lease, kafkajs's batches go to the engine as they come, and positions go back
- * whenever the engine says so.
+ * Consumes messages; each assigned partition is one lease. kafkajs's batches go to the engine as they arrive, and the engine
+ * decides when offsets are committed.
  *
- * kafkajs has no callback that is awaited before partitions are taken away. What comes closest: before it joins a group
- * again it looks up the coordinator, on a cluster object that it hands to the partition assigner. The lookup is made to wait
- * until the engine has closed its leases, so what runs may finish and its position is committed under the old generation;
- * heartbeats go on meanwhile. Kafka waits for that no longer than `consumer.rebalanceTimeout`.
+ * kafkajs awaits no callback before partitions are revoked. The closest hook: before kafkajs joins a group again, it looks up
+ * the coordinator on a cluster object that it passes to the partition assigner. The lookup waits until the engine has closed
+ * its leases, so running messages may finish and are committed under the old generation; heartbeats continue meanwhile. Kafka
+ * waits for that no longer than `consumer.rebalanceTimeout`.
  *
- * The engine decides when there is room, so no batch is held until it is settled: a message that waits for its next attempt
- * keeps no other partition from being read.
+ * The engine controls backpressure, so no batch is held until its messages are settled: a message that waits for its next
+ * attempt does not block other partitions.
  */
 import { BrokerError, type Delivery, delivery, type Driver, type Origin } from "@millrace/core"
 import { Effect, Exit, type Fiber, type Scope } from "effect"
@@ -28,10 +28,10 @@ import { reader } from "./Codec.ts"
 
 type Failed = BrokerError.BrokerError
 
-// a coordinator that still loads its groups ends the first join, which kafkajs then repeats
+// a coordinator that still loads its groups fails the first join, which kafkajs then repeats
 const firstJoins = 10
 
-/** kafkajs's records as deliveries of one partition. */
+/** Converts kafkajs's records to deliveries of one partition. */
 export const deliveriesOf = (
   origin: Origin,
   records: ReadonlyArray<KafkaMessage>,
@@ -49,7 +49,7 @@ export const deliveriesOf = (
 const { MemberAssignment, MemberMetadata } = kafkajs.AssignerProtocol
 
 /**
- * Deals partitions to members by what each of them reads, where kafkajs's own assigner knows the leader's topics only; and
+ * Assigns partitions by the subscription of each member, whereas kafkajs's own assigner knows only the leader's topics; and
  * makes kafkajs wait for `gate` before each join.
  */
 const dealing = (
@@ -95,7 +95,7 @@ interface Open {
   readonly topic: string
   readonly lease: Driver.Lease
   readonly origin: Origin
-  /** Undefined until the first messages tell where it begins. */
+  /** Undefined until the first messages reveal the starting position. */
   progress: Progress | undefined
 }
 
@@ -115,14 +115,14 @@ class Member {
   private readonly sink: Driver.Sink
   private readonly fork: <A, E>(effect: Effect.Effect<A, E>) => Fiber.Fiber<A, E>
   private readonly leases = new Map<string, Open>()
-  /** Called when nobody may wait for room any more. */
+  /** Callbacks that end every wait for room. */
   private readonly waiters = new Set<() => void>()
-  /** `out` of the group or on the way in, a `member`, or `leaving` a generation for the next. */
+  /** `out` of the group or joining it, a `member`, or `leaving` a generation for the next. */
   private state: "out" | "member" | "leaving" = "out"
   private stopped = false
   private generation = 0
   private restarts = 0
-  /** kafkajs's own calls for the group: any batch's do. */
+  /** kafkajs's functions for the group; those of any batch work. */
   private calls: EachBatchPayload | undefined
   private assignment: Assignment | undefined
   private consumer: Consumer | undefined
@@ -181,7 +181,7 @@ class Member {
           (topic) => this.count(topic)
         )
       ],
-      // once it was a member, the engine starts it again by its own schedule
+      // after the first membership, the engine restarts the consumer by its own schedule
       retry: {
         ...steady,
         restartOnFailure: async () => this.generation === 0 && !this.stopped && this.restarts++ < firstJoins
@@ -199,7 +199,7 @@ class Member {
     )
     consumer.on("consumer.rebalancing", () => this.leaveGeneration())
     consumer.on("consumer.fetch", () => this.sink.polled())
-    // also told of batches in which there is no message
+    // also emitted for batches without messages
     consumer.on("consumer.end_batch_process", ({ payload }) => this.passed(payload))
     consumer.on("consumer.crash", ({ payload }) => {
       if (!payload.restart) this.end(this.failure(payload.error))
@@ -213,7 +213,10 @@ class Member {
     return Effect.sync(() => this.stop())
   })
 
-  /** A topic that was deleted may show as a change of the group first; of those that a pattern finds any may go. */
+  /**
+   * Checks whether the topic was deleted, which may first show as a lost membership. Skipped for a pattern, where any of its
+   * topics may disappear.
+   */
   private explained(error: Failed): Effect.Effect<never, Failed> {
     const { channel } = this.options
     if (error.reason !== "Lost" || !this.subscribed.includes(channel)) return Effect.fail(error)
@@ -224,7 +227,7 @@ class Member {
     )
   }
 
-  /** A sign of life now and then, also while handlers are slow or a batch waits for room. */
+  /** Sends heartbeats regularly, even while handlers are slow or a batch waits for room. */
   get beat(): Effect.Effect<never> {
     const { heartbeatInterval } = this.settings.consumer
     return Effect.forever(Effect.andThen(Effect.sleep(heartbeatInterval), Effect.promise(() => this.heartbeat())))
@@ -235,28 +238,28 @@ class Member {
     try {
       await this.calls?.heartbeat()
     } catch (error) {
-      // an answer to an older generation says nothing of this one
+      // an answer for an older generation does not concern this one
       if (!Errors.isLost(error) || generation !== this.generation) return
-      // kafkajs meets the same answer at its own next heartbeat, which comes once no batch waits for room
+      // kafkajs gets the same answer at its own next heartbeat, which comes once no batch waits for room
       this.leaveGeneration()
-      // whatever it had is somebody else's by now: it begins anew
+      // the partitions belong to other members by now: start again
       if (Errors.typeOf(error) === "UNKNOWN_MEMBER_ID") this.end(this.failure(error))
     }
   }
 
-  /** Takes nothing new; the group is left with the scope, after the engine's last commit. */
+  /** Takes no new messages; the member leaves the group with the scope, after the engine's last commit. */
   private stop(): void {
     this.stopped = true
-    // without a pause kafkajs would fetch what nobody takes, again and again
+    // without a pause kafkajs would fetch the same messages again and again
     try {
       this.consumer?.pause(this.subscribed.map((topic) => ({ topic })))
     } catch {
-      // it was not running
+      // the consumer was not running
     }
     this.wake()
   }
 
-  /** Partitions of a topic; none where it is gone, though another member reads it. */
+  /** Counts the partitions of a topic; 0 if the topic is gone, though another member subscribes to it. */
   private async count(topic: string): Promise<number> {
     try {
       return (await this.cluster.leaders(topic)).length
@@ -270,7 +273,7 @@ class Member {
     for (const waiter of this.waiters) waiter()
   }
 
-  /** Nothing more of this generation is taken; batches that wait for room let go. */
+  /** Takes no more messages of this generation; batches stop waiting for room. */
   private leaveGeneration(): void {
     if (this.state === "member") this.state = "leaving"
     this.wake()
@@ -279,13 +282,13 @@ class Member {
   private joined(assignment: Readonly<Record<string, ReadonlyArray<number>>>): void {
     this.state = "member"
     this.generation++
-    // in a drain the membership goes on, and nothing new is taken
+    // a draining consumer stays a member, and takes no new partitions
     if (this.stopped) return
     for (const topic of this.subscribed) for (const partition of assignment[topic] ?? []) this.take(topic, partition)
     this.sink.ready()
   }
 
-  /** Between the assignment and kafkajs's question for its positions: a group that begins has its place by then. */
+  /** Runs between the assignment and kafkajs's lookup of its positions, so a new group has its starting offsets by then. */
   private async synced(assignment: Assignment): Promise<void> {
     this.assignment = assignment
     if (this.stopped) return
@@ -303,7 +306,7 @@ class Member {
     const exit = await new Promise<Exit.Exit<void, Failed>>((resolve) => this.fork(beginning).addObserver(resolve))
     if (Exit.isSuccess(exit)) return
     const error = exit.cause.reasons.find((reason) => reason._tag === "Fail")?.error
-    // kafkajs joins again
+    // kafkajs joins the group again
     if (error !== undefined && Errors.isLost(error.cause)) throw error.cause
     if (error !== undefined) this.end(error)
     throw Object.assign(new Error("The group could not be given its place"), { retriable: false })
@@ -337,7 +340,7 @@ class Member {
     this.sink.open(lease)
   }
 
-  /** Ends all leases in good order: what runs is finished, and committed. */
+  /** Ends all leases gracefully: running messages are finished and committed. */
   get release(): Effect.Effect<void> {
     return Effect.suspend(() => {
       const open = Array.from(this.leases.values(), ({ lease }) => lease)
@@ -348,12 +351,12 @@ class Member {
     }).pipe(Effect.andThen(Effect.sync(() => this.leases.clear())))
   }
 
-  /** From here on its partitions are another member's. */
+  /** Drops all leases: from here on the partitions belong to other members. */
   get forget(): Effect.Effect<void> {
     return Effect.sync(() => this.leases.clear())
   }
 
-  /** Before a join: closes the leases of the generation that ends. */
+  /** Runs before a join: closes the leases of the ending generation. */
   private async gate(): Promise<void> {
     const unasked = this.state === "member"
     this.leaveGeneration()
@@ -362,10 +365,11 @@ class Member {
       await new Promise<void>((resolve) => closing.addObserver(() => resolve()))
     }
     this.state = "out"
-    // Partitions changed under a running fetch, or the group forgot this member: kafkajs would join with answers to older
-    // fetches still on their way, and take them for what follows its new position. It starts again from the committed one.
+    // The assignment changed during a fetch, or the group forgot this member: kafkajs would join with answers to older
+    // fetches in flight, and mistake them for messages at its new position. The consumer restarts from the committed offset
+    // instead.
     if (!unasked) return
-    // kafkajs reports this only as a crash by an error of no known type
+    // kafkajs would report this only as a crash by an error of no known type
     this.end(this.forgotten())
     throw Object.assign(new Error("The assignment changed under a running consumer"), { retriable: false })
   }
@@ -385,7 +389,8 @@ class Member {
     )
     try {
       for (let from = 0; from < messages.length; from += this.options.batch) {
-        // What is resolved counts as read in whatever generation is current, so nothing is after the lease has ended.
+        // Resolved offsets count as read in the current generation, whichever that is, so resolve none after the lease has
+        // ended.
         if (this.stopped || this.state !== "member" || this.leases.get(key) !== open) return
         const to = Math.min(from + this.options.batch, messages.length)
         const room = this.sink.offer(open.lease, deliveriesOf(open.origin, messages, from, to))
@@ -397,7 +402,7 @@ class Member {
     }
   }
 
-  /** kafkajs went back by itself: positions of this lease that are committed mean other messages now. */
+  /** The error if kafkajs went back by itself: this lease's committed positions now denote other messages. */
   private anew(topic: string, partition: number): Failed {
     return BrokerError.make({
       system: "kafka",
@@ -423,7 +428,7 @@ class Member {
     return new Progress(from, (position) => this.send(topic, lease, position))
   }
 
-  /** Goes on behind marks of transactions and messages that were aborted. */
+  /** Moves past transaction markers and aborted messages. */
   private passed(
     { batchSize, firstOffset, lastOffset, partition, topic }: {
       readonly batchSize: number
@@ -448,7 +453,7 @@ class Member {
     }
   }
 
-  /** Waits for room, but not beyond the end of the generation. */
+  /** Waits for room, at most until the generation ends. */
   private until(room: Effect.Effect<void>): Promise<void> {
     return new Promise((resolve) => {
       const fiber = this.fork(room)
@@ -489,7 +494,7 @@ class Member {
       const { assignment, calls } = this
       if (assignment === undefined || this.leases.get(key)?.lease !== lease) return Effect.fail(gone())
       const topics = [{ topic: channel, partitions: [{ partition: lease.partition, offset: String(position) }] }]
-      // not consumer.commitOffsets, which answers as if it had committed when the consumer is about to stop
+      // not consumer.commitOffsets, which reports success without a commit when the consumer is about to stop
       return Effect.asVoid(Errors.attempt(
         this.settings.place,
         "settle",
@@ -518,7 +523,7 @@ const commitTo = (
     }))
   })
 
-/** Asks the group for a member; one that is about to join again still is one. */
+/** Checks a membership; a member that must join again still is one. */
 const confirm = async ({ coordinator, generationId, groupId, memberId }: Assignment): Promise<void> => {
   try {
     await coordinator.heartbeat({ groupId, groupGenerationId: generationId, memberId })
@@ -527,12 +532,15 @@ const confirm = async ({ coordinator, generationId, groupId, memberId }: Assignm
   }
 }
 
-// a Kafka that is gone does not answer, and what ended the membership is said all the same
+// an unreachable Kafka does not answer; report the original error after this time
 const asked = "2 seconds"
 
 const steady = { initialRetryTime: 100, maxRetryTime: 1000, multiplier: 2, factor: 0.2, retries: 5 }
 
-/** Reads the topics until interrupted; fails when the connection or the membership is gone. The group is left with the scope. */
+/**
+ * Prepares a membership that reads the topics until interrupted and fails when the connection or the membership is lost. The
+ * member leaves the group with the scope.
+ */
 const read = (
   settings: ResolvedOptions,
   cluster: Cluster,
@@ -551,20 +559,23 @@ const read = (
     )
     const where = { channel: options.channel, group: options.group }
     yield* Errors.attempt(settings.place, "connect", () => consumer.connect(), where)
-    // A group that begins at the end has its place before kafkajs asks for it. What has none, or has one that retention took,
-    // begins with the first message that is left.
+    // A group that begins at the end has its offsets before kafkajs looks them up. A partition without an offset, or with one
+    // that retention deleted, starts at its first remaining message.
     yield* Errors.attempt(
       settings.place,
       "consume",
       () => consumer.subscribe({ topics: Array.from(subscribed), fromBeginning: true }),
       where
     )
-    // the sign of life goes on while the engine drains, until the group is left
+    // heartbeats continue while the engine drains, until the member leaves the group
     yield* Effect.forkScoped(member.beat)
     return { read: member.read, release: member.release }
   })
 
-/** Runs until interrupted; fails when the connection or the membership is gone. The group is left with the scope. */
+/**
+ * Consumes until interrupted; fails when the connection or the membership is lost. The member leaves the group with the
+ * scope.
+ */
 export const consume = (
   settings: ResolvedOptions,
   cluster: Cluster,

@@ -1,5 +1,5 @@
 /**
- * Publishing by kafkajs's producer.
+ * Publishes with kafkajs's producer.
  */
 import type { BrokerError, Outgoing } from "@millrace/core"
 import { Effect } from "effect"
@@ -12,7 +12,7 @@ import { partitioner, toRecord } from "./Codec.ts"
 
 type Batch = ReadonlyArray<Outgoing<Uint8Array>>
 
-/** Messages by topic, in order of first use. */
+/** Groups messages by topic, in order of first use. */
 export const byTopic = (batch: Batch): Array<TopicMessages> => {
   const topics = new Map<string, Array<Message>>()
   for (const outgoing of batch) {
@@ -23,7 +23,7 @@ export const byTopic = (batch: Batch): Array<TopicMessages> => {
   return Array.from(topics, ([topic, messages]) => ({ topic, messages }))
 }
 
-/** The options of a producer that keeps trying for about as long as it may. */
+/** The options of a producer that retries for about `producer.retryFor`. */
 export const retrying = ({ producer }: ResolvedOptions): RetryOptions => ({
   initialRetryTime: 100,
   maxRetryTime: 1000,

@@ -8,7 +8,7 @@ import * as Connection from "./Connection.ts"
 import { byTopic, retrying } from "./Publisher.ts"
 import { partitioner } from "./Codec.ts"
 
-/** kafkajs's transactional producers. Their positions name no member: kafkajs speaks TxnOffsetCommit before version 3. */
+/** kafkajs's transactional producers. Their offset commits name no member: kafkajs uses TxnOffsetCommit below version 3. */
 export const transactional = (
   settings: ResolvedOptions,
   transactionalId: string

@@ -1,5 +1,5 @@
 /**
- * Reading what is in a topic without consuming it: fetches from the first position to the last, without a group.
+ * Reads the messages of a topic without consuming them: fetches from the first position to the last, without a group.
  */
 import type { BrokerError, Delivery } from "@millrace/core"
 import { ProtocolError } from "@platformatic/kafka"
@@ -16,13 +16,13 @@ import { type Connection, open } from "./Connection.ts"
 type Failed = BrokerError.BrokerError
 
 /**
- * What can be read of the topic when the stream starts, in order within each partition, and then its end. Messages that come
- * later are not waited for, nor are those of a transaction that its partitions have not heard the end of. Fails with
- * `NotFound` where there is no such topic.
+ * Streams the messages that are readable when the stream starts, in order within each partition, and then ends. The stream
+ * does not wait for later messages, nor for those of a transaction whose end its partitions have not recorded. Fails with
+ * `NotFound` if the topic does not exist.
  */
 export const browse = (settings: ResolvedOptions, cluster: Cluster, channel: string): Stream.Stream<Delivery, Failed> =>
   Stream.unwrap(Effect.gen(function*() {
-    // asked first, so that what is missing is not made
+    // checked first, so that a missing topic is not created
     yield* Errors.attempt(settings.place, "browse", () => cluster.leaders(channel), { channel })
     const bounds = yield* Topology.bounds(settings, cluster, "browse", channel)
     const connection = yield* open(settings)
@@ -44,11 +44,11 @@ const partition = (
     if (topic === undefined || broker === undefined) throw new ProtocolError(5)
     const [found] = await fetch(connection, broker, [{ topicId: topic.id, partition, position }], {
       ...settings.consumer,
-      // the leader has it all
+      // the leader has all messages
       rack: ""
     })
     if (found === undefined || found.error !== 0) throw new ProtocolError(found?.error ?? -1)
-    // what is not committed yet is not waited for
+    // does not wait for messages of open transactions
     if (found.bytes === undefined) return [[], undefined]
     const deliveries: Array<Delivery> = []
     const next = Codec.read(found.bytes, origin, position, found.aborted, deliveries)

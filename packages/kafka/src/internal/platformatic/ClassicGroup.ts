@@ -1,9 +1,10 @@
 /**
- * Kafka's classic group protocol: all members stop, join, and are told by one of them what is theirs.
+ * Kafka's classic group protocol: in a rebalance all members stop and join again, and the leader among them assigns the
+ * partitions.
  *
- * Before it joins again, a member finishes what runs and commits it under the old generation, with signs of life meanwhile:
- * Kafka waits for that no longer than `consumer.rebalanceTimeout`. The words are those of kafkajs's members, so members of
- * both clients can share a group.
+ * Before a member joins again, it finishes its running messages and commits them under the old generation, and keeps sending
+ * heartbeats meanwhile. Kafka waits for that no longer than `consumer.rebalanceTimeout`. The encoding is that of kafkajs's
+ * members, so members of both clients can share a group.
  */
 import type { BrokerError } from "@millrace/core"
 import { Effect } from "effect"
@@ -26,13 +27,13 @@ const byTopic = (partitions: ReadonlyArray<Assigned>) =>
     partitions: of.map(({ partition }) => partition)
   }))
 
-/** The name that Kafka gave with its refusal. */
+/** Reads the member id from Kafka's refusal. */
 const nameGiven = (cause: unknown): string =>
   cause instanceof Error && "memberId" in cause && typeof cause.memberId === "string" ? cause.memberId : ""
 
 const isRebalance = (error: Failed): boolean => Errors.typeOf(error.cause) === "REBALANCE_IN_PROGRESS"
 
-/** A member by the classic protocol; `counts` asks how many partitions topics have. */
+/** Makes a member by the classic protocol; `counts` fetches the number of partitions of topics. */
 export const make = (
   coordinator: Coordinator,
   topics: ReadonlyArray<string>,
@@ -43,7 +44,7 @@ export const make = (
   const { heartbeatInterval, instanceId, metadataMaxAge, rebalanceTimeout, sessionTimeout } = settings.consumer
   let memberId = ""
   let generation = -1
-  /** The partitions of each topic, where this member has dealt them. */
+  /** The number of partitions of each topic, if this member is the leader that assigned them. */
   let dealt: ReadonlyMap<string, number> | undefined
 
   const metadata = encodeConsumerProtocolSubscription({
@@ -58,14 +59,14 @@ export const make = (
       connection.ask("Heartbeat", broker, group, generation, memberId, instanceId)
     )
   )
-  /** Ends when the group is about to divide its partitions anew. */
+  /** Completes when the group starts a rebalance. */
   const untilRebalance = Effect.catchIf(Effect.forever(heartbeat), isRebalance, () => Effect.void)
-  /** Signs of life while what runs is finished, though the group waits. */
+  /** Sends heartbeats while running messages finish, ignoring the pending rebalance. */
   const meanwhile = Effect.forever(Effect.catchIf(Effect.asVoid(heartbeat), isRebalance, () => Effect.void))
 
   const isSame = (found: ReadonlyMap<string, number>) =>
     dealt === undefined || Array.from(found).every(([topic, count]) => dealt?.get(topic) === count)
-  /** Ends when a topic has other partitions than were dealt: who dealt them must do it again. */
+  /** Completes when a topic's number of partitions differs from the assigned one: the leader must assign again. */
   const untilGrown = Effect.andThen(Effect.sleep(metadataMaxAge), Effect.suspend(() => counts(topics))).pipe(
     Effect.repeat({ until: (found) => !isSame(found) }),
     Effect.asVoid
@@ -117,14 +118,14 @@ export const make = (
           all
         )
     )
-    // one that deals without asking who reads what may deal what is read by others of the group
+    // some leaders assign without looking at subscriptions, so drop topics this member did not subscribe to
     return decodeConsumerProtocolAssignment(assignment).assignedPartitions
       .filter(({ topic }) => topics.includes(topic))
       .flatMap(({ partitions, topic }) => partitions.map((partition) => ({ topic, partition })))
   }).pipe(
     Effect.catch((error): Effect.Effect<ReadonlyArray<Assigned>, Failed> => {
       switch (Errors.typeOf(error.cause)) {
-        // Kafka has given it a name, and wants to be asked again by it
+        // Kafka has assigned a member id, and expects a second request with it
         case "MEMBER_ID_REQUIRED":
           memberId = nameGiven(error.cause)
           return memberId === "" ? Effect.fail(error) : join
@@ -147,7 +148,7 @@ export const make = (
         yield* holder.assign(yield* join)
         yield* Effect.raceFirst(untilRebalance, untilGrown)
         yield* Effect.raceFirst(holder.revoke(holder.held()), meanwhile)
-        // in a drain there is nothing left to be a member for
+        // a draining consumer takes no new assignment
         if (holder.stopped()) return yield* Effect.never
       }
     }),
@@ -160,7 +161,7 @@ export const make = (
         )
       ),
     member: () => ({ generation, memberId }),
-    // one that is about to join again still is a member
+    // a member that must join again still is a member
     confirm: Effect.suspend(() =>
       Effect.catchIf(
         coordinator.ask(
@@ -172,7 +173,7 @@ export const make = (
       )
     ),
     leave: Effect.suspend(() =>
-      // a static member keeps its place for as long as its session lasts
+      // a static member keeps its assignment until its session times out
       memberId === "" || instanceId !== null
         ? Effect.void
         : coordinator.ask(

@@ -1,5 +1,5 @@
 /**
- * A cluster that is asked in the words of the protocol.
+ * A cluster, by requests of Kafka's protocol.
  */
 import type { BrokerError } from "@millrace/core"
 import { Effect, Schedule, type Scope } from "effect"
@@ -15,7 +15,10 @@ import { find, type Found } from "./Leaders.ts"
 import * as Offsets from "./Offsets.ts"
 import { answerOf, type Connection, open } from "./Connection.ts"
 
-/** A connection to the cluster, open as long as the scope is: a wrong address or password fails here, after three attempts. */
+/**
+ * Connects to the cluster until the scope closes. Fails after three attempts if Kafka cannot be reached, and at once if it
+ * refuses the credentials.
+ */
 export const connect = (settings: ResolvedOptions): Effect.Effect<Cluster, BrokerError.BrokerError, Scope.Scope> =>
   Effect.gen(function*() {
     const connection = yield* open(settings)
@@ -35,7 +38,7 @@ export const connect = (settings: ResolvedOptions): Effect.Effect<Cluster, Broke
 
 const soon = Schedule.spaced("200 millis")
 
-/** The groups' own word for a member that is in none of the classic protocol. */
+/** Whether Kafka knows no such group. */
 const isUnknown = (error: unknown): boolean => Errors.typeOf(error) === "GROUP_ID_NOT_FOUND"
 
 const topicResource = 2
@@ -70,7 +73,7 @@ const clusterOf = (settings: ResolvedOptions, connection: Connection): Cluster =
       }))
       return { state: found!.groupState, members }
     } catch (error) {
-      // a group that is not of the protocol "consumer" is a classic one, or none
+      // the group uses the classic protocol, or does not exist
       const partly = answerOf<consumerGroupDescribeV0.ConsumerGroupDescribeResponse>(error)
       if (partly === undefined && !isUnknown(error) && Errors.typeOf(error) !== undefined) throw error
     }
@@ -79,7 +82,7 @@ const clusterOf = (settings: ResolvedOptions, connection: Connection): Cluster =
       const members = found!.members.map(({ clientHost, clientId, memberMetadata }) => ({
         clientId,
         clientHost,
-        // empty while the group is about to be divided
+        // empty during a rebalance
         topics: memberMetadata.length === 0 ? [] : decodeConsumerProtocolSubscription(memberMetadata).topics
       }))
       return { state: found!.groupState, members }
@@ -144,7 +147,7 @@ const clusterOf = (settings: ResolvedOptions, connection: Connection): Cluster =
         position: position < 0 ? ends.get(partition) ?? 0 : position
       }))
     },
-    // each call asks anew who leads
+    // each call fetches the leaders anyway
     refresh: () => Promise.resolve(),
     committed: async (group, topic) => {
       const partitions = partitionsOf(await ask([topic]), topic)

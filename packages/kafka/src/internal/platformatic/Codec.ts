@@ -1,5 +1,5 @@
 /**
- * Records as they lie in the broker's answer: found, and read only where somebody asks.
+ * Finds records in the broker's answer without copying them, and decodes a field only when it is read.
  *
  * Format: https://kafka.apache.org/documentation/#recordbatch
  */
@@ -7,11 +7,11 @@ import { type Delivery, delivery, Headers, type Origin, type Reader } from "@mil
 import { compressionsAlgorithmsByBitmask } from "@platformatic/kafka"
 import { positionOf } from "../Topology.ts"
 
-/** A record among others: where its key and its headers begin. The value is the delivery's body. */
+/** A record within a buffer: the offsets of its key and headers. The value is the delivery's body. */
 export class RawRecord {
   declare readonly bytes: Buffer
   declare readonly keyAt: number
-  /** -1 where there is no key. */
+  /** -1 if there is no key. */
   declare readonly keyLength: number
   declare readonly headersAt: number
   declare readonly time: number
@@ -25,10 +25,10 @@ export class RawRecord {
   }
 }
 
-// Where the next number is read. Reading is synchronous, so one is enough, and none is made for each record.
+// The read position. Reading is synchronous, so one shared variable suffices and no reader is allocated for each record.
 let at = 0
 
-/** A variable-length number, zigzag, of at most 64 bits; beyond 2^53 its last digits are lost. */
+/** Reads a variable-length zigzag number of at most 64 bits; beyond 2^53 its last digits are lost. */
 const readNumber = (bytes: Buffer): number => {
   let byte = bytes[at++]!
   if (byte < 0x80) return (byte >>> 1) ^ -(byte & 1)
@@ -61,19 +61,19 @@ const fieldsOf = (record: RawRecord): ReadonlyArray<Headers.Field> => {
   return fields
 }
 
-/** How records are read: nothing is decoded before it is asked for, and nothing of their headers is lost, not even the order. */
+/** Reads records: fields are decoded lazily, and headers keep everything, including their order. */
 export const reader: Reader<RawRecord> = {
-  // equal bytes give equal text, also where they are not UTF-8: order by key needs no more
+  // equal bytes give equal text, even if they are not UTF-8; order by key needs no more
   key: ({ bytes, keyAt, keyLength }) => keyLength < 0 ? undefined : bytes.toString("utf8", keyAt, keyAt + keyLength),
   keyBytes: ({ bytes, keyAt, keyLength }) => keyLength < 0 ? undefined : bytes.subarray(keyAt, keyAt + keyLength),
-  // the count of none is the byte 0
+  // a record without headers has the count 0, one byte
   headers: (record) => record.bytes[record.headersAt] === 0 ? Headers.empty : Headers.fromFields(fieldsOf(record)),
   fields: fieldsOf,
-  // -1 is a record that was written without a time
+  // -1 marks a record written without a timestamp
   timestamp: ({ time }) => time >= 0 ? time : undefined
 }
 
-/** A transaction that was aborted: what its producer wrote from that position on, up to its mark. */
+/** An aborted transaction: its producer's messages from that offset on, up to its marker. */
 export interface Aborted {
   readonly producerId: bigint
   readonly firstOffset: bigint
@@ -89,8 +89,8 @@ const numberAt = (bytes: Buffer, from: number): number =>
   bytes.readInt32BE(from) * 0x1_0000_0000 + bytes.readUInt32BE(from + 4)
 
 /**
- * Finds the records from position `from` on, as deliveries in order, and answers the position behind them: it is further than
- * the last delivery where there are marks of transactions, aborted messages or gaps of compaction.
+ * Finds the records from position `from` on, as deliveries in order, and returns the next position. The next position lies
+ * beyond the last delivery if transaction markers, aborted messages or gaps of compaction follow.
  */
 export const read = (
   bytes: Buffer,
@@ -103,7 +103,7 @@ export const read = (
   const dead = new Set<bigint>()
   let started = 0
   let next = from
-  // the last batch may have been cut off
+  // the last batch may be cut off
   for (let start = 0; start + headerLength <= bytes.length;) {
     const end = start + 12 + bytes.readInt32BE(start + 8)
     if (end > bytes.length) break
@@ -117,7 +117,7 @@ export const read = (
       : bytes.readBigInt64BE(start + 43)
     while (started < starts.length && starts[started]!.firstOffset <= last) dead.add(starts[started++]!.producerId)
     if ((attributes & control) !== 0) {
-      // a mark, committed or aborted, ends what its producer had open
+      // a marker, commit or abort, ends the producer's open transaction
       if (producer !== undefined) dead.delete(producer)
     } else if (last >= from && (producer === undefined || !dead.has(producer))) {
       readBatch(bytes, start, end, attributes, first, origin, from, into)
@@ -156,7 +156,7 @@ const readBatch = (
   for (let i = 0; i < count; i++) {
     const length = readNumber(records)
     const following = at + length
-    // its attributes mean nothing yet
+    // skip the record's attributes, which are unused
     at++
     const later = readNumber(records)
     const position = first + readNumber(records)

@@ -1,6 +1,7 @@
 /**
- * The connections to a cluster by @platformatic/kafka: TLS, SASL and the requests of Kafka's protocol. Membership, fetching and
- * retries are decided above: the client's own consumer joins a group again before running handlers could finish.
+ * The connections to a cluster by @platformatic/kafka: TLS, SASL and the requests of Kafka's protocol. Callers handle
+ * membership, fetching and retries, because the client's own consumer joins a group again before running handlers could
+ * finish.
  */
 import { Effect, Redacted, type Scope } from "effect"
 import {
@@ -34,7 +35,9 @@ import {
 import type { ResolvedOptions } from "../Options.ts"
 import { refusalIn } from "../Token.ts"
 
-/** What is asked; of each the version is taken that client and broker share, and all versions take the same arguments. */
+/**
+ * The requests in use. Each call uses the highest version that client and broker share; all versions take the same arguments.
+ */
 interface Apis {
   readonly ConsumerGroupDescribe: typeof consumerGroupDescribeV0.api.async
   readonly ConsumerGroupHeartbeat: typeof consumerGroupHeartbeatV1.api.async
@@ -59,7 +62,7 @@ interface Apis {
 type Arguments<N extends keyof Apis> = Parameters<Apis[N]> extends [BrokerConnection, ...infer A] ? A : never
 type Answer<N extends keyof Apis> = Awaited<ReturnType<Apis[N]>>
 
-/** What the client needs to connect. */
+/** The client's options for connecting. */
 export const optionsOf = (settings: ResolvedOptions) => {
   const { brokers, clientId, connectTimeout, requestTimeout, sasl, tls } = settings
   return {
@@ -92,10 +95,10 @@ const saslOf = (sasl: NonNullable<ResolvedOptions["sasl"]>): SASLOptions =>
       password: Redacted.value(sasl.password)
     }
 
-/** Connections to the brokers of a cluster, one to each; a request waits for those before it on the same connection. */
+/** Connections to the brokers of a cluster, one to each broker; a request waits for earlier ones on the same connection. */
 export class Connection {
   private readonly base: Base
-  /** Why TLS ended, where it did after a connection was made: of that the client tells only that it is closed. */
+  /** The error that ended TLS on an established connection: the client itself reports only a closed connection. */
   private broken: Error | undefined
 
   constructor(base: Base) {
@@ -108,11 +111,11 @@ export class Connection {
     })
   }
 
-  /** Asks a broker, or any of them. */
+  /** Sends a request to a broker, or to any broker. */
   async ask<N extends keyof Apis>(name: N, broker: Broker | undefined, ...args: Arguments<N>): Promise<Answer<N>> {
     try {
       const api = await this.api(name)
-      // kGetApi answers the api of that name, and Apis says what each name takes and answers
+      // kGetApi returns the api of that name, and Apis types its arguments and answer
       const call = (api as { async: (...args: ReadonlyArray<unknown>) => Promise<unknown> }).async
       return await call(await this.to(broker), ...args) as Answer<N>
     } catch (error) {
@@ -120,7 +123,7 @@ export class Connection {
     }
   }
 
-  /** The highest version of a request that client and broker share. */
+  /** Finds the highest version of a request that client and broker share. */
   async version(name: keyof Apis): Promise<number> {
     return (await this.api(name)).version
   }
@@ -148,18 +151,18 @@ export class Connection {
   }
 }
 
-/** Closes a client; one that does not answer is left behind after 5 seconds. */
+/** Closes a client; gives up after 5 seconds without an answer. */
 export const close = (client: { close(): Promise<void> }): Effect.Effect<void> =>
   Effect.interruptible(Effect.tryPromise(() => client.close())).pipe(Effect.timeoutOption("5 seconds"), Effect.ignore)
 
-/** A connection that is closed with the scope. It connects when it is first asked, and tries nothing twice. */
+/** Opens a connection that closes with the scope. The connection starts at its first request, and retries nothing. */
 export const open = (settings: ResolvedOptions): Effect.Effect<Connection, never, Scope.Scope> =>
   Effect.acquireRelease(
     Effect.sync(() => new Connection(new Base({ ...optionsOf(settings), retries: 0 }))),
     close
   )
 
-/** The answer that an error of the client came with: of several things that were asked, some may be well. */
+/** Reads the answer from a client's error: of several requested items, some may have succeeded. */
 export const answerOf = <A>(error: unknown): A | undefined =>
-  // the client keeps the answer of the request that failed, so the caller knows its type
+  // the client keeps the answer of the failed request, so the caller knows its type
   error instanceof Error && "response" in error ? error.response as A : undefined

@@ -1,8 +1,9 @@
 /**
- * Consuming: each assigned partition is one lease. Each broker is asked for what is next in the partitions that it leads, over
- * and over, on a connection of its own; signs of life and commits go by another, so none waits for a fetch.
+ * Consumes messages; each assigned partition is one lease. The consumer fetches from each broker continuously, on one
+ * connection for each broker. Heartbeats and commits use other connections, so none waits for a fetch.
  *
- * A partition whose messages wait for room is fetched one answer ahead and no further, and keeps no other from being read.
+ * If messages of a partition wait for room, at most one more answer is fetched for that partition, and other partitions are
+ * still read.
  */
 import { BrokerError, type Delivery, type Driver } from "@millrace/core"
 import { Clock, Deferred, Effect, Exit, type Fiber, FiberSet, Random, Schedule, type Scope } from "effect"
@@ -28,13 +29,13 @@ import { type Connection, open as openConnection } from "./Connection.ts"
 
 type Failed = BrokerError.BrokerError
 
-/** Which of Kafka's group protocols a member speaks. */
+/** Kafka's group protocols. */
 export type GroupProtocol = "classic" | "consumer"
 
-// codes of one partition, after which its leader is looked for again: https://kafka.apache.org/protocol#protocol_error_codes
+// codes of a partition after which its leader is looked up again: https://kafka.apache.org/protocol#protocol_error_codes
 const moved = new Set([3, 5, 6, 9, 56, 74, 75, 76, 78, 100, 103])
 const outOfRange = 1
-// how soon a full partition that got room again is fetched, while its broker is asked for others
+// the longest fetch, in milliseconds, while a partition waits for room, so that it is fetched again soon after it gets room
 const shortWait = 20
 
 class Member implements Holder {
@@ -57,7 +58,7 @@ class Member implements Holder {
   private fetchers: FiberSet.FiberSet<void, Failed> | undefined
   private readonly moves: boolean
   private stopping = false
-  /** Which of the partitions is asked for first, so that each is in its turn. */
+  /** Rotates the partition that comes first in a request, for fairness. */
   private turn = 0
   readonly group: Group
 
@@ -114,7 +115,7 @@ class Member implements Holder {
       (found) => new Map(Array.from(found.topics, ([name, { leaders }]) => [name, leaders.length]))
     )
 
-  /** Looks for the topics, and joins; the membership goes on with the scope. */
+  /** Fetches the topics' metadata and joins the group; the membership ends with the scope. */
   get join(): Effect.Effect<void, Failed, Scope.Scope> {
     return Effect.andThen(
       this.leaders.start,
@@ -140,7 +141,7 @@ class Member implements Holder {
     return Effect.suspend(() => this.revoke(this.held()))
   }
 
-  /** Leaves the group: its partitions are another member's from then on. */
+  /** Leaves the group; its partitions then move to other members. */
   get leave(): Effect.Effect<void> {
     return Effect.suspend(() => {
       this.partitions.clear()
@@ -174,7 +175,7 @@ class Member implements Holder {
         const { topics } = yield* this.leaders.known
         const topicId = topics.get(topic)?.id
         for (const place of positions.values()) {
-          // in a drain nothing new is taken
+          // a draining consumer takes no new partitions
           if (!this.stopping && topicId !== undefined) this.take(topic, topicId, place)
         }
       }
@@ -211,7 +212,7 @@ class Member implements Holder {
     return begin({ settings, cluster, begun, options, topics: subscribed }, ends, this.group.commit)
   }
 
-  /** Where partitions are read from: the committed position, else their first message. */
+  /** Finds the start of partitions: the committed position, otherwise the first message. */
   private positions(topic: string, partitions: ReadonlyArray<number>): Effect.Effect<Map<number, Position>, Failed> {
     return Effect.gen({ self: this }, function*() {
       const committed = yield* this.coordinator.ask(
@@ -226,7 +227,7 @@ class Member implements Holder {
     })
   }
 
-  /** The first or the next positions; waits up to 5 seconds for leaders. */
+  /** Reads the first or the next positions; waits up to 5 seconds for leaders. */
   private bounds(topic: string, partitions: ReadonlyArray<number>, which: "earliest" | "latest") {
     const { read } = this.settings.consumer
     return Effect.flatMap(this.leaders.refresh, (found) =>
@@ -307,7 +308,7 @@ class Member implements Holder {
     })
   }
 
-  /** Starts a fetcher for each broker that leads something of ours. */
+  /** Starts a fetcher for each broker that leads a held partition. */
   private get find(): Effect.Effect<void, Failed> {
     return Effect.suspend(() => {
       const { bell } = this
@@ -334,7 +335,7 @@ class Member implements Holder {
     })
   }
 
-  /** The broker that a partition is fetched from: the leader, or for a while the nearer replica that the leader has named. */
+  /** Finds the broker to fetch a partition from: the leader, or temporarily the nearer replica that the leader has named. */
   private nodeOf(partition: Partition): number {
     const { near, origin, topic } = partition
     if (near !== undefined && near.until > this.clock.currentTimeMillisUnsafe() && this.leaders.broker(near.node)) {
@@ -344,7 +345,7 @@ class Member implements Holder {
     return this.leaders.leader(topic, origin.partition)
   }
 
-  /** Asks one broker until it leads nothing of ours any more. */
+  /** Fetches from one broker until the broker leads none of the held partitions. */
   private ask(node: number): Effect.Effect<void, Failed> {
     return Effect.gen({ self: this }, function*() {
       let failures = 0
@@ -353,11 +354,11 @@ class Member implements Holder {
           this.nodeOf(partition) === node
         )
         const broker = this.leaders.broker(node)
-        // its last partition may be another broker's from now on, which has no fetcher yet
+        // its last partition may have moved to a broker without a fetcher
         if (led.length === 0) return this.ring()
         if (broker === undefined) return
         const hungry = led.filter((partition) => partition.hungry)
-        // room, or the end of a pause, is told by the bell; a broker is asked now and then meanwhile, as a sign of its life
+        // the bell signals room or the end of a pause; an empty fetch after each wait checks that the broker is alive
         if (hungry.length === 0) {
           yield* Effect.timeoutOption(Deferred.await(this.bell), this.settings.consumer.maximumWait)
         }
@@ -391,7 +392,7 @@ class Member implements Holder {
     })
   }
 
-  /** Passes on what was fetched, in turn. */
+  /** Passes on fetched messages, partition by partition. */
   private give(asked: ReadonlyArray<Partition>, found: ReadonlyArray<Fetched>): Effect.Effect<void, Failed> {
     const byId = new Map(asked.map((partition) => [keyOf(partition.topicId, partition.origin.partition), partition]))
     let again = false
@@ -400,7 +401,7 @@ class Member implements Holder {
     try {
       for (const fetched of found) {
         const partition = byId.get(keyOf(fetched.topicId, fetched.partition))
-        // it may have been taken away meanwhile
+        // the partition may have been revoked meanwhile
         if (partition === undefined || partition.closed) continue
         if (fetched.replica >= 0) {
           const until = this.clock.currentTimeMillisUnsafe() + this.settings.consumer.metadataMaxAge
@@ -408,7 +409,7 @@ class Member implements Holder {
           moves = true
         }
         if (fetched.error !== 0 && partition.near !== undefined) {
-          // a follower may be behind, or follow no longer: the leader knows
+          // the follower may lag or follow no longer; ask the leader
           partition.near = undefined
           moves = true
         } else if (fetched.error === outOfRange) lost = partition
@@ -434,7 +435,7 @@ class Member implements Holder {
     else if (progress.isAhead) this.fork(progress.catchUp)
   }
 
-  /** Looks again who leads; a topic that was made anew under its name is not the one that was read. */
+  /** Refreshes the leaders; fails if a topic was recreated under its name. */
   private get renew(): Effect.Effect<void, Failed> {
     return Effect.flatMap(this.leaders.refresh, ({ topics }) => {
       for (const { topic, topicId } of this.partitions.values()) {
@@ -452,7 +453,7 @@ class Member implements Holder {
     })
   }
 
-  /** What was next is gone: retention took it, or the log was cut after a broker's disk was lost. */
+  /** Moves to an existing position: retention deleted the next one, or the log was truncated after a broker lost its disk. */
   private reset(partition: Partition): Effect.Effect<void, Failed> {
     const { origin, topic } = partition
     return Effect.gen({ self: this }, function*() {
@@ -469,13 +470,13 @@ class Member implements Holder {
   }
 }
 
-// a new partition, or one whose leader has just died, has none for a moment
+// a new partition, or one whose leader has just died, has no leader for a moment
 const leaderless = new Set(["NOT_LEADER_OR_FOLLOWER", "LEADER_NOT_AVAILABLE", "REPLICA_NOT_AVAILABLE"])
 const every = Schedule.spaced("50 millis")
 
 /**
- * The list, beginning at another place. A broker fills its answer in the order in which it is asked, and sends a batch of records
- * that is above the limit of its partition only where nothing comes before it (KIP-74).
+ * Rotates the list. A broker fills its answer in the order of the request, and sends a batch of records above the partition's
+ * limit only if nothing precedes it (KIP-74).
  */
 const turned = <A>(list: ReadonlyArray<A>, turn: number): ReadonlyArray<A> => {
   const at = turn % Math.max(1, list.length)
@@ -494,7 +495,7 @@ const read = (
   Effect.gen(function*() {
     const fork = Effect.runForkWith(yield* Effect.context<never>())
     const { rebalanceTimeout } = settings.consumer
-    // a request to join is answered when all others have, too
+    // Kafka answers a join only after all other members have joined, too
     const connection = yield* openConnection({
       ...settings,
       requestTimeout: Math.max(settings.requestTimeout, rebalanceTimeout + 5000)
@@ -521,7 +522,10 @@ const read = (
     return { read: member.read, release: member.release }
   })
 
-/** Runs until interrupted; fails when the connection or the membership is gone. The group is left with the scope. */
+/**
+ * Consumes until interrupted; fails when the connection or the membership is lost. The member leaves the group with the
+ * scope.
+ */
 export const consume = (
   settings: ResolvedOptions,
   cluster: Cluster,

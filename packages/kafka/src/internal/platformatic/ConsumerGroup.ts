@@ -1,9 +1,10 @@
 /**
- * Kafka's group protocol "consumer" (KIP-848): the coordinator divides the partitions, and only those move that must. Each
- * member tells at its signs of life what it holds, gives back what is no longer its own, and goes on with the rest.
+ * Kafka's group protocol "consumer" (KIP-848): the coordinator assigns the partitions, and a rebalance moves only those that
+ * must move. In heartbeats each member reports its partitions, and the coordinator answers with the wanted ones. The member
+ * gives back the others, and goes on with the rest.
  *
- * What is given back is finished and committed first, with signs of life meanwhile; Kafka waits for that no longer than
- * `consumer.rebalanceTimeout`.
+ * Before a member gives a partition back, it finishes and commits the running messages, and keeps sending heartbeats
+ * meanwhile. Kafka waits for that no longer than `consumer.rebalanceTimeout`.
  */
 import type { BrokerError } from "@millrace/core"
 import { Effect, Schedule } from "effect"
@@ -16,17 +17,17 @@ import { keyOf } from "./Partition.ts"
 type Failed = BrokerError.BrokerError
 type Partitions = ReadonlyArray<consumerGroupHeartbeatV1.ConsumerGroupHeartbeatRequestTopicPartition>
 
-// the epoch of a member that leaves, and of a static one that may come back
+// the epochs with which a member leaves, and with which a static member announces that it may come back
 const leaving = -1
 const away = -2
 
-// signs of life without an assignment, 100 ms apart, until a member counts as one that stands by
+// heartbeats without an assignment, 100 ms apart, until the member counts as a standby
 const longestWait = 10
 
-// a sign of life that is on its way is answered within
+// a commit with a stale epoch is retried at this interval, up to 50 times, until the heartbeat in flight is answered
 const staleness = Schedule.spaced("20 millis")
 
-/** A member by the protocol "consumer", under a name of its own; `ids` has the id of each topic. */
+/** Makes a member by the protocol "consumer"; `memberId` is the member's own name, `ids` has the id of each topic. */
 export const make = (
   coordinator: Coordinator,
   memberId: string,
@@ -38,11 +39,11 @@ export const make = (
   const { instanceId, rebalanceTimeout } = settings.consumer
   let epoch = 0
   let interval = 0
-  /** What the coordinator wants this member to hold; undefined until it has said. */
+  /** The partitions that the coordinator wants this member to hold; undefined until the first assignment. */
   let target: Partitions | undefined
-  /** Whether the coordinator is still to be told who this is, or what it holds. */
+  /** Whether the next heartbeat must report the held partitions. */
   let untold = true
-  /** Whether the holder was told that it is a member. */
+  /** Whether the holder knows that it is a member. */
   let told = false
   let waits = 0
 
@@ -84,7 +85,7 @@ export const make = (
     Effect.suspend(() => heartbeat([]))
   ))
 
-  /** Gives back what is not in the target any more, then takes what is new in it. */
+  /** Gives back partitions that have left the target, then takes the new ones. */
   const reconcile = (target: Partitions): Effect.Effect<void, Failed> =>
     Effect.gen(function*() {
       const named = new Map(Array.from(yield* ids, ([topic, id]) => [id, topic]))
@@ -101,7 +102,7 @@ export const make = (
       }
       const kept = new Set(before.map(({ partition, topic }) => keyOf(topic, partition)))
       const more = wanted.filter(({ partition, topic }) => !kept.has(keyOf(topic, partition)))
-      // what is given back is told first: what is new may be somebody else's until then
+      // report revoked partitions first: the new ones may belong to another member until then
       if (gone.length === 0 && more.length > 0 && !holder.stopped()) {
         yield* holder.assign(more)
         untold = true
@@ -114,13 +115,13 @@ export const make = (
         yield* heartbeat(holder.held())
         if (target !== undefined) yield* reconcile(target)
         if (target === undefined || (holder.held().length === 0 && waits < longestWait)) {
-          // the coordinator may not have heard yet of a topic that is new
+          // the coordinator may not know a new topic yet
           waits++
           yield* Effect.sleep("100 millis")
           continue
         }
         if (!told) {
-          // it is a member, though maybe without a partition
+          // the holder is a member, though maybe without a partition
           told = true
           yield* holder.assign([])
         }
@@ -135,7 +136,8 @@ export const make = (
             connection.ask("OffsetCommit", broker, group, epoch, memberId, instanceId, offsetsOf(places))
         )
       )
-      // a sign of life on its way has moved the epoch on: the next one tells, and the partition may still be ours
+      // a heartbeat in flight has advanced the epoch: its answer brings the new one, and the member may still hold the
+      // partition
       return Effect.retry(once, {
         while: (error) => Errors.typeOf(error.cause) === "STALE_MEMBER_EPOCH",
         schedule: staleness,
@@ -143,7 +145,7 @@ export const make = (
       })
     },
     member: () => ({ generation: epoch, memberId }),
-    // signs of life beside those of the membership would confuse its epoch; those tell soon enough
+    // extra heartbeats would confuse the membership's epoch; the regular ones detect a lost membership soon enough
     confirm: Effect.void,
     leave: Effect.suspend(() =>
       epoch === 0

@@ -1,5 +1,5 @@
 /**
- * Fetching: the client writes the request, and the answer is cut into one piece of memory for each partition.
+ * Fetches messages: the client writes the request, and the answer is copied into one buffer for each partition.
  */
 import {
   type Broker,
@@ -15,29 +15,29 @@ import {
 import type { Aborted } from "./Codec.ts"
 import type { Connection } from "./Connection.ts"
 
-/** What is asked of one partition. */
+/** The request for one partition. */
 export interface Wanted {
   readonly topicId: string
   readonly partition: number
   readonly position: number
 }
 
-/** What a broker answered for one partition. */
+/** A broker's answer for one partition. */
 export interface Fetched {
   readonly topicId: string
   readonly partition: number
-  /** Kafka's code; 0 where all is well. */
+  /** Kafka's error code; 0 for success. */
   readonly error: number
   readonly highWatermark: number
   readonly aborted: ReadonlyArray<Aborted>
-  /** The replica that the leader sends the consumer to, as it is nearer; -1 where there is none. */
+  /** The nearer replica that the leader redirects the consumer to; -1 if there is none. */
   readonly replica: number
   readonly bytes: Buffer | undefined
 }
 
 type CreateRequest = typeof fetchV17.createRequest
 
-// from 13 on, topics are asked for by their ids, so a topic made anew under an old name is another one
+// from version 13 on, requests name topics by id, so a recreated topic is a different one
 const requests = new Map<number, CreateRequest>([
   [13, fetchV13.createRequest],
   [14, fetchV14.createRequest],
@@ -48,7 +48,7 @@ const requests = new Map<number, CreateRequest>([
 
 const fetchKey = 1
 
-/** Reads an answer; all those versions have the same. */
+/** Parses an answer; its format is the same in all these versions. */
 const parse = (_id: number, key: number, version: number, reader: Reader): ReadonlyArray<Fetched> => {
   reader.readInt32()
   const error = reader.readInt16()
@@ -73,19 +73,19 @@ const parse = (_id: number, key: number, version: number, reader: Reader): Reado
   return found
 }
 
-/** How a broker is asked. */
+/** The limits of a fetch. */
 export interface Limits {
   readonly maximumWait: number
   readonly partitionBytes: number
   readonly read: "committed" | "uncommitted"
-  /** Empty where the leader is asked whatever its rack. */
+  /** Empty to fetch from the leader regardless of racks. */
   readonly rack: string
 }
 
-// the client takes an answer in whole
+// the client buffers an answer as a whole
 const answerBytes = 32 * 1024 * 1024
 
-/** Asks a broker for what is next in some of its partitions, and waits until there is something, or for `maximumWait`. */
+/** Fetches the next messages of some of a broker's partitions; the broker waits up to `maximumWait` for messages. */
 export const fetch = async (
   connection: Connection,
   broker: Broker,

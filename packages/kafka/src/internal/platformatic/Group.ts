@@ -1,5 +1,5 @@
 /**
- * A member of a group, in either of Kafka's protocols: what both have in common.
+ * The common part of a group member in either of Kafka's protocols.
  */
 import { BrokerError } from "@millrace/core"
 import { Clock, Effect } from "effect"
@@ -13,35 +13,35 @@ import type { Connection } from "./Connection.ts"
 
 type Failed = BrokerError.BrokerError
 
-/** What a membership tells the one who reads. */
+/** The reader that a membership notifies. */
 export interface Holder {
-  /** These are ours too from now on. */
+  /** Takes over newly assigned partitions. */
   readonly assign: (partitions: ReadonlyArray<Assigned>) => Effect.Effect<void, Failed>
-  /** These must be given back: completes when what runs is finished and committed. */
+  /** Gives partitions back; completes when their running messages are finished and committed. */
   readonly revoke: (partitions: ReadonlyArray<Assigned>) => Effect.Effect<void>
-  /** What is held now. */
+  /** Lists the partitions held now. */
   readonly held: () => ReadonlyArray<Assigned>
-  /** Whether nothing new is taken any more. */
+  /** Whether the reader is draining and takes no new partitions. */
   readonly stopped: () => boolean
 }
 
 /** A membership. */
 export interface Group {
-  /** Joins, and stays a member until it fails. */
+  /** Joins the group, and stays a member until an error. */
   readonly stay: Effect.Effect<never, Failed>
-  /** Commits as this member, in the generation or epoch that it is in: all or nothing. */
+  /** Commits as this member, in its current generation or epoch: all or nothing. */
   readonly commit: (places: ReadonlyArray<Place>) => Effect.Effect<void, Failed>
-  /** The member in that generation or epoch. */
+  /** Returns the member with its current generation or epoch. */
   readonly member: () => Member
-  /** Asks the group whether it still knows the member. */
+  /** Checks that the group still knows the member. */
   readonly confirm: Effect.Effect<unknown, Failed>
   readonly leave: Effect.Effect<void>
 }
 
-// what ends by itself: the group's coordinator moves, starts or loads its groups
+// transient errors: the group's coordinator moves, starts or loads its groups
 const passing = new Set(["COORDINATOR_LOAD_IN_PROGRESS", "COORDINATOR_NOT_AVAILABLE", "NOT_COORDINATOR"])
 
-/** The broker that keeps a group. */
+/** The broker that coordinates a group. */
 export class Coordinator {
   readonly settings: ResolvedOptions
   readonly group: string
@@ -71,8 +71,8 @@ export class Coordinator {
   }
 
   /**
-   * Asks the coordinator; where it is another one by now, or is about to be, it is looked for and asked again, for as long as
-   * the group keeps a member without a sign of life.
+   * Sends a request to the coordinator. If the coordinator has moved or is moving, finds it and retries, for up to
+   * `sessionTimeout`.
    */
   ask<A>(
     operation: Failed["operation"],
@@ -99,7 +99,7 @@ export class Coordinator {
     })
   }
 
-  /** A sign of life: without an answer for as long as the group keeps a member, it is none any more. */
+  /** Sends a heartbeat; fails with `Lost` after `sessionTimeout` without an answer, when the group has removed the member. */
   beat<A>(call: (connection: Connection, coordinator: Broker) => Promise<A>): Effect.Effect<A, Failed> {
     return Effect.timeoutOrElse(this.ask("consume", call), {
       duration: this.settings.consumer.sessionTimeout,
@@ -114,7 +114,7 @@ export class Coordinator {
   }
 }
 
-/** Positions, as both protocols commit them. */
+/** Converts positions to the form in which both protocols commit them. */
 export const offsetsOf = (places: ReadonlyArray<Place>) =>
   Array.from(Map.groupBy(places, ({ topic }) => topic), ([name, of]) => ({
     name,

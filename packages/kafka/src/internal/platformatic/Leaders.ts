@@ -1,5 +1,5 @@
 /**
- * Who leads which partition, and what ids topics have, as the cluster said last.
+ * The leaders of partitions and the ids of topics, as last fetched.
  */
 import type { BrokerError } from "@millrace/core"
 import { Effect, Schedule } from "effect"
@@ -9,20 +9,23 @@ import * as Errors from "../Errors.ts"
 import type { ResolvedOptions } from "../Options.ts"
 import { answerOf, type Connection } from "./Connection.ts"
 
-/** A topic: its id, and the leader of each partition, -1 where it has none. */
+/** A topic: its id, and the leader of each partition, -1 if there is none. */
 export interface Topic {
   readonly id: string
   readonly leaders: ReadonlyArray<number>
 }
 
-/** What a cluster says of topics. */
+/** The cluster's metadata of topics. */
 export interface Found {
   readonly brokers: ReadonlyMap<number, Broker>
   readonly controller: number
   readonly topics: ReadonlyMap<string, Topic>
 }
 
-/** Asks for topics, or for all of them; rejects for the first that cannot be had. Partitions may be without a leader. */
+/**
+ * Fetches the metadata of topics, or of all topics; rejects for the first requested topic with an error. Partitions may be
+ * without a leader.
+ */
 export const find = async (
   connection: Connection,
   topics: ReadonlyArray<string> | null,
@@ -38,7 +41,7 @@ export const find = async (
   }
   const found = new Map<string, Topic>()
   for (const { errorCode, name, partitions, topicId } of answer.topics) {
-    // without a name, a topic that is being deleted
+    // a topic without a name is being deleted
     if (typeof name !== "string") continue
     if (errorCode !== 0) {
       if (topics === null) continue
@@ -57,12 +60,12 @@ export const find = async (
   }
 }
 
-// a topic that is being made has no partitions for a moment
+// a topic that is being created has no partitions for a moment
 const coming = new Set(["LEADER_NOT_AVAILABLE", "UNKNOWN_TOPIC_OR_PARTITION"])
 
 const every = Schedule.spaced("50 millis")
 
-/** The topics of a membership, asked anew when something has moved. */
+/** The metadata of a membership's topics, fetched again when leaders have moved. */
 export class Leaders {
   private readonly settings: ResolvedOptions
   private readonly connection: Connection
@@ -83,12 +86,12 @@ export class Leaders {
     )
   }
 
-  /** What the cluster says now. */
+  /** Fetches the current metadata. */
   get refresh(): Effect.Effect<Found, BrokerError.BrokerError> {
     return this.ask(false)
   }
 
-  /** Asks for the first time: a topic that is missing is refused, or made and waited for. */
+  /** Fetches the metadata for the first time; a missing topic is refused, or created and waited for. */
   get start(): Effect.Effect<Found, BrokerError.BrokerError> {
     if (this.settings.missingTopics === "refuse") return this.ask(false)
     return Effect.retry(this.ask(true), {
@@ -102,7 +105,7 @@ export class Leaders {
     return Effect.suspend(() => this.found === undefined ? this.refresh : Effect.succeed(this.found))
   }
 
-  /** The broker that leads a partition, as it was said last. */
+  /** Finds the leader of a partition, as last fetched; -1 if there is none. */
   leader(topic: string, partition: number): number {
     return this.found?.topics.get(topic)?.leaders[partition] ?? -1
   }

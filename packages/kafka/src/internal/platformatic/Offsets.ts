@@ -1,5 +1,5 @@
 /**
- * Positions of partitions: the first, the next, and what groups have committed.
+ * Reads positions of partitions: the first, the next, and those that groups have committed.
  */
 import type { listOffsetsV9, offsetFetchV9 } from "@platformatic/kafka"
 import type { Position } from "../Cluster.ts"
@@ -7,10 +7,12 @@ import { positionOf } from "../Topology.ts"
 import type { Found } from "./Leaders.ts"
 import { answerOf, type Connection } from "./Connection.ts"
 
-/** ListOffsets' words for the first position, and for the next; of what is committed, where that is what is read. */
+/**
+ * ListOffsets' numbers for the first and the next position; `latest` is the end of committed messages if only those are read.
+ */
 const words = { earliest: -2n, latest: -1n }
 
-/** Asks the leaders of a topic's partitions; -1 where there is no message of that time or later. */
+/** Asks the leaders of a topic's partitions for positions; -1 if there is no message at or after the given time. */
 export const list = async (
   connection: Connection,
   { brokers, topics }: Found,
@@ -38,7 +40,7 @@ export const list = async (
     .map(({ offset, partitionIndex }) => ({ partition: partitionIndex, position: positionOf(offset) }))
 }
 
-/** What the group has committed of a topic, where it has. */
+/** Reads the group's committed positions in a topic; partitions without one are left out. */
 export const committed = async (
   connection: Connection,
   coordinator: { readonly host: string; readonly port: number },
@@ -56,7 +58,7 @@ export const committed = async (
     }], true)
   } catch (error) {
     const partly = answerOf<offsetFetchV9.OffsetFetchResponse>(error)
-    // a group of the protocol "consumer" is unknown until it has a first member: 69 is GROUP_ID_NOT_FOUND
+    // a group of the protocol "consumer" is unknown until its first member joins: 69 is GROUP_ID_NOT_FOUND
     if (partly?.groups[0]?.errorCode !== 69) throw error
     return []
   }

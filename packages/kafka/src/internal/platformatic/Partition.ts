@@ -1,25 +1,28 @@
 /**
- * One partition that is assigned: its lease, how far it is fetched, and what waits for room in the engine.
+ * One assigned partition: its lease, its fetch position, and the fetched messages that wait for room in the engine.
  */
 import type { Delivery, Driver, Origin } from "@millrace/core"
 import { type Effect, Exit, type Fiber } from "effect"
 import type { Progress } from "../Progress.ts"
 
-/** A partition's name among those of a member. */
+/** Makes the key of a partition within a member. */
 export const keyOf = (topic: string, partition: number): string => `${topic}:${partition}`
 
 type Fork = <A, E>(effect: Effect.Effect<A, E>) => Fiber.Fiber<A, E>
 
-/** Pushes a partition's messages: one offer at a time, and at most one more answer fetched ahead. */
+/** Offers a partition's messages to the engine: one offer at a time, with at most one more answer fetched ahead. */
 export class Partition {
   readonly topic: string
   readonly topicId: string
   readonly origin: Origin
   readonly lease: Driver.Lease
   readonly progress: Progress
-  /** Set when the lease has ended: nothing more is offered under it. */
+  /** Set when the lease has ended: no more messages are offered under it. */
   closed = false
-  /** A replica that is nearer than the leader, and until when it is asked (Unix time in milliseconds); then the leader tells again. */
+  /**
+   * A replica nearer than the leader, and until when to fetch from it (Unix time in milliseconds); then the leader decides
+   * again.
+   */
   near: { readonly node: number; readonly until: number } | undefined
   private queue: Array<Delivery> = []
   private waiting = false
@@ -55,23 +58,23 @@ export class Partition {
     return keyOf(this.topic, this.origin.partition)
   }
 
-  /** Whether another answer may be fetched: what was fetched is with the engine. */
+  /** Whether another answer may be fetched: the engine has all messages fetched so far. */
   get hungry(): boolean {
     return !this.closed && !this.paused && this.queue.length === 0
   }
 
-  /** Whether something fetched still waits for room. */
+  /** Whether fetched messages wait for room. */
   get full(): boolean {
     return !this.paused && this.queue.length > 0
   }
 
-  /** Takes what was fetched, and passes it on as far as there is room. */
+  /** Queues fetched messages, and offers them while there is room. */
   add(deliveries: Array<Delivery>): void {
     this.queue = this.queue.length === 0 ? deliveries : this.queue.concat(deliveries)
     this.pass()
   }
 
-  /** Stops passing on, or goes on. */
+  /** Pauses or resumes the offers. */
   pause(paused: boolean): void {
     this.paused = paused
     this.pass()
@@ -82,14 +85,14 @@ export class Partition {
     while (!this.closed && !this.paused && !this.waiting && this.queue.length > 0) {
       const { queue } = this
       const to = this.endOf(queue)
-      // taken off before it is offered: room may come before `offer` has returned
+      // dequeue before `offer`: room may arrive before it returns
       this.queue = to === queue.length ? [] : queue.slice(to)
       const room = this.sink.offer(this.lease, to === queue.length ? queue : queue.slice(0, to))
       if (!Exit.isExit(room)) this.until(room)
     }
   }
 
-  /** The end of a batch: as many messages and bytes as were asked for, and one at least. */
+  /** Finds the end of a batch: at most `batch` messages and `bytes` bytes, but at least one message. */
   private endOf(queue: ReadonlyArray<Delivery>): number {
     const { batch, bytes } = this.options
     const end = Math.min(batch, queue.length)
@@ -110,7 +113,7 @@ export class Partition {
     })
   }
 
-  /** Ends it here: what was fetched and not taken is forgotten. */
+  /** Ends the partition and discards its queued messages. */
   end(): void {
     this.closed = true
     this.queue = []

@@ -1,9 +1,13 @@
 /**
- * Partitions as Kafka's Java clients and kafkajs choose them, so that messages of one key meet whoever writes them.
+ * Chooses partitions as Kafka's Java clients and kafkajs do, so messages with one key share a partition, whichever client
+ * publishes them.
  */
 import { murmur2 } from "@platformatic/kafka"
 
-/** Where a message goes: by murmur2 of its key, in turn without one. The client takes the remainder by the partitions. */
+/**
+ * Makes a partitioner: murmur2 of the key, round robin without a key. The client takes the result modulo the number of
+ * partitions.
+ */
 export const partitioner = () => {
   const turns = new Map<string, number>()
   return ({ topic }: { readonly topic: string }, key: Buffer | undefined): number => {

@@ -1,5 +1,5 @@
 /**
- * Publishing by the client's idempotent producer.
+ * Publishes with the client's idempotent producer.
  */
 import type { Outgoing } from "@millrace/core"
 import { type MessageToProduce, NetworkError, Producer } from "@platformatic/kafka"
@@ -16,18 +16,18 @@ type Message = MessageToProduce<Buffer, Buffer, Buffer, Buffer>
 const buffer = (bytes: Uint8Array): Buffer =>
   Buffer.isBuffer(bytes) ? bytes : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
 
-/** Fields in the order given: each name is an object of its own, so a map keeps those that are twice. */
+/** Converts fields to headers in the given order: each name is an object of its own, so the map keeps repeated names. */
 const headersOf = (outgoing: Outgoing<Uint8Array>): Map<Buffer, Buffer> | undefined => {
   const { fields } = outgoing
   if (fields.length === 0) return undefined
-  // the client writes null where a value is null, as its types leave out
+  // the client writes null values, although its types exclude them
   return new Map(fields.map(([name, value]) => [Buffer.from(name), value === null ? null : buffer(value)])) as Map<
     Buffer,
     Buffer
   >
 }
 
-/** A message as the client writes it. */
+/** Converts a message to the client's form. */
 export const toMessage = (outgoing: Outgoing<Uint8Array>): Message => {
   const { channel, keyBytes, native, payload } = outgoing
   const headers = headersOf(outgoing)
@@ -40,7 +40,7 @@ export const toMessage = (outgoing: Outgoing<Uint8Array>): Message => {
   return message
 }
 
-/** What a producer is made of. */
+/** The options of a producer. */
 export const producerOptions = (settings: ResolvedOptions) => ({
   ...optionsOf(settings),
   idempotent: true,
@@ -54,8 +54,8 @@ export const producerOptions = (settings: ResolvedOptions) => ({
 })
 
 /**
- * Looks for partitions that are newer than what the producer knows of their topic: the client would take the remainder by those it
- * knows, and send the message to another one.
+ * Updates the producer's metadata if a message names a partition beyond it: the client would take the number modulo its known
+ * partitions, and send the message to another partition.
  */
 const knowing = async (
   producer: Producer<Buffer, Buffer, Buffer, Buffer>,
@@ -71,7 +71,7 @@ const knowing = async (
   if (isNew) await producer.metadata({ topics, forceUpdate: true })
 }
 
-/** Fails when a request has not left in time: the client forgets one that waits for a connection that is closed. */
+/** Fails if a request is not sent in time: the client forgets a request that waits for a closed connection. */
 const limited = async <A>(sent: Promise<A>, milliseconds: number): Promise<A> => {
   const stop = new AbortController()
   try {
@@ -93,7 +93,7 @@ export const producers = (settings: ResolvedOptions): Producers => ({
       ...producerOptions(settings),
       // an idempotent producer waits for all replicas
       idempotent: settings.producer.acks === "all",
-      // without answers, only the socket says how much may be sent
+      // without acknowledgements, only the socket limits how much may be sent
       handleBackPressure: settings.producer.acks === "none"
     })
     return {

@@ -11,7 +11,7 @@ import type { Offsets, TransactionalProducer, TransactionalProducers } from "../
 import { producerOptions, toMessage } from "./Publisher.ts"
 import { close, type Connection, open, optionsOf } from "./Connection.ts"
 
-/** Takes a consumer for the group that it names; it joins nothing, and is closed after. */
+/** Runs `use` with a consumer that only carries the group's name: the consumer does not join, and is closed afterwards. */
 const withConsumer = async (
   settings: ResolvedOptions,
   groupId: string,
@@ -25,11 +25,14 @@ const withConsumer = async (
   }
 }
 
-// how long a sign of life that is on its way may take to bring the next epoch
+// how long to wait for a heartbeat in flight to bring the next epoch, in milliseconds
 const patience = 1000
 const pause = 20
 
-/** By the protocol "consumer" the member's epoch may have moved on, while it still has the partition. */
+/**
+ * Whether the epoch or generation is stale: with the protocol "consumer" the epoch may advance while the member keeps the
+ * partition.
+ */
 const isStale = (error: unknown): boolean => {
   const type = Errors.typeOf(error)
   return type === "ILLEGAL_GENERATION" || type === "STALE_MEMBER_EPOCH"
@@ -48,7 +51,7 @@ const sendOffsets = async (
     const metadata = {
       consumer: { groupId: group, generationId: generation, memberId, coordinatorId: found!.nodeId }
     }
-    // of a message the client reads these and no more, and commits the position behind it
+    // the client reads only these fields of a message, and commits the offset after it
     const message = { topic, partition, offset: BigInt(position) - 1n, metadata }
     try {
       await transaction.addOffset(message as unknown as Parameters<typeof transaction.addOffset>[0])
@@ -69,10 +72,10 @@ export const transactional = (
     const openOne = (): TransactionalProducer => {
       const producer = new Producer<Buffer, Buffer, Buffer, Buffer>({ ...producerOptions(settings), transactionalId })
       return {
-        // a name that is in use elsewhere is taken over at the first transaction
+        // a transactional id in use elsewhere is taken over at the first transaction
         connect: () => connection.ask("Metadata", undefined, [], false, false),
         begin: async () => {
-          const transaction = await producer.beginTransaction( // none yet: the client would ask for the producer 0, and be told that it is fenced
+          const transaction = await producer.beginTransaction( // no id yet: the client would send producer id 0, and be fenced
             { producerId: -1n, producerEpoch: -1 }
           )
           return {
