@@ -1,8 +1,8 @@
 /**
  * RabbitMQ by amqplib.
  *
- * At least once: a message is acknowledged when it is settled, and what was not is delivered again. A channel is in order where
- * its subscriptions ask for it, one member of a group at a time; else the members share its messages.
+ * Delivery is at least once: a message is acknowledged when it is settled, and unsettled messages are redelivered. If a
+ * channel's subscriptions ask for order, one member of a group consumes at a time; otherwise the members share its messages.
  */
 import { type Broker, type BrokerError, type Driver, Engine } from "@millrace/core"
 import { type Config, Effect, Layer, type Scope } from "effect"
@@ -30,7 +30,7 @@ const capabilitiesOf = ({ log, queueType }: ResolvedOptions): Driver.Capabilitie
   attempts: queueType === "quorum",
   groups: true,
   fanOut: true,
-  // without a log nothing is kept for a group that is not there yet
+  // without a log, messages published before a group begins are not kept for it
   retention: log === "stream",
   replay: log === "stream",
   persistence: true,
@@ -43,11 +43,11 @@ const capabilitiesOf = ({ log, queueType }: ResolvedOptions): Driver.Capabilitie
 })
 
 /**
- * RabbitMQ as a driver, for an engine of one's own; connected as long as the scope is open.
+ * Connects to RabbitMQ as a driver for an engine of the caller's own. The connections close with the scope.
  *
- * Fails with a `BrokerError`: `Invalid` for a bad option, `Unreachable` where no RabbitMQ answers, `Credentials` where it
- * refuses the user, the password or the certificate, `NotFound` or `Permission` where the virtual host is missing or not the
- * user's.
+ * Fails with a `BrokerError`: `Invalid` for a bad option, `Unreachable` if no RabbitMQ answers, `Credentials` if RabbitMQ
+ * refuses the user, the password or the certificate, `NotFound` or `Permission` if the virtual host is missing or the user
+ * has no access to it.
  *
  * @category constructors
  */
@@ -56,7 +56,7 @@ export const driver = (
 ): Effect.Effect<Driver.Driver, BrokerError.BrokerError, Scope.Scope> =>
   Effect.gen(function*() {
     const resolved = yield* check(options)
-    // RabbitMQ stops reading from a connection that publishes when memory or disk is short; consumers go on
+    // RabbitMQ stops reading from a publishing connection when memory or disk is short; consumers go on
     const publishing = yield* Connection.make(resolved, "publishes")
     const consuming = yield* Connection.make(resolved, "consumes")
     yield* Requests.ask(resolved, "connect", () => publishing.open())
@@ -75,7 +75,7 @@ export const driver = (
       declare,
       browse: (channel) => Browse.browse(publishing, channel),
       check: Effect.suspend(() => {
-        // open connections go on until the last credentials end
+        // open connections work until their credentials expire
         const unissued = resolved.credentials?.lastError()
         if (unissued !== undefined) return Effect.fail(unissued)
         return publishing.blocked === undefined
@@ -98,7 +98,7 @@ export const driver = (
   })
 
 /**
- * RabbitMQ as the broker of a program.
+ * Provides RabbitMQ as the broker of a program.
  *
  * **Example** (a subscription on RabbitMQ)
  *
@@ -125,9 +125,10 @@ export const layer = (options: Options): Layer.Layer<Broker.Broker, BrokerError.
   Engine.layer(driver(options))
 
 /**
- * RabbitMQ with its address and credentials from the environment: `RABBITMQ_URL` (`amqp://user:password@host:port/vhost`),
- * `RABBITMQ_USERNAME`, `RABBITMQ_PASSWORD`, `RABBITMQ_CLIENT_ID`, `RABBITMQ_QUEUE_TYPE` (`quorum`, `classic`),
- * `RABBITMQ_MISSING_CHANNELS` (`refuse`, `create`). `options` go before the environment.
+ * Provides RabbitMQ with its address and credentials from the environment: `RABBITMQ_URL`
+ * (`amqp://user:password@host:port/vhost`), `RABBITMQ_USERNAME`, `RABBITMQ_PASSWORD`, `RABBITMQ_CLIENT_ID`,
+ * `RABBITMQ_QUEUE_TYPE` (`quorum`, `classic`), `RABBITMQ_MISSING_CHANNELS` (`refuse`, `create`). `options` override the
+ * environment.
  *
  * Fails with a `ConfigError` that names the variable, or as `layer` does.
  *

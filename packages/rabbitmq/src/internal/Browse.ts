@@ -1,5 +1,5 @@
 /**
- * Reading what is in a channel without consuming it: its log, up to where it is when the reading begins.
+ * Reads the messages of a channel without consuming them: its log, up to the log's end at the start of the reading.
  */
 import { type BrokerError, type Delivery, delivery, type Origin } from "@millrace/core"
 import type { ConsumeMessage } from "amqplib"
@@ -18,8 +18,8 @@ const offsetOf = (message: ConsumeMessage): number => {
 }
 
 /**
- * What the log of a channel keeps, oldest first, at positions that are its offsets; then its end. Fails with `NotFound` where
- * the channel was not declared, and with `Unsupported` where channels have no log.
+ * Streams the messages of a channel's log, oldest first, with the log's offsets as positions, and then ends. Fails with
+ * `NotFound` if the channel was not declared, and with `Unsupported` if channels have no log.
  */
 export const browse = (connection: Connection, channel: string): Stream.Stream<Delivery, Failed> => {
   const { resolved } = connection
@@ -73,7 +73,7 @@ const fill = (
       Requests.attempt(resolved, "browse", () => Log.read(connection, channel, visit), where),
       () =>
         Effect.sync(() => {
-          // nobody reads any more
+          // the reader is gone
           closed = true
           for (const fiber of offering) fiber.interruptUnsafe()
         })

@@ -1,5 +1,5 @@
 /**
- * From amqplib's errors, and RabbitMQ's reply codes in them, to a `BrokerError`: what happened, and what to do about it.
+ * Maps amqplib's errors, and RabbitMQ's reply codes in them, to a `BrokerError` that says what happened and what to do.
  *
  * Codes: https://www.rabbitmq.com/amqp-0-9-1-reference#constants
  */
@@ -7,17 +7,17 @@ import { BrokerError, NetworkFailure } from "@millrace/core"
 
 type Operation = BrokerError.BrokerError["operation"]
 
-/** What the message of an error may name. */
+/** The names that an error message may mention. */
 export interface Place {
   /** `host:port` of the nodes, without credentials. */
   readonly nodes: string
   readonly user: string
   readonly vhost: string
-  /** What the client was told to speak. */
+  /** The configured protocol. */
   readonly speaks: string
   readonly channel?: string | undefined
   readonly queue?: string | undefined
-  /** Replaces what is secret. */
+  /** Replaces secrets. */
   readonly redact: (text: string) => string
 }
 
@@ -25,7 +25,7 @@ interface Found {
   readonly message: string
   /** RabbitMQ's reply code. */
   readonly reply: number | undefined
-  /** Node's. */
+  /** Node's error code. */
   readonly code: string
 }
 
@@ -33,7 +33,7 @@ const property = (error: object, name: string): unknown => (error as { readonly 
 
 const read = (error: unknown): Found => {
   if (!(error instanceof Error)) return { message: String(error), reply: undefined, code: "" }
-  // a refused handshake and a name with several addresses have their codes further inside
+  // a refused handshake, and a name with several addresses, nest their codes
   const inner = error instanceof AggregateError && error.errors[0] instanceof Error ? error.errors[0] : error
   const code = property(inner, "code")
   const said = /\b([345]\d\d) \(([A-Z-]+)\)/.exec(inner.message)?.[1]
@@ -46,32 +46,32 @@ const read = (error: unknown): Found => {
   }
 }
 
-/** RabbitMQ's reply code behind an error: 404 not found, 405 locked, 406 precondition failed … */
+/** Finds RabbitMQ's reply code in an error: 404 not found, 405 locked, 406 precondition failed … */
 export const replyOf = (error: unknown): number | undefined => read(error).reply
 
-/** Whether RabbitMQ says that a queue or an exchange is not there; it may also be there and not be served now. */
+/** Whether RabbitMQ reports that a queue or an exchange does not exist; false if it exists and is not served now. */
 export const isMissing = (error: unknown): boolean => {
   const { message, reply } = read(error)
   return reply === 404 && absent.test(said(message))
 }
 
-/** Whether a queue or an exchange is not there; it is a virtual host that no connection finds. */
+/** Whether the error means that a queue or an exchange does not exist; when connecting, `NotFound` means the virtual host. */
 export const isAbsent = ({ operation, reason }: BrokerError.BrokerError): boolean =>
   reason === "NotFound" && operation !== "connect"
 
 const absent = /^no (?:queue|exchange|binding)/i
 
-/** RabbitMQ's own sentence, without what amqplib puts around it. */
+/** Extracts RabbitMQ's own sentence from amqplib's message. */
 const said = (message: string): string =>
   /"(?:[A-Z_]+ - )?(.+)"$/s.exec(message)?.[1] ?? /replyText:? ?['"](?:[A-Z_]+ - )?([^'"]+)/.exec(message)?.[1] ??
     message
 
 type Verdict = readonly [reason: BrokerError.Reason, what: string, failure?: BrokerError.BrokerError["failure"]]
 
-/** RabbitMQ 3 and 4.0 end a channel that publishes or consumes with a token that has ended, newer versions the connection. */
+/** With an expired token, RabbitMQ 3 and 4.0 close a channel that publishes or consumes, newer versions the connection. */
 const hasExpired = /\b(?:token|credentials?) (?:has )?expired\b/i
 
-/** Whether the credentials of a connection have ended. */
+/** Whether the credentials of a connection have expired. */
 export const isExpired = (error: unknown): boolean => hasExpired.test(read(error).message)
 
 const at = (place: Place): string => `RabbitMQ at ${place.nodes}`
@@ -99,7 +99,7 @@ const byReply = (found: Found, place: Place, operation: Operation): Verdict | un
           `User ${place.user} may not do this in the virtual host ${place.vhost}: ${text}. Grant it by rabbitmqctl set_permissions.`
         ]
     case 404:
-      // a node that has just started, or is away, has its queues and does not serve them yet
+      // a node that has just started, or is away, knows its queues but does not serve them yet
       return absent.test(text)
         ? ["NotFound", `${text}: declare the channel, or correct its name or its route.`]
         : ["Lost", `${at(place)} does not serve ${thing(place)} now: ${text}.`]
@@ -159,7 +159,7 @@ const byConnection = (error: unknown, found: Found, place: Place, operation: Ope
     tls: "write amqp:// in url, or correct the port"
   })
   if (network !== undefined) return [network.reason, network.message]
-  // amqplib keeps the reason of a refusal at this step to itself
+  // amqplib does not expose the reason of a refusal at this step
   if (/Expected ConnectionOpenOk; got <ConnectionClose/.test(found.message)) {
     return [
       "NotFound",
@@ -192,7 +192,7 @@ const byConnection = (error: unknown, found: Found, place: Place, operation: Ope
   return undefined
 }
 
-/** Makes a `BrokerError` of whatever amqplib threw. */
+/** Makes a `BrokerError` of any error that amqplib threw. */
 export const fromUnknown = (error: unknown, operation: Operation, place: Place): BrokerError.BrokerError => {
   if (error instanceof BrokerError.BrokerError) return error
   const found = read(error)
@@ -207,11 +207,14 @@ export const fromUnknown = (error: unknown, operation: Operation, place: Place):
   })
 }
 
-/** The cause as a user may log it, without what amqplib hangs on its errors: frames of a handshake hold the password. */
+/**
+ * The cause in a form that is safe to log, without the data that amqplib attaches to its errors: handshake frames hold the
+ * password.
+ */
 const causeOf = (error: unknown, place: Place): unknown =>
   place.redact(error instanceof Error ? error.message : String(error))
 
-/** An error of our own finding. */
+/** Makes an error that this driver has detected itself. */
 export const make = (
   operation: Operation,
   reason: BrokerError.Reason,
@@ -219,11 +222,11 @@ export const make = (
   failure?: BrokerError.BrokerError["failure"]
 ): BrokerError.BrokerError => BrokerError.make({ system: "rabbitmq", operation, reason, message, failure })
 
-/** An option or a message that RabbitMQ can never take. */
+/** The error of an option or a message that RabbitMQ can never accept. */
 export const invalid = (operation: Operation, message: string): BrokerError.BrokerError =>
   make(operation, "Invalid", message)
 
-/** RabbitMQ reads nothing from who publishes. */
+/** The error while RabbitMQ does not read from publishing connections. */
 export const alarmed = (operation: Operation, place: Place, why: string): BrokerError.BrokerError =>
   make(
     operation,
@@ -232,7 +235,7 @@ export const alarmed = (operation: Operation, place: Place, why: string): Broker
     "dependency"
   )
 
-/** A queue refused a message. */
+/** The error of a message that a queue refused. */
 export const full = (place: Place, channel: string): BrokerError.BrokerError =>
   make(
     "publish",
@@ -242,11 +245,11 @@ export const full = (place: Place, channel: string): BrokerError.BrokerError =>
     } did not take a message for ${channel}: a queue that it goes to is full, or has no leader now. Consume it, or raise its limit.`
   )
 
-/** What was published is not confirmed in time. */
+/** The error of messages that are not confirmed in time. */
 export const unanswered = (place: Place, what: string): BrokerError.BrokerError =>
   make("publish", "Lost", `${at(place)} did not confirm ${what}: it may be overloaded, or a queue has no leader.`)
 
-/** Properties that do not fit into a frame: RabbitMQ ends the connection over them. */
+/** The error of properties that do not fit into a frame, for which RabbitMQ would close the connection. */
 export const tooWide = (place: Place, channel: string, length: number, maximum: number): BrokerError.BrokerError =>
   make(
     "publish",
@@ -256,7 +259,7 @@ export const tooWide = (place: Place, channel: string, length: number, maximum: 
     } takes ${maximum}: shorten them, or raise frame_max.`
   )
 
-/** A body that RabbitMQ surely refuses. */
+/** The error of a body that RabbitMQ is known to refuse. */
 export const tooLong = (place: Place, channel: string, length: number, maximum: number): BrokerError.BrokerError =>
   make(
     "publish",
@@ -266,10 +269,10 @@ export const tooLong = (place: Place, channel: string, length: number, maximum: 
     } takes ${maximum}: shorten it, or raise max_message_size.`
   )
 
-/** Whether amqplib threw since a channel or its connection has ended; anything else that it throws is about the message. */
+/** Whether amqplib threw because a channel or its connection has ended; its other errors concern the message. */
 export const isEnded = (error: unknown): boolean => error instanceof Error && error.name === "IllegalOperationError"
 
-/** A message that amqplib cannot write as a frame. */
+/** The error of a message that amqplib cannot write as a frame. */
 export const unwritable = (channel: string, names: ReadonlyArray<string>): BrokerError.BrokerError =>
   names.some((name) => Buffer.byteLength(name) > 255)
     ? invalid(

@@ -1,14 +1,14 @@
 /**
- * The bytes that the properties of a message take: a frame of properties is never split, and RabbitMQ ends the connection over one
- * that is longer than `frame_max`.
+ * Computes the bytes that the properties of a message take: a frame of properties is never split, and RabbitMQ closes the
+ * connection if one is longer than `frame_max`.
  */
 import type { ChannelModel } from "amqplib"
 import type { Properties } from "./Properties.ts"
 
-/** amqplib writes no longer frames of properties: it refuses the message. */
+/** amqplib's own limit in bytes: it refuses a message with a longer frame of properties. */
 const longest = 66_000
 
-/** The frame with its header and end, class, weight and length of the body, and two bytes of flags. */
+/** The frame's header and end, the class, weight and body length, and two bytes of flags. */
 const overhead = 8 + 12 + 2
 
 const textSize = (text: unknown): number => typeof text === "string" ? 1 + Buffer.byteLength(text) : 0
@@ -27,18 +27,18 @@ const tableSize = (table: object): number => {
   return size
 }
 
-/** The length of the frame of properties, in bytes; of numbers the most that they may take. */
+/** Computes the length of the frame of properties in bytes; numbers count with their largest size. */
 export const frameSize = (properties: Properties): number => {
   let size = overhead
   for (const [name, value] of Object.entries(properties)) {
     if (name === "headers") size += value === undefined ? 0 : tableSize(value)
-    // the others are flags, one byte, or a timestamp
+    // other properties are flags, one byte, or a timestamp
     else size += typeof value === "string" ? textSize(value) : 9
   }
   return size
 }
 
-/** The longest frame of properties on a connection; Infinity where amqplib writes none as long. */
+/** Finds the longest frame of properties on a connection; Infinity if amqplib's own limit is lower. */
 export const maximumOf = (model: ChannelModel): number => {
   const maximum: unknown = Reflect.get(model.connection, "frameMax")
   return typeof maximum === "number" && maximum < longest ? maximum : Number.POSITIVE_INFINITY

@@ -1,7 +1,7 @@
 /**
- * The frame that a message's properties came in. amqplib decodes it with a loss: numbers become doubles without a type.
+ * Keeps the frame of a message's properties, because amqplib decodes it with a loss: numbers become doubles without a type.
  *
- * It is kept by reference, in amqplib's own buffer, which the body of the message keeps in memory anyway.
+ * The frame is a reference into amqplib's own buffer, which the body of the message keeps in memory anyway.
  */
 import type { ChannelModel, Message } from "amqplib"
 
@@ -12,11 +12,11 @@ interface Properties {
   readonly headers?: unknown
 }
 
-/** The parts of amqplib's connection that are used here; its types do not have them. */
+/** The parts of amqplib's connection in use here, which its types omit. */
 interface Connection {
-  /** Received bytes that are not yet read; a frame begins at the first. */
+  /** Received bytes that are not parsed yet, from the start of a frame. */
   rest: Buffer
-  /** Reads the next frame, or calls itself again once more was received. */
+  /** Reads the next frame; calls itself again if more bytes had to be received. */
   recvFrame: () => { readonly size?: number; readonly fields?: Properties } | false
 }
 
@@ -24,7 +24,7 @@ const isConnection = (value: unknown): value is Connection =>
   typeof value === "object" && value !== null && Buffer.isBuffer(Reflect.get(value, "rest")) &&
   typeof Reflect.get(value, "recvFrame") === "function"
 
-/** Keeps the frames of the properties that come on a connection. Does nothing with an amqplib that is built differently. */
+/** Keeps the frames of all properties that a connection receives. Does nothing with an amqplib of a different structure. */
 export const keep = (model: ChannelModel): void => {
   const connection: unknown = model.connection
   if (!isConnection(connection)) return
@@ -32,7 +32,7 @@ export const keep = (model: ChannelModel): void => {
   connection.recvFrame = () => {
     const { rest } = connection
     const frame = recvFrame.call(connection)
-    // only a frame of properties has a size and headers; one that had to be received first was seen by the call inside
+    // only a frame of properties has a size and headers; if the frame had to be received first, the nested call has kept it
     if (frame !== false && frame.size !== undefined) {
       const { fields } = frame
       if (fields?.headers !== undefined && fields[raw] === undefined) fields[raw] = rest
@@ -41,5 +41,5 @@ export const keep = (model: ChannelModel): void => {
   }
 }
 
-/** The frame of a message's properties, from its first byte; undefined where it was not kept. */
+/** Finds the frame of a message's properties, from its first byte; undefined if it was not kept. */
 export const rawOf = ({ properties }: Message): Buffer | undefined => (properties as Properties)[raw]

@@ -1,6 +1,6 @@
 /**
- * A lock among all programs: of the consumers of a queue with a single active one, RabbitMQ serves the oldest, and the next
- * when its channel is gone. The message that comes to the active one tells it so.
+ * A lock among all programs: RabbitMQ serves the oldest consumer of a queue with a single active consumer, and the next one
+ * when that consumer's channel is gone. A message delivered to the active consumer tells it that it holds the lock.
  */
 import type { ConsumeMessage } from "amqplib"
 import { Effect, type Scope } from "effect"
@@ -10,14 +10,15 @@ import type { Connection } from "./Connection.ts"
 import * as Errors from "./Errors.ts"
 import * as Requests from "./Requests.ts"
 
-// a lock of a beginning that nobody waits for is gone after an hour
+// RabbitMQ deletes the lock of a group's beginning after an hour without consumers
 const unused = 3_600_000
 
 type Arguments = Readonly<Record<string, string | number | boolean>>
 
 /**
- * The queue of a lock that members declare at the same time. It is a classic one: of a quorum queue that two declare at once,
- * the second may be told that it is there before it is, and ends its connection by using it (seen with 3.10).
+ * The arguments of a lock's queue that several members declare at the same time. The queue is classic: if two members declare
+ * a quorum queue at once, the second may be told that it exists before it does, and lose its connection by using it (seen
+ * with 3.10).
  */
 export const brief: Arguments = {
   "x-queue-type": "classic",
@@ -26,22 +27,22 @@ export const brief: Arguments = {
   "x-expires": unused
 }
 
-/** The queue of a lock that lasts, as safe as the queues of groups; declared by one at a time. */
+/** Makes the arguments of a permanent lock's queue, as safe as the queues of groups; one member at a time declares it. */
 export const lasting = (queueType: "quorum" | "classic"): Arguments => ({
   "x-queue-type": queueType,
   "x-single-active-consumer": true,
   "x-max-length": 1
 })
 
-/** A place in the line for a lock; it is left with the scope. */
+/** A place in the line for a lock; the scope gives it up. */
 export interface Place {
   /** Completes when the lock is held. */
   readonly held: Promise<void>
-  /** Completes when it no longer is, or never will be. */
+  /** Completes when the lock is lost, or can never be held. */
   readonly lost: Promise<BrokerError.BrokerError>
 }
 
-/** Stands in line for a lock; completes at once. */
+/** Joins the line for a lock; does not wait for the lock. */
 export const stand = (
   connection: Connection,
   name: string,
@@ -72,21 +73,22 @@ export const stand = (
           lose(Errors.make("consume", "Lost", `The lock ${name} was deleted.`))
           return
         }
-        // the last one is kept, to be given to the next
+        // the newest message stays unacknowledged, so the next consumer gets it
         if (token !== undefined) channel.ack(token)
         token = message
         hold()
       })
       channel.sendToQueue(name, Buffer.alloc(0), { persistent: true })
     }, { queue: name })
-    // RabbitMQ lets nobody hold a message longer than its consumer_timeout; and one that was purged is missed by nobody else
+    // Sends a new message regularly: RabbitMQ closes the channel of a consumer that holds one beyond consumer_timeout, and no
+    // other program replaces a purged one.
     yield* Effect.forkScoped(Effect.forever(Effect.andThen(
       Effect.sleep(resolved.consumerTimeout / 3),
       Effect.sync(() => {
         try {
           channel.sendToQueue(name, Buffer.alloc(0), { persistent: true })
         } catch {
-          // the channel has ended, and whoever stands here knows
+          // the channel has ended, and `lost` reports it
         }
       })
     )))

@@ -1,7 +1,8 @@
 /**
- * A channel's log: a stream that keeps what was published, and is read without taking anything out of it.
+ * A channel's log: a stream that keeps published messages, and that readers do not empty.
  *
- * AMQP 0-9-1 tells no end of a stream. So a mark is written into it, and what comes before the mark was there.
+ * AMQP 0-9-1 does not report the end of a stream. So the reader writes a mark into it: messages before the mark were there
+ * already.
  */
 import type { ConsumeMessage } from "amqplib"
 import * as Channels from "./Channels.ts"
@@ -9,21 +10,21 @@ import type { Connection } from "./Connection.ts"
 import * as Errors from "./Errors.ts"
 import { markOf, names } from "./OwnHeaders.ts"
 
-// messages that are on their way to a reader
+// messages in flight to a reader
 const ahead = 1000
 
-/** Writes a mark into a log; all that was confirmed before comes before it. Refused with 404 where there is no such log. */
+/** Writes a mark into a log, behind all messages confirmed before. Rejects with 404 if there is no such log. */
 export const mark = (connection: Connection, log: string, id: string): Promise<void> =>
   Channels.using(connection, Channels.confirming, async (channel) => {
-    // a log that does not exist answers here, with its name
+    // a missing log fails here, with its name
     await channel.checkQueue(log)
     channel.sendToQueue(log, Buffer.alloc(0), { persistent: true, headers: { [names.mark]: id } })
     await connection.confirmed(channel)
   })
 
 /**
- * Reads a log from its beginning, in parts, until `visit` says that it is enough. A mark ends a part: `visit` is called with
- * what came before it, and with its id.
+ * Reads a log from its beginning, in parts, until `visit` returns "enough". A mark ends a part: `visit` gets the messages
+ * before the mark, and the mark's id.
  */
 export const read = async (
   connection: Connection,

@@ -1,5 +1,5 @@
 /**
- * AMQP's own properties as headers, by name, and what a publisher may say of one message beside body, key and headers.
+ * Maps AMQP's properties to named headers, and defines the publishing instructions besides body, key and headers.
  */
 import { type BrokerError, Features, type Headers, type Outgoing } from "@millrace/core"
 import type { MessageProperties, Options } from "amqplib"
@@ -8,25 +8,26 @@ import type { Table } from "./Values.ts"
 
 type Failed = BrokerError.BrokerError
 
-/** The exchange that a message came from, where it is not that of all channels. Nothing obeys it. */
+/** The exchange of a message, if it is not the exchange of all channels. Informational only. */
 export const exchangeName = "amqp-exchange"
 
-/** The routing key; a publisher may say it for a channel with a route to an exchange. */
+/** The routing key; a publisher may set it for a channel with a route to an exchange. */
 export const routingKeyName = "amqp-routing-key"
 
 const expirationName = "amqp-expiration"
 const priorityName = "amqp-priority"
 const mandatoryName = "amqp-mandatory"
-/** The authenticated publisher: RabbitMQ accepts no other name in the property, and anybody's in a header. */
+/** The authenticated publisher: RabbitMQ accepts no other name in the property, but any name in a header. */
 export const userIdName = "user-id"
 
-/** Headers that RabbitMQ obeys. */
+/** Headers that RabbitMQ acts upon. */
 export const instructions: ReadonlyArray<string> = [
   expirationName,
   priorityName,
   mandatoryName,
   routingKeyName,
-  // RabbitMQ reads them in the table: more routing keys, and the time of the plugin rabbitmq_delayed_message_exchange
+  // RabbitMQ reads these in the header table: more routing keys, and the delay of the plugin
+  // rabbitmq_delayed_message_exchange
   "cc",
   "bcc",
   "x-delay",
@@ -39,7 +40,7 @@ const push = (fields: Array<Headers.Field>, name: string, value: unknown): void 
   if (typeof value === "string" || typeof value === "number") fields.push([name, encoder.encode(String(value))])
 }
 
-/** The properties of a delivery as fields; `original` has the properties that its wait has kept. */
+/** Adds the properties of a delivery to `fields`; `original` has the properties kept through a wait. */
 export const propertiesOf = (
   properties: MessageProperties,
   original: Table | undefined,
@@ -60,28 +61,28 @@ export const propertiesOf = (
   push(fields, routingKeyName, original[routingKeyName])
 }
 
-/** The parts of a delivery that a waiting copy cannot have as its properties. */
+/** Collects the properties of a delivery that its waiting copy cannot have. */
 export const unrepeatable = (properties: MessageProperties): Record<string, string> => {
   const kept: Record<string, string> = Object.create(null)
-  // it would end the wait
+  // an expiration would end the wait
   if (typeof properties.expiration === "string") kept[expirationName] = properties.expiration
-  // RabbitMQ ends the channel of a publisher that names another user
+  // RabbitMQ closes the channel of a publisher that names another user
   if (typeof properties.userId === "string") kept[userIdName] = properties.userId
   return kept
 }
 
-/** The properties of a message that is published. */
+/** The properties of a published message. */
 export type Properties = Options.Publish
 
-/** How a message is published. */
+/** The publisher's context for one message. */
 export interface Way {
-  /** The authenticated user, whom alone RabbitMQ accepts as the publisher. */
+  /** The authenticated user: RabbitMQ accepts no other publisher. */
   readonly user: string
-  /** Whether a header may say the routing key. */
+  /** Whether a header may set the routing key. */
   readonly isRouted: boolean
 }
 
-// AMQP's short text
+// the limit of AMQP's short string
 const longest = 255
 
 const texts = {
@@ -96,7 +97,7 @@ const texts = {
 
 const isText = (name: string): name is keyof typeof texts => Object.hasOwn(texts, name)
 
-/** Puts a header where AMQP has its place; false where it has none, or one that is taken. */
+/** Puts a header into its AMQP property; false if AMQP has none for it, or the property is set or cannot take the value. */
 export const put = (properties: Properties, name: string, value: string, way: Way): boolean => {
   if (isText(name)) {
     const property = texts[name]
@@ -127,12 +128,12 @@ export const put = (properties: Properties, name: string, value: string, way: Wa
   }
 }
 
-/** What RabbitMQ can do of what a publisher may ask beside body, key and headers; AMQP's timestamp counts seconds. */
+/** The publishing features of RabbitMQ besides body, key and headers; AMQP's timestamp counts seconds. */
 export const features: Features.Deciding = { tombstones: false, partitions: false, timestamps: "seconds" }
 
 const decoder = new TextDecoder()
 
-/** The text of a header, of whichever form the message has. */
+/** Reads the text of a header, in either form of the message. */
 export const said = ({ headers, native }: Outgoing<Uint8Array>, name: string): string | undefined => {
   const field = native?.fields?.find(([each]) => each === name)
   if (field === undefined) return headers[name]
@@ -141,7 +142,7 @@ export const said = ({ headers, native }: Outgoing<Uint8Array>, name: string): s
 
 const isWhole = (text: string, most: number): boolean => /^\d{1,10}$/.test(text) && Number(text) <= most
 
-/** Headers with a value that RabbitMQ would end the channel over, and their form. */
+/** Headers for whose invalid values RabbitMQ would close the channel, and their required form. */
 const forms: ReadonlyArray<readonly [name: string, form: string, isGood: (text: string) => boolean]> = [
   [expirationName, "whole milliseconds below 2^32", (text) => isWhole(text, 4_294_967_295)],
   [priorityName, "a whole number from 0 to 255", (text) => isWhole(text, 255)],
@@ -149,10 +150,10 @@ const forms: ReadonlyArray<readonly [name: string, form: string, isGood: (text: 
   [routingKeyName, "a text of at most 255 bytes", (text) => Buffer.byteLength(text) <= longest]
 ]
 
-// RabbitMQ takes these as more routing keys
+// RabbitMQ reads these as additional routing keys
 const routing = ["CC", "BCC"]
 
-/** The parts of a message that RabbitMQ or its client can never take. */
+/** Refuses a message that RabbitMQ or its client can never accept. */
 export const refuse = (outgoing: Outgoing<Uint8Array>): Failed | undefined => {
   const { channel } = outgoing
   const refused = Features.refuse("rabbitmq", features, outgoing)

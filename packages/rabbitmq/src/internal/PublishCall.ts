@@ -1,5 +1,5 @@
 /**
- * One call of a publisher, and how much of its batch was sent and answered.
+ * One call of a publisher, and how much of its batch is sent and confirmed.
  */
 import type { BrokerError, Outgoing } from "@millrace/core"
 import { Exit } from "effect"
@@ -10,15 +10,15 @@ type Failed = BrokerError.BrokerError
 /** One call of `publish`. */
 export class PublishCall {
   readonly batch: Batch
-  /** Its messages go to the queues of their channels' names. */
+  /** Whether its messages go directly to the queues of their channels' names. */
   readonly isDirect: boolean
   readonly resume: (exit: Exit.Exit<void, Failed>) => void
   readonly since: number
-  /** How many of the batch were sent. */
+  /** The number of messages sent. */
   sent = 0
-  /** How many of them were answered. */
+  /** The number of messages answered by RabbitMQ. */
   answered = 0
-  /** When one was sent or answered last, in rounds of the watch. */
+  /** The round of the watch in which a message was last sent or answered. */
   round = 0
   failure: Failed | undefined
   isOver = false

@@ -1,6 +1,6 @@
 /**
- * Publishing: batches by one outbound queue, replies to the queue of their caller, and channels that are declared when a
- * message goes to them.
+ * Publishes batches through one outbound queue and replies to the caller's queue, and declares missing channels if the option
+ * says so.
  */
 import type { BrokerError, Outgoing } from "@millrace/core"
 import { Effect, type Scope } from "effect"
@@ -19,8 +19,8 @@ export interface Publisher {
 const isReply = ({ native }: Outgoing<Uint8Array>): boolean => native?.isReply === true
 
 /**
- * Publishes a batch. A reply goes to the channel that its caller named, or to the queue of that name: other clients name a queue,
- * which nothing has bound to an exchange.
+ * Publishes a batch. A reply goes to the channel that its caller named, or else to the queue of that name: other clients name
+ * a queue that is not bound to an exchange.
  */
 const replying = (outbound: OutboundQueue, batch: Batch): Effect.Effect<void, Failed> => {
   const [reply] = batch
@@ -33,7 +33,7 @@ const replying = (outbound: OutboundQueue, batch: Batch): Effect.Effect<void, Fa
 }
 
 /**
- * Makes a publisher that lives as long as the scope; closing it waits for what is on its way.
+ * Makes a publisher; closing the scope waits for messages in flight, for at most `requestTimeout`.
  *
  * @category constructors
  */

@@ -1,5 +1,5 @@
 /**
- * Settling the deliveries of one consumer: acknowledgements that gather for a while, returns, and delayed retries.
+ * Settles the deliveries of one consumer: batched acknowledgements, returns, and delayed retries.
  */
 import type { BrokerError, Driver } from "@millrace/core"
 import type { ConsumeMessage } from "amqplib"
@@ -12,21 +12,21 @@ import * as Requests from "./Requests.ts"
 
 type Failed = BrokerError.BrokerError
 
-// So many are acknowledged at once, or what has gathered for so long (milliseconds): each acknowledgement is a system call,
-// and costs more than all else that is done for a message.
+// A batch of this many deliveries is acknowledged at once, a smaller one after this many milliseconds, while more settle:
+// each acknowledgement is a system call, and costs more than all other work for a message.
 const together = 64
 const gathering = 4
 
 const gather = Effect.sleep(gathering)
 
-/** What a settlement needs of its consumer. */
+/** The parts of a consumer that a settlement uses. */
 export interface Parts {
   readonly resolved: ResolvedOptions
   readonly where: Requests.Where
   readonly acknowledgements: Acknowledgements
   readonly delays: DelayQueues
   readonly prefetch: number
-  /** In order, released deliveries go back with the channel, all at once. */
+  /** If true, released deliveries return to the queue together, when the channel closes. */
   readonly ordered: boolean
   readonly fork: <A, E>(effect: Effect.Effect<A, E>) => Fiber.Fiber<A, E>
   /** Offers a delivery once more. */
@@ -36,11 +36,14 @@ export interface Parts {
 /** Settles the deliveries of one consumer. */
 export class Settlement {
   private readonly parts: Parts
-  /** Acknowledgements that are not worth waiting for more; RabbitMQ hands out no others while they are held back. */
+  /**
+   * The batch size that is acknowledged at once, at most an eighth of the prefetch: RabbitMQ sends no further deliveries
+   * while the prefetch is used up.
+   */
   private readonly enough: number
-  /** Waits of messages that cannot be copied. */
+  /** The waits of messages that amqplib cannot copy. */
   private readonly kept = new Set<Fiber.Fiber<void>>()
-  /** The next attempts of those messages, by their tags. */
+  /** The next attempts of those messages, by delivery tag. */
   private readonly attempts = new Map<number, number>()
 
   constructor(parts: Parts) {
@@ -48,12 +51,15 @@ export class Settlement {
     this.enough = Math.max(1, Math.min(together, parts.prefetch >> 3))
   }
 
-  /** The attempt of a delivery that waited in this consumer; undefined for any other. */
+  /** Finds the attempt of a delivery that waited in this consumer; undefined for any other. */
   attemptOf(tag: number): number | undefined {
     return this.attempts.size === 0 ? undefined : this.attempts.get(tag)
   }
 
-  /** Settles deliveries: completes when RabbitMQ was told, and when it has confirmed the copies of delayed retries. */
+  /**
+   * Settles deliveries. Completes once the acknowledgements are sent, and RabbitMQ has confirmed the copies of delayed
+   * retries.
+   */
   settle(batch: ReadonlyArray<Driver.Settled>): Effect.Effect<void, Failed> {
     const { acknowledgements, delays, resolved, where } = this.parts
     const done: Array<number> = []
@@ -61,14 +67,14 @@ export class Settlement {
     let waiting: Array<Waiting> | undefined
     for (let i = 0; i < batch.length; i++) {
       const { delivery: each, outcome } = batch[i]!
-      // told a second time, or taken back by a channel that has ended
+      // settled twice, or taken back by a channel that has ended
       if (!acknowledgements.has(each.at)) continue
       if (outcome._tag === "Release") released.push(each.at)
       else {
         done.push(each.at)
         if (outcome._tag !== "Retry") continue
         ;(waiting ??= []).push({
-          // the consumer makes every delivery of one
+          // the consumer makes every delivery of a ConsumeMessage
           message: each.native as ConsumeMessage,
           after: outcome.after === undefined ? 0 : Duration.toMillis(outcome.after),
           attempt: each.attempts,
@@ -101,12 +107,12 @@ export class Settlement {
     this.parts.acknowledgements.acknowledge(tags)
   }
 
-  /** Offers a message that cannot be copied again after its wait, and answers its tag, which stays open. */
+  /** Offers a message that cannot be copied again after its wait, and returns its tag, which stays unacknowledged. */
   private keep({ after, attempt, message }: Waiting): number {
     const { fork, offer, resolved } = this.parts
     const { deliveryTag } = message.fields
     this.attempts.set(deliveryTag, attempt)
-    // RabbitMQ ends the channel when it hears nothing of a message for the whole of that time
+    // RabbitMQ closes the channel if a message stays unacknowledged for `consumerTimeout`
     const wait = Math.min(after, resolved.consumerTimeout / 2)
     const fiber = fork(Effect.andThen(Effect.sleep(wait), Effect.sync(() => offer(message))))
     this.kept.add(fiber)

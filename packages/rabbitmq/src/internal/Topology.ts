@@ -1,10 +1,10 @@
 /**
- * How channels and groups are laid out in RabbitMQ.
+ * The layout of channels and groups in RabbitMQ.
  *
- * All channels share one durable topic exchange; a channel's name is its routing key. A declared channel has a log, a stream of
- * its name. Each group has a durable queue for each channel or pattern that it reads, `CHANNEL@GROUP`, bound by the name or by the
- * pattern in the words of topic exchanges. When a group begins with the earliest, its queue is filled from the log before anybody
- * consumes it; an exchange of the queue's name tells that this was done.
+ * All channels share one durable topic exchange; a channel's name is its routing key. A declared channel has a log, a stream
+ * of its name. Each group has a durable queue for each channel or pattern that it reads, `CHANNEL@GROUP`, bound by the name,
+ * or by the pattern translated for topic exchanges. For a group that begins with the earliest message, the queue is filled
+ * from the log before it is consumed; an exchange of the queue's name records that the group has begun.
  */
 import { Address, type BrokerError, type Driver } from "@millrace/core"
 import { Effect } from "effect"
@@ -17,36 +17,39 @@ import * as Requests from "./Requests.ts"
 
 type Failed = BrokerError.BrokerError
 
-// what a log drops at once when it is too old or too long
+// the unit in which a log drops messages when it is too old or too long
 const segment = 64_000_000
 
-/** The queue of a group. */
+/** Names the queue of a group. */
 export const queueOf = (channel: string, group: string): string => `${channel}@${group}`
 
-/** The queue by which members of a group that keep order take turns. */
+/** Names the queue that serves as a lock, so members of a group that keeps order consume one at a time. */
 export const lockOf = (queue: string): string => `${queue}@lock`
 
-/** Where a message is published to. */
+/** The exchange and the routing key to publish to. */
 export interface Target {
   readonly exchange: string
   readonly key: string
 }
 
-/** Replies to a caller that consumes without a queue (direct reply-to) are not routed to a queue, so `mandatory` returns them. */
+/**
+ * Whether a reply goes to a caller that consumes without a queue (direct reply-to): the reply is not routed to a queue, so
+ * RabbitMQ returns it if it is `mandatory`.
+ */
 export const isDirectReply = (channel: string): boolean => channel.startsWith("amq.rabbitmq.reply-to.")
 
-/** The queue of a name, by RabbitMQ's exchange that leads to each queue. */
+/** Targets the queue of a name, by RabbitMQ's default exchange. */
 export const queueTarget = (queue: string): Target => ({ exchange: "", key: queue })
 
-/** Whether a publisher may say the routing key of a message for a channel. */
+/** Whether a publisher may set the routing key of a message for a channel. */
 export const isRouted = (resolved: ResolvedOptions, channel: string): boolean =>
   resolved.channels.get(channel)?.exchange !== undefined
 
-/** Where messages of a channel are published to; `key` is the routing key that the publisher said. */
+/** Finds the target for messages of a channel; `key` is the publisher's routing key. */
 export const targetOf = (resolved: ResolvedOptions, channel: string, key?: string): Target => {
   const route = resolved.channels.get(channel)
   if (route === undefined) {
-    // names that RabbitMQ keeps for queues of its own: no channel has one, and a caller of another client is answered there
+    // no channel has a name that RabbitMQ reserves for its own queues; such a name is the reply queue of another client
     return channel.startsWith("amq.") ? queueTarget(channel) : { exchange: resolved.exchange, key: channel }
   }
   return route.exchange === undefined
@@ -54,7 +57,10 @@ export const targetOf = (resolved: ResolvedOptions, channel: string, key?: strin
     : { exchange: route.exchange, key: key ?? route.routingKey ?? channel }
 }
 
-/** RabbitMQ takes line breaks out of the name of a queue that is declared, and then does not find it. */
+/**
+ * Whether a name has no control characters: RabbitMQ drops line breaks from a declared queue's name, and then does not find
+ * the queue.
+ */
 const isPrintable = (name: string): boolean => !/\p{Cc}/u.test(name)
 
 const refuseName = (channel: string): Failed | undefined =>
@@ -68,7 +74,7 @@ const refuseName = (channel: string): Failed | undefined =>
     )
     : undefined
 
-/** A pattern in the words of topic exchanges, whose only separator is the dot: it may be wider than the pattern. */
+/** Translates a pattern for topic exchanges, whose only separator is the dot: the binding may match more than the pattern. */
 const wordsOf = (pattern: Address.Pattern): string | Failed => {
   const one = "\u0000"
   const rest = "\u0001"
@@ -101,7 +107,7 @@ const logArguments = (resolved: ResolvedOptions, settings: Readonly<Record<strin
   ...numbered(settings)
 })
 
-/** Makes the exchange of all channels. */
+/** Declares the exchange of all channels. */
 export const exchange = (connection: Connection): Promise<unknown> =>
   Channels.using(
     connection,
@@ -117,7 +123,7 @@ const log = async (connection: Connection, { channel: name, settings }: Driver.D
     Channels.using(connection, Channels.plain, (channel) => channel.assertQueue(name, { arguments: all }))
   await assert(logArguments(resolved, settings)).catch(async (error) => {
     if (settings !== undefined || Errors.replyOf(error) !== 406) throw error
-    // declared before with settings of its own, and none are asked for now; it may also be no stream at all
+    // the log has earlier settings, and none are requested now; the queue may also be no stream at all
     await assert({ "x-queue-type": "stream" }).catch((again) => {
       if (Errors.replyOf(again) !== 406 || String(again).includes("x-queue-type")) throw again
     })
@@ -129,10 +135,10 @@ const log = async (connection: Connection, { channel: name, settings }: Driver.D
   )
 }
 
-// milliseconds after which RabbitMQ deletes a temporary queue without a consumer: its program has died
+// milliseconds after which RabbitMQ deletes a temporary queue without a consumer, because its program has died
 const unused = 300_000
 
-/** Makes the queue of a temporary channel or group, and binds it. */
+/** Declares the queue of a temporary channel or group, and binds it. */
 export const temporaryQueue = (
   connection: Connection,
   { binding, queue }: Source,
@@ -144,7 +150,10 @@ export const temporaryQueue = (
     if (binding !== undefined) await channel.bindQueue(queue, binding.exchange, binding.key, binding.arguments ?? {})
   })
 
-/** Creates a channel's log, or compares it with what was declared; of a channel with a route, asks whether it is there. */
+/**
+ * Creates a channel's log, or compares an existing one with the declaration; for a channel with a route, checks that the
+ * route exists.
+ */
 export const declare = (connection: Connection, declaration: Driver.Declaration): Effect.Effect<void, Failed> =>
   Effect.suspend(() => {
     const { resolved } = connection
@@ -180,7 +189,7 @@ export const declare = (connection: Connection, declaration: Driver.Declaration)
       }, { channel })
     }
     const age = settings["x-max-age"]
-    // RabbitMQ ends the whole connection over it (seen with 3.10)
+    // RabbitMQ would close the whole connection (seen with 3.10)
     if (age !== undefined && !Options.age.test(age)) {
       return Effect.fail(
         Errors.invalid(
@@ -197,7 +206,7 @@ export const declare = (connection: Connection, declaration: Driver.Declaration)
     return Requests.ask(resolved, "declare", () => log(connection, declaration), { channel })
   })
 
-/** Asks whether what a channel needs is there; refused with 404 where it is not. */
+/** Checks that the log, exchange or queue of a channel exists; rejects with 404 if not. */
 export const found = (connection: Connection, name: string): Promise<void> =>
   Channels.using(connection, Channels.plain, async (channel) => {
     const { resolved } = connection
@@ -210,24 +219,24 @@ export const found = (connection: Connection, name: string): Promise<void> =>
     if (route.queue !== undefined) await channel.checkQueue(route.queue)
   })
 
-/** What a subscription consumes. */
+/** The queue that a subscription consumes, and its binding. */
 export interface Source {
   readonly queue: string
-  /** Undefined for a queue of others, which is consumed as it is. */
+  /** Undefined for another program's queue, which is consumed unchanged. */
   readonly binding: {
     readonly exchange: string
     readonly key: string
     readonly arguments: Readonly<Record<string, string>> | undefined
   } | undefined
-  /** The log that a new group begins with, where there is one. */
+  /** The log with which a new group begins, if there is one. */
   readonly log: string | undefined
-  /** The queue ends with the subscription. */
+  /** Whether the queue is deleted with the subscription. */
   readonly isTemporary: boolean
 }
 
 /**
- * What a subscription consumes, by its options; `temporary` are the channels that this program has declared as such: their queues
- * have their names.
+ * Finds the source of a subscription from its options; `temporary` are the temporary channels that this program has declared:
+ * their queues have their names.
  */
 export const sourceOf = (
   resolved: ResolvedOptions,
@@ -280,7 +289,7 @@ export const sourceOf = (
   }
 }
 
-/** A channel that nobody has declared. */
+/** The error of an undeclared channel. */
 export const missing = (operation: Failed["operation"], channel: string): Failed =>
   Errors.make(
     operation,

@@ -1,5 +1,5 @@
 /**
- * The address of RabbitMQ as a URL, `amqp://user:password@host:port/vhost`, and a sentence for each that cannot be right.
+ * Parses the address of RabbitMQ, `amqp://user:password@host:port/vhost`, with one error sentence for each mistake.
  */
 import { DriverOptions } from "@millrace/core"
 
@@ -24,7 +24,7 @@ export interface Parts {
   readonly isSecure: boolean
 }
 
-/** Parameters that other clients take from a URL, by the option that says them here. */
+/** URL parameters of other clients, with the option that replaces each. */
 const parameters: Readonly<Record<string, string>> = {
   heartbeat: `heartbeat: "30 seconds"`,
   connection_timeout: `connectTimeout: "10 seconds"`,
@@ -41,7 +41,7 @@ const parameters: Readonly<Record<string, string>> = {
   locale: "none: it changes nothing"
 }
 
-/** What is commonly written after the address, and cannot be; a question mark within a password is no such thing. */
+/** Refuses common mistakes after the address; a question mark within a password is allowed. */
 const refuseEnd = (given: string): void => {
   const query = /^amqps?:\/\/(?:[^@/?#]*@)?[^/?#@]+(?:\/[^?#@]*)?\?([^@]*)$/i.exec(given)?.[1]
   if (query !== undefined) {
@@ -60,7 +60,7 @@ const refuseEnd = (given: string): void => {
   }
 }
 
-// a wrong URL is never shown: it may hold the password
+// errors never show a wrong URL: it may hold the password
 export const taken = (given: string): Parts => {
   refuseEnd(given.trim())
   const found = /^(amqps?):\/\/(?:([^@/?#]*)@)?([^/?#@]+)(?:\/([^?#/]*))?$/i.exec(given.trim())
