@@ -1,7 +1,7 @@
 /**
- * Authentication and authorization: who sent a message, and whether they may.
+ * Authentication and authorization: identifies the sender of a message and checks its scopes.
  *
- * What is checked is a credential in a header; a `Verifier` says whose it is. The credential itself is in no error, no
+ * A `Verifier` checks the credential in a header and returns its principal. The credential itself is in no error, no
  * description and no log line of this module.
  */
 import { Context, Data, type Duration, Effect, Exit, Layer } from "effect"
@@ -17,20 +17,20 @@ export { defaults, type Options } from "./authCredential.ts"
 export type Scopes = readonly [string, ...ReadonlyArray<string>]
 
 /**
- * Why a credential was refused.
+ * The reason of a refused credential.
  *
  * - `missing`: the header is not there, or is of another scheme
- * - `malformed`: it has not the form of a credential
- * - `oversized`: it is longer than the verifier reads
- * - `unsupported`: its algorithm is not allowed, or it demands an extension that the verifier lacks
- * - `type`: it is a token for another purpose
+ * - `malformed`: the text does not have the form of a credential
+ * - `oversized`: the credential is longer than the verifier reads
+ * - `unsupported`: its algorithm is not allowed, or the token demands an extension that the verifier lacks
+ * - `type`: the token is for another purpose
  * - `unknownKey`: no key of the issuer could have signed it
  * - `signature`: it was not signed by the key that it names
  * - `expired`, `notYetValid`: its time is over, or has not come
- * - `issuer`, `audience`: it is another's, or for another
+ * - `issuer`, `audience`: the token has another issuer, or another audience
  * - `claims`: a claim is missing or of a wrong type
- * - `refused`: the verifier does not know it, or has revoked it
- * - `replayed`: it counts once, and was used before
+ * - `refused`: the verifier does not know the credential, or has revoked it
+ * - `replayed`: the credential may be used once, and was used before
  */
 export type Reason =
   | "missing"
@@ -48,12 +48,12 @@ export type Reason =
   | "refused"
   | "replayed"
 
-/** The sender is not known; class `auth`, so the message is dead-lettered and never tried again. */
+/** The sender is not authenticated; class `auth`, so the message is dead-lettered and never retried. */
 export class Unauthorized extends Data.TaggedError("Unauthorized")<{
   readonly reason: Reason
-  /** The claim or header that was wrong, where one was. */
+  /** The claim or header that was wrong, if any. */
   readonly claim?: string | undefined
-  /** The scheme that the middleware asks for, as a challenge names it. Default: `Bearer`. */
+  /** The scheme that the middleware expects, as a challenge names it. Default: `Bearer`. */
   readonly scheme?: string | undefined
 }> {
   readonly failure = "auth" as const
@@ -62,7 +62,7 @@ export class Unauthorized extends Data.TaggedError("Unauthorized")<{
   }
 }
 
-/** The sender is known and may not do this; class `auth`, so the message is dead-lettered and never tried again. */
+/** The sender lacks a scope; class `auth`, so the message is dead-lettered and never retried. */
 export class Forbidden extends Data.TaggedError("Forbidden")<{
   readonly subject: string
   /** The scopes that the principal lacks. */
@@ -74,13 +74,13 @@ export class Forbidden extends Data.TaggedError("Forbidden")<{
   }
 }
 
-/** Nobody can say now who the sender is, as keys cannot be had; class `dependency`, so the message is tried again. */
+/** The verifier cannot check the credential now, as keys are unavailable; class `dependency`, so the message is retried. */
 export class AuthUnavailable extends Data.TaggedError("AuthUnavailable")<{
   readonly message: string
   readonly retryAfter?: Duration.Duration | undefined
   /**
-   * Set where keys are known and the credential names another one, which may be too new to be known: a message is tried again, a
-   * request is refused, or callers without a credential would make a server answer 503.
+   * Set if keys are available and the credential names another key, which may be too new to be known: a message is
+   * retried, and a request is refused, as otherwise callers without a valid credential could make a server answer 503.
    */
   readonly isUnknownKey?: boolean | undefined
   readonly cause?: unknown
@@ -88,19 +88,19 @@ export class AuthUnavailable extends Data.TaggedError("AuthUnavailable")<{
   readonly failure = "dependency" as const
 }
 
-/** Who sent the message: a service that the handler inside `middleware` may use. */
+/** The sender of the message: a service that the handler inside `middleware` may use. */
 class AuthPrincipal extends Context.Service<AuthPrincipal, {
   readonly subject: string
   readonly issuer: string | undefined
   readonly scopes: ReadonlyArray<string>
-  /** What else the credential says; of a token, all its claims. */
+  /** Further data of the credential; of a token, all its claims. */
   readonly claims: { readonly [name: string]: unknown }
 }>()("@millrace/core/Auth/Principal") {}
 export { AuthPrincipal as Principal }
 
-/** Tells whose a credential is. */
+/** Verifies a credential and returns its principal. */
 class AuthVerifier extends Context.Service<AuthVerifier, {
-  /** Answers as an Exit, at once, where nothing has to be fetched or computed. Never puts the credential into an error. */
+  /** Returns an Exit if it has nothing to fetch or compute. Never puts the credential into an error. */
   readonly verify: (credential: string) => Effect.Effect<AuthPrincipal["Service"], Unauthorized | AuthUnavailable>
 }>()("@millrace/core/Auth/Verifier") {}
 export { AuthVerifier as Verifier }
@@ -119,7 +119,7 @@ const forbidden = (scopes: ReadonlyArray<string>, principal: AuthPrincipal["Serv
 
 type Refusal = Unauthorized | AuthUnavailable
 
-/** The two forms of `middleware`: only the one that asks for scopes can fail with `Forbidden`. */
+/** The overloads of `middleware`: only the one with scopes can fail with `Forbidden`. */
 export interface Build {
   (options: Options & { readonly scopes: Scopes }): Around<
     Envelope,
@@ -129,13 +129,13 @@ export interface Build {
 }
 
 /**
- * Lets a message pass whose credential the `Verifier` knows, and gives its `Principal` to the handler.
+ * Passes messages whose credential the `Verifier` accepts, and gives their `Principal` to the handler.
  *
  * Types: any message in, the same message on; `Principal` leaves R, `Verifier` enters it; `Unauthorized` and
  * `AuthUnavailable` enter E, and `Forbidden` where `scopes` are given, all of which the principal must have.
  *
- * Errors: `Unauthorized` and `Forbidden` (class `auth`) are dead-lettered; `AuthUnavailable` (class `dependency`) goes
- * back to the source. Source: RFC 6750 for the form of the header.
+ * Errors: `Unauthorized` and `Forbidden` (class `auth`) are dead-lettered; `AuthUnavailable` (class `dependency`) returns
+ * the message to its source. Source: RFC 6750 for the form of the header.
  *
  * **Example** (orders from known customers)
  *
@@ -192,7 +192,7 @@ export const middleware: Build = ((options: Options & { readonly scopes?: Scopes
       if (credential === undefined) return Exit.fail(missing)
       return Effect.flatMapEager(Eager.service(AuthVerifier), (verifier) => {
         const verified = verifier.verify(credential)
-        // no closure for the one that is known already
+        // no closure for a credential that is verified synchronously
         return Eager.isDone(verified) && verified._tag === "Success"
           ? pass(message, verified.value)
           : Effect.flatMapEager(
@@ -202,18 +202,18 @@ export const middleware: Build = ((options: Options & { readonly scopes?: Scopes
       })
     }
   })
-  // where no scopes are given none can be missing, so that form does not fail with Forbidden
+  // without scopes none can be missing, so that overload does not fail with Forbidden
 }) as Build
 
 /**
- * Lets a message pass whose principal has all of the scopes; for one handler of several that share an authenticated stack.
+ * Passes messages whose principal has all of the scopes; for one handler of several that share an authenticated stack.
  *
- * Types: any message in, the same message on; `Principal` enters R, which `middleware` outside takes out again; `Forbidden`
+ * Types: any message in, the same message on; `Principal` enters R, which `middleware` outside removes; `Forbidden`
  * enters E.
  *
  * Errors: `Forbidden` (class `auth`) is dead-lettered.
  *
- * **Example** (one handler that needs more)
+ * **Example** (one handler that requires a further scope)
  *
  * ```ts
  * import { Effect, pipe } from "effect"
@@ -245,7 +245,7 @@ export const scopes = (
       })
   )
 
-/** A principal that `layerMemory` knows. */
+/** A principal of `layerMemory`. */
 export interface Known {
   readonly subject: string
   readonly issuer?: string | undefined
@@ -254,8 +254,7 @@ export interface Known {
 }
 
 /**
- * A verifier that knows the given credentials, for tests and programs of one's own machine: they are compared in plain text
- * and not in constant time.
+ * Verifies the given credentials, for tests and local programs: compares them in plain text and not in constant time.
  *
  * @category layers
  */

@@ -1,5 +1,5 @@
 /**
- * How many messages may be inside something at once, and how many may wait for it.
+ * Limits how many messages are in flight in a handler or a dependency, and how many wait for it.
  */
 import { Context, Data, Duration, Effect, Exit, Layer } from "effect"
 import type { Envelope } from "../message/Message.ts"
@@ -12,24 +12,27 @@ import { Compartment } from "./compartment.ts"
 
 /** Options of `middleware`. */
 export interface Options {
-  /** What is protected. Bulkheads of the same name, `limit` and `queue` share their places, whatever they stand around. */
+  /**
+   * The name of the protected dependency. Bulkheads of the same name, `limit` and `queue` share their places, wherever
+   * used.
+   */
   readonly name: string
   /** The most messages inside at once; an integer from 1. Default: 10. */
   readonly limit?: number | undefined
-  /** The most messages that wait for a place, in the order in which they came; an integer from 0. Default: 0. */
+  /** The most messages that wait for a place, in order of arrival; an integer from 0. Default: 0. */
   readonly queue?: number | undefined
-  /** When a message that is refused may come back; above 0. Default: 1 second. */
+  /** The time until a refused message is redelivered; above 0. Default: 1 second. */
   readonly retryAfter?: Duration.Input | undefined
 }
 
-/** What `middleware` does where an option is not given. */
+/** The defaults of `middleware`. */
 export const defaults: { readonly limit: number; readonly queue: number; readonly retryAfter: Duration.Duration } = {
   limit: 10,
   queue: 0,
   retryAfter: Duration.seconds(1)
 }
 
-/** No place was free and the queue was full; class `throttled`, so the message goes back to its source for `retryAfter`. */
+/** No place was free and the queue was full; class `throttled`, so the message returns to its source for `retryAfter`. */
 export class BulkheadFull extends Data.TaggedError("BulkheadFull")<{
   readonly bulkhead: string
   readonly retryAfter: Duration.Duration
@@ -40,13 +43,13 @@ export class BulkheadFull extends Data.TaggedError("BulkheadFull")<{
   }
 }
 
-/** How the places of a bulkhead are taken. */
+/** The occupancy of a bulkhead. */
 export interface Occupancy {
   readonly name: string
   readonly limit: number
   readonly running: number
   readonly waiting: number
-  /** How many messages it has refused. */
+  /** How many messages the bulkhead has refused. */
   readonly refused: number
 }
 
@@ -58,7 +61,7 @@ class BulkheadCompartments extends Context.Service<BulkheadCompartments, {
 export { BulkheadCompartments as Compartments }
 
 /**
- * Bulkheads in the memory of this process; there are as many as the program has names.
+ * Keeps bulkheads in the memory of this process, one for each name, `limit` and `queue`.
  *
  * @category layers
  */
@@ -89,12 +92,12 @@ const check = OptionCheck.make("Bulkhead")
  *
  * Types: any message in, the same message on; `Compartments` enters R, `BulkheadFull` enters E.
  *
- * What waits keeps its lane, which is the back-pressure; interrupting it gives its turn to the next. A place is given back
- * when what is inside has ended, whatever happened, interruption included.
+ * A waiting message keeps its lane, which applies backpressure; interrupting it gives its turn to the next. A place is
+ * released when the inner chain has ended, by any exit, interruption included.
  *
- * Errors: `BulkheadFull` (class `throttled`) goes back to the source for `retryAfter`, and spends no retry.
+ * Errors: `BulkheadFull` (class `throttled`) returns the message to its source for `retryAfter`, and spends no retry.
  *
- * **Example** (four calls of a slow service at once, from all subscriptions together)
+ * **Example** (at most four calls of a slow service at once, from all subscriptions together)
  *
  * ```ts
  * import { Effect, pipe } from "effect"
@@ -121,7 +124,7 @@ export const middleware = (
   return Middleware.make()(
     { name: "Bulkhead", stage: "consume", inBatch: "once", shows: { name, limit, queue } },
     (next) => {
-      // found once, as long as it is asked for in the same compartments
+      // caches the compartment for the same `Compartments` service
       let seen: BulkheadCompartments["Service"] | undefined
       let own: Compartment | undefined
       const find = (all: BulkheadCompartments["Service"]): Compartment => {

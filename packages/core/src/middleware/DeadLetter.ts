@@ -1,6 +1,6 @@
 /**
- * Which errors give a message up. Deciding is all that happens here: the engine writes the dead letter, confirmed and with
- * retries of its own, and acknowledges the message after that.
+ * Decides which errors dead-letter a message. The engine writes the dead letter, confirmed and with its own retries, and
+ * acknowledges the message after that.
  */
 import { Cause, Effect, Exit } from "effect"
 import { classes as allClasses, classOf, type FailureClass, retryAfterOf, tagOf } from "../message/Failure.ts"
@@ -13,7 +13,7 @@ import type { Around, FullConfig, Handler } from "../pipeline/Handler.ts"
 import * as Middleware from "../pipeline/Middleware.ts"
 import { retriable } from "./Retry.ts"
 
-/** What is answered where an error was taken: a dead letter, or a retry where the error carries `retryAfter`. */
+/** The answer in place of a matched error: a dead letter, or a retry if the error carries `retryAfter`. */
 export type Answer = Outcome.DeadLetter | Outcome.Retry
 
 const describe = (shows: Description["shows"]): Description => ({
@@ -51,7 +51,7 @@ const wrap =
 type Takes<Handled> = Around<Message<unknown>, FullConfig<{ handles: Handled; answers: Answer }>>
 
 const taking = <Handled>(shows: Description["shows"], takes: (error: unknown) => boolean): Takes<Handled> =>
-  // what `takes` names leaves E; the body cannot tell it from the marks
+  // the errors that `takes` matches leave E, which the marks do not express
   Middleware.make<{ message: Message<unknown> }>()(describe(shows), wrap(takes)) as unknown as Takes<Handled>
 
 const check = OptionCheck.make("DeadLetter")
@@ -59,9 +59,9 @@ const check = OptionCheck.make("DeadLetter")
 /**
  * Dead-letters errors with one of these tags.
  *
- * In: any consumed message. Errors with the tags leave `E`, and `Outcome.DeadLetter` or `Outcome.Retry` enters `A`: an error
- * that carries `retryAfter` goes back to the source instead, whatever its tag. Everything else passes: other errors, defects,
- * interruptions. Must stand outside `Retry`.
+ * In: any consumed message. Errors with the tags leave `E`, and `Outcome.DeadLetter` or `Outcome.Retry` enters `A`: an
+ * error that carries `retryAfter` returns the message to its source instead, for any tag. Other errors, defects and
+ * interruptions pass. Must be placed outside `Retry`.
  *
  * **Example** (a payment that was refused)
  *
@@ -87,11 +87,11 @@ export const tags = <const T extends ReadonlyArray<string>>(...tags: T): Takes<{
 }
 
 /**
- * Dead-letters errors of one of these classes, whatever the subscription's table says of them.
+ * Dead-letters errors of one of these classes, overriding the subscription's `settle` table.
  *
- * In: any consumed message. Errors of the classes leave `E`; as `tags` in all else.
+ * In: any consumed message. Errors of the classes leave `E`; all else as in `tags`.
  *
- * **Example** (what the sender did wrong)
+ * **Example** (errors that the sender caused)
  *
  * ```ts
  * import { DeadLetter } from "@millrace/core"
@@ -112,8 +112,8 @@ export const classes = <const T extends ReadonlyArray<FailureClass>>(
 }
 
 /**
- * Dead-letters errors that a type guard names, which then leave `E`; for `pipe` only, since a stack does not know `E`. As
- * `tags` in all else.
+ * Dead-letters errors that a type guard accepts, which then leave `E`; for `pipe` only, since a stack does not know `E`.
+ * All else as in `tags`.
  *
  * **Example** (a field decides)
  *
@@ -143,8 +143,8 @@ export const when = <E, D extends E>(
 }
 
 /**
- * Dead-letters what would be tried once more, when the message has been delivered `attempts` times: errors without a class,
- * and those that `Retry.retriable` names. An error that carries `retryAfter` passes, and so does what would not be retried.
+ * Dead-letters retriable errors once the message has been delivered `attempts` times: errors without a class, and those
+ * that `Retry.retriable` accepts. Errors that carry `retryAfter` pass, and so do errors that are not retried.
  *
  * `E` stays as it is, since the attempt decides; `Outcome.DeadLetter` enters `A`.
  *

@@ -1,5 +1,5 @@
 /**
- * From bytes to a typed payload: each body is read once by its channel's codec and checked once by its channel's schema.
+ * Decodes bytes to a typed payload: the channel's codec reads each body once, and the channel's schema checks it once.
  */
 import { Data, Effect, Exit, type Schema, type SchemaAST, type SchemaIssue } from "effect"
 import type { Channel } from "../message/Channel.ts"
@@ -12,8 +12,8 @@ import type { Change, FullConfig } from "../pipeline/Handler.ts"
 import * as Middleware from "../pipeline/Middleware.ts"
 
 /**
- * A body that is no payload of its channel. Class `poison` where the bytes cannot be read (not UTF-8, not JSON), class
- * `validation` where they can and the schema refuses them, or where a null body was not expected; both are dead-lettered.
+ * The body is no payload of its channel. Class `poison` if the bytes cannot be read (not UTF-8, not JSON), class
+ * `validation` if the schema refuses them, or if a null body was not expected; both are dead-lettered.
  *
  * Neither `message` nor `path` holds a value of the body, and both are bounded.
  */
@@ -21,13 +21,13 @@ export class DecodeError extends Data.TaggedError("DecodeError")<{
   readonly failure: "poison" | "validation"
   readonly channel: string
   readonly message: string
-  /** Where the schema refuses, e.g. `lines[0].sku`; empty at the root. */
+  /** The place that the schema refuses, e.g. `lines[0].sku`; empty at the root. */
   readonly path: string
-  /** The schema's own issue. Its sentences may hold values, so it is not enumerable. */
+  /** The schema's own issue. Its texts may hold values, so it is not enumerable. */
   readonly issue?: SchemaIssue.Issue | undefined
 }> {}
 
-/** What a null body gets, which deletes a key in a compacted topic. */
+/** The handling of a null body, which deletes a key in a compacted topic. */
 export type Tombstone = "refuse" | "acknowledge" | "pass"
 
 /** Options of `middleware`. */
@@ -38,20 +38,20 @@ export interface Options<T extends Tombstone = Tombstone> {
    */
   readonly tombstone?: T | undefined
   /**
-   * What a channel without a schema gets: `pass` (the default) does what the channel says, the codec alone for
-   * `Channel.unchecked` and nothing for `Channel.bytes`; `refuse` does not build.
+   * The handling of a channel without a schema: `pass` (the default) applies only the codec of `Channel.unchecked` and
+   * passes the bytes of `Channel.bytes` as they are; `refuse` throws a RangeError when the middleware is built.
    */
   readonly withoutSchema?: "pass" | "refuse" | undefined
 }
 
-/** The payload that a handler gets inside. */
+/** The payload that the inner handler gets. */
 export type Payload<P, T extends Tombstone> = P | ("pass" extends T ? undefined : never)
 
-/** What is answered in the handler's place. */
+/** The answers in the handler's place. */
 export type Answers<T extends Tombstone> = "acknowledge" extends T ? Outcome.Ack : never
 
 const unreadable = (channel: string, cause: unknown, length: number): DecodeError => {
-  // only the place is taken from the codec's message, which may quote the body
+  // takes only the position from the codec's message, which may quote the body
   const place = / at position \d+/.exec(messageOf(cause))?.[0] ?? ""
   return new DecodeError({
     failure: "poison",
@@ -76,7 +76,7 @@ const refused = (
     path,
     message: `Not a payload of ${channel}: ${message}${path === "" ? "" : ` at ${path}`}`
   })
-  // a sentence of a check may hold the value: nothing prints it that prints the error
+  // a check's message may hold the value: not enumerable, so that printing the error does not print it
   return Object.defineProperty(error, "issue", { value: issue, enumerable: false })
 }
 
@@ -108,10 +108,10 @@ const reader = <P>(channel: Channel<P, string, unknown>): (bytes: Uint8Array) =>
 }
 
 /**
- * Takes messages of a channel's bytes and hands on messages of its payload.
+ * Decodes messages of a channel's bytes to messages of its payload.
  *
  * In: `Message<Raw<P>>`, so bytes of another channel do not compile; inside: `Message<P>`. `DecodeError` enters `E`: its
- * message goes to the dead letters, and the handler does not see it. The schema is compiled when the pipeline is built.
+ * message is dead-lettered, and the handler does not see it. The schema is compiled when the pipeline is built.
  *
  * **Example** (a handler of orders)
  *
@@ -171,6 +171,6 @@ export const middleware = <P, const T extends Tombstone = "refuse">(
       return Effect.flatMapEager(read(message.payload), (payload) => next(message.withPayload(payload)))
     }
   )
-  // the choice for null bodies decides whether a handler sees undefined, and whether Ack is answered in its place
+  // the `tombstone` option decides whether a handler sees undefined, and whether Ack is answered in its place
   return change as unknown as ReturnType<typeof middleware<P, T>>
 }

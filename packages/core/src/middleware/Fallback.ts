@@ -1,5 +1,5 @@
 /**
- * Another answer where the right one cannot be had.
+ * Answers with a fallback handler when the handler fails.
  */
 import { Cause, Effect, type Exit, Metric } from "effect"
 import { classes as allClasses, classOf, type FailureClass, tagOf } from "../message/Failure.ts"
@@ -12,10 +12,10 @@ import type { Handler } from "../pipeline/Handler.ts"
 import * as Lost from "../telemetry/Lost.ts"
 import * as Middleware from "../pipeline/Middleware.ts"
 
-/** The header that tells the handler of a fallback why it was called: the tag of the error. */
+/** The header that gives the handler of a fallback the reason of its call: the tag of the error. */
 export const header = "millrace-fallback"
 
-/** How many answers were degraded, by `error.type` and `messaging.destination.name`, or `messaging.destination.template`. */
+/** Counts degraded answers, by `error.type` and `messaging.destination.name`, or `messaging.destination.template`. */
 export const degraded = Metric.counter("millrace.fallbacks", {
   description: "Messages answered by a fallback.",
   incremental: true
@@ -23,7 +23,7 @@ export const degraded = Metric.counter("millrace.fallbacks", {
 
 type Opaque = Handler<Envelope, unknown, unknown, unknown>
 
-/** The first error of a cause that is taken; an interruption and a defect are not. */
+/** The first error of a cause, if `takes` accepts it; never an interruption or a defect. */
 const taken = (
   cause: Cause.Cause<unknown>,
   takes: (error: unknown) => boolean
@@ -56,7 +56,7 @@ const build = (
       ? result._tag === "Success" ? result : instead(message, (result as Exit.Failure<unknown, unknown>).cause)
       : Effect.catchCause(result, (cause) => instead(message, cause))
   }
-  // the types of the handler and of its fallback are those of the forms below
+  // the overloads below type the handler and its fallback
   const made: unknown = Middleware.make()(
     { name: "Fallback", stage: "consume", inBatch: "each", shows },
     wrap as never
@@ -65,16 +65,17 @@ const build = (
 }
 
 /**
- * Answers by another handler where this one fails with an error of one of these tags, which then leave `E`.
+ * Answers with another handler when this one fails with an error of one of these tags, which then leave `E`.
  *
- * In: any message. The fallback gets the same message with the tag of the error in the header `millrace-fallback`, and the
- * error; its answers, errors and needs join those of the handler. Everything else passes: other errors, defects, interruptions.
+ * In: any message. The fallback gets the same message with the tag of the error in the header `millrace-fallback`, and
+ * the error; its answers, errors and requirements join those of the handler. Other errors, defects and interruptions
+ * pass.
  *
- * That an answer is degraded is never hidden: it is counted as `millrace.fallbacks` by channel and error, the span carries
+ * A degraded answer is never hidden: it is counted as `millrace.fallbacks` by channel and error, the span carries
  * `millrace.fallback`, and the fallback's own publishes may pass its header on.
  *
- * Stands outside `Retry`, `CircuitBreaker` and `Bulkhead`, whose refusals it can answer. For `pipe` only, since a stack does not
- * know `E`; a stack takes the result of `pipe` as its handler.
+ * Place it outside `Retry`, `CircuitBreaker` and `Bulkhead`, whose refusals it can answer. For `pipe` only, since a stack
+ * does not know `E`; a stack takes the result of `pipe` as its handler.
  *
  * **Example** (the price of yesterday)
  *
@@ -113,17 +114,17 @@ type ByTag<E, Tag> = E extends { readonly _tag: infer Own } ? [Own & Tag] extend
 /** The errors that may have another tag than these, or none. */
 type WithoutTags<E, Tag> = E extends { readonly _tag: infer Own } ? [Own] extends [Tag] ? never : E : E
 
-/** The errors that may be of one of the classes, those whose class is known when they are made included. */
+/** The errors that may be of one of the classes, including those whose class is decided at run time. */
 type ByClass<E, Class> = E extends { readonly failure: infer Own } ? [Own & Class] extends [never] ? never : E : never
 
 /** The errors that may be of another class than these, or of none. */
 type WithoutClasses<E, Class> = E extends { readonly failure: infer Own } ? [Own] extends [Class] ? never : E : E
 
 /**
- * As `tags`, for errors of some classes, whatever their tags.
+ * As `tags`, for errors of some classes, with any tag.
  *
- * An error whose class is known only when it is made, as that of a `BrokerError`, may come to the fallback, and stays in `E`
- * since it may be of another class.
+ * An error whose class is decided at run time, such as a `BrokerError`, may reach the fallback, and stays in `E` since it
+ * may be of another class.
  *
  * **Example** (nothing, where the dependency is down, its circuit is open or it takes too long)
  *

@@ -1,5 +1,5 @@
 /**
- * Which messages a handler sees at all; the others pass by, which is no error.
+ * Selects the messages that a handler sees; all other messages are skipped without an error.
  */
 import { Effect } from "effect"
 import type { Envelope } from "../message/Message.ts"
@@ -9,22 +9,22 @@ import * as Middleware from "../pipeline/Middleware.ts"
 
 /** Options of `middleware`. */
 export interface Options<out O extends Outcome.Outcome = Outcome.Outcome> {
-  /** What becomes of a message that does not pass. Default: `Outcome.Ack`, it passes by. */
+  /** The outcome of a filtered message. Default: `Outcome.Ack`, which skips it. */
   readonly onFiltered?: O | undefined
 }
 
-/** What `middleware` does where an option is not given. */
+/** The defaults of `middleware`. */
 export const defaults: { readonly onFiltered: Outcome.Ack } = { onFiltered: Outcome.Ack }
 
 /**
- * Hands on the messages that the predicate takes, and answers an outcome for the others.
+ * Passes on the messages that the predicate accepts, and answers an outcome for all others.
  *
- * Types: any message in, the same message on; what the predicate reads fixes the message (after `Decode` its payload is
- * typed); the outcome enters A, the needs of the predicate enter R. A predicate cannot fail: an effect that could does not
- * compile.
+ * Types: any message in, the same message on; the predicate's parameter fixes the message (after `Decode` its payload is
+ * typed); the outcome enters A, the requirements of the predicate enter R. A predicate cannot fail: an effect that could
+ * does not compile.
  *
- * Errors: none of its own. A predicate that throws or dies is a defect, and the message is settled as such. What counts
- * received messages stands outside, where it sees the filtered ones too.
+ * Errors: none of its own. A predicate that throws or dies is a defect, and the message is settled as such. Place
+ * middlewares that count received messages outside, where they see the filtered ones too.
  *
  * **Example** (only large orders, others dropped with a reason)
  *
@@ -44,7 +44,7 @@ export const middleware = <M extends Envelope, R = never, O extends Outcome.Outc
   predicate: (message: M) => boolean | Effect.Effect<boolean, never, R>,
   options: Options<O> = {}
 ): Fixed<M, FullConfig<{ requires: R; answers: O }>> => {
-  // without the option O is the default's type
+  // without the option, O is the type of the default
   const onFiltered = options.onFiltered ?? (defaults.onFiltered as O)
   const filtered = Effect.succeed(onFiltered)
   return Middleware.make<{ message: M }>()(

@@ -51,19 +51,15 @@ export interface Options {
   /** The headers that are shown: all, none, or these. Default: `none`. */
   readonly headers?: "all" | "none" | ReadonlyArray<string> | undefined
   /**
-   * Whether the beginning of a JSON body is shown, in characters (UTF-16 units, an integer from 1); any other body shows
-   * its size. Of a server's request it shows the bytes that the middlewares of `Body` have read, and reads nothing
-   * itself. Default: `none`.
+   * Shows the first characters of a JSON body (UTF-16 units, an integer from 1), and the size of any other body. Of a server's
+   * request it shows the bytes that the middlewares of `Body` have read, and reads nothing itself. Default: `none`.
    */
   readonly body?: "none" | { readonly characters: number } | undefined
   /** As `body`, for the handler's answer; of a response also its status, as `statusCode`. Default: `none`. */
   readonly answer?: "none" | { readonly characters: number } | undefined
   /** Values to redact in bodies, headers, keys and ids, beside the usual names of secrets. Default: nothing more. */
   readonly redact?: Redaction.Options | undefined
-  /**
-   * The details of an error: its `tag` and class, or the whole `cause` without the message's secrets, which may repeat
-   * other content. Default: `tag`.
-   */
+  /** An error's `tag` and class, or its `cause` without the message's secrets; other content may remain. Default: `tag`. */
   readonly error?: "tag" | "cause" | undefined
 }
 

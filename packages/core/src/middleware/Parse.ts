@@ -1,5 +1,5 @@
 /**
- * How a delivery becomes a message: for envelopes of one's own, where key, headers or body are inside the bytes.
+ * Parses a delivery into a message: for custom envelopes, which hold key, headers or body inside the bytes.
  */
 import { Data, Effect, Exit } from "effect"
 import { tagOf } from "../message/Failure.ts"
@@ -7,28 +7,28 @@ import type { Delivery, Message } from "../message/Message.ts"
 import type { Change, FullConfig } from "../pipeline/Handler.ts"
 import * as Middleware from "../pipeline/Middleware.ts"
 
-/** The delivery has not the form that the parser expects; class `poison`, so it is dead-lettered as it came. */
+/** The parser does not accept the delivery; class `poison`, so the delivery is dead-lettered with its original bytes. */
 export class ParseError extends Data.TaggedError("ParseError")<{
   readonly channel: string
-  /** What the parser threw or failed with. */
+  /** The error that the parser threw or failed with. */
   readonly cause: unknown
 }> {
   readonly failure = "poison" as const
-  // parsers quote what they choke on, and bodies do not belong in logs: the text is in `cause` only
+  // parsers quote the text that they fail on, and bodies do not belong in logs: the text is in `cause` only
   override get message(): string {
     return `A delivery of ${this.channel} could not be parsed: ${tagOf(this.cause)}`
   }
 }
 
 /**
- * Hands on what the parser makes of each delivery.
+ * Passes on the message that the parser makes of each delivery.
  *
- * Types: a `Delivery` in, a `Message<Uint8Array>` on; `ParseError` enters E, the needs of the parser enter R. The parser
- * derives the message from the delivery (`withPayload`, `withKey`, `withHeaders`), which keeps its place in the partition,
- * its hooks and its raw body.
+ * Types: a `Delivery` in, a `Message<Uint8Array>` on; `ParseError` enters E, the requirements of the parser enter R. The
+ * parser derives the message from the delivery (`withPayload`, `withKey`, `withHeaders`), which keeps its place in the
+ * partition, its hooks and its raw body.
  *
- * Errors: whatever the parser throws, and whatever its effect fails with, becomes `ParseError` (class `poison`): the delivery
- * is dead-lettered with its own bytes, and the lane goes on. An effect that dies stays a defect.
+ * Errors: a throw of the parser or a failure of its effect becomes `ParseError` (class `poison`): the delivery is
+ * dead-lettered with its own bytes, and the lane goes on. An effect that dies stays a defect.
  *
  * **Example** (the key is inside the body)
  *

@@ -1,6 +1,6 @@
 /**
- * Publishing what a handler answers, inside the chain: a publish that fails is a failure that `Retry` and `DeadLetter` see,
- * and the message is not acknowledged before its answer is confirmed.
+ * Publishes a handler's answer inside the chain: `Retry` and `DeadLetter` see a failed publish, and the message is not
+ * acknowledged before the broker has confirmed its answer.
  */
 import { Exit } from "effect"
 import type { Of } from "../broker/Broker.ts"
@@ -17,7 +17,7 @@ import { headersOf, names, type Options, publishing, repliesOf, steps, wrap } fr
 
 export { names, type Options } from "./publishing.ts"
 
-/** Which of the channels of an address an answer goes to; nothing where it has no parameters. */
+/** The address parameters of an answer's channel; empty for a channel without parameters. */
 export type At<P, Name extends string> = [Name] extends [never] ? unknown : {
   /** The values of the address's parameters. */
   readonly parameters: (answer: P, message: Message<unknown>) => Address.Parameters<Name>
@@ -25,24 +25,24 @@ export type At<P, Name extends string> = [Name] extends [never] ? unknown : {
 
 /** Options with publish middlewares. */
 export interface Through<P, T> extends Options<P> {
-  /** Publish middlewares: a middleware, a stack over `Outgoing<P>`, or a function of the innermost handler. */
+  /** The publish middlewares: a middleware, a stack over `Outgoing<P>`, or a function of the innermost handler. */
   readonly through: T
 }
 
 type Failing = Publisher.EncodeError | BrokerError
 
-/** What a handler inside may answer: a payload, `undefined` for none, or an outcome. */
+/** The answers of the inner handler: a payload, `undefined` for none, or an outcome. */
 export type Answered<P> = P | Outcome.Outcome | undefined
 
 type Publishes<P, E, R> = OnAnswer<Message<unknown>, Answered<P>, FullConfig<{ requires: R; fails: E }>>
 
 /**
- * Publishes the handler's answer to a channel, and answers it too, once the broker has confirmed it.
+ * Publishes the handler's answer to a channel, and returns it once the broker has confirmed it.
  *
- * In: any consumed message, and a handler that answers the channel's payload; `undefined` and outcomes are not published. The
- * `Broker` enters `R`, `EncodeError` (dead-lettered: the handler answered what the channel does not take) and `BrokerError`
- * (settled by its class) enter `E`, beside what `through` adds. The published message has the `correlation-id` of the one
- * that was handled, as `Correlate` outside says or its header, and a `causation-id` that names it.
+ * In: any consumed message, and a handler that answers the channel's payload; `undefined` and outcomes are not published.
+ * The `Broker` enters `R`, `EncodeError` (dead-lettered: the channel's schema refuses the answer) and `BrokerError`
+ * (settled by its class) enter `E`, beside the errors of `through`. The published message has the `correlation-id` of the
+ * handled message, from `Correlate` outside or its header, and a `causation-id` that names it.
  *
  * A `Retry` outside runs the handler again when the publish has failed; a `Retry` in `through` repeats the publish alone.
  *
@@ -87,7 +87,7 @@ export const middleware: {
   ): Publishes<P, BrokerError, Of<On>>
 } = <P, On, E, R>(
   channel: Channel.Channel<P, string, On>,
-  // nothing is of the type that says why it is refused
+  // no value has the type that explains a refusal
   options: Options<P> & Partial<At<P, string>> & {
     readonly through?: Publisher.AnyThrough<P, E, R, Of<On>> | Refuse<string>
   } = {}
@@ -103,14 +103,14 @@ export const middleware: {
         parameters: options.parameters?.(answer, message)
       })
   )
-  // that the answer is a payload is asked for by the type, and not known to the marks
+  // the type requires the answer to be a payload, which the marks do not express
   return built as Publishes<P, E | BrokerError, R | Of<On>>
 }
 
-/** What publishing fails with beside its middlewares: where the address has parameters, they may not fit. */
+/** The errors of publishing, beside those of its middlewares; parameters that do not fit an address add `EncodeError`. */
 type Failed<Name extends string> = BrokerError | ([Name] extends [never] ? never : Publisher.EncodeError)
 
-/** Channels by name; that they are, and take the same payload, is asked for beside it. */
+/** Channels by name; `route` requires beside it that they are channels and take the same payload. */
 type Named = { readonly [name: string]: { readonly name: string } }
 
 type PayloadOf<C> = C extends Channel.Channel<infer P, never, unknown> ? P : never
@@ -118,10 +118,10 @@ type PayloadOf<C> = C extends Channel.Channel<infer P, never, unknown> ? P : nev
 type BrokerOf<C> = C extends Channel.Channel<infer _, never, infer On> ? Of<On> : never
 
 /**
- * Publishes the handler's answer to one of several channels, which a function of the answer and the message chooses by name;
- * undefined is none of them.
+ * Publishes the handler's answer to one of several channels, which a function of the answer and the message chooses by
+ * name; undefined publishes nothing.
  *
- * Every channel takes the answer, each on the broker that it is on. In all else as `middleware`.
+ * Every channel takes the answer, each on its own broker. All else as in `middleware`.
  *
  * **Example** (large orders go elsewhere)
  *
@@ -170,18 +170,18 @@ export const route = <C extends Named>(
 const anything = Channel.unchecked("reply-to")
 
 /**
- * Publishes the handler's answer to the channel that the message names in its `reply-to` header; with a channel, to that one
- * where the header is missing; with neither, nowhere.
+ * Publishes the handler's answer to the channel that the message names in its `reply-to` header; without that header to
+ * `channel`, and without either nowhere.
  *
- * The reply's `correlation-id` is the request's, else the request's `message-id`; where that is not the id of the flow, the
- * reply has the flow's as `x-correlation-id`. It is encoded by the channel; without one as
- * JSON, `undefined` as null. Outcomes are not published. In all else as `middleware`.
+ * The reply's `correlation-id` is the request's, else the request's `message-id`; if that is not the id of the flow, the
+ * reply has the flow's as `x-correlation-id`. The answer is encoded by the channel; without one as JSON, `undefined` as
+ * null. Outcomes are not published. All else as in `middleware`.
  *
- * A handler that fails replies nothing; `Request.answer` replies that, too.
+ * A handler that fails sends no reply; `Request.answer` replies with failures, too.
  *
- * Whoever can publish a request names the channel of its reply: give `allow` where requests come from outside.
+ * The sender of a request names the channel of its reply: set `allow` if requests come from outside.
  *
- * **Example** (answers for whoever asks)
+ * **Example** (replies on allowed channels)
  *
  * ```ts
  * import { Effect, pipe } from "effect"
@@ -234,9 +234,9 @@ export const reply: {
 
 /** Options of `reply`. */
 export interface ReplyOptions<P, On = never> extends Options<P> {
-  /** Types and encodes the answer, says by which broker, and is where it goes without a `reply-to` header. */
+  /** Types and encodes the answer, names its broker, and receives the answer without a `reply-to` header. */
   readonly channel?: Channel.Channel<P, never, On> | undefined
-  /** Which channels a `reply-to` header may name; any other is taken as missing. Default: every one. */
+  /** Decides which channels a `reply-to` header may name; any other is treated as missing. Default: all. */
   readonly allow?: ((channel: string) => boolean) | undefined
 }
 

@@ -1,6 +1,6 @@
 /**
- * Retry in place: the message keeps its lane while it waits, so order is kept and those behind it wait too. Retries that
- * should not hold a lane belong to the subscription (`settle`, `backoff`).
+ * Retry in place: the message keeps its lane while it waits, so order is kept and the messages behind it wait too.
+ * Retries that should not hold a lane belong to the subscription (`settle`, `backoff`).
  */
 import { Cause, Clock, type Context, Duration, Effect, Exit, Pull, Schedule } from "effect"
 import * as Detached from "../message/Detached.ts"
@@ -15,12 +15,12 @@ import { tellRetry } from "./retry/telemetry.ts"
 
 export { type Exponential, exponential } from "./retry/schedule.ts"
 
-/** The number of the attempt in place, from 1: what a handler inside a `Retry` reads. */
+/** The number of the attempt in place, from 1, for handlers inside a `Retry`. */
 export const Attempt: Context.Reference<number> = Detached.reference("@millrace/core/Retry/Attempt", {
   defaultValue: () => 1
 })
 
-/** Which errors are retried, by tag or class; an error that either names is. */
+/** Selects the retried errors by tag or class; either match suffices. */
 export interface Filter {
   readonly tags?: ReadonlyArray<string> | undefined
   readonly classes?: ReadonlyArray<FailureClass> | undefined
@@ -30,35 +30,35 @@ export interface Filter {
 export interface Common<E = never, R = never> {
   /** The waits between attempts; any Effect schedule. Default: `exponential()`. */
   readonly schedule?: Schedule.Schedule<unknown, unknown, E, R> | undefined
-  /** The most retries, whatever the schedule says; an integer from 1. Default: as many as the schedule has, else 3. */
+  /** The most retries, regardless of the schedule; an integer from 1. Default: the schedule's number, else 3. */
   readonly times?: number | undefined
   /**
-   * The longest time that all attempts may take together. A retry is not waited for if it would end later, were it to take as
+   * The longest time of all attempts together. A retry does not start if it would end later, assuming that it takes as
    * long as the attempt before it. From 0; Infinity sets no limit. Default: Infinity.
    */
   readonly maximumElapsed?: Duration.Input | undefined
-  /** Whether a defect is retried as an error is (`retry`) or goes out at once (`pass`, the default). */
+  /** Whether a defect is retried like an error (`retry`) or fails at once (`pass`, the default). */
   readonly defects?: "pass" | "retry" | undefined
 }
 
 /** Options of `middleware`. */
 export interface Options<E = never, R = never> extends Common<E, R> {
-  /** Which errors are retried. Default: `retriable`. */
+  /** The errors that are retried. Default: `retriable`. */
   readonly while?: Filter | undefined
 }
 
 const lost: ReadonlySet<FailureClass> = new Set<FailureClass>(["permanent", "auth", "validation", "poison", "defect"])
 
 /**
- * Whether an error may go away by itself: its class is `transient`, `timeout`, `dependency`, `conflict` or `throttled`, or it
- * carries none.
+ * Whether a retry may succeed: the error's class is `transient`, `timeout`, `dependency`, `conflict` or `throttled`, or
+ * the error has no class.
  */
 export const retriable = (error: unknown): boolean => {
   const found = classOf(error)
   return found === undefined || !lost.has(found)
 }
 
-/** The longest `retryAfter` that is waited for in place where `maximumElapsed` sets no limit, in milliseconds. */
+/** The longest `retryAfter` that is waited for in place without a `maximumElapsed` or a `holdLimit`, in milliseconds. */
 const longestRetryAfter = 30_000
 
 interface Policy<E, R> {
@@ -68,7 +68,7 @@ interface Policy<E, R> {
   readonly retries: (reason: Cause.Reason<unknown>) => boolean
 }
 
-/** What a failed attempt is judged by: its first error, else its first defect; nothing where it was interrupted. */
+/** The reason that decides a retry: the first error, else the first defect; none after an interruption. */
 const reasonOf = (cause: Cause.Cause<unknown>): Cause.Reason<unknown> | undefined =>
   Cause.hasInterrupts(cause) ? undefined : cause.reasons.find(Cause.isFailReason) ?? cause.reasons[0]
 
@@ -76,13 +76,13 @@ const reasonOf = (cause: Cause.Cause<unknown>): Cause.Reason<unknown> | undefine
 const thrownBy = (reason: Cause.Reason<unknown>): unknown =>
   Cause.isFailReason(reason) ? reason.error : Cause.isDieReason(reason) ? reason.defect : undefined
 
-/** The filter has no say in a request that must not be sent twice (RFC 9110, 9.2.2). */
+/** The filter does not apply to a request that must not be sent twice (RFC 9110, 9.2.2). */
 const mayRetry = <E, R>(policy: Policy<E, R>, message: Envelope, reason: Cause.Reason<unknown>): boolean =>
   message.isUnrepeatable !== true && policy.retries(reason)
 
 type Opaque<E, R> = Handler<Envelope, Middleware.Result, Middleware.Failure | E, Middleware.Services | R>
 
-/** Everything after the first failure; made only then. */
+/** Handles all that follows the first failure; built only then. */
 const again = <E, R>(
   policy: Policy<E, R>,
   next: Opaque<never, never>,
@@ -93,7 +93,7 @@ const again = <E, R>(
   Effect.flatMap(
     Effect.zip(Schedule.toStep(policy.schedule), Clock.Clock),
     ([step, clock]): Middleware.Returns<E, R> => {
-      // an attempt that did not suspend took no time worth counting
+      // an attempt that did not suspend took negligible time
       const start = began ?? clock.currentTimeMillisUnsafe()
       const limit = Math.min(
         policy.maximumElapsed,
@@ -194,22 +194,22 @@ type NothingToRetry =
   "Retry: this handler cannot fail, so there is nothing to retry. Put Retry outside what fails and inside DeadLetter."
 
 /**
- * Runs the handler again when it fails, in place, and fails with its last error when there is no retry left.
+ * Runs the handler again when it fails, in place, and fails with its last error when no retry is left.
  *
- * In and out: any message, unchanged. `E` stays as it is, and only a schedule of the caller's adds to `E` and `R`. Around a
- * handler that cannot fail it does not compile. What goes out at once, and is then settled by its class or by the
+ * In and out: any message, unchanged. `E` stays as it is, and only a custom schedule adds to `E` and `R`. Around a
+ * handler that cannot fail it does not compile. These failures pass at once, and are settled by their class or by the
  * subscription:
  *
  * - an interruption, and a defect unless `defects` is `retry`
- * - an error that `while` does not name (by default: permanent, auth, validation, poison)
- * - any error of a client's request that was sent and must not be sent twice, even if `while` names it
- * - an error whose `retryAfter` is longer than `maximumElapsed` (30 seconds where there is none): it goes back to the source.
- *   A shorter one is waited for, if the schedule's own wait is not longer
- * - any error whose next attempt would not end before the broker's `holdLimit`, after which somebody else gets the message
+ * - an error that `while` does not match (by default: permanent, auth, validation, poison)
+ * - any error of a client's request that was sent and must not be sent twice, even if `while` matches it
+ * - an error whose `retryAfter` is longer than `maximumElapsed` and the broker's `holdLimit` allow (30 seconds without
+ *   both): the message returns to its source. A shorter one is waited for, unless the schedule's own wait is longer
+ * - an error whose next attempt would not end before `maximumElapsed`, or before `holdLimit`, when the broker redelivers
  *
- * Default: 3 retries after 1, 2 and 4 seconds, ± 20 %. A success costs nothing: the schedule starts with the first failure.
- * The handler reads the number of its attempt from `Retry.Attempt`. Each retry is counted on `millrace.retries` of Effect's
- * `Metric` registry, by channel and `error.type`, and is an event `millrace.retry` of the current span.
+ * Default: 3 retries after 1, 2 and 4 seconds, ± 20 %. A success costs nothing: the schedule starts with the first
+ * failure. The handler reads the number of its attempt from `Retry.Attempt`. Each retry is counted on `millrace.retries`
+ * of Effect's `Metric` registry, by channel and `error.type`, and is an event `millrace.retry` of the current span.
  *
  * **Example** (two kinds of errors, five retries)
  *
@@ -237,12 +237,12 @@ export const middleware = <E = never, R = never>(
 ): OnError<Envelope, NothingToRetry, FullConfig<{ fails: E; requires: R }>> => {
   const policy = policyOf(options, options.while === undefined ? retriable : filterOf(options.while))
   const built = Middleware.onError<NothingToRetry>()(describe(policy, options, options.while ?? {}), wrap(policy))
-  // an E or R that is not known yet cannot be told from the marks
+  // the marks cannot express an E or R that is not known yet
   return built as unknown as OnError<Envelope, NothingToRetry, FullConfig<{ fails: E; requires: R }>>
 }
 
 /**
- * As `middleware`, with a function that says which errors are retried; for `pipe` only, since a stack does not know `E`.
+ * As `middleware`, with a function that selects the retried errors; for `pipe` only, since a stack does not know `E`.
  *
  * **Example** (a field decides)
  *

@@ -1,5 +1,5 @@
 /**
- * A limit on how long a handler may take.
+ * Limits the time of a handler.
  */
 import { Data, Duration, Effect } from "effect"
 import type { Envelope } from "../message/Message.ts"
@@ -10,22 +10,22 @@ import * as Middleware from "../pipeline/Middleware.ts"
 
 /** Options of `middleware`. */
 export interface Options {
-  /** How long what is inside may take; above 0. Default: 30 seconds. */
+  /** The longest time of the inner chain; above 0. Default: 30 seconds. */
   readonly after?: Duration.Input | undefined
 }
 
-/** What `middleware` does where an option is not given. */
+/** The defaults of `middleware`. */
 export const defaults: { readonly after: Duration.Duration } = { after: Duration.seconds(30) }
 
 /**
- * The handler took too long and was interrupted. Class `timeout`, so the message is tried again; class `permanent` of a client's
- * request that was sent and must not be sent twice (a POST without `Idempotency-Key`), so neither `Retry` nor the broker repeats
- * it.
+ * The handler took too long and was interrupted. Class `timeout`, so the message is retried; class `permanent` for a
+ * client's request that was sent and must not be sent twice (a POST without `Idempotency-Key`), so neither `Retry` nor
+ * the broker repeats it.
  */
 export class TimeoutExceeded extends Data.TaggedError("TimeoutExceeded")<{
   readonly channel: string
   readonly after: Duration.Duration
-  /** Whether a request was sent that must not be sent twice. Default: false. */
+  /** Whether the timeout hit a sent request that must not be sent twice. Default: false. */
   readonly isUnrepeatable?: boolean | undefined
 }> {
   get failure(): "timeout" | "permanent" {
@@ -38,17 +38,17 @@ export class TimeoutExceeded extends Data.TaggedError("TimeoutExceeded")<{
 }
 
 /**
- * Fails when what is inside takes longer than `after`, and interrupts it.
+ * Interrupts the inner chain when it takes longer than `after`, and fails.
  *
  * Types: any message in, the same message on; `TimeoutExceeded` enters E.
  *
- * The error comes when the interruption is complete, so a region that cannot be interrupted makes it late. A handler that
- * finishes at once costs no timer; one that blocks the thread cannot be stopped by anything in the same process. Inside
- * `Retry` each attempt has the time, outside it all of them together.
+ * The error is raised when the interruption is complete, so an uninterruptible region delays it. A handler that finishes
+ * synchronously costs no timer; a handler that blocks the thread cannot be stopped from the same process. Inside `Retry`
+ * each attempt has the time, outside it all attempts together.
  *
- * Errors: `TimeoutExceeded` (class `timeout`) goes back to the source, by the back-off of its subscription. Of a client's request
- * that was sent and must not be sent twice (RFC 9110, 9.2.2) it is of class `permanent`: no `Retry` repeats it, and the message
- * whose handler sent it goes to the dead letters.
+ * Errors: `TimeoutExceeded` (class `timeout`) returns the message to its source, with the backoff of its subscription.
+ * For a client's request that was sent and must not be sent twice (RFC 9110, 9.2.2) it has class `permanent`: no `Retry`
+ * repeats it, and the message whose handler sent it is dead-lettered.
  *
  * **Example** (five seconds for each attempt)
  *

@@ -1,5 +1,5 @@
 /**
- * Where a credential stands in a message.
+ * Reads the credential of a message.
  */
 import type { Envelope } from "../message/Message.ts"
 
@@ -8,19 +8,19 @@ export interface Options {
   /** The header that holds the credential. Default: `authorization`. */
   readonly header?: string | undefined
   /**
-   * The scheme in front of the credential, in any case (RFC 9110, 11.1). Default: `Bearer`. With the empty string the whole
-   * value is the credential, as an API key's is.
+   * The scheme in front of the credential, in any case (RFC 9110, 11.1). Default: `Bearer`. With the empty string the
+   * whole value is the credential, as for an API key.
    */
   readonly scheme?: string | undefined
 }
 
-/** What `middleware` does where an option is not given. */
+/** The defaults of `middleware`. */
 export const defaults: { readonly header: string; readonly scheme: string } = {
   header: "authorization",
   scheme: "Bearer"
 }
 
-/** Reads the credential of a message; undefined where it has none. */
+/** Makes the function that reads the credential of a message; undefined if it has none. */
 export const reader = (options: Options): (message: Envelope) => string | undefined => {
   const header = (options.header ?? defaults.header).toLowerCase()
   const scheme = options.scheme ?? defaults.scheme

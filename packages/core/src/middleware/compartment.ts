@@ -1,6 +1,6 @@
 /**
- * A number of places and a queue for them. Effect's `Semaphore` does as much with steps of a fiber for each permit; here a
- * free place is taken at the call.
+ * A number of places and a queue for them. Effect's `Semaphore` does the same with fiber steps for each permit; here a
+ * call takes a free place synchronously.
  */
 import { Effect, type Exit } from "effect"
 
@@ -8,7 +8,7 @@ interface Waiter {
   wake: (() => void) | undefined
 }
 
-/** Places that calls take and give back, in the order in which they came. */
+/** Places that calls take and release, in order of arrival. */
 export class Compartment {
   readonly name: string
   readonly limit: number
@@ -27,20 +27,23 @@ export class Compartment {
     return this.waiters.size
   }
 
-  /** Takes a place, if one is free and nobody waits for it. */
+  /** Takes a place if one is free and no call waits. */
   take(): boolean {
     if (this.running >= this.limit || this.waiters.size > 0) return false
     this.running++
     return true
   }
 
-  /** Gives a place back. */
+  /** Releases a place. */
   free(): void {
     this.running--
     this.wake()
   }
 
-  /** Runs with a place once one is free; `otherwise` where the queue has no room. `ended` gives the place back, by default at once. */
+  /**
+   * Runs `run` once a place is free; fails with `otherwise` if the queue is full. `ended` releases the place, by default
+   * at once.
+   */
   wait<A, E, R, E2>(
     run: () => Effect.Effect<A, E, R>,
     otherwise: () => E2,
@@ -61,11 +64,12 @@ export class Compartment {
         const waiter: Waiter = { wake: undefined }
         this.waiters.add(waiter)
         const woken = restore(Effect.callback<void>((resume) => {
-          // it may have been woken before it slept
+          // the waiter may be next before it sleeps
           if (this.next === waiter) resume(Effect.void)
           else waiter.wake = () => resume(Effect.void)
         }))
-        // nothing takes the place meanwhile, for `take` passes no waiter; a call that is interrupted on its way leaves it to the next
+        // no call takes the place meanwhile, since `take` refuses while calls wait; an interrupted call leaves it to the
+        // next
         const turn = Effect.map(woken, () => {
           this.waiters.delete(waiter)
           this.running++
@@ -80,7 +84,7 @@ export class Compartment {
     )
   }
 
-  /** Whose turn it is; undefined where nobody waits or no place is free. */
+  /** The waiter whose turn it is; undefined if no call waits or no place is free. */
   private get next(): Waiter | undefined {
     if (this.running >= this.limit) return undefined
     for (const waiter of this.waiters) return waiter

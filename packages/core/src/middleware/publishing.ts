@@ -1,5 +1,5 @@
 /**
- * What all ways of publishing an answer share.
+ * Shared code of the middlewares that publish an answer.
  */
 import { Effect, Exit } from "effect"
 import * as Publisher from "../broker/Publisher.ts"
@@ -9,11 +9,11 @@ import * as Outcome from "../message/Outcome.ts"
 import * as Description from "../pipeline/Description.ts"
 import * as Middleware from "../pipeline/Middleware.ts"
 
-/** How an answer is published. */
+/** Options for publishing an answer. */
 export interface Options<P> {
   /** Default: the channel's key of the answer. */
   readonly key?: ((answer: P, message: Message<unknown>) => string | undefined) | undefined
-  /** Beside those of `names`, over which they rule. */
+  /** Headers beside those of `names`, which they override. */
   readonly headers?:
     | { readonly [name: string]: string }
     | ((answer: P, message: Message<unknown>) => { readonly [name: string]: string })
@@ -22,12 +22,12 @@ export interface Options<P> {
 
 /** Names of the headers that link a message to the one that caused it. */
 export const names = {
-  /** One id for all messages of one request or process; copied. */
+  /** One id for all messages of one request or business process; copied. */
   correlation: Correlation.names.correlation,
   /** The message that caused this one: its `message-id`, else `CHANNEL/PARTITION/POSITION`. */
   causation: Correlation.names.causation,
   message: Correlation.names.message,
-  /** The channel that an answer is wanted on. */
+  /** The channel on which the sender expects the reply. */
   replyTo: "reply-to"
 } as const
 
@@ -39,7 +39,7 @@ const order: Description.Description["order"] = [
 const causeOf = (message: Message<unknown>): string =>
   message.headers[names.message] ?? `${message.channel}/${message.partition}/${message.position}`
 
-/** The links of what a message led to: those of `Correlate`, else those of its own headers. */
+/** The link headers of a message published for another one: those of `Correlate`, else from the handled message's headers. */
 const linksOf = (message: Message<unknown>): Record<string, string> => {
   const headers: Record<string, string> = Object.create(null)
   const current = Correlation.current()
@@ -49,7 +49,7 @@ const linksOf = (message: Message<unknown>): Record<string, string> => {
   return headers
 }
 
-/** The links of a reply, by which whoever asked knows it: what the request says, as it says it. */
+/** The link headers of a reply, copied from the request, by which the requester correlates it. */
 export const repliesOf = (message: Message<unknown>): Record<string, string> => {
   const headers: Record<string, string> = Object.create(null)
   const correlation = message.headers[names.correlation] ?? message.headers[names.message] ?? Correlation.current()?.id
@@ -59,7 +59,7 @@ export const repliesOf = (message: Message<unknown>): Record<string, string> => 
   return headers
 }
 
-/** The headers of a published answer: its links, and over them its own. */
+/** The headers of a published answer: the links, overridden by the headers of `options`. */
 export const headersOf = <P>(
   options: Options<P>,
   answer: P,
@@ -73,7 +73,7 @@ export const headersOf = <P>(
 
 type Build<P> = (answer: P, message: Message<unknown>) => Outgoing<P> | undefined
 
-/** Publishes an answer as the message that it is built into. */
+/** Publishes the message that `build` makes of an answer. */
 export const wrap = <P, E, R>(
   description: Pick<Description.Description, "shows" | "sends">,
   send: (outgoing: Outgoing<P>) => Effect.Effect<void, E, R>,
@@ -84,7 +84,7 @@ export const wrap = <P, E, R>(
     return outgoing === undefined ? undefined : send(outgoing)
   })
 
-/** Publishes an answer that is no outcome, however that is done. */
+/** Publishes any answer except outcomes with `send`. */
 export const publishing = <P, E, R>(
   description: Pick<Description.Description, "shows" | "sends">,
   send: (answer: P, message: Message<unknown>) => Effect.Effect<void, E, R> | undefined
@@ -93,7 +93,7 @@ export const publishing = <P, E, R>(
     { name: "Publish", stage: "publish", ...description, order },
     (next) => (message) =>
       Effect.flatMapEager(next(message), (answer): Middleware.Returns<E | Publisher.EncodeError, R> => {
-        // the mark stands for the handler's answer, which the type of `middleware` demands
+        // the mark stands for the handler's answer, whose type `middleware` requires
         const value = answer as P | Outcome.Outcome
         if (Outcome.isOutcome(value)) return Exit.succeed(answer)
         const sent = Publisher.attempt(() => send(value, message) ?? Exit.void)

@@ -1,6 +1,6 @@
 /**
- * How the answer of a request is kept, and read for a duplicate. A result of no bytes says that the request was done and that no
- * answer is kept.
+ * Encodes the answer of a request, and decodes it for a duplicate. A result of no bytes means that the request was done
+ * and that no answer is kept.
  */
 import { Cause, Effect, Exit, type Schema } from "effect"
 import { type Envelope, Message } from "../../message/Message.ts"
@@ -16,28 +16,28 @@ const text = { encode: new TextEncoder(), decode: new TextDecoder("utf-8", { fat
 /** The answer of a handler that answers nothing. */
 const done = Exit.void as Exit.Exit<unknown> as Exit.Exit<Middleware.Result>
 
-/** How an answer is kept. */
+/** Encodes and decodes answers. */
 export interface Codec {
-  /** Fails with nothing but an answer that its schema refuses. */
+  /** Fails only with an answer that its schema refuses. */
   readonly write: (answer: unknown) => Effect.Effect<Uint8Array, unknown>
-  /** Of bytes that are at least one; fails where they cannot be read. Left out where a handler answers nothing. */
+  /** Reads one byte or more; fails if they cannot be read. Undefined for a handler that answers nothing. */
   readonly read: ((bytes: Uint8Array) => Effect.Effect<unknown, unknown>) | undefined
 }
 
-/** Of a handler that answers nothing. */
+/** The codec of a handler that answers nothing. */
 export const silent: Codec = { write: () => Exit.succeed(nothing), read: undefined }
 
-/** JSON by a schema. */
+/** Encodes as JSON by a schema. */
 export const codecOf = <A>(schema: Schema.ConstraintCodec<A, unknown>): Codec => {
   const [write, read] = [encoder(schema), decoder(schema)]
   return {
-    // the type of `middleware` asks for an answer of the schema
+    // the type of `middleware` requires an answer of the schema
     write: (answer) => Effect.mapEager(write(answer as A), (json) => text.encode.encode(JSON.stringify(json))),
     read: (bytes) => read(JSON.parse(text.decode.decode(bytes)))
   }
 }
 
-/** The exit of an effect, throws of its call included. */
+/** The exit of an effect, including a throw of `run`. */
 const outcomeOf = <A>(run: () => Effect.Effect<A, unknown>): Effect.Effect<Exit.Exit<A, unknown>> => {
   try {
     const result = run()
@@ -47,11 +47,11 @@ const outcomeOf = <A>(run: () => Effect.Effect<A, unknown>): Effect.Effect<Exit.
   }
 }
 
-/** A line of the log that may fail and changes nothing. */
+/** Logs a warning; a failure to log changes nothing. */
 const warn = (message: Envelope, line: string, cause: Cause.Cause<unknown>): Effect.Effect<void> =>
   Effect.catchCause(Effect.logWarning(`Idempotency on ${message.channel}: ${line}`, cause), () => Effect.void)
 
-/** What is kept of an answer: nothing of an outcome, and nothing of what its schema refuses. */
+/** The bytes to keep of an answer: none of an outcome, and none of an answer that its schema refuses. */
 export const kept = (message: Envelope, codec: Codec, answer: Middleware.Result): Effect.Effect<Uint8Array> =>
   Outcome.isOutcome(answer) || codec === silent
     ? Exit.succeed(nothing)
@@ -69,7 +69,7 @@ export const kept = (message: Envelope, codec: Codec, answer: Middleware.Result)
         )
     })
 
-/** Answers a duplicate by what was kept. */
+/** Answers a duplicate with the kept result. */
 export const repeated = (
   message: Envelope,
   codec: Codec,

@@ -1,5 +1,5 @@
 /**
- * Runs a handler under a claim: its heartbeats, the keeping of its answer, and the release of its key.
+ * Runs a handler under a claim: heartbeats, storing the answer, and releasing the key.
  */
 import { Clock, Effect, Exit } from "effect"
 import { isInstance } from "../../message/Failure.ts"
@@ -16,11 +16,11 @@ import type { IdempotencyStore } from "./store.ts"
 type Returns = Middleware.Returns<IdempotencyError>
 type Store = IdempotencyStore["Service"]
 
-/** Whether an answer says that the message is done; of any other the key is released, and the message may come again. */
+/** Whether an answer completes the message; any other releases the key, and the message may be redelivered. */
 const isDone = (answer: unknown): boolean =>
   !Outcome.isOutcome(answer) || answer._tag === "Ack" || answer._tag === "Reject"
 
-/** Rolls a transaction back whose answer says that the message is not done, or has failed. */
+/** Rolls back the transaction of an answer that does not complete the message, or reports a failure. */
 class Unfinished {
   readonly answer: Middleware.Result
   constructor(answer: Middleware.Result) {
@@ -28,7 +28,7 @@ class Unfinished {
   }
 }
 
-/** How a handler runs under its claims; times in milliseconds. */
+/** Options of `claimed`; times in milliseconds. */
 export interface Options<M> {
   readonly next: Handler<M, Middleware.Result, Middleware.Failure, Middleware.Services>
   readonly lease: number
@@ -38,15 +38,15 @@ export interface Options<M> {
 }
 
 /**
- * Makes the function that runs the handler for a claim: message, store, key, token, and the monotonic time at which the claim was
- * asked for, undefined where the store answered at once.
+ * Makes the function that runs the handler for a claim: message, store, key, token, and the monotonic time of the claim's
+ * request, undefined if the store answered synchronously.
  */
 export const claimed =
   <M extends Envelope>({ codec, isFailure, keep, lease, next }: Options<M>) =>
   (message: M, store: Store, id: string, token: number, asked: number | undefined): Returns => {
     const { channel } = message
     const lost = () => Exit.fail(new IdempotencyLost({ channel }))
-    // a store that does not answer frees the key at the end of its lease, and until then nothing else would
+    // waits at most one lease for the store: the key is free after that anyway, and no earlier without the store
     const release = Effect.suspend(() => Effect.ignore(answeredWithin(store.release(id, token), lease)))
 
     const complete = (answer: Middleware.Result): Returns =>
@@ -63,7 +63,7 @@ export const claimed =
 
     let isCompleting = false
 
-    /** The handler and the keeping of its answer, or neither. */
+    /** Runs the handler and stores its answer in one transaction. */
     const together = (within: NonNullable<Store["transaction"]>): Returns => {
       const handled = Effect.suspend(() => next(message))
       const answered = Effect.flatMap(handled, (answer): Middleware.Returns<IdempotencyError | Unfinished> => {
@@ -83,14 +83,14 @@ export const claimed =
       return result._tag === "Success" ? complete(result.value) : Effect.andThen(release, result)
     }
     let pending = true
-    // the chain may be interrupted before its first step: then only the hook knows of the claim
+    // an interruption may come before the chain's first step: then only this hook releases the claim
     message.after(() => pending ? release : undefined)
     return Effect.flatMapEager(Eager.service(Clock.Clock), (clock) => {
       const extend = Effect.suspend(() => store.extend(id, token, lease))
       const since = asked ?? monotonic(clock)
       let isOurs = true
       const over = Effect.flatMap(heartbeat({ clock, lease, since, extend }), (end) => {
-        // an answer that is kept while its claim is extended ends the claim, and nothing is lost
+        // `extend` is refused if the answer was stored meanwhile: the claim is completed, and nothing is lost
         if (end === "refused" && isCompleting) return Effect.never
         isOurs = false
         return lost()
@@ -101,7 +101,7 @@ export const claimed =
       })
       return Effect.onExitPrimitive(Effect.raceFirst(whole, over), (exit) => {
         pending = false
-        // a key whose answer may be kept, or that is not this handler's any more, is left to its lease
+        // a key whose answer may be stored, or whose claim this handler has lost, is left to its lease
         const mayBeKept = transaction === undefined && isCompleting
         return exit._tag === "Success" || mayBeKept || !isOurs ? undefined : release
       })

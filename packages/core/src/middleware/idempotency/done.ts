@@ -1,5 +1,5 @@
 /**
- * Keys that are done, in 37 bytes each: hashes, in the order in which they were done.
+ * Completed keys, in about 37 bytes each: hashes, in order of completion.
  */
 
 const noResult = new Uint8Array(0)
@@ -7,7 +7,7 @@ const noResult = new Uint8Array(0)
 /**
  * HalfSipHash-2-4 of 64 bits, under one key of 64 bits, of a text's UTF-16 units in little-endian order.
  *
- * Who does not know the key cannot choose texts that collide. Source: Aumasson and Bernstein, "SipHash: a fast short-input
+ * A caller without the key cannot choose texts that collide. Source: Aumasson and Bernstein, "SipHash: a fast short-input
  * PRF", and the reference code of its half, https://github.com/veorq/SipHash.
  */
 export const halfSipHash = (text: string, k0: number, k1: number, out: Uint32Array, at: number): void => {
@@ -17,7 +17,7 @@ export const halfSipHash = (text: string, k0: number, k1: number, out: Uint32Arr
   let v3 = 0x74656462 ^ k1
   const { length } = text
   const whole = length & ~1
-  // one word more: the unit that is left over, and the number of bytes
+  // one additional word: the remaining unit, and the number of bytes
   for (let i = 0; i <= whole; i += 2) {
     const word = i < whole
       ? text.charCodeAt(i) | (text.charCodeAt(i + 1) << 16)
@@ -60,14 +60,14 @@ export const halfSipHash = (text: string, k0: number, k1: number, out: Uint32Arr
 /** Words of a key's mark: 128 bits of the key, 32 of its fingerprint. */
 const words = 5
 
-/** What stands for a key and its fingerprint. */
+/** The hashes of a key and its fingerprint. */
 export type Mark = Uint32Array
 
 /**
- * A table of at most `capacity` keys. Two keys are taken for one with a chance of 2^-128 for each pair; another fingerprint
- * is taken for the same with a chance of 2^-32.
+ * A table of at most `capacity` keys. Two keys are mistaken for one with a chance of 2^-128 for each pair; a different
+ * fingerprint is mistaken for the same with a chance of 2^-32.
  *
- * Entries stand in a ring, oldest first, so the oldest entry is removed when there is no room; `index` finds them, by open
+ * Entries are in a ring, oldest first, so the oldest entry is removed when there is no room; `index` finds them, by open
  * addressing with linear probing. A result takes its own room; an empty one takes none.
  */
 export class DoneKeys {
@@ -75,9 +75,9 @@ export class DoneKeys {
   private readonly mark = new Uint32Array(words)
   private readonly capacity: number
   private marks: Uint32Array
-  /** When each entry ends; 0 for one that is gone. */
+  /** The end of each entry's time; 0 for a removed entry. */
   private ends: Float64Array
-  /** The place in the ring and 1 more; 0 where nothing is. */
+  /** The place in the ring plus 1; 0 for a free slot. */
   private index: Uint32Array
   private room: number
   private first = 0
@@ -92,7 +92,7 @@ export class DoneKeys {
     this.index = new Uint32Array(indexFor(this.room))
   }
 
-  /** The mark of a key; the next call writes over it. */
+  /** Returns the mark of a key; the next call overwrites it. */
   markOf(key: string, fingerprint: string): Mark {
     const { mark, secret } = this
     halfSipHash(fingerprint, secret[4]!, secret[5]!, mark, 0)
@@ -102,7 +102,7 @@ export class DoneKeys {
     return mark
   }
 
-  /** The place of a key that is done and has not ended, or -1. */
+  /** Returns the place of a completed key that has not ended, or -1. */
   find(mark: Mark, now: number): number {
     const at = this.probe(mark)
     if (at < 0) return -1
@@ -120,7 +120,7 @@ export class DoneKeys {
     return this.results.get(place) ?? noResult
   }
 
-  /** Adds what `find` has not found. */
+  /** Adds a key that `find` has not found. */
   add(mark: Mark, result: Uint8Array, until: number, now: number): void {
     // entries that have ended are removed first, at most two for each new entry
     for (let i = 0; i < 2 && this.count > 0 && !(this.ends[this.first]! > now); i++) this.shift()
@@ -135,7 +135,7 @@ export class DoneKeys {
     this.enter(place)
   }
 
-  /** The oldest goes. */
+  /** Removes the oldest entry. */
   private shift(): void {
     const place = this.first
     if (this.ends[place] !== 0) {
@@ -146,7 +146,7 @@ export class DoneKeys {
     this.count--
   }
 
-  /** Where the index has a key, or -1. */
+  /** Returns the slot of a key in the index, or -1. */
   private probe(mark: Mark): number {
     const { index, marks } = this
     const mask = index.length - 1
@@ -169,7 +169,7 @@ export class DoneKeys {
     this.index[at] = place + 1
   }
 
-  /** Takes a key out of the index; those behind it that would not be found any more move up. */
+  /** Removes a key from the index; later keys that would become unreachable move up. */
   private drop(at: number, place: number): void {
     this.ends[place] = 0
     this.results.delete(place)
@@ -178,7 +178,7 @@ export class DoneKeys {
     let hole = at
     for (let next = (at + 1) & mask; index[next] !== 0; next = (next + 1) & mask) {
       const home = marks[(index[next]! - 1) * words]! & mask
-      // the hole is on its way from home to where it stands
+      // the hole lies between the key's home slot and its current one
       if (((next - home) & mask) >= ((next - hole) & mask)) {
         index[hole] = index[next]!
         hole = next
@@ -187,7 +187,7 @@ export class DoneKeys {
     index[hole] = 0
   }
 
-  /** Twice the room, for as many as still are there. */
+  /** Doubles the room, up to `capacity`, for the entries that remain. */
   private grow(): void {
     const { count, ends, first, marks, room } = this
     const kept = new Map(this.results)
@@ -211,5 +211,5 @@ export class DoneKeys {
   }
 }
 
-/** At most 3 of 4 places are taken, so a probe soon ends. */
+/** At most 3 of 4 slots are taken, so a probe soon ends. */
 const indexFor = (room: number): number => 2 ** Math.ceil(Math.log2(room * 4 / 3))

@@ -1,13 +1,13 @@
 /**
- * How a request that is to run once can fail.
+ * The errors of `Idempotency.middleware`.
  */
 import { Data, type Duration } from "effect"
 import type { IdempotencyUnavailable } from "./store.ts"
 
 /**
- * The request cannot be told from others: it has no key (`missing`), one that is empty or longer than 255 characters
- * (`invalid`), or one that was used for another request (`reused`). Class `validation`, so the message goes to the dead
- * letters.
+ * The request cannot be identified: it has no key (`missing`), a key that is empty or longer than 255 characters
+ * (`invalid`), or a key that was used for another request (`reused`). Class `validation`, so the message is
+ * dead-lettered.
  */
 export class IdempotencyRefused extends Data.TaggedError("IdempotencyRefused")<{
   readonly channel: string
@@ -23,7 +23,7 @@ export class IdempotencyRefused extends Data.TaggedError("IdempotencyRefused")<{
   }
 }
 
-/** The same request is being handled; class `conflict`, so the message comes back when its claim ends at the latest. */
+/** The same request is in progress; class `conflict`, so the message is redelivered when its claim ends at the latest. */
 export class IdempotencyRunning extends Data.TaggedError("IdempotencyRunning")<{
   readonly channel: string
   readonly retryAfter: Duration.Duration
@@ -35,8 +35,8 @@ export class IdempotencyRunning extends Data.TaggedError("IdempotencyRunning")<{
 }
 
 /**
- * The claim ended before the handler did, and may be another's by now: the handler was interrupted, or its answer not kept.
- * Class `conflict`, so the message comes back and finds what the other has answered.
+ * The claim ended before the handler did, and another owner may have it: the handler was interrupted, or its answer was
+ * not kept. Class `conflict`, so the message is redelivered and finds the other owner's answer.
  */
 export class IdempotencyLost extends Data.TaggedError("IdempotencyLost")<{ readonly channel: string }> {
   readonly failure = "conflict" as const
@@ -46,9 +46,9 @@ export class IdempotencyLost extends Data.TaggedError("IdempotencyLost")<{ reado
 }
 
 /**
- * The request was done before, and its answer cannot be repeated: its schema refused it, or the handler answered an outcome
- * (`unkept`), or another version of the program kept it in a form that this one cannot read (`unreadable`). Class `permanent`. A
- * consumed message is acknowledged instead.
+ * The request was done before, and its answer cannot be repeated: its schema refused it, or the handler answered an
+ * outcome (`unkept`), or an incompatible version of the program stored it (`unreadable`). Class `permanent`. A consumed
+ * message is acknowledged instead.
  */
 export class IdempotencyUnrepeatable extends Data.TaggedError("IdempotencyUnrepeatable")<{
   readonly channel: string
@@ -61,7 +61,7 @@ export class IdempotencyUnrepeatable extends Data.TaggedError("IdempotencyUnrepe
   }
 }
 
-/** Everything that the middleware fails with. */
+/** All errors of the middleware. */
 export type IdempotencyError =
   | IdempotencyRefused
   | IdempotencyRunning

@@ -1,6 +1,6 @@
 /**
- * A store of idempotency keys that asks for many keys at once: what comes in one turn, or while the last group was asked, is
- * one call of its server.
+ * A store of idempotency keys that groups its operations: those of one turn, or those that arrive during the previous
+ * call of the server, are one call.
  */
 import { Effect, Exit, type Scope } from "effect"
 import * as Gather from "../../pipeline/Gather.ts"
@@ -12,13 +12,13 @@ const nothing = new Uint8Array(0)
 export class Operation {
   readonly kind: "claim" | "complete" | "extend" | "release"
   readonly key: string
-  /** Of a claim; empty in others. */
+  /** The fingerprint of a claim; empty for other kinds. */
   readonly fingerprint: string
-  /** Of all but claims; 0 in them. */
+  /** The token of the claim; 0 for the kind `claim`. */
   readonly token: number
-  /** The lease of a claim or its extension, or how long a result is kept; milliseconds from 1. */
+  /** The lease of a claim or its extension, or the time to keep a result; milliseconds from 1. */
   readonly millis: number
-  /** Of a completion; empty in others. */
+  /** The result of a completion; empty for other kinds. */
   readonly result: Uint8Array
   /** Whether the caller was interrupted before the answer. */
   isAbandoned = false
@@ -46,32 +46,32 @@ export class Operation {
     this.found = claim
   }
 
-  /** Answers any other call: whether the key was the caller's. */
+  /** Answers any other call: whether the caller held the key. */
   held(isHeld: boolean): void {
     this.found = isHeld
   }
 }
 
-/** What `grouped` is made of. */
+/** Options of `grouped`. */
 export interface GroupOptions<R> {
   /**
-   * Does the operations in their order, each atomically, and answers each of them. Called with 1 to `maximum` operations, never
-   * twice at the same time; a key may be among them more than once. It tries again what is worth it.
+   * Performs the operations in their order, each atomically, and answers each of them. Called with 1 to `maximum`
+   * operations, never twice at the same time; a key may occur more than once. Retries transient failures itself.
    */
   readonly write: (operations: ReadonlyArray<Operation>) => Effect.Effect<void, IdempotencyUnavailable, R>
   /** The most operations of one call; an integer from 1. Default: 1024. */
   readonly maximum?: number | undefined
 }
 
-/** Results of one call of the server, in bytes; a larger one goes alone. */
+/** The most bytes of results in one call of the server; a larger result is sent alone. */
 const mostBytes = 4 * 1024 * 1024
 
-/** Divides a group so that no part has more bytes than it should. */
+/** Splits a group so that no part has more bytes than `mostBytes`. */
 const parts = (operations: ReadonlyArray<Operation>): ReadonlyArray<ReadonlyArray<Operation>> => {
   const all: Array<Array<Operation>> = []
   let bytes = Number.POSITIVE_INFINITY
   for (const operation of operations) {
-    // its caller has been interrupted, and the server has not been asked yet
+    // the caller was interrupted before the call of the server
     if (operation.isAbandoned) continue
     bytes += operation.result.length
     if (bytes > mostBytes) {
@@ -87,10 +87,10 @@ const milliseconds = (millis: number): number =>
   Math.max(1, Math.min(Math.ceil(millis), Number.MAX_SAFE_INTEGER / 1024))
 
 /**
- * Makes a store of a function that does a group of operations, for stores behind a network or a disk.
+ * Makes a store from a function that performs a group of operations, for stores behind a network or a disk.
  *
- * A group that fails fails its own operations and no others. A claim whose caller is interrupted before its answer comes is
- * given back. Closing the scope does what was asked before.
+ * A failed group fails its own operations and no others. A claim whose caller is interrupted before its answer is
+ * released. Closing the scope first performs the operations requested before.
  *
  * **Example** (a store that keeps nothing, so each request runs)
  *
@@ -123,7 +123,7 @@ export const grouped = <R = never>(
     const claim = operation.found
     if (typeof claim !== "object" || claim._tag !== "Claimed") return
     operation.found = undefined
-    // the call adds it; no caller awaits it
+    // assigned before the first call; no caller awaits the release
     void gather.add(new Operation("release", operation.key, "", claim.token, 0, nothing))
   }
 
@@ -143,7 +143,7 @@ export const grouped = <R = never>(
   let gather: Gather.Gather<Operation, never>
 
   const asked = (operation: Operation): Effect.Effect<boolean, IdempotencyUnavailable> =>
-    // what is not a claim is answered by `held`
+    // `held` answers all operations except claims
     Effect.flatMap(gather.add(operation), () => answered(operation) as Exit.Exit<boolean, IdempotencyUnavailable>)
 
   return Effect.map(
@@ -158,7 +158,7 @@ export const grouped = <R = never>(
           Effect.suspend(() => {
             const operation = new Operation("claim", key, fingerprint, 0, milliseconds(lease), nothing)
             return Effect.onInterrupt(
-              // a claim is answered by `claimed`
+              // `claimed` answers claims
               Effect.flatMap(gather.add(operation), () =>
                 answered(operation) as Exit.Exit<Claim, IdempotencyUnavailable>),
               () =>

@@ -1,5 +1,6 @@
 /**
- * The time of a claim: its heartbeats, each with a limit, so that its handler is interrupted before the claim can be taken.
+ * Keeps a claim by heartbeats, each with a time limit, so that the handler is interrupted before another owner can take
+ * the claim.
  */
 import { type Clock, Effect, Exit, Fiber, Option } from "effect"
 import * as Eager from "../../pipeline/Eager.ts"
@@ -7,12 +8,12 @@ import type { IdempotencyUnavailable } from "./store.ts"
 
 const nanosInMilli = 1e6
 
-/** Milliseconds that no change of the wall clock moves. */
+/** Monotonic milliseconds, unaffected by changes of the wall clock. */
 export const monotonic = (clock: Clock.Clock): number => Number(clock.monotonicTimeNanosUnsafe()) / nanosInMilli
 
 /**
- * The answer of an effect, or none after so many milliseconds. The effect runs on a fiber of its own, which is interrupted and
- * not waited for: a call that cannot be interrupted does not make this late.
+ * The answer of an effect, or none after so many milliseconds. The effect runs on a fiber of its own, which is
+ * interrupted and not awaited: an uninterruptible call does not delay the result.
  */
 export const answeredWithin = <A, E, R>(
   effect: Effect.Effect<A, E, R>,
@@ -29,29 +30,29 @@ export const answeredWithin = <A, E, R>(
       )
     })
 
-/** A claim that a handler runs under. */
+/** The claim of a running handler. */
 export interface Held {
   readonly clock: Clock.Clock
-  /** Milliseconds for which the claim holds after each sign of life. */
+  /** Milliseconds for which the claim holds after each heartbeat. */
   readonly lease: number
-  /** The monotonic time at which the claim was asked for, in milliseconds. */
+  /** The monotonic time of the claim's request, in milliseconds. */
   readonly since: number
   readonly extend: Effect.Effect<boolean, IdempotencyUnavailable>
 }
 
 /**
- * Extends a claim every third of its lease, and completes with its end: `refused` when the store says that it is not the
- * caller's any more, `unheard` when the store has given no answer for five sixths of the lease.
+ * Extends a claim every third of its lease, and completes when the claim ends: `refused` if the store answers that the
+ * caller no longer owns it, `unheard` if the store has not answered for five sixths of the lease.
  *
- * A call that fails or has no answer within a sixth of the lease is made again after that sixth. The lease is reckoned from when
- * the last call that succeeded was made, which is before the store began to count.
+ * A call that fails or has no answer within a sixth of the lease is repeated after that sixth. The lease is counted from
+ * the start of the last successful call, which is before the store began to count.
  */
 export const heartbeat = ({ clock, extend, lease, since }: Held): Effect.Effect<"refused" | "unheard"> => {
   const unit = lease / 6
   const beat = (last: number, due: number, unheard: number): Effect.Effect<"refused" | "unheard"> =>
     Effect.flatMap(Effect.suspend(() => Effect.sleep(Math.max(0, due - monotonic(clock)))), () => {
       const at = monotonic(clock)
-      // a process that was suspended asks once, as long as no other owner can have taken the claim
+      // a suspended process extends once more if no other owner can have taken the claim yet
       const left = last + (unheard === 0 ? lease : lease - unit) - at
       if (left < 1) return Effect.succeed("unheard" as const)
       return Effect.flatMap(

@@ -1,5 +1,5 @@
 /**
- * Idempotency keys in the memory of one process.
+ * Keeps idempotency keys in the memory of one process.
  */
 import { Clock, Effect, Exit, Layer } from "effect"
 import * as OptionCheck from "../../message/OptionCheck.ts"
@@ -7,9 +7,9 @@ import { DoneKeys, type Mark } from "./done.ts"
 import { monotonic } from "./lease.ts"
 import { type Claim, IdempotencyStore } from "./store.ts"
 
-/** How much a memory store keeps. */
+/** Limits the size of a memory store. */
 export interface MemoryOptions {
-  /** The most keys that are done; an integer from 1 to 2^30. Default: 100,000, which is 4 MB. */
+  /** The most completed keys; an integer from 1 to 2^30. Default: 100,000, which is 4 MB. */
   readonly capacity?: number | undefined
 }
 
@@ -23,7 +23,7 @@ interface Running {
 
 const reused: Exit.Exit<Claim> = Exit.succeed({ _tag: "Reused" })
 
-/** How many of the oldest claims a new claim looks at; those that have ended are removed. */
+/** How many of the oldest claims a new claim examines; claims that have ended are removed. */
 const looks = 2
 
 class Keys {
@@ -53,13 +53,13 @@ class Keys {
     return Exit.succeed({ _tag: "Claimed", token })
   }
 
-  /** The claim of a token, where it still holds. */
+  /** The claim of a token, if it still holds. */
   held(key: string, token: number, now: number): Running | undefined {
     const claim = this.running.get(key)
     return claim !== undefined && claim.token === token && claim.until > now ? claim : undefined
   }
 
-  /** Behind all others, so the claims stand in the order in which they end, where their leases are the same. */
+  /** Moves the claim behind all others, so claims with equal leases stay in the order in which they end. */
   extend(key: string, claim: Running, until: number): void {
     claim.until = until
     this.running.delete(key)
@@ -75,7 +75,7 @@ class Keys {
     if (this.running.get(key)?.token === token) this.running.delete(key)
   }
 
-  /** Removes claims that have ended: their owners have died without a release. */
+  /** Removes claims that have ended because their owners died without a release. */
   private sweep(now: number): void {
     let looked = 0
     for (const [key, claim] of this.running) {
@@ -86,12 +86,12 @@ class Keys {
 }
 
 /**
- * A store in the memory of this process, answered at once and bounded.
+ * Keeps keys in the memory of this process, synchronous and bounded.
  *
- * A key that is done takes 37 bytes beside its result, as only hashes of it are kept: of 128 bits of the key, under a secret of
- * this process, and of 32 bits of its fingerprint. Beyond `capacity` the oldest result is forgotten before its time, and its
- * request would run again. Claims that run are kept apart, and are not forgotten. Time is monotonic: a change of the wall clock
- * ends no claim and no result. After a restart nothing is known; each of several processes knows its own.
+ * A completed key takes about 37 bytes beside its result, as only hashes are kept: 128 bits of the key, under a secret of
+ * this process, and 32 bits of its fingerprint. Beyond `capacity` the oldest result is evicted before its time, and its
+ * request would run again. Running claims are kept apart, and are not evicted. Time is monotonic: a change of the wall
+ * clock ends no claim and no result. A restart loses all keys; each of several processes has its own.
  *
  * @throws RangeError when `capacity` is out of range
  * @category layers

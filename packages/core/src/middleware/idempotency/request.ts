@@ -1,10 +1,10 @@
 /**
- * Reads the key, the place and the fingerprint of a request, which tell it from other requests.
+ * Reads the key, the scope and the fingerprint of a request, which identify it.
  */
 import { compositeKey } from "../../message/compositeKey.ts"
 import { type Envelope, Message } from "../../message/Message.ts"
 
-/** FNV-1a in two halves that begin apart: not safe against made collisions, which harm only the caller that makes them. */
+/** FNV-1a and a variant of it; not safe against deliberate collisions, which harm only the caller that makes them. */
 const hash = (bytes: Uint8Array): string => {
   let a = 0x811c9dc5
   let b = 0x01000193
@@ -15,7 +15,7 @@ const hash = (bytes: Uint8Array): string => {
   return `${bytes.length}-${(a >>> 0).toString(36)}-${(b >>> 0).toString(36)}`
 }
 
-// a structured field string by the draft, yet most clients send it bare
+// the draft defines a structured field string, yet most clients send it unquoted
 const unquoted = (value: string | undefined): string | undefined =>
   value !== undefined && value.length > 1 && value.startsWith("\"") && value.endsWith("\"") ? value.slice(1, -1) : value
 

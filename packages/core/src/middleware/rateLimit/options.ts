@@ -50,7 +50,7 @@ export interface Options extends Limits {
 
 /** Options of `middleware` for consumers. */
 export interface ConsumerOptions extends Limits {
-  /** All messages of one consumer group share a limit, whatever their channel. */
+  /** All messages of one consumer group share a limit, across channels. */
   readonly by: "consumer"
   readonly name?: string | undefined
   readonly cost?: Cost<Message<unknown>> | undefined

@@ -10,19 +10,19 @@ export interface Exponential {
   readonly times?: number | undefined
   /** The first wait. Default 1 second. */
   readonly base?: Duration.Input | undefined
-  /** What each wait is multiplied by for the next one, from 1. Default 2. */
+  /** The factor between one wait and the next, from 1. Default 2. */
   readonly factor?: number | undefined
   /** The longest wait. Default 30 seconds. */
   readonly cap?: Duration.Input | undefined
-  /** How far a wait may stray, as a part of it from 0 to 1. Default 0.2: between 80 % and 120 %. */
+  /** The random deviation of a wait, as a fraction of it from 0 to 1. Default 0.2: between 80 % and 120 %. */
   readonly jitter?: number | undefined
 }
 
-/** The checks of the options of `Retry`. */
+/** Checks the options of `Retry`. */
 export const check = OptionCheck.make("Retry")
 
 /**
- * Waits that grow: `base * factor ** n`, at most `cap`, ± `jitter` of it, `times` times.
+ * Makes exponential backoff: waits of `base * factor ** n`, at most `cap`, ± `jitter` of it, `times` times.
  *
  * @throws RangeError when an option is out of range
  * @category schedules

@@ -1,18 +1,18 @@
 /**
- * What telemetry hears of a retry in place: one more on a counter, and an event on the current span.
+ * Reports a retry in place to telemetry: increments a counter, and adds an event to the current span.
  */
 import { Clock, Duration, type Fiber, References } from "effect"
 import { tagOf } from "../../message/Failure.ts"
 import type { Envelope } from "../../message/Message.ts"
 import { countRetry, countSentRetry, countServedRetry } from "../../telemetry/Counters.ts"
 
-/** A retry that has been decided and not begun. */
+/** A retry that is decided and has not started. */
 export interface Retrying {
-  /** The number of the attempt that comes, from 2. */
+  /** The number of the next attempt, from 2. */
   readonly attempt: number
-  /** The error or the defect of the attempt before it. */
+  /** The error or the defect of the previous attempt. */
   readonly error: unknown
-  /** Milliseconds until it begins. */
+  /** Milliseconds until the retry starts. */
   readonly delay: number
 }
 
@@ -38,6 +38,6 @@ export const tellRetry = (
       "error.type": tag
     })
   } catch {
-    // telemetry that fails must not change what becomes of the message
+    // a failure of telemetry must not change the result of the message
   }
 }
