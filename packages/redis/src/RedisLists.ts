@@ -95,7 +95,7 @@ export const driver = (
  * ).pipe(Layer.provide(RedisLists.layer({ url: "redis://localhost:6379" })))
  * ```
  *
- * Fails with a `BrokerError` whose message names the cause and the remedy: a bad option, no Redis at the address, wrong credentials.
+ * Fails with a `BrokerError` whose message names cause and remedy: a bad option, no Redis at the address, wrong credentials.
  *
  * @category layers
  */

@@ -1,5 +1,5 @@
 /**
- * The audit store in PostgreSQL, for many machines: one table that several programs write to, a group of rows at a time.
+ * Stores audit rows in PostgreSQL, for many machines: one table that several programs write to, one group of rows at a time.
  */
 import { PgTypes } from "@effect/sql-pg"
 import { Audit, Gather, OptionCheck } from "@millrace/core"
@@ -19,19 +19,19 @@ import * as Rows from "./internal/audit/rows.ts"
 /** Options of `layerClient`. */
 export interface TableOptions {
   /**
-   * The table, made where it is missing: small letters, digits and `_`, with a schema before a dot where it is in one, which
-   * has to be there. Default: `millrace_audit`.
+   * The table, created if missing: small letters, digits and `_`, optionally with a schema before a dot; the schema
+   * must exist. Default: `millrace_audit`.
    */
   readonly table?: string | undefined
   /** The most rows of one statement; an integer from 1. Default: 1024. */
   readonly maximumGroup?: number | undefined
   /**
-   * How long a group is written again while the server is out of reach or busy, before its messages are tried again; from 0.
-   * Nothing is written twice. Default: 5 seconds.
+   * How long the store retries a group while the server is unreachable or busy, before its messages are retried; from 0.
+   * A retry writes nothing twice. Default: 5 seconds.
    */
   readonly patience?: Duration.Input | undefined
   /**
-   * How long one attempt to write a group may take, the wait for a connection included; from 1 ms. Default: 1 second.
+   * The longest that one attempt to write a group may take, including the wait for a connection; from 1 ms. Default: 1 second.
    */
   readonly timeout?: Duration.Input | undefined
 }
@@ -39,7 +39,7 @@ export interface TableOptions {
 /** Options of `layer`. */
 export interface Options extends TableOptions, Connection.Options {}
 
-/** What the layers do where an option is not given. */
+/** The defaults of the layers' options. */
 export const defaults: {
   readonly table: string
   readonly maximumGroup: number
@@ -55,7 +55,7 @@ export const defaults: {
   ...Connection.defaults
 }
 
-/** The type of each column: what it is sent as, and what it is stored as. */
+/** The type of each column: as sent, and as stored. */
 const types: { readonly [Column in typeof columns[number]]: readonly [sent: "text" | "float8", stored: string] } = {
   kind: ["text", "text NOT NULL"],
   channel: ["text", "text NOT NULL"],
@@ -82,7 +82,7 @@ const schema = (table: string): Migrate.Schema => {
     table,
     steps: [
       all(
-        // ids have one length and come from this program: bytes are the order of appending, which a locale's is not
+        // ids have one length and are made by this program: as bytes they sort in the order of appending, unlike in a locale
         `CREATE TABLE ${table} (id text COLLATE "C" PRIMARY KEY, ${
           columns.map((column) => `${column} ${types[column][1]}`).join(", ")
         })`,
@@ -91,16 +91,16 @@ const schema = (table: string): Migrate.Schema => {
         `CREATE INDEX ${name}_handler ON ${table} (handler, completed_at, id)`,
         `CREATE INDEX ${name}_trouble ON ${table} (status, completed_at, id) WHERE status <> 'done'`
       ),
-      // an index of PostgreSQL takes up to 2,700 bytes: a longer text stands in the indexed column as its hash
+      // an index of PostgreSQL takes up to 2,700 bytes: for a longer text the indexed column holds its hash
       all(...Rows.longColumns.map((column) => `ALTER TABLE ${table} ADD COLUMN long_${column} text`))
     ]
   }
 }
 
-// text of PostgreSQL holds every character but this
+// text of PostgreSQL holds every character except NUL
 const storable = (text: string): string => text.includes("\0") ? text.replaceAll("\0", "\ufffd") : text
 
-/** One array for each column, so the statement is the same for every size of group and stays prepared. */
+/** The statement binds one array for each column, so it is the same for every size of group and stays prepared. */
 const insert = (table: string): string =>
   `INSERT INTO ${table} (id, ${
     [...columns, ...Rows.longColumns.map((column) => `long_${column}`)].join(", ")
@@ -110,7 +110,7 @@ const insert = (table: string): string =>
 
 const columnsOfLong: ReadonlySet<string> = new Set(Rows.longColumns)
 
-/** The text itself, where it is short; a long one has a column of its own. */
+/** The text for the column of long texts, or null for a short one. */
 const long = (text: string | undefined): string | null =>
   text === undefined || storableKey(text) === text ? null : storable(text)
 
@@ -144,10 +144,10 @@ const parameters = (
 const check = OptionCheck.make("AuditPostgres")
 
 /**
- * Makes the table, or brings it up to date: for a deployment whose programs may not create tables. A layer does the same, and
- * only reads where nothing is to do.
+ * Creates or updates the table, for a deployment whose programs may not create tables. A layer does the same, and
+ * only reads if the table is up to date.
  *
- * Fails with `AuditError`; its reason is `Invalid` where the schema is newer than the program.
+ * Fails with `AuditError`; its reason is `Invalid` if the schema is newer than the program.
  *
  * @throws RangeError when the table's name is none
  */
@@ -187,7 +187,7 @@ const make = (options: TableOptions, server: Errors.Server) => {
       values: ReadonlyArray<unknown>,
       limit: number = readLimit
     ) => Effect.mapError(statements.ask(text, values, limit), Errors.told(operation, server))
-    // ids are made here, so a group whose commit was never confirmed is written again and is there once
+    // ids are made here, so a retry of a group whose commit was not confirmed writes no row twice
     const random = Effect.map(Random.nextIntBetween(0, 36 ** 8 - 1), (number) => number.toString(36).padStart(8, "0"))
     const writer = (yield* random) + (yield* random)
     let appended = 0
@@ -227,9 +227,9 @@ const make = (options: TableOptions, server: Errors.Server) => {
 }
 
 /**
- * A store in the database of a `SqlClient` that the program has already; it has to be PostgreSQL's.
+ * Provides a store in the database of the program's own `SqlClient`, which must be PostgreSQL's.
  *
- * As `layer`; provides `Audit.Store` and needs the `SqlClient`. Rows are written on a connection of their own, never in a
+ * As `layer`; provides `Audit.Store` and needs the `SqlClient`. The store writes rows on a separate connection, never in a
  * transaction that the caller has open.
  *
  * @throws RangeError when an option is out of range
@@ -248,16 +248,17 @@ const noAddress = () =>
   })
 
 /**
- * A store in a PostgreSQL database, with connections of its own.
+ * Provides a store in a PostgreSQL database, with connections of its own.
  *
- * Provides `Audit.Store`; fails with an `AuditError` whose reason and message say why the database does not open: `Unreachable`,
- * `Credentials`, `NotFound`, `Permission`, `Invalid` for an address that is none. The rows of one turn, or those that came during
- * the last statement, are one statement and one commit. It is as durable as the server's `synchronous_commit` makes it.
+ * Provides `Audit.Store`; fails with an `AuditError` whose reason and message tell why the database does not open:
+ * `Unreachable`, `Credentials`, `NotFound`, `Permission`, `Invalid` for a malformed address. Rows of one turn, or rows that
+ * arrive during a statement, share one statement and one commit. A row is as durable as the server's `synchronous_commit` makes
+ * it.
  *
- * While the server is out of reach, hangs for longer than `timeout` or is busy, a group is tried again for `patience`, and then fails the rows of its group. Closing
- * the layer writes what has gathered.
+ * While the server is unreachable, busy, or hangs for longer than `timeout`, the store retries a group for `patience`, and then
+ * fails the group's rows. Closing the layer writes the gathered rows.
  *
- * **Example** (the address from a variable that may be shown to nobody)
+ * **Example** (the address from a secret variable)
  *
  * ```ts
  * import { AuditPostgres } from "@millrace/sql"
@@ -287,11 +288,11 @@ const environment = (options: Partial<Options>): Config.Config<Options> =>
   })
 
 /**
- * As `layer`, with its options from the environment: `AUDIT_POSTGRES_URL` (needed), `AUDIT_POSTGRES_TABLE`,
- * `AUDIT_POSTGRES_MAXIMUM_GROUP`, `AUDIT_POSTGRES_PATIENCE` (as `5 seconds`). `options` go before the
+ * Builds `layer` with options from the environment: `AUDIT_POSTGRES_URL` (needed), `AUDIT_POSTGRES_TABLE`,
+ * `AUDIT_POSTGRES_MAXIMUM_GROUP`, `AUDIT_POSTGRES_PATIENCE` (as `5 seconds`). `options` override the
  * environment.
  *
- * Fails with a `ConfigError` that names the variable, with an `AuditError` of reason `Invalid` where a value is out of range,
+ * Fails with a `ConfigError` that names the variable, with an `AuditError` of reason `Invalid` if a value is out of range,
  * or as `layer` does.
  *
  * @category layers

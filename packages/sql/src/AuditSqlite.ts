@@ -1,5 +1,5 @@
 /**
- * The audit store in a SQLite file, for one machine: durable, in a thread of its own, and committed in groups.
+ * Stores audit rows in a SQLite file, for one machine: durable, in a separate thread, and committed in groups.
  */
 import { Audit, Gather, OptionCheck } from "@millrace/core"
 import { Config, Duration, Effect, Layer } from "effect"
@@ -10,11 +10,11 @@ import * as Thread from "./internal/sqlite/Thread.ts"
 
 /** Options of `layer`. */
 export interface Options {
-  /** The file, made where it is missing; its folder has to be there. */
+  /** The file, created if missing; its folder must exist. */
   readonly filename: string
   /**
-   * `full`: what was acknowledged survives the loss of power. `normal`: it survives the end of the process, and up to a
-   * second of it is lost with the machine. Default: `full`.
+   * `full`: acknowledged rows survive a loss of power. `normal`: they survive a crash of the process, but a crash of the
+   * machine loses up to a second of them. Default: `full`.
    */
   readonly synchronous?: "full" | "normal" | undefined
   /** The most rows of one commit; an integer from 1. Default: 1024. */
@@ -23,7 +23,7 @@ export interface Options {
   readonly busyTimeout?: Duration.Input | undefined
 }
 
-/** What `layer` does where an option is not given. */
+/** The defaults of `layer`'s options. */
 export const defaults: {
   readonly synchronous: "full"
   readonly maximumGroup: number
@@ -54,14 +54,14 @@ const told = (operation: Audit.AuditError["operation"], filename: string) => ({ 
   })
 
 /**
- * A store in a SQLite file.
+ * Provides a store in a SQLite file.
  *
- * Provides `Audit.Store`; fails with an `AuditError` whose reason is why the file does not open. The rows of one turn, or those
- * that came during the last commit, are one commit, made in a thread, so the event loop neither waits for the disk nor runs SQL.
- * WAL lets others read the file meanwhile, and several processes may write to one file, on one machine.
+ * Provides `Audit.Store`; fails with an `AuditError` whose reason tells why the file does not open. Rows of one turn, or rows
+ * that arrive during a commit, share one commit in a thread, so the event loop neither waits for the disk nor runs SQL.
+ * WAL lets other processes read the file meanwhile, and several processes may write to one file, on one machine.
  *
- * A commit that fails (`Full`, `ReadOnly`, `Busy` …) fails the rows of its group and no others; a thread that ends fails them with
- * `Lost` and is started again. Closing the layer commits what has gathered.
+ * A commit that fails (`Full`, `ReadOnly`, `Busy` …) fails only the rows of its group; a thread that ends fails them with
+ * `Lost` and is restarted. Closing the layer commits the gathered rows.
  *
  * Source: https://www.sqlite.org/wal.html and https://www.sqlite.org/pragma.html#pragma_synchronous
  *
@@ -149,11 +149,11 @@ const environment = (options: Partial<Options>): Config.Config<Options> =>
   })
 
 /**
- * As `layer`, with its options from the environment: `AUDIT_SQLITE_FILENAME` (needed), `AUDIT_SQLITE_SYNCHRONOUS` (`full`,
- * `normal`), `AUDIT_SQLITE_MAXIMUM_GROUP`, `AUDIT_SQLITE_BUSY_TIMEOUT` (as `5 seconds`). What is given as `options` goes before
- * the environment.
+ * Builds `layer` with options from the environment: `AUDIT_SQLITE_FILENAME` (needed), `AUDIT_SQLITE_SYNCHRONOUS` (`full`,
+ * `normal`), `AUDIT_SQLITE_MAXIMUM_GROUP`, `AUDIT_SQLITE_BUSY_TIMEOUT` (as `5 seconds`). `options` override the
+ * environment.
  *
- * Fails with a `ConfigError` that names the variable, with an `AuditError` of reason `Invalid` where a value is out of range,
+ * Fails with a `ConfigError` that names the variable, with an `AuditError` of reason `Invalid` if a value is out of range,
  * or as `layer` does.
  *
  * @category layers

@@ -1,6 +1,6 @@
 /**
- * The store of idempotency keys in PostgreSQL, for many machines: one table, a group of operations at a time; and the one whose
- * completions commit together with what the handler writes.
+ * Stores idempotency keys in PostgreSQL, for many machines: one table, one group of operations at a time. A second kind of store
+ * commits completions together with the handler's writes.
  */
 import { Idempotency, OptionCheck } from "@millrace/core"
 import { Config, Duration, Effect, Layer, Random, type Scope } from "effect"
@@ -17,33 +17,33 @@ import * as Connection from "./internal/postgres/connection.ts"
 import * as Errors from "./internal/postgres/errors.ts"
 import { retry } from "./internal/postgres/retry.ts"
 
-/** Options of every layer here. */
+/** Options of every layer of this module. */
 export interface TableOptions {
   /**
-   * The table, made where it is missing: small letters, digits and `_`, with a schema before a dot where it is in one, which
-   * has to be there. A sequence, a function and a table of versions beside it begin with its name. Default:
+   * The table, created if missing: small letters, digits and `_`, optionally with a schema before a dot; the schema
+   * must exist. The names of a sequence, a function and a table of versions begin with its name. Default:
    * `millrace_idempotency`.
    */
   readonly table?: string | undefined
   /** The most operations of one statement; an integer from 1. Default: 1024. */
   readonly maximumGroup?: number | undefined
   /**
-   * How long a group is asked again while the server is out of reach or busy, before its messages are tried again; from 0.
-   * Nothing is done twice. Default: 5 seconds.
+   * How long the store retries a group while the server is unreachable or busy, before its messages are retried; from 0.
+   * A retry does nothing twice. Default: 5 seconds.
    */
   readonly patience?: Duration.Input | undefined
-  /** How long one call may take, the wait for a connection included; from 1 ms. Default: 1 second. */
+  /** The longest that one call may take, including the wait for a connection; from 1 ms. Default: 1 second. */
   readonly timeout?: Duration.Input | undefined
-  /** How often what has ended is removed; from 10 ms. Default: 10 seconds. */
+  /** How often expired rows are removed; from 10 ms. Default: 10 seconds. */
   readonly pruneEvery?: Duration.Input | undefined
 }
 
 /** Options of `layerClient`. */
 export interface ClientOptions extends TableOptions {
   /**
-   * `own`: an answer is kept by itself, when the handler has succeeded. `handler`: the handler runs in a transaction, and its
-   * answer is kept in it, so what it writes by the same `SqlClient` and its completion commit together or not at all. It takes
-   * one of the client's connections for as long as the handler runs. Default: `own`.
+   * `own`: the store keeps an answer in its own transaction, after the handler has succeeded. `handler`: the handler runs in a
+   * transaction that also stores the answer, so the handler's writes by the same `SqlClient` and the completion commit together
+   * or not at all. This takes one of the client's connections for as long as the handler runs. Default: `own`.
    */
   readonly transaction?: "own" | "handler" | undefined
 }
@@ -51,7 +51,7 @@ export interface ClientOptions extends TableOptions {
 /** Options of `layer`. */
 export interface Options extends TableOptions, Connection.Options {}
 
-/** What the layers do where an option is not given. */
+/** The defaults of the layers' options. */
 export const defaults: {
   readonly table: string
   readonly maximumGroup: number
@@ -76,7 +76,7 @@ const check = OptionCheck.make(module)
 
 type Store = Idempotency.Store["Service"]
 
-/** What a handler failed with, told apart from what its transaction failed with. */
+/** Wraps a handler's error, to tell it apart from an error of its transaction. */
 class OfHandler<E> {
   readonly error: E
   constructor(error: E) {
@@ -88,10 +88,10 @@ const unavailable = (server: Errors.Server) => (error: Migrate.Failed) =>
   new Idempotency.IdempotencyUnavailable({ message: Errors.read(server, error).message, cause: error })
 
 /**
- * Makes the table, its sequence and its function, or brings them up to date: for a deployment whose programs may not create
- * tables. A layer does the same, and only reads where nothing is to do.
+ * Creates or updates the table, its sequence and its function, for a deployment whose programs may not create
+ * tables. A layer does the same, and only reads if they are up to date.
  *
- * Fails with `IdempotencyUnavailable`, also where the schema is newer than the program.
+ * Fails with `IdempotencyUnavailable`, also if the schema is newer than the program.
  *
  * @throws RangeError when the table's name is none
  */
@@ -132,7 +132,7 @@ const make = (
         run<Table.Row>(statement, Table.parameters(operations, owners)),
         (rows) => Table.answer(operations, rows)
       )
-    // a claim whose answer was lost on the way is asked for again, and known by its name
+    // retries a claim whose answer was lost; the statement recognises the claim by its name
     const random = Effect.map(Random.nextIntBetween(0, 36 ** 8 - 1), (number) => number.toString(36).padStart(8, "0"))
     const writer = (yield* random) + (yield* random)
     let claims = 0
@@ -162,7 +162,7 @@ const make = (
         Effect.flatMap(Effect.serviceOption(sql.transactionService), (transaction) => {
           if (transaction._tag === "None") return store.complete(key, token, result, keep)
           const operation = new Idempotency.Operation("complete", key, "", token, Math.ceil(keep), result)
-          // on the connection of the transaction that this fiber is in
+          // on the connection of this fiber's transaction
           return Effect.mapBoth(asked(statements.inside, [operation], [""]), {
             onSuccess: () => operation.found === true,
             onFailure: failed
@@ -183,12 +183,12 @@ const make = (
 }
 
 /**
- * A store in the database of a `SqlClient` that the program has already; it has to be PostgreSQL's.
+ * Provides a store in the database of the program's own `SqlClient`, which must be PostgreSQL's.
  *
- * As `layer`; provides `Idempotency.Store` and needs the `SqlClient`. With `transaction: "handler"` it gives exactly one effect
- * for each key: the handler runs in a transaction of that client, and what it writes by it commits together with its answer, or
- * is rolled back: when the handler fails, is interrupted, or answers that it is to be tried again, when its claim has ended, and
- * when the process dies. What the handler does elsewhere is not rolled back.
+ * As `layer`; provides `Idempotency.Store` and needs the `SqlClient`. With `transaction: "handler"` each key has its effect
+ * exactly once: the handler runs in a transaction of that client, and its writes commit together with its answer. They are
+ * rolled back if the handler fails, is interrupted, or answers that the message is to be retried, if its claim has ended,
+ * or if the process dies. Effects outside this transaction are not rolled back.
  *
  * **Example** (an order and its answer, both or neither)
  *
@@ -223,16 +223,17 @@ export const layerClient = (
 }
 
 /**
- * A store in a PostgreSQL database, with connections of its own.
+ * Provides a store in a PostgreSQL database, with connections of its own.
  *
- * Provides `Idempotency.Store`; fails with an `IdempotencyUnavailable` whose message says why the database does not open. The
- * operations of one turn, or those that came during the last statement, are one statement and one commit. It is as durable as
- * the server's `synchronous_commit` makes it. Time is the server's: clients' clocks may stand as they like.
+ * Provides `Idempotency.Store`; fails with an `IdempotencyUnavailable` whose message tells why the database does not open.
+ * Operations of one turn, or those that arrive during a statement, share one statement and one commit. They are as durable as
+ * the server's `synchronous_commit` makes them. The server's clock counts; clients' clocks do not matter.
  *
- * While the server is out of reach, hangs for longer than `timeout` or is busy, a group is asked again for `patience`, and then fails its operations: a claim that
- * was given and not heard of is found again, and a result is kept once. Closing the layer does what was asked before.
+ * While the server is unreachable, busy, or hangs for longer than `timeout`, the store retries a group for `patience`, and then
+ * fails its operations. A retry finds a claim whose answer was lost, and a result is stored once. Closing the layer finishes
+ * pending operations first.
  *
- * **Example** (the address from a variable that may be shown to nobody)
+ * **Example** (the address from a secret variable)
  *
  * ```ts
  * import { IdempotencyPostgres } from "@millrace/sql"
@@ -263,11 +264,11 @@ const environment = (options: Partial<Options>): Config.Config<Options> =>
   })
 
 /**
- * As `layer`, with its options from the environment: `IDEMPOTENCY_POSTGRES_URL` (needed), `IDEMPOTENCY_POSTGRES_TABLE`,
+ * Builds `layer` with options from the environment: `IDEMPOTENCY_POSTGRES_URL` (needed), `IDEMPOTENCY_POSTGRES_TABLE`,
  * `IDEMPOTENCY_POSTGRES_MAXIMUM_GROUP`, `IDEMPOTENCY_POSTGRES_PATIENCE` and `IDEMPOTENCY_POSTGRES_PRUNE_EVERY` (as `5 seconds`).
- * `options` go before the environment.
+ * `options` override the environment.
  *
- * Fails with a `ConfigError` that names the variable, with an `IdempotencyUnavailable` where a value is out of range, or as
+ * Fails with a `ConfigError` that names the variable, with an `IdempotencyUnavailable` if a value is out of range, or as
  * `layer` does.
  *
  * @category layers

@@ -1,5 +1,5 @@
 /**
- * The store of idempotency keys in a SQLite file, for one machine: durable, in a thread of its own, and committed in groups.
+ * Stores idempotency keys in a SQLite file, for one machine: durable, in a separate thread, and committed in groups.
  */
 import { Idempotency, OptionCheck } from "@millrace/core"
 import { Config, Duration, Effect, Layer } from "effect"
@@ -10,22 +10,22 @@ import * as Thread from "./internal/sqlite/Thread.ts"
 
 /** Options of `layer`. */
 export interface Options {
-  /** The file, made where it is missing; its folder has to be there. It may be the one of the audit store. */
+  /** The file, created if missing; its folder must exist. It may be the audit store's file. */
   readonly filename: string
   /**
-   * `full`: what was completed survives the loss of power. `normal`: it survives the end of the process, and up to a second of
-   * it is lost with the machine. Default: `full`.
+   * `full`: completions survive a loss of power. `normal`: they survive a crash of the process, but a crash of the machine
+   * loses up to a second of them. Default: `full`.
    */
   readonly synchronous?: "full" | "normal" | undefined
   /** The most operations of one commit; an integer from 1. Default: 1024. */
   readonly maximumGroup?: number | undefined
   /** How long to wait for a lock that another process holds; from 0. Default: 5 seconds. */
   readonly busyTimeout?: Duration.Input | undefined
-  /** How often what has ended is removed; from 10 ms. Default: 10 seconds. */
+  /** How often expired rows are removed; from 10 ms. Default: 10 seconds. */
   readonly pruneEvery?: Duration.Input | undefined
 }
 
-/** What `layer` does where an option is not given. */
+/** The defaults of `layer`'s options. */
 export const defaults: {
   readonly synchronous: "full"
   readonly maximumGroup: number
@@ -53,7 +53,7 @@ const told = (filename: string) => ({ message, reason }: Failed) =>
     message: `SQLite file ${filename}: ${message}${advice[reason] === undefined ? "" : `; ${advice[reason]}`}`
   })
 
-/** Bytes in a buffer of their own: the whole buffer behind a view would cross to the thread. */
+/** Copies a view's bytes into a buffer of their own: otherwise the whole buffer behind the view would cross to the thread. */
 const alone = (bytes: Uint8Array): Uint8Array =>
   bytes.byteLength === bytes.buffer.byteLength ? bytes : new Uint8Array(bytes)
 
@@ -91,21 +91,21 @@ const unpack = (operations: ReadonlyArray<Idempotency.Operation>, { numbers, res
 }
 
 /**
- * A store in a SQLite file.
+ * Provides a store in a SQLite file.
  *
- * Provides `Idempotency.Store`; fails with an `IdempotencyUnavailable` that says why the file does not open. The operations of
- * one turn, or those that came during the last commit, are one commit, made in a thread, so the event loop neither waits for the
+ * Provides `Idempotency.Store`; fails with an `IdempotencyUnavailable` that tells why the file does not open. Operations of
+ * one turn, or those that arrive during a commit, share one commit in a thread, so the event loop neither waits for the
  * disk nor runs SQL. Several processes may share one file, on one machine.
  *
- * Time is the machine's wall clock. Where it is set forward, claims and results end so much earlier, and an owner whose claim
- * has ended changes nothing; where it is set back, they end so much later, and a claim whose owner died holds for so long.
+ * The machine's wall clock counts. If the clock is set forward, claims and results end that much earlier, and an owner whose
+ * claim has ended changes nothing; if set back, they end that much later, and the claim of a dead owner holds for as long.
  *
- * A commit that fails fails the operations of its group and no others, with a sentence that says what to do; a thread that ends
- * is started again. Nothing is tried again here: their messages are. Closing the layer does what was asked before.
+ * A failed commit fails only the operations of its group, with an error that advises a remedy; a thread that ends
+ * is restarted. The store retries nothing: the messages are retried. Closing the layer finishes pending operations first.
  *
  * Source: https://www.sqlite.org/wal.html and https://www.sqlite.org/autoinc.html
  *
- * **Example** (answers that are kept across restarts)
+ * **Example** (answers that survive restarts)
  *
  * ```ts
  * import { IdempotencySqlite } from "@millrace/sql"
@@ -177,11 +177,11 @@ const environment = (options: Partial<Options>): Config.Config<Options> =>
   })
 
 /**
- * As `layer`, with its options from the environment: `IDEMPOTENCY_SQLITE_FILENAME` (needed), `IDEMPOTENCY_SQLITE_SYNCHRONOUS`
+ * Builds `layer` with options from the environment: `IDEMPOTENCY_SQLITE_FILENAME` (needed), `IDEMPOTENCY_SQLITE_SYNCHRONOUS`
  * (`full`, `normal`), `IDEMPOTENCY_SQLITE_MAXIMUM_GROUP`, `IDEMPOTENCY_SQLITE_BUSY_TIMEOUT` and
- * `IDEMPOTENCY_SQLITE_PRUNE_EVERY` (as `5 seconds`). What is given as `options` goes before the environment.
+ * `IDEMPOTENCY_SQLITE_PRUNE_EVERY` (as `5 seconds`). `options` override the environment.
  *
- * Fails with a `ConfigError` that names the variable, with an `IdempotencyUnavailable` where a value is out of range, or as
+ * Fails with a `ConfigError` that names the variable, with an `IdempotencyUnavailable` if a value is out of range, or as
  * `layer` does.
  *
  * @category layers

@@ -1,5 +1,5 @@
 /**
- * The inbox: a message is handled once for each group, because its id is written in the transaction of its handler.
+ * Handles a message once for each group, because the inbox writes the message's id in the handler's transaction.
  */
 import { Detached, type Message, Middleware, OptionCheck, Outcome } from "@millrace/core"
 import type { Failure } from "@millrace/core"
@@ -11,15 +11,15 @@ import { storable } from "./internal/database/storable.ts"
 import { told, typed } from "./internal/outbox/failure.ts"
 import * as Tables from "./internal/outbox/tables.ts"
 
-/** The inbox's database failed, and the handler's writes are undone; by its class the message goes back to the source. */
+/** The inbox's database failed and rolled back the handler's writes; the class sends the message back to its source. */
 export class InboxError extends Data.TaggedError("InboxError")<{
-  /** What happened and what to do. */
+  /** The cause and the remedy. */
   readonly message: string
   readonly failure: Failure.FailureClass
   readonly cause?: unknown
 }> {}
 
-/** The message has no id, or none of 1 to 255 characters. Class `validation`, so it goes to the dead letters. */
+/** The message has no id, or an id that is not 1 to 255 characters. Class `validation`: the message becomes a dead letter. */
 export class InboxRefused extends Data.TaggedError("InboxRefused")<{
   readonly channel: string
   readonly reason: "missing" | "invalid"
@@ -35,21 +35,21 @@ export class InboxRefused extends Data.TaggedError("InboxRefused")<{
 /** Options of `layer`. */
 export interface Options {
   /**
-   * The table, made where it is missing: small letters, digits and `_`, with a schema before a dot where it is in one, which
-   * has to be there. Default: `millrace_inbox`.
+   * The table, created if missing: small letters, digits and `_`, optionally with a schema before a dot; the schema
+   * must exist. Default: `millrace_inbox`.
    */
   readonly table?: string | undefined
   /**
-   * How long ids are kept: a message that comes again later is handled again. Longer than its broker may deliver it again;
+   * How long ids are kept: a message that is redelivered later is handled again. Choose it longer than the broker may redeliver;
    * from 1 second. Default: 7 days.
    */
   readonly keep?: Duration.Input | undefined
-  /** How often ids that are older are deleted; from 1 second. Default: 1 minute. */
+  /** How often older ids are deleted; from 1 second. Default: 1 minute. */
   readonly pruneEvery?: Duration.Input | undefined
   /**
-   * How long each of these may take before the message fails with `InboxError` and goes back to its source: the wait for a
-   * connection, the wait for another transaction that handles the same message, and the commit. The handler itself has no limit
-   * here. From 1 ms. Default: 10 seconds.
+   * The time limit of each of these steps, after which the message fails with `InboxError` and goes back to its source: the
+   * wait for a connection, the wait for another transaction that handles the same message, and the commit. The inbox does not
+   * limit the handler. From 1 ms. Default: 10 seconds.
    */
   readonly timeout?: Duration.Input | undefined
 }
@@ -57,15 +57,15 @@ export interface Options {
 /** Options of `middleware`. */
 export interface MiddlewareOptions<in M extends Message<unknown> = Message<unknown>> {
   /**
-   * The id of a message, the same whenever it comes. Default: the header `message-id`, which everything has that an outbox has
-   * sent. Where the broker counts positions, `Inbox.position` needs no header.
+   * The id of a message, the same for each delivery. Default: the header `message-id`, which every message from an outbox
+   * has. `Inbox.position` needs no header, for brokers that count positions.
    */
   readonly id?: ((message: M) => string | undefined) | undefined
-  /** What becomes of a message without an id: refused, or handled as if it could not come twice. Default: `refuse`. */
+  /** How to treat a message without an id: refuse it, or handle it as if it could not be redelivered. Default: `refuse`. */
   readonly missing?: "refuse" | "run" | undefined
 }
 
-/** What is taken where an option is not given. */
+/** The defaults of the options. */
 export const defaults: {
   readonly table: string
   readonly keep: Duration.Duration
@@ -83,14 +83,14 @@ class InboxStore extends Context.Service<InboxStore, {
   readonly table: string
   /** Milliseconds that the wait for a connection, or for the end of a transaction, may take. */
   readonly timeout: number
-  /** Writes an id in the current transaction; false where it is there already. Waits for another transaction that writes it. */
+  /** Writes an id in the current transaction; false if it exists. Waits for another transaction that writes the same id. */
   readonly add: (
     sql: SqlClient.SqlClient,
     consumer: string,
     channel: string,
     message: string
   ) => Effect.Effect<boolean, SqlError.SqlError>
-  /** Deletes what is older than `keep`, now; answers how many. */
+  /** Deletes ids older than `keep` now; answers their number. */
   readonly prune: Effect.Effect<number, InboxError>
 }>()("@millrace/sql/Inbox") {}
 
@@ -101,19 +101,19 @@ const pruned = 1000
 /** Milliseconds that a removal of old ids may take. */
 const pruneLimit = 30_000
 
-/** A part of the key that is longer is hashed: an index of PostgreSQL takes up to 2,700 bytes. */
+/** A longer part of the key is hashed: an index of PostgreSQL takes up to 2,700 bytes. */
 const longest = 255
 
-/** The table is written to by another transaction, which has the same id. */
+/** The hint if an insert waits too long, e.g. for another transaction with the same id. */
 const waited = "another transaction handles the same message, or the server hangs or is out of reach"
 
 const check = OptionCheck.make("Inbox")
 
 /**
- * The table of ids, and its pruning.
+ * Provides the table of ids, and prunes it.
  *
- * Provides `Store` and needs the `SqlClient`, PostgreSQL's or SQLite's. Fails with an `InboxError` where the table is not there
- * and cannot be made.
+ * Provides `Store` and needs the `SqlClient`, PostgreSQL's or SQLite's. Fails with an `InboxError` if the table is missing
+ * and cannot be created.
  *
  * @throws RangeError when an option is out of range
  * @category layers
@@ -162,10 +162,10 @@ export const layer = (options: Options = {}): Layer.Layer<InboxStore, InboxError
 }
 
 /**
- * Makes the table, or brings it up to date: for a deployment whose programs may not create tables. A layer does the same, and
- * only reads where nothing is to do.
+ * Creates or updates the table, for a deployment whose programs may not create tables. A layer does the same, and
+ * only reads if the table is up to date.
  *
- * Fails with an `InboxError`, also where the schema is newer than the program.
+ * Fails with an `InboxError`, also if the schema is newer than the program.
  *
  * @throws RangeError when the table's name is none
  */
@@ -179,41 +179,43 @@ export const migrate = (
   )
 
 /**
- * The id of a message where its broker counts positions that stay, as Kafka does: its partition and its position.
+ * Makes the id of a message from its partition and position, for brokers with lasting positions, such as Kafka.
  *
- * Not for brokers whose positions are those of a connection, as RabbitMQ's are.
+ * Not for brokers whose positions belong to a connection, such as RabbitMQ.
  */
 export const position = (message: Message<unknown>): string => `${message.partition}/${message.position}`
 
 const written = (message: Message<unknown>): string | undefined => message.headers["message-id"]
 
-/** What ended so is done; the rest goes back or to the dead letters, and may come again under its id. */
+/** Whether the message is done; otherwise it goes back or becomes a dead letter, and may be redelivered under its id. */
 const isDone = (exit: Exit.Exit<unknown, unknown>): boolean =>
   exit._tag === "Success" &&
   (!Outcome.isOutcome(exit.value) || exit.value._tag === "Ack" || exit.value._tag === "Reject")
 
-/** Why a middleware with a store of its own stands outside. */
+/** Why a middleware with a store of its own must be outside. */
 const apart = "what its store keeps does not take part in the inbox's transaction, and stays where that is rolled back"
 
-/** Ends the transaction without its writes; never seen outside. */
+/** Rolls the transaction back with the handler's exit; never leaves this module. */
 class Undo<A, E> extends Data.TaggedError("Undo")<{ readonly exit: Exit.Exit<A, E> }> {}
 
 /**
- * Handles each message once for each group: its id, and whatever its handler writes by the same `SqlClient`, are one transaction.
+ * Handles each message once for each group: its id and the handler's writes by the same `SqlClient` are one transaction.
  *
- * Types: any consumed message in, the same message on; `Store` and the `SqlClient` enter R, `InboxError` and `InboxRefused` enter
- * E, and `Ack` enters the answer: a message whose id is there already is acknowledged without running. An answer that is no
- * outcome, `Ack` and `Reject` commit. A failure, a defect, an interruption, `Retry`, `Release` and `DeadLetter` roll back, so
- * the message may come again. Two that come at once wait for one another.
+ * Types: any consumed message in, the same message on; `Store` and the `SqlClient` enter R, `InboxError` and `InboxRefused`
+ * enter E, and `Ack` enters the answer: a message whose id exists already is acknowledged without running the handler. `Ack`,
+ * `Reject` and an answer that is not an outcome commit. A failure, a defect, an interruption, `Retry`, `Release` and
+ * `DeadLetter` roll back, so the message may be redelivered. Two concurrent deliveries of one message wait for each other.
  *
- * `Idempotency`, `IdempotencyKey`, `RateLimit` and `Hmac` stand outside: their stores do not take part in the transaction.
+ * Place `Idempotency`, `IdempotencyKey`, `RateLimit` and `Hmac` outside: their stores do not take part in the transaction.
  *
- * What the handler does elsewhere is not part of it: publish by `Outbox.on`, inside this middleware, and the answer is. Hooks
- * of the message run after the commit. A `Retry` stands outside, so that each attempt is a transaction of its own.
+ * The handler's other effects are not part of the transaction; its answer is, if it is published by `Outbox.on` inside this
+ * middleware. The message's hooks run after the commit. Place `Retry` outside, so that each attempt has its own transaction.
  *
- * Errors: `InboxError` (class of what happened) goes back to the source, `InboxRefused` (class `validation`) to the dead letters.
+ * Errors: `InboxError` (with the class of the database's error) sends the message back to the source, `InboxRefused` (class
+ * `validation`) makes it a dead letter.
  *
- * Source: the inbox, or idempotent consumer, by C. Richardson, https://microservices.io/patterns/communication-style/idempotent-consumer.html
+ * Source: the inbox, or idempotent consumer, by C. Richardson,
+ * https://microservices.io/patterns/communication-style/idempotent-consumer.html
  *
  * **Example** (a payment is booked once)
  *

@@ -1,8 +1,8 @@
 /**
- * The transactional outbox: publishing writes rows in the caller's transaction, and a relay (`OutboxRelay`) sends what was
- * committed.
+ * The transactional outbox: publishing writes rows in the caller's transaction, and a relay (`OutboxRelay`) sends the committed
+ * rows.
  *
- * What is rolled back was never published; what is committed is published at least once, each key in the order of its commits.
+ * A rollback publishes nothing; committed rows are published at least once, each key in the order of its commits.
  */
 import { Broker, type BrokerError, type Channel, OptionCheck, Publisher } from "@millrace/core"
 import { PgClient } from "@effect/sql-pg"
@@ -16,23 +16,23 @@ import * as Watching from "./internal/outbox/watch.ts"
 export { OutboxError } from "./internal/outbox/error.ts"
 export type { Lag, Parked, Watch } from "./internal/outbox/watch.ts"
 
-/** Which outbox: its table, and the broker that its messages are for. */
+/** Selects an outbox: its table, and the broker of its messages. */
 export interface Options<On = Broker.Broker> {
   /**
-   * The table, made where it is missing: small letters, digits and `_`, with a schema before a dot where it is in one, which
-   * has to be there. Default: `millrace_outbox`.
+   * The table, created if missing: small letters, digits and `_`, optionally with a schema before a dot; the schema
+   * must exist. Default: `millrace_outbox`.
    */
   readonly table?: string | undefined
-  /** Whose messages: each broker of a program has its own part of the table. Default: `Broker`. */
+  /** The broker of the messages: each broker of a program has its own part of the table. Default: `Broker`. */
   readonly broker?: Broker.Key<On> | undefined
   /**
-   * How long one statement may take; from 1 ms. A statement waits for other transactions that publish to the same key, and,
-   * where no transaction is open, for a connection. Default: 5 seconds.
+   * The longest that one statement may take; from 1 ms. A statement waits for other transactions that publish to the same key,
+   * and, outside of a transaction, for a connection. Default: 5 seconds.
    */
   readonly timeout?: Duration.Input | undefined
 }
 
-/** What is taken where an option is not given. */
+/** The defaults of the options. */
 export const defaults: { readonly table: string; readonly timeout: Duration.Duration } = {
   table: "millrace_outbox",
   timeout: Duration.seconds(5)
@@ -40,22 +40,22 @@ export const defaults: { readonly table: string; readonly timeout: Duration.Dura
 
 declare const broker: unique symbol
 
-/** The outbox before a broker, as a type: what publishes through it needs its `layer`. */
+/** The outbox of a broker, as a type: a publisher through the outbox needs its `layer`. */
 export interface To<in out On> {
   readonly [broker]: (_: On) => On
 }
 
-/** The service of the outbox before a broker: a door that is a broker itself, and takes nothing but publishes. */
+/** The service of a broker's outbox: a broker that supports publishing only. */
 export const to = <On = Broker.Broker>(
-  // without the argument On is the default's type
+  // without the argument, On is the default's type
   key: Broker.Key<On> = Broker.Broker as unknown as Broker.Key<On>
 ): Context.Service<To<On>, Broker.Broker["Service"]> =>
   Context.Service<To<On>, Broker.Broker["Service"]>(`@millrace/sql/Outbox/${key.key}`)
 
 /**
- * The channel behind the outbox: what publishes to it writes a row, and the relay publishes the row to the channel.
+ * Wraps a channel in the outbox: publishing to it writes a row, and the relay publishes the row to the channel.
  *
- * It goes wherever a channel to publish to does: `Publisher.make`, `Publish.middleware`, `Publish.route`. Publish middlewares
+ * Use it like any channel to publish to: `Publisher.make`, `Publish.middleware`, `Publish.route`. Publish middlewares
  * run when the row is written, so a trace context that `Trace.middleware()` writes there travels with the message.
  *
  * **Example** (an answer in the transaction of the handler)
@@ -82,13 +82,13 @@ export const on = <P, Name extends string, On>(
 ): Channel.Channel<P, Name, To<Broker.Of<On>>> => Broker.on(to(Broker.keyOf(channel)), channel)
 
 /**
- * A publisher whose messages become rows of the outbox, in the transaction that it is called in, or in one of its own.
+ * Makes a publisher whose messages become rows of the outbox, in the caller's transaction or in a separate one.
  *
  * Typed payloads, keys, headers and addresses are as in `Publisher.make`. `publish` and `publishAll` complete when the rows are
- * written, and are published when the transaction has been committed. Each message gets a `message-id` header, unless it has
- * one: what the relay sends twice has it twice, for an `Inbox`.
+ * written; the relay publishes the rows after the commit. Each message gets a `message-id` header, unless it has
+ * one: copies that the relay sends have the same id, for an `Inbox`.
  *
- * Fails with `EncodeError`, and with a `BrokerError` of system `outbox` where the row is not written; then the transaction should
+ * Fails with `EncodeError`, and with a `BrokerError` of system `outbox` if the row is not written; then the transaction should
  * fail too.
  *
  * **Example** (an order and its event, both or none)
@@ -123,7 +123,7 @@ export const publisher = <P, Name extends string, On>(
 const check = OptionCheck.make("Outbox")
 
 const keyOf = <On>(options: Options<On>): Broker.Key<On> =>
-  // without the option On is the default's type
+  // without the option, On is the default's type
   options.broker ?? (Broker.Broker as unknown as Broker.Key<On>)
 
 const open = <On>({ table, timeout }: Options<On>) =>
@@ -135,10 +135,10 @@ const open = <On>({ table, timeout }: Options<On>) =>
   )
 
 /**
- * The outbox of a program: makes its tables where they are missing, and writes what is published through `publisher` and `on`.
+ * Provides the outbox of a program: creates its tables if missing, and writes messages of `publisher` and `on` as rows.
  *
- * Provides `To` of the broker and needs the `SqlClient`, PostgreSQL's or SQLite's; it has to be the one whose transactions the
- * program uses. Fails with an `OutboxError` where the tables are not there and cannot be made.
+ * Provides `To` of the broker and needs the `SqlClient`, PostgreSQL's or SQLite's; it must be the client whose transactions the
+ * program uses. Fails with an `OutboxError` if the tables are missing and cannot be created.
  *
  * @throws RangeError when the table's name is none
  * @category layers
@@ -155,10 +155,10 @@ export const layer = <On = Broker.Broker>(
 }
 
 /**
- * Makes the tables, or brings them up to date: for a deployment whose programs may not create tables. A layer does the same, and
- * only reads where nothing is to do.
+ * Creates or updates the tables, for a deployment whose programs may not create tables. A layer does the same, and
+ * only reads if the tables are up to date.
  *
- * Fails with an `OutboxError`, also where the schema is newer than the program.
+ * Fails with an `OutboxError`, also if the schema is newer than the program.
  *
  * **Example** (a step of a deployment, with a user that owns the tables)
  *
@@ -182,9 +182,9 @@ export const migrate = (
   )
 
 /**
- * Opens an outbox to look at it, in a program that publishes, relays, or neither.
+ * Opens an outbox to inspect it, in a program that publishes, relays, or neither.
  *
- * **Example** (rows that were given up for a channel that was missing)
+ * **Example** (retry rows that were parked because a channel was missing)
  *
  * ```ts
  * import { Effect } from "effect"

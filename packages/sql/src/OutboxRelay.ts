@@ -1,6 +1,6 @@
 /**
- * The relay of an outbox: reads what was committed, publishes it by the program's broker, and marks it done once that has
- * confirmed it.
+ * The relay of an outbox: reads committed rows, publishes them by the program's broker, and marks them done after the broker has
+ * confirmed them.
  */
 import { Broker, type BrokerError, Detached, Failure, OptionCheck } from "@millrace/core"
 import { PgClient } from "@effect/sql-pg"
@@ -23,38 +23,38 @@ import * as Outbox from "./Outbox.ts"
 export interface Options<On = Broker.Broker> extends Outbox.Options<On> {
   /** The most rows that are read, sent and marked together; an integer from 1. Default: 256. */
   readonly batch?: number | undefined
-  /** The most bytes of them, though one row is always read; an integer from 1. Default: 8 MiB. */
+  /** The most bytes of a batch, though at least one row is read; an integer from 1. Default: 8 MiB. */
   readonly maximumBytes?: number | undefined
   /**
-   * The most rows of one key that are handed to the broker together; an integer from 1. 1 keeps the order of a key whatever
-   * fails. More is faster for keys that have many rows, and as safe where the broker confirms none of them before one that it
-   * refuses, as Kafka does. Default: 1.
+   * The most rows of one key that the relay hands to the broker together; an integer from 1. 1 keeps the order of a key despite
+   * any failure. More is faster for keys with many rows, and as safe if the broker never confirms a row after refusing an
+   * earlier one, as Kafka does. Default: 1.
    */
   readonly perKey?: number | undefined
   /**
-   * How long a relay that gives no sign of life keeps its share from the others; from 1 second. Three signs fit into it.
+   * How long a relay without a heartbeat keeps its share; from 1 second. Three heartbeats fit into it.
    * Default: 15 seconds.
    */
   readonly lease?: Duration.Input | undefined
-  /** How long it waits before it looks again where nothing wakes it; from 10 ms. Default: 500 ms. */
+  /** How long the relay waits before it looks for rows again if nothing wakes it; from 10 ms. Default: 500 ms. */
   readonly poll?: Duration.Input | undefined
-  /** How often a row is tried that its broker refuses for good, before it is parked; an integer from 1. Default: 8. */
+  /** How many attempts a row gets that its broker refuses permanently, before it is parked; an integer from 1. Default: 8. */
   readonly attempts?: number | undefined
-  /** How long a row that failed waits, doubled with each attempt, and its key with it; from 1 ms. Default: 1 second. */
+  /** The backoff of a failed row and its key, doubled with each attempt; from 1 ms. Default: 1 second. */
   readonly retryBase?: Duration.Input | undefined
-  /** The longest of these waits. Default: 1 minute. */
+  /** The longest backoff. Default: 1 minute. */
   readonly retryCap?: Duration.Input | undefined
-  /** How long rows that are done are kept; 0 deletes them at once. Default: 1 day. */
+  /** How long done rows are kept; 0 deletes them at once. Default: 1 day. */
   readonly keep?: Duration.Input | undefined
-  /** How often rows that are older are deleted; from 1 second. Default: 1 minute. */
+  /** How often older done rows are deleted; from 1 second. Default: 1 minute. */
   readonly pruneEvery?: Duration.Input | undefined
-  /** How long closing the layer waits for what is being sent. Default: 10 seconds. */
+  /** How long closing the layer waits for rows in flight. Default: 10 seconds. */
   readonly grace?: Duration.Input | undefined
-  /** How long one statement may take, the wait for a connection included; from 1 ms. Default: 10 seconds. */
+  /** The longest that one statement may take, including the wait for a connection; from 1 ms. Default: 10 seconds. */
   readonly timeout?: Duration.Input | undefined
 }
 
-/** What `layer` does where an option is not given. */
+/** The defaults of `layer`'s options. */
 export const defaults = {
   table: Outbox.defaults.table,
   batch: 256,
@@ -71,30 +71,30 @@ export const defaults = {
   timeout: Duration.seconds(10)
 } as const satisfies Options
 
-/** How a relay is. */
+/** The state of a relay. */
 export interface Health {
-  /** `waiting`: the database or the broker failed, and it tries again; `lastError` says which. */
+  /** `waiting`: the database or the broker failed, and the relay retries; `lastError` names the error. */
   readonly state: "starting" | "idle" | "sending" | "waiting" | "stopped"
-  /** The parts of the outbox that are this relay's, of 64. */
+  /** The number of the outbox's 64 shards that this relay owns. */
   readonly shards: number
-  /** Rows in its hands. */
+  /** Rows in flight. */
   readonly inFlight: number
-  /** Rows that it has published, since it began. */
+  /** Rows published since the relay started. */
   readonly published: number
-  /** Failed attempts of rows, since it began. */
+  /** Failed attempts of rows since the relay started. */
   readonly failed: number
-  /** Rows that it has given up, since it began. */
+  /** Rows parked since the relay started. */
   readonly parked: number
-  /** Unix time in milliseconds of its last confirmed row. */
+  /** Unix time in milliseconds of the last confirmed row. */
   readonly lastPublished: number | undefined
-  /** What failed last; undefined again once all is well. */
+  /** The last error; undefined once the relay has recovered. */
   readonly lastError: OutboxError | BrokerError.BrokerError | undefined
 }
 
-/** A relay that runs. */
+/** A running relay. */
 class OutboxRelay extends Context.Service<OutboxRelay, {
   readonly health: Effect.Effect<Health>
-  /** How far the whole outbox is behind, whoever relays it. */
+  /** The lag of the whole outbox, across all relays. */
   readonly lag: Effect.Effect<Outbox.Lag, OutboxError>
 }>()("@millrace/sql/OutboxRelay") {}
 
@@ -120,16 +120,16 @@ const settled = <On>(options: Options<On>) => ({
 
 const words = Effect.map(Random.nextIntBetween(0, 0xffff_ffff), (number) => number.toString(16).padStart(8, "0"))
 
-/** How long a relay waits to see whether the connection that listens leaves another one. */
+/** Milliseconds that a relay waits to check whether the client has a connection left besides the listening one. */
 const probe = 1000
 
-/** Wakes the relay by NOTIFY for as long as the client has connections left beside the one that listens. */
+/** Wakes the relay by NOTIFY as long as the client has connections left besides the listening one. */
 const listening = (pg: PgClient.PgClient, table: Table<OutboxError>, wake: () => void) => {
   const alone = Effect.logWarning(
     `OutboxRelay ${table.name}: the client has no connection left beside one that listens, so the relay looks for rows by poll `
       + "alone: give the client more connections (maxConnections)"
   )
-  // the configuration of a pool has it
+  // a pool's configuration has this field
   if ("maxConnections" in pg.config && pg.config.maxConnections === 1) return alone
   let isTold = false
   const deaf = (error: { readonly message: string }) =>
@@ -148,7 +148,7 @@ const listening = (pg: PgClient.PgClient, table: Table<OutboxError>, wake: () =>
     )
     return yield* Effect.forever(Effect.andThen(Queue.take(notices), Effect.sync(wake)))
   })).pipe(
-    // a client without a connection for it is asked again after a while
+    // a client without a spare connection is tried again after a while
     Effect.tapError((error) => error === undefined ? Effect.sleep("1 minute") : Effect.ignoreCause(deaf(error))),
     Effect.retry(patience),
     Effect.ignoreCause
@@ -157,7 +157,7 @@ const listening = (pg: PgClient.PgClient, table: Table<OutboxError>, wake: () =>
 
 const relay = <On>(options: Options<On>, settings: ReturnType<typeof settled>) =>
   Effect.gen(function*() {
-    // without the option On is the default's type
+    // without the option, On is the default's type
     const key = options.broker ?? (Broker.Broker as unknown as Broker.Key<On>)
     const broker = yield* key
     const clock = yield* Clock.Clock
@@ -203,7 +203,7 @@ const relay = <On>(options: Options<On>, settings: ReturnType<typeof settled>) =
       Effect.gen(function*() {
         loop.stop()
         const ended = yield* Effect.timeoutOption(Fiber.await(running), settings.grace)
-        // what is still on its way keeps its claim until that ends by itself
+        // rows still in flight keep their claim until it expires
         if (Option.isSome(ended)) yield* Effect.ignore(Effect.timeoutOption(loop.leave, "2 seconds"))
         shown.state = "stopped"
       })
@@ -226,19 +226,19 @@ const relay = <On>(options: Options<On>, settings: ReturnType<typeof settled>) =
 /**
  * Runs a relay for as long as the layer lives.
  *
- * Provides `Relay`, its health; needs the `SqlClient` and the `Broker`, or the one given. Fails with an `OutboxError` where the
- * tables are not there and cannot be made. Any number of processes may run it: the outbox has 64 parts, by key, each of which
- * belongs to one relay for a lease, and they share the parts evenly. A row is marked done after the broker has confirmed it,
- * so it is published at least once, and again only if the relay dies, or cannot reach the database for a lease, in between;
- * at most the batch in its hands.
+ * Provides `Relay`, its health; needs the `SqlClient` and the `Broker`, or the broker given. Fails with an `OutboxError` if the
+ * tables are missing and cannot be created. Any number of processes may run a relay: the outbox has 64 shards, by key, each
+ * shard belongs to one relay for a lease, and the relays share them evenly. A row is marked done after the broker has confirmed
+ * it, so it is published at least once. It is published again only if the relay dies, or cannot reach the database for a lease,
+ * in between; at most the batch in flight.
  *
- * A broker that is out of reach, or refuses the credentials, is tried again without end, and no row counts it. A row that fails
- * alone waits, and later ones of its key wait behind it; those of other keys go on. What may go well later is tried without
- * end; what cannot (`NotFound`, `TooLarge`, `Invalid` …) is parked after `attempts`, with its error, and its key goes on:
- * see `Outbox.watch`.
+ * The relay retries without limit while the broker is unreachable or refuses the credentials; this counts as no attempt of a
+ * row. A row that fails alone waits, and later rows of its key wait behind it; other keys go on. Failures that may pass are
+ * retried without limit; a permanent failure (`NotFound`, `TooLarge`, `Invalid` …) parks the row with its error after
+ * `attempts`, and its key goes on: see `Outbox.watch`.
  *
- * It is woken by commits of its own program, by PostgreSQL's NOTIFY where a `PgClient` is there (which keeps one connection),
- * and by `poll`. Closing the layer sends what is in its hands, up to `grace`, and gives its share back.
+ * The relay is woken by commits of its own program, by PostgreSQL's NOTIFY if a `PgClient` is provided (which keeps one
+ * connection), and by `poll`. Closing the layer finishes rows in flight, up to `grace`, and releases the relay's shards.
  *
  * Source: the transactional outbox by C. Richardson, https://microservices.io/patterns/data/transactional-outbox.html
  *
@@ -252,7 +252,7 @@ export const layer = <On = Broker.Broker>(
   return Layer.effect(
     OutboxRelay,
     Effect.flatMap(SqlClient.SqlClient, (sql) =>
-      // the fibers of a relay outlive a transaction that its layer may be built in
+      // a relay's fibers outlive a transaction in which its layer may be built
       Effect.mapError(outside(sql)(relay(options, settings)), (error) =>
         SqlError.isSqlError(error) ? new OutboxError(told(`Outbox ${settings.table}`, error)) : error))
   )

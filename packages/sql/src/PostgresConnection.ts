@@ -1,5 +1,5 @@
 /**
- * Connections to PostgreSQL whose password may end.
+ * Supplies expiring passwords to connections to PostgreSQL.
  *
  * A store that opens connections of its own takes `credentials` among its options. A program that gives its own `PgClient` to an
  * outbox, an inbox or a store makes the client's `password` here.
@@ -16,9 +16,9 @@ export type Source = Credentials.Source<Connection.Issued>
 /**
  * Makes the `password` of a `PgClient` from a source that may fail: the client asks for it at each new connection.
  *
- * While the source fails, a password that has not ended is used again. After its end, the connection waits for the source and
- * asks again, until the client's `connectTimeout` fails it with a `ConnectionError`; a Warn line tells why. A relay waits, a store
- * tries again, and a message goes back to its source, as for a server that is out of reach.
+ * While the source fails, connections reuse a password that has not expired. After its expiry, the connection waits for the
+ * source and asks again, until the client's `connectTimeout` fails it with a `ConnectionError`; a Warn line tells why. Then a
+ * relay waits, a store retries, and a message goes back to its source, as for an unreachable server.
  *
  * **Example** (an outbox on Amazon RDS with tokens of 15 minutes)
  *

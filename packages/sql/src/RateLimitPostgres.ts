@@ -1,5 +1,6 @@
 /**
- * Rate limits in PostgreSQL: processes share them. One function call decides all policies of a message, by the server's clock.
+ * Shares rate limits between processes in PostgreSQL. One function call decides all policies of a message, by the server's
+ * clock.
  */
 import { OptionCheck, RateLimit } from "@millrace/core"
 import { Clock, Duration, Effect, Layer, Random, type Scope } from "effect"
@@ -16,20 +17,20 @@ import { identityOf, leases, most, places, pruning } from "./internal/ratelimit/
 /** Options of `layerClient`. */
 export interface ClientOptions {
   /**
-   * The table, made where it is missing with functions whose names begin like it: small letters, digits and `_`, with a schema
-   * before a dot where it is in one, which has to be there. Default: `millrace_rate`.
+   * The table, created if missing, with functions whose names begin with its name: small letters, digits and `_`, optionally
+   * with a schema before a dot; the schema must exist. Default: `millrace_rate`.
    */
   readonly table?: string | undefined
-  /** How often rows are removed of keys that have all of their limit again; from 10 ms. Default: 10 seconds. */
+  /** How often the store removes rows of keys whose whole limit is available again; from 10 ms. Default: 10 seconds. */
   readonly pruneEvery?: Duration.Input | undefined
   /**
-   * How long a call may take, the wait for a connection included, before it fails with `RateLimitUnavailable`; from 1 ms.
-   * Default: 1 second.
+   * The longest that a call may take, including the wait for a connection, before it fails with `RateLimitUnavailable`; from 1
+   * ms. Default: 1 second.
    */
   readonly timeout?: Duration.Input | undefined
   /**
-   * Whose clock counts. `server`: that of PostgreSQL, which is the same for all processes. `process`: Effect's in this process, as
-   * tests with a time of their own want it. Default: `server`.
+   * The clock that counts. `server`: that of PostgreSQL, the same for all processes. `process`: Effect's in this process, for
+   * tests with a clock of their own. Default: `server`.
    */
   readonly clock?: "process" | "server" | undefined
 }
@@ -37,7 +38,7 @@ export interface ClientOptions {
 /** Options of `layer`. */
 export interface Options extends ClientOptions, Connection.Options {}
 
-/** What the layers do where an option is not given. */
+/** The defaults of the layers' options. */
 export const defaults: {
   readonly table: string
   readonly pruneEvery: Duration.Duration
@@ -72,10 +73,10 @@ const schema = (table: string): Migrate.Schema => ({
 })
 
 /**
- * Makes the table and its functions, or brings them up to date: for a deployment whose programs may not create tables. A layer
- * does the same, and only reads where nothing is to do.
+ * Creates or updates the table and its functions, for a deployment whose programs may not create tables. A layer
+ * does the same, and only reads if they are up to date.
  *
- * Fails with `RateLimitUnavailable`, also where the schema is newer than the program.
+ * Fails with `RateLimitUnavailable`, also if the schema is newer than the program.
  *
  * @throws RangeError when the table's name is none
  */
@@ -128,7 +129,7 @@ const make = (
     const ask = (statement: string, values: ReadonlyArray<unknown>, limit?: number) =>
       Effect.map(
         Effect.mapError(statements.ask<{ readonly answer: string }>(statement, values, limit), failed),
-        // a function answers one row, and text of JSON
+        // a function returns one row, with JSON as text
         ([row]): unknown => JSON.parse(row!.answer)
       )
     const taking =
@@ -143,8 +144,8 @@ const make = (
       Effect.suspend(() =>
         Effect.map(
           ask(
-            // the time of the statement is the same for all rows, so the index finds them; a row that a call has changed
-            // meanwhile is looked at again when it is locked
+            // the statement's time is the same for all rows, so the index finds them; PostgreSQL checks a row
+            // that a call has changed meanwhile again after locking it
             `WITH gone AS (DELETE FROM ${table} WHERE id IN (SELECT id FROM ${table} WHERE ends_at <= `
               + "coalesce($1::float8, floor(extract(epoch FROM statement_timestamp()) * 1000))::bigint "
               + "ORDER BY ends_at LIMIT $2::float8::bigint FOR UPDATE SKIP LOCKED) RETURNING 1) "
@@ -162,7 +163,7 @@ const make = (
           const own = lease()
           return Effect.map(
             ask(taking, [time(), Math.floor(within), own, text(charges)]),
-            // the function answers bigints below 2^53
+            // the function returns bigints below 2^53
             (reply) => decisionOf(reply as ReadonlyArray<number>, own)
           )
         }),
@@ -173,10 +174,10 @@ const make = (
 }
 
 /**
- * A store in the database of a `SqlClient` that the program has already; it has to be PostgreSQL's.
+ * Provides a store in the database of the program's own `SqlClient`, which must be PostgreSQL's.
  *
  * As `layer`; provides `RateLimit.Store` and needs the `SqlClient`. A call never runs in a transaction that its caller has open:
- * it takes another connection of the client, and commits by itself.
+ * it takes another connection of the client, and commits separately.
  *
  * @throws RangeError when an option is out of range
  * @category layers
@@ -187,12 +188,12 @@ export const layerClient = (
   Layer.effect(RateLimit.Store, make(options, Errors.theirs))
 
 /**
- * A store in a PostgreSQL database, with connections of its own.
+ * Provides a store in a PostgreSQL database, with connections of its own.
  *
- * Provides `RateLimit.Store`; fails with `RateLimitUnavailable`, whose message says why the database does not open and what to do. A
- * call is one statement, decided under locks of its keys. A server that crashes may lose the last second of counts. While it is
- * out of reach, or hangs for longer than `timeout`, each call fails with `RateLimitUnavailable`, and connections are made again by
- * themselves.
+ * Provides `RateLimit.Store`; fails with `RateLimitUnavailable`, whose message names the cause and the remedy. A call is one
+ * statement, decided under locks of its keys. A server that crashes may lose the last second of counts. While the server is
+ * unreachable, or hangs for longer than `timeout`, each call fails with `RateLimitUnavailable`, and the client reconnects on
+ * its own.
  *
  * **Example** (limits beside the orders)
  *

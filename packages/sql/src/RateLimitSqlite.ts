@@ -1,5 +1,5 @@
 /**
- * Rate limits in a SQLite file, which the processes of one machine share.
+ * Shares rate limits between the processes of one machine in a SQLite file.
  */
 import { OptionCheck, RateLimit } from "@millrace/core"
 import { Clock, Duration, Effect, Exit, Layer, Random, type Scope } from "effect"
@@ -10,15 +10,15 @@ import { inTransaction } from "./internal/sqlite/transaction.ts"
 
 /** Options of `layer`. */
 export interface Options {
-  /** The file, made where it is missing; its folder has to be there. */
+  /** The file, created if missing; its folder must exist. */
   readonly filename: string
-  /** How long to wait for another process that writes, without holding this one up; from 0. Default: 1 second. */
+  /** How long to wait for another process that writes, without blocking this one; from 0. Default: 1 second. */
   readonly busyTimeout?: Duration.Input | undefined
-  /** How often rows are removed of keys that have all of their limit again; from 10 ms. Default: 10 seconds. */
+  /** How often the store removes rows of keys whose whole limit is available again; from 10 ms. Default: 10 seconds. */
   readonly pruneEvery?: Duration.Input | undefined
 }
 
-/** What `layer` does where an option is not given. */
+/** The defaults of `layer`'s options. */
 export const defaults: { readonly busyTimeout: Duration.Duration; readonly pruneEvery: Duration.Duration } = {
   busyTimeout: Duration.seconds(1),
   pruneEvery: Duration.seconds(10)
@@ -30,7 +30,7 @@ type Failed = RateLimit.RateLimitUnavailable
 const module = "RateLimitSqlite"
 const check = OptionCheck.make(module)
 
-/** The steps of the schema, oldest first: one that was released is never changed, the next is added. */
+/** The steps of the schema, oldest first: never change a released step, add the next. */
 const migrations: ReadonlyArray<string> = [
   `CREATE TABLE rate_limit (id TEXT PRIMARY KEY, state TEXT NOT NULL, ends_at INTEGER NOT NULL) STRICT, WITHOUT ROWID;
   CREATE INDEX rate_limit_end ON rate_limit (ends_at);`
@@ -41,10 +41,10 @@ const isBusy = (error: unknown): boolean =>
   error instanceof Error && "errcode" in error && (Number(error.errcode) & 0xff) === 5
 
 const open = (filename: string): DatabaseSync => {
-  // who waits in SQLite holds up all of the process: this one asks again
+  // a wait inside SQLite would block the whole process, so this store polls
   const database = openDatabase(filename)
   try {
-    // NORMAL: counts survive the end of the process, and the last second of them not that of the machine
+    // NORMAL: counts survive a crash of the process; a crash of the machine loses the last second of them
     // a checkpoint waits for the disk: at 1,000 pages, the default, one decision in 200 did
     database.exec("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 8000")
     database.exec("BEGIN IMMEDIATE")
@@ -80,7 +80,7 @@ const make = (filename: string, busy: number, every: number): Effect.Effect<Stor
         cause: error
       })
 
-    /** Runs now; while another process writes, again each millisecond. */
+    /** Runs now, and again each millisecond while another process writes. */
     const patiently = <A>(run: () => A, until = clock.currentTimeMillisUnsafe() + busy): Effect.Effect<A, Failed> => {
       try {
         return Exit.succeed(run())
@@ -106,7 +106,7 @@ const make = (filename: string, busy: number, every: number): Effect.Effect<Stor
 
     const stateOf = (id: string): RateLimit.State => {
       const row = select.get(id)
-      // written below
+      // as `write` stores it
       return row === undefined ? [] : JSON.parse(String(row["state"])) as RateLimit.State
     }
     const write = (id: string, { policy }: RateLimit.Charge, state: RateLimit.State, now: number): void => {
@@ -160,10 +160,10 @@ const make = (filename: string, busy: number, every: number): Effect.Effect<Stor
   })
 
 /**
- * A store in a SQLite file, by the clock of the machine.
+ * Provides a store in a SQLite file, by the clock of the machine.
  *
- * Provides `RateLimit.Store`; fails with `RateLimitUnavailable` where the file does not open. A call is one transaction, which
- * takes some ten microseconds of the event loop and waits for no disk. While another process writes, it is tried again each
+ * Provides `RateLimit.Store`; fails with `RateLimitUnavailable` if the file does not open. A call is one transaction, which
+ * takes some ten microseconds of the event loop and waits for no disk. While another process writes, the call is retried each
  * millisecond for `busyTimeout`, and then fails.
  *
  * **Example** (the processes of a machine share their limits)

@@ -1,5 +1,5 @@
 /**
- * Checks of health for what is in a database: the `SqlClient` of the program, and the relay of an outbox.
+ * Health checks for databases: the `SqlClient` of the program, and the relay of an outbox.
  */
 import { type BrokerError, Health, OptionCheck } from "@millrace/core"
 import { Data, type Duration, Effect } from "effect"
@@ -8,8 +8,8 @@ import type { OutboxError } from "./internal/outbox/error.ts"
 import { Relay } from "./OutboxRelay.ts"
 
 /**
- * Asks the program's `SqlClient` for one answer. An audit, idempotency or rate limit store with connections of its own has a
- * check of its own: `Health.audit`, `Health.idempotency`, `Health.rateLimit`.
+ * Runs one query by the program's `SqlClient`. An audit, idempotency or rate limit store with connections of its own has a
+ * separate check: `Health.audit`, `Health.idempotency`, `Health.rateLimit`.
  *
  * @throws RangeError when an option is out of range
  * @category constructors
@@ -21,24 +21,24 @@ export const client = (options: Health.Common<SqlError.SqlError> = {}): Health.C
     check: Effect.flatMap(SqlClient.SqlClient, (sql) => Effect.asVoid(sql`SELECT 1 AS one`))
   })
 
-/** The relay does not relay, and says nothing of why. */
+/** The relay is starting or stopped, and has no error to report. */
 export class RelayDown extends Data.TaggedError("RelayDown")<{ readonly message: string }> {
   readonly failure = "dependency" as const
 }
 
 /** Options of `relay`. */
 export interface RelayOptions extends Health.Common<BrokerError.BrokerError | OutboxError | RelayDown> {
-  /** Rows that may wait to be published; beyond, it is degraded. An integer from 1. Default: as many as come. */
+  /** Rows that may wait to be published; more make the check degraded. An integer from 1. Default: no limit. */
   readonly pending?: number | undefined
-  /** How long the oldest of them may wait; beyond, it is degraded. From 1 ms. Default: 5 minutes. */
+  /** How long the oldest waiting row may wait; longer makes the check degraded. From 1 ms. Default: 5 minutes. */
   readonly age?: Duration.Input | undefined
 }
 
 /**
- * Looks at the relay of the outbox and at how far the outbox is behind. It fails with what the relay has failed with last, while
- * it has. `whenDown` is `degraded` by default: rows wait, and nothing is lost.
+ * Checks the relay of the outbox and the lag of the outbox. Fails with the relay's last error as long as the relay
+ * has one. `whenDown` is `degraded` by default: rows wait, and nothing is lost.
  *
- * Counting the rows that wait is a query on them: give it a longer `cache` where there may be very many.
+ * The check counts waiting rows by a query: give it a longer `cache` if there may be very many.
  *
  * **Example** (an outbox that may be a minute behind)
  *

@@ -10,24 +10,24 @@ import { openDatabase } from "./internal/sqlite/open.ts"
 
 /** Options of `layer`. */
 export interface Options {
-  /** The file, made where it is missing, its folder has to be there; `:memory:` for one that ends with the layer. */
+  /** The file, created if missing, its folder must exist; `:memory:` for a database that ends with the layer. */
   readonly filename: string
   /**
-   * `full`: what was committed survives the loss of power. `normal`: it survives the end of the process, and the last commits
-   * are lost with the machine. Default: `full`.
+   * `full`: commits survive a loss of power. `normal`: they survive a crash of the process, but a crash of the machine loses
+   * the last commits. Default: `full`.
    */
   readonly synchronous?: "full" | "normal" | undefined
-  /** How long a transaction waits for another process's to end; from 0. The event loop goes on meanwhile. Default: 5 seconds. */
+  /** How long a transaction waits for another process's to end; from 0. The event loop is not blocked. Default: 5 seconds. */
   readonly busyTimeout?: Duration.Input | undefined
 }
 
-/** What `layer` does where an option is not given. */
+/** The defaults of `layer`'s options. */
 export const defaults: {
   readonly synchronous: "full"
   readonly busyTimeout: Duration.Duration
 } = { synchronous: "full", busyTimeout: Duration.seconds(5) }
 
-// each is a compiled statement; a program has fewer, and one that makes them at run time shall not fill the memory
+// the most compiled statements that are cached: a program that makes statements at run time must not fill the memory
 const maximumStatements = 256
 
 class SeveralStatements extends Error {
@@ -35,13 +35,13 @@ class SeveralStatements extends Error {
     "SqliteClient runs one statement at a time, and this text holds several: run each by itself"
 }
 
-/** Whether nothing but blanks, comments and semicolons is left. */
+/** Whether only blanks, comments and semicolons are left. */
 const isEmpty = (sql: string): boolean => /^(?:[\s;]|--[^\n]*(?:\n|$)|\/\*[^]*?(?:\*\/|$))*$/.test(sql)
 
 const codeOf = (cause: unknown): number | undefined =>
   cause instanceof Error && "errcode" in cause ? Number(cause.errcode) : undefined
 
-/** node:sqlite writes the code as `errcode`, and Effect reads it as `errno`; the extended part says nothing to it. */
+/** node:sqlite names the code `errcode`, Effect reads it as `errno`; of extended codes only 2067 (not unique) is kept. */
 const failed = (operation: string) => (cause: unknown): SqlError.SqlError => {
   const code = codeOf(cause)
   const known = cause instanceof Error && code !== undefined
@@ -51,7 +51,7 @@ const failed = (operation: string) => (cause: unknown): SqlError.SqlError => {
   return new SqlError.SqlError({ reason: SqlError.classifySqliteError(known, { message, operation }) })
 }
 
-/** What a statement binds; SQLite knows neither booleans nor dates. */
+/** Converts a value to bind; SQLite has neither booleans nor dates. */
 const bound = (value: unknown): SQLInputValue =>
   value === undefined
     ? null
@@ -59,7 +59,7 @@ const bound = (value: unknown): SQLInputValue =>
     ? Number(value)
     : value instanceof Date
     ? value.toISOString()
-    // what SQLite cannot bind it refuses by name
+    // SQLite refuses other values with an error that names the type
     : value as SQLInputValue
 
 interface Connection extends SqlConnection.Connection {
@@ -70,7 +70,7 @@ const connect = (options: Options, busy: number) =>
   Effect.acquireRelease(
     Effect.try({
       try: () => {
-        // nobody waits inside SQLite: that would stop the event loop
+        // no wait inside SQLite: it would block the event loop
         return openDatabase(options.filename)
       },
       catch: failed("connect")
@@ -83,7 +83,7 @@ const connect = (options: Options, busy: number) =>
       if (found !== undefined) return found
       if (statements.size >= maximumStatements) statements.delete(statements.keys().next().value!)
       const made = database.prepare(sql)
-      // SQLite compiles the first statement and says nothing of the rest
+      // SQLite compiles the first statement and ignores the rest
       if (!isEmpty(sql.slice(made.sourceSQL.length))) throw new SeveralStatements()
       statements.set(sql, made)
       return made
@@ -94,7 +94,7 @@ const connect = (options: Options, busy: number) =>
       Schedule.upTo({ duration: Duration.millis(busy) })
     )
     const isBusy = (error: SqlError.SqlError) =>
-      // inside a transaction the same statement would fail again: its snapshot is old
+      // a retry inside a transaction would fail again: its snapshot is old
       error.reason._tag === "LockTimeoutError" && !database.isTransaction
     const attempt = <A>(use: () => A): Effect.Effect<A, SqlError.SqlError> =>
       Effect.retry(Effect.try({ try: use, catch: failed("execute") }), { while: isBusy, schedule: patience })
@@ -102,7 +102,7 @@ const connect = (options: Options, busy: number) =>
       attempt(() => {
         const statement = prepared(sql)
         statement.setReturnArrays(arrays)
-        // rows are what the caller's type says of its statement
+        // the caller declares the type of its rows
         return statement.all(...params.map(bound)) as ReadonlyArray<unknown>
       })
     const execute: Connection["execute"] = (sql, params, transform) =>
@@ -129,11 +129,11 @@ const connect = (options: Options, busy: number) =>
   }))
 
 /**
- * A `SqlClient` on a SQLite file, by `node:sqlite` and without another dependency.
+ * Provides a `SqlClient` on a SQLite file, by `node:sqlite` and without another dependency.
  *
- * Provides `SqlClient`; fails with a `SqlError` where the file does not open. It has one connection, on the thread of the
+ * Provides `SqlClient`; fails with a `SqlError` if the file does not open. The client has one connection, on the thread of the
  * program: transactions run one after the other, and begin as writers (`BEGIN IMMEDIATE`), so that none fails in the middle
- * because another process has written. What waits for another process's transaction fails after `busyTimeout` with a
+ * because another process has written. A call that waits for another process's transaction fails after `busyTimeout` with a
  * `SqlError` of reason `LockTimeoutError`.
  *
  * Source: https://nodejs.org/api/sqlite.html and https://www.sqlite.org/lang_transaction.html

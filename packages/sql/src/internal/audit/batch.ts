@@ -1,13 +1,13 @@
 /**
- * How a group of rows crosses to the thread: numbers in one buffer that is handed over, long texts as one string, words that
- * repeat once. Cloning the rows one by one costs the event loop five times as much.
+ * Packs a group of rows for the thread: numbers in one buffer that is transferred, long texts as one string, repeated words
+ * once. Cloning the rows one by one costs the event loop five times as much.
  */
 import type { Audit } from "@millrace/core"
 import type { Value } from "./columns.ts"
 
 /** A group of rows. */
 export interface Batch {
-  /** For each row `width` numbers; NaN is null, and of texts their length or their place among the words. */
+  /** `width` numbers for each row; NaN is null, and a text is its length or its index in `words`. */
   readonly numbers: Float64Array<ArrayBuffer>
   readonly text: string
   readonly words: ReadonlyArray<string>
@@ -15,7 +15,7 @@ export interface Batch {
 
 const width = 14
 
-/** Packs entries; the order of the numbers is the one that `unpack` reads. */
+/** Packs entries; `unpack` reads the numbers in the same order. */
 export const pack = (entries: ReadonlyArray<Audit.Entry>): Batch => {
   const numbers = new Float64Array(entries.length * width)
   const words: Array<string> = []
@@ -55,7 +55,7 @@ export const pack = (entries: ReadonlyArray<Audit.Entry>): Batch => {
   return { numbers, text, words }
 }
 
-/** What the numbers of a row are, in the order of `columns`. */
+/** The kinds of a row's numbers, in the order of `columns`. */
 const shape = [
   "word",
   "word",
@@ -73,7 +73,7 @@ const shape = [
   "long"
 ] as const
 
-/** The values of all rows, one after the other, in the order of `columns`. */
+/** The values of all rows, one row after the other, in the order of `columns`. */
 export const unpack = ({ numbers, text, words }: Batch): Array<Value> => {
   const values = new Array<Value>(numbers.length)
   let from = 0

@@ -1,7 +1,7 @@
 /** A value that both databases bind. */
 export type Value = string | number | null
 
-/** The columns of an audit row without its id, in the order in which it is written. Nothing is imported here: a thread reads it. */
+/** The columns of an audit row without its id, in the order of writing. Keep this file free of imports: a thread reads it. */
 export const columns = [
   "kind",
   "channel",

@@ -1,5 +1,5 @@
 /**
- * What the SQL stores share: the columns of a row, and the conditions of a query.
+ * Shared by the SQL audit stores: the columns of a row, and the conditions of a query.
  */
 import { Audit } from "@millrace/core"
 import { Effect, Exit } from "effect"
@@ -33,7 +33,7 @@ export const values = (entry: Audit.Entry): ReadonlyArray<Value> => [
   entry.errorMessage ?? null
 ]
 
-/** Reads a row of `id` and `columns`; numbers may come as text, which is how PostgreSQL sends its largest ones. */
+/** Reads a row of `id` and `columns`; PostgreSQL sends its largest numbers as text. */
 export const read = (record: { readonly [column: string]: unknown }): Audit.Row => {
   const text = (column: string): string | undefined => {
     const value = record[column]
@@ -47,7 +47,7 @@ export const read = (record: { readonly [column: string]: unknown }): Audit.Row 
   const status = text("status") ?? ""
   return {
     id: text("id") ?? "",
-    // a row that another program wrote shows as what it is nearest to
+    // unknown values in rows of other programs show as the defaults below
     kind: (kinds.has(kind) ? kind : "consumer") as Audit.Entry["kind"],
     channel: text("channel") ?? "",
     partition: number("partition"),
@@ -65,7 +65,7 @@ export const read = (record: { readonly [column: string]: unknown }): Audit.Row 
   }
 }
 
-/** A statement and what it binds. */
+/** A statement and its parameters. */
 export interface Statement {
   readonly sql: string
   readonly values: ReadonlyArray<Value>
@@ -99,26 +99,26 @@ const filtered = (filter: Audit.Filter, { key, placeholder }: Dialect): Conditio
     const value = filter[column]
     conditions.and(column, "=", value === undefined ? undefined : key?.(value) ?? value)
   }
-  // written out, not bound: only then the partial index of what went wrong is considered
+  // written out, not bound: only then does the planner consider the partial index of failures
   if (filter.status !== undefined) {
     conditions.all.push(statuses.has(filter.status) ? `status = '${filter.status}'` : "false")
   }
   return conditions
 }
 
-/** How a database writes statements. */
+/** The syntax of a database. */
 export interface Dialect {
   readonly table: string
   readonly placeholder: (position: number) => string
-  /** The value of an id of a cursor, or undefined where none of its rows can have it. */
+  /** The value of a cursor's id, or undefined if no row of this store can have it. */
   readonly id: (id: string) => Value | undefined
-  /** What stands in the column and in its index for a text that may be long; default: the text itself. */
+  /** The value in the column and its index for a text that may be long; default: the text itself. */
   readonly key?: ((text: string) => string) | undefined
-  /** A column as a query reads it; default: the column. */
+  /** The expression by which a query reads a column; default: the column. */
   readonly shown?: ((column: string) => string) | undefined
 }
 
-/** The columns whose text may be longer than an index takes: a topic of MQTT has up to 65,535 bytes. */
+/** The columns whose text may be too long for an index: a topic of MQTT has up to 65,535 bytes. */
 export const longColumns = ["channel", "handler"] as const
 
 /** The statement that counts rows, as `n`. */
@@ -127,7 +127,7 @@ export const count = (dialect: Dialect, filter: Audit.Filter = {}): Statement =>
   return { sql: `SELECT count(*) AS n FROM ${dialect.table}${conditions.where}`, values: conditions.values }
 }
 
-/** The statement of a page: one row more than its limit tells whether there is another. */
+/** The statement of a page: it reads one row more than the limit, to tell whether there is a next page. */
 const select = (
   dialect: Dialect,
   query: Audit.Query,
@@ -155,7 +155,7 @@ const select = (
   }
 }
 
-/** Runs a query: the page is read by `run`. */
+/** Runs a query; `run` reads the page. */
 export const query = (
   dialect: Dialect,
   query: Audit.Query = {},
@@ -178,7 +178,7 @@ export const query = (
     })
   })
 
-/** Removes rows `most` at a time, so that rows that come meanwhile get their turn. */
+/** Removes rows `most` at a time, so that other requests get their turn. */
 export const prune = (
   most: number,
   some: Effect.Effect<number, Audit.AuditError>
@@ -191,7 +191,7 @@ export const prune = (
 /** The most rows that one statement of `prune` removes. */
 export const pruned = 5_000
 
-/** Builds with options from the environment: what is out of range there is no fault of the program. */
+/** Builds a layer with options from the environment: an invalid value there is an error, not a defect of the program. */
 export const built = <A>(build: () => A): Effect.Effect<A, Audit.AuditError> =>
   Effect.try({
     try: build,

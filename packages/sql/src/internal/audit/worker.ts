@@ -1,5 +1,5 @@
 /**
- * The thread of the SQLite audit store: it owns the file, and commits one request at a time.
+ * The thread of the SQLite audit store: owns the file, and commits one request at a time.
  */
 import type { StatementSync } from "node:sqlite"
 import { columns } from "./columns.ts"
@@ -32,7 +32,7 @@ const steps: ReadonlyArray<string> = [
   CREATE INDEX audit_trouble ON audit (status, completed_at) WHERE status <> 'done';`
 ]
 
-// rows of one statement: more gain nothing, and each width is a statement of its own
+// rows of one statement: more gain nothing, and each width needs its own statement
 const width = 50
 
 serve<Request>({ name: "audit", steps }, (database) => {

@@ -1,15 +1,15 @@
 /**
- * Time limits that hold also where the work cannot be interrupted: the caller goes on, and the work ends in the background.
+ * Time limits that also hold if the work cannot be interrupted: the caller goes on, and the work ends in the background.
  */
 import { Effect, type Exit, Fiber } from "effect"
 
 /**
- * Calls `late` after so many milliseconds, unless what is answered is called before. A server answers in real time, also where the
- * clock of a test stands still or jumps.
+ * Calls `late` after `millis`, unless the returned function is called before. Uses real time, as servers do, even if a test's
+ * clock stands still or jumps.
  */
 const after = (millis: number, late: () => void): () => void => {
   let isOver = false
-  // one turn more: an answer may have come while this process was busy with other work
+  // wait one more turn: an answer may have arrived while this process was busy
   // @effect-diagnostics-next-line globalTimers:off
   const timer = setTimeout(() => setImmediate(() => isOver || late()), millis)
   return () => {
@@ -19,8 +19,8 @@ const after = (millis: number, late: () => void): () => void => {
 }
 
 /**
- * Runs an effect on a fiber of its own for at most `millis`. An effect that takes longer is interrupted, and the caller fails with
- * `late` at once: the driver of PostgreSQL waits up to 5 seconds for a server before it gives an interrupted statement up.
+ * Runs an effect on a separate fiber for at most `millis`. A late effect is interrupted, and the caller fails with
+ * `late` at once: PostgreSQL's driver waits up to 5 seconds for a server before it gives up an interrupted statement.
  */
 export const limited = <A, E, R, E2>(
   effect: Effect.Effect<A, E, R>,
@@ -48,7 +48,7 @@ export const limited = <A, E, R, E2>(
 export type Step = "begin" | "end"
 
 /**
- * Runs a transaction on a fiber of its own, with a time limit for its two ends: from the start to the first step of `body`, which
+ * Runs a transaction on a separate fiber, with a time limit for its two ends: from the start to the first step of `body`, which
  * waits for a connection, and from the last step of `body`, which commits or rolls back. `body` itself has no limit.
  *
  * After a late end the transaction may have been committed. An interruption of the caller interrupts the transaction and waits

@@ -1,5 +1,5 @@
 /**
- * Makes and updates the tables of the stores: one list of steps for each, of which a database has done the first ones.
+ * Creates and updates the tables of the stores: each store has a list of steps, of which a database has done the first ones.
  */
 import { Effect, Schedule } from "effect"
 import { Migrator, SqlClient, type SqlError } from "effect/sql"
@@ -9,19 +9,19 @@ import { nameOf } from "./table.ts"
 
 /** The tables of one store. */
 export interface Schema {
-  /** The store's table; the table of versions beside it is named after it. */
+  /** The store's table; the name of the table of versions begins with its name. */
   readonly table: string
-  /** A step that was released is never changed, the next is added. */
+  /** Never change a released step, add the next. */
   readonly steps: ReadonlyArray<(sql: SqlClient.SqlClient) => Effect.Effect<unknown, SqlError.SqlError>>
 }
 
-/** How making or updating tables fails. */
+/** The errors of creating or updating tables. */
 export type Failed = SqlError.SqlError | Migrator.MigrationError
 
-/** Milliseconds in which a database says which version it has. */
+/** Milliseconds that a database may take to report its version. */
 const patience = 30_000
 
-/** Two processes that begin together: the second finds all done. */
+/** Retries when two processes migrate at the same time: the second finds all steps done. */
 const again = Schedule.exponential("20 millis").pipe(Schedule.upTo({ duration: "5 seconds" }))
 
 const isRace = (error: Failed): boolean =>
@@ -36,7 +36,7 @@ const newer = (table: string, version: number, known: number) =>
       `the schema of ${table} has version ${version}, and this program knows versions up to ${known}: update the program`
   })
 
-/** The version that the database has; 0 where it has none. */
+/** The database's schema version; 0 if it has none. */
 const versionOf = (sql: SqlClient.SqlClient, versions: string): Effect.Effect<number, SqlError.SqlError> => {
   const found = sql.onDialectOrElse({
     pg: () => sql.unsafe("SELECT 1 AS found WHERE to_regclass($1) IS NOT NULL", [versions]),
@@ -56,8 +56,8 @@ const versionOf = (sql: SqlClient.SqlClient, versions: string): Effect.Effect<nu
 }
 
 /**
- * Brings the tables of a store up to date. A database that is up to date is only read, so a user without the right to create
- * tables will do; one whose version is newer than the program's is refused.
+ * Brings the tables of a store up to date. A database that is up to date is only read, so the user needs no right to create
+ * tables; a database whose version is newer than the program's is refused.
  */
 export const run = ({ steps, table }: Schema): Effect.Effect<void, Failed, SqlClient.SqlClient> =>
   Effect.gen(function*() {

@@ -1,34 +1,34 @@
 /**
- * How the stores ask a database: outside of the transaction that the caller has open, at READ COMMITTED, and with a time limit.
+ * Runs the stores' statements: outside of the caller's open transaction, at READ COMMITTED, and with a time limit.
  */
 import { Context, Effect } from "effect"
 import { SqlClient, type SqlConnection, SqlError } from "effect/sql"
 import { limited, type Step } from "./limited.ts"
 
-/** A row as a database answers it. */
+/** A row from a database. */
 export type Row = { readonly [column: string]: unknown }
 
-/** How a store asks. */
+/** The ways in which a store runs statements. */
 export interface Statements {
-  /** Runs one statement on a connection of its own; `limit` in milliseconds goes before the store's own. */
+  /** Runs one statement on a separate connection; `limit`, in milliseconds, overrides the store's time limit. */
   readonly ask: <R extends object = Row>(
     statement: string,
     values?: ReadonlyArray<unknown>,
     limit?: number
   ) => Effect.Effect<ReadonlyArray<R>, SqlError.SqlError>
-  /** Runs statements of `inside` in one transaction, on a connection of its own. */
+  /** Runs statements of `inside` in one transaction, on a separate connection. */
   readonly transaction: <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E | SqlError.SqlError, R>
-  /** Runs one statement in the transaction that is open. */
+  /** Runs one statement in the open transaction. */
   readonly inside: <R extends object = Row>(
     statement: string,
     values?: ReadonlyArray<unknown>
   ) => Effect.Effect<ReadonlyArray<R>, SqlError.SqlError>
 }
 
-/** The database gave no answer in time, or the client no connection. */
+/** The database did not answer in time, or the client had no free connection. */
 export class NoAnswer extends Error {}
 
-/** A failure for a call that took longer than `millis`. */
+/** Makes the failure of a call that took longer than `millis`. */
 export const noAnswer = (millis: number, operation: string, hint: string): SqlError.SqlError => {
   const message = `no answer within ${millis} ms: ${hint}`
   return new SqlError.SqlError({
@@ -36,7 +36,7 @@ export const noAnswer = (millis: number, operation: string, hint: string): SqlEr
   })
 }
 
-/** Possible causes where no server answers. */
+/** Possible causes of a missing answer. */
 export const hints = {
   any: "the server hangs or is out of reach, or all connections of the client are in use: give it more connections "
     + "(maxConnections)",
@@ -44,7 +44,7 @@ export const hints = {
     + "connections (maxConnections) than handlers that run at once, or give the store its own connections (layer)"
 }
 
-/** Possible causes where a transaction around a handler does not begin or end. */
+/** Possible causes if a transaction around a handler does not begin or end. */
 export const lateEnds: { readonly [S in Step]: string } = {
   begin: `the transaction did not begin; ${hints.any} than handlers that run at once`,
   end: "the transaction did not end, and may have been committed or not: the server hangs or is out of reach"
@@ -54,7 +54,7 @@ export const lateEnds: { readonly [S in Step]: string } = {
 const isInside = (sql: SqlClient.SqlClient, context: Context.Context<never>): boolean =>
   Context.getOption(context, sql.transactionService)._tag === "Some"
 
-/** SQLite's only connection belongs to the transaction, so a call that waits for it would wait for itself. */
+/** Refuses a call that would deadlock: SQLite's only connection belongs to the transaction around the call. */
 const onlyConnection = (operation: string): SqlError.SqlError => {
   const message =
     "a transaction of this SqlClient is open around this call, and SQLite has one connection: call it outside of the transaction"
@@ -63,7 +63,7 @@ const onlyConnection = (operation: string): SqlError.SqlError => {
   })
 }
 
-/** Runs an effect outside of the transaction that the fiber is in. */
+/** Runs an effect outside of the fiber's transaction. */
 export const outside = (sql: SqlClient.SqlClient) => {
   const isAlone = sql.onDialectOrElse({ sqlite: () => true, orElse: () => false })
   return <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E | SqlError.SqlError, R> =>
@@ -72,7 +72,7 @@ export const outside = (sql: SqlClient.SqlClient) => {
       if (isAlone) return Effect.fail(onlyConnection("acquireConnection"))
       return Effect.updateContext(
         effect,
-        // the transaction is no service that the effect can name
+        // no effect can name the transaction's service, so its type does not change
         (own: Context.Context<R>) => Context.omit(sql.transactionService)(own) as Context.Context<R>
       )
     })
@@ -84,8 +84,8 @@ const isRolledBack = (result: unknown): boolean =>
   typeof result === "object" && result !== null && "command" in result && result.command === "ROLLBACK"
 
 /**
- * A transaction of PostgreSQL whose own statements have a time limit. A connection that is late is closed when the transaction
- * gives it back. The client's own `withTransaction` cannot be used inside: it does not know this transaction.
+ * Runs a PostgreSQL transaction whose own statements have a time limit. A late connection is closed when the transaction
+ * returns it. The client's own `withTransaction` cannot be used inside, as it does not know this transaction.
  */
 const postgresTransaction = (sql: SqlClient.SqlClient, millis: number) => {
   const soon = <A, R>(effect: Effect.Effect<A, SqlError.SqlError, R>, operation: string) =>
@@ -108,15 +108,15 @@ const postgresTransaction = (sql: SqlClient.SqlClient, millis: number) => {
             })
           )
           : Effect.void),
-    // a connection that cannot roll back is lost, and its server rolls back
+    // if a connection cannot roll back, it is lost, and its server rolls back
     rollback: (connection) => Effect.ignore(control(connection, "ROLLBACK"))
   })
 }
 
 /**
- * The statements of a store. `millis` limits each of them, the wait for its connection included. A database whose transactions
- * begin at another isolation level than READ COMMITTED gets a transaction for each statement: two calls that meet at one row
- * would fail otherwise.
+ * Makes the statements of a store. `millis` limits each statement, including the wait for its connection. If the database's
+ * default isolation level is not READ COMMITTED, each statement gets a transaction: otherwise two calls that meet at one row
+ * would fail.
  */
 export const make = (sql: SqlClient.SqlClient, millis: number): Effect.Effect<Statements, SqlError.SqlError> => {
   const isPostgres = sql.onDialectOrElse({ pg: () => true, orElse: () => false })

@@ -1,14 +1,14 @@
 /**
- * Texts of any length as parts of a key.
+ * Makes texts of any length usable as parts of a key.
  */
 import { createHash } from "node:crypto"
 
-// an index of PostgreSQL takes up to 2,700 bytes; a character is three at the most, beside surrogates
+// an index of PostgreSQL takes up to 2,700 bytes; a character has at most three bytes, except surrogates
 const longestKey = 800
 
 /**
- * The text as it is, or a hash of it where it is longer than `longest`, or holds what a database would change: a zero, or half
- * of a character. Two texts are equal as they are stored only where they are equal. Default: what a key of one text may have.
+ * Returns the text, or its hash if the text is longer than `longest`, or holds characters that a database would change: NUL or a
+ * lone surrogate. Different texts stay different. Default: the limit for a key of one text.
  */
 export const storable = (text: string, longest: number = longestKey): string =>
   text.length <= longest && !/[\0\ud800-\udfff]/u.test(text) && !text.startsWith("sha256:")

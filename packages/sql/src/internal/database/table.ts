@@ -1,5 +1,5 @@
 /**
- * Names of tables: checked before they stand in a statement.
+ * Checks names of tables before they stand in a statement.
  */
 
 /**
@@ -16,5 +16,5 @@ export const checkTable = (module: string, table: string, longest = 50): string 
   )
 }
 
-/** The name of a table without its schema, for indexes and functions that are named after it. */
+/** The name of a table without its schema, as a prefix of the names of indexes and functions. */
 export const nameOf = (table: string): string => table.slice(table.lastIndexOf(".") + 1)

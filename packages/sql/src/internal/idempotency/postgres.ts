@@ -1,9 +1,9 @@
 /**
- * The table of idempotency keys in PostgreSQL, and the function that does a group of operations in one call and one commit.
+ * The table of idempotency keys in PostgreSQL, and the function that runs a group of operations in one call and one commit.
  *
- * Operations are done in the order of their keys, so two groups never wait for each other crosswise. Times are read after a
- * row is locked, which may have taken its time: `clock_timestamp()` moves within a statement. A token is drawn after its row is
- * locked, or found missing, so tokens of one key grow.
+ * The function works in the order of the keys, so groups never deadlock. It reads the time after locking a
+ * row, since locking may take long: `clock_timestamp()` moves within a statement. It draws a token after locking the row,
+ * or after finding it missing, so tokens of one key grow.
  */
 import { PgTypes } from "@effect/sql-pg"
 import type { Idempotency } from "@millrace/core"
@@ -12,7 +12,7 @@ import type { Schema } from "../database/migrate.ts"
 import { nameOf } from "../database/table.ts"
 import { storable } from "./shared.ts"
 
-/** The steps of the schema, oldest first. A function that changes gets a new name: programs of both versions run for a while. */
+/** The steps of the schema, oldest first. A changed function gets a new name: programs of both versions run for a while. */
 export const schema = (table: string): Schema => ({
   table,
   steps: [
@@ -103,11 +103,11 @@ BEGIN
   END LOOP;
 END $$`
 
-/** The statement of a group: one array for each column, so it is the same for every size of group and stays prepared. */
+/** The statement of a group binds one array for each column, so it is the same for every size of group and stays prepared. */
 export const statement = (table: string): string =>
   `SELECT place, answer, number, bytes FROM ${table}_ask($1, $2, $3, $4, $5, $6, $7)`
 
-/** What the statement binds; `owners` are names of claims that no other one has. */
+/** The parameters of the statement; `owners` are unique names of claims. */
 export const parameters = (
   operations: ReadonlyArray<Idempotency.Operation>,
   owners: ReadonlyArray<string>
@@ -135,7 +135,7 @@ export interface Row {
   readonly bytes: Uint8Array | null
 }
 
-/** Answers the operations of a group. */
+/** Passes the rows' answers to the operations of a group. */
 export const answer = (operations: ReadonlyArray<Idempotency.Operation>, rows: ReadonlyArray<Row>): void => {
   for (const { answer, bytes, number, place } of rows) {
     const operation = operations[place - 1]!
@@ -159,8 +159,8 @@ export const answer = (operations: ReadonlyArray<Idempotency.Operation>, rows: R
 }
 
 /**
- * Removes what ended a minute ago: a call that waits for a row still finds its token. Answers how many went, as `n`. The time of
- * the statement is the same for all rows, so the index finds them.
+ * Removes rows that ended a minute ago or earlier: a call that waits for a row still finds its token. Answers their number, as
+ * `n`. The statement's time is the same for all rows, so the index finds them.
  */
 export const prune = (table: string): string =>
   `WITH gone AS (DELETE FROM ${table} WHERE key IN (SELECT key FROM ${table} `

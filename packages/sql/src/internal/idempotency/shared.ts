@@ -1,5 +1,5 @@
 /**
- * What the SQL stores of idempotency keys share: keys that both databases hold exactly, and the removal of what has ended.
+ * Shared by the SQL stores of idempotency keys: keys that both databases hold exactly, and the removal of expired rows.
  */
 import { Detached, Failure, Idempotency } from "@millrace/core"
 import { Effect, type Scope } from "effect"
@@ -10,8 +10,8 @@ export { storable } from "../database/storable.ts"
 export const most = 1_000
 
 /**
- * Removes what has ended for as long as the scope is open: every so often, and again after a moment while there is more, so
- * that others get their turn. What fails is tried again at the next time.
+ * Removes expired rows for as long as the scope is open: at each interval, and again after a moment while there are more, so
+ * that other statements get their turn. After a failure it tries again at the next interval.
  */
 export const pruning = (
   /** Milliseconds. */
@@ -27,7 +27,7 @@ export const pruning = (
   )
 }
 
-/** Builds with options from the environment: what is out of range there is no fault of the program. */
+/** Builds a layer with options from the environment: an invalid value there is an error, not a defect of the program. */
 export const built = <A>(build: () => A): Effect.Effect<A, Idempotency.IdempotencyUnavailable> =>
   Effect.try({
     try: build,

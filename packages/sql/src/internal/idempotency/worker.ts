@@ -1,11 +1,11 @@
 /**
- * The thread of the SQLite store of idempotency keys: it owns the file, and commits a group of operations at a time.
+ * The thread of the SQLite store of idempotency keys: owns the file, and commits a group of operations at a time.
  */
 import { inTransaction, serve } from "../sqlite/file.ts"
 import { kinds, type Reply, type Request, tags } from "./protocol.ts"
 
 /**
- * The token is the row id: AUTOINCREMENT never gives one again that was given, also when its row is gone, and counts for all
+ * The token is the row id: AUTOINCREMENT never reuses an id, even of a deleted row, and counts for all
  * keys. A claim without a result is running.
  */
 const steps: ReadonlyArray<string> = [
@@ -39,7 +39,7 @@ serve<Request>({ name: "idempotency", steps }, (database) => {
     "DELETE FROM idempotency WHERE token IN (SELECT token FROM idempotency WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)"
   )
 
-  // all processes of the machine share this clock, and what is kept outlives them: a monotonic one begins anew with the machine
+  // all processes of the machine share this clock, and rows outlive them: a monotonic clock restarts with the machine
   // @effect-diagnostics-next-line globalDate:off
   const clock = () => Date.now()
 
@@ -50,7 +50,7 @@ serve<Request>({ name: "idempotency", steps }, (database) => {
     const found: Array<Uint8Array> = []
     let given = 0
     inTransaction(database, () => {
-      // after the lock, which may have taken its time
+      // read the time after taking the lock, which may take long
       const now = clock()
       for (let i = 0; i < count; i++) {
         const [kind, token, millis] = [numbers[i * 3]!, numbers[i * 3 + 1]!, numbers[i * 3 + 2]!]

@@ -1,9 +1,9 @@
 /**
- * The relay's statements: which relay has which shards, what is next in them, and what became of it.
+ * The relay's statements: they assign shards to relays, read the next rows, and write the results.
  *
- * A relay is alive until its row of `_relays` ends by the database's clock, and a shard belongs to one relay that is alive. So the
- * rows of a key are sent by one relay at a time, and are read in the order of their ids, which is that of their commits. A sign of
- * life is one row, however many shards a relay has.
+ * A relay is alive until its row of `_relays` expires by the database's clock, and a shard belongs to one living relay. So one
+ * relay at a time sends the rows of a key, and reads them in the order of their ids, which is that of their commits. A heartbeat
+ * writes one row, however many shards a relay has.
  */
 import { Effect } from "effect"
 import type { OutboxError } from "./error.ts"
@@ -11,20 +11,20 @@ import * as Reading from "./reading.ts"
 import { shards, type Stored } from "./rows.ts"
 import type { Table } from "./tables.ts"
 
-/** What a relay is told; times in milliseconds, whole numbers. */
+/** The settings of a relay; times in milliseconds, whole numbers. */
 export interface Settings {
   readonly broker: string
-  /** New with each start, so no relay acts under the claim of another life. */
+  /** New with each start, so no relay acts under the claim of an earlier start. */
   readonly owner: string
   readonly lease: number
   readonly batch: number
   readonly bytes: number
   readonly keep: number
-  /** The largest answer of the database's client in bytes; undefined where it is not known. */
+  /** The largest answer of the database's client in bytes; undefined if unknown. */
   readonly answer: number | undefined
 }
 
-/** What is written of a row that failed. */
+/** The result of a failed row. */
 export interface Verdict {
   readonly id: string
   /** The next attempt, in milliseconds from now; undefined parks the row. */
@@ -39,7 +39,7 @@ export interface InFlight {
   readonly lanes: ReadonlyArray<string>
 }
 
-/** The shards of a relay, and whether it has written a sign of life. */
+/** The shards of a relay, and whether it has written a heartbeat. */
 export interface Share {
   readonly held: ReadonlySet<number>
   readonly isRenewed: boolean
@@ -48,26 +48,26 @@ export interface Share {
 /** The relay's access to the table. */
 export interface Claims {
   readonly join: Effect.Effect<void, OutboxError>
-  /** Gives a sign of life and reads the shards of this relay. A relay that stands by has none while others are active. */
+  /** Writes a heartbeat and reads the relay's shards. A relay that stands by has none while other relays are active. */
   readonly renew: (standsBy: boolean) => Effect.Effect<Share, OutboxError>
-  /** Takes or gives shards until each relay has its share; reads only, where each has. */
+  /** Takes or releases shards until each relay has its share; only reads if the share is right. */
   readonly balance: (standsBy: boolean, held: ReadonlySet<number>) => Effect.Effect<Share, OutboxError>
-  /** The next rows that have not failed, oldest first. */
+  /** Reads the next rows that have not failed, oldest first. */
   readonly next: (held: ReadonlySet<number>, flight: InFlight) => Effect.Effect<ReadonlyArray<Stored>, OutboxError>
-  /** Rows that have failed and may be tried again now. */
+  /** Reads failed rows that may be retried now. */
   readonly due: (
     held: ReadonlySet<number>,
     flight: InFlight,
     most: number
   ) => Effect.Effect<ReadonlyArray<Stored>, OutboxError>
   /**
-   * Holds rows behind one that has failed, among the oldest fresh rows: no reading passes them again until they are released.
-   * Returns how many.
+   * Holds rows behind a failed row, among the oldest fresh rows: later reads skip them until they are released.
+   * Returns their number.
    */
   readonly hold: (held: ReadonlySet<number>) => Effect.Effect<number, OutboxError>
-  /** Releases rows of lanes in which no row that has failed stands before them, oldest first. Returns how many. */
+  /** Releases held rows of the lanes that have no earlier failed row, oldest first. Returns their number. */
   readonly release: (lanes: ReadonlyArray<string>) => Effect.Effect<number, OutboxError>
-  /** The lanes that have held rows behind no row that has failed: their relay died before it released them. */
+  /** The lanes with held rows but no failed row: their relay died before it released them. */
   readonly forgotten: (held: ReadonlySet<number>) => Effect.Effect<ReadonlyArray<string>, OutboxError>
   readonly done: (ids: ReadonlyArray<string>) => Effect.Effect<void, OutboxError>
   readonly failed: (verdicts: ReadonlyArray<Verdict>) => Effect.Effect<void, OutboxError>
@@ -95,7 +95,7 @@ export const make = (table: Table<OutboxError>, settings: Settings): Claims => {
   const at = dialect.placeholder
   const until = `${dialect.now} + ${settings.lease}`
   const exclusive = dialect.exclusive?.(name)
-  // decisions on shares follow each other, and each sees what the last one did
+  // decisions on shares run one at a time, and each sees the result of the last
   const alone: Effect.Effect<unknown, OutboxError> = exclusive === undefined
     ? Effect.void
     : inside(exclusive.sql, exclusive.values)
@@ -139,14 +139,14 @@ export const make = (table: Table<OutboxError>, settings: Settings): Claims => {
     values: [broker, owner, broker, owner, broker]
   }
 
-  /** How many shards this relay should have, beside the others that are alive. */
+  /** How many shards this relay should have, given the other living relays. */
   const shareOf = (row: { readonly [column: string]: unknown } | undefined, standsBy: boolean): number => {
     const active = Number(row?.["active"] ?? 0)
     if (standsBy && active > 0) return 0
     return Math.ceil(shards / (1 + (standsBy ? Number(row?.["standby"] ?? 0) : active)))
   }
 
-  /** The shards that are still this relay's; one whose life has ended meanwhile has nothing, and begins again. */
+  /** The shards that this relay still owns; a relay whose row has expired owns none, and starts again. */
   const live = (standsBy: boolean): Effect.Effect<Set<number>, OutboxError> => {
     const own = sign(standsBy)
     return Effect.flatMap(inside(own.sql, own.values), (found) => {
@@ -190,7 +190,7 @@ export const make = (table: Table<OutboxError>, settings: Settings): Claims => {
       dialect.ids(first + 1)
     }))`
   const list = (held: ReadonlySet<number>) => Array.from(held).sort((a, b) => a - b).join(", ")
-  // no index but that of lanes serves a sum: a planner without statistics would take that of all ids
+  // the sum `id + 0` leaves only the index of lanes: a planner without statistics would take the index of all ids
   const failing = (alias: string) =>
     `SELECT 1 FROM ${name} w WHERE w.state = 'pending' AND w.attempts > 0 AND w.lane = ${alias}.lane`
     + ` AND w.id + 0 < ${alias}.id AND w.broker = ${alias}.broker`
@@ -198,7 +198,7 @@ export const make = (table: Table<OutboxError>, settings: Settings): Claims => {
     `SELECT 1 FROM ${name} h WHERE h.state = 'held' AND h.lane = ${alias}.lane`
     + ` AND h.id + 0 < ${alias}.id AND h.broker = ${alias}.broker`
 
-  /** Two statements, as a planner may run the search for each row of one that does both. */
+  /** Two statements, since a planner may run the search for each row if one statement does both. */
   const move = (rows: ReadonlyArray<{ readonly [column: string]: unknown }>, to: string, from: string) =>
     rows.length === 0 ? Effect.succeed(0) : Effect.as(
       ask(`UPDATE ${name} SET state = '${to}' WHERE id IN (${dialect.ids(1)}) AND ${from}`, [
@@ -234,7 +234,7 @@ export const make = (table: Table<OutboxError>, settings: Settings): Claims => {
             + `SELECT p.id, ${reading.size("p")} AS size FROM ${name} p WHERE p.broker = ${at(1)}`
             + ` AND p.state = 'pending' AND p.attempts = 0 AND p.due_at <= ${dialect.now}`
             + ` AND p.shard IN (${list(held)}) AND ${holdsNot("p", 2)}`
-            // behind a row that has failed, its key waits
+            // rows behind a failed row of their key wait
             + ` AND NOT EXISTS (${failing("p")}) AND NOT EXISTS (${waiting("p")}) ORDER BY p.id LIMIT ${settings.batch}`
             + `) r) c JOIN ${name} o ON o.id = c.id WHERE c.total - c.size < ${settings.bytes} ORDER BY o.id`,
           [broker, dialect.list(flight.ids), dialect.list(flight.lanes)]
@@ -291,7 +291,7 @@ export const make = (table: Table<OutboxError>, settings: Settings): Claims => {
       ),
     done: (ids) =>
       Effect.asVoid(ask(
-        // true whichever relay says it: it was confirmed
+        // valid from any relay, since the broker has confirmed the rows
         settings.keep === 0
           ? `DELETE FROM ${name} WHERE id IN (${dialect.ids(1)})`
           : `UPDATE ${name} SET state = 'done', done_at = ${dialect.now} WHERE id IN (${
@@ -306,7 +306,7 @@ export const make = (table: Table<OutboxError>, settings: Settings): Claims => {
           + ` done_at = CASE WHEN v.after IS NULL THEN ${dialect.now} END,`
           + ` due_at = CASE WHEN v.after IS NULL THEN due_at ELSE ${dialect.now} + CAST(v.after AS BIGINT) END`
           + ` FROM ${dialect.verdicts.from} WHERE ${name}.id = v.id AND state = 'pending'`
-          // of rows that are still this relay's: the next owner has its own opinion
+          // only rows that this relay still owns: the next owner decides for itself
           + ` AND EXISTS (SELECT 1 FROM ${name}_shards s WHERE s.broker = ${at(dialect.verdicts.count + 1)}`
           + ` AND s.shard = ${name}.shard AND s.owner = ${at(dialect.verdicts.count + 2)})`,
         [

@@ -1,5 +1,5 @@
 /**
- * What PostgreSQL and SQLite write differently: the schema, the clock, a list as a parameter, locks.
+ * The differences between PostgreSQL and SQLite: the schema, the clock, a list as a parameter, locks.
  */
 import { PgTypes } from "@effect/sql-pg"
 import { Result } from "effect"
@@ -7,7 +7,7 @@ import type { SqlClient } from "effect/sql"
 import { createHash } from "node:crypto"
 import { type Row, shards } from "./rows.ts"
 
-/** A statement and what it binds. */
+/** A statement and its parameters. */
 export interface Statement {
   readonly sql: string
   readonly values: ReadonlyArray<unknown>
@@ -16,7 +16,7 @@ export interface Statement {
 /** Rows of `v (id, after, tag, message)`, made of parameters. */
 export interface Verdicts {
   readonly from: string
-  /** How many parameters `from` binds. */
+  /** The number of parameters that `from` binds. */
   readonly count: number
   readonly values: (
     rows: ReadonlyArray<
@@ -25,37 +25,37 @@ export interface Verdicts {
   ) => ReadonlyArray<unknown>
 }
 
-/** A database's own words. */
+/** The syntax of one database. */
 export interface Dialect {
   readonly name: "pg" | "sqlite"
   /** Milliseconds of Unix time by the clock of the database, which all relays share. */
   readonly now: string
   readonly placeholder: (position: number) => string
-  /** The ids of a parameter, as what stands in `IN (…)`. */
+  /** The ids of a parameter, as the operand of `IN (…)`. */
   readonly ids: (position: number) => string
   readonly list: (ids: ReadonlyArray<string>) => unknown
-  /** Ends a SELECT that takes rows for itself. */
+  /** Ends a SELECT that locks its rows. */
   readonly skipLocked: string
   /** The steps of a schema, oldest first, each as its statements. */
   readonly outbox: (table: string, name: string) => ReadonlyArray<ReadonlyArray<string>>
   readonly inbox: (table: string, name: string) => ReadonlyArray<ReadonlyArray<string>>
-  /** The function that answers the largest of its arguments. */
+  /** The function that returns the largest of its arguments. */
   readonly greatest: string
   /** The bytes of a column of bytes or of text. */
   readonly bytes: (column: string) => string
-  /** The largest value that one row may carry; undefined where there is no limit. */
+  /** The largest value that is read in one piece with its row; undefined if there is no limit. */
   readonly wide: number | undefined
-  /** What became of rows that failed, from one parameter to the next three, as `v (id, after, tag, message)`. */
+  /** The results of failed rows, from up to four parameters, as `v (id, after, tag, message)`. */
   readonly verdicts: Verdicts
   readonly insert: (table: string, broker: string, rows: ReadonlyArray<Row>) => Statement
   /**
-   * Keeps other transactions from writing to the same lanes until this one ends, where writers are not alone anyway. `isWide`
-   * locks the parts that the lanes belong to: for many lanes, since each lock takes room in a table that all connections share.
+   * Keeps other transactions from writing to the same lanes until this one ends; undefined if writers are exclusive anyway.
+   * `isWide` locks the shards of the lanes: for many lanes, since each lock takes room in a table that all connections share.
    */
   readonly lock: ((table: string, lanes: ReadonlyArray<number>, isWide: boolean) => Statement) | undefined
-  /** Lets one transaction at a time go on, where writers are not alone anyway. */
+  /** Lets one transaction at a time go on; undefined if writers are exclusive anyway. */
   readonly exclusive: ((table: string) => Statement) | undefined
-  /** Tells listening relays, once the transaction has been committed. */
+  /** Notifies listening relays, once the transaction has been committed. */
   readonly notify: ((table: string) => Statement) | undefined
 }
 
@@ -98,14 +98,14 @@ const outbox = (type: { readonly id: string; readonly bytes: string; readonly in
     broker TEXT NOT NULL, id TEXT NOT NULL, until ${type.integer} NOT NULL, PRIMARY KEY (broker, id)
   )${end}`
 ], [
-  // rows that have failed, and those that have not, are read apart: no number of the one slows the other. The broker is not in
-  // the index of failed rows by time, or a planner without statistics takes it to find those of one lane
+  // failed rows and fresh rows have separate indexes: no number of the one slows the other. The broker is not in the index of
+  // failed rows by time, or a planner without statistics would use it to find those of one lane
   `DROP INDEX ${table.includes(".") ? `${table.split(".")[0]}.` : ""}${name}_pending`,
   `CREATE INDEX ${name}_fresh ON ${table} (broker, id) WHERE state = 'pending' AND attempts = 0`,
   `CREATE INDEX ${name}_due ON ${table} (due_at) WHERE state = 'pending' AND attempts > 0`,
   `ALTER TABLE ${table}_relays ADD COLUMN standby ${type.integer} NOT NULL DEFAULT 0`
 ], [
-  // rows behind one that has failed leave the index of fresh rows: no number of them slows the reading of other keys
+  // rows held behind a failed row leave the index of fresh rows: no number of them slows the reading of other keys
   `CREATE INDEX ${name}_held ON ${table} (lane, id) WHERE state = 'held'`
 ]]
 
@@ -146,7 +146,7 @@ const pg: Dialect = {
   outbox: outbox({ id: "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY", bytes: "BYTEA", integer: "BIGINT" }, ""),
   inbox: inbox("BIGINT", ""),
   insert: (table, broker, rows) => ({
-    // identities are given after sorting
+    // PostgreSQL assigns identities after sorting
     sql: `INSERT INTO ${table} (broker, created_at, ${columns.join(", ")}) SELECT $1, ${pgNow}, ${
       columns.map((column) => `${column}::${pgTypes[column][1]}`).join(", ")
     } FROM unnest(${
@@ -169,7 +169,7 @@ const pg: Dialect = {
     ]
   },
   lock: (table, lanes, isWide) => {
-    // one order for all transactions that lock several
+    // all transactions lock in one order
     const sorted = (numbers: ReadonlyArray<number>) =>
       array(Array.from(new Set(numbers)).sort((a, b) => a - b), "float8")
     const parts = sorted(lanes.map((lane) => lane % shards))
@@ -188,7 +188,7 @@ const pg: Dialect = {
   notify: (table) => ({ sql: "SELECT pg_notify($1, '')", values: [noticesOf(table)] })
 }
 
-/** The channel of NOTIFY for a table: a name of PostgreSQL has at most 63 bytes, and a table's has a schema's before it. */
+/** The channel of NOTIFY for a table: a name of PostgreSQL has at most 63 bytes, and a table's name may include a schema. */
 export const noticesOf = (table: string): string =>
   table.length <= 63 ? table : `millrace_${createHash("sha256").update(table).digest("hex").slice(0, 40)}`
 
@@ -225,6 +225,6 @@ const sqlite: Dialect = {
   notify: undefined
 }
 
-/** The dialect of a client, or undefined where it is another database's. */
+/** The dialect of a client, or undefined for another database. */
 export const of = (sql: SqlClient.SqlClient): Dialect | undefined =>
   sql.onDialectOrElse({ pg: () => pg, sqlite: () => sqlite, orElse: () => undefined })

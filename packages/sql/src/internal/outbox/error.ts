@@ -3,7 +3,7 @@ import { Data } from "effect"
 
 /** The outbox's database failed; nothing was changed. Class `dependency` or `transient` wherever a later call may succeed. */
 export class OutboxError extends Data.TaggedError("OutboxError")<{
-  /** What happened and what to do. */
+  /** The cause and the remedy. */
   readonly message: string
   readonly failure: Failure.FailureClass
   readonly cause?: unknown

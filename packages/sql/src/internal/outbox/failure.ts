@@ -1,5 +1,5 @@
 /**
- * What a failed statement means: a class to settle by, and a sentence that says what to do.
+ * Converts a failed statement to a failure class to settle by, and an error text that advises a remedy.
  */
 import { Failure } from "@millrace/core"
 import { Effect } from "effect"
@@ -28,7 +28,7 @@ const advice: { readonly [Tag in SqlError.SqlErrorReason["_tag"]]?: string } = {
   LockTimeoutError: "another transaction holds a lock: the same will go through later"
 }
 
-/** A failure in words. */
+/** A failure as text, class and cause. */
 export interface Told {
   readonly message: string
   readonly failure: Failure.FailureClass
@@ -42,7 +42,7 @@ const sqlError = (error: unknown): SqlError.SqlError | undefined =>
     ? error.cause
     : undefined
 
-/** `where` names the table: `Outbox millrace_outbox`. */
+/** Describes a database error; `where` names the table: `Outbox millrace_outbox`. */
 export const told = (where: string, error: SqlError.SqlError | Migrator.MigrationError): Told => {
   const found = sqlError(error)
   if (found === undefined) return { message: `${where}: ${error.message}`, failure: "dependency", cause: error }
@@ -56,8 +56,8 @@ export const told = (where: string, error: SqlError.SqlError | Migrator.Migratio
 }
 
 /**
- * A transaction whose connection is lost cannot roll back, and dies of that: for the one who waits for it the database has
- * failed, as it does between transactions.
+ * Turns a database defect into a failure: a transaction that lost its connection cannot roll back and dies, but for its caller
+ * the database has failed, as it does between transactions.
  */
 export const typed = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E | SqlError.SqlError, R> =>
   Effect.catchCause(effect, (cause): Effect.Effect<never, E | SqlError.SqlError> => {

@@ -8,7 +8,7 @@ import type { Stored } from "./rows.ts"
 export class Flight implements InFlight {
   private readonly rows = new Map<string, Stored>()
   private readonly counts = new Map<string, number>()
-  /** Bytes of their payloads. */
+  /** Bytes of the payloads. */
   bytes = 0
 
   get size(): number {

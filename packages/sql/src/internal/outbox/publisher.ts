@@ -1,5 +1,5 @@
 /**
- * Publishes by writing rows: the broker before the outbox.
+ * Publishes by writing rows: the broker that stands for the outbox.
  */
 import { Broker, BrokerError, type Outgoing } from "@millrace/core"
 import { Context, Effect, Fiber, Option, Random, Stream } from "effect"
@@ -43,10 +43,10 @@ const maximumLocks = 32
 // SQLite binds 32,766 values in one statement
 const maximumRows = 1000
 
-/** Hexadecimal digits by chance. */
+/** Random hexadecimal digits. */
 const digits = Effect.map(Random.nextIntBetween(0, 0xffff_ffff), (number) => number.toString(16).padStart(8, "0"))
 
-/** A broker that writes rows of `table` for the broker of the key `target`, in the caller's transaction or in one of its own. */
+/** Makes a broker that writes rows of `table` for the broker of the key `target`, in the caller's transaction or its own. */
 export const make = (table: Table<OutboxError>, target: string): Effect.Effect<Broker.Broker["Service"]> =>
   Effect.gen(function*() {
     const { dialect, sql } = table
@@ -54,7 +54,7 @@ export const make = (table: Table<OutboxError>, target: string): Effect.Effect<B
     let written = 0
     const ask = (statement: { readonly sql: string; readonly values: ReadonlyArray<unknown> } | undefined) =>
       statement === undefined ? Effect.void : Effect.asVoid(table.inside(statement.sql, statement.values))
-    /** How many keys a transaction has locked, by its connection. */
+    /** The number of keys that a transaction has locked, by its connection. */
     const locked = new WeakMap<object, number>()
     const isWide = (lanes: ReadonlyArray<number>): boolean => {
       const context = Fiber.getCurrent()?.context ?? Context.empty()
@@ -79,7 +79,7 @@ export const make = (table: Table<OutboxError>, target: string): Effect.Effect<B
           (_, i) => rows.slice(i * maximumRows, (i + 1) * maximumRows)
         )
         return Effect.andThen(
-          // before the rows get their ids, so those of one lane are in the order of commits
+          // lock before the rows get their ids, so rows of one lane are in the order of commits
           ask(lanes.length === 0 ? undefined : dialect.lock?.(table.name, lanes, isWide(lanes))),
           Effect.andThen(
             Effect.forEach(groups, (group) => ask(dialect.insert(table.name, target, group)), { discard: true }),

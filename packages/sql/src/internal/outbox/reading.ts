@@ -1,5 +1,5 @@
 /**
- * Reads rows of an outbox, however large they are: a row that does not fit one answer of the database is read in parts.
+ * Reads rows of an outbox of any size: a row that does not fit one answer of the database is read in parts.
  */
 import { Effect, Exit } from "effect"
 import type { OutboxError } from "./error.ts"
@@ -8,13 +8,13 @@ import type { Table } from "./tables.ts"
 
 type Record = { readonly [column: string]: unknown }
 
-/** Reads rows that a query finds. */
+/** Reads the rows that a query finds. */
 export interface Reading {
   /** The columns of a row `o` that `rows` needs. */
   readonly columns: string
   /** The bytes that a row of the alias counts for. */
   readonly size: (alias: string) => string
-  /** Makes messages of the rows of a query, the large ones part by part. */
+  /** Makes messages of the rows of a query, large rows part by part. */
   readonly rows: (records: ReadonlyArray<Record>) => Effect.Effect<ReadonlyArray<Stored>, OutboxError>
 }
 
@@ -36,7 +36,7 @@ export const make = (table: Table<OutboxError>, most: number | undefined): Readi
 
   const whole = (record: Record, size: number): Effect.Effect<Stored, OutboxError> => {
     const payload = new Uint8Array(size)
-    // bytes are counted from 1
+    // PostgreSQL counts bytes from 1
     const part = (from: number): Effect.Effect<Stored, OutboxError> =>
       from >= size ? Exit.succeed(read(record, payload)) : Effect.flatMap(
         ask(
@@ -45,7 +45,7 @@ export const make = (table: Table<OutboxError>, most: number | undefined): Readi
         ),
         ([row]) => {
           const bytes = row?.["part"]
-          // the row is gone, or another program has changed it
+          // the row was deleted, or another program has changed it
           if (!(bytes instanceof Uint8Array) || bytes.length === 0) return Exit.succeed(read(record, undefined))
           payload.set(bytes.subarray(0, size - from), from)
           return part(from + bytes.length)
@@ -56,7 +56,7 @@ export const make = (table: Table<OutboxError>, most: number | undefined): Readi
 
   return {
     columns,
-    // what the row says of itself need not be so
+    // another program may have written a wrong `size`
     size: (alias) => `${dialect.greatest}(${alias}.size, ${dialect.bytes(`${alias}.payload`)})`,
     rows: (records) =>
       Effect.forEach(records, (record) => {

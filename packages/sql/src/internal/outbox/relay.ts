@@ -1,8 +1,8 @@
 /**
- * The loop of a relay: takes its share of the outbox, reads rows, sends them, and writes what became of them.
+ * The loop of a relay: takes its share of the outbox, reads rows, sends them, and writes the results.
  *
- * Rows that have failed are sent apart from all others, and a batch that takes long does not keep the next one: so a key that
- * is slow or fails holds up itself alone. A relay whose broker takes nothing for a whole lease stands by, and other relays take
+ * Failed rows are sent apart from other rows, and a slow batch does not block the next one: so a slow or failing key
+ * delays only itself. A relay whose broker accepts nothing for a whole lease stands by, and other relays take
  * its shards.
  */
 import type { Broker, BrokerError } from "@millrace/core"
@@ -32,27 +32,27 @@ export interface Shown {
   lastError: OutboxError | BrokerError.BrokerError | undefined
 }
 
-/** A batch that takes longer does not keep the next one. */
+/** Milliseconds after which a running batch no longer delays the next one. */
 const slow = 100
 
-/** Waits between two attempts to reach a broker that takes nothing: the first, doubled up to the last. */
+/** Milliseconds between two attempts to reach a broker that accepts nothing: the first, doubled up to the last. */
 const pauses = { first: 100, last: 5000 }
 
-/** Rows that have failed are read again so soon, where there are more of them than are sent at one time. */
+/** Milliseconds until failed rows are read again, if more of them are due than are sent at one time. */
 const pace = 25
 
-/** Payloads in flight, as a multiple of those of one batch. */
+/** The most payload bytes in flight, as a multiple of one batch's. */
 const mostBatches = 8
 
 /** The most rows in flight. */
 const mostRows = 16_384
 
-/** Waits of 100 ms, doubling to 5 seconds. */
+/** Delays of 100 ms, doubling to 5 seconds. */
 export const patience = Schedule.exponential("100 millis").pipe(
   Schedule.modifyDelay(({ duration }) => Effect.succeed(Duration.min(duration, Duration.seconds(5))))
 )
 
-/** A loop that is not running yet. */
+/** Makes a loop that is not running yet. */
 export const make = (options: {
   readonly settings: Settings
   readonly claims: Claims
@@ -79,7 +79,7 @@ export const make = (options: {
   let heldUntil = 0
   let balancedAt = -Infinity
   let dueAt = -Infinity
-  /** When rows behind failed ones are held next, and until when they are looked for. */
+  /** When to hold rows behind failed rows next, and until when to look for them. */
   let holdAt = -Infinity
   let holdUntil = -Infinity
   let releasedAt = -Infinity
@@ -128,7 +128,7 @@ export const make = (options: {
       ? Effect.void
       : Effect.asVoid(Effect.repeat(claims.release(lanes), { while: (count) => count === shifted }))
 
-  /** No later row of their keys is sent before this is written: what was confirmed shall not be sent again. */
+  /** Writes results before later rows of their keys are sent, so that confirmed rows are not sent again. */
   const mark = (sent: Send.Sent): Effect.Effect<void> =>
     Effect.suspend(() => {
       const { done, failed } = sent.take()
@@ -143,7 +143,7 @@ export const make = (options: {
         Effect.tapError((error) => Effect.sync(() => troubled(error))),
         Effect.retry(patience),
         Effect.orDie,
-        // rows that are not released now are found as forgotten ones
+        // if this release fails, the relay finds the rows later as forgotten ones
         Effect.andThen(Effect.ignore(release(freed))),
         Effect.andThen(Effect.sync(() => {
           flight.remove(done)
@@ -157,7 +157,7 @@ export const make = (options: {
       )
     })
 
-  /** Sends rows and writes what became of them, from time to time and at the end. */
+  /** Sends rows and writes their results, regularly and at the end. */
   const handle = (
     rows: ReadonlyArray<Stored>,
     how: (rows: ReadonlyArray<Stored>, sent: Send.Sent) => Effect.Effect<void>
@@ -211,7 +211,7 @@ export const make = (options: {
     )
   })
 
-  /** Takes rows behind failed ones out of the way of the others, and puts them back where a relay died before it did. */
+  /** Holds rows behind failed ones, and releases rows that a dead relay left held. */
   const shift = Effect.gen(function*() {
     if (now() >= holdAt && now() < holdUntil) {
       const count = yield* claims.hold(shown.held)
@@ -223,7 +223,7 @@ export const make = (options: {
     }
   })
 
-  /** One look at the outbox. */
+  /** Looks at the outbox once. */
   const cycle: Effect.Effect<void, OutboxError | BrokerError.BrokerError> = Effect.gen(function*() {
     if (!isHeld()) yield* tend(() => claims.renew(standsBy))
     if (now() - balancedAt >= every) {
@@ -235,7 +235,7 @@ export const make = (options: {
       yield* Effect.sleep(Math.min(pausedUntil - now(), every))
       return
     }
-    // while the broker takes nothing, one batch at a time asks it
+    // while the broker accepts nothing, only one batch at a time probes it
     if (isFull() || (pause > 0 && flight.size > 0)) return yield* Effect.asVoid(rest(every))
     if (shown.held.size === 0) {
       shown.state = standsBy ? "waiting" : "idle"
@@ -260,13 +260,13 @@ export const make = (options: {
   /** Runs until `stop`; `defective` makes an error of a defect. */
   const run = (defective: (defect: unknown) => OutboxError): Effect.Effect<void> =>
     Effect.suspend(() => cycle).pipe(
-      // a relay that is there and does nothing would be worse
+      // a running relay that does nothing would be worse
       Effect.catchDefect((defect) => Effect.fail(defective(defect))),
       Effect.tapError((error) => Effect.sync(() => troubled(error))),
       Effect.retry({ while: () => !isStopping, schedule: patience }),
       Effect.ignore,
       Effect.repeat({ while: () => !isStopping }),
-      // rows that are being sent end by themselves
+      // wait for rows in flight
       Effect.andThen(Effect.repeat(Effect.delay(Effect.void, 5), { while: () => flight.size > 0 })),
       Effect.asVoid
     )
@@ -277,7 +277,7 @@ export const make = (options: {
     if (!standsBy) {
       if (!isStalled()) return Effect.void
       standsBy = true
-      // each time it stalls again, it lets others go on for longer
+      // with each further stall, other relays keep the shards for longer
       rejoinAt = now() + settings.lease * 2 ** Math.min(stalls++, 5)
       balancedAt = -Infinity
       return Effect.void
@@ -292,7 +292,7 @@ export const make = (options: {
   })
 
   const beat = Effect.andThen(role, Effect.suspend(() => tend(() => claims.renew(standsBy)))).pipe(
-    // the claim ends by itself if this goes on
+    // if this goes on, the claim expires
     Effect.tapError((error) => Effect.sync(() => void (shown.lastError = error))),
     Effect.ignoreCause,
     Effect.delay(settings.lease / 3),

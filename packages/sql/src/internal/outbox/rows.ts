@@ -1,9 +1,9 @@
 /**
- * A message as a row, and a row as the message: nothing of it is lost on the way, whatever text of a database cannot hold.
+ * Converts a message to a row and back without loss, including characters that a database's text cannot hold.
  */
 import { type Headers, type NativeParts, Outgoing } from "@millrace/core"
 
-/** How many parts the work of an outbox has; so many relays share it at most. A part is a lane's hash modulo this. */
+/** The number of shards of an outbox, and so the most relays that share it. A shard is a lane's hash modulo this. */
 export const shards = 64
 
 /** A row as it is inserted, in the order of `columns`. */
@@ -31,7 +31,7 @@ interface Native {
 
 const encoder = new TextEncoder()
 
-// text of PostgreSQL holds every character but this; a half of a pair is not UTF-8
+// text of PostgreSQL holds every character but NUL; a lone surrogate is not UTF-8
 const storable = (text: string): string => text.replaceAll("\0", "\ufffd").toWellFormed()
 
 const base64 = (bytes: Uint8Array): string =>
@@ -39,7 +39,7 @@ const base64 = (bytes: Uint8Array): string =>
 
 const bytes = (text: string): Uint8Array => new Uint8Array(Buffer.from(text, "base64"))
 
-/** FNV-1a in two halves that begin apart, 53 bits of it; equal for equal channels and keys, in every process. */
+/** Hashes channel and key to 53 bits, the same in every process: FNV-1a, and a variant with another seed and multiplier. */
 const laneOf = (channel: string, key: Uint8Array): number => {
   let a = 0x811c9dc5
   let b = 0x01000193
@@ -69,7 +69,7 @@ const nativeOf = (outgoing: Outgoing<Uint8Array>): string | null => {
   return Object.keys(found).length === 0 ? null : JSON.stringify(found)
 }
 
-/** The row of a message; `id` is its message id where it has none, `spread` its shard where it has no key. */
+/** Makes the row of a message; `id` is the default of its message id, `spread` selects the shard of a message without a key. */
 export const write = (outgoing: Outgoing<Uint8Array>, id: string, spread: number): Row => {
   const { channel, headers, keyBytes, payload } = outgoing
   const lane = keyBytes === undefined ? null : laneOf(channel, keyBytes)
@@ -97,7 +97,7 @@ export interface Stored {
   readonly createdAt: number
   readonly bytes: number
   readonly outgoing: Outgoing<Uint8Array>
-  /** Why the row cannot be sent, in a sentence; `outgoing` then has what could be read. */
+  /** Why the row cannot be sent; `outgoing` then has the readable parts. */
   readonly unreadable: string | undefined
 }
 
@@ -108,7 +108,7 @@ const isText = (value: unknown): value is string => typeof value === "string"
 const isRecord = (value: unknown): value is { readonly [name: string]: unknown } =>
   typeof value === "object" && value !== null && !Array.isArray(value)
 
-/** The JSON of a column, or undefined where it is none. */
+/** The parsed JSON of a column, or undefined if it is malformed. */
 const parsed = (text: string | null): unknown => {
   try {
     return text === null ? undefined : JSON.parse(text)
@@ -139,13 +139,13 @@ const nativePartsOf = (text: string): Native | undefined => {
     [partition, timestamp].every((part) => part === undefined || typeof part === "number") &&
     (tombstone === undefined || tombstone === true) &&
     (fields === undefined || (Array.isArray(fields) && fields.every(isField)))
-  // each part has just been looked at
+  // each part was checked just above
   return isKnown ? found as Native : undefined
 }
 
 /**
- * Reads a row; numbers may come as text, which is how PostgreSQL sends its largest ones. Other programs may write rows too, so each
- * part is looked at. `payload` is given where the row does not carry it, since it is too large.
+ * Reads a row; PostgreSQL sends its largest numbers as text. Other programs may write rows too, so each part is checked. Pass
+ * `payload` if the row does not carry it because of its size.
  */
 export const read = (record: { readonly [column: string]: unknown }, payload: unknown = record["payload"]): Stored => {
   const id = String(record["id"])

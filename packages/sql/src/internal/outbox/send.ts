@@ -1,5 +1,5 @@
 /**
- * Sends what was read: in rounds of which each has a few rows of a key, so none is confirmed before one that it follows.
+ * Sends rows in rounds with at most a few rows of each key, so the broker confirms no row before an earlier row of its key.
  */
 import { type Broker, BrokerError } from "@millrace/core"
 import { Cause, Duration, Effect, Exit } from "effect"
@@ -7,7 +7,7 @@ import { limited } from "../database/limited.ts"
 import type { Verdict } from "./claims.ts"
 import type { Stored } from "./rows.ts"
 
-/** What decides on rows that fail. */
+/** The rules for rows that fail. */
 export interface Rules {
   readonly perKey: number
   readonly attempts: number
@@ -18,18 +18,18 @@ export interface Rules {
   readonly limit: number
 }
 
-/** What became of rows that were sent; those in neither list are as they were. */
+/** The results of sent rows; rows in neither list are unchanged. */
 export class Sent {
   done: Array<string> = []
   failed: Array<Verdict> = []
-  /** Whether the broker has answered for a row: it took it, or refused it. */
+  /** Whether the broker has answered for a row, by a confirmation or a refusal. */
   isAnswered = false
-  /** Why the rest was not sent. */
+  /** Why the remaining rows were not sent. */
   stopped: BrokerError.BrokerError | undefined
   lastError: BrokerError.BrokerError | undefined
-  /** Rows whose publish had no answer. */
+  /** The number of rows whose publish had no answer. */
   late = 0
-  /** The verdicts since the last call. */
+  /** Takes the results since the last call. */
   take(): { readonly done: ReadonlyArray<string>; readonly failed: ReadonlyArray<Verdict> } {
     const { done, failed } = this
     this.done = []
@@ -38,13 +38,13 @@ export class Sent {
   }
 }
 
-/** Rows that are published alone at one time, after a batch of theirs has failed. */
+/** The most rows that are published singly at the same time, after their batch has failed. */
 export const concurrency = 16
 
-/** No row's own fault: the broker takes nothing at all. */
+/** Whether the broker accepts nothing at all, so that the row is not at fault. */
 const isWhole = ({ failure, reason }: BrokerError.BrokerError): boolean =>
   reason === "Unreachable" || reason === "Lost" || reason === "Credentials" ||
-  // one queue that is full is throttled
+  // a single full queue delays only its rows
   (reason === "Full" && failure === "dependency")
 
 const laneOf = ({ id, lane }: Stored): string => lane ?? `row ${id}`
@@ -58,19 +58,19 @@ const verdictOf = ({ attempts, id }: Stored, error: BrokerError.BrokerError, rul
   if (!error.retriable && attempts + 1 >= rules.attempts) return { ...told, after: undefined }
   const asked = error.retryAfter === undefined ? 0 : Duration.toMillis(error.retryAfter)
   const wait = Math.min(rules.cap, rules.base * 2 ** Math.min(attempts, 40))
-  // rows that fail together are not tried again together; a row's id is as good as chance
+  // rows that fail together should not be retried together; the row's id serves as jitter
   return { ...told, after: Math.max(asked, wait * (1 - (Number(id) % 32) / 128)) }
 }
 
-/** How rows are sent, for as long as `isHeld`: what becomes of them is told as it happens. */
+/** Sends rows for as long as `isHeld`, and adds results to `sent` as they happen. */
 export interface Send {
-  /** Rows that have not failed yet, oldest first. */
+  /** Sends rows that have not failed yet, oldest first. */
   readonly together: (rows: ReadonlyArray<Stored>, sent: Sent) => Effect.Effect<void>
-  /** Rows that have failed, each by itself. */
+  /** Sends failed rows, each by itself. */
   readonly apart: (rows: ReadonlyArray<Stored>, sent: Sent) => Effect.Effect<void>
 }
 
-/** Sends rows by a broker. */
+/** Makes the senders for a broker. */
 export const make = (broker: Broker.Broker["Service"], rules: Rules, isHeld: () => boolean): Send => {
   const noAnswer = () =>
     BrokerError.make({
@@ -88,7 +88,7 @@ export const make = (broker: Broker.Broker["Service"], rules: Rules, isHeld: () 
     return defect(broker.system, exit.cause)
   }
 
-  /** The rows of one lane, one after the other, up to the first that fails. */
+  /** Sends the rows of one lane, one after the other, up to the first failure. */
   const alone = (rows: ReadonlyArray<Stored>, sent: Sent, stuck: Set<string>, all: number): Effect.Effect<void> =>
     Effect.forEach(rows, (row) =>
       Effect.suspend(() => {
@@ -106,7 +106,7 @@ export const make = (broker: Broker.Broker["Service"], rules: Rules, isHeld: () 
             return
           }
           if (!isLate(error)) sent.isAnswered = true
-          // where no row of many has an answer, it is the broker that does not answer
+          // if none of many rows has an answer, the broker itself does not answer
           else if (++sent.late >= Math.min(all, concurrency) && all > 1 && !sent.isAnswered) sent.stopped = error
           sent.failed.push(verdictOf(row, error, rules))
         })
@@ -118,7 +118,7 @@ export const make = (broker: Broker.Broker["Service"], rules: Rules, isHeld: () 
       discard: true
     })
 
-  /** Unreadable rows cannot be sent. */
+  /** Filters out unreadable rows and records them as failed for good. */
   const readable = (rows: ReadonlyArray<Stored>, sent: Sent): ReadonlyArray<Stored> =>
     rows.filter(({ id, unreadable }) => {
       if (unreadable === undefined) return true

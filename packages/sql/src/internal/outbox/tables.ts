@@ -9,29 +9,29 @@ import { checkTable, nameOf } from "../database/table.ts"
 import * as Dialect from "./dialect.ts"
 import { type Told, told, typed } from "./failure.ts"
 
-/** A table that is there, and how to ask it. */
+/** An existing table, and the ways to run statements on it. */
 export interface Table<E> {
   readonly name: string
   readonly sql: SqlClient.SqlClient
   readonly dialect: Dialect.Dialect
-  /** Runs a statement on a connection of its own, outside of the caller's transaction. */
+  /** Runs a statement on a separate connection, outside of the caller's transaction. */
   readonly ask: (statement: string, values?: ReadonlyArray<unknown>) => Effect.Effect<ReadonlyArray<Statements.Row>, E>
-  /** Runs a statement in the transaction that is open. */
+  /** Runs a statement in the open transaction. */
   readonly inside: (
     statement: string,
     values?: ReadonlyArray<unknown>
   ) => Effect.Effect<ReadonlyArray<Statements.Row>, E>
-  /** Runs statements of `inside` in a transaction of their own. */
+  /** Runs statements of `inside` in a separate transaction. */
   readonly transaction: <A>(effect: Effect.Effect<A, E>) => Effect.Effect<A, E>
 }
 
-/** The longest name of a table: the names of its indexes and of the tables beside it begin with it. */
+/** The longest name of a table: the names of its indexes and additional tables begin with it. */
 const longest = 45
 
-/** The name of a table, checked. */
+/** Checks the name of a table. */
 export const check = (module: string, table: string): string => checkTable(module, table, longest)
 
-/** Which tables. */
+/** The kinds of tables. */
 export type Kind = "outbox" | "inbox"
 
 const titles = { outbox: "Outbox", inbox: "Inbox" } as const
@@ -52,7 +52,7 @@ const found = <E>(
       : Effect.succeed({ sql, dialect })
   })
 
-/** Makes the tables, or brings them up to date. */
+/** Creates or updates the tables. */
 export const migrate = <E>(
   kind: Kind,
   table: string,
@@ -69,7 +69,7 @@ export const migrate = <E>(
       (error) => fail(told(`${titles[kind]} ${table}`, error))
     ))
 
-/** Opens a table of the program's `SqlClient`, and makes it where it is missing. `millis` limits each statement. */
+/** Opens a table by the program's `SqlClient`, and creates it if missing. `millis` limits each statement. */
 export const open = <E>(
   kind: Kind,
   table: string,

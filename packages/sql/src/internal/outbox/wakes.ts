@@ -1,12 +1,12 @@
 /**
- * How a commit wakes the relays of its own program, without asking the database.
+ * Wakes the relays of the same program after a commit, without asking the database.
  */
 import type { SqlClient } from "effect/sql"
 
 // a client and its copies without transforms have one transaction service
 const relays = new WeakMap<object, Set<() => void>>()
 
-/** Registers a relay; what is answered takes it off again. */
+/** Registers a relay; the returned function removes it. */
 export const add = (sql: SqlClient.SqlClient, wake: () => void): () => void => {
   const found = relays.get(sql.transactionService) ?? new Set()
   relays.set(sql.transactionService, found)

@@ -1,5 +1,5 @@
 /**
- * What an operator sees of an outbox, and mends in it.
+ * Lets an operator inspect an outbox and repair it.
  */
 import type { Outgoing } from "@millrace/core"
 import { Effect } from "effect"
@@ -7,51 +7,51 @@ import type { OutboxError } from "./error.ts"
 import * as Reading from "./reading.ts"
 import type { Table } from "./tables.ts"
 
-/** How far an outbox is behind. */
+/** The lag of an outbox. */
 export interface Lag {
-  /** Rows that are committed and not published. */
+  /** Committed rows that are not published yet. */
   readonly pending: number
-  /** Milliseconds since the oldest of them was written, by the database's clock; undefined where there is none. */
+  /** Milliseconds since the oldest pending row was written, by the database's clock; undefined if none is pending. */
   readonly age: number | undefined
-  /** Those of them that have failed, and wait for their next attempt; each holds up its key. */
+  /** Pending rows that have failed and wait for a retry; each holds up its key. */
   readonly failing: number
-  /** Rows that were given up. */
+  /** Parked rows. */
   readonly parked: number
 }
 
-/** A row that was given up: it is not published, and holds nothing up. */
+/** A parked row: the relay does not publish it, and it holds up no other row. */
 export interface Parked {
   readonly id: string
-  /** The message as it would be published; of a row that cannot be read, the parts that can. */
+  /** The message as it would be published; for an unreadable row, its readable parts. */
   readonly message: Outgoing<Uint8Array>
   readonly attempts: number
-  /** Unix time in milliseconds at which it was written. */
+  /** Unix time in milliseconds at which the row was written. */
   readonly createdAt: number
   readonly errorTag: string
   readonly errorMessage: string
 }
 
-/** An outbox as those who watch over it see it. */
+/** The operator's access to an outbox. */
 export interface Watch {
   readonly lag: Effect.Effect<Lag, OutboxError>
   /**
-   * The rows that were given up, oldest first. `after` is the id of the last one seen; `limit` is 100 where it is not given. A page
-   * ends earlier where its rows have more than 32 MiB together: an empty page is the last one.
+   * Reads parked rows, oldest first. `after` is the id of the last row seen; `limit` is 100 by default. A page
+   * ends earlier if its rows have more than 32 MiB together: an empty page is the last one.
    */
   readonly parked: (page?: {
     readonly after?: string | undefined
     readonly limit?: number | undefined
   }) => Effect.Effect<ReadonlyArray<Parked>, OutboxError>
-  /** Publishes parked rows after all, from their first attempt; later ones of their keys may be out already. Answers how many. */
+  /** Unparks rows to publish them, from their first attempt; later rows of their keys may be out already. Answers the number. */
   readonly retry: (ids: ReadonlyArray<string>) => Effect.Effect<number, OutboxError>
-  /** Deletes parked rows. Answers how many. */
+  /** Deletes parked rows. Answers their number. */
   readonly discard: (ids: ReadonlyArray<string>) => Effect.Effect<number, OutboxError>
 }
 
-/** Payloads of one page of parked rows. */
+/** The most payload bytes of one page of parked rows. */
 const pageBytes = 32 * 1024 * 1024
 
-/** Watches the rows of the broker of the key `target`; `answer` is the largest answer of the client in bytes, where it is known. */
+/** Watches the rows of the broker of the key `target`; `answer` is the largest answer of the client in bytes, if known. */
 export const make = (table: Table<OutboxError>, target: string, answer: number | undefined): Watch => {
   const { ask, dialect, name } = table
   const reading = Reading.make(table, answer)
@@ -70,7 +70,7 @@ export const make = (table: Table<OutboxError>, target: string, answer: number |
   return {
     lag: Effect.map(
       ask(
-        // each count by an index of its own
+        // each count uses its own index
         `SELECT (SELECT count(*) FROM ${name} WHERE broker = ${first} AND state = 'pending' AND attempts = 0) AS fresh,`
           + ` (SELECT count(*) FROM ${name} WHERE broker = ${second} AND state = 'pending' AND attempts > 0) AS failing,`
           + ` (SELECT count(*) FROM ${name} WHERE broker = ${dialect.placeholder(3)} AND state = 'parked') AS parked,`

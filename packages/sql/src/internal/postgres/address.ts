@@ -1,9 +1,9 @@
 /**
- * The address of a PostgreSQL server, as it may be shown.
+ * Shows the address of a PostgreSQL server without secrets.
  */
 import { Redacted } from "effect"
 
-/** The address without user and password, or undefined where it is none; what Node says of such a one quotes its password. */
+/** The address without user and password, or undefined if malformed; Node's error for such an address quotes the password. */
 export const shown = (url: Redacted.Redacted<string>): string | undefined => {
   const parsed = URL.parse(Redacted.value(url))
   return parsed === null || !/^postgres(ql)?:$/.test(parsed.protocol)
@@ -11,6 +11,6 @@ export const shown = (url: Redacted.Redacted<string>): string | undefined => {
     : `PostgreSQL at ${parsed.host || "localhost"}${parsed.pathname}`
 }
 
-/** What to say of an address that is none. */
+/** The error text for a malformed address. */
 export const needed =
   "PostgreSQL's URL is postgres://user:password@host:port/database, with %-escapes for what else is in a part, and this is not"

@@ -1,6 +1,6 @@
 /**
- * Connections of a store's own: where the server is, the password of each connection, and a client for as long as the store
- * lives.
+ * Connections that a store opens for itself: the server's address, the password of each connection, and a client for as long as
+ * the store lives.
  */
 import { PgClient } from "@effect/sql-pg"
 import { Credentials, OptionCheck } from "@millrace/core"
@@ -9,40 +9,40 @@ import { type SqlClient, SqlError } from "effect/sql"
 import * as Address from "./address.ts"
 import type { Server } from "./errors.ts"
 
-/** A password that may end: a token of AWS IAM, Entra ID or Cloud SQL, or a secret that a vault rotates. */
+/** A password that may expire: a token of AWS IAM, Entra ID or Cloud SQL, or a secret that a vault rotates. */
 export interface Issued extends Credentials.Issued {
   readonly password: Redacted.Redacted<string>
 }
 
 /** Options of every store that opens connections of its own. */
 export interface Options {
-  /** `postgres://user:password@host:port/database`, with `sslmode` and what else libpq reads there. */
+  /** `postgres://user:password@host:port/database`, with `sslmode` and other parameters of libpq. */
   readonly url: Redacted.Redacted<string>
   /**
-   * Obtains the password of the user in `url`, in place of the one there: asked at each new connection, within `connectTimeout`. A
-   * server keeps connections open whose password has ended. Default: the password in `url`.
+   * Issues the password of the user in `url`, and replaces the password there: called at each new connection, within
+   * `connectTimeout`. A server keeps connections open whose password has expired. Default: the password in `url`.
    */
   readonly credentials?: Credentials.Source<Issued> | undefined
   /** The most connections; an integer from 1. Default: 4. */
   readonly maximumConnections?: number | undefined
-  /** How long making a connection may take; from 1 ms. Default: 5 seconds. */
+  /** The longest that opening a connection may take; from 1 ms. Default: 5 seconds. */
   readonly connectTimeout?: Duration.Input | undefined
   /**
-   * How old a connection may become: an older one is closed when a statement would use it, and a new one opened with the
-   * password of that time; from 1 ms. Default: as old as it likes.
+   * The maximum age of a connection: an older one is closed when a statement would use it, and a new one opened with the
+   * current password; from 1 ms. Default: no limit.
    */
   readonly maximumLifetime?: Duration.Input | undefined
 }
 
-/** What a store does where an option of its connections is not given. */
+/** The defaults of a store's connection options. */
 export const defaults = { maximumConnections: 4, connectTimeout: Duration.seconds(5) } as const
 
-/** Waits between requests for a password, while a connection waits for one: 100 ms, doubled up to 1 second. */
+/** Delays between requests for a password, while a connection waits for one: 100 ms, doubled up to 1 second. */
 const patience = Schedule.exponential("100 millis").pipe(
   Schedule.modifyDelay(({ duration }) => Effect.succeed(Duration.min(duration, Duration.seconds(1))))
 )
 
-/** The credentials of one client; asks for nothing yet. */
+/** Makes the credentials of one client; calls no source yet. */
 export const credentialsOf = (source: Credentials.Source<Issued>): Credentials.Credentials<Issued> =>
   Credentials.make<Issued>({
     system: "postgresql",
@@ -56,8 +56,8 @@ export const credentialsOf = (source: Credentials.Source<Issued>): Credentials.C
   })
 
 /**
- * The password of one connection. It asks until the source answers: the connection's own time limit ends that, with an error that
- * the client knows, where a failure here would be a defect to it.
+ * Obtains the password of one connection. Asks until the source answers: the connection's own time limit ends this with an error
+ * that the client knows, whereas it would treat a failure here as a defect.
  */
 export const passwordOf = (credentials: Credentials.Credentials<Issued>): Effect.Effect<Redacted.Redacted<string>> =>
   Effect.suspend(() => {
@@ -83,14 +83,14 @@ export interface Store<S, E> {
   /** The name in PostgreSQL's list of connections. */
   readonly applicationName: string
   readonly make: (server: Server) => Effect.Effect<S, E, SqlClient.SqlClient | Scope.Scope>
-  /** The error of an address that is none. */
+  /** The error of a malformed address. */
   readonly invalid: () => E
   /** The error of a connection that fails. */
   readonly told: (server: Server) => (error: SqlError.SqlError) => E
 }
 
 /**
- * The layer of a store on connections of its own.
+ * Builds the layer of a store with its own connection pool.
  *
  * @throws RangeError when an option is out of range
  */

@@ -1,5 +1,5 @@
 /**
- * What PostgreSQL and its driver say, as reasons and sentences that say what to do.
+ * Converts errors of PostgreSQL and its driver to reasons and error texts that advise a remedy.
  */
 import { Audit } from "@millrace/core"
 import { Migrator, type SqlError } from "effect/sql"
@@ -55,16 +55,16 @@ const property = (value: unknown, name: string): unknown =>
 export interface Server {
   /** Its address without user and password. */
   readonly name: string
-  /** Whether each connection asks for a password of its own: one that was refused is worth another attempt. */
+  /** Whether each connection obtains a new password, so that a refused password is worth a retry. */
   readonly isRenewed: boolean
-  /** Why the last request for a password failed; undefined where it did not. */
+  /** Why the last request for a password failed; undefined if it succeeded. */
   readonly lastError: () => string | undefined
 }
 
 /** The server of a client that the program has made. */
 export const theirs: Server = { name: "PostgreSQL", isRenewed: false, lastError: () => undefined }
 
-/** What a failed statement comes to. */
+/** Converts a failed statement to a reason and a message. */
 export const read = (
   server: Server,
   error: SqlError.SqlError | Migrator.MigrationError
@@ -74,7 +74,7 @@ export const read = (
   return why === undefined ? found : { ...found, message: `${found.message}. ${why}` }
 }
 
-/** The driver writes this one like a refused option. */
+/** The driver reports this error in the form of a refused option. */
 const connectTimeout = "PgConnection: Connection timed out"
 
 const readStatement = (
@@ -91,7 +91,7 @@ const readStatement = (
   if (cause instanceof NoAnswer) return { reason: "Unreachable", message: `${where}: ${cause.message}` }
   const state = property(cause, "code")
   const known = typeof state === "string" ? byState[state] : undefined
-  // the driver refuses its own options like this: the cause repeats the message, and no server gave it a state
+  // the driver reports invalid options like this: the cause repeats the message, and no server gave it a state
   const isOption = step === "connect" && state === undefined && message !== connectTimeout &&
     message === `PgConnection: ${String(property(cause, "message"))}`
   const tagged = isOption
@@ -107,7 +107,7 @@ const readStatement = (
   }
 }
 
-/** An audit error of a failed statement. */
+/** Makes an audit error of a failed statement. */
 export const told =
   (operation: Audit.AuditError["operation"], server: Server) =>
   (error: SqlError.SqlError | Migrator.MigrationError): Audit.AuditError =>

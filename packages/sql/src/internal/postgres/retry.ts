@@ -1,5 +1,5 @@
 /**
- * Repeats statements that a server did not answer, where it may answer soon.
+ * Retries statements that a server did not answer, if it may answer soon.
  */
 import type { Audit } from "@millrace/core"
 import { Duration, Effect, Schedule } from "effect"
@@ -7,7 +7,7 @@ import type { Server } from "./errors.ts"
 
 const retriable: ReadonlySet<Audit.Reason> = new Set(["Unreachable", "Lost", "Busy"])
 
-/** Repeats an effect whose failure passes by itself, for `patience` milliseconds: waits of 50 ms, doubled up to 1 second. */
+/** Retries an effect whose failure may pass, for `patience` milliseconds: delays of 50 ms, doubled up to 1 second. */
 export const retry = <E>(server: Server, patience: number, reasonOf: (error: E) => Audit.Reason) => {
   const schedule = Schedule.exponential("50 millis").pipe(
     Schedule.modifyDelay(({ duration }) => Effect.succeed(Duration.min(duration, Duration.seconds(1)))),

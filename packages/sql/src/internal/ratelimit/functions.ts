@@ -1,6 +1,6 @@
 /**
- * Rate limits as functions of PostgreSQL: one call decides all policies of a message, by the server's clock. Rows are locked by
- * advisory locks in one order, so calls of the same keys follow each other and none waits in a circle.
+ * Rate limits as functions of PostgreSQL: one call decides all policies of a message, by the server's clock. Calls take advisory
+ * locks in one order, so calls of the same keys follow each other and never deadlock.
  *
  * The arithmetic is that of core's `decide`, and the states are those of `RateLimit.State`, as arrays of bigint.
  */
@@ -83,7 +83,7 @@ const algorithms = (t: string): ReadonlyArray<string> => [
         );
     END CASE;
   END $$`,
-  // what is left, and the milliseconds until all is back
+  // the remaining amount, and the milliseconds until the whole limit is available
   `CREATE FUNCTION ${t}_left(kind text, state bigint[], at bigint, most bigint, win bigint, burst bigint, scale bigint, gap bigint)
   RETURNS bigint[] LANGUAGE plpgsql IMMUTABLE AS $$
   DECLARE
@@ -118,14 +118,14 @@ const algorithms = (t: string): ReadonlyArray<string> => [
   END $$`
 ]
 
-// the first bytes of a digest are as good as all of it: a lock more is only a wait more
+// the first bytes of the digest suffice: a collision only causes an extra wait
 const locked = `
     FOR number IN SELECT DISTINCT ('x' || left(each->>0, 16))::bit(64)::bigint FROM jsonb_array_elements(charges) each ORDER BY 1
     LOOP PERFORM pg_advisory_xact_lock(number); END LOOP;
     -- after the locks: whoever had them before has told its time
     at := coalesce(given, floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint);`
 
-/** All statements that make table and functions; each charge is `[id, algorithm, limit, window, burst, scale, interval, cost]`. */
+/** The statements that create table and functions. A charge: `[id, algorithm, limit, window, burst, scale, interval, cost]`. */
 export const functions = (t: string, name: string): ReadonlyArray<string> => [
   `CREATE TABLE ${t} (id text COLLATE "C" PRIMARY KEY, state bigint[] NOT NULL, ends_at bigint NOT NULL)`,
   `CREATE INDEX ${name}_end ON ${t} (ends_at)`,
@@ -181,7 +181,7 @@ export const functions = (t: string, name: string): ReadonlyArray<string> => [
     IF refused <> 0 THEN RETURN ARRAY[0, refused, at, 0] || verdicts; END IF;
     RETURN ARRAY[1, turn - at, at, placed] || verdicts;
   END $$`,
-  // keeps places, or gives them back; answers whether all were held
+  // renews or releases places; answers whether all were held
   `CREATE FUNCTION ${t}_hold(given bigint, lease_ bigint, keeps boolean, charges jsonb) RETURNS boolean LANGUAGE plpgsql AS $$
   DECLARE
     number bigint;

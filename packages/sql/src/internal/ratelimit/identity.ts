@@ -1,12 +1,12 @@
 /**
- * What a row of a rate limit is found by, and how often rows are removed that say nothing any more.
+ * Identifies rows of rate limits, and prunes rows that no longer limit anything.
  */
 import { Detached, type RateLimit } from "@millrace/core"
 import { compositeKey } from "@millrace/core/compositeKey"
 import { Effect, type Scope } from "effect"
 import { createHash } from "node:crypto"
 
-/** The policy and the key of a charge, told apart from all others whatever their text; of one length, and nobody's name. */
+/** Hashes the policy and the key of a charge: unique for any text, of one length, and free of personal names. */
 export const identityOf = ({ key, policy }: RateLimit.Charge): string =>
   createHash("sha256").update(compositeKey(policy.id, key)).digest("hex")
 
@@ -14,16 +14,16 @@ export const identityOf = ({ key, policy }: RateLimit.Charge): string =>
 export const places = (charges: ReadonlyArray<RateLimit.Charge>): ReadonlyArray<RateLimit.Charge> =>
   charges.filter(({ policy }) => policy.algorithm === "concurrency")
 
-/** Leases that no other process has: a number of its own, and 2^21 of them at a time. */
+/** Makes leases that are unique across processes: a random number for each process, and 2^21 leases at a time. */
 export const leases = (process: number): () => number => {
   let last = 0
   return () => process * 2 ** 21 + (++last % 2 ** 21)
 }
 
-/** The most rows that are removed in one statement. */
+/** The most rows that one statement removes. */
 export const most = 1_000
 
-/** Removes what is as good as nothing, again and again while the scope is open; what fails is tried again then. */
+/** Prunes rows regularly while the scope is open; after a failure it tries again at the next interval. */
 export const pruning = <E>(
   /** Milliseconds. */
   every: number,

@@ -1,6 +1,6 @@
 /**
- * The thread that owns the SQLite file, seen from the event loop: requests are effects, and a thread that ended is started
- * again by the next of them.
+ * Runs the thread that owns the SQLite file: requests are effects, and the next request restarts a thread that has
+ * ended.
  */
 import type { Audit } from "@millrace/core"
 import { Deferred, Effect, Exit } from "effect"
@@ -16,14 +16,14 @@ interface Request {
 
 /** Thread and file of one store. */
 export interface Thread<Q extends Request, A extends Answer> {
-  /** Opens the file now, where it is not open. */
+  /** Opens the file now, if it is not open. */
   readonly open: Effect.Effect<void, Failed>
   readonly ask: (request: Asked<Q>) => Effect.Effect<A, Failed>
-  /** Closes the file and ends the thread, after all that was asked before. */
+  /** Closes the file and ends the thread, after all earlier requests. */
   readonly close: Effect.Effect<void>
 }
 
-/** A request without its id, which is given here. */
+/** A request without its id, which the thread's client adds. */
 export type Asked<Q> = Q extends Request ? Omit<Q, "id"> : never
 
 interface Live<A> {
@@ -32,13 +32,14 @@ interface Live<A> {
   readonly opened: Deferred.Deferred<unknown, Failed>
 }
 
-/** What to say where a bundler has put the program into a file of its own, and the thread's file not beside it. */
+/** The error text if a bundler has moved the program into another file, without the thread's file beside it. */
 const missing = (file: string): string =>
   `its thread runs ${file}, which is not there: a bundler leaves it out, so let @millrace/sql stay outside of the bundle (external)`
 
 /**
- * Makes a thread, which starts when it is first asked. It runs `script`, named without its ending and beside `of`: the sources
- * run as they are, and URLs are not rewritten when they are built. `moved` says what of a request is handed over, not copied.
+ * Makes a thread, which starts with its first request. It runs `script`, named without its extension and relative to `of`: the
+ * sources run unbuilt, and a build does not rewrite URLs. `moved` lists the buffers of a request that are transferred, not
+ * copied.
  */
 export const make = <Q extends Request, A extends Answer>(
   of: string,
@@ -50,7 +51,7 @@ export const make = <Q extends Request, A extends Answer>(
   const file = new URL(`${script}.${of.endsWith(".ts") ? "ts" : "js"}`, of)
   let live: Running | undefined
   let last = 0
-  // those that may still have the file open, the one that did not open it included
+  // threads that may still have the file open, including one that failed to open it
   const threads = new Set<Running>()
 
   const end = (of: Running, message: string): void => {
@@ -72,7 +73,7 @@ export const make = <Q extends Request, A extends Answer>(
     started.worker.on("message", (reply: A) => {
       const resume = started.waiting.get(reply.id)
       started.waiting.delete(reply.id)
-      // a thread whose file does not open answers that and ends
+      // a thread whose file does not open reports that and ends
       if (reply.id === 0 && reply.failed !== undefined && live === started) live = undefined
       resume?.(reply.failed === undefined ? Exit.succeed(reply) : Exit.fail(reply.failed))
     })
@@ -112,7 +113,7 @@ export const make = <Q extends Request, A extends Answer>(
     open: Effect.asVoid(opened),
     ask: (asked) =>
       Effect.suspend(() => {
-        // on its way at once where the file is open: what is asked in order is done in order
+        // post at once if the file is open, so that requests run in their order
         const current = live
         return current !== undefined && !current.waiting.has(0)
           ? request(current, asked)

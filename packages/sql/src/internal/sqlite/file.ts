@@ -1,6 +1,6 @@
 /**
- * What the threads of the SQLite stores share: how a file is opened, brought up to date, locked and asked, and what SQLite says.
- * It knows no Effect, so that a thread is there in milliseconds and its file can be run as it is.
+ * Shared by the threads of the SQLite stores: opening, migrating and locking a file, answering requests, and mapping SQLite's
+ * errors. Free of Effect, so that a thread starts in milliseconds and can run its file unbuilt.
  */
 import { accessSync, constants, existsSync } from "node:fs"
 import { dirname } from "node:path"
@@ -35,7 +35,7 @@ const failed = (error: unknown): Failed => {
   }
 }
 
-/** Until another process lets go of the file: turning WAL on does not wait by itself. */
+/** Repeats until another process unlocks the file: turning WAL on ignores SQLite's timeout. */
 const patiently = (open: Open, run: () => void): void => {
   const pause = new Int32Array(new SharedArrayBuffer(4))
   for (let waited = 0;; waited += 10) {
@@ -64,7 +64,7 @@ const migrate = (database: DatabaseSync, schema: Schema): void =>
     })
   })
 
-/** SQLite says of a file only that it cannot be opened; the system says why. */
+/** Finds out why a file does not open: SQLite reports only that it cannot, the system tells why. */
 const whyNot = (open: Open): Failed["reason"] => {
   const folder = dirname(open.filename)
   try {
@@ -78,22 +78,22 @@ const whyNot = (open: Open): Failed["reason"] => {
 
 /** The tables of one store. */
 export interface Schema {
-  /** Before the names of its tables. */
+  /** The prefix of its tables' names. */
   readonly name: string
   /**
-   * The steps of the schema, oldest first: one that was released is never changed, the next is added. They are applied here and
-   * not by Effect's Migrator, which would bring a runtime into the thread.
+   * The steps of the schema, oldest first: never change a released step, add the next. The thread applies them
+   * itself, because Effect's Migrator would bring a runtime into the thread.
    */
   readonly steps: ReadonlyArray<string>
 }
 
-/** Opens the file that the thread was started for, and answers one request after the other until it is asked to close. */
+/** Opens the file that the thread was started for, and answers requests one after the other until `close`. */
 export const serve = <Q extends { readonly id: number; readonly operation: string }>(
   schema: Schema,
   start: (database: DatabaseSync) => (request: Q) => object
 ): void => {
   const port = parentPort!
-  // the store that starts this thread passes it
+  // passed by the store that starts this thread
   const open = workerData as Open
 
   const run = (): void => {
@@ -102,7 +102,7 @@ export const serve = <Q extends { readonly id: number; readonly operation: strin
     // FULL: a commit is on the disk when it returns; NORMAL: it survives a crash of the process, not one of the machine
     database.exec(
       `PRAGMA synchronous = ${open.synchronous.toUpperCase()}; PRAGMA wal_autocheckpoint = 4000;`
-        // KiB, as it is negative: the pages of several indexes do not fit the 2 MiB of the default
+        // negative means KiB: the pages of several indexes do not fit the 2 MiB of the default
         + "PRAGMA cache_size = -16384"
     )
     migrate(database, schema)

@@ -1,12 +1,12 @@
 /**
- * What a SQLite store and its thread say to each other, and what the audit store does. The threads load this file without Effect,
+ * The messages between a SQLite store and its thread, and those of the audit store. The threads load this file without Effect,
  * so it imports types only.
  */
 import type { Audit } from "@millrace/core"
 import type { Value } from "../audit/columns.ts"
 import type { Batch } from "../audit/batch.ts"
 
-/** How the thread opens its file. */
+/** The thread's options for its file. */
 export interface Open {
   readonly filename: string
   readonly synchronous: "full" | "normal"
@@ -14,7 +14,7 @@ export interface Open {
   readonly busy: number
 }
 
-/** A request, answered by the reply of its id. */
+/** A request; the reply has the same id. */
 export type Request =
   | { readonly id: number; readonly operation: "append"; readonly batch: Batch }
   | {
@@ -28,19 +28,19 @@ export type Request =
 /** A row as SQLite reads it. */
 export type Record = { readonly [column: string]: Value }
 
-/** What SQLite said; the thread sends this and no Error, which would lose `errcode` on its way. */
+/** An error of SQLite; the thread sends this instead of an Error, which would lose `errcode` in transit. */
 export interface Failed {
   readonly reason: Audit.Reason
   readonly message: string
 }
 
-/** The answer of a thread to the request of this id; 0 answers the opening. */
+/** A thread's answer to the request of this id; 0 answers the opening. */
 export interface Answer {
   readonly id: number
   readonly failed?: Failed | undefined
 }
 
-/** Of the audit store; `rows` are those of a query, `changed` those of a prune. */
+/** An answer of the audit store; `rows` are those of a query, `changed` is the count of a prune. */
 export interface Reply extends Answer {
   readonly rows?: ReadonlyArray<Record> | undefined
   readonly changed?: number | undefined

@@ -3,7 +3,7 @@
  */
 import type { DatabaseSync } from "node:sqlite"
 
-/** One commit, or nothing. */
+/** Runs `run` in one transaction: commits, or rolls back on an error. */
 export const inTransaction = <A>(database: DatabaseSync, run: () => A): A => {
   database.exec("BEGIN IMMEDIATE")
   try {
