@@ -1,9 +1,9 @@
 /**
  * NATS JetStream.
  *
- * At least once: a message is acknowledged alone, and what was not is delivered again. A channel is a subject, in a stream of
- * its own or in one that is there. Consumers of a group share its messages; where order matters one of them reads and the
- * others stand by.
+ * At least once: each message is acknowledged individually, and unacknowledged messages are redelivered. A channel is a
+ * subject, in a stream of its own or in an existing one. Consumers of a group share its messages; where order matters, one
+ * consumer reads and the others stand by.
  */
 import { type Broker, type BrokerError, type Driver, DriverOptions, Engine } from "@millrace/core"
 import { type Config, Effect, Layer, type Scope } from "effect"
@@ -41,10 +41,10 @@ const capabilities: Driver.Capabilities = {
 }
 
 /**
- * JetStream as a driver, for an engine of one's own; connected as long as the scope is open.
+ * JetStream as a driver, for an engine of your own; connected as long as the scope is open.
  *
- * Fails with a `BrokerError`: `Invalid` for a bad option, `Unreachable` where no NATS answers, `Credentials` where it refuses
- * the user, the password, the token or the certificate, `Unsupported` where it runs without JetStream.
+ * Fails with a `BrokerError`: `Invalid` for a bad option, `Unreachable` if no NATS answers, `Credentials` if the server
+ * refuses the user, the password, the token or the certificate, `Unsupported` if the server runs without JetStream.
  *
  * @category constructors
  */
@@ -98,8 +98,8 @@ export const layer = (options: JetStreamOptions.Options): Layer.Layer<Broker.Bro
 
 /**
  * JetStream with its address and credentials from the environment: `NATS_SERVERS` (`host:port,…`, or
- * `nats://user:password@host:port`), `NATS_CLIENT_ID`, `NATS_USERNAME` with `NATS_PASSWORD`, `NATS_TOKEN`, `NATS_CREDENTIALS` (a
- * file), `NATS_NKEY`, `NATS_TLS` (`auto`, `on`). `options` go before the environment.
+ * `nats://user:password@host:port`), `NATS_CLIENT_ID`, `NATS_USERNAME` with `NATS_PASSWORD`, `NATS_TOKEN`,
+ * `NATS_CREDENTIALS` (a file), `NATS_NKEY`, `NATS_TLS` (`auto`, `on`). `options` override the environment.
  *
  * Fails with a `ConfigError` that names the variable, or as `layer` does.
  *

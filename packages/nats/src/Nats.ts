@@ -1,7 +1,7 @@
 /**
- * Core NATS: fast, and at most once. What nobody listens to when it is published is gone, and so is what a consumer had
- * taken in when it died. Consumers of one group share what comes; each group gets all of it. For messages that must not be
- * lost, use `JetStream`.
+ * Core NATS: fast, and at most once. A message is lost if no consumer is subscribed when it is published, or if a consumer
+ * dies after receiving it. Consumers of one group share the messages; each group gets all of them. Use `JetStream` for
+ * messages that must not be lost.
  */
 import { type Broker, type BrokerError, type Driver, DriverOptions, Engine } from "@millrace/core"
 import { type Config, Effect, Layer, type Scope, Stream } from "effect"
@@ -18,7 +18,7 @@ export type { Tls } from "./internal/Options.ts"
 
 /** Options of core NATS. */
 export interface Options extends NatsOptions.Options {
-  /** What may wait while the handlers are busy; what comes beyond is dropped, with a warning. */
+  /** The most messages that wait while the handlers are busy; later messages are dropped, with a warning. */
   readonly waiting?: {
     /** An integer from 1. Default: 65,536. */
     readonly messages?: number | undefined
@@ -63,7 +63,7 @@ const declare = (
   }
   const [setting] = Object.keys(settings)
   return setting === undefined
-    // a subject is there when somebody listens to it
+    // a subject exists while a client subscribes to it
     ? Effect.void
     : Effect.fail(
       NatsError.invalid("declare", `A subject of NATS has no settings, and ${channel} was declared with ${setting}.`)
@@ -71,10 +71,10 @@ const declare = (
 }
 
 /**
- * Core NATS as a driver, for an engine of one's own; connected as long as the scope is open.
+ * Core NATS as a driver, for an engine of your own; connected as long as the scope is open.
  *
- * Fails with a `BrokerError`: `Invalid` for a bad option, `Unreachable` where no NATS answers, `Credentials` where it refuses
- * the user, the password, the token or the certificate.
+ * Fails with a `BrokerError`: `Invalid` for a bad option, `Unreachable` if no NATS answers, `Credentials` if the server
+ * refuses the user, the password, the token or the certificate.
  *
  * @category constructors
  */
@@ -129,8 +129,8 @@ export const layer = (options: Options): Layer.Layer<Broker.Broker, BrokerError.
 
 /**
  * Core NATS with its address and credentials from the environment: `NATS_SERVERS` (`host:port,…`, or
- * `nats://user:password@host:port`), `NATS_CLIENT_ID`, `NATS_USERNAME` with `NATS_PASSWORD`, `NATS_TOKEN`, `NATS_CREDENTIALS` (a
- * file), `NATS_NKEY`, `NATS_TLS` (`auto`, `on`). `options` go before the environment.
+ * `nats://user:password@host:port`), `NATS_CLIENT_ID`, `NATS_USERNAME` with `NATS_PASSWORD`, `NATS_TOKEN`,
+ * `NATS_CREDENTIALS` (a file), `NATS_NKEY`, `NATS_TLS` (`auto`, `on`). `options` override the environment.
  *
  * Fails with a `ConfigError` that names the variable, or as `layer` does.
  *

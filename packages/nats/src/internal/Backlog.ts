@@ -1,12 +1,10 @@
-/**
- * What came and waits for the engine.
- */
+/** Received deliveries that wait for the engine. */
 import type { Delivery } from "@millrace/core"
 
-/** Deliveries in the order in which they came. */
+/** Deliveries in order of arrival. */
 export class Backlog {
   private waiting: Array<Delivery> = []
-  /** Bytes of their bodies. */
+  /** Bytes of the waiting bodies. */
   bytes = 0
 
   get length(): number {
@@ -22,13 +20,13 @@ export class Backlog {
     this.bytes += delivery.raw.length
   }
 
-  /** Replaces what waits. */
+  /** Replaces the waiting deliveries. */
   reset(deliveries: Array<Delivery>): void {
     this.waiting = deliveries
     this.bytes = deliveries.reduce((sum, { raw }) => sum + raw.length, 0)
   }
 
-  /** The first, and as many behind it as a batch may have; there must be one. */
+  /** Removes and returns the first delivery, and as many behind it as fit into a batch. The backlog must not be empty. */
   take(messages: number, bytes: number): Array<Delivery> {
     const { waiting } = this
     let size = waiting[0]!.raw.length

@@ -1,8 +1,9 @@
 /**
- * Messages in both directions: what is in a message of NATS as the core reads it, and the core's messages as NATS holds them.
+ * Messages in both directions: reads NATS messages for the core, and encodes the core's messages for NATS.
  *
- * A value that a line of NATS cannot hold is written as `=?bytes?B?…?=` (base64), a null value as `=?null?B??=`. The key is the
- * field `Millrace-Key`. Source: https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-4.md
+ * A value that does not fit into a NATS header line is written as `=?bytes?B?…?=` (base64), a null value as `=?null?B??=`.
+ * The key is the field `Millrace-Key`. Source:
+ * https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-4.md
  */
 import { type BrokerError, Features, Headers, type Outgoing, type Reader } from "@millrace/core"
 import { headers, type Msg, type MsgHdrs } from "@nats-io/transport-node"
@@ -12,11 +13,11 @@ import * as Names from "./Names.ts"
 
 type Failed = BrokerError.BrokerError
 
-/** The field that holds the key. */
+/** The header that holds the key. */
 export const keyName = "Millrace-Key"
 
 const encoder = new TextEncoder()
-// a byte order mark is part of the text
+// keeps a byte order mark as part of the text
 const strict = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true })
 const marked = "=?bytes?B?"
 const nothing = "=?null?B??="
@@ -40,9 +41,9 @@ const lineOf = (value: Uint8Array | null): string => value === null ? nothing : 
 const latin1 = (bytes: Uint8Array): string =>
   Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString("latin1")
 
-/** The value that a line holds. */
+/** Decodes the value of a header line. */
 const valueOf = (line: Uint8Array): Uint8Array | null => {
-  // "=", which few values begin with
+  // "=", with which few values begin
   if (line[0] !== 61) return line
   const text = latin1(line)
   return text === nothing
@@ -70,16 +71,19 @@ const fieldsOf = (message: Msg): Array<Headers.Field> => {
 /** Headers that the server obeys: ids against duplicates, expected sequences, expiry, roll-up, schedules. */
 export const instructions: ReadonlyArray<string> = ["nats-*"]
 
-/** The name of the header in which the subject for answers travels. */
+/** The header that carries the reply subject. */
 export const replyName = "reply-to"
 
-/** How a native record that holds a message of the client is read: nothing is decoded before it is asked for. */
+/**
+ * Makes a reader for a native record that holds a message of the client. The reader decodes a part only when it is
+ * requested.
+ */
 export const readerOf = <Native>(
   messageOf: (native: Native) => Msg,
   timestamp: (native: Native) => number | undefined,
   replyOf?: (native: Native) => string | undefined
 ): Reader<Native> => ({
-  // equal bytes give equal text, also where they are not UTF-8: order by key needs no more
+  // equal bytes give equal text, even if they are not UTF-8: order by key needs no more
   key: (native) => {
     const found = keyBytes(messageOf(native))
     return found === undefined ? undefined : Buffer.from(found.buffer, found.byteOffset, found.byteLength).toString()
@@ -99,7 +103,7 @@ export const readerOf = <Native>(
 
 const nameShape = /^[\x21-\x39\x3b-\x7e]+$/
 
-/** The fields of a message as the client writes them, undefined where it has none. */
+/** Encodes the headers of a message for the client; undefined if it has none. */
 export const toHeaders = (outgoing: Outgoing<Uint8Array>): MsgHdrs | undefined | Failed => {
   const { key, native } = outgoing
   let found: MsgHdrs | undefined
@@ -130,10 +134,10 @@ export const toHeaders = (outgoing: Outgoing<Uint8Array>): MsgHdrs | undefined |
   return found
 }
 
-/** What NATS can do of what a publisher may ask beside body, key and headers. */
+/** The optional publisher features (beside body, key and headers) that NATS supports. */
 export const features: Features.Deciding = { tombstones: false, partitions: false, timestamps: "none" }
 
-/** Refuses what NATS can never take; `most` is what the server says. */
+/** Refuses a message that NATS can never accept; `most` is the server's `max_payload`. */
 export const refuse = (outgoing: Outgoing<Uint8Array>, most: number | undefined): Failed | undefined => {
   const { channel, payload } = outgoing
   const name = Names.refuse(channel)
@@ -143,7 +147,7 @@ export const refuse = (outgoing: Outgoing<Uint8Array>, most: number | undefined)
   return most !== undefined && payload.length > most ? tooLarge(outgoing, undefined, most) : undefined
 }
 
-/** Bytes that header fields take, their first line and the empty one at their end included. */
+/** Bytes of the header fields, including the version line and the empty line at the end. */
 const sizeOf = (fields: MsgHdrs): number => {
   let size = 12
   for (const [name, values] of fields) {
@@ -152,7 +156,7 @@ const sizeOf = (fields: MsgHdrs): number => {
   return size
 }
 
-/** A body, or a body with its headers, that is longer than the server takes. */
+/** The error for a body, or a body with its headers, above the server's `max_payload`. */
 export const tooLarge = (
   { channel, payload }: Outgoing<Uint8Array>,
   fields: MsgHdrs | undefined,

@@ -1,8 +1,9 @@
 /**
- * The connection, one for all that a driver does, and its end.
+ * One connection for all operations of a driver.
  *
- * The client could connect again by itself, and would then drop what is written in between, and go on reading under leases
- * that have ended. So a connection that ends has ended: all that waits for it fails at once, and the next call opens another.
+ * The NATS client could reconnect by itself, but it would drop messages written meanwhile and go on reading under leases
+ * that have ended. So a connection never reconnects: when it ends, all pending operations fail at once, and the next call
+ * opens another.
  */
 import { BrokerError } from "@millrace/core"
 import {
@@ -20,7 +21,7 @@ import type { ResolvedOptions } from "./Options.ts"
 type Failed = BrokerError.BrokerError
 type Operation = Failed["operation"]
 
-/** The part of the client that takes bytes as they go out. It is no part of its interface: another version may be without it. */
+/** The client's internal writer of raw bytes. It is not part of the public interface: another version may lack it. */
 interface Wire {
   readonly sendCommand: (bytes: Uint8Array) => void
 }
@@ -31,13 +32,13 @@ const isWire = (value: unknown): value is Wire =>
 const encoder = new TextEncoder()
 const nothing = new Uint8Array(0)
 
-/** One life of the connection. */
+/** A connection, from connecting to its end. */
 export class Connection {
   readonly nc: NatsConnection
   readonly place: Errors.Place
-  /** Why it has ended. */
+  /** The error with which the connection ended. */
   ended: Failed | undefined
-  /** Where many messages go out as one piece; undefined where the client has no such place. */
+  /** Sends many messages in one write; undefined if the client lacks `sendCommand`. */
   readonly wire: Wire | undefined
   private readonly ends = new Set<(error: Failed) => void>()
   private readonly violations = new Set<(error: PermissionViolationError) => void>()
@@ -89,7 +90,7 @@ export class Connection {
     void this.nc.close().catch(() => {})
   }
 
-  /** Counts a user of the connection; the function that is returned uncounts it. A replaced connection without users is closed. */
+  /** Counts a user of the connection; the returned function releases it. A replaced connection without users is closed. */
   retain(): () => void {
     this.users++
     let isHeld = true
@@ -105,7 +106,7 @@ export class Connection {
     if (this.isReplaced && this.users === 0) void this.nc.drain().catch(() => {})
   }
 
-  /** Another connection takes over: users move there, and the last one that leaves closes this one. */
+  /** Marks this connection as replaced: users move to the new connection, and the last user to leave closes this one. */
   replace(): void {
     if (this.isReplaced) return
     this.isReplaced = true
@@ -114,7 +115,7 @@ export class Connection {
     this.closeUnused()
   }
 
-  /** Calls back when another connection takes over, or at once where it has; the function that is returned calls that off. */
+  /** Calls back when another connection takes over, or at once if one has; the returned function cancels the callback. */
   onReplace(listener: () => void): () => void {
     if (this.isReplaced) {
       listener()
@@ -124,13 +125,13 @@ export class Connection {
     return () => void this.successors.delete(listener)
   }
 
-  /** Calls back when the server is about to stop (lame duck mode), or at once where it has said so. */
+  /** Calls back when the server announces its shutdown (lame duck mode), or at once if it has done so. */
   onStopping(listener: () => void): void {
     if (this.isStopping) listener()
     else this.stops.add(listener)
   }
 
-  /** Calls back when it ends, or at once where it has; what is returned calls that off. */
+  /** Calls back when the connection ends, or at once if it has ended; the returned function cancels the callback. */
   onEnd(listener: (error: Failed) => void): () => void {
     if (this.ended !== undefined) {
       listener(this.ended)
@@ -140,29 +141,32 @@ export class Connection {
     return () => void this.ends.delete(listener)
   }
 
-  /** Fails when it ends. */
+  /** Fails when the connection ends. */
   readonly lost: Effect.Effect<never, Failed> = Effect.callback<never, Failed>((resume) => {
     const off = this.onEnd((error) => resume(Exit.fail(error)))
     return Effect.sync(off)
   })
 
-  /** Calls back with what the server did not allow; what is returned calls that off. */
+  /** Calls back with each permission violation that the server reports; the returned function cancels the callback. */
   onViolation(listener: (error: PermissionViolationError) => void): () => void {
     this.violations.add(listener)
     return () => void this.violations.delete(listener)
   }
 
-  /** The error of an operation on it. */
+  /** Converts the error of an operation on this connection. */
   failure(error: unknown, operation: Operation, where?: Where): Failed {
     if (this.ended !== undefined) return Errors.lost(operation, this.place)
     const found = Errors.fromUnknown(error, operation, { ...this.place, ...where })
-    // a server that has JetStream and does not answer for it is on its way up
+    // a server with JetStream whose JetStream does not answer is still starting
     return found.reason === "Unsupported" && Errors.isUnanswered(error) && this.nc.info?.jetstream === true
       ? Errors.make(operation, "Lost", `JetStream at ${this.place.servers} does not answer yet.`)
       : found
   }
 
-  /** Completes when the server has read all that was written before; fails when the connection ends, and nothing then says what was read. */
+  /**
+   * Completes when the server has read all bytes written before; fails when the connection ends, and then it is unknown
+   * which bytes the server has read.
+   */
   flush(operation: Operation): Effect.Effect<void, Failed> {
     return Effect.callback<void, Failed>((resume) => {
       const unheard = this.onEnd(() => resume(Exit.fail(Errors.lost(operation, this.place))))
@@ -183,7 +187,7 @@ export class Connection {
     })
   }
 
-  /** Calls the client; what it throws becomes a `BrokerError`. */
+  /** Calls the client and converts its exceptions to a `BrokerError`. */
   attempt<A>(operation: Operation, call: (nc: NatsConnection) => Promise<A>, where?: Where): Effect.Effect<A, Failed> {
     const retaining = async () => {
       const release = this.retain()
@@ -196,7 +200,7 @@ export class Connection {
     return Effect.tryPromise({ try: retaining, catch: (error) => this.failure(error, operation, where) })
   }
 
-  /** Writes a message; an error where the client does not take it. */
+  /** Writes a message; returns an error if the client does not accept it. */
   write(
     operation: Operation,
     subject: string,
@@ -212,7 +216,7 @@ export class Connection {
     }
   }
 
-  /** Writes a message without a body to each of these subjects, which the server made: what acknowledges. */
+  /** Acknowledges: writes a message without a body to each of these subjects, which the server made. */
   writeAll(operation: Operation, subjects: ReadonlyArray<string>): Failed | undefined {
     const { wire } = this
     if (wire === undefined) {
@@ -224,7 +228,8 @@ export class Connection {
     }
     if (this.ended !== undefined) return Errors.lost(operation, this.place)
     if (subjects.length === 0) return undefined
-    // the client makes three arrays and copies each for every message, which costs more than handling it
+    // the client's own publish allocates three arrays and copies each per message, which costs more than handling the
+    // message
     let text = ""
     for (const subject of subjects) text += `PUB ${subject} 0\r\n\r\n`
     wire.sendCommand(encoder.encode(text))
@@ -232,13 +237,13 @@ export class Connection {
   }
 }
 
-/** What an operation was about, for its error. */
+/** The channel and group of an operation, for its error. */
 export interface Where {
   readonly channel?: string | undefined
   readonly group?: string | undefined
 }
 
-/** Ends a subscription, and completes when nothing of it is on its way any more. */
+/** Ends a subscription, and completes when none of its messages is in flight. */
 export const unsubscribe = (connection: Connection, subscription: Subscription): Effect.Effect<void> =>
   connection.ended !== undefined || subscription.isClosed()
     ? Effect.void
@@ -251,13 +256,13 @@ export const unsubscribe = (connection: Connection, subscription: Subscription):
       subscription.drain().then(finish, finish)
     })
 
-/** Runs effects for the client, in the context that the driver was made in. */
+/** Runs effects for the client, in the context in which the driver was made. */
 export interface Runner {
   readonly promise: <A, E>(effect: Effect.Effect<A, E>) => Promise<A>
   readonly fork: <A, E>(effect: Effect.Effect<A, E>) => Fiber.Fiber<A, E>
 }
 
-/** A connection that is opened when it is needed. */
+/** Opens a connection on demand. */
 export class Client {
   readonly options: ResolvedOptions
   private readonly run: Runner
@@ -273,12 +278,12 @@ export class Client {
     this.log = (message) => void run.fork(Effect.logWarning(message))
   }
 
-  /** The connection that is open now. */
+  /** The open connection, if there is one. */
   get open(): Connection | undefined {
     return this.current?.ended === undefined ? this.current : undefined
   }
 
-  /** The connection that is open, or a new one. Fails with `Unreachable` or `Credentials` where there can be none. */
+  /** The open connection, or a new one. Fails with `Unreachable` or `Credentials` if connecting fails. */
   connection(operation: Operation): Effect.Effect<Connection, Failed> {
     return Effect.suspend(() => {
       const { open } = this
@@ -319,7 +324,7 @@ export class Client {
     return connection
   }
 
-  /** Replaces a connection before its credentials end, and when its server is about to stop. */
+  /** Replaces a connection before its credentials expire, and when its server is about to stop. */
   private keep(connection: Connection, issued: Credentials.Issued | undefined): void {
     const replacing = (fresh?: Credentials.Issued) =>
       Effect.tryPromise({
@@ -333,21 +338,21 @@ export class Client {
     })
     const { credentials } = this.options
     if (credentials === undefined || issued === undefined) return
-    // as long as the credentials are the same, a new connection would not last longer
+    // with the same credentials, a new connection would not last longer
     const use = (fresh: Credentials.Issued) => Credentials.areSame(fresh, issued) ? Effect.void : replacing(fresh)
     const fiber = this.run.fork(credentials.renew(issued, use))
     connection.onEnd(() => fiber.interruptUnsafe())
     connection.onReplace(() => fiber.interruptUnsafe())
   }
 
-  /** Opens another connection before users leave the one that is open: no message and no confirmation is lost between them. */
+  /** Opens another connection before users leave the open one, so no message and no confirmation is lost in between. */
   private async replace(connection: Connection, issued: Credentials.Issued | undefined): Promise<void> {
     if (connection.ended !== undefined || this.isClosed) return
     await (this.opening ??= this.dial(issued).finally(() => this.opening = undefined))
     connection.replace()
   }
 
-  /** Asks the server for one answer; answers why credentials could not be renewed, where that is so. */
+  /** Checks that the server answers; returns the last renewal error of the credentials, if there is one. */
   readonly check: Effect.Effect<void | Failed, Failed> = Effect.suspend(() =>
     Effect.flatMap(this.connection("check"), (connection) => connection.flush("check")).pipe(
       this.inTime("check"),
@@ -355,12 +360,12 @@ export class Client {
     )
   )
 
-  /** Why credentials could not be renewed; undefined where they could. */
+  /** The error of the last credential renewal; undefined if it succeeded. */
   get unrenewed(): Failed | undefined {
     return this.options.credentials?.lastError()
   }
 
-  /** Fails with `Lost` what takes longer than a request may. */
+  /** Fails with `Lost` if the effect takes longer than `requestTimeout`. */
   inTime(operation: Operation): <A, R>(effect: Effect.Effect<A, Failed, R>) => Effect.Effect<A, Failed, R> {
     return Effect.timeoutOrElse({
       duration: this.options.requestTimeout,
@@ -371,7 +376,7 @@ export class Client {
     })
   }
 
-  /** Ends the connections; messages that were written are still sent. */
+  /** Closes all connections; messages already written are still sent. */
   readonly close: Effect.Effect<void> = Effect.promise(async () => {
     this.isClosed = true
     await this.opening?.catch(() => {})

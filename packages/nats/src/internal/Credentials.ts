@@ -1,6 +1,4 @@
-/**
- * Credentials of NATS that may expire: obtained for each connection, and checked before the client sees them.
- */
+/** Credentials of NATS that may expire: obtained for each connection, and checked before the client uses them. */
 import { type BrokerError, Credentials, DriverOptions } from "@millrace/core"
 import {
   type Authenticator,
@@ -15,7 +13,7 @@ import * as Errors from "./Errors.ts"
 
 type Secret = string | Redacted.Redacted
 
-/** One way to authenticate, and when it ends. The end of a JWT is read from its own `exp` where `expiresAt` is left out. */
+/** One way to authenticate, and when it expires. Without `expiresAt`, the expiry of a JWT is read from its `exp` claim. */
 export type Issued =
   & Credentials.Issued
   & (
@@ -32,7 +30,7 @@ export type Issued =
 const { plain } = DriverOptions
 const encoder = new TextEncoder()
 
-/** What the server is told, as texts. */
+/** The credentials that the client sends to the server, as texts. */
 interface Proof {
   readonly username?: string
   readonly password?: string
@@ -58,7 +56,7 @@ const proofOf = (issued: Issued): Proof => {
   return { username: issued.username, password: plain(issued.password) }
 }
 
-/** The claims of a JWT that are read here; undefined where the text is no JWT. */
+/** The claims of a JWT that are used here; undefined if the text is not a JWT. */
 const claimsOf = (jwt: string): { readonly exp?: unknown } | undefined => {
   try {
     const claims: unknown = JSON.parse(Buffer.from(jwt.split(".")[1] ?? "", "base64url").toString())
@@ -70,7 +68,7 @@ const claimsOf = (jwt: string): { readonly exp?: unknown } | undefined => {
 
 const isSeed = (text: string): boolean => /^SU[A-Z2-7]{56}$/.test(text)
 
-/** Why the server could never take them, as the end of a sentence. */
+/** The reason why the server can never accept the credentials, as the end of a sentence. */
 const refused = (issued: Issued): string | undefined => {
   const { jwt, nkey, password, token, username } = proofOf(issued)
   if (jwt !== undefined && claimsOf(jwt) === undefined) return "the JWT of the user cannot be read"
@@ -82,7 +80,7 @@ const refused = (issued: Issued): string | undefined => {
   return undefined
 }
 
-/** Credentials with the end that their JWT names. */
+/** Adds the expiry from the JWT, unless `expiresAt` is set. */
 const ending = (issued: Issued): Issued => {
   if (issued.expiresAt !== undefined) return issued
   const { jwt } = proofOf(issued)
@@ -90,7 +88,7 @@ const ending = (issued: Issued): Issued => {
   return typeof exp === "number" && exp > 0 ? { ...issued, expiresAt: exp * 1000 } : issued
 }
 
-/** What the client of NATS authenticates with. */
+/** Makes the NATS client's authenticator. */
 export const authenticatorOf = (issued: Issued): Authenticator => {
   const { jwt, nkey, password, token, username } = proofOf(issued)
   const seed = nkey === undefined ? undefined : encoder.encode(nkey)
@@ -99,7 +97,7 @@ export const authenticatorOf = (issued: Issued): Authenticator => {
   return token === undefined ? usernamePasswordAuthenticator(username ?? "", password) : tokenAuthenticator(token)
 }
 
-/** How the error of a refused connection names them. */
+/** Names the credentials in the error of a refused connection. */
 export const kindOf = (issued: Issued): { readonly user?: string; readonly by: string } => {
   const { jwt, nkey, token, username } = proofOf(issued)
   if (jwt !== undefined) return { by: "JWT" }
@@ -107,7 +105,7 @@ export const kindOf = (issued: Issued): { readonly user?: string; readonly by: s
   return token === undefined ? { user: username ?? "", by: "password" } : { by: "token" }
 }
 
-/** Whether the server is told the same by both. */
+/** Whether both send the same credentials to the server. */
 export const areSame = (one: Issued, other: Issued): boolean =>
   JSON.stringify(proofOf(one)) === JSON.stringify(proofOf(other))
 
@@ -124,7 +122,7 @@ export const make = (source: Credentials.Source<Issued>): Credentials.Credential
     }
   })
 
-/** Reads a file of credentials; fails with `Invalid` where it cannot be read. */
+/** Reads a credentials file; fails with `Invalid` if the file cannot be read. */
 export const ofFile = (module: string, file: string): Effect.Effect<Issued, BrokerError.BrokerError> =>
   Effect.tryPromise({
     try: async () => ({ creds: await readFile(file, "utf8") }),

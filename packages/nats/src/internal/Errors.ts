@@ -1,5 +1,6 @@
 /**
- * From the client's errors, and the codes of JetStream behind them, to a `BrokerError`: what happened, and what to do about it.
+ * Converts the client's errors, and the JetStream error codes behind them, to a `BrokerError` that says how to fix the
+ * problem.
  *
  * Codes: https://github.com/nats-io/nats-server/blob/main/server/errors.json
  */
@@ -9,20 +10,20 @@ import { errors } from "@nats-io/transport-node"
 
 type Operation = BrokerError.BrokerError["operation"]
 
-/** What the message of an error may name. */
+/** The details that an error message may name. */
 export interface Place {
   /** `host:port` of the servers, without credentials. */
   readonly servers: string
   readonly user?: string | undefined
-  /** `password`, `token` …: how the client was told to prove who it is. */
+  /** The client's way to authenticate: `password`, `token` …. */
   readonly by: string
   readonly channel?: string | undefined
   readonly group?: string | undefined
-  /** Whether the client was told to speak TLS. */
+  /** Whether TLS is required on this connection. */
   readonly isSecure?: boolean | undefined
-  /** Whether the next connection has other credentials. */
+  /** Whether the next connection gets new credentials. */
   readonly isRenewable?: boolean | undefined
-  /** Replaces what is secret. */
+  /** Replaces secrets. */
   readonly redact: (text: string) => string
 }
 
@@ -34,12 +35,12 @@ type Verdict = readonly [
 
 const causes = (error: unknown): ReadonlyArray<Error> => {
   const found: Array<Error> = []
-  // a chain of causes that comes back to itself would not end
+  // the bound ends a cyclic chain of causes
   for (let next = error; next instanceof Error && found.length < 8; next = next.cause) found.push(next)
   return found
 }
 
-/** Whether nobody listened to a request. */
+/** Whether a request had no responders. */
 export const isUnanswered = (error: unknown): boolean =>
   causes(error).some((each) => each instanceof errors.NoRespondersError)
 
@@ -68,7 +69,8 @@ const byConnection = (list: ReadonlyArray<Error>, operation: Operation, place: P
     ]
   }
   if (cutOff.test(text) && place.isSecure === true) {
-    // TLS 1.3 tells after the handshake that a certificate is missing, and often ends before that can be read
+    // TLS 1.3 reports a missing certificate after the handshake, and the connection often ends before the client can read
+    // the alert
     return [
       "Credentials",
       `NATS at ${place.servers} ended the connection while TLS was set up, as it does with clients without a certificate that it trusts: give tls.cert and tls.key. If it asks for none, check that the port is a NATS listener.`,
@@ -104,7 +106,7 @@ const byCode = (error: JetStreamApiError, place: Place): Verdict => {
         "TooLarge",
         `The key and headers of a message for ${channel} take more than 64 KiB: put them into the body.`
       ]
-    // JetStream answers this with 500, as it does when it fails itself
+    // JetStream answers this with 500, as for its own failures
     case 10111:
       return ["Invalid", `JetStream refused this for ${channel}: ${error.message}.`]
     case 10058:
@@ -204,7 +206,7 @@ const byClass = (list: ReadonlyArray<Error>, operation: Operation, place: Place)
 
 const ended = /closed connection|connection closed|connection draining|connection disconnected/
 
-/** Makes a `BrokerError` of whatever the client threw. */
+/** Converts any error of the client to a `BrokerError`. */
 export const fromUnknown = (error: unknown, operation: Operation, place: Place): BrokerError.BrokerError => {
   if (error instanceof BrokerError.BrokerError) return error
   const list = causes(error)
@@ -223,14 +225,14 @@ export const fromUnknown = (error: unknown, operation: Operation, place: Place):
   })
 }
 
-/** The cause as a user may log it: the client's errors hold no options, but what a server says may repeat them. */
+/** The cause, safe to log: the client's errors hold no options, but a server's text may repeat a secret. */
 const causeOf = (error: unknown, place: Place): unknown => {
   if (!(error instanceof Error)) return error === undefined ? undefined : place.redact(String(error))
   const all = causes(error).map((each) => `${each.message} ${each.stack ?? ""}`).join(" ")
   return place.redact(all) === all ? error : place.redact(error.message)
 }
 
-/** Makes an error of one's own. */
+/** Makes an error of this driver. */
 export const make = (
   operation: Operation,
   reason: BrokerError.Reason,
@@ -238,10 +240,10 @@ export const make = (
   failure?: BrokerError.BrokerError["failure"]
 ): BrokerError.BrokerError => BrokerError.make({ system: "nats", operation, reason, message, failure })
 
-/** An option or a message that NATS can never take. */
+/** The error for an option or a message that NATS can never accept. */
 export const invalid = (operation: Operation, message: string): BrokerError.BrokerError =>
   make(operation, "Invalid", message)
 
-/** The connection has ended. */
+/** The error of an operation whose connection has ended. */
 export const lost = (operation: Operation, place: Place, why = "ended in the middle"): BrokerError.BrokerError =>
   make(operation, "Lost", `The connection to NATS at ${place.servers} ${why}.`)

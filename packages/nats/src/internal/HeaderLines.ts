@@ -1,24 +1,25 @@
 /**
- * Header lines of a message, read from its bytes: names keep their case and may come again, values are any bytes but line ends.
+ * Header lines of a message, read from its bytes: names keep their case and may repeat, values are any bytes except line
+ * ends.
  *
- * The client throws all headers of a message away where it finds one line that is no field, or a name with a blank, and
- * replaces bytes that are no UTF-8. So the lines are read here, each for itself.
+ * The client discards all headers of a message if one line is not a field or one name has a blank, and replaces bytes that
+ * are not UTF-8. So this module parses each line independently.
  */
 import type { Msg } from "@nats-io/transport-node"
 
 const encoder = new TextEncoder()
 const [cr, lf, colon, blank, tab] = [13, 10, 58, 32, 9]
-// the beginning of every block of headers
+// the beginning of every header block
 const version = "NATS/1.0"
 
-/** A message that tells its length. It is no part of the client's interface: another version may be without it. */
+/** A message that knows its length. The method is not part of the client's interface: another version may lack it. */
 interface Sized extends Msg {
   readonly size: () => number
 }
 
 const isSized = (message: Msg): message is Sized => "size" in message && typeof message.size === "function"
 
-/** The bytes of the headers, which lie in front of the body; undefined where there are none. */
+/** The bytes of the headers, which precede the body; undefined if there are none. */
 const bytesOf = (message: Sized): Buffer | undefined => {
   const body = message.data
   const rest = message.size() - body.length - Buffer.byteLength(message.subject)
@@ -28,7 +29,7 @@ const bytesOf = (message: Sized): Buffer | undefined => {
   return bytes.toString("latin1", 0, version.length) === version ? bytes : undefined
 }
 
-/** The end of the line that begins at `from`; the length of all where it does not end. */
+/** The end of the line that begins at `from`; the length of `bytes` if the line does not end. */
 const endOf = (bytes: Buffer, from: number): number => {
   for (let at = bytes.indexOf(cr, from); at >= 0; at = bytes.indexOf(cr, at + 1)) {
     if (bytes[at + 1] === lf) return at
@@ -36,7 +37,7 @@ const endOf = (bytes: Buffer, from: number): number => {
   return bytes.length
 }
 
-/** The bytes between two places, without blanks around them. */
+/** The bytes between two positions, without surrounding blanks and tabs. */
 const trimmed = (bytes: Buffer, from: number, to: number): Uint8Array => {
   while (from < to && (bytes[from] === blank || bytes[from] === tab)) from++
   while (to > from && (bytes[to - 1] === blank || bytes[to - 1] === tab)) to--
@@ -45,7 +46,7 @@ const trimmed = (bytes: Buffer, from: number, to: number): Uint8Array => {
 
 type Line = readonly [name: string, value: Uint8Array]
 
-/** The fields as the client reads them: all, or none where it finds one that it cannot read. */
+/** The fields as the client reads them: all, or none if one of them is unreadable. */
 const byClient = (message: Msg): Array<Line> => {
   try {
     return Array.from(message.headers ?? []).flatMap(([name, values]) =>
@@ -56,7 +57,7 @@ const byClient = (message: Msg): Array<Line> => {
   }
 }
 
-/** Name and value of each line that is a field; lines that are none are passed over. */
+/** Name and value of each line that is a field; other lines are skipped. */
 export const linesOf = (message: Msg): Array<Line> => {
   if (!isSized(message)) return byClient(message)
   const bytes = bytesOf(message)

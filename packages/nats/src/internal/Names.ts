@@ -1,17 +1,16 @@
 /**
- * Names: which channels are subjects, which stream and which consumer belong to a channel and a group, and what of a pattern
- * NATS can ask for itself.
+ * Names: checks which channels are valid subjects, names the stream and the consumer of a channel and a group, and reduces
+ * patterns to NATS wildcards.
  *
  * Subjects: https://docs.nats.io/nats-concepts/subjects; names of streams and consumers:
  * https://docs.nats.io/running-a-nats-service/nats_admin/jetstream_admin/naming
  */
 import type { Address } from "@millrace/core"
 
-/** Why a channel cannot be a subject, or undefined where it can. */
+/** The reason why a channel cannot be a subject, or undefined if it can. */
 export const refuse = (channel: string): string | undefined => {
   if (channel === "") return "A message names no subject."
-  // they end a word of the protocol
-  // oxlint-disable-next-line no-control-regex
+  // these characters end a word of the protocol
   if (/[\s\u0000-\u001f\u007f]/.test(channel)) {
     return `NATS takes no subject ${JSON.stringify(channel)}: leave out white space.`
   }
@@ -36,16 +35,19 @@ const escaped = (character: string): string =>
   Array.from(new TextEncoder().encode(character), (byte) => `=${byte.toString(16).toUpperCase().padStart(2, "0")}`)
     .join("")
 
-/** Text as a name of NATS: a dot becomes `~`, and what is no letter, digit, `_` or `-` the hexadecimal of its bytes. No two texts have one name. */
+/**
+ * Text as a NATS name: a dot becomes `~`, and any character except letters, digits, `_` and `-` the hexadecimal of its
+ * bytes. Different texts get different names.
+ */
 export const nameOf = (text: string): string => text.replace(plain, (each) => each === "." ? "~" : escaped(each))
 
-/** Text as a key of a bucket, which may have no `~`. */
+/** Text as a key of a bucket, which must not contain `~`. */
 export const keyOf = (text: string): string => text.replace(plain, escaped)
 
-/** The stream that is made for a channel. */
+/** The name of the stream that is made for a channel. */
 export const streamOf = (channel: string): string => nameOf(channel)
 
-/** The durable consumer of a group: `filter` where it reads a part of its stream only. */
+/** The name of a group's durable consumer; `filter` is set if the consumer reads only a part of its stream. */
 export const durableOf = (group: string, filter: string | undefined): string =>
   filter === undefined ? nameOf(group) : `${nameOf(group)}@${nameOf(filter)}`
 
@@ -53,8 +55,8 @@ const one = "\u0000"
 const rest = "\u0001"
 
 /**
- * The narrowest subject with wildcards that covers a pattern. NATS knows whole tokens between dots only, so `{id}` of
- * `devices/{id}` makes a `*` of the whole; what comes is matched by the pattern again.
+ * The narrowest subject with wildcards that covers a pattern. NATS wildcards match whole tokens between dots only, so `{id}`
+ * of `devices/{id}` turns the whole token into `*`; received messages are matched against the pattern again.
  */
 export const filterOf = ({ parts }: Address.Pattern): string => {
   const marked = parts.map((part) => typeof part === "string" ? part : part.reach === "rest" ? rest : one).join("")
@@ -66,7 +68,7 @@ export const filterOf = ({ parts }: Address.Pattern): string => {
   return tokens.join(".")
 }
 
-/** What both of two subjects with wildcards cover, or undefined where that is nothing. */
+/** The subject that two subjects with wildcards both cover, or undefined if they do not overlap. */
 export const both = (left: string, right: string): string | undefined => {
   const a = left.split(".")
   const b = right.split(".")

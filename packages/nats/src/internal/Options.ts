@@ -1,6 +1,4 @@
-/**
- * Options of every NATS connection, as a user gives them: checked once, with a sentence for each that cannot be right.
- */
+/** Options of every NATS connection, checked once; each invalid option fails with an explanatory error. */
 import { type BrokerError, type Credentials, DriverOptions } from "@millrace/core"
 import {
   type Authenticator,
@@ -19,10 +17,10 @@ const { bad, decoded, millis, plain } = DriverOptions
 export interface Tls {
   /** The authority that signed the server's certificate. Default: those that Node trusts. */
   readonly ca?: string | undefined
-  /** The client's own certificate, where the server asks for one. */
+  /** The client's own certificate, if the server requires one. */
   readonly cert?: string | undefined
   readonly key?: string | Redacted.Redacted | undefined
-  /** The name that the server's certificate must hold. Default: the host connected to. */
+  /** The name that the server's certificate must contain. Default: the host of the server. */
   readonly serverName?: string | undefined
 }
 
@@ -30,10 +28,10 @@ export interface Tls {
 export interface Options {
   /**
    * `host:port`, or a URL `nats://user:password@host:port`, `nats://token@host:port`, and `tls://…` or `natss://…` for TLS;
-   * several in an array or with commas between, tried in any order. Credentials are those of the first that has some.
+   * several in an array or separated by commas, tried in any order. The first URL with credentials supplies them for all.
    */
   readonly servers: string | ReadonlyArray<string>
-  /** The name of the connection in the server's lists. Default: `millrace`. */
+  /** The connection's name in the server's connection list. Default: `millrace`. */
   readonly clientId?: string | undefined
   /** Default: none, or the URL's. */
   readonly username?: string | undefined
@@ -42,36 +40,39 @@ export interface Options {
   /** Default: none, or the URL's. */
   readonly token?: string | Redacted.Redacted | undefined
   /**
-   * The file of credentials that `nsc` writes: a JWT and the seed of its key. Read at each connection, and again at 80 % of the JWT's
-   * life. Default: none.
+   * The credentials file that `nsc` writes: a JWT and the seed of its key. The driver reads it at each connection, and again
+   * at 80 % of the JWT's life. Default: none.
    */
   readonly credentialsFile?: string | undefined
-  /** The seed of an nkey of a user, `SU…`. Default: none. */
+  /** The seed of a user's nkey, `SU…`. Default: none. */
   readonly nkey?: string | Redacted.Redacted | undefined
   /**
-   * Credentials that expire, obtained at each connection. At 80 % of their life the driver opens a connection with new ones, moves its
-   * publishers and subscriptions there, and closes the old one. In place of `username`, `password`, `token`, `credentialsFile`, `nkey`
-   * and those of the URL. Default: none.
+   * Credentials that expire, obtained at each connection. At 80 % of their life the driver opens a connection with new ones,
+   * moves its publishers and subscriptions there, and closes the old one. They replace `username`, `password`, `token`,
+   * `credentialsFile`, `nkey` and those of the URL. Default: none.
    */
   readonly credentials?: Credentials.Source<NatsCredentials.Issued> | undefined
-  /** `auto` speaks TLS where the server offers it. Default: `auto`, or as the URL says. */
+  /** `auto` uses TLS if the server offers it. Default: `auto`, or as the URL says. */
   readonly tls?: "auto" | "on" | Tls | undefined
   /** How long one attempt to connect may take. Default: 3 seconds. */
   readonly connectTimeout?: Duration.Input | undefined
   /** How long a request or a confirmation may take. Default: 5 seconds. */
   readonly requestTimeout?: Duration.Input | undefined
-  /** The time between two signs of life of an idle connection; after two that the server does not answer it is lost. Default: 20 seconds. */
+  /**
+   * The time between two pings on an idle connection; after two unanswered pings the connection is lost. Default: 20
+   * seconds.
+   */
   readonly pingInterval?: Duration.Input | undefined
-  /** What the subjects of answers begin with, for users that may not subscribe to `_INBOX.>`. Default: `_INBOX`. */
+  /** The prefix of reply subjects, for users that may not subscribe to `_INBOX.>`. Default: `_INBOX`. */
   readonly inboxPrefix?: string | undefined
 }
 
-/** Options checked, times in milliseconds. */
+/** Checked options, times in milliseconds. */
 export interface ResolvedOptions {
   readonly place: Errors.Place
   readonly requestTimeout: number
   readonly inboxPrefix: string
-  /** Where they are not in `native`. */
+  /** Credentials that are not part of `native`. */
   readonly credentials: Credentials.Credentials<NatsCredentials.Issued> | undefined
   /** Options of the client of NATS. */
   readonly native: NodeConnectionOptions
@@ -89,7 +90,7 @@ const shape = /^(?:(nats|tls|natss):\/\/)?(?:([^@/]*)@)?(\[[0-9a-fA-F:.]+\]|[^\s
 
 const partsOf = (given: string): Parts => {
   const [, scheme, who = "", host, port = "4222"] = shape.exec(given) ??
-    // the text may hold a password, so it is not repeated
+    // the text may hold a password, so the error does not repeat it
     bad(
       "servers must be \"host:port\" or nats://user:password@host:port each, with an IPv6 address in brackets and other characters of user and password percent-encoded, and one of them is neither"
     )
@@ -184,12 +185,12 @@ const tlsOf = (tls: "auto" | "on" | Tls, servers: ReadonlyArray<Parts>): NodeCon
     ...(tls.ca === undefined ? {} : { ca: tls.ca }),
     ...(tls.cert === undefined ? {} : { cert: tls.cert }),
     ...(tls.key === undefined ? {} : { key: plain(tls.key) }),
-    // handed on to Node with the rest
+    // passed on to Node with the rest
     ...(tls.serverName === undefined ? {} : { servername: tls.serverName })
   }, servers)
 }
 
-// the client names no server that is an address, and Node would then look for `localhost` in its certificate
+// the client sets no server name for an IP address, and Node would then expect `localhost` in the certificate
 const hostOf = (tls: NodeTlsOptions, servers: ReadonlyArray<Parts>): NodeConnectionOptions["tls"] => {
   const [first] = servers
   return servers.length === 1 && /^\[|^[\d.]+$/.test(first!.host)
@@ -228,7 +229,7 @@ const resolve = (module: string, options: Options): ResolvedOptions => {
       timeout: millis("connectTimeout", options.connectTimeout, 3000),
       pingInterval: millis("pingInterval", options.pingInterval, 20_000),
       maxPingOut: 2,
-      // what is written while it is down would be dropped without a word: a connection that ends has ended
+      // a reconnecting client silently drops messages written while disconnected, so a connection never reconnects
       reconnect: false,
       noAsyncTraces: true,
       inboxPrefix,
@@ -246,7 +247,7 @@ const optional = (name: string) => Config.option(Config.String(name))
 const secret = (name: string) => Config.option(Config.Redacted(name))
 
 /**
- * Options from the environment: `NATS_SERVERS` (`host:port,…` or URLs), and where they are set `NATS_CLIENT_ID`, `NATS_USERNAME`
+ * Options from the environment: `NATS_SERVERS` (`host:port,…` or URLs), and optionally `NATS_CLIENT_ID`, `NATS_USERNAME`
  * with `NATS_PASSWORD`, `NATS_TOKEN`, `NATS_CREDENTIALS` (a file), `NATS_NKEY`, `NATS_TLS` (`auto` or `on`).
  */
 export const config: Config.Config<Options> = Config.map(

@@ -1,6 +1,6 @@
 /**
- * Consuming by core NATS: a subscription in a queue group. The server pushes, so what the engine has no room for waits here,
- * up to a bound; beyond it what comes is dropped, as the server itself would drop it, and a warning says so.
+ * Consuming by core NATS: a subscription in a queue group. The server pushes, so messages beyond the engine's capacity wait
+ * here, up to a bound; beyond it new messages are dropped, as the server itself would drop them, and a warning is logged.
  */
 import { type BrokerError, delivery, type Driver, type Origin } from "@millrace/core"
 import type { Msg } from "@nats-io/transport-node"
@@ -13,7 +13,7 @@ import * as Names from "../Names.ts"
 
 type Failed = BrokerError.BrokerError
 
-/** What may wait for the engine. */
+/** The most messages and bytes that wait for the engine. */
 export interface Bound {
   readonly messages: number
   readonly bytes: number
@@ -21,7 +21,7 @@ export interface Bound {
 
 const reader = readerOf<Msg>((message) => message, () => undefined, (message) => message.reply)
 
-// channels of a pattern that are remembered at once
+// the most channels of a pattern that are cached
 const mostOrigins = 10_000
 
 class Listener {
@@ -58,14 +58,14 @@ class Listener {
     return origin
   }
 
-  /** What it throws would end the connection, and nothing here does. */
+  /** Takes in a message. An exception here would end the connection; this code throws none. */
   take(message: Msg): void {
     if (this.stopped) return
     const { channel, pattern } = this.options
     const subject = pattern === undefined ? channel : message.subject
     if (pattern !== undefined && pattern.match(subject) === undefined) return
     const body = message.data
-    // one that is longer than the bound goes through alone
+    // a message larger than the bound passes if it is alone
     const isFull = this.backlog.length >= this.bound.messages ||
       (this.backlog.length > 0 && this.backlog.bytes + body.length > this.bound.bytes)
     if (isFull) {
@@ -80,7 +80,7 @@ class Listener {
     this.work.openUnsafe()
   }
 
-  /** Offers what comes until interrupted. */
+  /** Offers received messages until interrupted. */
   offer(sink: Driver.Sink, lease: Driver.Lease): Effect.Effect<never> {
     const step = Effect.suspend(() => {
       if (this.backlog.length === 0) {
@@ -101,8 +101,8 @@ class Listener {
 }
 
 /**
- * Subscribes on a connection, for as long as the scope is open. `ended` succeeds when another connection takes over, and fails when this
- * one ends.
+ * Subscribes on a connection, for as long as the scope is open. `ended` succeeds when another connection takes over, and
+ * fails when this connection ends.
  */
 const subscribe = (
   client: Client,
@@ -129,7 +129,7 @@ const subscribe = (
       (subscription) =>
         unsubscribe(connection, subscription)
     )
-    // the server has it when it answers, and has refused it by then
+    // when the server answers, it has accepted or refused the subscription
     yield* Effect.raceFirst(connection.flush("consume").pipe(client.inTime("consume")), Deferred.await(ended))
     yield* Effect.yieldNow
     if (Deferred.isDoneUnsafe(ended)) {
@@ -137,7 +137,7 @@ const subscribe = (
     }
   })
 
-/** Runs until interrupted; fails when the connection ends or the server does not allow the subscription. */
+/** Consumes until interrupted; fails when the connection ends or the server forbids the subscription. */
 export const consume = (
   client: Client,
   bound: Bound,
@@ -146,7 +146,7 @@ export const consume = (
 ): Effect.Effect<void, Failed, Scope.Scope> =>
   Effect.gen(function*() {
     const { channel, group, pattern } = options
-    // without a name there is no queue group, and each member would get all messages
+    // an empty name means no queue group, and each member would get all messages
     if (group === "") {
       return yield* Effect.fail(Errors.invalid("consume", `The group of a subscription to ${channel} has no name.`))
     }
@@ -172,7 +172,7 @@ export const consume = (
       let now = first
       while (true) {
         yield* Deferred.await(now.ended)
-        // the subscription of the connection that was replaced goes on until the next one is there
+        // the subscription on the replaced connection continues until the next one is open
         const next = yield* listen
         yield* Scope.close(now.own, Exit.void)
         now = next

@@ -1,6 +1,7 @@
 /**
- * Publishing by core NATS: written one after another, and confirmed when the server has read them. That says that it has
- * passed them on to whoever listened, not that somebody did, nor that they arrived.
+ * Publishing by core NATS: messages are written one after another, and confirmed when the server has read them. The
+ * confirmation says that the server passed the messages on to current subscribers, not that there were any, nor that the
+ * messages arrived.
  */
 import type { BrokerError, Outgoing } from "@millrace/core"
 import { errors } from "@nats-io/transport-node"
@@ -21,7 +22,7 @@ const write = (connection: Connection, outgoing: Outgoing<Uint8Array>): Failed |
   const to = outgoing.headers[Codec.replyName]
   const failed = connection.write("publish", outgoing.channel, outgoing.payload, {
     ...(headers === undefined ? {} : { headers }),
-    // who answers by NATS alone looks here
+    // plain NATS responders look here for the reply subject
     ...(to === undefined || Names.refuse(to) !== undefined ? {} : { reply: to })
   })
   return failed?.cause instanceof errors.InvalidArgumentError && most !== undefined
@@ -47,7 +48,7 @@ export const publish = (client: Client, batch: Batch): Effect.Effect<void, Faile
     }
     return connection.flush("publish").pipe(
       client.inTime("publish"),
-      // what the server did not allow it said before it answered, and the client tells of it a little later
+      // the server reports a violation before it answers the flush, and the client passes the report on slightly later
       Effect.andThen(Effect.yieldNow),
       Effect.flatMap(() => violation === undefined ? Exit.void : Exit.fail(violation)),
       Effect.ensuring(Effect.sync(off))

@@ -1,5 +1,5 @@
 /**
- * Reading what is in a channel without consuming it: a consumer of its own that acknowledges nothing, and is gone afterwards.
+ * Reads a channel without consuming it, through a consumer of its own that acknowledges nothing and is deleted afterwards.
  */
 import { type BrokerError, type Delivery, delivery, type Origin } from "@millrace/core"
 import { AckPolicy, DeliverPolicy } from "@nats-io/jetstream"
@@ -15,7 +15,7 @@ import * as Names from "../Names.ts"
 type Failed = BrokerError.BrokerError
 
 const page = 256
-// a reader that takes longer between two pages finds its consumer gone
+// nanoseconds between two pages after which the server deletes the consumer of a slow reader
 const patience = 5 * 60_000 * 1_000_000
 
 const encoder = new TextEncoder()
@@ -26,7 +26,7 @@ const isLast = (reply: string): boolean => {
   return words[words.length === 9 ? 8 : 10] === "0"
 }
 
-/** Pulls once; answers what came, which is less than a page where there is no more. */
+/** Pulls once, and returns the received messages: fewer than a page if there are no more. */
 const pull = (
   connection: Connection,
   subject: string,
@@ -45,7 +45,7 @@ const pull = (
         if (found.length === page || isLast(reply)) end(Exit.succeed(found))
         return
       }
-      // the server's own word: headers of others may be none that the client can read
+      // a status of the server itself: application headers may be unreadable for the client
       const code = message.headers?.code ?? 0
       if (code === 409 || code === 503) {
         end(Exit.fail(Errors.make("browse", "Lost", `The stream of ${where.channel} was lost while it was read.`)))
@@ -71,7 +71,7 @@ const pull = (
     )
   })
 
-/** What is in the channel when the stream starts, in order. Fails with `NotFound` where no stream holds it. */
+/** The messages in the channel when the stream starts, in order. Fails with `NotFound` if no stream holds the channel. */
 export const browse = (client: Client, settings: ResolvedOptions, channel: string): Stream.Stream<Delivery, Failed> =>
   Stream.unwrap(Effect.gen(function*() {
     const refused = Names.refuse(channel)

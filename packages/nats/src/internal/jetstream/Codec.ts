@@ -1,5 +1,5 @@
 /**
- * Messages of a consumer, and what their acknowledgement subject says of them.
+ * Messages of a consumer, and the numbers in their acknowledgement subjects.
  *
  * `$JS.ACK.<stream>.<consumer>.<delivered>.<stream sequence>.<consumer sequence>.<time>.<pending>`, and in newer servers a
  * domain and an account's hash before the stream. Source:
@@ -9,17 +9,17 @@ import type { Reader } from "@millrace/core"
 import type { Msg } from "@nats-io/transport-node"
 import { readerOf } from "../Codec.ts"
 
-/** A message that is delivered and not settled. */
+/** A delivered, unsettled message. */
 export class Token {
   readonly message: Msg
-  /** Where it is settled; the one of its last delivery. */
+  /** The acknowledgement subject of the message's last delivery. */
   reply: string
-  /** Its sequence in the stream. */
+  /** The message's sequence in the stream. */
   readonly sequence: number
-  /** The number of its last delivery among its own, and among all of the consumer. */
+  /** `delivered` counts the deliveries of this message, `count` those of the whole consumer, both as of its last delivery. */
   delivered: number
   count: number
-  /** What it was offered with. */
+  /** The batch in which the message was offered. */
   part: Part | undefined
   isSettled: boolean
 
@@ -33,7 +33,7 @@ export class Token {
     this.isSettled = false
   }
 
-  /** It was delivered again. */
+  /** Records a redelivery of the message. */
   renew(reply: string, { count, delivered }: Numbers): void {
     this.reply = reply
     this.delivered = delivered
@@ -41,7 +41,7 @@ export class Token {
   }
 }
 
-/** What was offered at once, as long as something of it is not settled. */
+/** A batch that was offered at once, kept until all of its messages are settled. */
 export class Part {
   readonly tokens: ReadonlyArray<Token>
   left: number
@@ -52,7 +52,7 @@ export class Part {
   }
 }
 
-/** Where in the words of an acknowledgement subject the number of deliveries is. */
+/** The index of the delivery count in the words of an acknowledgement subject. */
 const deliveredAt = (words: ReadonlyArray<string>): number => words.length === 9 ? 4 : 6
 
 const timestamp = ({ reply }: Token): number | undefined => {
@@ -61,10 +61,10 @@ const timestamp = ({ reply }: Token): number | undefined => {
   return Number.isNaN(nanoseconds) ? undefined : Math.floor(nanoseconds / 1e6)
 }
 
-/** How a message of a consumer is read. */
+/** Reads a message of a consumer. */
 export const reader: Reader<Token> = readerOf((token) => token.message, timestamp)
 
-/** What reads the numbers of a consumer's acknowledgement subjects, all of which begin alike. */
+/** Parses the numbers in the acknowledgement subjects of one consumer, which all share a prefix. */
 export class Numbers {
   delivered = 0
   sequence = 0
@@ -74,7 +74,7 @@ export class Numbers {
   private isPlain = false
   private at = 0
 
-  /** Reads the next three numbers; false where it is no acknowledgement subject. */
+  /** Reads the next three numbers; returns false if `reply` is not an acknowledgement subject. */
   read(reply: string): boolean {
     if (this.length < 0 || !reply.startsWith(this.prefix)) {
       const words = reply.split(".")
@@ -90,7 +90,7 @@ export class Numbers {
     return this.delivered >= 1 && this.sequence >= 1 && this.count >= 1
   }
 
-  /** The word that is a number; 0 where it is none, or the text ends with it. */
+  /** Reads the next word as a number; 0 if it is not a number, or if the text ends with it. */
   private next(reply: string): number {
     let number = 0
     let code = reply.charCodeAt(this.at)
@@ -103,8 +103,8 @@ export class Numbers {
   }
 
   /**
-   * The subject that acknowledges a message, as short as a server takes it: of the last two words, the time and how many are
-   * pending, it takes no notice, and they are a quarter of what an acknowledgement weighs. One with a domain stays as it is.
+   * The shortest subject that acknowledges a message: the server ignores the last two words, the time and the number of
+   * pending messages, which are a quarter of an acknowledgement's bytes. A subject with a domain stays as it is.
    *
    * Source: `ackReplyInfo` in https://github.com/nats-io/nats-server/blob/main/server/consumer.go
    */

@@ -1,8 +1,8 @@
 /**
  * Consuming: a reader for the stream of a channel, or for each stream that has channels of a pattern.
  *
- * Where order does not matter the readers of a group share its consumer. Where it does, one of them reads, by the right of an
- * entry that only it can renew, and begins with what the one before it has not settled.
+ * Where order does not matter, the readers of a group share its consumer. Where it does, one reader holds a lock, which only
+ * it can renew, and begins with the messages that the reader before it has not settled.
  */
 import type { BrokerError, Driver } from "@millrace/core"
 import { Clock, Deferred, Effect, Exit, Latch, Scope } from "effect"
@@ -18,12 +18,15 @@ import * as Names from "../Names.ts"
 
 type Failed = BrokerError.BrokerError
 
-/** What a driver remembers from one life of a subscription to the next. */
+/** The state that a driver keeps across connections of a subscription. */
 export interface Memory {
   readonly locks: Left
   /** Streams of temporary channels that this process has made. */
   readonly streams: Set<string>
-  /** What could not be given back when the connection ended, by consumer, and when that was. */
+  /**
+   * The acknowledgement subjects of messages that could not be released because the connection ended, by consumer, with the
+   * time of that.
+   */
   readonly replies: Map<string, { readonly at: number; readonly replies: ReadonlyArray<string> }>
 }
 
@@ -39,15 +42,18 @@ interface Life {
   readonly sink: Driver.Sink
   readonly clock: Clock.Clock
   readonly fail: (error: Failed) => void
-  /** Called when nothing new is to be taken. */
+  /** Called to stop taking new messages. */
   readonly stops: Set<() => void>
-  /** Leases that are open. */
+  /** The open leases. */
   readonly leases: Set<Driver.Lease>
   /** Whether another connection takes over: temporary consumers and streams stay for it. */
   isReplaced: boolean
 }
 
-/** What is left of an earlier life of this program comes again at once, and not when its claims are out. */
+/**
+ * Releases unsettled messages of this process's earlier connection, so that they are redelivered at once and not after
+ * `ack_wait`.
+ */
 const remember = ({ clock, memory, connection }: Life, key: string, claim: number): void => {
   const left = memory.replies.get(key)
   if (left === undefined) return
@@ -56,7 +62,7 @@ const remember = ({ clock, memory, connection }: Life, key: string, claim: numbe
   for (const reply of left.replies) connection.write("consume", reply, again)
 }
 
-/** Removes a group that is temporary, or with it the stream that this process has made for it. */
+/** Removes a temporary group's consumer, or the whole stream if this process has made it. */
 const leave = ({ client, memory, connection, settings }: Life, durable: Durable.Durable): Effect.Effect<void> =>
   Effect.suspend(() => {
     if (connection.ended !== undefined) return Effect.void
@@ -79,7 +85,7 @@ const read = (
     const { client, clock, fail, memory, options, connection, settings, sink } = life
     const { channel, group, ordered, temporary = false } = options
     const of: Durable.Durable = { stream: source.stream, name: durable }
-    // last, when nothing reads it any more; after a failure the engine starts the subscription again
+    // runs last, when no reader is left; after a failure the engine restarts the subscription
     if (temporary) {
       yield* Effect.addFinalizer((exit) => exit._tag === "Success" && !life.isReplaced ? leave(life, of) : Effect.void)
     }
@@ -99,7 +105,7 @@ const read = (
         clock
       })
       : undefined
-    // released last, when all is given back
+    // released last, when all unsettled messages are released
     if (lock !== undefined) yield* Effect.addFinalizer(() => lock.release)
     const reader = new Reader({
       client,
@@ -147,7 +153,7 @@ const read = (
       Effect.catch(effect, (error) => Effect.sync(() => fail(error)))
     const begin = lock === undefined ? Effect.void : Effect.gen(function*() {
       yield* lock.acquire
-      // goes on while the engine drains, until the scope closes
+      // continues while the engine drains, until the scope closes
       yield* Effect.forkScoped(Effect.catch(lock.keep, (error) =>
         Effect.andThen(
           sink.close(reader.lease, "lost"),
@@ -171,7 +177,7 @@ const read = (
     yield* Effect.addFinalizer(() => Effect.sync(() => void life.stops.delete(stop)))
   })
 
-/** Reads the streams that a pattern finds, those made later too. */
+/** Reads the streams that match a pattern, including those created later. */
 const readAll = (life: Life, filter: string): Effect.Effect<void, Failed, Scope.Scope> =>
   Effect.gen(function*() {
     const { client, options, connection, settings } = life
@@ -182,7 +188,7 @@ const readAll = (life: Life, filter: string): Effect.Effect<void, Failed, Scope.
     const news = Latch.makeUnsafe(true)
     yield* Effect.acquireRelease(
       connection.attempt("consume", async (nc) =>
-        // a user that may not hear of new streams finds them when it looks
+        // a user without permission for these advisories finds new streams by polling
         nc.subscribe("$JS.EVENT.ADVISORY.STREAM.CREATED.>", { callback: () => void news.openUnsafe() })),
       (subscription) => Effect.sync(() => subscription.unsubscribe())
     )
@@ -192,7 +198,7 @@ const readAll = (life: Life, filter: string): Effect.Effect<void, Failed, Scope.
         news.closeUnsafe()
         const sources = yield* Topology.sourcesOf(client, settings, connection, "consume", filter)
         const fresh = sources.filter((source) => !open.has(keyOf(source)))
-        // what was made while the group was away is new to it, and read from its beginning
+        // a stream created while a known group was away is new to it, and read from the beginning
         const known = first && from === "latest"
           ? yield* Effect.forEach(
             fresh,
@@ -218,8 +224,8 @@ const readAll = (life: Life, filter: string): Effect.Effect<void, Failed, Scope.
   })
 
 /**
- * Consumes on one connection. Completes when another connection takes over: what runs is finished first, and the rest given back. Fails
- * when the connection, the stream or the consumer is gone.
+ * Consumes on one connection. Completes when another connection takes over, after running handlers have finished and all
+ * other messages are released. Fails when the connection, the stream or the consumer is gone.
  */
 const live = (
   client: Client,
@@ -254,7 +260,7 @@ const live = (
       connection.onEnd(fail),
       connection.onReplace(() => void Deferred.doneUnsafe(ended, Exit.void)),
       connection.onViolation((error) => {
-        // what is not allowed to be pulled or settled would be waited for for ever
+        // without these permissions, pulls and settlements would wait for ever
         if (/^\$JS\.(ACK|[^.]*\.?API\.CONSUMER\.MSG\.NEXT)\./.test(error.subject)) {
           fail(connection.failure(error, "consume", { channel: error.subject, group }))
         }
@@ -290,7 +296,7 @@ const live = (
     yield* Scope.close(scope, Exit.void)
   })
 
-/** Runs until interrupted; fails when the connection, the stream or the consumer is gone. */
+/** Consumes until interrupted; fails when the connection, the stream or the consumer is gone. */
 export const consume = (
   client: Client,
   settings: ResolvedOptions,
@@ -312,6 +318,6 @@ export const consume = (
       if (!isReady) sink.ready()
       isReady = true
     }
-    // one life for each connection
+    // one round for each connection
     while (true) yield* live(client, settings, memory, options, sink, ready)
   })

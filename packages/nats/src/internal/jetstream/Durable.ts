@@ -1,7 +1,7 @@
 /**
- * The durable consumer of a group: its place in a stream, and what of it is delivered and not settled.
+ * The durable consumer of a group: its position in a stream, and the delivered, unsettled messages.
  *
- * One that is there is used as it is, or refused: its owner may have set it up for other programs, too.
+ * An existing consumer is used unchanged, or refused: its owner may have configured it for other programs, too.
  */
 import type { BrokerError } from "@millrace/core"
 import { AckPolicy, type ConsumerConfig, type ConsumerInfo, DeliverPolicy } from "@nats-io/jetstream"
@@ -28,11 +28,11 @@ const inactive = 5 * 60_000
 
 const nanoseconds = (milliseconds: number): number => milliseconds * 1_000_000
 
-/** Milliseconds that a message may be with a reader that gives no sign of life. */
+/** Milliseconds that a reader may keep a message without extending it. */
 export const claimOf = ({ ack_wait, backoff }: ConsumerConfig): number =>
   Math.floor(Math.min(ack_wait ?? nanoseconds(defaults.claim), ...backoff ?? []) / 1_000_000)
 
-/** The messages of a subject that a consumer misses; undefined where it reads all of it, or all of a stream that holds that subject alone. */
+/** The filters of a consumer, as text, if they do not fit the source; undefined if the consumer reads all of the source. */
 const unread = ({ filter_subject, filter_subjects }: ConsumerConfig, source: Topology.Source) => {
   const filters = filter_subjects ?? (filter_subject === undefined ? [] : [filter_subject])
   const wanted = source.filter ?? source.channel
@@ -43,7 +43,7 @@ const unread = ({ filter_subject, filter_subjects }: ConsumerConfig, source: Top
   return isRead ? undefined : filters.join(", ")
 }
 
-/** Why a consumer that is there cannot be a group's, or undefined where it can. */
+/** The reason why an existing consumer cannot serve a group, or undefined if it can. */
 const unfit = (config: ConsumerConfig, source: Topology.Source): string | undefined => {
   if (config.deliver_subject !== undefined) return "it pushes its messages"
   if (config.ack_policy !== AckPolicy.Explicit) return `its ack_policy is ${config.ack_policy}, not explicit`
@@ -56,7 +56,7 @@ const unfit = (config: ConsumerConfig, source: Topology.Source): string | undefi
   return read === undefined ? undefined : `it reads ${read}, not ${source.filter ?? source.channel}`
 }
 
-/** The options that differ from those of a consumer. */
+/** The options that differ from a consumer's configuration, as text; undefined if none does. */
 const different = (config: ConsumerConfig, { claim, pending }: ResolvedOptions): string | undefined => {
   const found: Array<string> = []
   if (claim !== undefined && config.ack_wait !== nanoseconds(claim)) {
@@ -68,7 +68,7 @@ const different = (config: ConsumerConfig, { claim, pending }: ResolvedOptions):
   return found.length === 0 ? undefined : found.join("; ")
 }
 
-/** The consumer of a group, or undefined where there is none yet. */
+/** The consumer of a group, or undefined if it does not exist yet. */
 export const find = (
   client: Client,
   settings: ResolvedOptions,
@@ -84,7 +84,7 @@ export const find = (
     }
   })
 
-/** Removes the consumer of a group, and with it the group's place. */
+/** Removes the consumer of a group, and with it the group's position. */
 export const remove = (
   client: Client,
   settings: ResolvedOptions,
@@ -102,7 +102,7 @@ export interface Wanted {
   readonly temporary: boolean
 }
 
-/** The consumer of a group, made where there is none yet: from then on the server keeps its place. */
+/** Finds or creates the consumer of a group; from its creation on the server keeps the group's position. */
 export const ensure = (
   client: Client,
   settings: ResolvedOptions,

@@ -1,9 +1,9 @@
 /**
- * Who reads, where a group reads in order: an entry of a bucket that only its owner can renew.
+ * The lock that decides which process reads, if a group reads in order: an entry of a bucket that only its owner can renew.
  *
- * Each change of the entry names the revision that it replaces, so of two that would be the owner one is refused. Nobody's
- * clock is compared with another's: who stands by takes over when it has seen the same revision for as long as the owner said,
- * and an owner that could not renew for so long gives up before that.
+ * Each change of the entry names the revision that it replaces, so of two candidates the server refuses one. Clocks of
+ * different processes are never compared: a standby process takes over when it has seen the same revision for the owner's
+ * `takeover` time, and an owner that could not renew for that time gives up before that.
  */
 import type { BrokerError } from "@millrace/core"
 import { jetstream, JetStreamApiCodes, JetStreamApiError } from "@nats-io/jetstream"
@@ -18,7 +18,7 @@ type Failed = BrokerError.BrokerError
 
 interface Entry {
   readonly owner: string
-  /** Milliseconds without renewal after which it is anybody's. */
+  /** Milliseconds without renewal after which any process may take the lock. */
   readonly takeover: number
 }
 
@@ -27,10 +27,13 @@ const isTaken = (error: unknown): boolean =>
   (error.code === JetStreamApiCodes.StreamWrongLastSequence ||
     error.code === JetStreamApiCodes.StreamWrongLastSequenceUnknown)
 
-/** Locks that a connection took with it when it ended: they are ours, and nobody renews them. */
+/**
+ * Locks of this process that it could not release, mostly because the connection ended: key to owner. This process may take
+ * them over at once.
+ */
 export type Left = Map<string, string>
 
-/** The right to read. */
+/** The lock of one reader. */
 export class Lock {
   private readonly client: Client
   private readonly settings: ResolvedOptions
@@ -66,7 +69,7 @@ export class Lock {
     this.clock = options.clock
   }
 
-  /** Whether nobody else can have it. */
+  /** Whether no other process can hold the lock. */
   get isMine(): boolean {
     return this.clock.currentTimeMillisUnsafe() - this.renewed < this.settings.takeover
   }
@@ -92,7 +95,7 @@ export class Lock {
     }, { channel: `the bucket ${this.settings.bucket}`, group: this.group })
   }
 
-  /** Writes our entry in place of a revision (0 for none); false where somebody else was first. */
+  /** Replaces a revision (0 for none) with our entry; false if another process was first. */
   private take(revision: number): Effect.Effect<boolean, Failed> {
     return Effect.suspend(() => {
       const before = this.clock.currentTimeMillisUnsafe()
@@ -108,7 +111,7 @@ export class Lock {
       }).pipe(Effect.map((written) => {
         if (written === undefined) return false
         this.revision = written
-        // the server counts from later on
+        // the time before the call: the server writes the entry later
         this.renewed = before
         return true
       }))
@@ -124,7 +127,7 @@ export class Lock {
     })
   }
 
-  /** Completes when it is ours, however long that takes. */
+  /** Waits until this process holds the lock, without a time limit. */
   readonly acquire: Effect.Effect<void, Failed> = Effect.gen({ self: this }, function*() {
     let seen = { revision: 0, at: 0 }
     while (true) {
@@ -145,13 +148,13 @@ export class Lock {
     }
   })
 
-  /** Keeps it; fails when it is lost. */
+  /** Renews the lock; fails when it is lost. */
   readonly keep: Effect.Effect<never, Failed> = Effect.suspend(() => {
     const { takeover } = this.settings
     const renew = Effect.gen({ self: this }, function*() {
       if (yield* this.take(this.revision)) return
       const found = yield* this.read()
-      // our own renewal, whose answer was lost
+      // our own renewal, whose confirmation was lost
       if (found?.entry.owner === this.owner) this.revision = found.revision
       else {
         this.renewed = Number.NEGATIVE_INFINITY
@@ -162,12 +165,12 @@ export class Lock {
       this.isMine && error.retriable
         ? Effect.andThen(Effect.sleep(takeover / 10), Effect.suspend(() => again))
         : Effect.fail(error))
-    // after so long that another may have it nothing is asked first: what is in hand must stop now
+    // after `takeover` another process may hold the lock, so fail without asking the server: running handlers must stop now
     const next = Effect.suspend(() => this.isMine ? again : Effect.fail(this.lost))
     return Effect.forever(Effect.andThen(Effect.sleep(takeover / 3), next))
   })
 
-  /** Gives it up, so that another need not wait. */
+  /** Releases the lock, so that another process need not wait. */
   readonly release: Effect.Effect<void> = Effect.suspend(() => {
     if (this.isReleased) return Effect.void
     this.isReleased = true
@@ -185,7 +188,7 @@ export class Lock {
     )
   })
 
-  /** Somebody else has it. */
+  /** The error of a lock that another process may hold. */
   get lost(): Failed {
     return Errors.make(
       "settle",

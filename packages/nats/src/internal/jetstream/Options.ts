@@ -1,6 +1,4 @@
-/**
- * What JetStream can be told beside how to connect.
- */
+/** Options of JetStream beside those of the connection. */
 import { DriverOptions, type Outgoing } from "@millrace/core"
 import type { Duration } from "effect"
 import type * as NatsOptions from "../Options.ts"
@@ -9,54 +7,57 @@ import type * as NatsOptions from "../Options.ts"
 export interface Options extends NatsOptions.Options {
   /** The domain of a JetStream behind a leaf node. Default: none. */
   readonly domain?: string | undefined
-  /** What becomes of a channel that no stream holds: refused with `NotFound`, or a stream made with the server's defaults. Default: `refuse`. */
+  /**
+   * Decides about a channel that no stream holds: refuse it with `NotFound`, or create a stream with the server's defaults.
+   * Default: `refuse`.
+   */
   readonly missingStreams?: "refuse" | "create" | undefined
   /** Consuming. */
   readonly consumer?: {
     /**
-     * How long a message may be with a consumer that gives no sign of life before it goes to another (`ack_wait`). The
-     * engine gives signs in time while a handler runs. Default: that of the group's consumer at the server, 30 seconds where
-     * there is none yet. Another than the consumer has is refused with `Conflict`.
+     * How long a consumer may keep a message without extending it before the server redelivers it (`ack_wait`). The engine
+     * extends messages in time while a handler runs. Default: that of the group's consumer at the server, 30 seconds if the
+     * consumer does not exist yet. A value that differs from an existing consumer's is refused with `Conflict`.
      */
     readonly claim?: Duration.Input | undefined
     /**
-     * The most messages of a group that are delivered and not settled, those that wait for a retry among them
-     * (`max_ack_pending`); beyond it the group gets no more. An integer from 1. Default: that of the group's consumer at the
-     * server, 20,000 where there is none yet. Another than the consumer has is refused with `Conflict`.
+     * The most delivered, unsettled messages of a group, including those that wait for a retry (`max_ack_pending`); beyond
+     * it the group gets no more. An integer from 1. Default: that of the group's consumer at the server, 20,000 if the
+     * consumer does not exist yet. A value that differs from an existing consumer's is refused with `Conflict`.
      */
     readonly pending?: number | undefined
     /**
-     * Where order matters one consumer of a group reads and the others stand by: how long it may give no sign of life before
-     * one of them takes over. Default: 10 seconds.
+     * Where order matters, one consumer of a group reads and the others stand by. A standby consumer takes over after the
+     * reader has not renewed its lock for this time. Default: 10 seconds.
      */
     readonly takeover?: Duration.Input | undefined
-    /** The bucket in which consumers that stand by find out who reads; made where it is missing. Default: `millrace`. */
+    /** The bucket of the locks that decide which consumer reads; created if missing. Default: `millrace`. */
     readonly bucket?: string | undefined
     /**
-     * The time between two signs of life that the server gives while no messages come: how long a pull waits. When they stay
-     * away, as after the end of a cluster's leader, the reader asks anew. Default: 2 seconds.
+     * How long a pull request waits for messages; its end is the server's heartbeat. If heartbeats stop, as after the loss
+     * of a cluster's leader, the reader pulls again. Default: 2 seconds.
      */
     readonly heartbeat?: Duration.Input | undefined
-    /** How often a pattern looks for new streams, beside hearing of them. Default: 5 seconds. */
+    /** How often a pattern polls for new streams, in addition to the server's advisories. Default: 5 seconds. */
     readonly discovery?: Duration.Input | undefined
   } | undefined
   /** Publishing. */
   readonly producer?: {
-    /** The most messages that wait for their confirmation at once; an integer from 1. Default: 1,024. */
+    /** The most unconfirmed messages in flight; an integer from 1. Default: 1,024. */
     readonly window?: number | undefined
     /**
-     * The id by which a stream takes a message once only, if it comes again within the stream's `duplicate_window` (2 minutes
-     * by default). Default: none, and every message is taken.
+     * The id by which a stream drops duplicates of a message within its `duplicate_window` (2 minutes by default). Default:
+     * none, and every message is stored.
      */
     readonly messageId?: ((message: Outgoing<Uint8Array>) => string | undefined) | undefined
   } | undefined
 }
 
-/** Options checked, times in milliseconds. */
+/** Checked options, times in milliseconds. */
 export interface ResolvedOptions {
   readonly domain: string | undefined
   readonly missing: "refuse" | "create"
-  /** Undefined where the group's consumer decides. */
+  /** Undefined to use the value of the group's consumer. */
   readonly claim: number | undefined
   readonly pending: number | undefined
   readonly takeover: number

@@ -1,6 +1,6 @@
 /**
- * Messages on their way to streams over one connection: written one after another and confirmed one by one, with so many at once at
- * most.
+ * Messages in flight to streams over one connection: written one after another and confirmed one by one, with a bounded
+ * number in flight.
  */
 import type { BrokerError, Outgoing } from "@millrace/core"
 import { JetStreamApiError } from "@nats-io/jetstream"
@@ -14,14 +14,14 @@ import * as NatsCodec from "../Codec.ts"
 type Failed = BrokerError.BrokerError
 type Batch = ReadonlyArray<Outgoing<Uint8Array>>
 
-// bytes that wait for their confirmation at once
+// unconfirmed bytes at which writing pauses
 const mostBytes = 16 * 1024 * 1024
 
 /** One call of `publish`. */
 class PublishCall {
   readonly batch: Batch
   readonly resume: (exit: Exit.Exit<void, Failed>) => void
-  /** The next to be written. */
+  /** The index of the next message to write. */
   next = 0
   confirmed = 0
   failed: Failed | undefined
@@ -45,7 +45,7 @@ class InFlight {
   }
 }
 
-/** No server listens to the subject: no stream holds it, or its stream has no leader now. */
+/** The error if the server has no responders for the subject: no stream holds it, or its stream has no leader now. */
 const unheard = (channel: string): Failed =>
   Errors.make(
     "publish",
@@ -57,7 +57,7 @@ const decoder = new TextDecoder()
 // the second character of `{"error":…` and of `{"stream":…`
 const [errorMark, streamMark] = [101, 115]
 
-/** The messages on their way over one connection. */
+/** The unconfirmed messages of one connection. */
 export class OutboundQueue {
   private readonly connection: Connection
   private readonly settings: ResolvedOptions
@@ -77,7 +77,7 @@ export class OutboundQueue {
     this.inbox = `${createInbox(prefix)}.`
     connection.onEnd(() => this.end(Errors.lost("publish", connection.place)))
     connection.onViolation((error) => {
-      // answers to nobody: none of them would come
+      // without permission for the inbox, no confirmation would arrive
       if (error.operation !== "publish") {
         if (error.subject === `${this.inbox}*`) this.end(connection.failure(error, "publish"))
         return
@@ -105,7 +105,7 @@ export class OutboundQueue {
       this.release ??= this.connection.retain()
       this.queue.push(entry)
       this.write()
-      // messages on their way cannot be called back
+      // messages in flight cannot be recalled
       return Effect.sync(() => {
         const at = this.queue.indexOf(entry)
         if (at >= 0) this.queue.splice(at, 1)
@@ -135,7 +135,7 @@ export class OutboundQueue {
     this.idlers.clear()
   }
 
-  /** Writes as long as there is room for unconfirmed messages. */
+  /** Writes messages while the limits for unconfirmed messages allow. */
   private write(): void {
     for (let entry = this.queue[0]; entry !== undefined; entry = this.queue[0]) {
       while (entry.next < entry.batch.length && entry.failed === undefined) {
@@ -156,7 +156,7 @@ export class OutboundQueue {
     const made = NatsCodec.toHeaders(outgoing)
     if (made !== undefined && "_tag" in made) return made
     let fields = made
-    // a dead letter or a replay that has the id of its message would be dropped as its duplicate
+    // a dead letter or a replay with the original's id would be dropped as its duplicate
     const id = outgoing.native?.isCopy === true ? undefined : this.settings.messageId?.(outgoing)
     if (id !== undefined) (fields ??= headers()).set("Nats-Msg-Id", id)
     const number = this.count++
@@ -168,7 +168,7 @@ export class OutboundQueue {
       fields === undefined ? { reply } : { reply, headers: fields }
     )
     if (failed !== undefined) {
-      // the client checks the length of all together, and nothing else that was not checked before
+      // the client checks the total length of body and headers, the only limit not checked before
       return failed.reason === "Invalid" && most !== undefined
         ? NatsCodec.tooLarge(outgoing, fields, most)
         : failed
@@ -221,11 +221,13 @@ export class OutboundQueue {
     if (this.waiting.size === 0) this.rest()
   }
 
-  /** Counts time; a message that has waited for four counts waits no longer. */
+  /**
+   * Counts one tick, a quarter of `requestTimeout`; fails messages older than four ticks with the error that `late` makes.
+   */
   beat(late: (channel: string) => Failed): void {
     this.tick++
     for (const [id, { outgoing, since }] of this.waiting) {
-      // in order of writing
+      // the map iterates in order of writing
       if (this.tick - since <= 4) break
       this.settle(id, late(outgoing.channel))
     }

@@ -1,8 +1,8 @@
 /**
- * Publishing to streams, and why a message was not confirmed.
+ * Publishing to streams, and the reasons for a missing confirmation.
  *
- * A confirmation says that the stream has the message, on as many servers as it has replicas. Where the connection ends first
- * it may have it or not, and the publish fails with `Lost`.
+ * A confirmation means that the stream has stored the message on a majority of its replicas. If the connection ends first,
+ * the message may be stored or not, and the publish fails with `Lost`.
  */
 import type { BrokerError, Outgoing } from "@millrace/core"
 import { Effect, Exit, type Scope } from "effect"
@@ -25,7 +25,7 @@ export const make = (client: Client, settings: ResolvedOptions): Effect.Effect<P
   Effect.gen(function*() {
     let queue: OutboundQueue | undefined
     let of: Connection | undefined
-    // of the connection that was replaced
+    // the queue of the replaced connection
     let before: OutboundQueue | undefined
     const publishOn = (connection: Connection, batch: Batch): Effect.Effect<void, Failed> => {
       if (of !== connection || queue === undefined) {
@@ -34,7 +34,7 @@ export const make = (client: Client, settings: ResolvedOptions): Effect.Effect<P
         queue = new OutboundQueue(connection, settings, client.options.inboxPrefix)
       }
       const own = queue
-      // in order: what is written there comes before
+      // keeps order: messages queued on the replaced connection go first
       return before === undefined || before.isIdle
         ? own.publish(batch)
         : Effect.andThen(before.idle, own.publish(batch))
@@ -70,7 +70,10 @@ export const make = (client: Client, settings: ResolvedOptions): Effect.Effect<P
         : publishOn(open, batch)
     }
     const streams = new Map<string, Effect.Effect<void, Failed>>()
-    /** Whether a stream holds the channel; fails with `NotFound` where none does. Publishes that fail together share an answer. */
+    /**
+     * Checks that a stream holds the channel; fails with `NotFound` if none does. Publishes that fail within 250 ms share
+     * one lookup.
+     */
     const held = (channel: string): Effect.Effect<void, Failed> =>
       Effect.suspend(() => {
         const known = streams.get(channel)
@@ -87,8 +90,8 @@ export const make = (client: Client, settings: ResolvedOptions): Effect.Effect<P
         })
       })
     /**
-     * Why a message was not confirmed. A stream without a leader and a subject that no stream holds sound alike, and where another
-     * program listens to that subject nothing says anything.
+     * Finds the reason for a missing confirmation. The server's answer is the same for a stream without a leader and for a
+     * subject that no stream holds, and if another program subscribes to that subject, there is no answer at all.
      */
     const explain = (given: Failed, batch: Batch): Effect.Effect<void, Failed> => {
       const isUnheard = given.reason === "NotFound"
@@ -109,7 +112,8 @@ export const make = (client: Client, settings: ResolvedOptions): Effect.Effect<P
     return {
       publish: (batch) => {
         if (batch.length === 0) return Exit.void
-        // made before anything is written, or what follows in the batch would come before what found no stream
+        // created before anything is written; otherwise later messages of the batch would overtake those that found no
+        // stream
         const isReady = settings.missing === "refuse" || batch.every(({ channel }) => known.has(channel))
         const ready = isReady
           ? Exit.void

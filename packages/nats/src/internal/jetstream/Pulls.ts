@@ -1,5 +1,5 @@
 /**
- * Pulls that overlap: what was asked of a consumer and has not come, and what the server says of it.
+ * Overlapping pulls: counts the requested messages that are still to come, and reads the server's status messages.
  *
  * Pull requests: https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-13.md
  */
@@ -13,38 +13,40 @@ import * as Errors from "../Errors.ts"
 
 type Failed = BrokerError.BrokerError
 
-/** What a reader reads, and for whom. */
+/** The consumer that a reader reads, and the engine that it serves. */
 export interface Reading {
   readonly client: Client
   readonly settings: ResolvedOptions
   readonly connection: Connection
   readonly source: Source
   readonly durable: string
-  /** Milliseconds that a message may be with a reader that gives no sign of life. */
+  /** Milliseconds that a reader may keep a message without extending it. */
   readonly claim: number
   readonly options: Driver.ConsumeOptions
   readonly sink: Driver.Sink
-  /** Ends this life of the subscription. */
+  /** Fails the subscription on this connection. */
   readonly fail: (error: Failed) => void
-  /** Whether the right to read is still its own; always, where consumers share. */
+  /** Returns an error if the reader has lost its lock; always undefined if consumers share. */
   readonly isMine: () => Failed | undefined
 }
 
 const encoder = new TextEncoder()
 
 export class Pulls {
-  /** Where pulls are asked for. */
+  /** The subject of pull requests. */
   readonly subject: string
-  /** Where what they bring arrives. */
+  /** The subject on which pulled messages arrive. */
   readonly inbox: string
-  /** Open when nothing more is to come. */
+  /** Open when no requested message is outstanding. */
   readonly answered = Latch.makeUnsafe(false)
-  /** Messages that pulls may still bring. */
+  /** Requested messages that pulls may still bring. */
   wanted = 0
-  /** How often something came. */
+  /** Counts everything received: messages and status. */
   signs = 0
   private readonly of: Reading
-  /** Bytes that the next messages may have, each: what the last ones had. */
+  /**
+   * The expected bytes of the next messages, each: grows to a larger message at once, shrinks by 1/16 with each smaller one.
+   */
   private size: number
 
   constructor(of: Reading) {
@@ -56,24 +58,24 @@ export class Pulls {
     this.size = connection.nc.info?.max_payload ?? 1024 * 1024
   }
 
-  /** One of the messages has come. */
+  /** Counts one arrived message. */
   came(): void {
     if (this.wanted > 0 && --this.wanted === 0) this.answered.openUnsafe()
   }
 
-  /** One that is taken in has so many bytes. */
+  /** Updates the expected size with the bytes of an accepted message. */
   sized(bytes: number): void {
     const { size } = this
     this.size = bytes >= size ? bytes : size - Math.ceil(size / 16)
   }
 
-  /** So many messages that what they have fits into the bytes the engine takes. */
+  /** The most messages, by the expected size, that fit into the bytes the engine takes. */
   private get most(): number {
     const { batch, bytes } = this.of.options
     return Math.max(1, Math.min(batch, Math.floor(bytes / Math.max(1, this.size))))
   }
 
-  /** Asks for more when half of what was asked for has come and was taken; `here` messages wait to be. */
+  /** Pulls again when half of the requested messages have arrived and been taken; `here` messages still wait to be taken. */
   more(here: number): void {
     const had = this.wanted + here
     if (had > this.of.options.batch >> 1) return
@@ -81,26 +83,29 @@ export class Pulls {
     if (had <= most >> 1) this.ask(most, this.of.settings.heartbeat)
   }
 
-  /** Asks for messages; its end, after `wait` milliseconds at the latest, is a sign of life. */
+  /** Requests messages; the end of the pull, after `wait` milliseconds at most, serves as a heartbeat. */
   ask(batch: number, wait: number): void {
     this.wanted += batch
     this.answered.closeUnsafe()
     this.write(this.subject, encoder.encode(JSON.stringify({ batch, expires: wait * 1e6 })), this.inbox)
   }
 
-  /** The server has forgotten a pull. */
+  /** Resets the count, since the server has lost the pulls. */
   forget(): void {
     this.wanted = 0
     this.answered.openUnsafe()
   }
 
-  /** Writes what asks for messages or answers them before the engine has them. */
+  /** Writes a pull, or a settlement of a message that the engine has not seen. */
   write(subject: string, body: Uint8Array, reply?: string): void {
     const failed = this.of.connection.write("consume", subject, body, reply === undefined ? undefined : { reply })
     if (failed !== undefined) this.of.fail(failed)
   }
 
-  /** What the server says of a pull: that it is over, that the consumer does not answer, or why there can be no other pull; nothing, where it only lives. */
+  /**
+   * Reads the status message of a pull: the pull is over, the consumer does not answer, or an error because no further pull
+   * is possible; undefined for a mere heartbeat.
+   */
   told({ headers }: Msg): "over" | "silent" | Failed | undefined {
     const code = headers?.code ?? 0
     const text = headers?.description.toLowerCase() ?? ""

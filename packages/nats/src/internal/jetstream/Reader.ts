@@ -1,8 +1,8 @@
 /**
- * Reading one consumer: what its pulls bring is offered, and settled when the engine says so.
+ * Reads one consumer: offers pulled messages to the engine, and settles them when the engine says so.
  *
- * The server counts a message as the reader's from its delivery on. So what waits here for the engine has its claim renewed as
- * what the engine has, and what is left at the end is given back at once.
+ * The server's `ack_wait` runs from delivery on. So the claims of messages that wait here for the engine are extended like
+ * those of messages in the engine, and messages left at the end are released at once.
  */
 import { type BrokerError, type Delivery, delivery, type Driver, type Origin } from "@millrace/core"
 import type { Msg, Subscription } from "@nats-io/transport-node"
@@ -25,10 +25,10 @@ const working = encoder.encode("+WPI")
 const later = (after: Duration.Duration): Uint8Array =>
   encoder.encode(`-NAK {"delay": ${Math.round(Duration.toMillis(after) * 1e6)}}`)
 
-// heartbeats for which the server may leave open whether the consumer is there, and milliseconds between two questions
+// heartbeats for which the server may fail to answer for the consumer, and milliseconds between two lookups
 const [patience, pause] = [8, 250]
 
-// channels of a pattern that are remembered at once
+// the most channels of a pattern that are cached
 const mostOrigins = 10_000
 
 export class Reader {
@@ -40,16 +40,16 @@ export class Reader {
   private readonly origins = new Map<string, Origin>()
   private readonly unsettled: Unsettled
   private readonly work = Latch.makeUnsafe(false)
-  /** Open when the server says that no consumer answers. */
+  /** Open when the server reports that no consumer answers. */
   private readonly silence = Latch.makeUnsafe(false)
   private isSilent = false
   private isFlowing = false
   private isStopped = false
-  /** What came after it was stopped. */
+  /** The acknowledgement subjects of messages that arrived after the reader stopped. */
   private readonly late: Array<string> = []
   /** Where order matters: the last sequence taken in. */
   private last = 0
-  /** Where order matters: what was settled as a retry or given back, and comes again out of its order. */
+  /** Where order matters: messages settled as a retry or released, whose redelivery is expected out of order. */
   private readonly returning = new Set<number>()
   private ending: Promise<void> | undefined
   private subscription: Subscription | undefined
@@ -72,7 +72,7 @@ export class Reader {
     return { channel: this.of.source.channel, group: this.of.options.group }
   }
 
-  /** Listens for what pulls bring. */
+  /** Subscribes to the inbox of the pulls. */
   readonly open: Effect.Effect<void, Failed> = Effect.suspend(() => {
     const { fail, connection } = this.of
     return Effect.asVoid(connection.attempt("consume", async (nc) => {
@@ -85,7 +85,7 @@ export class Reader {
     }, this.where))
   })
 
-  // ---- what comes; nothing here may throw, or the connection would end
+  // ---- received messages; this code must not throw, or the connection would end
 
   private take(message: Msg): void {
     const { pulls } = this
@@ -131,11 +131,14 @@ export class Reader {
     return origin
   }
 
-  /** A message that this reader was given before: it has it still, or has settled it. One of which neither is true would come after what follows it. */
+  /**
+   * Handles a redelivery: the reader still has the message, or has settled it. If neither is true, the message would come
+   * after its successors, so the reader fails and starts again.
+   */
   private came(reply: string, sequence: number): void {
     const token = this.tokens().find((each) => each.sequence === sequence)
     if (token === undefined) {
-      // its claim ran out just before it was settled
+      // the message's claim ran out just before it was settled
       if (this.unsettled.hasSettled(sequence)) {
         this.pulls.write(reply, done)
         return this.pull()
@@ -152,7 +155,7 @@ export class Reader {
     this.pull()
   }
 
-  /** All that is not settled, in the order in which it came. */
+  /** All unsettled messages, in order of arrival. */
   private tokens(): Array<Token> {
     const found = this.unsettled.tokens
     // a driver's own records
@@ -175,8 +178,9 @@ export class Reader {
   }
 
   /**
-   * Looks for the consumer where the server has been silent for longer than a pull waits, or says that no consumer answers, and
-   * pulls again when it is there. A cluster without a leader answers nothing for some seconds, and has then forgotten the pulls.
+   * Looks the consumer up if the server has been silent for longer than a pull waits, or reports that no consumer answers,
+   * and pulls again when the consumer is found. A cluster without a leader answers nothing for some seconds, and then has
+   * lost the pulls.
    */
   watch(look: Effect.Effect<unknown, Failed>): Effect.Effect<never, Failed> {
     let seen = -1
@@ -200,7 +204,7 @@ export class Reader {
     ))
   }
 
-  /** Completes when the consumer is there; fails when the server has not answered for it for so many milliseconds. */
+  /** Completes when the consumer is found; fails when the server has not answered for it for `left` milliseconds. */
   private found(look: Effect.Effect<unknown, Failed>, left: number): Effect.Effect<unknown, Failed> {
     return Effect.catch(
       look,
@@ -211,7 +215,7 @@ export class Reader {
     )
   }
 
-  /** Keeps the claims of what waits for the engine. */
+  /** Extends the claims of messages that wait for the engine. */
   readonly keep: Effect.Effect<never, Failed> = Effect.suspend(() =>
     Effect.forever(Effect.andThen(
       Effect.sleep(this.of.claim / 3),
@@ -221,12 +225,12 @@ export class Reader {
 
   // ---- taking over
 
-  /** Where order matters: takes in all that the group was given and has not settled, and puts it in order. */
+  /** Where order matters: collects all delivered, unsettled messages of the group, in order. */
   collect(info: Effect.Effect<Takeover.Pending, Failed>): Effect.Effect<void, Failed> {
     return Takeover.collect(this.successor, info)
   }
 
-  /** Makes the server forget pulls that nobody listens to any more. */
+  /** Makes the server drop pulls of readers that have gone. */
   get sweep(): Effect.Effect<void, Failed> {
     return Takeover.sweep(this.successor)
   }
@@ -237,7 +241,7 @@ export class Reader {
 
   // ---- to the engine
 
-  /** Offers what comes until it is stopped. */
+  /** Offers received messages until the reader is stopped. */
   readonly offer: Effect.Effect<never, Failed> = Effect.suspend(() => {
     const { isMine, options, sink } = this.of
     this.isFlowing = true
@@ -258,7 +262,7 @@ export class Reader {
     }))
   })
 
-  /** Takes nothing new; what is still on its way is given back in the end. */
+  /** Stops taking new messages; those still in flight are released at the end. */
   stop(): void {
     if (this.isStopped) return
     this.isStopped = true
@@ -279,7 +283,7 @@ export class Reader {
       for (const { delivery, outcome } of batch) {
         const token: Token = delivery.native
         if (outcome._tag === "Retry" || outcome._tag === "Release") {
-          // given back with all the rest, in order
+          // released with all the others, in order
           if (this.isStopped && outcome._tag === "Release") continue
           const body = outcome._tag === "Release" || outcome.after === undefined ? again : later(outcome.after)
           const failed = connection.write("settle", token.reply, body)
@@ -307,14 +311,17 @@ export class Reader {
     })
   }
 
-  /** Gives back what is not settled. Answers what it could not, because the connection is gone. */
+  /**
+   * Releases unsettled messages. Returns the acknowledgement subjects of those it could not release because the connection
+   * is gone.
+   */
   readonly giveBack: Effect.Effect<ReadonlyArray<string>> = Effect.gen({ self: this }, function*() {
     this.stop()
     const { client, connection } = this.of
     if (this.ending !== undefined) yield* Effect.promise(() => this.ending!)
-    // another has it all by now, and would get again what it is handling
+    // another reader has all messages by now, and a release would redeliver those that it is handling
     if (this.of.isMine() !== undefined) return []
-    // pulls of this reader that wait at the server would take messages of the next one
+    // this reader's pulls that still wait at the server would take messages of the next reader
     if (connection.ended === undefined) yield* Effect.ignore(this.sweep)
     const replies = this.tokens().map(({ reply }) => reply).concat(this.late)
     if (replies.some((reply) => connection.write("settle", reply, again) !== undefined)) return replies

@@ -1,5 +1,5 @@
 /**
- * Settings of a stream in JetStream's own words, as a declaration gives them: text.
+ * Settings of a stream in JetStream's own terms, as a declaration gives them: text.
  *
  * Source: https://docs.nats.io/nats-concepts/jetstream/streams#configuration
  */
@@ -55,7 +55,7 @@ const known: Readonly<Record<string, Setting>> = {
   deny_purge: yes
 }
 
-/** The configuration that a declaration asks for; `Invalid` where it is none. */
+/** The configuration that a declaration requests; fails with `Invalid` if a setting is unknown or malformed. */
 export const read = ({ channel, settings = {} }: Driver.Declaration): Effect.Effect<Partial<StreamConfig>, Failed> => {
   const found: Record<string, unknown> = {}
   for (const [name, text] of Object.entries(settings)) {
@@ -78,7 +78,7 @@ export const read = ({ channel, settings = {} }: Driver.Declaration): Effect.Eff
   }
   const subjects = list(settings["subjects"] ?? channel)!
   return subjects.some((subject) => Names.both(subject, channel) === channel)
-    // each value was read as its name wants it
+    // each value was parsed as its setting requires
     ? Exit.succeed(found as Partial<StreamConfig>)
     : Exit.fail(
       Errors.invalid("declare", `subjects of ${channel} must hold the channel itself, got ${subjects.join(", ")}.`)
@@ -90,13 +90,13 @@ const shown = (value: unknown): string => Array.isArray(value) ? value.join(",")
 const same = (wanted: unknown, found: unknown): boolean =>
   Array.isArray(wanted) && Array.isArray(found)
     ? shown(wanted.toSorted()) === shown(found.toSorted())
-    // the server leaves out what is false
+    // the server omits settings that are false
     : wanted === found || (wanted === false && found === undefined)
 
-/** What a stream has otherwise than it was declared. */
+/** The settings of a stream that differ from its declaration. */
 export const differences = (wanted: Partial<StreamConfig>, found: StreamConfig): ReadonlyArray<string> =>
   Object.entries(wanted).flatMap(([name, value]) => {
-    // the configuration has these names
+    // StreamConfig has these names
     const is: unknown = found[name as keyof StreamConfig]
     return same(value, is) ? [] : [`${name} is ${shown(is)}, not ${shown(value)}`]
   })

@@ -1,6 +1,4 @@
-/**
- * Taking over from a reader that is gone: what it was given and has not settled comes again at once, and in order.
- */
+/** Takes over from a reader that is gone: its unsettled messages are redelivered at once, and in order. */
 import type { BrokerError, Delivery } from "@millrace/core"
 import { createInbox, type Msg } from "@nats-io/transport-node"
 import { Effect, Latch } from "effect"
@@ -15,10 +13,10 @@ const again = encoder.encode("-NAK")
 
 const mostReleased = 50_000
 
-/** What a consumer has delivered and not heard of. */
+/** The delivered, unacknowledged messages of a consumer. */
 export interface Pending {
   readonly count: number
-  /** All up to this sequence of the stream is settled. */
+  /** All messages up to this sequence of the stream are settled. */
   readonly from: number
   /** The last sequence of the stream that was delivered. */
   readonly last: number
@@ -41,7 +39,7 @@ const inOrder = (backlog: Backlog): void => {
 }
 
 const release = ({ backlog, of: { durable, source }, pulls }: Successor, { from, last, sequence }: Pending): void => {
-  // it could be millions, of which a few are not settled: then time does it
+  // with possibly millions of sequences and few unsettled messages, wait for `ack_wait` instead
   if (last - from > mostReleased) return
   const here = new Set(backlog.all.map(({ position }) => position))
   for (let each = from + 1; each <= last; each++) {
@@ -51,10 +49,11 @@ const release = ({ backlog, of: { durable, source }, pulls }: Successor, { from,
 }
 
 /**
- * Makes the server forget pulls that nobody listens to any more: one that listens, and is answered when they are gone.
+ * Makes the server drop pulls of readers that have gone: sends a pull with a live subscriber, which is answered after the
+ * others are dropped.
  *
- * Server 2.9.10 takes a message that was given back for one of them, finds nobody, and loses sight of it until its claim
- * runs out.
+ * Server 2.9.10 assigns a released message to such a pull, finds no subscriber, and loses sight of the message until its
+ * claim runs out.
  */
 export const sweep = ({ of, pulls, take }: Successor): Effect.Effect<void, Failed> =>
   Effect.suspend(() => {
@@ -85,10 +84,11 @@ export const sweep = ({ of, pulls, take }: Successor): Effect.Effect<void, Faile
   })
 
 /**
- * Where order matters: takes in all that the group was given and has not settled, and puts it in order.
+ * Where order matters: collects all delivered, unsettled messages of the group, in order.
  *
- * The server would give it again when its claims have run out. Whoever had it is gone, so it is given back in his name, by
- * the subjects that he would have used, and comes at once; where a server takes no notice, it comes when the claims are out.
+ * The server would redeliver them after `ack_wait`. Their former reader is gone, so this reader releases them through the
+ * acknowledgement subjects of that reader, and they are redelivered at once; a server that ignores this redelivers them
+ * after `ack_wait`.
  */
 export const collect = (successor: Successor, info: Effect.Effect<Pending, Failed>): Effect.Effect<void, Failed> =>
   Effect.gen(function*() {
@@ -99,19 +99,19 @@ export const collect = (successor: Successor, info: Effect.Effect<Pending, Faile
       pending = yield* info
       release(successor, pending)
     }
-    // what came since the server counted says nothing of what it counted
+    // ignore messages that arrived after the server took its count
     const missing = () => {
       inOrder(backlog)
       return pending.count - backlog.all.filter(({ position }) => position <= pending.last).length
     }
     for (let left = missing(); left > 0; left = missing()) {
       pulls.ask(Math.min(left, of.options.batch), 1000)
-      // a second for the pull, and one for a server that says nothing at its end
+      // one second for the pull, and one for a server that sends no status at its end
       for (let quiet = 0; quiet < 20 && pulls.wanted > 0;) {
         const { signs } = pulls
         yield* Effect.timeoutOption(pulls.answered.await, 100)
         if (signs !== pulls.signs) quiet = 0
-        // pulls of a reader that is frozen wait still, and take their part: given back again until they have had enough
+        // pulls of a frozen reader still wait and take some messages: release again until those pulls are used up
         else if (++quiet % 2 === 0 && missing() > 0) release(successor, pending)
       }
       pulls.wanted = 0

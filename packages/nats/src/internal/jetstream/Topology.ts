@@ -1,8 +1,8 @@
 /**
- * Streams: which one holds a channel, making one, comparing one, and how far a group is behind in it.
+ * Streams: finds the stream of a channel, creates and compares streams, and measures the lag of a group.
  *
- * A channel is a subject, and whatever stream holds that subject is its stream: one that is there already, for many subjects
- * perhaps, or the one that `declare` makes for it alone.
+ * A channel is a subject, and its stream is the one that holds this subject: an existing stream, perhaps with many subjects,
+ * or the one that `declare` creates for this channel alone.
  */
 import { Address, type BrokerError, type Driver } from "@millrace/core"
 import {
@@ -24,7 +24,7 @@ type Operation = Failed["operation"]
 
 const managers = new WeakMap<Connection, Promise<JetStreamManager>>()
 
-/** The administration of a connection's JetStream. */
+/** The JetStream manager of a connection. */
 export const managerOf = (
   client: Client,
   settings: ResolvedOptions,
@@ -41,7 +41,7 @@ export const managerOf = (
   return made
 }
 
-/** Asks JetStream, on the connection that is open. */
+/** Calls the JetStream API on a connection. */
 export const ask = <A>(
   client: Client,
   settings: ResolvedOptions,
@@ -52,18 +52,18 @@ export const ask = <A>(
 ): Effect.Effect<A, Failed> =>
   connection.attempt(operation, async () => call(await managerOf(client, settings, connection)), where)
 
-/** Whether JetStream says that there is no such thing. */
+/** Whether JetStream answers that the object does not exist. */
 export const isMissing = (error: unknown): boolean => error instanceof JetStreamApiError && error.status === 404
 
-/** A part of a stream: all that a channel or a pattern reads of it. */
+/** The part of a stream that a channel or a pattern reads. */
 export interface Source {
   readonly stream: string
   readonly replicas: number
-  /** The subject to read, undefined where that is the whole stream. */
+  /** The subject to read, undefined for the whole stream. */
   readonly filter: string | undefined
-  /** The only channel in it, or what was asked for. */
+  /** The stream's only channel, or else the requested channel or pattern. */
   readonly channel: string
-  /** When it was made: a stream of the same name made later is another. */
+  /** The stream's creation time: a stream of the same name created later is a different one. */
   readonly created: string
 }
 
@@ -75,14 +75,15 @@ const sourceOf = (config: StreamConfig, created: string, filter: string): Source
   return {
     stream: config.name,
     replicas: config.num_replicas,
-    // one consumer reads one filter, so of several subjects it reads more, and what does not fit is passed over
+    // a consumer has one filter, so for several subjects it reads the whole stream, and the reader skips messages that do
+    // not match
     filter: whole ? undefined : overlaps.length === 1 ? first : undefined,
     channel: whole && !/[*>]/.test(first) ? first : filter,
     created
   }
 }
 
-/** The streams that hold what a subject, with wildcards perhaps, covers. */
+/** The streams that hold subjects covered by a subject, which may have wildcards. */
 export const sourcesOf = (
   client: Client,
   settings: ResolvedOptions,
@@ -116,7 +117,7 @@ const notFound = (operation: Operation, channel: string): Failed =>
     `No stream of JetStream holds ${channel}: declare it, or set missingStreams to "create".`
   )
 
-/** The stream of a channel; made where there is none and the options say so. */
+/** The stream of a channel; creates it if it is missing and `missingStreams` allows. */
 export const sourceFor = (
   client: Client,
   settings: ResolvedOptions,
@@ -153,13 +154,13 @@ const tooLong = (channel: string, length: number): Failed =>
     `The stream of ${channel} would have a name of ${length} characters, and ${longestName} are the most: shorten the channel, or make a stream that holds it.`
   )
 
-/** What marks a stream whose only reader may have died: one that nobody reads is removed. */
+/** Marks a stream whose only reader may have died: a marked stream without readers is removed. */
 const temporaryMark = "millrace: temporary"
 
-/** Milliseconds that a temporary stream may have no consumer yet. */
+/** Milliseconds that a new temporary stream may exist without a consumer. */
 const young = 60_000
 
-/** Removes the temporary streams beside a channel that lost their reader: those of processes that were killed. */
+/** Removes temporary streams that lost their readers (killed processes), on sibling subjects of a channel. */
 const sweep = async (manager: JetStreamManager, channel: string, now: number): Promise<void> => {
   const beside = channel.replace(/[^.]+$/, "*")
   for await (const name of manager.streams.names(beside)) {
@@ -180,8 +181,8 @@ export const remove = (
   ask(client, settings, connection, "declare", (manager) => manager.streams.delete(stream))
 
 /**
- * Makes the stream of a channel, or compares the one that holds it with what was declared. A temporary stream that was made is
- * added to `temporary`.
+ * Creates the stream of a channel, or compares the existing one with the declaration. Adds a temporary stream that it
+ * creates to `temporary`.
  */
 export const declare = (
   client: Client,
@@ -217,7 +218,7 @@ export const declare = (
           await manager.streams.add(config)
           return
         }
-        // a user that may only make streams makes this one all the same
+        // a user without permission for the cleanup can still create this stream
         await sweep(manager, channel, now).catch(() => {})
         await manager.streams.add({ ...config, description: temporaryMark })
         temporary?.add(config.name)
@@ -229,7 +230,7 @@ export const declare = (
     }, { channel })
   })
 
-/** How far a group is behind: what it was not given yet, and what it was given and has not settled. */
+/** The lag of a group: messages not delivered to it yet, and delivered, unsettled ones. */
 export const lag = (
   client: Client,
   settings: ResolvedOptions,
@@ -265,7 +266,7 @@ export const lag = (
     }]
   })
 
-/** Asks JetStream how it is; answers why credentials could not be renewed, where that is so. */
+/** Checks that JetStream answers; returns the last renewal error of the credentials, if there is one. */
 export const check = (client: Client, settings: ResolvedOptions): Effect.Effect<void | Failed, Failed> =>
   Effect.flatMap(
     client.connection("check"),

@@ -1,16 +1,14 @@
-/**
- * What the engine has of a consumer and has not settled, and what it has settled not long ago.
- */
+/** The offered, unsettled messages of a consumer, and those settled recently. */
 import type { Delivery } from "@millrace/core"
 import { Part, type Token } from "./Codec.ts"
 
-// settled messages that are remembered, where order matters
+// the most settled messages that are remembered, where order matters
 const mostPast = 4096
 
 export class Unsettled {
   private readonly parts = new Set<Part>()
   private readonly isOrdered: boolean
-  /** The sequences of the last parts of which all is settled, where order matters. */
+  /** The sequences of the last fully settled batches, where order matters. */
   private readonly past: Array<ReadonlyArray<number>> = []
   private pastCount = 0
 
@@ -22,7 +20,7 @@ export class Unsettled {
     return this.parts.size
   }
 
-  /** A batch that is offered. */
+  /** Adds an offered batch. */
   add(batch: ReadonlyArray<Delivery>): void {
     const part = new Part(batch.map(({ native }): Token => native))
     for (const token of part.tokens) token.part = part
@@ -41,13 +39,13 @@ export class Unsettled {
     while (this.pastCount > mostPast) this.pastCount -= this.past.shift()!.length
   }
 
-  /** Whether it was settled here, not too long ago. */
+  /** Whether the message was offered here and, unless it is among `tokens`, settled recently. */
   hasSettled(sequence: number): boolean {
     for (const { tokens } of this.parts) if (tokens.some((token) => token.sequence === sequence)) return true
     return this.past.some((sequences) => sequences.includes(sequence))
   }
 
-  /** All that is not settled, in the order in which it came. */
+  /** All unsettled messages, in order of arrival. */
   get tokens(): Array<Token> {
     const found: Array<Token> = []
     for (const { tokens } of this.parts) for (const token of tokens) if (!token.isSettled) found.push(token)
