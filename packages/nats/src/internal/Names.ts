@@ -11,6 +11,7 @@ import type { Address } from "@millrace/core"
 export const refuse = (channel: string): string | undefined => {
   if (channel === "") return "A message names no subject."
   // these characters end a word of the protocol
+  // oxlint-disable-next-line no-control-regex
   if (/[\s\u0000-\u001f\u007f]/.test(channel)) {
     return `NATS takes no subject ${JSON.stringify(channel)}: leave out white space.`
   }
