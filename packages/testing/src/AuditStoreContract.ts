@@ -1,19 +1,17 @@
-/**
- * What every audit store promises, as one suite.
- */
+/** The contract of every audit store, as one suite. */
 import { assert, describe, it } from "@effect/vitest"
 import { Audit } from "@millrace/core"
 import { Effect, Exit, Layer, Random, Scope } from "effect"
 
 /** Options of `suite`. */
 export interface Options {
-  /** Whether another build of the layer finds the rows that an earlier one stored. Default: `forgets`. */
+  /** Whether a new build of the layer finds the rows that an earlier one stored. Default: `forgets`. */
   readonly reopened?: "keeps" | "forgets" | undefined
 }
 
 const statuses: ReadonlyArray<Audit.Status> = ["done", "retried", "deadLettered", "rejected", "released", "failed"]
 
-/** An entry to append; what is not given is what an ordinary message has. */
+/** An entry to append; omitted fields are those of an ordinary message. */
 export const entry = (options: Partial<Audit.Entry> = {}): Audit.Entry => ({
   kind: "consumer",
   channel: "orders",
@@ -55,7 +53,7 @@ const all = (query: Audit.Query) =>
     return rows
   })
 
-/** The entries that a filter leaves, by time and then by the order in which they were appended. */
+/** The entries that a filter keeps, by time and then by the order in which they were appended. */
 const expected = (entries: ReadonlyArray<Audit.Entry>, filter: Audit.Filter, order: "newest" | "oldest") => {
   const found = entries.filter((each) =>
     each.completedAt >= (filter.from ?? -Infinity) && each.completedAt < (filter.to ?? Infinity)
@@ -68,12 +66,12 @@ const expected = (entries: ReadonlyArray<Audit.Entry>, filter: Audit.Filter, ord
 const texts = ["", "plain", "é 😀 漢字", "quote \" and \\ and '", "\u2028\t\n", "x".repeat(100_000)]
 
 /**
- * Registers the suite that every `Audit.Store` passes, by vitest's `describe`: rows come back as they went in, pages are
- * whole, filters agree with a model, rows are there when `append` completes, and closing flushes.
+ * Registers the suite that every `Audit.Store` passes, by vitest's `describe`: rows are read as they were written, pages are
+ * whole, filters agree with a model, rows are stored when `append` completes, and closing flushes.
  *
- * The layer is built once for each test, against the clock of the machine. Rows of other runs may be in the store.
+ * The layer is built once for each test, on the machine's clock. The store may hold rows of other runs.
  *
- * **Example** (a store of one's own)
+ * **Example** (your own store)
  *
  * ```ts
  * import { Audit } from "@millrace/core"
@@ -170,7 +168,7 @@ export const suite = <E>(name: string, layer: Layer.Layer<Audit.Store, E>, optio
             to: yield* maybe(from + (yield* Random.nextIntBetween(0, 30))),
             status: yield* maybe(yield* pick(statuses)),
             channel: yield* maybe(yield* pick(names)),
-            // other runs' rows have other handlers
+            // rows of other runs have other handlers
             handler: yield* pick(handlers)
           }
           const order = yield* pick(["newest", "oldest"] as const)
@@ -198,7 +196,7 @@ export const suite = <E>(name: string, layer: Layer.Layer<Audit.Store, E>, optio
     test("F6 prune removes what was completed before a time, and says how much", (channel) =>
       Effect.gen(function*() {
         const store = yield* Audit.Store
-        // before any row of another run
+        // earlier than any row of another run
         yield* store.prune({ before: -1_000 })
         yield* appendAll([-1_003, -1_002, -1_001, -1_000].map((completedAt) => entry({ channel, completedAt })))
         assert.strictEqual(yield* store.prune({ before: -1_001 }), 2)
@@ -224,7 +222,7 @@ export const suite = <E>(name: string, layer: Layer.Layer<Audit.Store, E>, optio
           const channel = yield* unique
           const scope = yield* Scope.make()
           const store = yield* Effect.provide(Audit.Store, yield* Layer.buildWithScope(Layer.fresh(layer), scope))
-          // an append is on its way from the call on, and nobody waits for these
+          // an append starts when it is called, and these are not awaited
           for (let position = 0; position < 3_000; position++) void store.append(entry({ channel, position }))
           yield* Scope.close(scope, Exit.void)
           assert.isTrue(Exit.hasInterrupts(yield* Effect.exit(store.append(entry({ channel })))))

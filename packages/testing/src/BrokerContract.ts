@@ -1,5 +1,6 @@
 /**
- * What every broker promises, as one suite: scenarios that run unchanged on any driver, and prove what a driver says it lacks.
+ * The contract of every broker, as one suite: scenarios that run unchanged on any driver, and prove the features that a
+ * driver declares to lack.
  */
 import { type Driver, OptionCheck } from "@millrace/core"
 import { Cause, type Duration, Effect, Exit, References, Scope } from "effect"
@@ -34,42 +35,42 @@ export interface Subject extends Outage {
   readonly driver: Driver.Driver
 }
 
-/** What the author of a broker declares beside its `Capabilities`. */
+/** The properties that the author of a broker declares beside its `Capabilities`. */
 export interface Options {
-  /** What becomes of a subscription, or a publish, to a channel that does not exist. */
+  /** Whether subscribing or publishing to a missing channel creates it or is refused. */
   readonly missing: "created" | "refused"
   /**
-   * What header fields can hold beyond one text for each lower-case name; the rest must be refused. Default: all of
-   * `duplicate`, `binary`, `null`, `case` and `control`.
+   * The header fields that the broker can hold beyond one text for each lower-case name; all others must be refused.
+   * Default: all of `duplicate`, `binary`, `null`, `case` and `control`.
    */
   readonly fields?: ReadonlyArray<Fields> | undefined
   /**
    * Instructions to the broker that a header field can give (see `instructions` of the capabilities), each with a value that
-   * leaves a message where it is published for some minutes. Default: none.
+   * keeps a message in its channel for some minutes. Default: none.
    */
   readonly instructions?: Readonly<Record<string, string>> | undefined
-  /** The longest body in bytes. Default: what the driver's capabilities say; where neither does, any length must go through. */
+  /** The longest body in bytes. Default: the driver's `maximumBytes`; if both are undefined, any length must go through. */
   readonly maximumBytes?: number | undefined
-  /** How long a scenario waits until something happens. Default: 30 seconds. */
+  /** How long a scenario waits until an event happens. Default: 30 seconds. */
   readonly patience?: Duration.Input | undefined
-  /** How long a scenario waits for what must not happen. Default: 30 milliseconds. */
+  /** How long a scenario waits for an event that must not happen. Default: 30 milliseconds. */
   readonly quiet?: Duration.Input | undefined
 }
 
-/** What a scenario showed: that the promise holds, or that the driver lacks these features and says so. */
+/** The result of a scenario: the promise holds, or the driver lacks these features and declares so. */
 export interface Verdict {
   readonly scenario: string
   readonly lacks: ReadonlyArray<Feature>
 }
 
-/** What a suite has shown so far: complete when its last test is over. */
+/** The results of a suite so far: complete when its last test is over. */
 export interface Shown {
   readonly capabilities: Driver.Capabilities | undefined
-  /** By the id of the scenario; what failed is not among them. */
+  /** By the id of the scenario, without failed ones. */
   readonly verdicts: ReadonlyMap<string, Verdict>
 }
 
-/** Every promise of the contract. Each runs on a channel and groups of its own. */
+/** Every promise of the contract. Each scenario runs on a channel and groups of its own. */
 export const scenarios: ReadonlyArray<Scenario> = [
   ...publishing,
   ...groups,
@@ -87,10 +88,10 @@ export const scenarios: ReadonlyArray<Scenario> = [
 const check = OptionCheck.make("BrokerContract")
 
 /**
- * Runs one scenario on a broker: the promise itself where the driver can keep it, else the proof of what it lacks.
+ * Runs one scenario on a broker: the promise itself if the driver has the features, else the proof of each one it lacks.
  *
- * Fails with a `Broken` that says what was expected and what happened, or with the `BrokerError` that came unexpected. For
- * programs without vitest; it runs on the clock of its program.
+ * Fails with a `Broken` that names the expected and the actual result, or with an unexpected `BrokerError`. For programs
+ * without vitest; it runs on the clock of its program.
  *
  * @throws RangeError when an option is out of range
  */
@@ -122,7 +123,7 @@ export const run = (scenario: Scenario, subject: Subject, options: Options): Eff
     }
     return { scenario: scenario.id, lacks: lacking }
   })).pipe(
-    // what the engine logs here was done to it on purpose
+    // the suite causes the engine's warnings and errors on purpose
     Effect.provideService(References.MinimumLogLevel, "None"),
     Effect.catchDefect((defect) =>
       Effect.fail(new Broken({ message: `${scenario.id} died: ${Cause.pretty(Cause.die(defect))}` }))
@@ -131,15 +132,15 @@ export const run = (scenario: Scenario, subject: Subject, options: Options): Eff
 }
 
 /**
- * Registers the suite by vitest's `describe`: one test for each scenario, and one for each proof where the driver lacks what
- * a scenario needs, named in the test's annotation. None is skipped.
+ * Registers the suite by vitest's `describe`: one test for each scenario. If the driver lacks features that a scenario
+ * needs, the test proves their lack and names them in its annotation. No scenario is skipped.
  *
- * Answers what the suite shows, test by test, e.g. for a table of brokers.
+ * Returns the results, test by test, e.g. for a table of brokers.
  *
- * `make` is run once, before the first test; its scope closes after the last. Scenarios run side by side, those that take
- * the broker down alone, after the others.
+ * `make` runs once, before the first test; its scope closes after the last. Scenarios run concurrently; those that take the
+ * broker down run alone, after the others.
  *
- * **Example** (a driver of one's own)
+ * **Example** (your own driver)
  *
  * ```ts
  * import { MemoryBroker } from "@millrace/core"

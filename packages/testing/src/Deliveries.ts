@@ -1,5 +1,5 @@
 /**
- * Messages without a broker: made of their parts, run through a pipeline, and brought to their outcome as the engine does.
+ * Messages without a broker: makes them from their parts, runs them through a pipeline, and settles them as the engine does.
  */
 import {
   After,
@@ -28,7 +28,7 @@ export interface Options {
   readonly key?: string | undefined
   /** Names in any case. Default: none. */
   readonly headers?: { readonly [name: string]: string } | undefined
-  /** Bytes as they are, null as a null body, anything else as its JSON. Default: an empty object. */
+  /** Bytes are used unchanged, null is a null body, any other value is encoded as JSON. Default: an empty object. */
   readonly body?: unknown
   /** From 1. Default: 1, the first delivery. */
   readonly attempt?: number | undefined
@@ -36,7 +36,7 @@ export interface Options {
   readonly partition?: number | undefined
   /** Default: 0. */
   readonly position?: number | undefined
-  /** Unix time in milliseconds, or undefined where the broker does not say. Default: 0. */
+  /** Unix time in milliseconds, or undefined for a broker that does not report it. Default: 0. */
   readonly timestamp?: number | undefined
   /** The consumer group. Default: `billing`. */
   readonly group?: string | undefined
@@ -66,7 +66,7 @@ const bytesOf = (body: unknown): Uint8Array | null =>
   body === null || body instanceof Uint8Array ? body : new TextEncoder().encode(JSON.stringify(body))
 
 /**
- * Makes a delivery, as a driver would of its client's record.
+ * Makes a delivery, as a driver makes it from its client's record.
  *
  * **Example** (an order at its second attempt)
  *
@@ -99,18 +99,18 @@ export const make = (options: Options = {}): Delivery => {
   return delivery(origin, reader, native, position, bytesOf(body), attempt)
 }
 
-/** A message that can say which hooks were registered on it: a `Delivery`, an `Outgoing`. */
+/** A message that exposes its registered hooks: a `Delivery`, an `Outgoing`. */
 export interface Carrier extends Envelope {
   readonly hooks?: ReadonlyArray<Hook> | undefined
 }
 
-/** How a message ended. */
+/** The end of a message. */
 export interface Ended<out A, out E, out O = Outcome.Outcome> {
-  /** What the chain answered or failed with, before the hooks ran. */
+  /** The result of the chain, before the hooks ran. */
   readonly exit: Exit.Exit<A, E>
   /** A success, or the first failure of a hook. */
   readonly hooks: Exit.Exit<void, Failure.Classified>
-  /** What the broker is told of a consumed message, hooks included; undefined for any other. */
+  /** The settlement of a consumed message, hooks included; undefined for any other message. */
   readonly outcome: O
 }
 
@@ -121,7 +121,7 @@ type Settle = (exit: Exit.Exit<unknown, unknown>) => Outcome.Outcome
 
 const byClass: Settle = (exit) => Settlement.ofExit({ entries: {}, table: Settlement.table }, exit)
 
-/** Entries of a subscription are code of its user, and may throw. */
+/** A subscription's `settle` entries are user code, and may throw. */
 const safely = (settle: Settle): Settle => (exit) => {
   try {
     return settle(exit)
@@ -134,7 +134,7 @@ const takeHooks = (message: Carrier): ReadonlyArray<Hook> => {
   if (!(message instanceof Message)) return message.hooks ?? []
   const { delivery } = message
   const hooks = delivery.hooks ?? []
-  // the next attempt begins without them
+  // the next attempt begins without hooks
   delivery.hooks = undefined
   return hooks
 }
@@ -153,8 +153,8 @@ const ended = <A, E>(
   })
 
 /**
- * Calls a handler as an engine does: at once, and what suspends goes on in a fiber of its own with the caller's services. So a
- * middleware that keeps the fiber of the call behaves here as it does there.
+ * Calls a handler as an engine does: starts it at once, and runs a suspended effect in a fiber of its own with the caller's
+ * services. So a middleware that keeps the fiber of the call behaves here as in an engine.
  */
 const call = <M extends Carrier, A, E, R>(
   handler: Handler<M, A, E, R>,
@@ -171,15 +171,15 @@ const call = <M extends Carrier, A, E, R>(
   })
 
 const through = <M extends Carrier, A, E, R>(handler: Handler<M, A, E, R>, message: M, settle: Settle) =>
-  // an interruption waits for the hooks, as it does in an engine
+  // an interruption waits for the hooks, as in an engine
   Effect.uninterruptibleMask((restore) =>
     Effect.flatMap(call(handler, message, restore), (exit) => ended(message, exit, settle))
   )
 
 /**
- * Ends a message whose chain has ended by `exit`: runs its hooks, a consumed message's with its outcome.
+ * Ends a message whose chain ended with `exit`: runs its hooks, a consumed message's with its outcome.
  *
- * Errors are settled by their class alone, as `Settlement.table` says; one that carries none is a dead letter.
+ * Errors are settled by their class alone, as `Settlement.table` says; an error without a class is a dead letter.
  */
 export const end = <M extends Carrier, A, E>(
   message: M,
@@ -189,13 +189,13 @@ export const end = <M extends Carrier, A, E>(
   ended(message, exit, byClass) as Effect.Effect<Ended<A, E, OutcomeOf<M>>>
 
 /**
- * Runs a handler, with all the middlewares around it, on one message, and then the hooks that they registered: of a delivery
- * as the engine does, of an outgoing message as a publisher does. It fails with nothing.
+ * Runs a handler, with its middlewares, on one message, and then the hooks that they registered: for a delivery as the
+ * engine does, for an outgoing message as a publisher does. It never fails.
  *
- * Errors are settled by their class alone, as `Settlement.table` says; one that carries none is a dead letter. What a
- * subscription adds is part of `settle`.
+ * Errors are settled by their class alone, as `Settlement.table` says; an error without a class is a dead letter. Use
+ * `settle` for the entries and the table of a subscription.
  *
- * **Example** (what becomes of a body that is no order)
+ * **Example** (the outcome of a malformed body)
  *
  * ```ts
  * import { Effect, pipe, Schema } from "effect"
@@ -224,8 +224,8 @@ export const run = <M extends Carrier, A, E, R>(
   through(handler, message, byClass) as Effect.Effect<Ended<A, E, OutcomeOf<M>>, never, R>
 
 /**
- * Runs the handler of a subscription on a delivery, and answers what the broker would be told: its entries, its table and its
- * hooks say so. What bounds the attempts of a message (`hold`) is the engine's, and no part of it.
+ * Runs the handler of a subscription on a delivery, and returns the settlement that the broker would get, decided by the
+ * subscription's entries, table and hooks. The bound of attempts (`hold`) belongs to the engine and does not apply here.
  *
  * **Example** (an error that has an entry)
  *

@@ -1,6 +1,6 @@
 /**
- * A suite of HTTP: about two hundred cases from the RFCs and drafts that a service answers to, as data. Each is sent by a socket, byte
- * for byte, and its answers are read the same way.
+ * A suite of HTTP: about two hundred cases from RFCs and drafts, as data. Each case is sent over a socket, byte for byte,
+ * and the answers are read the same way.
  */
 import type { Case, Resource } from "./internal/http/Case.ts"
 import { problemsOf } from "./internal/http/check.ts"
@@ -17,29 +17,33 @@ export type { Case, Exchange, Expected, FieldRule, Part, Resource } from "./inte
 export const cases: ReadonlyArray<Case> = [...messages, ...semantics, ...problems, ...drafts, ...cors]
 
 /**
- * The paths of what a service serves, without a query. A case whose resources are not all there is not run.
+ * The paths of a service's resources, without a query. A case runs only if the service has all resources that the case
+ * needs.
  *
  * - `hello`: GET answers JSON
  * - `echo`: POST answers the bytes of a JSON object or array of at most 1,000 bytes; other JSON is 422
- * - `item`: GET of `PATH/:id` answers `{ id, path, query, host, cookie }`, the last four as the handler is shown them
+ * - `item`: GET of `PATH/:id` answers `{ id, path, query, host, cookie }`, the last four as the handler sees them
  * - `empty`: DELETE is answered with 204
  * - `stream`: GET streams the text `one two three`
- * - `cookies`: GET sets the cookies `a=1; Path=/; HttpOnly`, `b=2; Path=/` and `c=3`; with `?stream=1` on a streamed answer, with
+ * - `cookies`: GET sets the cookies `a=1; Path=/; HttpOnly`, `b=2; Path=/` and `c=3`; with `?stream=1` on a streamed answer,
+ * with
  *   `?status=204` on one without content
  * - `inflate`: as `echo`, of any JSON, up to 1 MiB, and compressed bodies up to 100 times their size
- * - `slow`: GET answers after some milliseconds; POST reads a JSON body that must come within 300 milliseconds
+ * - `slow`: GET answers after some milliseconds; POST reads a JSON body that must arrive within 300 milliseconds
  * - `unread`: POST answers 200 and does not read the body
  * - `fails`: GET is answered with 409; `defect`: GET fails with a defect whose text has the word `secret`; `busy`: with 503
  * - `broken`: GET answers with the field `x-broken: a\r\nx-admin: 1`
  * - `private`: GET answers `{ subject }` to the bearer `token`, whose subject is `ada`
- * - `admin`: POST reads a JSON body and asks for the scope `admin`, which `token` lacks
- * - `payments`: POST demands an idempotency key; JSON `{ amount }` is answered with something new each time, 402 with a 422 of its own,
- *   500 with 503
+ * - `admin`: POST reads a JSON body and requires the scope `admin`, which `token` lacks
+ * - `payments`: POST requires an idempotency key; JSON `{ amount }` gets a new answer each time, 402 gets a 422 of its own,
+ *   500 gets 503
  * - `limited`: GET, two a minute for each query
- * - `trace`: GET answers `{ traceId, sampled, state, baggage, who }`: the trace that goes on, its state, the baggage's `tenant`, `a` and `b`
- *   as `name=value,name=value`, and its `who`
- * - `cors`: GET for pages of `https://app.example.com`, with credentials and from public networks; `corsPrivate`: POST of a JSON object,
- *   with `token`, for the same page; `corsFails`: GET for the same page, with a defect
+ * - `trace`: GET answers `{ traceId, sampled, state, baggage, who }`: the continued trace, its state, the baggage's
+ * `tenant`, `a` and
+ *   `b` as `name=value,name=value`, and its `who`
+ * - `cors`: GET for pages of `https://app.example.com`, with credentials and from public networks; `corsPrivate`: POST of a
+ * JSON
+ *   object, with `token`, for the same page; `corsFails`: GET for the same page, with a defect
  */
 export type Paths = { readonly [Name in Resource]?: string | undefined }
 
@@ -55,7 +59,7 @@ export interface Subject {
 /** The result of a case. */
 export interface Result {
   readonly case: Case
-  /** `absent`: the service does not serve what the case needs. */
+  /** `absent`: the service lacks a resource that the case needs. */
   readonly outcome: "passed" | "failed" | "absent"
   /** The faults, a sentence each. */
   readonly problems: ReadonlyArray<string>
@@ -64,7 +68,7 @@ export interface Result {
 /**
  * Runs one case against a service.
  *
- * **Example** (a service of one's own)
+ * **Example** (your own service)
  *
  * ```ts no-run
  * import { HttpConformance } from "@millrace/testing"

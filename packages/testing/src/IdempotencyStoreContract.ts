@@ -1,13 +1,11 @@
-/**
- * What every idempotency store promises, as one suite.
- */
+/** The contract of every idempotency store, as one suite. */
 import { assert, describe, it } from "@effect/vitest"
 import { Idempotency } from "@millrace/core"
 import { Effect, Exit, Layer, Random, Scope } from "effect"
 
 /** Options of `suite`. */
 export interface Options {
-  /** Whether another build of the layer finds what an earlier one kept. Default: `forgets`. */
+  /** Whether a new build of the layer finds the claims and results of an earlier one. Default: `forgets`. */
   readonly reopened?: "keeps" | "forgets" | undefined
 }
 
@@ -37,12 +35,12 @@ const outlive = (millis: number) => Effect.sleep(millis + 150)
 const texts = ["", " ", "é 😀 漢字", "quote \" and \\ and '", "a\nb\tc", "100%", "{tag}", "x".repeat(600)]
 
 /**
- * Registers the suite that every `Idempotency.Store` passes, by vitest's `describe`: one owner at a time, larger tokens, results
- * kept byte for byte and for their time, and an owner whose lease has ended changes nothing.
+ * Registers the suite that every `Idempotency.Store` passes, by vitest's `describe`: one owner at a time, growing tokens,
+ * results kept byte for byte and for their time, and an owner whose lease has ended changes nothing.
  *
- * The layer is built once for each test, against the clock of the machine. Keys of other runs may be in the store.
+ * The layer is built once for each test, on the machine's clock. The store may hold keys of other runs.
  *
- * **Example** (a store of one's own)
+ * **Example** (your own store)
  *
  * ```ts
  * import { Idempotency } from "@millrace/core"
@@ -138,7 +136,7 @@ export const suite = <E>(name: string, layer: Layer.Layer<Idempotency.Store, E>,
 
     test("W5 a claim that is extended stays its owner's", (store, key) =>
       Effect.gen(function*() {
-        // far from its end each time, also on a machine that is busy
+        // far from the lease's end each time, even on a busy machine
         const token = claimed(yield* ask(store, key, 1_500))
         for (const _ of [1, 2, 3]) {
           yield* Effect.sleep(600)

@@ -1,6 +1,6 @@
 /**
- * The laws of every middleware, as one suite: a middleware must not lose an answer, an error, a defect or an
- * interruption on the way out, and must leave no trace of one message for the next.
+ * The laws of every middleware, as one suite: a middleware must not lose a result, an error, a defect or an interruption on
+ * the way out, and must leave no trace of one message for the next.
  */
 import { assert, describe, it } from "@effect/vitest"
 import type { Envelope, Handler } from "@millrace/core"
@@ -11,23 +11,23 @@ import * as Faults from "./internal/laws/faults.ts"
 
 export { oddErrors } from "./internal/laws/odd.ts"
 
-/** The error that the handler inside fails with: it carries no class. */
+/** The error that the inner handler fails with; it has no class. */
 export class LawError extends Data.TaggedError("LawError")<{}> {}
 
 /** Options of `suite`. */
 export interface Options<Outer extends Deliveries.Carrier, R, A> {
-  /** A new message each time, one that the middleware lets in. */
+  /** Makes a new message each time, which the middleware must let through. */
   readonly message: () => Outer
   /** The services that the middleware needs; built anew for each run. */
   readonly layer?: Layer.Layer<R> | undefined
-  /** What the handler inside answers. Default: an object. */
+  /** The result of the inner handler. Default: an object. */
   readonly answer?: A | undefined
   /**
-   * What becomes of the handler's `LawError`: it goes out as it is (`passes`, the default), or the middleware is declared to
-   * handle it, and this looks at the exit.
+   * `passes` (the default): the middleware passes the handler's `LawError` through unchanged. A function: the middleware
+   * handles the error, and the function checks the exit.
    */
   readonly failure?: "passes" | ((exit: Exit.Exit<unknown, unknown>) => void) | undefined
-  /** How often it may call the handler for one message. Default: `once`. */
+  /** How often the middleware may call the handler for one message. Default: `once`. */
   readonly calls?: "once" | "several" | undefined
 }
 
@@ -38,7 +38,7 @@ interface Ended {
   readonly calls: number
 }
 
-/** How a handler inside can come to its end: at the call, or later. */
+/** How the inner handler ends: at the call, or later. */
 const ways = [
   ["at once", <A, E>(exit: Exit.Exit<A, E>): Effect.Effect<A, E> => exit],
   ["later", <A, E>(exit: Exit.Exit<A, E>): Effect.Effect<A, E> => Effect.flatMap(Effect.yieldNow, () => exit)]
@@ -56,11 +56,11 @@ const reasonOf = (exit: Exit.Exit<unknown, unknown>): Cause.Reason<unknown> => {
 /**
  * Registers the laws of a middleware as tests, each with a handler that ends at once and with one that ends later.
  *
- * `build` makes a new instance each time it is called. The tests run in virtual time and print no logs. Beside good and bad
- * ends they try errors of any kind (`oddErrors`), loggers and tracers that throw, hooks that throw, and handlers that return no
+ * `build` makes a new instance at each call. The tests run in virtual time and print no logs. Beside successes and failures
+ * they try errors of any kind (`oddErrors`), loggers and tracers that throw, hooks that throw, and handlers that return no
  * effect: none of these may change the end of a message or hold a place, a permit or a timer.
  *
- * **Example** (a middleware of one's own)
+ * **Example** (your own middleware)
  *
  * ```ts no-run
  * import { Middleware } from "@millrace/core"
@@ -78,7 +78,7 @@ export const suite = <Outer extends Deliveries.Carrier, Inner extends Envelope, 
   build: () => (next: Inside<Inner, A>) => Handler<Outer, unknown, unknown, R>,
   options: Options<Outer, R, A>
 ): void => {
-  // a middleware without needs has R = never, and an object is an answer wherever A is not said
+  // a middleware without needs has R = never, and any object is a valid answer if A is unspecified
   const layer = Layer.fresh(options.layer ?? Layer.empty as unknown as Layer.Layer<R>)
   const answer = options.answer ?? { of: "the handler" } as A
   const several = options.calls === "several"
@@ -283,7 +283,7 @@ export const suite = <Outer extends Deliveries.Carrier, Inner extends Envelope, 
   })
 }
 
-/** What of an end does not depend on the identity of errors. */
+/** The parts of an end that do not depend on the identity of errors. */
 const shape = ({ calls, exit }: Ended) => ({
   calls,
   exit: Exit.isSuccess(exit) ? "Success" : exit.cause.reasons.map((reason) => reason._tag).join()

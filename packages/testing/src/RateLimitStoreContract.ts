@@ -1,6 +1,4 @@
-/**
- * What every store of rate limits promises, as one suite.
- */
+/** The contract of every rate limit store, as one suite. */
 import { assert, describe, it } from "@effect/vitest"
 import { RateLimit } from "@millrace/core"
 import { Effect, Exit, Layer, Random, Scope } from "effect"
@@ -10,13 +8,13 @@ import { Reference } from "./internal/rateLimitModel.ts"
 /** Options of `suite`. */
 export interface Options {
   /**
-   * Whose clock the store decides by. `effect`: Effect's, which the suite then moves as it likes. `own`: the store's, and the suite
-   * waits. Default: `own`.
+   * The clock by which the store decides. `effect`: Effect's clock, which the suite moves. `own`: the store's clock, and the
+   * suite waits. Default: `own`.
    */
   readonly clock?: "effect" | "own" | undefined
-  /** How many random programs are compared with the model; an integer from 1. Default: 30. */
+  /** The number of random programs that are compared with the model; an integer from 1. Default: 30. */
   readonly programs?: number | undefined
-  /** Whether another build of the layer finds what an earlier one counted. Default: `forgets`. */
+  /** Whether a new build of the layer finds the counts of an earlier one. Default: `forgets`. */
   readonly reopened?: "keeps" | "forgets" | undefined
 }
 
@@ -37,7 +35,7 @@ const integer = (from: number, to: number) => Random.nextIntBetween(from, to, { 
 
 const oneOf = <A>(values: ReadonlyArray<A>) => Effect.map(integer(0, values.length - 1), (i) => values[i]!)
 
-/** A policy in which something happens within a few calls. */
+/** A policy so small that a few calls reach its limit. */
 const randomPolicy = (name: string, algorithm: RateLimit.Algorithm) =>
   Effect.gen(function*() {
     const limit = yield* integer(1, 6)
@@ -62,17 +60,17 @@ const texts = [
 
 const places = (policy: RateLimit.Policy): boolean => policy.algorithm === "concurrency"
 
-/** What may be compared: a lease is the store's own, and its time was taken over. */
+/** The comparable parts of a decision: its lease is the store's own, and the model uses its time. */
 const told = (decision: RateLimit.Decision) => [decision.isAdmitted, decision.wait, decision.verdicts]
 
 /**
- * Registers the suite that every `RateLimit.Store` passes, by vitest's `describe`: each algorithm, alone and with others, answers
- * call by call what a model answers that tries every millisecond; waits are exact; a call is counted by all policies or by none;
- * calls that come together get no more than the limit; and places are given back, kept, and free when their time is over.
+ * Registers the suite that every `RateLimit.Store` passes, by vitest's `describe`: each algorithm, alone and with others,
+ * decides call by call as a model does that tries every millisecond; waits are exact; a call is counted by all policies or
+ * by none; concurrent calls get no more than the limit; and places are released, renewed, and freed when their time is over.
  *
- * The layer is built once for each test. Keys of other runs may be in the store.
+ * The layer is built once for each test. The store may hold keys of other runs.
  *
- * **Example** (a store of one's own)
+ * **Example** (your own store)
  *
  * ```ts
  * import { RateLimit } from "@millrace/core"
@@ -84,7 +82,7 @@ const told = (decision: RateLimit.Decision) => [decision.isAdmitted, decision.wa
  */
 export const suite = <E>(name: string, layer: Layer.Layer<RateLimit.Store, E>, options: Options = {}): void => {
   const isOurs = options.clock === "effect"
-  // with Effect's clock time goes on only here
+  // Effect's clock advances only here
   const pass = (millis: number) => isOurs ? TestClock.adjust(millis) : Effect.sleep(millis)
   const run = <A, F>(body: (store: Store, key: string) => Effect.Effect<A, F, Scope.Scope>) => () =>
     Effect.flatMap(unique, (key) => Effect.flatMap(RateLimit.Store, (store) => body(store, key))).pipe(
@@ -113,7 +111,7 @@ export const suite = <E>(name: string, layer: Layer.Layer<RateLimit.Store, E>, o
           history.push(`release ${some.lease}`)
           continue
         }
-        // the time of a store of its own clock is told by what it decides only
+        // a store with its own clock reveals its time only in decisions
         if (some !== undefined && kind === 1 && isOurs) {
           const now = yield* Effect.clockWith((clock) => clock.currentTimeMillis)
           const isHeld = yield* store.renew(some.charges, some.lease)
@@ -171,7 +169,7 @@ export const suite = <E>(name: string, layer: Layer.Layer<RateLimit.Store, E>, o
         (store, key) =>
           Effect.gen(function*() {
             const policy = RateLimit.policy(key, { algorithm, limit: 20, window: "10 minutes" })
-            // what answers at once acts when it is called
+            // a store that answers synchronously acts when it is called
             const take = Effect.suspend(() => store.take([{ policy, key, cost: 1 }], 0))
             const decisions = yield* Effect.all(Array.from({ length: 60 }, () => take), { concurrency: "unbounded" })
             assert.strictEqual(decisions.filter(({ isAdmitted }) => isAdmitted).length, 20)
@@ -204,7 +202,7 @@ export const suite = <E>(name: string, layer: Layer.Layer<RateLimit.Store, E>, o
         Effect.gen(function*() {
           const policy = RateLimit.policy(key, { algorithm: "concurrency", limit: 2, window: "10 minutes" })
           const charges = [{ policy, key, cost: 1 }]
-          // what answers at once acts when it is called
+          // a store that answers synchronously acts when it is called
           const take = Effect.suspend(() => store.take(charges, 60_000))
           const first = yield* take
           const second = yield* take
@@ -224,7 +222,7 @@ export const suite = <E>(name: string, layer: Layer.Layer<RateLimit.Store, E>, o
         Effect.gen(function*() {
           const policy = RateLimit.policy(key, { algorithm: "concurrency", limit: 2, window: 600 })
           const charges = [{ policy, key, cost: 1 }]
-          // what answers at once acts when it is called
+          // a store that answers synchronously acts when it is called
           const take = Effect.suspend(() => store.take(charges, 0))
           const [silent, alive] = [yield* take, yield* take]
           for (let i = 0; i < 6; i++) {
@@ -253,7 +251,7 @@ export const suite = <E>(name: string, layer: Layer.Layer<RateLimit.Store, E>, o
         assert.isTrue((yield* charge(999_982)).isAdmitted)
         const full = yield* charge(999_983)
         assert.isFalse(full.isAdmitted)
-        // 999,982 messages take 86,399,913.6 ms to come back, and some have passed
+        // 999,982 messages take 86,399,913.6 ms to refill, and some have passed
         assert.isAtMost(full.wait, 86_399_914)
         assert.isAtLeast(full.wait, 86_399_914 - (isOurs ? 0 : 60_000))
       }))

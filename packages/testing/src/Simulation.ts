@@ -1,12 +1,12 @@
 /**
- * Deterministic simulation: a program runs in a seeded world with a scheduler and a clock of its own, over the memory broker,
- * so that thousands of histories of crashes, rebalances, drains, outages and failing calls pass in seconds, and each is run
- * again by its number.
+ * Deterministic simulation: a program runs in a seeded world with a scheduler and a clock of its own, over the memory
+ * broker, so that thousands of histories of crashes, rebalances, drains, outages and failing calls pass in seconds, and each
+ * can be replayed by its number.
  *
- * All time must go through Effect's clock and all chance through `Random` or the world. A Promise, a real timer or the time
+ * All time must come from Effect's clock and all randomness from `Random` or the world. A Promise, a real timer or the time
  * of day inside a program makes its histories stand still, or not replay; `check` says which.
  *
- * **Example** (a handler that counts twice what comes twice)
+ * **Example** (a handler that counts redelivered messages twice)
  *
  * ```ts
  * import { Channel, Decode, Publisher, Stack, Subscription } from "@millrace/core"

@@ -1,6 +1,6 @@
 /**
- * What a rate limit is, in as few words as can be: whether it admits a cost at a time. All that a store answers follows from
- * that, by trying each millisecond.
+ * The model of a rate limit, as short as possible: whether it admits a cost at a time. All answers of a store follow from
+ * this, by trying each millisecond.
  */
 import type { RateLimit } from "@millrace/core"
 
@@ -12,14 +12,17 @@ interface Model {
   readonly renew?: (lease: number, now: number) => boolean
 }
 
-/** A bucket filled by `limit` parts each millisecond, of which a message takes `window`; before a turn it is what it will be then. */
+/**
+ * A bucket filled by `limit` parts each millisecond; a message takes `window` parts. Before a reserved turn it has the level
+ * of that turn.
+ */
 const bucket = ({ burst, limit, window }: RateLimit.Policy): Model => {
   let [parts, at] = [burst * window, 0]
   const level = (time: number) => Math.min(burst * window, parts + (time - at) * limit)
   return {
     admits: (time, cost) => cost <= burst && level(time) >= cost * window,
     spend: (turn, cost, _lease, now) => {
-      // a turn that this bucket made is between two milliseconds, so it is counted from now
+      // a turn that this bucket decided lies between two milliseconds, so it is counted from now
       const from = level(turn - 1) < cost * window ? now : turn
       ;[parts, at] = [level(from) - cost * window, from]
     }
@@ -86,7 +89,7 @@ const concurrency = ({ limit, window }: RateLimit.Policy): Model => {
 
 const models = { gcra: bucket, tokenBucket: bucket, fixedWindow, slidingCounter, slidingLog, concurrency }
 
-/** The first time from `from` at which it is so; nothing here takes longer. */
+/** The first time from `from` on at which `isSo` holds, or Infinity; no wait of the suite is longer than 100,000 ms. */
 const first = (from: number, isSo: (time: number) => boolean): number => {
   for (let time = from; time < from + 100_000; time++) if (isSo(time)) return time
   return Infinity
@@ -105,7 +108,7 @@ export class Reference {
     return made
   }
 
-  /** What a store has to answer at this time; its lease is taken over. */
+  /** The decision that a store must make at this time; the model takes over the store's lease. */
   take(charges: ReadonlyArray<RateLimit.Charge>, within: number, now: number, lease: number): RateLimit.Decision {
     const waits = charges.map((charge) =>
       charge.cost > charge.policy.burst

@@ -1,6 +1,4 @@
-/**
- * Certificates for tests of TLS: an authority, a server on the loopback interface, a client, and a client of nobody's.
- */
+/** Certificates for tests of TLS: an authority, a server on the loopback interface, a client, and an untrusted client. */
 import { Effect, type Scope } from "effect"
 import { chmodSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs"
 import { rm } from "node:fs/promises"
@@ -17,7 +15,7 @@ export interface Pair {
   readonly keyFile: string
 }
 
-/** What TLS and mutual TLS need. */
+/** Certificates for TLS and mutual TLS. */
 export interface Certificates {
   readonly ca: string
   readonly caFile: string
@@ -25,13 +23,13 @@ export interface Certificates {
   readonly server: Pair
   /** Of the subject `CN=app`. */
   readonly client: Pair
-  /** Signed by itself: nobody trusts it. */
+  /** Self-signed: no server trusts it. */
   readonly stranger: Pair
 }
 
 const curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
 
-// what TLS libraries ask of an authority; without them OpenSSL 3 refuses its certificates
+// TLS libraries require these extensions of an authority; without them OpenSSL 3 refuses its certificates
 const authority = ["-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign,cRLSign"]
 
 const failed = (cause: unknown) =>
@@ -41,7 +39,7 @@ const failed = (cause: unknown) =>
     message: `Certificates could not be made: ${cause instanceof Error ? cause.message : String(cause)}`
   })
 
-/** Makes certificates that are good for two days, in a folder that goes with the scope. Needs `openssl`. */
+/** Makes certificates that are valid for two days, in a folder that is removed with the scope. Needs `openssl`. */
 export const make: Effect.Effect<Certificates, ServerUnavailable | ServerFailed, Scope.Scope> = Effect.gen(
   function*() {
     const openssl = findTool("openssl")
@@ -56,7 +54,7 @@ export const make: Effect.Effect<Certificates, ServerUnavailable | ServerFailed,
       Effect.sync(() => mkdtempSync(join(tmpdir(), "millrace-certificates-"))),
       (path) => Effect.promise(() => rm(path, { recursive: true, force: true }))
     )
-    // servers that run as a user of their own read them, too
+    // lets servers that run as another user read the certificates
     yield* Effect.sync(() => chmodSync(folder, 0o755))
     const run = (...args: ReadonlyArray<string>) =>
       settled((signal) => runTool(openssl, args, { cwd: folder, signal }), failed)

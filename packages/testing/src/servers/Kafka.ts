@@ -10,7 +10,7 @@ import { borrowed, own as ownServer, type Server as RunningServer, ServerFailed,
 /** The version of an own copy, unless the options name another. */
 export const version = "4.2.0"
 
-/** The place of a node in its cluster; the nodes must know of each other before the first one starts. */
+/** A node's position in its cluster; the nodes must know each other before the first one starts. */
 export interface Node {
   /** Kafka's `node.id`, from 1. */
   readonly id: number
@@ -20,14 +20,14 @@ export interface Node {
   readonly ports: readonly [broker: number, controller: number]
 }
 
-/** A Kafka broker with its controller in one process; `brokers` is what clients take. */
+/** A Kafka broker with its controller in one process; clients connect to `brokers`. */
 export interface KafkaServer extends RunningServer {
   readonly brokers: Array<string>
-  /** `host:port` of each of the listeners that were asked for. */
+  /** `host:port` of each additional listener, by name. */
   readonly listeners: Readonly<Record<string, string>>
 }
 
-/** How a server is started; each may be left out. */
+/** Options of a server; each is optional. */
 export interface Options {
   /** The version to download; default {@link version}. */
   readonly version?: string
@@ -35,17 +35,20 @@ export interface Options {
   readonly node?: Node
   /** Java's heap, as `-Xmx` spells it; default `256m`. */
   readonly heap?: string
-  /** Other flags of the Java machine; the default starts fast and stays small. A benchmark wants `[]`, which lets the optimizing compiler run. */
+  /**
+   * Other flags of the Java machine; the default starts fast and stays small. Use `[]` for benchmarks, which lets the
+   * optimizing compiler run.
+   */
   readonly jvm?: ReadonlyArray<string>
-  /** Server properties beside or instead of the ones that make one broker start and come back fast. */
+  /** Server properties beside or instead of the defaults, which make one broker start and recover fast. */
   readonly properties?: Readonly<Record<string, string>>
-  /** Listeners beside the plain one, by upper-case name; what a protocol needs goes into `properties`. */
+  /** Listeners beside the plain one, by upper-case name; put settings of a protocol into `properties`. */
   readonly listeners?: Readonly<Record<string, "PLAINTEXT" | "SSL" | "SASL_PLAINTEXT" | "SASL_SSL">>
-  /** How long it may take until it answers, also after a kill with much data; default one minute. */
+  /** The longest start, also after a kill with much data; default one minute. */
   readonly startTimeout?: Duration.Input
 }
 
-/** What is taken where an option is left out. */
+/** The defaults of the options. */
 export const defaults = {
   heap: "256m",
   jvm: ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"],
@@ -56,8 +59,8 @@ export const defaults = {
 
 const nameOf = (version: string): string => `Kafka ${version}`
 
-// Metadata v4 without topics: a broker that has not yet been let in lists none, and would refuse to create a topic.
-// https://kafka.apache.org/protocol#The_Messages_Metadata
+// Metadata v4 without topics: a broker that has not yet joined its cluster lists no brokers, and would refuse to create a
+// topic. https://kafka.apache.org/protocol#The_Messages_Metadata
 const hello = Buffer.from("\0\0\0\x14\0\x03\0\x04\0\0\0\x07\0\x05probe\0\0\0\0\0", "latin1")
 const probe = (host: string, port: number): Probe => ({
   host,
@@ -116,7 +119,7 @@ const properties = (
       beside(({ name, protocol }) => `${name}:${protocol}`)
     }`,
     "log.dirs": data,
-    // one of everything: there is one broker
+    // a replication factor of one, since there is one broker
     "offsets.topic.replication.factor": "1",
     "offsets.topic.num.partitions": "1",
     "transaction.state.log.replication.factor": "1",
@@ -125,7 +128,7 @@ const properties = (
     "share.coordinator.state.topic.replication.factor": "1",
     "share.coordinator.state.topic.min.isr": "1",
     "group.initial.rebalance.delay.ms": "0",
-    // a killed broker is let in again once its old session has ended: 9 s by default
+    // a killed broker can rejoin once its old session has ended: 9 s by default
     "broker.session.timeout.ms": "1000",
     "broker.heartbeat.interval.ms": "200",
     ...more
@@ -169,7 +172,7 @@ const unknownFailure = (name: string) => (cause: unknown) =>
     message: `${name} could not be prepared: ${cause instanceof Error ? cause.message : String(cause)}`
   })
 
-// Two processes may do this at once: each fills a folder of its own, and the first to rename it has made the cache.
+// Two processes may install at once: each fills a folder of its own, and the first to rename it has made the cache.
 const install = (
   version: string,
   java: string,
@@ -251,7 +254,7 @@ const install = (
     }).pipe(Effect.ensuring(Effect.promise(() => rm(fresh, { recursive: true, force: true }))))
   })
 
-/** Makes formatted data that of another node: its id, and an id of the folder that no other node has. */
+/** Turns formatted data into that of another node: sets its id, and a random id of the folder. */
 const become = async (data: string, id: number): Promise<void> => {
   const file = join(data, "meta.properties")
   const text = await readFile(file, "utf8")
@@ -263,11 +266,12 @@ const become = async (data: string, id: number): Promise<void> => {
 }
 
 /**
- * Starts an own Kafka 4.2.0 on free ports of the loopback interface, with its data in a temporary folder, and answers when it
- * takes requests. Closing the scope, or the end of this process however it comes, kills it and removes the data.
+ * Starts an own Kafka (4.2.0 by default) on free ports of the loopback interface, with its data in a temporary folder, and
+ * completes when it accepts requests. Closing the scope, or any end of this process, kills it and removes the data.
  *
- * The first start on a machine downloads it with Maven, once, into `$XDG_CACHE_HOME/millrace` (5 seconds, 43 MB). Needs Java 17.
- * Fails with `ServerUnavailable` if Java, Maven or the download is missing, and with `ServerFailed` if it does not answer in time.
+ * The first start on a machine downloads it with Maven, once, into `$XDG_CACHE_HOME/millrace` (5 seconds, 43 MB). Needs Java
+ * 17. Fails with `ServerUnavailable` if Java, Maven or the download is missing, and with `ServerFailed` if it does not
+ * answer in time.
  */
 export const own = (options: Options = {}): Effect.Effect<KafkaServer, ServerUnavailable | ServerFailed, Scope.Scope> =>
   Effect.gen(function*() {
@@ -278,7 +282,7 @@ export const own = (options: Options = {}): Effect.Effect<KafkaServer, ServerUna
     const cache = cacheFolder(wanted)
     if (!existsSync(cache)) yield* install(wanted, java, cache)
 
-    // Class data sharing halves the start. The archive belongs to one Java, and is recorded by the first server that is closed.
+    // Class data sharing halves the start. The archive belongs to one Java, and the first server that closes records it.
     const javaId = createHash("sha256").update(`${java} ${statSync(java).mtimeMs}`).digest("hex").slice(0, 12)
     const archive = join(cache, `classes-${javaId}.jsa`)
     const record = !existsSync(archive)
@@ -346,8 +350,8 @@ export const own = (options: Options = {}): Effect.Effect<KafkaServer, ServerUna
   })
 
 /**
- * A Kafka that runs already, at `host:port` or at several of them with commas between; the first is asked once if it answers.
- * Stopping, killing and restarting it fail with `ServerNotOwned`, whose message ends with `whose`.
+ * A running Kafka, at one `host:port` or several separated by commas; waits up to 5 seconds for an answer of the first. Stopping,
+ * killing and restarting it fail with `ServerNotOwned`, whose message ends with `whose`.
  */
 export const existing = (
   addresses: string,
@@ -370,8 +374,8 @@ export const existing = (
 }
 
 /**
- * The Kafka that the environment variable `MILLRACE_KAFKA=host:port` names, and an own copy (see {@link own}) where it is not set. The
- * options are those of the own copy.
+ * The Kafka that the environment variable `MILLRACE_KAFKA=host:port` names, or an own copy (see {@link own}) if it is not
+ * set. The options are those of the own copy.
  *
  * @example
  * ```ts

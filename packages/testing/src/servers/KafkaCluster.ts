@@ -12,15 +12,15 @@ export interface KafkaCluster {
   readonly brokers: ReadonlyArray<string>
 }
 
-/** How a cluster is started; each may be left out. */
+/** Options of a cluster; each is optional. */
 export interface Options {
-  /** How many nodes; default 3. Topics have a replica on each, and a write needs all of them but one. */
+  /** The number of nodes; default 3. Topics have a replica on each, and a write needs all of them but one. */
   readonly nodes?: number
   /** The version to download; default {@link Kafka.version}. */
   readonly version?: string
   /** Server properties of each node beside those of {@link Kafka.own}, by its index. */
   readonly properties?: (index: number) => Readonly<Record<string, string>>
-  /** How long the cluster may take until each node answers; default 2 minutes. */
+  /** The longest time until each node answers; default 2 minutes. */
   readonly startTimeout?: Duration.Input
 }
 
@@ -30,10 +30,11 @@ export const defaults = { nodes: 3, startTimeout: "2 minutes" } as const satisfi
 const check = OptionCheck.make("KafkaCluster")
 
 /**
- * Starts a Kafka cluster of its own, each node as {@link Kafka.own} starts it. A broker that is killed loses its leaderships after two
- * seconds. Closing the scope kills the nodes and removes their data.
+ * Starts a Kafka cluster of its own, each node as {@link Kafka.own} starts it. A killed broker loses its leaderships after
+ * two seconds. Closing the scope kills the nodes and removes their data.
  *
- * Fails with `ServerUnavailable` if Java, Maven or the download is missing, and with `ServerFailed` if a node does not answer in time.
+ * Fails with `ServerUnavailable` if Java, Maven or the download is missing, and with `ServerFailed` if a node does not
+ * answer in time.
  */
 export const own = (
   options: Options = {}
@@ -71,7 +72,7 @@ export const own = (
           startTimeout
         })
       ),
-      // a node answers once most of them have elected a controller
+      // a node answers once a majority has elected a controller
       { concurrency: "unbounded" }
     )
     return { nodes, brokers: nodes.map(({ address }) => address) }

@@ -7,10 +7,10 @@ import { join } from "node:path"
 import { findTool, type Probe, runTool, settled } from "./process.ts"
 import { own as ownServer, type Server as RunningServer, ServerFailed, ServerUnavailable } from "./Server.ts"
 
-/** The version an own copy has. */
+/** The version of an own copy. */
 export const version = "26.7.3"
 
-/** A Keycloak with the realm `master`; other realms are made by its admin API. */
+/** A Keycloak with the realm `master`; its admin API can create others. */
 export interface KeycloakServer extends RunningServer {
   /** `http://host:port`, without a path. */
   readonly url: string
@@ -18,11 +18,11 @@ export interface KeycloakServer extends RunningServer {
   readonly admin: { readonly username: string; readonly password: string }
 }
 
-/** How a server is started; each may be left out. */
+/** Options of a server; each is optional. */
 export interface Options {
   /** Java's heap, as `-Xmx` spells it; default `512m`. */
   readonly heap?: string
-  /** How long it may take until it answers, also on the first start, which makes its tables; default three minutes. */
+  /** The longest start, including the first one, which creates the tables; default three minutes. */
   readonly startTimeout?: Duration.Input
 }
 
@@ -60,7 +60,7 @@ const unknownFailure = (cause: unknown) =>
 const cacheFolder = () =>
   join(process.env["XDG_CACHE_HOME"] || join(homedir(), ".cache"), "millrace", `keycloak-${version}`)
 
-// Two processes may do this at once: each fills a folder of its own, and the first to rename it has made the cache.
+// Two processes may install at once: each fills a folder of its own, and the first to rename it has made the cache.
 const becomes = (fresh: string, cache: string) =>
   rename(fresh, cache).catch((error: NodeJS.ErrnoException) => {
     if (error.code !== "ENOTEMPTY" && error.code !== "EEXIST") throw error
@@ -95,7 +95,7 @@ const install = (cache: string): Effect.Effect<void, ServerUnavailable | ServerF
     }).pipe(Effect.ensuring(Effect.promise(() => rm(fresh, { recursive: true, force: true }))))
   })
 
-/** Flags of the script `kc.sh`, which is left out: it would stay as the parent of the server. */
+/** The flags of the script `kc.sh`, which is not used: it would stay as the parent of the server. */
 const flags = [
   "-Dkc.config.built=true",
   "-XX:+UseSerialGC",
@@ -110,12 +110,12 @@ const flags = [
 ]
 
 /**
- * Starts an own Keycloak on a free port of the loopback interface, with its data in a temporary folder, and answers when it serves its
- * realm `master`. Closing the scope, or the end of this process however it comes, kills it and removes the data.
+ * Starts an own Keycloak on a free port of the loopback interface, with its data in a temporary folder, and completes when
+ * it serves its realm `master`. Closing the scope, or any end of this process, kills it and removes the data.
  *
- * The first start on a machine downloads it with Maven (176 MB) into `$XDG_CACHE_HOME/millrace`, builds it and makes its tables: one to
- * two minutes. Later ones take 15 to 20 seconds and 350 MB of memory. Needs Java 17.
- * Fails with `ServerUnavailable` if Java, Maven or the download is missing, and with `ServerFailed` if it does not answer in time.
+ * The first start on a machine downloads it with Maven (176 MB) into `$XDG_CACHE_HOME/millrace`, builds it and creates its
+ * tables: one to two minutes. Later ones take 15 to 20 seconds and 350 MB of memory. Needs Java 17. Fails with
+ * `ServerUnavailable` if Java, Maven or the download is missing, and with `ServerFailed` if it does not answer in time.
  *
  * @example
  * ```ts
@@ -181,7 +181,7 @@ export const own = (
       })
     })
     if (isFirst) {
-      // its tables are made: later servers begin with a copy of a file that no process writes
+      // the tables exist now: stop the server and keep a copy of its file, with which later servers begin
       const keep = settled(async () => {
         const fresh = `${template}.${randomUUID()}`
         await cp(data, fresh, { recursive: true })
@@ -190,7 +190,7 @@ export const own = (
       yield* server.stop.pipe(
         Effect.andThen(keep),
         Effect.andThen(server.start),
-        // an own server is ours to stop
+        // an own server may be stopped
         Effect.catchTag("ServerNotOwned", Effect.die)
       )
     }

@@ -6,39 +6,42 @@ import type { Certificates } from "./Certificates.ts"
 import { findTool, type Probe, runTool, settled } from "./process.ts"
 import { borrowed, own as ownServer, type Server as RunningServer, ServerFailed, ServerUnavailable } from "./Server.ts"
 
-/** A Mosquitto; its `stop` saves all sessions and messages, its `kill` loses what came since it saved last. */
+/** A Mosquitto; `stop` saves all sessions and messages, `kill` loses those since the last save. */
 export interface MosquittoServer extends RunningServer {
   /** `mqtt://user:password@host:port`. */
   readonly url: Redacted.Redacted<string>
-  /** `mqtts://user:password@host:port`; only where `certificates` were given, and only with a client certificate. */
+  /**
+   * `mqtts://user:password@host:port`; undefined without `certificates`. Requires a client certificate, unless `mutual` is
+   * false.
+   */
   readonly tlsUrl: Redacted.Redacted<string> | undefined
   /** `ws://user:password@host:port`. */
   readonly webSocketUrl: Redacted.Redacted<string> | undefined
   readonly username: string
   readonly password: Redacted.Redacted<string>
-  /** Changes the password of a user; the server ends the connections that have the old one. */
+  /** Changes the password of a user; the server closes connections that use the old one. */
   readonly setPassword: (user: string, secret: string) => Effect.Effect<void, ServerFailed>
-  /** Writes all that it has into its file, as it does by itself each second, and completes when it has. */
+  /** Makes the server save its state to its file, as it does each second, and waits for it. */
   readonly save: Effect.Effect<void, ServerFailed>
 }
 
-/** How a server is started; each may be left out. */
+/** Options of a server; each is optional. */
 export interface Options {
-  /** Lines of mosquitto.conf beside those that make it keep messages; default none. */
+  /** Lines of mosquitto.conf beside the default ones, which make it keep messages; default none. */
   readonly settings?: ReadonlyArray<string>
-  /** Lines of an access control file; default none, and everybody may do everything. */
+  /** Lines of an access control file; default none, and every user may do everything. */
   readonly access?: ReadonlyArray<string>
-  /** Opens a second listener by TLS with these; default none. */
+  /** Opens a second listener with TLS and these certificates; default none. */
   readonly certificates?: Certificates
-  /** Whether the TLS listener asks for a client's certificate; default true. */
+  /** Whether the TLS listener requires a client certificate; default true. */
   readonly mutual?: boolean
   /** Users beside `millrace`, and their passwords; default none. */
   readonly users?: Readonly<Record<string, string>>
-  /** How long it may take until it answers; default ten seconds. */
+  /** The longest start; default ten seconds. */
   readonly startTimeout?: Duration.Input
 }
 
-/** What is taken where an option is left out. */
+/** The defaults of the options. */
 export const defaults = {
   settings: [],
   access: [],
@@ -51,7 +54,7 @@ const name = "Mosquitto"
 const username = "millrace"
 const password = "grindstone"
 
-// CONNECT of MQTT 3.1.1 with the client id `probe`; refused as it is, the answer is a CONNACK
+// CONNECT of MQTT 3.1.1 with the client id `probe`; the server refuses it, and the answer is a CONNACK
 const hello = Buffer.from("\x10\x11\0\x04MQTT\x04\x02\0\x05\0\x05probe", "latin1")
 const probe = (host: string, port: number): Probe => ({
   host,
@@ -71,12 +74,12 @@ const configuration = (
   { access, certificates, mutual, settings }: Settings
 ): string =>
   [
-    // else it drops its rights, and saves nothing without a word
+    // as root it would otherwise drop its rights, and silently save nothing
     ...(process.getuid?.() === 0 ? ["user root"] : []),
     "persistence true",
     `persistence_location ${folder}/`,
     "autosave_interval 1",
-    // a queue for a client that is away has no bound, or it would lose what was confirmed
+    // no bound on the queue of a disconnected client, or the server would lose confirmed messages
     "max_queued_messages 0",
     "allow_anonymous false",
     `password_file ${join(folder, "passwords")}`,
@@ -96,7 +99,7 @@ const configuration = (
 
 const findMosquitto = (tool: "mosquitto" | "mosquitto_passwd") =>
   Effect.suspend(() => {
-    // Debian keeps servers where the PATH of a user may not look
+    // Debian installs servers in folders that may not be on a user's PATH
     const found = findTool(tool) ?? findTool(tool, ["/usr/sbin", "/usr/local/sbin"])
     return found === undefined
       ? Effect.fail(
@@ -117,10 +120,10 @@ const failed = (cause: unknown) =>
     message: `${name} could not be prepared: ${cause instanceof Error ? cause.message : String(cause)}`
   })
 
-/** When the file was written last, in nanoseconds; 0 where it was not yet. */
+/** When the file was last written, in nanoseconds; 0 if it does not exist yet. */
 const writtenAt = (file: string): bigint => statSync(file, { bigint: true, throwIfNoEntry: false })?.mtimeNs ?? 0n
 
-/** A signal makes it save; the file is renamed into its place when it is complete. */
+/** Makes it save by a signal, and waits until the complete file is renamed into its place. */
 const saved = async (file: string, pid: number | undefined, signal: AbortSignal): Promise<void> => {
   if (pid === undefined) throw new Error("it does not run")
   const before = writtenAt(file)
@@ -132,15 +135,15 @@ const saved = async (file: string, pid: number | undefined, signal: AbortSignal)
 }
 
 /**
- * Starts an own Mosquitto on free ports of the loopback interface: with a password, by TCP, WebSocket and, with `certificates`,
- * TLS; its data in a temporary folder. Closing the scope, or the end of this process however it comes, kills it and removes
+ * Starts an own Mosquitto on free ports of the loopback interface: with a password, by TCP, WebSocket and, with
+ * `certificates`, TLS; its data in a temporary folder. Closing the scope, or any end of this process, kills it and removes
  * the data.
  *
- * It acknowledges before it saves. `stop` (SIGTERM) saves first, so nothing confirmed is lost; `kill` loses up to a second,
- * unless `save` came between.
+ * Mosquitto acknowledges before it saves. `stop` (SIGTERM) saves first, so no confirmed message is lost; `kill` loses up to
+ * a second, unless `save` ran in between.
  *
- * Fails with `ServerUnavailable` if `mosquitto` or `mosquitto_passwd` is missing, and with `ServerFailed` if it does not answer
- * in time.
+ * Fails with `ServerUnavailable` if `mosquitto` or `mosquitto_passwd` is missing, and with `ServerFailed` if it does not
+ * answer in time.
  */
 export const own = (
   options: Options = {}
@@ -198,7 +201,7 @@ export const own = (
         Effect.andThen(
           write(user, secret),
           Effect.map(server.pid, (pid) => {
-            // reads its files again
+            // makes it reload its files
             if (pid !== undefined) process.kill(pid, "SIGHUP")
           })
         ),
@@ -210,8 +213,8 @@ export const own = (
   })
 
 /**
- * A broker that somebody else started, asked once if it answers. Its operations fail with `ServerNotOwned`, whose message ends
- * with `whose`.
+ * A running broker; waits up to 5 seconds for its answer. Its operations fail with `ServerNotOwned`, whose message ends with `whose`;
+ * `setPassword` and `save` fail with `ServerFailed`.
  */
 export const existing = (
   url: Redacted.Redacted<string>,
@@ -242,8 +245,8 @@ export const existing = (
   })
 
 /**
- * The broker that the environment variable `MILLRACE_MQTT=mqtt://user:password@host:port` names, and an own copy (see
- * {@link own}) where it is not set. The options are those of the own copy.
+ * The broker that the environment variable `MILLRACE_MQTT=mqtt://user:password@host:port` names, or an own copy (see {@link
+ * own}) if it is not set. The options are those of the own copy.
  *
  * @example
  * ```ts

@@ -5,45 +5,48 @@ import type { Certificates } from "./Certificates.ts"
 import { findTool, type Probe } from "./process.ts"
 import { borrowed, own as ownServer, type Server as RunningServer, ServerFailed, ServerUnavailable } from "./Server.ts"
 
-/** A NATS server with JetStream; streams in files lose nothing that was acknowledged, however it ends. */
+/** A NATS server with JetStream; streams in files keep all acknowledged messages, however the process ends. */
 export interface NatsServer extends RunningServer {
-  /** What clients take: `nats://user:password@host:port`, `nats://token@host:port` or `nats://host:port`, and `tls://` where it asks for TLS. */
+  /**
+   * The URL for clients: `nats://user:password@host:port`, `nats://token@host:port` or `nats://host:port`, and `tls://` if
+   * the server requires TLS.
+   */
   readonly url: Redacted.Redacted<string>
 }
 
-/** A user beside the first, and what it may do. */
+/** An additional user and its permissions. */
 export interface User {
   readonly password: string
-  /** Subjects it may publish to; default all. */
+  /** Subjects that the user may publish to; default all. */
   readonly publish?: ReadonlyArray<string>
-  /** Subjects it may subscribe to; default all. */
+  /** Subjects that the user may subscribe to; default all. */
   readonly subscribe?: ReadonlyArray<string>
 }
 
-/** How a server is started; each may be left out. */
+/** Options of a server; each is optional. */
 export interface Options {
-  /** Lines of the configuration file beside those that make it keep messages; default none. */
+  /** Lines of the configuration file beside the default ones, which enable JetStream; default none. */
   readonly settings?: ReadonlyArray<string>
-  /** Users beside `millrace`; default none, and where there are none it asks for no password. */
+  /** Users beside `millrace`; default none, and then the server requires no password. */
   readonly users?: Readonly<Record<string, User>>
-  /** The token that it asks for, in place of users; default none. */
+  /** The token that the server requires, in place of users; default none. */
   readonly token?: string
-  /** Makes it speak TLS only, with these; default none. */
+  /** Makes the server accept TLS only, with these certificates; default none. */
   readonly certificates?: Certificates
-  /** Whether it asks for a client's certificate, where it speaks TLS; default true. */
+  /** Whether the server requires a client certificate with TLS; default true. */
   readonly mutual?: boolean
-  /** How long it may take until it answers; default ten seconds. */
+  /** The longest start; default ten seconds. */
   readonly startTimeout?: Duration.Input
 }
 
-/** What is taken where an option is left out. */
+/** The defaults of the options. */
 export const defaults = { settings: [], users: {}, mutual: true, startTimeout: "10 seconds" } as const satisfies Options
 
 const name = "NATS"
 const username = "millrace"
 const password = "millrace"
 
-// it speaks first, and in clear text, also where it wants TLS after that
+// the server speaks first, and in clear text, even if it requires TLS after that
 const probe = (host: string, port: number): Probe => ({
   host,
   port,
@@ -88,7 +91,7 @@ const configuration = (folder: string, port: number, options: Known): string => 
 }
 
 const findNats = Effect.suspend(() => {
-  // Debian keeps servers where the PATH of a user may not look
+  // Debian installs servers in folders that may not be on a user's PATH
   const found = findTool("nats-server") ?? findTool("nats-server", ["/usr/sbin", "/usr/local/sbin"])
   return found === undefined
     ? Effect.fail(
@@ -103,8 +106,8 @@ const findNats = Effect.suspend(() => {
 })
 
 /**
- * Starts an own NATS on a free port of the loopback interface, with JetStream and its data in a temporary folder. Closing the
- * scope, or the end of this process however it comes, kills it and removes the data.
+ * Starts an own NATS on a free port of the loopback interface, with JetStream and its data in a temporary folder. Closing
+ * the scope, or any end of this process, kills it and removes the data.
  *
  * Fails with `ServerUnavailable` if `nats-server` is missing, and with `ServerFailed` if it does not answer in time.
  */
@@ -139,8 +142,7 @@ export const own = (
   })
 
 /**
- * A NATS that somebody else started, asked once if it answers. Its operations fail with `ServerNotOwned`, whose message ends
- * with `whose`.
+ * A running NATS; waits up to 5 seconds for its answer. Its operations fail with `ServerNotOwned`, whose message ends with `whose`.
  */
 export const existing = (
   url: Redacted.Redacted<string>,
@@ -164,8 +166,8 @@ export const existing = (
   })
 
 /**
- * The NATS that the environment variable `MILLRACE_NATS=nats://user:password@host:port` names, and an own copy (see {@link own})
- * where it is not set. The options are those of the own copy.
+ * The NATS that the environment variable `MILLRACE_NATS=nats://user:password@host:port` names, or an own copy (see {@link
+ * own}) if it is not set. The options are those of the own copy.
  *
  * @example
  * ```ts

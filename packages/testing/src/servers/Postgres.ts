@@ -16,17 +16,17 @@ export interface PostgresServer extends RunningServer {
   readonly url: Redacted.Redacted<string>
 }
 
-/** How a server is started; each may be left out. */
+/** Options of a server; each is optional. */
 export interface Options {
-  /** The folder of `initdb` and `postgres`; default: where the PATH finds them, else the newest of Debian's. */
+  /** The folder of `initdb` and `postgres`; default: the folder on the PATH that has them, else Debian's newest. */
   readonly bin?: string
   /** Settings of the server, as in postgresql.conf; default none. */
   readonly settings?: Readonly<Record<string, string>>
-  /** How long it may take until it answers; default half a minute. */
+  /** The longest start; default half a minute. */
   readonly startTimeout?: Duration.Input
 }
 
-/** What is taken where an option is left out. */
+/** The defaults of the options. */
 export const defaults = { settings: {}, startTimeout: "30 seconds" } as const satisfies Options
 
 const name = "PostgreSQL"
@@ -45,7 +45,7 @@ const probe = (host: string, port: number, user: string): Probe => ({
   host,
   port,
   hello: startupMessage(user),
-  // R asks for the password; E says that it is still starting
+  // R requests the password; E means that the server is still starting
   isAnswer: (reply) => reply[0] === "R".charCodeAt(0)
 })
 
@@ -112,9 +112,9 @@ const address = (host: string, port: number, user: string, secret: string, base:
 })
 
 /**
- * Starts an own PostgreSQL on a free port of the loopback interface, with a password (SCRAM), a superuser and an empty database
- * `test`, and its data in a temporary folder. Closing the scope, or the end of this process however it comes, kills it and
- * removes the data. Where we are root it runs as user postgres.
+ * Starts an own PostgreSQL on a free port of the loopback interface, with a password (SCRAM), a superuser and an empty
+ * database `test`, and its data in a temporary folder. Closing the scope, or any end of this process, kills it and removes
+ * the data. If this process runs as root, the server runs as user postgres.
  *
  * Fails with `ServerUnavailable` if `initdb` or the user is missing, and with `ServerFailed` if it does not answer in time.
  */
@@ -186,8 +186,8 @@ export const own = (
   })
 
 /**
- * A PostgreSQL that runs already, by its `postgres://user:password@host:port/database`; it is asked once if it answers. Stopping, killing and
- * restarting it fail with `ServerNotOwned`, whose message ends with `whose`.
+ * A running PostgreSQL, by its `postgres://user:password@host:port/database`; waits up to 5 seconds for its answer. Stopping, killing
+ * and restarting it fail with `ServerNotOwned`, whose message ends with `whose`.
  */
 export const existing = (
   url: Redacted.Redacted<string>,
@@ -217,8 +217,8 @@ export const existing = (
   })
 
 /**
- * The PostgreSQL that the environment variable `MILLRACE_POSTGRES=postgres://user:password@host:port/database` names, and an own copy (see
- * {@link own}) where it is not set. The options are those of the own copy.
+ * The PostgreSQL that the environment variable `MILLRACE_POSTGRES=postgres://user:password@host:port/database` names, or an
+ * own copy (see {@link own}) if it is not set. The options are those of the own copy.
  *
  * @example
  * ```ts

@@ -4,27 +4,27 @@ import { dirname, join } from "node:path"
 import { findTool, type Probe, runTool, settled } from "./process.ts"
 import { borrowed, own as ownServer, type Server as RunningServer, ServerFailed, ServerUnavailable } from "./Server.ts"
 
-/** A RabbitMQ node; `url` is what clients take. */
+/** A RabbitMQ node; clients connect to `url`. */
 export interface RabbitMqServer extends RunningServer {
   readonly host: string
   readonly port: number
-  /** The port of the TLS listener, where one was asked for. */
+  /** The port of the TLS listener, if `tls` was given. */
   readonly tlsPort: number | undefined
   readonly username: string
   readonly password: Redacted.Redacted<string>
   /** All of the above: `amqp://username:password@host:port/`. */
   readonly url: Redacted.Redacted<string>
-  /** Runs `rabbitmqctl` and answers what it printed; fails with its last lines. */
+  /** Runs `rabbitmqctl` and returns its output; fails with the output if the exit code is not 0. */
   readonly ctl: (...args: ReadonlyArray<string>) => Effect.Effect<string, ServerFailed>
   /**
-   * Writes what the node knows of queues and exchanges to its disk. Without it those that were declared in the last seconds may
-   * be gone after a kill, and all messages in them; or a quorum queue is there and has no leader, so that nothing that is
-   * published to it is ever confirmed.
+   * Flushes the node's metadata of queues and exchanges to disk. Without it, a kill may lose those that were declared in the
+   * last seconds, with all their messages; or a quorum queue survives without a leader, so that publishes to it are never
+   * confirmed.
    */
   readonly sync: Effect.Effect<void, ServerFailed>
 }
 
-/** How a server is started; each may be left out. */
+/** Options of a server; each is optional. */
 export interface Options {
   /** PEM files of a TLS listener beside the plain one. With `verify`, clients need a certificate of the authority `ca`. */
   readonly tls?: {
@@ -33,15 +33,15 @@ export interface Options {
     readonly key: string
     readonly verify: boolean
   }
-  /** Settings beside or instead of ours, as in rabbitmq.conf. */
+  /** Settings beside or instead of the defaults, as in rabbitmq.conf. */
   readonly settings?: Readonly<Record<string, string>>
-  /** Plugins that are enabled, by their names: `rabbitmq_auth_backend_oauth2`. Default: none. */
+  /** The plugins to enable, by name: `rabbitmq_auth_backend_oauth2`. Default: none. */
   readonly plugins?: ReadonlyArray<string>
-  /** How long it may take until it answers; default one minute. */
+  /** The longest start; default one minute. */
   readonly startTimeout?: Duration.Input
 }
 
-/** What is taken where an option is left out. */
+/** The defaults of the options. */
 export const defaults = { settings: {}, plugins: [], startTimeout: "1 minute" } as const satisfies Options
 
 const name = "RabbitMQ"
@@ -105,9 +105,9 @@ const address = (host: string, port: number, user: string, secret: string, vhost
 })
 
 /**
- * Starts an own RabbitMQ on free ports of the loopback interface, with its data in a temporary folder and a port mapper of its
- * own, and answers when it takes connections: after about 5 seconds. Closing the scope, or the end of this process however it
- * comes, kills it and removes the data.
+ * Starts an own RabbitMQ on free ports of the loopback interface, with its data in a temporary folder and a port mapper of
+ * its own, and completes when it accepts connections: after about 5 seconds. Closing the scope, or any end of this process,
+ * kills it and removes the data.
  *
  * Fails with `ServerUnavailable` if it is not installed, and with `ServerFailed` if it does not answer in time.
  */
@@ -120,7 +120,7 @@ export const own = (
     let home = ""
     let tlsPort: number | undefined
     let environment: ReadonlyArray<string> = []
-    // Erlang nodes find each other by a mapper of ports, which the first node starts for the whole machine and leaves behind
+    // Erlang nodes find each other by a port mapper, which the first node would start for the whole machine and leave behind
     let mapperPort = 0
     const mapper = yield* ownServer({
       name: `${name}'s epmd`,
@@ -133,7 +133,7 @@ export const own = (
           command: env,
           args: [`ERL_EPMD_PORT=${port}`, "ERL_EPMD_ADDRESS=127.0.0.1", epmd],
           stopSignal: "SIGTERM",
-          // NAMES_REQ; it answers its own port
+          // NAMES_REQ; the answer begins with the mapper's own port
           probe: {
             host: "127.0.0.1",
             port,
@@ -197,7 +197,7 @@ export const own = (
           `RABBITMQ_LOG_BASE=${join(folder, "logs")}`,
           `RABBITMQ_ENABLED_PLUGINS_FILE=${join(folder, "enabled_plugins")}`,
           "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=-kernel inet_dist_use_interface {127,0,0,1} +S 2:2",
-          // the script becomes the server, so that its process is the one that we watch
+          // the script execs the server, so that the supervised process is the server itself
           "RUNNING_UNDER_SYSTEMD=1"
         ]
         return {
@@ -226,7 +226,7 @@ export const own = (
       ...server,
       ...address(host, Number(port), username, password, ""),
       tlsPort,
-      // its own children find the mapper by the environment, and it is there as long as the server's scope is
+      // the server's children find the mapper by the environment, and it lives as long as the server's scope
       start: Effect.andThen(mapper.start, server.start),
       restart: Effect.andThen(mapper.start, server.restart),
       logs: Effect.sync(() => {
@@ -237,14 +237,14 @@ export const own = (
         }
       }),
       ctl,
-      // definitions are Mnesia's; which of the logs on disk is a quorum queue's, Raft keeps in tables of its own
+      // Mnesia stores the definitions; Raft records in tables of its own which log on disk belongs to which quorum queue
       sync: Effect.asVoid(ctl("eval", "mnesia:sync_log(), [ok = dets:sync(Table) || Table <- dets:all()]."))
     }
   })
 
 /**
- * A RabbitMQ that runs already, by its `amqp://user:password@host:port/vhost`; it is asked once if it answers. Stopping, killing and
- * restarting it fail with `ServerNotOwned`, whose message ends with `whose`; `ctl` fails.
+ * A running RabbitMQ, by its `amqp://user:password@host:port/vhost`; waits up to 5 seconds for its answer. Stopping, killing and
+ * restarting it fail with `ServerNotOwned`, whose message ends with `whose`; `ctl` and `sync` fail with `ServerFailed`.
  */
 export const existing = (
   url: Redacted.Redacted<string>,
@@ -281,8 +281,8 @@ export const existing = (
   })
 
 /**
- * The RabbitMQ that the environment variable `MILLRACE_RABBITMQ=amqp://user:password@host:port/vhost` names, and an own copy (see
- * {@link own}) where it is not set. The options are those of the own copy.
+ * The RabbitMQ that the environment variable `MILLRACE_RABBITMQ=amqp://user:password@host:port/vhost` names, or an own copy
+ * (see {@link own}) if it is not set. The options are those of the own copy.
  *
  * @example
  * ```ts

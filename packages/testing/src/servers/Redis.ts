@@ -6,38 +6,41 @@ import type { Probe } from "./process.ts"
 import { findServer } from "./redisCommand.ts"
 import { borrowed, own as ownServer, type Server as RunningServer, ServerFailed, ServerUnavailable } from "./Server.ts"
 
-/** A Redis server; `url` is what clients take. */
+/** A Redis server; clients connect to `url`. */
 export interface RedisServer extends RunningServer {
   readonly host: string
   readonly port: number
-  /** `redis://host:port`, with `user:password@` where there is a password. */
+  /** `redis://host:port`, with `user:password@` if there is a password. */
   readonly url: Redacted.Redacted<string>
-  /** `host:port` of the TLS listener, where one was asked for. */
+  /** `host:port` of the TLS listener, if `tls` was given. */
   readonly tlsAddress: string | undefined
-  /** The port at which it talks to other nodes, where it is one of a cluster. */
+  /** The port for other nodes, if the server is a cluster node. */
   readonly busPort: number | undefined
 }
 
-/** How a server is started; each may be left out. */
+/** Options of a server; each is optional. */
 export interface Options {
   /** The folder of `redis-server` or `valkey-server`; default: `redis-server` of the PATH. */
   readonly bin?: string
   /** The password of the user `default`; default none. */
   readonly password?: string
-  /** Users beside it, by name, each with its password and its rules as `ACL SETUSER` takes them; default none. */
+  /** Additional users by name, each with its password and its rules as `ACL SETUSER` takes them; default none. */
   readonly users?: Readonly<Record<string, { readonly password: string; readonly rules: ReadonlyArray<string> }>>
-  /** A second listener that speaks TLS, by the files of its certificates; `clients` says whether they need one, too. */
+  /** A second listener with TLS, by the files of its certificates; `clients` decides whether clients need a certificate. */
   readonly tls?: {
     readonly certFile: string
     readonly keyFile: string
     readonly caFile: string
     readonly clients: "required" | "optional"
   }
-  /** Makes it a node of a cluster, alone at first, that takes another one for dead after so many milliseconds; default: none. */
+  /**
+   * Makes the server a cluster node, alone at first; it considers another node dead after `nodeTimeout` milliseconds.
+   * Default: none.
+   */
   readonly cluster?: { readonly nodeTimeout: number }
   /** Settings of the server, as in redis.conf; default none. */
   readonly settings?: Readonly<Record<string, string>>
-  /** How long it may take until it answers; default 10 seconds. */
+  /** The longest start; default 10 seconds. */
   readonly startTimeout?: Duration.Input
 }
 
@@ -46,7 +49,7 @@ export const defaults = { users: {}, settings: {}, startTimeout: "10 seconds" } 
 
 const name = "Redis"
 
-// An inline command. Who must prove who it is first hears -NOAUTH, which is an answer too; -LOADING is none.
+// An inline command. A server that requires a password answers -NOAUTH, which counts as ready; -LOADING does not.
 const hello = Buffer.from("PING\r\n")
 const probe = (host: string, port: number): Probe => ({
   host,
@@ -57,7 +60,10 @@ const probe = (host: string, port: number): Probe => ({
 
 const quoted = (value: string): string => `"${value.replace(/["\\]/g, "\\$&")}"`
 
-/** The file holds passwords, which a command line would show to every user of the machine. */
+/**
+ * The content of the configuration file, which holds the passwords: a command line would show them to every user of the
+ * machine.
+ */
 const settingsOf = (folder: string, ports: ReadonlyArray<number>, options: Options): string => {
   const { cluster, password, settings, tls, users = {} } = options
   const [port = 0, tlsPort = 0, busPort = 0] = ports
@@ -66,7 +72,7 @@ const settingsOf = (folder: string, ports: ReadonlyArray<number>, options: Optio
     port: `${port}`,
     dir: quoted(folder),
     save: `""`,
-    // what was confirmed survives the end of the process, however it ends
+    // confirmed writes survive any end of the process
     appendonly: "yes",
     appendfsync: "always",
     ...settings
@@ -101,8 +107,8 @@ const address = (host: string, port: number, user: string, password: string | un
 })
 
 /**
- * Starts a Redis of its own on free ports, with its data in a temporary folder and an append-only file that keeps what was
- * confirmed; closing the scope kills it and removes the data.
+ * Starts an own Redis on free ports, with its data in a temporary folder and an append-only file that keeps confirmed
+ * writes; closing the scope kills it and removes the data.
  *
  * Fails with `ServerUnavailable` if `redis-server` is missing, and with `ServerFailed` if it does not answer in time.
  */
@@ -145,8 +151,8 @@ export const own = (
   })
 
 /**
- * A Redis that runs already, by its `redis://user:password@host:port`; it is asked once if it answers. Stopping, killing and
- * restarting it fail with `ServerNotOwned`, whose message ends with `whose`.
+ * A running Redis, by its `redis://user:password@host:port`; waits up to 5 seconds for its answer. Stopping, killing and restarting
+ * it fail with `ServerNotOwned`, whose message ends with `whose`.
  */
 export const existing = (
   url: Redacted.Redacted<string>,
@@ -175,8 +181,8 @@ export const existing = (
   })
 
 /**
- * The Redis that the environment variable `MILLRACE_REDIS=redis://user:password@host:port` names, and an own copy (see
- * {@link own}) where it is not set. The options are those of the own copy.
+ * The Redis that the environment variable `MILLRACE_REDIS=redis://user:password@host:port` names, or an own copy (see {@link
+ * own}) if it is not set. The options are those of the own copy.
  *
  * @example
  * ```ts

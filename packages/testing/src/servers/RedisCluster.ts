@@ -10,25 +10,25 @@ export interface RedisCluster {
   readonly nodes: ReadonlyArray<Redis.RedisServer>
   /** `host:port` of each node. */
   readonly addresses: ReadonlyArray<string>
-  /** The node that has a slot of a key now, as the first node that answers says. */
+  /** The primary that serves the slot of a key now, according to the first node that answers. */
   readonly primaryOf: (key: string) => Effect.Effect<Redis.RedisServer, ServerFailed>
-  /** Ends all nodes at once as a power cut would. */
+  /** Kills all nodes at once, as a power cut would. */
   readonly kill: Effect.Effect<void, ServerFailed | ServerNotOwned>
   /** Starts all nodes, primaries first, and waits until every slot is served. */
   readonly start: Effect.Effect<void, ServerFailed | ServerNotOwned>
 }
 
-/** How a cluster is started; each may be left out. */
+/** Options of a cluster; each is optional. */
 export interface Options {
   /** The folder of `redis-server` or `valkey-server`; default: `redis-server` of the PATH. */
   readonly bin?: string
-  /** How many primaries; default 3, and no fewer. */
+  /** The number of primaries, at least 3; default 3. */
   readonly primaries?: number
-  /** How many replicas each of them has; default 1. */
+  /** The number of replicas of each primary; default 1. */
   readonly replicas?: number
-  /** After how many milliseconds without an answer a node is taken for dead; default 1,000. */
+  /** Milliseconds without an answer after which a node is considered dead; default 1,000. */
   readonly nodeTimeout?: number
-  /** How long the cluster may take until every slot is served; default 20 seconds. */
+  /** The longest time until every slot is served; default 20 seconds. */
   readonly startTimeout?: Duration.Input
 }
 
@@ -72,7 +72,7 @@ export const own = (
         Redis.own({
           ...(options.bin === undefined ? {} : { bin: options.bin }),
           cluster: { nodeTimeout },
-          // a replica that joins is not kept waiting for others
+          // a joining replica does not wait for others
           settings: { "repl-diskless-sync-delay": "0" }
         })),
       { concurrency: "unbounded" }
@@ -121,7 +121,7 @@ export const own = (
             if (found !== undefined) return found
           }
         } catch {
-          // the next one may answer
+          // the next node may answer
         }
       }
       throw new Error(`no node says which one has ${key}`)
@@ -136,7 +136,7 @@ export const own = (
         }),
       kill: Effect.forEach(nodes, (node) => node.kill, { concurrency: "unbounded", discard: true }),
       start: Effect.andThen(
-        // a replica that starts first could take the place of its primary, and has less
+        // a replica that starts first could take over from its primary, and may lack data
         Effect.forEach([nodes.slice(0, primaries), nodes.slice(primaries)], (some) =>
           Effect.forEach(some, (node) => node.start, { concurrency: "unbounded", discard: true }), { discard: true }),
         attempt(serves)

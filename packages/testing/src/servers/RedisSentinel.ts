@@ -15,19 +15,19 @@ export interface RedisSentinel {
   readonly sentinels: ReadonlyArray<Server>
   /** `host:port` of each sentinel. */
   readonly addresses: ReadonlyArray<string>
-  /** The name that the sentinels have for the primary. */
+  /** The sentinels' name of the primary. */
   readonly name: string
-  /** `host:port` of the primary, as the first sentinel that answers says. */
+  /** `host:port` of the primary, according to the first sentinel that answers. */
   readonly primary: Effect.Effect<string, ServerFailed>
 }
 
-/** How it is started; each may be left out. */
+/** Options of the servers; each is optional. */
 export interface Options {
   /** The folder of `redis-server` or `valkey-server`; default: `redis-server` of the PATH. */
   readonly bin?: string
-  /** After how many milliseconds without an answer a sentinel takes a server for dead; default 500. */
+  /** Milliseconds without an answer after which a sentinel considers a server dead; default 500. */
   readonly downAfter?: number
-  /** How long it may take until a failover is possible; default 20 seconds. */
+  /** The longest time until a failover is possible; default 20 seconds. */
   readonly startTimeout?: Duration.Input
 }
 
@@ -44,10 +44,10 @@ const failed = (cause: unknown) =>
 const portOf = ({ address }: Server): number => Number(address.slice(address.lastIndexOf(":") + 1))
 
 /**
- * Starts a primary, a replica and three sentinels of its own, and waits until the sentinels agree that they can fail over. Closing the
- * scope kills all and removes their data.
+ * Starts a primary, a replica and three sentinels of its own, and waits until the sentinels agree that they can fail over.
+ * Closing the scope kills all and removes their data.
  *
- * Fails with `ServerUnavailable` if `redis-server` is missing, and with `ServerFailed` if it is not ready in time.
+ * Fails with `ServerUnavailable` if `redis-server` is missing, and with `ServerFailed` if they are not ready in time.
  */
 export const own = (
   options: Options = {}
@@ -59,7 +59,7 @@ export const own = (
     const settings = { "repl-diskless-sync-delay": "0" }
     const first = yield* Redis.own({ ...bin, settings })
     const second = yield* Redis.own({ ...bin, settings: { ...settings, replicaof: `127.0.0.1 ${first.port}` } })
-    // found before by the servers
+    // the servers above have found it before
     const tool = findServer(options.bin) ?? "redis-server"
     yield* Effect.tryPromise({
       try: () => until(second.port, "INFO replication", (reply) => reply.includes("master_link_status:up"), patience),
@@ -103,7 +103,7 @@ export const own = (
       try: () =>
         Promise.all(sentinels.map(async (sentinel) => {
           const port = portOf(sentinel)
-          // without a quorum, or a replica that it knows, it could not fail over
+          // without a quorum and a known replica, the sentinel could not fail over
           await until(port, `SENTINEL CKQUORUM ${name}`, (reply) => reply.startsWith(`OK ${howMany}`), patience)
           await until(port, `SENTINEL REPLICAS ${name}`, (reply) => reply.includes(`${second.port}`), patience)
         })),
@@ -117,7 +117,7 @@ export const own = (
           )
           if (found !== null) return `${found[1]}:${found[2]}`
         } catch {
-          // the next one may answer
+          // the next sentinel may answer
         }
       }
       throw new Error(`no sentinel knows ${name}`)

@@ -8,7 +8,8 @@ import { ask, freePorts, NotReady, settled, supervise } from "./process.ts"
 import type { Probe, Program, User } from "./process.ts"
 
 /**
- * A server cannot be had here: `tool` is missing, and the message says in one sentence how to get it. Nothing was started.
+ * A server is unavailable here: `tool` is missing, and the message says in one sentence how to get it. No server was
+ * started.
  */
 export class ServerUnavailable extends Data.TaggedError("ServerUnavailable")<{
   readonly server: string
@@ -19,8 +20,8 @@ export class ServerUnavailable extends Data.TaggedError("ServerUnavailable")<{
 }
 
 /**
- * A server was there and did not start, stop or answer; `logs` are the last lines it printed, at most 4,000 characters, and the
- * message ends with them.
+ * A server did not start, stop or answer; `logs` are its last lines of output, at most 4,000 characters, and the message
+ * ends with them.
  */
 export class ServerFailed extends Data.TaggedError("ServerFailed")<{
   readonly server: string
@@ -30,7 +31,10 @@ export class ServerFailed extends Data.TaggedError("ServerFailed")<{
   readonly failure = "dependency"
 }
 
-/** The server was started by somebody else, so it is not ours to stop, kill or restart; the message says whose it is. */
+/**
+ * The server was started outside of this process, which therefore may not stop, kill or restart it; the message names its
+ * owner.
+ */
 export class ServerNotOwned extends Data.TaggedError("ServerNotOwned")<{
   readonly server: string
   readonly message: string
@@ -38,23 +42,23 @@ export class ServerNotOwned extends Data.TaggedError("ServerNotOwned")<{
   readonly failure = "permanent"
 }
 
-/** A running server. Its operations wait for one another, and each does nothing where its work is done already. */
+/** A running server. Its operations run one at a time, and each does nothing if its work is already done. */
 export interface Server {
   /** The product and, of an own copy, the version: `Kafka 4.2.0`. */
   readonly name: string
-  /** `host:port` that clients connect to; it stays the same over restarts. */
+  /** `host:port` for clients; it stays the same over restarts. */
   readonly address: string
-  /** Starts it on the same port and data, and waits until it answers. */
+  /** Starts the server on the same port and data, and waits until it answers. */
   readonly start: Effect.Effect<void, ServerFailed | ServerNotOwned>
-  /** Stops it cleanly, as its operator would; what takes longer than 30 seconds is killed. */
+  /** Stops the server gracefully; kills it after 30 seconds. */
   readonly stop: Effect.Effect<void, ServerFailed | ServerNotOwned>
-  /** Ends it as a power cut would (SIGKILL), with its child processes. */
+  /** Kills the server and its child processes as a power cut would (SIGKILL). */
   readonly kill: Effect.Effect<void, ServerFailed | ServerNotOwned>
-  /** Stops it if it runs, then starts it again on the same port and data. */
+  /** Stops the server if it runs, then starts it again on the same port and data. */
   readonly restart: Effect.Effect<void, ServerFailed | ServerNotOwned>
-  /** The last lines it printed, at most 4,000 characters; empty where the server is not ours. */
+  /** The last lines of output, at most 4,000 characters; empty for a borrowed server. */
   readonly logs: Effect.Effect<string>
-  /** The process id while it runs as our child. */
+  /** The process id while the server runs as a child of this process. */
   readonly pid: Effect.Effect<number | undefined>
 }
 
@@ -64,25 +68,28 @@ const failed = (server: string) => (cause: unknown): ServerFailed => {
   return new ServerFailed({ server, logs, message: `${server} ${reason}${logs === "" ? "" : `\n${logs}`}` })
 }
 
-/** What the starter of one product gives to {@link own}. */
+/** The parts that one product's starter passes to {@link own}. */
 export interface Recipe {
   readonly name: string
   readonly user?: User | undefined
   readonly ports: number
-  /** How long the server may take until it answers. */
+  /** The longest time until the server answers. */
   readonly startTimeout: Duration.Input
   /** Puts the data into the new folder: once, before the first start. */
   readonly prepare: (folder: string) => Effect.Effect<void, ServerUnavailable | ServerFailed>
   /** The command, once the ports are known. */
   readonly program: (folder: string, ports: ReadonlyArray<number>) => Program
-  /** Runs before the folder goes, with the server still running; it is killed afterwards. */
+  /** Runs before the folder is removed, if the server is running; afterwards the server is killed. */
   readonly beforeClose?: (folder: string, stop: Effect.Effect<void>) => Effect.Effect<void>
 }
 
 // Another process may take a free port before the server does.
 const attempts = 3
 
-/** Starts an own copy in a new temporary folder; closing the scope kills it and removes the folder, and so does the end of this process. */
+/**
+ * Starts an own copy in a new temporary folder; closing the scope, or any end of this process, kills the server and removes
+ * the folder.
+ */
 export const own = (recipe: Recipe): Effect.Effect<Server, ServerUnavailable | ServerFailed, Scope.Scope> =>
   Effect.gen(function*() {
     const patience = OptionCheck.make("Server").millis("startTimeout", recipe.startTimeout)
@@ -142,8 +149,8 @@ export const own = (recipe: Recipe): Effect.Effect<Server, ServerUnavailable | S
   })
 
 /**
- * A server that somebody else started: asked once if it answers, within `patience` milliseconds. Its operations fail with
- * `ServerNotOwned`, whose message ends with `whose`.
+ * A server started outside of this process: asks it every 100 ms until it answers, and fails with `ServerFailed` after
+ * `patience` milliseconds. Its operations fail with `ServerNotOwned`, whose message ends with `whose`.
  */
 export const borrowed = (
   name: string,

@@ -1,4 +1,7 @@
-/** Own copies of real servers for tests and examples: started on free ports, killed and restarted at will, gone with the process. */
+/**
+ * Own copies of real servers for tests and examples: started on free ports, killed and restarted at will, ended with the
+ * process.
+ */
 export * as Certificates from "./Certificates.ts"
 export * as Kafka from "./Kafka.ts"
 export * as KafkaCluster from "./KafkaCluster.ts"

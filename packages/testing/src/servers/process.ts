@@ -7,15 +7,15 @@ import type { AddressInfo, Server, Socket } from "node:net"
 import { delimiter, join } from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
 
-// Everything here waits in real time with plain promises: an own copy of a server may be started from a test whose Clock stands still.
+// This module waits in real time with plain promises: a test may start a server while its Clock stands still.
 
-/** The user a program runs as, where it refuses ours. */
+/** The user that runs a program which refuses this process's user. */
 export interface User {
   readonly uid: number
   readonly gid: number
 }
 
-/** The first file called `name` that can be run, in the given folders and then on the PATH. */
+/** The first executable file called `name`, in the given folders and then on the PATH. */
 export const findTool = (name: string, folders: ReadonlyArray<string> = []): string | undefined =>
   [...folders, ...(process.env["PATH"] ?? "").split(delimiter)]
     .filter((folder) => folder !== "")
@@ -29,7 +29,9 @@ export const findTool = (name: string, folders: ReadonlyArray<string> = []): str
       }
     })
 
-/** A promise as an effect whose interruption waits until the work has stopped, so that nobody writes into a folder that is removed. */
+/**
+ * A promise as an effect. Its interruption waits until the work has stopped, so the work cannot write into a removed folder.
+ */
 export const settled = <A, E>(
   work: (signal: AbortSignal) => Promise<A>,
   onError: (cause: unknown) => E
@@ -42,7 +44,7 @@ export const settled = <A, E>(
     return Effect.promise(() => done)
   })
 
-/** Runs a tool to its end: its exit code and what it printed. Aborting kills it. */
+/** Runs a tool to its end, and returns its exit code and output. Aborting kills it. */
 export const runTool = (
   command: string,
   args: ReadonlyArray<string>,
@@ -66,7 +68,7 @@ export const runTool = (
     child.stderr.on("data", (chunk: Buffer) => output += chunk.toString())
     child.once("error", reject)
     child.once("close", (code) => resolve({ code, output }))
-    // a tool that ends without reading its input closes the pipe; its exit code says what happened
+    // a tool that ends without reading its input closes the pipe; its exit code reports the failure
     child.stdin.on("error", () => {})
     child.stdin.end(options.input)
   })
@@ -82,9 +84,9 @@ const listen = (port: number): Promise<Server> =>
   })
 
 /**
- * `count` ports nobody listens on, all held open together before they are given away. They lie below the range that systems
- * take for outgoing connections: a client that reconnects to a dead server would otherwise now and then occupy its port, or
- * even connect to itself.
+ * `count` free ports, all held open together before they are released. They lie below the range that systems use for
+ * outgoing connections: a client that reconnects to a dead server could otherwise occupy its port, or even connect to
+ * itself.
  */
 export const freePorts = async (count: number): Promise<Array<number>> => {
   const held: Array<Server> = []
@@ -101,7 +103,7 @@ export const freePorts = async (count: number): Promise<Array<number>> => {
   return ports
 }
 
-/** One question to a server in its own protocol. */
+/** A readiness check of a server in its own protocol. */
 export interface Probe {
   readonly host: string
   readonly port: number
@@ -109,7 +111,7 @@ export interface Probe {
   readonly isAnswer: (reply: Buffer) => boolean
 }
 
-/** Connects, says hello and tells if the answer came within two seconds. */
+/** Connects, sends `hello` and returns whether the answer arrives; gives up after two seconds without activity. */
 export const ask = (probe: Probe): Promise<boolean> =>
   new Promise((resolve) => {
     let reply = Buffer.alloc(0)
@@ -128,7 +130,7 @@ export const ask = (probe: Probe): Promise<boolean> =>
     socket.once("close", () => end(false))
   })
 
-/** What a server's process needs. */
+/** The command of a server's process, with its probe and stop signal. */
 export interface Program {
   readonly command: string
   readonly args: ReadonlyArray<string>
@@ -137,7 +139,7 @@ export interface Program {
   readonly stopSignal: "SIGTERM" | "SIGINT"
 }
 
-/** Why a process is not ready, with the last lines it printed. */
+/** The reason why a process is not ready, with its last lines of output. */
 export class NotReady extends Error {
   readonly logs: string
   constructor(message: string, logs: string) {
@@ -146,7 +148,7 @@ export class NotReady extends Error {
   }
 }
 
-// Reads the pid to watch, one a line, until the pipe closes: however this process ends, also by kill -9, the server goes with it.
+// Reads the pid to watch, one a line, until the pipe closes: any end of this process, even by kill -9, ends the server too.
 const watchScript = `while read -r line; do pid=$line; done
 if [ -n "$pid" ]; then
   children=$(cat "/proc/$pid/task/$pid/children" 2>/dev/null || pgrep -P "$pid")
@@ -162,7 +164,7 @@ const childrenOf = (pid: number): Array<number> => {
   return text.split(/\s+/).filter((word) => word !== "").map(Number)
 }
 
-/** True while the process runs; one that is dead and only waits to be collected does not. */
+/** True while the process runs; false for a zombie. */
 export const isRunning = (pid: number): boolean => {
   try {
     process.kill(pid, 0)
@@ -172,12 +174,12 @@ export const isRunning = (pid: number): boolean => {
   try {
     return !/^\d+ \(.*\) [ZX]/s.test(readFileSync(`/proc/${pid}/stat`, "utf8"))
   } catch {
-    // without /proc the signal's word counts; with it, the process ended between the two looks
+    // without /proc the signal's result counts; with it, the process ended between the two checks
     return !existsSync("/proc/self/stat")
   }
 }
 
-/** A program that can be started again and again in one folder, and that dies with this process. */
+/** A program that can be restarted in one folder, and that dies with this process. */
 export const supervise = (folder: string) => {
   const logFile = join(folder, "log")
   const watcher = spawn("sh", ["-c", watchScript, "watch", folder], {
@@ -220,7 +222,7 @@ export const supervise = (folder: string) => {
       try {
         process.kill(orphan, "SIGKILL")
       } catch {
-        // it ended by itself
+        // the child has ended by itself
       }
       for (let round = 0; round < 500 && isRunning(orphan); round++) await sleep(10)
     }
@@ -232,7 +234,7 @@ export const supervise = (folder: string) => {
     const before = statSync(logFile).size
     const child = spawn(program.command, program.args, {
       cwd: folder,
-      // its own process group: Ctrl-C in a terminal reaches us alone, and we end it
+      // its own process group: Ctrl-C in a terminal reaches only this process, which ends the server
       detached: true,
       stdio: ["ignore", log, log],
       ...program.user
@@ -269,7 +271,7 @@ export const supervise = (folder: string) => {
       }
       await sleep(10)
     }
-    // the answer may have come from another process that took the port first
+    // another process that took the port first may have answered
     if (running?.child !== child) throw new NotReady("did not start: another process answers on its port", printed())
     child.unref()
   }

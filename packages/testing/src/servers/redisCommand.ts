@@ -1,11 +1,9 @@
-/**
- * One question to a Redis server, without a client library.
- */
+/** One command to a Redis server, without a client library. */
 import { connect } from "node:net"
 import { basename, join } from "node:path"
 import { findTool } from "./process.ts"
 
-/** The reply as far as it has come, or undefined while more of it must come: a line, or the text whose length stands before it. */
+/** The reply, or undefined if it is incomplete: a line, or the text that follows its length. */
 const replyOf = (text: string): string | undefined => {
   const end = text.indexOf("\r\n")
   if (end < 0) return undefined
@@ -15,7 +13,10 @@ const replyOf = (text: string): string | undefined => {
   return text.length >= from + Number(line) + 2 ? text.slice(from, from + Number(line)) : undefined
 }
 
-/** Sends an inline command and resolves with the text of its reply; rejects with the server's error, or without an answer in 2 seconds. */
+/**
+ * Sends an inline command and resolves with the text of its reply; rejects with the server's error, or after 2 seconds
+ * without activity.
+ */
 export const command = (port: number, line: string): Promise<string> =>
   new Promise((resolve, reject) => {
     const socket = connect(port, "127.0.0.1")
@@ -35,7 +36,7 @@ export const command = (port: number, line: string): Promise<string> =>
     socket.once("close", () => reject(new Error(`the connection ended before the answer to ${line}`)))
   })
 
-/** Asks until the answer is right, every 20 ms; rejects after `patience` milliseconds with the last answer. */
+/** Repeats a command every 20 ms until the reply is right; rejects after `patience` milliseconds with the last reply. */
 export const until = async (
   port: number,
   line: string,
@@ -56,7 +57,7 @@ export const until = async (
   }
 }
 
-/** The program of a server: `redis-server` or `valkey-server` in a folder, or `redis-server` of the PATH. */
+/** The server executable: `redis-server` or `valkey-server` in a folder, or `redis-server` on the PATH. */
 export const findServer = (folder: string | undefined): string | undefined =>
   folder === undefined
     ? findTool("redis-server")

@@ -1,6 +1,6 @@
 /**
- * What a scenario works with: one broker under watch, a channel of its own, consumers that write down what they get, and
- * waiting until something is so.
+ * The tools of a scenario: one monitored broker, a channel of its own, consumers that record their messages, and waiting for
+ * a condition.
  */
 import {
   Broker,
@@ -22,7 +22,7 @@ import { Monitor } from "./Monitor.ts"
 
 type Failed = BrokerError.BrokerError
 
-/** A broker that does not keep the contract: what was expected, and what happened instead. */
+/** A broker that breaks the contract: the expected and the actual result. */
 export class Broken extends Data.TaggedError("ContractBroken")<{ readonly message: string }> {}
 
 /** An error of a handler, of any class. */
@@ -36,7 +36,7 @@ export class Trouble extends Data.TaggedError("Trouble")<{
 export const trouble = (failure: Failure.FailureClass, retryAfter?: Duration.Duration): Trouble =>
   new Trouble({ failure, retryAfter, message: `a ${failure} trouble` })
 
-/** What a consumer got. */
+/** A message that a consumer received. */
 export interface Got {
   readonly text: string
   readonly key: string | undefined
@@ -55,14 +55,14 @@ export interface Consumer {
   readonly done: ReadonlyArray<string>
   readonly running: Broker.Running
   readonly health: Effect.Effect<Broker.Health>
-  /** Drains it and leaves the group. */
+  /** Drains the consumer and leaves the group. */
   readonly stop: Effect.Effect<void>
 }
 
-/** What a handler of a scenario does with a message. */
+/** The handler of a scenario. */
 export type Handle = (message: Delivery) => Effect.Effect<unknown, Failure.Classified>
 
-/** How a consumer of a scenario differs from the plain one. */
+/** Options that differ from those of a scenario's plain consumer. */
 export type Consuming = Partial<Subscription.Options> & { readonly channel?: string | undefined }
 
 /** A message of a scenario. */
@@ -93,15 +93,15 @@ export const hex = (bytes: Uint8Array | null | undefined): string =>
 const shown = (value: unknown): string =>
   inspect(value, { depth: 8, breakLength: 120, maxArrayLength: 60, maxStringLength: 400 })
 
-/** Fails unless it holds. */
+/** Fails unless `holds`. */
 export const ensure = (holds: boolean, otherwise: () => string): Effect.Effect<void, Broken> =>
   holds ? Effect.void : Effect.fail(new Broken({ message: otherwise() }))
 
-/** Fails unless both print the same. */
+/** Fails unless both values print the same. */
 export const same = (what: string, actual: unknown, expected: unknown): Effect.Effect<void, Broken> =>
   ensure(shown(actual) === shown(expected), () => `${what}: expected ${shown(expected)}, got ${shown(actual)}`)
 
-/** The error that an effect must fail with, of one of the reasons. */
+/** The error that an effect must fail with, with one of the reasons. */
 export const refusedWith = <A, R>(
   what: string,
   effect: Effect.Effect<A, Failed, R>,
@@ -124,15 +124,15 @@ export const refusedWith = <A, R>(
     )
   })
 
-/** `n` texts that tell their place: `p-0`, `p-1` … */
+/** `n` numbered texts: `p-0`, `p-1` … */
 export const numbered = (n: number, prefix = "m"): ReadonlyArray<string> =>
   Array.from({ length: n }, (_, i) => `${prefix}-${i}`)
 
 /** How long a scenario waits, in milliseconds. */
 export interface Patience {
-  /** Until something must have happened. */
+  /** For an event that must happen. */
   readonly patience: number
-  /** Until what must not happen has not. */
+  /** For an event that must not happen. */
   readonly quiet: number
 }
 
@@ -159,12 +159,12 @@ export class Bench {
     this.times = times
   }
 
-  /** Polls until it holds, and fails with what it sees when that takes too long. */
+  /** Polls until `holds` returns true; fails after `patience` with the state that `saw` returns. */
   until(what: string, holds: () => boolean, saw: () => unknown = () => undefined): Effect.Effect<void, Broken> {
     return this.untilSome(what, Effect.sync(() => holds() || undefined), saw).pipe(Effect.asVoid)
   }
 
-  /** Polls until there is an answer. */
+  /** Polls until `ask` returns a value. */
   untilSome<A, E>(
     what: string,
     ask: Effect.Effect<A | undefined, E>,
@@ -186,7 +186,7 @@ export class Bench {
     })
   }
 
-  /** Gives what must not happen some time to happen. */
+  /** Waits some time for events that must not happen. */
   get quiet(): Effect.Effect<void> {
     return Effect.sleep(this.times.quiet)
   }
@@ -227,8 +227,8 @@ export class Bench {
   }
 
   /**
-   * Publishes as a program that insists: again where the broker says that it may succeed later. What was refused may have
-   * been written all the same.
+   * Publishes as a persistent program does: retries while the broker's error is retriable. A refused message may have been
+   * written all the same.
    */
   insist(body: string, options?: Sending): Effect.Effect<void, Failed | Broken> {
     return Effect.asVoid(this.untilSome(
@@ -240,7 +240,7 @@ export class Bench {
     ))
   }
 
-  /** Starts a consumer; completes when it is ready. It stops with the scenario at the latest. */
+  /** Starts a consumer; completes when it is ready. The consumer stops with the scenario at the latest. */
   consumer(handle: Handle, options: Consuming = {}): Effect.Effect<Consumer, Failed> {
     return Effect.suspend(() => this.start(handle, options))
   }
@@ -257,9 +257,9 @@ export class Bench {
         name,
         backoff: { base: 10, cap: 100, jitter: 0 },
         restart: { base: 10, cap: 500 },
-        // where the broker keeps no order, the next best: one at a time
+        // a broker without order gets the next best: one message at a time
         lanes: this.capabilities.ordering === "none" ? Lanes.unordered(1) : Lanes.partition,
-        // a scenario that leaves a handler suspended behind does not wait for it
+        // a scenario that leaves a handler suspended does not wait for it
         grace: { revoke: "5 seconds", drain: 0 },
         ...rest
       },
@@ -295,7 +295,7 @@ export class Bench {
     return this.reader({ channel, group: `${this.group}-letters` })
   }
 
-  /** Waits until a consumer has got each of the texts at least once. */
+  /** Waits until a consumer has received each of the texts at least once. */
   has(consumer: Consumer, texts: ReadonlyArray<string>): Effect.Effect<void, Broken> {
     return this.until(
       `${consumer.name} has ${texts.length} messages`,
@@ -304,7 +304,7 @@ export class Bench {
     )
   }
 
-  /** Waits until the partitions of a channel are shared, each with one consumer, and answers how. */
+  /** Waits until each partition belongs to one consumer, or all run if there are none; returns the counts by consumer. */
   shared(consumers: ReadonlyArray<Consumer>, partitions: number): Effect.Effect<ReadonlyArray<number>, Broken> {
     const { capabilities } = this
     let saw: ReadonlyArray<ReadonlyArray<number>> = []
@@ -323,30 +323,30 @@ export class Bench {
     )
   }
 
-  /** Fails unless both are the same, in order where the broker keeps one. */
+  /** Fails unless both are the same, in order if the broker keeps one. */
   sequence(what: string, actual: ReadonlyArray<string>, expected: ReadonlyArray<string>): Effect.Effect<void, Broken> {
     return this.capabilities.ordering === "none"
       ? same(what, actual.toSorted(), expected.toSorted())
       : same(what, actual, expected)
   }
 
-  /** What must be so at the end of every scenario: both sides kept to the protocol of leases. */
+  /** Checks, at the end of every scenario, that engine and driver kept to the protocol of leases. */
   get verify(): Effect.Effect<void, Broken> {
     return Effect.suspend(() => same("violations of the protocol of leases", this.monitor.violations, []))
   }
 }
 
-/** What of `wanted` is not among `got`. */
+/** The texts of `wanted` that are not in `got`. */
 export const missing = (got: ReadonlyArray<string>, wanted: ReadonlyArray<string>): ReadonlyArray<string> => {
   const set = new Set(got)
   return wanted.filter((text) => !set.has(text))
 }
 
-/** A name that no other scenario or run has. */
+/** A name unique to one scenario and run. */
 export const unique = (id: string): Effect.Effect<string> =>
   Effect.map(Random.nextIntBetween(0, 0xffffffff), (n) => `contract.${id}.${n.toString(16).padStart(8, "0")}`)
 
-/** Suspends for a random while, often not at all. */
+/** Suspends for a random time, often not at all. */
 export const dawdle: Effect.Effect<void> = Effect.flatMap(
   Random.nextIntBetween(0, 9),
   (n) => n < 4 ? Effect.void : n < 8 ? Effect.yieldNow : Effect.sleep(1 + n % 3)

@@ -1,12 +1,10 @@
-/**
- * Scenarios of what a message holds: bodies, keys, headers and null bodies, byte for byte, and what a channel shows of them.
- */
+/** Scenarios of message content: bodies, keys, headers and null bodies, byte for byte, and how browsing shows them. */
 import { Broker, DeadLetters, type Delivery, Headers } from "@millrace/core"
 import { Effect, Stream } from "effect"
 import { type Bench, bytesOf, ensure, type Got, hex, numbered, refusedWith, same, textOf, trouble } from "./Bench.ts"
 import { browse, type Fields, fieldsOf, type Scenario, scenario } from "./Scenario.ts"
 
-/** What a publisher can say, and what must come out of it. */
+/** Checks the parts of a received message against the published ones. */
 export const arrives = (bench: Bench, got: Got, body: Uint8Array, key: string | undefined) =>
   Effect.gen(function*() {
     yield* same("body", hex(got.delivery.raw), hex(body))
@@ -16,7 +14,7 @@ export const arrives = (bench: Bench, got: Got, body: Uint8Array, key: string | 
     yield* same("channel", got.delivery.channel, bench.channel)
   })
 
-/** Fields by name, each name's in order: brokers do not tell the order between names. */
+/** Fields by name, in order within each name: brokers do not preserve the order between names. */
 const byName = (fields: ReadonlyArray<Headers.Field>): Record<string, ReadonlyArray<string>> => {
   const names: Record<string, Array<string>> = {}
   for (const [name, value] of fields) (names[name] ??= []).push(hex(value))
@@ -44,7 +42,7 @@ const fields = (kind: Fields): Scenario =>
     { needs: [`${kind} headers`] }
   )
 
-/** What copies of a message must keep of its fields: those that a broker or the engine adds are left out. */
+/** The fields that copies of a message must keep, without those that the engine adds to dead letters. */
 const copied = ({ fields }: Delivery): Record<string, ReadonlyArray<string>> =>
   byName(fields.filter(([name]) => !name.startsWith("dead-letter-")))
 
@@ -118,7 +116,7 @@ export const content: ReadonlyArray<Scenario> = [
         const long = new Uint8Array(maximumBytes * 2).fill(1)
         const error = yield* refusedWith("a body of twice the limit", bench.send(long, { key: "k" }), "TooLarge")
         yield* same("class", error.failure, "permanent")
-        // incompressible, and with room for what the broker adds
+        // incompressible, and with room for the broker's own overhead
         const largest = Uint8Array.from(
           { length: Math.floor(maximumBytes * 0.98) },
           (_, i) => (i * 2_654_435_761 >>> 11) & 255

@@ -1,6 +1,4 @@
-/**
- * Scenarios of messages that come back later: beside others, after a restart, and while their handler takes its time.
- */
+/** Scenarios of delayed redelivery: beside other messages, after a restart, and during a long-running handler. */
 import { Lanes, Outcome } from "@millrace/core"
 import { Effect, Latch } from "effect"
 import { ensure, numbered, same, textOf } from "./Bench.ts"
@@ -78,7 +76,7 @@ const exhausted: Scenario = scenario(
     })
 )
 
-/** Beyond this a claim is too long to be outlived in a test. */
+/** The longest claim in milliseconds that a test can outlive. */
 const longest = 4000
 
 const claims: Scenario = scenario(

@@ -1,5 +1,6 @@
 /**
- * Scenarios of groups and channels: who reads what, from where on, and what becomes of a channel that is not there.
+ * Scenarios of groups and channels: which consumer reads which messages, from which position, and how missing channels are
+ * handled.
  */
 import { Effect } from "effect"
 import { Broken, numbered, refusedWith, same } from "./Bench.ts"

@@ -1,6 +1,6 @@
 /**
- * Scenarios of instructions to the transport: expiry, retain, priority, ids against duplicates. The broker obeys them in a message
- * that a publisher sends, and in no copy that the engine makes of it.
+ * Scenarios of instructions to the transport: expiry, retain, priority, ids against duplicates. The broker obeys them in a
+ * message that a publisher sends, and in no copy that the engine makes of it.
  */
 import {
   Broker,
@@ -24,12 +24,15 @@ const made = "x-contract-instruction"
 const shown = (fields: Delivery["fields"]): ReadonlyArray<string> =>
   fields.map(([name, value]) => `${name}=${hex(value)}`).toSorted()
 
-/** The scenario's broker, with one more instruction than the driver has, and what the engine publishes by it. */
+/**
+ * The scenario's broker, with one more instruction than the driver has, and the messages that the engine publishes through
+ * it.
+ */
 class Watched {
   readonly broker: Broker.Broker["Service"]
   readonly published: Array<Outgoing<Uint8Array>> = []
   readonly seen: Array<Delivery> = []
-  /** How many of the handler's calls fail, each time for good but the first. */
+  /** The number of the handler's first calls that fail: the first with a transient error, later ones with a permanent one. */
   failures = 2
   private readonly bench: Bench
   private readonly declared: Declared
@@ -55,12 +58,12 @@ class Watched {
     return this.instructions.some((each) => each.endsWith("*") ? lower.startsWith(each.slice(0, -1)) : each === lower)
   }
 
-  /** Those among the fields. */
+  /** The instructions among the fields. */
   of(fields: Delivery["fields"]): ReadonlyArray<string> {
     return shown(fields.filter(([name]) => this.is(name)))
   }
 
-  /** The fields that hold them as information, under the names that they had. */
+  /** The fields that keep instructions as information, under their original names. */
   kept(fields: Delivery["fields"]): ReadonlyArray<string> {
     const { instructionPrefix } = DeadLetters
     return shown(
@@ -75,7 +78,7 @@ class Watched {
     return effect.pipe(Effect.provideService(Broker.Broker, this.broker), Scope.provide(this.bench.scope))
   }
 
-  /** A subscription that delays its first retry and then gives up, with a reader of its dead letters. */
+  /** A subscription that delays its first retry and then gives up. */
   get subscription() {
     const { bench } = this
     const isRedelivered = bench.capabilities.settlement !== "none"

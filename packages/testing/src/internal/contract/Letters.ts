@@ -1,6 +1,4 @@
-/**
- * Scenarios of dead letters: the message as it came, why it ended, once, and back again.
- */
+/** Scenarios of dead letters: the unchanged message with its error, written once, and its replay. */
 import {
   Broker,
   Channel,

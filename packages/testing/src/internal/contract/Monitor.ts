@@ -1,6 +1,6 @@
 /**
- * Stands between a driver and the engine: watches that both keep to the protocol of leases, and breaks connections and
- * calls on demand.
+ * A layer between a driver and the engine: checks that both keep to the protocol of leases, and breaks connections and calls
+ * on demand.
  */
 import { BrokerError, type Delivery, type Driver, type Outgoing } from "@millrace/core"
 import { Deferred, Effect, Exit, Scope } from "effect"
@@ -14,37 +14,40 @@ interface Held {
   state: "open" | "leaving" | "closed"
 }
 
-/** What a scenario may break. */
+/** The faults that a scenario may inject. */
 interface Faults {
-  /** What publishing this message fails with instead. */
+  /** The error that publishing this message fails with, if any. */
   publish: (message: Outgoing<Uint8Array>) => Failed | undefined
-  /** What the next commits and settlements fail with instead. */
+  /** The error that the next commit or settlement fails with, if any. */
   settle: () => Failed | undefined
 }
 
-/** A connection that ended in the middle. */
+/** The error of a connection that ended in the middle. */
 export const lost = (operation: Failed["operation"]): Failed =>
   BrokerError.make({ system: "contract", operation, reason: "Lost", message: "The contract suite broke this call." })
 
-/** One driver under watch. */
+/** One monitored driver. */
 export class Monitor {
-  /** What the engine is given. */
+  /** The driver for the engine. */
   readonly driver: Driver.Driver
-  /** How the protocol was broken, in the order in which it was. */
+  /** Violations of the protocol, in order of occurrence. */
   readonly violations: Array<string> = []
   readonly faults: Faults = { publish: () => undefined, settle: () => undefined }
   /** Leases opened so far. */
   opened = 0
-  /** Whether the last lease kept what is settled beyond a position, and how many positions the last commit named. */
+  /**
+   * Whether the last lease keeps messages that are settled beyond the commit position, and how many positions the last
+   * commit named.
+   */
   keepsBeyond = false
   settledBeyond = 0
-  /** How long the last lease with claims lets a message be handled, in milliseconds. */
+  /** The claim of the last opened lease in milliseconds: the time for handling a message without an extension. */
   claim: number | undefined
   /** Messages that the driver has offered so far. */
   offered = 0
-  /** Each partition of a group, and the position below which the broker took everything for done. */
+  /** The committed position of each partition of a group: all messages below it are done. */
   readonly committed = new Map<string, number>()
-  /** Messages that the broker took for done, one by one. */
+  /** Messages that were settled as done individually. */
   settledAlone = 0
   private readonly inner: Driver.Driver
   private readonly owners = new Map<string, Held>()
@@ -70,7 +73,7 @@ export class Monitor {
     }
   }
 
-  /** Ends the connections of a subscription in the middle; the engine starts them again. */
+  /** Breaks the connections of a subscription; the engine restarts them. */
   cut(name: string): Effect.Effect<void> {
     return Effect.forEach(
       Array.from(this.cuts.get(name) ?? []),
@@ -79,7 +82,7 @@ export class Monitor {
     )
   }
 
-  /** The position below which a group has done everything, of the first partition. */
+  /** The committed position of a group in a partition; 0 before the first commit. */
   position(channel: string, group: string, partition: number): number {
     return this.committed.get(`${channel} ${group} ${partition}`) ?? 0
   }
@@ -99,7 +102,7 @@ export class Monitor {
       yield* Effect.addFinalizer((exit) =>
         Effect.suspend(() => {
           cuts.delete(cut)
-          // while the driver leaves its group, others may be given what it had
+          // while the driver leaves its group, the broker may give its partitions to other consumers
           for (const each of held.values()) if (each.state === "open") each.state = "leaving"
           return Scope.close(own, exit)
         })

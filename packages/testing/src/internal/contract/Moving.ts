@@ -1,6 +1,4 @@
-/**
- * Scenarios of a group in motion: pause and resume, members that join and leave, drain, health.
- */
+/** Scenarios of a group in motion: pause and resume, members that join and leave, drain, health. */
 import { Broker, type Delivery, Lanes, Outcome } from "@millrace/core"
 import { Effect, Fiber, Latch, Random } from "effect"
 import { type Consumer, dawdle, ensure, missing, numbered, same, textOf } from "./Bench.ts"
@@ -19,7 +17,7 @@ const pause: Scenario = scenario(
       yield* bench.shared([consumer], 2)
       yield* bench.sendAll(numbered(5, "before"))
       yield* bench.has(consumer, numbered(5, "before"))
-      // Its leases count too, and a source may be ready before it has one.
+      // The witness's leases count too, and a source may be ready before it has one.
       if (witness !== undefined) yield* bench.has(witness, numbered(5, "before"))
       yield* consumer.running.pause
       const paused = yield* consumer.health
@@ -46,7 +44,7 @@ const pause: Scenario = scenario(
   { needs: ["groups"] }
 )
 
-/** What came more than once: at most what was in flight at each change of the group. */
+/** The number of redeliveries: bounded by the messages in flight at each change of the group. */
 const extra = (all: ReadonlyArray<string>) => all.length - new Set(all).size
 
 const rebalance: Scenario = scenario(

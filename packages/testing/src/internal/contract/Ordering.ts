@@ -1,6 +1,4 @@
-/**
- * Scenarios of order: what may run side by side and what may not, and how far the broker is told.
- */
+/** Scenarios of order: which messages may run concurrently, and up to which position the engine commits. */
 import { Lanes, Outcome } from "@millrace/core"
 import type { Delivery } from "@millrace/core"
 import { Effect, Latch } from "effect"
@@ -18,7 +16,10 @@ import {
 } from "./Bench.ts"
 import { type Scenario, scenario } from "./Scenario.ts"
 
-/** Watches handlers of several consumers: who runs beside whom, and in which order each lane's messages come and are done. */
+/**
+ * Watches handlers of several consumers: which of them run concurrently, and in which order each lane's messages begin and
+ * are done.
+ */
 export class Traffic {
   /** The most handlers that ran at once. */
   most = 0
@@ -67,7 +68,7 @@ export const keyOf = (text: string): string => text.slice(0, text.lastIndexOf("-
 const sometimes = (delivery: Delivery): ReturnType<Handle> =>
   delivery.attempt === 1 && numberOf(textOf(delivery.raw)) % 7 === 3 ? Effect.fail(trouble("transient")) : dawdle
 
-/** Messages of keys that are sent in turn run in the order of their keys, each once. */
+/** Checks that messages of interleaved keys run in the order of their keys, each once. */
 const byKey = (
   bench: Bench,
   wanted: ReadonlyArray<string>,
@@ -108,7 +109,7 @@ const binary: Scenario = scenario(
   (bench) => {
     const wanted = interleaved(4, 10)
     const keys = [...new Set(wanted.map(keyOf))]
-    // none of them is UTF-8
+    // none of the keys is UTF-8
     const sending = (text: string) => ({ keyBytes: Uint8Array.from([255, keys.indexOf(keyOf(text)), 192]) })
     return Effect.asVoid(byKey(bench, wanted, sending, ({ raw }) => keyOf(textOf(raw))))
   },
@@ -171,8 +172,8 @@ const limited: Scenario = scenario(
 )
 
 /**
- * A, B, D and F are acknowledged, C never is, E fails; then the subscription ends. Where positions are committed, all from C
- * on comes back; where each message is acknowledged, C and E do.
+ * A, B, D and F are acknowledged, C and E never finish; then the subscription ends. If positions are committed, all messages
+ * from C on are redelivered; if each message is acknowledged or the lease keeps positions beyond the commit, only C and E.
  */
 const gap = (id: string, title: string, how: "drain" | "cut"): Scenario =>
   scenario(
@@ -244,7 +245,9 @@ const blocked: Scenario = scenario(
   { needs: ["order"] }
 )
 
-/** Where no member of a group may run what another has begun, one holds the partition and the others stand by. */
+/**
+ * If no member of a group may run messages that another has begun, one member holds the partition and the others stand by.
+ */
 const members: Scenario = scenario(
   "order-group",
   "two subscriptions of one group that want order never run messages of one partition side by side, and one takes over from the other",
@@ -258,7 +261,7 @@ const members: Scenario = scenario(
         const n = numberOf(textOf(delivery.raw))
         return traffic.through("the partition", n, n === 0 ? gate.await : dawdle)
       }
-      // few at a time, so that a broker that shares the partition gives both some
+      // few at a time, so that a broker that shares the partition gives both members some
       const member = bench.consumer(handle, {
         lanes: Lanes.partition,
         inFlight: { messages: 2 },
@@ -284,7 +287,10 @@ const members: Scenario = scenario(
   { needs: ["order", "groups"] }
 )
 
-/** The most that may be taken in: less than the limit before a batch, and a batch is no longer than the limit. */
+/**
+ * The most messages that may be taken in: fewer than the limit before a batch, plus a batch, which is no longer than the
+ * limit.
+ */
 const held = (limit: number) => 2 * limit - 1
 
 const saturated: Scenario = scenario(

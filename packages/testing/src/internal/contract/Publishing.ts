@@ -1,6 +1,4 @@
-/**
- * Scenarios of publishing: what was published arrives as it was, in order, to all who should have it, and is confirmed.
- */
+/** Scenarios of publishing: messages arrive unchanged, in order, at all consumers that should get them, and are confirmed. */
 import { Broker, Channel, type Features, Publisher } from "@millrace/core"
 import { Clock, Effect } from "effect"
 import { type Bench, bytesOf, ensure, numbered, refusedWith, same, textOf } from "./Bench.ts"
@@ -9,7 +7,7 @@ import { browse, type Scenario, scenario } from "./Scenario.ts"
 
 const sorted = (texts: ReadonlyArray<string>) => texts.toSorted()
 
-/** Three messages, each with less than the one before it, read by one consumer. */
+/** Three messages, each with fewer parts than the one before it, read by one consumer. */
 const whole = (bench: Bench, when: "before" | "after") =>
   Effect.gen(function*() {
     yield* bench.declare(1)
@@ -207,7 +205,7 @@ export const publishing: ReadonlyArray<Scenario> = [
       Effect.gen(function*() {
         yield* bench.declare(1)
         const consumer = yield* bench.reader()
-        // a broker may refuse what is older than it keeps, so these are of today
+        // a broker may refuse messages older than its retention, so these timestamps are recent
         const now = yield* Clock.currentTimeMillis
         const times = [now - 1234, now - 60_001, now]
         for (const timestamp of times) yield* bench.send(String(timestamp), { timestamp })

@@ -1,6 +1,6 @@
 /**
- * Scenarios of dead letters and delayed retries that a broker refuses for good as they are: their own headers make them too
- * long, or what the error says is nothing that the broker takes.
+ * Scenarios of dead letters and delayed retries that a broker refuses for good in their full form: their own headers make
+ * them too long, or the error's text is not valid for the broker.
  */
 import { DeadLetters, Retries } from "@millrace/core"
 import { Effect } from "effect"
@@ -8,7 +8,7 @@ import { createHash } from "node:crypto"
 import { type Bench, type Broken, type Consumer, ensure, same, textOf, Trouble } from "./Bench.ts"
 import { type Failures, type Scenario, scenario } from "./Scenario.ts"
 
-/** What a broker may find wrong with an error's message, by the body of the message that fails with it. */
+/** Error messages that a broker may refuse, by the body of the message that fails with them. */
 const errors: Readonly<Record<string, string>> = {
   "bad lines": "duplicate key\nDETAIL: Key (id)=(7) already exists\r\n\tat commit",
   "bad NUL": "a\0b\u0001c\u007f",
@@ -17,7 +17,7 @@ const errors: Readonly<Record<string, string>> = {
   "bad nothing": ""
 }
 
-/** The last of `low` to `high` that is accepted, where all up to it are; `low` is. */
+/** The last accepted number from `low` to `high`, if all numbers up to it are accepted; `low` must be. */
 const longest = (
   low: number,
   high: number,
@@ -33,7 +33,7 @@ const longest = (
     return taken
   })
 
-/** Whether a publish is confirmed; an error that may be over later is none of the message's. */
+/** Whether a publish is confirmed; a retriable error does not concern the message and fails the scenario. */
 const isTaken = (bench: Bench, body: Uint8Array | string, headers: Readonly<Record<string, string>>, channel: string) =>
   bench.send(body, { channel, headers }).pipe(
     Effect.as(true),
@@ -42,7 +42,7 @@ const isTaken = (bench: Bench, body: Uint8Array | string, headers: Readonly<Reco
 
 const digestOf = (body: Uint8Array): string => `sha-256=:${createHash("sha256").update(body).digest("base64")}:`
 
-/** A dead letter has the body, or says which it was. */
+/** Checks that a dead letter has the body, or its digest. */
 const keeps = (body: Uint8Array, letter: Consumer["got"][number]): Effect.Effect<void, Broken> => {
   const { headers, raw } = letter.delivery
   const isWhole = Buffer.compare(raw, body) === 0
@@ -52,7 +52,7 @@ const keeps = (body: Uint8Array, letter: Consumer["got"][number]): Effect.Effect
   )
 }
 
-/** Publishes each message, and one after it for the same lane; each of them must come to its end, once. */
+/** Publishes each message, and another after it for the same lane; each must be settled, once. */
 const settled = (
   bench: Bench,
   consumer: Consumer,
@@ -93,7 +93,7 @@ const settled = (
 
 const bytes = (text: string): Uint8Array => new TextEncoder().encode(text)
 
-/** A handler for messages whose bodies begin with `bad`, and messages that a scenario finds the limits with. */
+/** A handler that fails for bodies that begin with `bad`, and accepts the messages that measure the limits. */
 const fails = (failure: "permanent" | "transient") => ({ raw }: { readonly raw: Uint8Array }) => {
   const text = textOf(raw.subarray(0, 100))
   return text.startsWith("bad")
@@ -123,7 +123,7 @@ const headers: Scenario = scenario(
       yield* bench.declare(1)
       const letters = yield* bench.letters()
       const consumer = yield* bench.consumer(fails("permanent"))
-      // another name of the same length: a name of NATS is a part of what is measured
+      // another name of the same length: the name of a NATS subject counts toward the measured size
       const trial = `${bench.channel.slice(0, -1)}-`
       yield* bench.declare(1, trial)
       yield* bench.reader({ channel: trial, group: `${bench.group}-trial` })
@@ -138,7 +138,7 @@ const headers: Scenario = scenario(
     })
 )
 
-/** Bodies about as long as the broker takes, beside which no header has room. */
+/** Bodies almost as long as the broker accepts, beside which no header has room. */
 const bodies = (bench: Bench, most: number): Effect.Effect<ReadonlyArray<Uint8Array>, Failures> =>
   Effect.gen(function*() {
     const trial = `${bench.channel.slice(0, -1)}-`
@@ -186,5 +186,5 @@ const delayed: Scenario = scenario(
   { needs: ["limit", "redelivery"] }
 )
 
-/** Dead letters and delayed retries that must be written with less. */
+/** Dead letters and delayed retries that must be shortened. */
 export const refused: ReadonlyArray<Scenario> = [said, headers, body, delayed]

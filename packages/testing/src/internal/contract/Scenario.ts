@@ -1,15 +1,13 @@
-/**
- * What a scenario is, which features it may ask of a broker, and how a broker that lacks one must prove it.
- */
+/** The type of a scenario, the features it may need of a broker, and the proofs for features that a broker lacks. */
 import type { BrokerError } from "@millrace/core"
 import { Lanes, Outcome } from "@millrace/core"
 import { Effect, Exit, type Scope, Stream } from "effect"
 import { type Bench, type Broken, bytesOf, refusedWith, same } from "./Bench.ts"
 
-/** What header fields of a broker can hold beyond one text for each lower-case name. */
+/** The kinds of header fields beyond one text for each lower-case name. */
 export type Fields = "duplicate" | "binary" | "null" | "case" | "control"
 
-/** What a broker may lack. */
+/** A feature that a broker may lack. */
 export type Feature =
   | "browse"
   | "tombstones"
@@ -29,43 +27,43 @@ export type Feature =
   | "added partitions"
   | `${Fields} headers`
 
-/** How a broker is taken down, as a crash would, and brought back. */
+/** Takes a broker down, as a crash would, and brings it back. */
 export interface Outage {
   readonly stop: Effect.Effect<void, unknown>
   readonly start: Effect.Effect<void, unknown>
-  /** Whether messages and positions are there afterwards. Default: the broker's `persistence`. */
+  /** Whether messages and positions survive the outage. Default: the broker's `persistence`. */
   readonly keeps?: boolean | undefined
-  /** Gives a channel more partitions, `partitions` in all, where the broker has a way to. */
+  /** Gives a channel more partitions, `partitions` in all, if the broker supports this. */
   readonly grow?: ((channel: string, partitions: number) => Effect.Effect<void, unknown>) | undefined
 }
 
-/** What a scenario is told beside its bench: what the broker's author declared. */
+/** The properties that the broker's author declared, for the scenario. */
 export interface Declared {
-  /** What becomes of a subscription to a channel that does not exist. */
+  /** Whether subscribing or publishing to a missing channel creates it or is refused. */
   readonly missing: "created" | "refused"
   readonly fields: ReadonlyArray<Fields>
   /** Header fields that the broker obeys, each with a value. */
   readonly instructions: Readonly<Record<string, string>>
-  /** The longest body, or undefined where any length goes. */
+  /** The longest body, or undefined if there is no limit. */
   readonly maximumBytes: number | undefined
   readonly outage: Outage
 }
 
-/** What a scenario may fail with. */
+/** The errors of a scenario. */
 export type Failures = Broken | BrokerError.BrokerError
 
-/** What a scenario runs. */
+/** The program of a scenario. */
 export type Body = (bench: Bench, declared: Declared) => Effect.Effect<void, Failures, Scope.Scope>
 
 /** One promise of the contract. */
 export interface Scenario {
   readonly id: string
   readonly title: string
-  /** The rows of the requirements that it proves. */
+  /** The requirement ids that the scenario proves. */
   readonly rows: ReadonlyArray<string>
-  /** Features without which there is nothing to try; their lack is proved instead. */
+  /** The features that the scenario needs; if the broker lacks some, their lack is proved instead. */
   readonly needs: ReadonlyArray<Feature>
-  /** Whether it takes the broker from others, and so runs alone. */
+  /** Whether the scenario takes the broker down, and so runs alone. */
   readonly alone: boolean
   readonly run: Body
 }
@@ -79,7 +77,7 @@ export const scenario = (
   options: { readonly needs?: ReadonlyArray<Feature>; readonly alone?: boolean } = {}
 ): Scenario => ({ id, title, rows, run, needs: options.needs ?? [], alone: options.alone ?? false })
 
-/** Which of the features a broker lacks. */
+/** The features among `needs` that a broker lacks. */
 export const lacks = (needs: ReadonlyArray<Feature>, bench: Bench, declared: Declared): ReadonlyArray<Feature> => {
   const { capabilities } = bench
   const has = (feature: Feature): boolean => {
@@ -112,7 +110,7 @@ export const lacks = (needs: ReadonlyArray<Feature>, bench: Bench, declared: Dec
       case "null headers":
       case "control headers":
       case "case headers":
-        // the name is made of the kind
+        // the feature's name is made of the kind
         return declared.fields.includes(feature.slice(0, -" headers".length) as Fields)
     }
   }
@@ -142,10 +140,10 @@ const onePartition: Body = (bench) =>
     "Invalid"
   )
 
-/** All that is in a channel now. */
+/** All messages in a channel now. */
 export const browse = (bench: Bench, channel = bench.channel) => Stream.runCollect(bench.broker.browse(channel))
 
-/** Each delivery is the first. */
+/** Checks that each delivery is counted as the first. */
 const attemptOne = (bench: Bench) =>
   Effect.gen(function*() {
     yield* bench.declare(1)
@@ -158,7 +156,7 @@ const attemptOne = (bench: Bench) =>
     yield* same("the attempt where deliveries are not counted", second.got.map(({ attempt }) => attempt), [1])
   })
 
-/** How the lack of a feature shows: a typed refusal where something is asked for, and what happens where nothing can be. */
+/** The proof of each missing feature: a typed refusal if the feature can be requested, else the behaviour without it. */
 export const refusals: Record<Feature, Body> = {
   browse: (bench) =>
     Effect.andThen(
@@ -192,7 +190,7 @@ export const refusals: Record<Feature, Body> = {
       bench.declare(1),
       refusedWith("publishing with a timestamp", bench.send("m", { timestamp: 1_000_000 }), "Unsupported")
     ),
-  // nothing to ask for: what was not acknowledged is gone
+  // cannot be requested: unacknowledged messages are lost
   redelivery: (bench) =>
     Effect.gen(function*() {
       yield* bench.declare(1)
@@ -205,10 +203,10 @@ export const refusals: Record<Feature, Body> = {
       yield* bench.has(second, ["next"])
       yield* same("a broker without redelivery", second.texts, ["next"])
     }),
-  // nothing to ask for: each delivery is the first
+  // cannot be requested: each delivery is the first
   attempts: (bench, declared) =>
     bench.capabilities.redelivery ? attemptOne(bench) : refusals.redelivery(bench, declared),
-  // nothing to ask for: the engine holds what waits, so a restart begins its count anew
+  // cannot be requested: the engine holds waiting messages, so a restart begins the count anew
   delay: (bench) =>
     Effect.gen(function*() {
       yield* bench.declare(1)
@@ -220,7 +218,7 @@ export const refusals: Record<Feature, Body> = {
       yield* bench.quiet
       yield* same("what waits here", (yield* first.health).pending, 1)
     }),
-  // nothing to ask for: it begins with what comes, and a broker may refuse what nobody is there for
+  // cannot be requested: the group begins with new messages, and a broker may refuse a message without consumers
   replay: (bench) =>
     Effect.gen(function*() {
       yield* bench.declare(1)
@@ -256,7 +254,7 @@ export const refusals: Record<Feature, Body> = {
         "Invalid"
       )
     ),
-  // no limit was declared, so what is far beyond anybody's goes through
+  // no limit was declared, so a body beyond every usual limit goes through
   limit: (bench) =>
     Effect.gen(function*() {
       yield* bench.declare(1)

@@ -1,6 +1,4 @@
-/**
- * The ten rules of settlement, as far as they show from outside.
- */
+/** The ten rules of settlement, as far as they are visible from outside. */
 import { BrokerError, DeadLetters, type Delivery, Failure, Filter, Lanes, type Message, Outcome } from "@millrace/core"
 import { Deferred, Duration, Effect, Latch, pipe } from "effect"
 import { type Bench, type Consumer, ensure, type Handle, numbered, same, textOf, Trouble, trouble } from "./Bench.ts"
@@ -9,11 +7,11 @@ import { browse, type Scenario, scenario } from "./Scenario.ts"
 const settled = (bench: Bench, consumer: Consumer) =>
   bench.untilSome("all is settled", Effect.map(consumer.health, ({ pending }) => pending === 0 || undefined))
 
-/** What the broker has been told is done. */
+/** The number of messages that the broker knows to be done. */
 const told = ({ monitor }: Bench): number =>
   monitor.settledAlone + Array.from(monitor.committed.values()).reduce((sum, each) => sum + each, 0)
 
-/** Stops a consumer whose drain has a deadline, and fails where it does not keep it. */
+/** Stops a consumer whose drain has a deadline, and fails if the drain exceeds it. */
 const ends = (bench: Bench, consumer: Consumer) =>
   Effect.flatMap(
     Effect.forkDetach(consumer.stop),
@@ -151,7 +149,7 @@ const neverDurable: Scenario = scenario(
         delivery.after(() => commit)
         return Effect.void
       }, { grace: { drain: "100 millis" } })
-      // whatever waits for it when the scenario has failed
+      // releases handlers that still wait when the scenario has failed
       yield* Effect.addFinalizer(() => Deferred.succeed(stored, undefined))
       yield* bench.sendAll(["m-0", "m-1"])
       yield* bench.has(consumer, ["m-0", "m-1"])
@@ -269,7 +267,7 @@ const stages: Scenario = scenario(
       yield* bench.has(consumer, wanted)
       yield* bench.has(letters, failing)
       yield* settled(bench, consumer)
-      // a hook that fails late keeps no lane shut
+      // a hook that fails late keeps no lane blocked
       yield* same("dead letters", letters.texts.toSorted(), failing.toSorted())
       yield* bench.sequence("what receive saw", received, ["dropped", ...wanted])
     })

@@ -1,6 +1,4 @@
-/**
- * A case of the HTTP suite as data: a section, bytes that are sent, and the answers that must come.
- */
+/** A case of the HTTP suite as data: a section, the bytes to send, and the expected answers. */
 
 /** The resources of the service under test; see `HttpConformance`. */
 export type Resource =
@@ -26,48 +24,48 @@ export type Resource =
   | "corsPrivate"
   | "corsFails"
 
-/** A text or bytes to send, or a wait: until so many answers, interim ones included, have come, or for milliseconds. */
+/** A text or bytes to send, or a wait: until this many answers, interim ones included, have arrived, or for milliseconds. */
 export type Part = string | Uint8Array | { readonly answers: number } | { readonly millis: number }
 
-/** What a field must be: a text, a pattern, `true` for any value, or `false` for none. */
+/** The expected value of a field: a text, a pattern, `true` for any value, or `false` for none. */
 export type FieldRule = string | RegExp | boolean | ReadonlyArray<string>
 
-/** An answer that must come. */
+/** An expected answer. */
 export interface Expected {
   readonly status: number | ReadonlyArray<number>
   /** By lower-case name. A list of texts is the field's lines in their order. */
   readonly fields?: { readonly [name: string]: FieldRule } | undefined
-  /** The whole body, a pattern in it, or the body of an answer that came before, by its number in the case from 0. */
+  /** The whole body, a pattern in it, or the body of an earlier answer, by its number in the case from 0. */
   readonly body?: string | RegExp | { readonly same: number } | undefined
-  /** Members that a JSON body must have; `undefined` is none. */
+  /** Members that a JSON body must have; `undefined` means that the member is absent. */
   readonly json?: { readonly [name: string]: unknown } | undefined
   /** The answer of HEAD, which never has a body. */
   readonly head?: boolean | undefined
 }
 
-/** What is sent on one connection, and what must come back on it. */
+/** The bytes to send on one connection, and the expected answers on it. */
 export interface Exchange {
   readonly send: ReadonlyArray<Part>
   readonly expect: ReadonlyArray<Expected>
-  /** Whether the server must close the connection after its last answer. Default: where the client asks for it. */
+  /** Whether the server must close the connection after its last answer. Default: if the client requests it. */
   readonly closes?: boolean | undefined
 }
 
-/** The final answers; those of 1xx are expected before the one that they are of. */
+/** The expected final answers; interim answers (1xx) precede the final answer of their request. */
 export const finalsOf = ({ expect }: Exchange): ReadonlyArray<Expected> =>
   expect.filter(({ status }) => typeof status !== "number" || status >= 200)
 
-/** Whether the connection must end: the server has to close it, or the client asks for that. */
+/** Whether the connection must end: the server has to close it, or the client requests it. */
 export const closesOf = ({ closes, send }: Exchange): boolean =>
   closes ?? send.some((part) => typeof part === "string" && part.includes("connection: close"))
 
 /** One case. */
 export interface Case {
-  /** The section that asks for it, e.g. `RFC 9110, 9.3.2`. */
+  /** The section that requires it, e.g. `RFC 9110, 9.3.2`. */
   readonly section: string
   readonly title: string
   readonly needs: ReadonlyArray<Resource>
-  /** One after another, each on a connection of its own. */
+  /** Exchanges run one after another, each on a connection of its own. */
   readonly exchanges: ReadonlyArray<Exchange>
 }
 
@@ -81,7 +79,7 @@ const head = (method: string, resource: string, fields: Fields): string =>
 export const ask = (method: string, resource: string, fields: Fields = []): string =>
   head(method, resource, [...fields, "connection: close"])
 
-/** A request without a body, on a connection that goes on. */
+/** A request without a body, on a connection that stays open. */
 export const keep = (method: string, resource: string, fields: Fields = []): string => head(method, resource, fields)
 
 const lengthOf = (body: string | Uint8Array): number =>

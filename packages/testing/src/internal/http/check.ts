@@ -43,7 +43,7 @@ const jsonProblems = (members: { readonly [name: string]: unknown }, body: strin
   })
 }
 
-/** What every answer must keep, whatever was asked (RFC 9110, 6.6.1, 8.6 and 15.3.5). */
+/** The rules of every answer, whatever the request (RFC 9110, 6.6.1, 8.6 and 15.3.5). */
 const alwaysProblems = (answer: Answer): ReadonlyArray<string> => {
   const names = answer.fields.map(([name]) => name)
   const count = (name: string) => names.filter((each) => each === name).length
@@ -78,7 +78,7 @@ const answerProblems = (expected: Expected, answer: Answer, before: ReadonlyArra
   ]
 }
 
-/** The faults of the answers on a connection; none where they are as expected. */
+/** The faults of the answers on a connection; empty if they are as expected. */
 export const problemsOf = (
   exchange: Exchange,
   { answers, interim, isClosed, malformed }: Received,

@@ -1,11 +1,9 @@
-/**
- * One connection to a server, by a socket: bytes go out as they are, and answers are read as RFC 9112 says.
- */
+/** One connection to a server, by a socket: bytes are sent unchanged, and answers are read as RFC 9112 says. */
 import { connect, type Socket } from "node:net"
 import { setTimeout as sleep } from "node:timers/promises"
 import { closesOf, type Exchange, finalsOf, type Part } from "./Case.ts"
 
-/** An answer as it came. */
+/** A received answer. */
 export interface Answer {
   readonly status: number
   /** Lower-case names, in the order of their lines. */
@@ -37,7 +35,7 @@ const headOf = (text: string): Answer => {
   return { status: Number(status), fields, body: "" }
 }
 
-/** The chunks of a body that is sent in parts; undefined while they are not all there. */
+/** The joined chunks of a chunked body; undefined until all have arrived. */
 const unchunk = (bytes: Buffer): { readonly body: Buffer; readonly size: number } | undefined => {
   const parts: Array<Buffer> = []
   let at = 0
@@ -105,7 +103,7 @@ class Reader {
   }
 }
 
-/** Longest that one exchange may take, in milliseconds. */
+/** The longest duration of one exchange, in milliseconds. */
 const patience = 10_000
 
 const open = (host: string, port: number): Promise<Socket> =>
@@ -113,7 +111,7 @@ const open = (host: string, port: number): Promise<Socket> =>
     const socket = connect(port, host, () => resolve(socket)).once("error", reject)
   })
 
-/** Runs one exchange; `fill` puts the paths of the service into what is sent. */
+/** Runs one exchange; `fill` puts the paths of the service into the texts to send. */
 export const run = async (
   host: string,
   port: number,
@@ -129,7 +127,7 @@ export const run = async (
     reader.push(chunk, false)
     wake()
   })
-  // a server may close before all was sent
+  // a server may close before all bytes were sent
   socket.on("error", () => {})
   socket.on("close", () => {
     isClosed = true

@@ -1,6 +1,4 @@
-/**
- * RFC 9112: how messages are framed, and what must be refused so that no second request hides in a first.
- */
+/** RFC 9112: the framing of messages, and messages that must be refused so that no second request hides in a first. */
 import { ask, type Case, keep, of, post } from "./Case.ts"
 
 const rfc = of("RFC 9112")

@@ -1,6 +1,4 @@
-/**
- * RFC 9110: methods, statuses, content, and what is said before any work.
- */
+/** RFC 9110: methods, statuses, content, and answers that precede any work. */
 import { deflateSync, gzipSync } from "node:zlib"
 import { ask, type Case, keep, of, post } from "./Case.ts"
 

@@ -1,6 +1,6 @@
 /**
- * The laws of a middleware about code that is wrong: odd errors, loggers and tracers that throw, handlers that return no
- * effect, hooks that throw, and the fiber of a call that has ended.
+ * The laws of a middleware about faulty code: odd errors, loggers and tracers that throw, handlers that return no effect,
+ * hooks that throw, and the fiber of a call that has ended.
  */
 import { assert } from "@effect/vitest"
 import type { Envelope, Handler } from "@millrace/core"
@@ -9,12 +9,12 @@ import { TestClock } from "effect/testing"
 import * as Deliveries from "../../Deliveries.ts"
 import { oddErrors } from "./odd.ts"
 
-/** What the laws need of the suite that registers them. */
+/** The parts that the laws need from the suite that registers them. */
 export interface Suite<Outer extends Deliveries.Carrier, Inner extends Envelope, A, E, R> {
   readonly build: () => (next: Handler<Inner, A, E>) => Handler<Outer, unknown, unknown, R>
   readonly message: () => Outer
   readonly answer: A
-  /** Whether the middleware hands on every failure of the handler as it is. */
+  /** Whether the middleware passes every failure of the handler on unchanged. */
   readonly passes: boolean
   readonly law: (title: string, effect: () => Effect.Effect<unknown, unknown, R>) => void
 }
@@ -30,7 +30,7 @@ const refuse = (): never => {
 
 const throwing = Tracer.make({ span: refuse })
 
-/** A tracer whose spans are made, and whose methods throw. */
+/** A tracer that creates spans whose methods throw. */
 const mute = Tracer.make({
   span: (options) => {
     const span = new Tracer.NativeSpan(options)
@@ -74,7 +74,7 @@ export const register = <Outer extends Deliveries.Carrier, Inner extends Envelop
       return yield* Fiber.join(fiber)
     })
 
-  /** Checks that an instance still works: nothing of an earlier message holds it up. */
+  /** Checks that an instance still works: no state of an earlier message blocks it. */
   const stillWorks = (instance: ReturnType<typeof build>) =>
     Effect.map(run(instance(() => Exit.succeed(answer))), ({ exit, hooks }) => {
       assert.deepStrictEqual(hooks, Exit.void, "a hook of the next message failed")
@@ -117,7 +117,7 @@ export const register = <Outer extends Deliveries.Carrier, Inner extends Envelop
     Effect.gen(function*() {
       const instance = build()
       for (const given of notEffects) {
-        // code without types may return anything
+        // untyped code may return anything
         const { exit } = yield* run(instance(() => given() as Effect.Effect<A, E>))
         const defect = Exit.isFailure(exit) ? Cause.squash(exit.cause) : undefined
         assert(defect instanceof TypeError, `a ${exit._tag} without a TypeError`)

@@ -1,6 +1,4 @@
-/**
- * Errors that code of other programs can fail with: code that reads an unknown error must survive each of them.
- */
+/** Errors that other programs' code can fail with: code that reads an unknown error must survive each of them. */
 
 const refusing = (field: string): Error =>
   Object.defineProperty(new Error("x"), field, {
@@ -44,7 +42,7 @@ const once = <A>(make: () => A): () => A => {
   return () => made ??= make()
 }
 
-/** Odd errors by what is odd about them. */
+/** Odd errors by their oddity. */
 export const oddErrors: ReadonlyArray<readonly [what: string, make: () => unknown]> = [
   ["undefined", () => undefined],
   ["null", () => null],

@@ -1,22 +1,20 @@
-/**
- * Histories in a row, until one does not hold.
- */
+/** Runs one history after another, until one fails. */
 import { OptionCheck } from "@millrace/core"
 import { Cause, Data, Effect } from "effect"
 import { run } from "./Machine.ts"
 import type { History, World } from "./World.ts"
 
-/** Lines of a log that a message has room for; a replay prints them all. */
+/** The log lines that fit into an error message; a replay prints all. */
 const room = 200
 
-/** A history that did not hold: what was wrong, how to run it again, and a log that can be read. */
+/** A failed history: its faults, the command to replay it, and a readable log. */
 export class Failed extends Data.TaggedError("SimulationFailed")<{
   readonly seed: number
-  /** What was wrong, the first first. */
+  /** The faults, in order of occurrence. */
   readonly faults: ReadonlyArray<string>
-  /** What happened, each line with its virtual time. */
+  /** The log, each line with its virtual time. */
   readonly log: ReadonlyArray<string>
-  /** How to run it again. */
+  /** The command to replay the history. */
   readonly replay: string
 }> {
   override get message(): string {
@@ -26,19 +24,19 @@ export class Failed extends Data.TaggedError("SimulationFailed")<{
   }
 }
 
-/** Which histories are run. */
+/** The histories to run. */
 export interface CheckOptions {
   /** The first seed; an integer. Default: 0. */
   readonly from?: number | undefined
-  /** How many seeds; an integer from 1. Default: 1,000. */
+  /** The number of seeds; an integer from 1. Default: 1,000. */
   readonly seeds?: number | undefined
   /** Steps after which a history is a livelock. Default: 20 million. */
   readonly steps?: number | undefined
-  /** What a failure says of how to run one seed again. Default: a call of `check`. */
+  /** The text in a failure that says how to replay one seed. Default: a call of `check`. */
   readonly replay?: ((seed: number) => string) | undefined
 }
 
-/** What was run. */
+/** Totals of the histories that ran. */
 export interface Checked {
   readonly seeds: number
   readonly steps: number
@@ -46,16 +44,16 @@ export interface Checked {
   readonly milliseconds: number
 }
 
-/** What was wrong with a history; nothing where it held. */
+/** The faults of a history; empty if it held. */
 export const faultsOf = <A, E>({ exit, faults }: History<A, E>): ReadonlyArray<string> =>
   exit._tag === "Success" || faults.length > 0 ? faults : [Cause.pretty(exit.cause)]
 
 const option = OptionCheck.make("Simulation.check")
 
 /**
- * Runs a program in one world after the other, a seed for each, and fails with the first that does not hold: where
- * `world.expect` was not met, the program failed, or it stood still. That seed is run again with its log; one that goes
- * another way then reads something outside its world, and the failure says so.
+ * Runs a program in one world after the other, a seed for each, and fails with the first history that does not hold:
+ * `world.expect` was not met, the program failed, or it stood still. That seed is run again with its log; if the replay
+ * differs, the program reads data from outside its world, and the failure says so.
  *
  * A history takes no real time beyond its computing: some hundred to a thousand run in a second.
  *
@@ -84,7 +82,7 @@ export const check = <A, E>(
           : ["its replay goes another way: the program reads time, chance or a Promise from outside its world"]
         return yield* new Failed({ seed, faults: [...faults, ...strays], log: again.log, replay: replay(seed) })
       }
-      // whoever waits for it may stop it
+      // lets the caller interrupt the check
       yield* Effect.yieldNow
     }
     return { seeds, steps, milliseconds }

@@ -1,6 +1,6 @@
 /**
- * The machine behind a world: one scheduler, one clock, one source of chance. What runs in it is decided by its seed alone, so
- * a history that fails is run again by its number.
+ * The machine behind a world: one scheduler, one clock, one source of randomness. The seed alone decides each history, so a
+ * failed one can be replayed by its number.
  */
 import { Cause, Clock, Context, Duration, Effect, Exit, Fiber, Logger, Metric, Random, Scheduler } from "effect"
 import type { Held, History, Options, Process, World } from "./World.ts"
@@ -49,7 +49,7 @@ class Owner implements Process {
   run<A, E>(effect: Effect.Effect<A, E>): Effect.Effect<A, E> {
     return Effect.suspend(() => {
       const fiber = this.fork(effect)
-      // who is dead answers nobody
+      // a dead process does not answer an interruption
       return Effect.onInterrupt(Fiber.join(fiber), () => this.alive ? Fiber.interrupt(fiber) : Effect.void)
     })
   }
@@ -74,7 +74,7 @@ class Machine {
   private tasks: Array<Task> = []
   private sleepers: Array<Sleeper> = []
   private soonest = Number.POSITIVE_INFINITY
-  // three streams: what a program asks for does not depend on how often fibers are scheduled
+  // three random streams: a program's choices do not depend on how often fibers are scheduled
   private readonly turns: () => number
   private readonly choices: () => number
   private readonly effects: () => number
@@ -87,7 +87,7 @@ class Machine {
     this.turns = chances(seed)
     this.choices = chances(seed ^ 0x5bd1e995)
     this.effects = chances(seed ^ 0x1b873593)
-    // some worlds are calm, in some nobody runs for long
+    // some worlds are calm, in others every fiber yields often
     this.yields = [0, 0.02, 0.05, 0.2][Math.floor(this.turns() * 4)]!
   }
 
@@ -140,10 +140,10 @@ class Machine {
   }
 
   private sleep(milliseconds: number, owner: Owner): Effect.Effect<void> {
-    // as Effect's own clock does: a fiber that sleeps for no time runs on before any timer fires
+    // as Effect's own clock: a fiber that sleeps for no time runs on before any timer fires
     if (milliseconds <= 0) return Effect.yieldNow
     return Effect.callback<void>((resume) => {
-      // nobody can wait for ever and be woken by time
+      // no timer wakes an infinite sleep
       if (milliseconds === Number.POSITIVE_INFINITY) return Effect.void
       const at = this.time + milliseconds
       const sleeper: Sleeper = { at, owner, run: () => resume(Effect.void) }
@@ -160,7 +160,7 @@ class Machine {
     this.soonest = this.sleepers.reduce((least, { at }) => Math.min(least, at), Number.POSITIVE_INFINITY)
   }
 
-  /** Whoever slept until now may run, in any order. */
+  /** Makes sleepers whose time has come runnable, in any order. */
   private wake(): void {
     for (const sleeper of this.sleepers) if (sleeper.at <= this.time) this.tasks.push(sleeper)
     this.forget((one) => (one as Sleeper).at <= this.time)
@@ -176,7 +176,7 @@ class Machine {
     return this.sleepers.filter((one) => one.owner === owner).length
   }
 
-  /** Runs one task. A throw that no fiber catches would end a real program, so it is a fault of the history. */
+  /** Runs one task. An uncaught exception would end a real program, so it is a fault of the history. */
   private step(task: Task): void {
     try {
       task.run()
@@ -251,7 +251,7 @@ class Machine {
   }
 }
 
-/** A value as text. An error whose getters throw is still one: a log must not change what a history does. */
+/** A value as text. An error whose getters throw must not break the log: a log must not change the history. */
 const text = (part: unknown): string => {
   try {
     return typeof part === "string"
@@ -266,7 +266,7 @@ const text = (part: unknown): string => {
   }
 }
 
-/** Runs one history to its end, at once: no real time passes in it, and nothing outside can reach it. */
+/** Runs one history to its end, synchronously: no real time passes in it, and no outside event can reach it. */
 export const run = <A, E>(
   seed: number,
   program: (world: World) => Effect.Effect<A, E>,

@@ -1,53 +1,56 @@
 /**
- * Between the processes of a world and their broker: calls that are slow, calls that fail, answers that get lost, and
- * processes that are gone without a word.
+ * The network between the processes of a world and their broker: slow calls, failing calls, lost answers, and processes that
+ * die without notice.
  */
 import { BrokerError, type Delivery, type Driver, type Message, type Outgoing } from "@millrace/core"
 import { Effect, Exit, Fiber, Scope } from "effect"
 import type { Process, World } from "./World.ts"
 
-/** How often calls to the broker go wrong; each a probability from 0 to 1. May be changed while the world runs. */
+/** The probabilities of faults in calls to the broker, each from 0 to 1. May be changed while the world runs. */
 export interface Faults {
-  /** A publish fails. Half of these were carried out all the same. Default: 0. */
+  /** A publish fails. Half of these take effect all the same. Default: 0. */
   publish?: number | undefined
-  /** A commit or a settlement fails. Half of these were carried out all the same. Default: 0. */
+  /** A commit or a settlement fails. Half of these take effect all the same. Default: 0. */
   settle?: number | undefined
   /**
-   * A call that extends claims fails or is never answered; half of these were carried out all the same. Never two calls of
+   * A call that extends claims fails, dies or is never answered; half of these take effect all the same. Never two calls of
    * one lease in a row, so a claim that is extended three times in its life is kept. Default: 0.
    */
   extend?: number | undefined
-  /** A channel is not declared. Half of these were declared all the same. Default: 0. */
+  /** A declaration fails. Half of these take effect all the same. Default: 0. */
   declare?: number | undefined
-  /** A publish, a commit, a settlement or a declaration is never answered. Half of these were carried out. Default: 0. */
+  /** A publish, a commit, a settlement or a declaration is never answered. Half of these take effect. Default: 0. */
   silent?: number | undefined
-  /** A call throws, or dies with a defect: a publish, a commit, a settlement, `extend` or the begin of `consume`. Default: 0. */
+  /**
+   * A call throws, or dies with a defect: a publish, a commit, a settlement, a declaration or the start of `consume`.
+   * Default: 0.
+   */
   broken?: number | undefined
-  /** A call takes a while. Default: 0. */
+  /** A call is slow. Default: 0. */
   slow?: number | undefined
-  /** The longest such while in milliseconds. Default: 20. */
+  /** The longest delay of a slow call in milliseconds. Default: 20. */
   longest?: number | undefined
-  /** The broker refuses to write a message, for good: answers the error, or undefined where it takes the message. */
+  /** Makes the broker refuse a message for good: returns the error, or undefined to accept the message. */
   refuses?: ((outgoing: Outgoing<Uint8Array>) => BrokerError.BrokerError | undefined) | undefined
 }
 
 /** A call to the broker. */
 export type Operation = "publish" | "settle" | "extend" | "declare"
 
-/** Sees what goes over the network, at the moment it happens. */
+/** Observes calls and events on the network, at the moment they happen. */
 export interface Watch {
-  /** A process asks for messages: a source begins a life. */
+  /** A process starts to consume: at the start and after each restart of a source. */
   readonly consuming?: ((process: Process) => void) | undefined
-  /** The engine was offered a batch; before it takes it. */
+  /** The driver offers a batch, before the engine takes it. */
   readonly offered?: ((process: Process, lease: Driver.Lease, batch: ReadonlyArray<Delivery>) => void) | undefined
-  /** The connection of a process has ended, by whomever. */
+  /** The connection of a process has ended, on either side. */
   readonly severed?: ((process: Process) => void) | undefined
   readonly opened?: ((process: Process, lease: Driver.Lease) => void) | undefined
-  /** A close begins; what it answers is called at its end. */
+  /** A close begins; the returned function is called at its end. */
   readonly closing?:
     | ((process: Process, lease: Driver.Lease, how: "revoke" | "lost") => (() => void) | undefined)
     | undefined
-  /** The engine commits or settles; what it answers is called at the end of the call. */
+  /** The engine commits or settles; the returned function is called at the end of the call. */
   readonly settling?:
     | ((
       process: Process,
@@ -59,7 +62,7 @@ export interface Watch {
   readonly published?: ((process: Process, batch: ReadonlyArray<Outgoing<Uint8Array>>) => void) | undefined
   /** The broker refused a publish for good. */
   readonly refused?: ((process: Process, outgoing: Outgoing<Uint8Array>) => void) | undefined
-  /** A call goes wrong otherwise than by an error that the broker answers; `lease` where it is one of a lease. */
+  /** A call goes wrong other than by an error that the broker answers; `lease` is set for calls of a lease. */
   readonly astray?:
     | ((process: Process, operation: Operation | "consume", how: "silent" | "broken", lease?: Driver.Lease) => void)
     | undefined
@@ -69,7 +72,10 @@ export interface Watch {
 export interface Network {
   /** The broker as a process sees it. */
   readonly connect: (process: Process, capabilities?: Partial<Driver.Capabilities>) => Driver.Driver
-  /** The broker has noticed that a process is gone: what it held goes to others. Its engine is not asked. */
+  /**
+   * The broker notices that a process is gone, and gives its partitions and messages to other processes. The process's
+   * engine is not asked.
+   */
   readonly gone: (process: Process) => void
   readonly faults: Faults
 }
@@ -84,7 +90,8 @@ interface Link {
 /**
  * Puts a network between a driver and the processes of a world. The driver itself runs in a process that never dies.
  *
- * `error` makes the errors of calls that fail; a program that runs a copy of the core gives that copy's. Default: this core's.
+ * `error` makes the errors of failing calls; a program that runs a copy of the core passes that copy's function. Default:
+ * this core's.
  */
 export const make = (
   world: World,
@@ -97,7 +104,7 @@ export const make = (
   const links = new Map<Process, Set<Link>>()
   const { system } = driver
 
-  // what never happens takes no number from the world, so a fault that is added changes no other history
+  // a fault with rate 0 takes no random number, so adding a kind of fault changes no other history
   const happens = (rate: number | undefined): boolean => rate !== undefined && rate > 0 && world.chance(rate)
 
   const failed = (operation: Operation) =>
@@ -108,10 +115,10 @@ export const make = (
       message: `The connection broke during ${operation}.`
     })
 
-  /** Whether a call is carried out although its answer says otherwise, or never comes. */
+  /** Carries out half of the calls whose answer is wrong or never comes. */
   const carried = (act: Act): Effect.Effect<unknown> => world.chance(0.5) ? Effect.exit(Effect.suspend(act)) : Exit.void
 
-  /** A call of a process: at once, late, with an answer that says the wrong thing, without an answer, or a throw. */
+  /** A call of a process: immediate, late, with a wrong answer, without an answer, or a throw. */
   const call = (process: Process, operation: Operation, act: Act, lease?: Driver.Lease): ReturnType<Act> => {
     if (happens(faults.broken)) {
       watch.astray?.(process, operation, "broken", lease)
@@ -136,7 +143,7 @@ export const make = (
       const lost = Exit.fail(failed(operation))
       return Exit.isExit(done) ? lost : Effect.andThen(done, lost)
     }
-    // some drivers know at once that a call fails
+    // some drivers fail a call synchronously
     if (wait === 0) return fails && world.chance(0.5) ? Effect.suspend(acted) : acted()
     // the way there and the way back
     const there = world.integer(0, wait)
@@ -261,7 +268,7 @@ export const make = (
         const own = links.get(process) ?? new Set()
         links.set(process, own.add(link))
         yield* Effect.addFinalizer((exit) =>
-          // whoever dies before it is closed still has it
+          // a link stays registered if its process dies before the close
           Effect.andThen(far.run(Scope.close(scope, exit)), Effect.sync(() => own.delete(link)))
         )
         return yield* restore(Fiber.join(fiber)).pipe(Effect.onInterrupt(() => Fiber.interrupt(fiber)))
@@ -301,5 +308,5 @@ export const make = (
   }
 }
 
-/** Where a message is, in words: `partition/position`. */
+/** The place of a message as text: `partition/position`. */
 export const place = (message: Message<unknown>): string => `${message.partition}/${message.position}`

@@ -1,29 +1,29 @@
 /**
  * A storm over a user's own subscription: random crashes, rebalances, drains and outages, on a network that is slow and
- * loses calls; then calm weather, in which all that is left must be done.
+ * loses calls; then calm weather, in which all messages must be settled.
  */
 import { Broker, type Driver, Engine, MemoryBroker } from "@millrace/core"
 import { Cause, Effect, Exit, Fiber, Scope } from "effect"
 import { type Faults, make as network, type Network, type Watch } from "./Network.ts"
 import type { Process, World } from "./World.ts"
 
-/** What goes on in a storm, and how hard it blows. */
+/** The programs and the strength of a storm. */
 export interface Storm<E, E2> {
   /**
-   * One consumer, started again and again, each time in a process of its own: most often `Subscription.run`. When it is to
-   * end in good order its scope closes; when it crashes, nothing of it runs any more. What is to outlive a crash is made
-   * outside.
+   * One consumer, started repeatedly, each time in a process of its own: usually `Subscription.run`. For a graceful shutdown
+   * the storm closes its scope; at a crash its process stops at once. Make state that must outlive a crash outside of the
+   * consumer.
    */
   readonly consumer: Effect.Effect<unknown, E, Broker.Broker | Scope.Scope>
-  /** Publishes; in a process that does not die, whose publishes wait while the broker is down. */
+  /** Publishes, in a process that never dies; its publishes wait while the broker is down. */
   readonly producer: Effect.Effect<unknown, E2, Broker.Broker>
   /** The memory broker behind the network. */
   readonly broker?: MemoryBroker.Options | undefined
-  /** How often calls go wrong during the storm. Default: decided by the seed. */
+  /** The probabilities of faults during the storm. Default: decided by the seed. */
   readonly faults?: Faults | undefined
   /** The most consumers at once; an integer from 1. Default: 3. */
   readonly consumers?: number | undefined
-  /** Virtual milliseconds of calm weather within which everything must be settled. Default: 600,000. */
+  /** Virtual milliseconds of calm weather within which all messages must be settled. Default: 600,000. */
   readonly calm?: number | undefined
 }
 
@@ -33,7 +33,7 @@ interface Consumer {
   readonly fiber: Fiber.Fiber<unknown, unknown>
 }
 
-/** Writes down what consumers and broker tell each other. */
+/** Logs the calls between consumers and broker. */
 const watch = (world: World): Watch => ({
   opened: ({ name }, { partition }) => world.log(() => `${name} is given partition ${partition}`),
   offered: ({ name }, { partition }, batch) =>
@@ -152,7 +152,7 @@ class Weather<E, E2> {
     Effect.runSync(isUp ? this.memory.start : this.memory.stop)
   }
 
-  /** Something that happens from time to time. */
+  /** Makes one random event happen. */
   happen(): void {
     const { chance, pick } = this.world
     const one = this.consumers.length === 0 ? undefined : pick(this.consumers)
@@ -177,12 +177,12 @@ class Weather<E, E2> {
     return this.groups.size > 0 && Array.from(this.groups.values()).every(({ channel, group }) => {
       const ends = this.memory.ends(channel)
       const positions = this.memory.positions(channel, group)
-      // a group whose first member found the broker down has none yet
+      // a group has no positions yet if its first member found the broker down
       return positions.length === ends.length && positions.every((position, partition) => position === ends[partition])
     })
   }
 
-  /** Everything works from now on, until all is settled and everybody has left. */
+  /** Ends all faults, waits until all messages are settled, and stops all consumers. */
   calm(producer: Fiber.Fiber<void>): Effect.Effect<void> {
     const { network, world } = this
     return Effect.gen({ self: this }, function*() {
@@ -213,11 +213,11 @@ class Weather<E, E2> {
 }
 
 /**
- * Lets a storm pass over a subscription and completes when it is over: all that was published is settled, and every
- * consumer has left. What the program holds to be true is then its own to say, with `world.expect`.
+ * Runs a storm over a subscription and completes when it is over: all published messages are settled, and every consumer has
+ * left. The program then checks its own invariants with `world.expect`.
  *
- * The history fails when something stays unsettled, a consumer does not end, the producer fails, or no consumer can start
- * although the broker is there.
+ * The history fails when a message stays unsettled, a consumer does not end, the producer fails, or no consumer can start
+ * although the broker is up.
  */
 export const storm = <E, E2>(world: World, options: Storm<E, E2>): Effect.Effect<void> =>
   Effect.gen(function*() {

@@ -1,15 +1,13 @@
-/**
- * What a program may ask of the world that it runs in.
- */
+/** The interface of a world to the program that runs in it. */
 import type { Effect, Exit, Fiber } from "effect"
 
-/** A program of the world that can die on its own: its fibers and timers stop where they are, no finalizer runs. */
+/** A process of the world that can die on its own: its fibers and timers stop where they are, no finalizer runs. */
 export interface Process {
   readonly name: string
   readonly alive: boolean
-  /** Starts an effect in this process. Services that it needs are provided before. */
+  /** Starts an effect in this process. Provide its services before. */
   readonly fork: <A, E>(effect: Effect.Effect<A, E>) => Fiber.Fiber<A, E>
-  /** Runs an effect in this process and waits for it; waits for ever when the process is killed meanwhile. */
+  /** Runs an effect in this process and waits for it; waits for ever if the process is killed meanwhile. */
   readonly run: <A, E>(effect: Effect.Effect<A, E>) => Effect.Effect<A, E>
   readonly kill: () => void
   /** Counts the fibers of this process that have not ended, and its timers that have not fired. */
@@ -24,7 +22,7 @@ export interface Held {
   readonly timers: number
 }
 
-/** What a program may ask of its world. All of it is decided by the seed. */
+/** The world of a program. The seed decides all of it. */
 export interface World {
   readonly seed: number
   /** A number from 0 to below 1. */
@@ -36,16 +34,16 @@ export interface World {
   readonly pick: <A>(list: ReadonlyArray<A>) => A
   /** Milliseconds since the world began. */
   readonly now: () => number
-  /** Lets time pass while the caller computes: nobody else runs meanwhile. */
+  /** Lets time pass while the caller computes: no other fiber runs meanwhile. */
   readonly spend: (milliseconds: number) => void
-  /** A line of the log; a function is called only when somebody records. */
+  /** Adds a line to the log; a function is called only if the log is recorded. */
   readonly log: (line: string | (() => string)) => void
   /** Makes the history fail with `otherwise`, unless `holds`. The history goes on. */
   readonly expect: (holds: boolean, otherwise: string | (() => string)) => void
   readonly process: (name: string) => Process
 }
 
-/** How a world is run. */
+/** Options of a run. */
 export interface Options {
   /** Steps of the scheduler and operations of fibers, in all, after which a history is a livelock. Default: 20 million. */
   readonly steps?: number | undefined
@@ -53,7 +51,7 @@ export interface Options {
   readonly record?: boolean | undefined
 }
 
-/** How a history went. */
+/** The result of a history. */
 export interface History<A, E> {
   readonly exit: Exit.Exit<A, E>
   readonly faults: ReadonlyArray<string>
