@@ -12,10 +12,7 @@ import { Compartment } from "./compartment.ts"
 
 /** Options of `middleware`. */
 export interface Options {
-  /**
-   * The name of the protected dependency. Bulkheads of the same name, `limit` and `queue` share their places, wherever
-   * used.
-   */
+  /** The name of the dependency. Bulkheads of the same name, `limit` and `queue` share their places, wherever used. */
   readonly name: string
   /** The most messages inside at once; an integer from 1. Default: 10. */
   readonly limit?: number | undefined

@@ -141,7 +141,7 @@ const verdictOf = (failures: ReadonlySet<FailureClass | undefined>) => (exit: Ex
  * all succeed or open it again when one fails. Only errors of the classes of `failures` count as failures; any other
  * error and any answer count as a success; an interruption and a defect do not count.
  *
- * Around a consumer, an open circuit pauses the intake of its subscription, so that messages wait in the broker; the few
+ * Around a consumer, an open circuit pauses the intake of its subscription, so that messages wait unstarted; the few
  * that are in flight fail with `CircuitOpen` and are held for its `retryAfter`. Messages are not redelivered in a loop,
  * and no retry is spent. Around a publisher or a client it fails fast.
  *

@@ -84,10 +84,10 @@ const annotationsOf = (before: Readonly<Record<string, unknown>>, ids: Correlati
  * Gives each message its correlation and causation ids, the same middleware on all four kinds of envelope.
  *
  * A consumer or a server takes the id from the headers if it is a token of at most 128 characters and its sender is
- * trusted; a consumed message without one uses its `message-id`, and a message with neither gets a new id. A malformed id
- * is never shown; a refused token is kept as `upstream` and as the annotation `upstreamId`. The causation id is the
- * `message-id` of the message, else `CHANNEL/PARTITION/POSITION`; of a request its `x-request-id`, else the id itself,
- * and a server echoes it as `x-request-id`.
+ * trusted; a consumed message without one uses its `message-id`, and a message with neither gets a new id. A refused token
+ * is kept as `upstream` and as the annotation `upstreamId`; a malformed id is shown only as `<malformed>`. The causation
+ * id is the `message-id` of the message, else `CHANNEL/PARTITION/POSITION`; of a request its `x-request-id`, else the id
+ * itself, and a server echoes it as `x-request-id`.
  *
  * Inside, both are in `Current`, which child, forked and detached fibers inherit; on each log line as `correlationId` and
  * `causationId`; on the current span and those of `Trace` as `millrace.correlation.id` and `millrace.causation.id`.

@@ -57,7 +57,7 @@ export type Config<O extends Options> = FullConfig<{
  *
  * A hook that fails or throws settles its message and never leaves it waiting: if the inner chain had succeeded, the
  * message fails with a `HookError`; if it had failed, its own error stays and the hook's error is logged. After an
- * interruption no hook runs: the message is redelivered, and its hooks run then.
+ * interruption or a release no further hook runs: the message is redelivered, and its hooks run then.
  *
  * `postSave` runs after the hooks of inner middlewares (audit rows, stored answers), even if one of those failed, since
  * each receives only the end of the chain. Put this middleware outside of the stores.

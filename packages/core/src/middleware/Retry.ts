@@ -30,7 +30,7 @@ export interface Filter {
 export interface Common<E = never, R = never> {
   /** The waits between attempts; any Effect schedule. Default: `exponential()`. */
   readonly schedule?: Schedule.Schedule<unknown, unknown, E, R> | undefined
-  /** The most retries, regardless of the schedule; an integer from 1. Default: the schedule's number, else 3. */
+  /** The most retries, regardless of the schedule; an integer from 1. Default: the limit of `schedule`, or 3 without one. */
   readonly times?: number | undefined
   /**
    * The longest time of all attempts together. A retry does not start if it would end later, assuming that it takes as
@@ -201,7 +201,7 @@ type NothingToRetry =
  * subscription:
  *
  * - an interruption, and a defect unless `defects` is `retry`
- * - an error that `while` does not match (by default: permanent, auth, validation, poison)
+ * - an error that `while` does not match (by default: permanent, auth, validation, poison, defect)
  * - any error of a client's request that was sent and must not be sent twice, even if `while` matches it
  * - an error whose `retryAfter` is longer than `maximumElapsed` and the broker's `holdLimit` allow (30 seconds without
  *   both): the message returns to its source. A shorter one is waited for, unless the schedule's own wait is longer

@@ -40,15 +40,9 @@ export interface Options {
    * trace of its own. Default: `parent`.
    */
   readonly relation?: "parent" | "link" | undefined
-  /**
-   * The share of new traces that are recorded, from 0 to 1; the sender has already decided for an incoming trace. Default:
-   * 1.
-   */
+  /** The share of new traces that are recorded, from 0 to 1; an incoming trace is decided by its sender. Default: 1. */
   readonly sample?: number | undefined
-  /**
-   * OpenTelemetry's `messaging.system` of published messages. Default: that of the `Broker` in the context, if there is
-   * one.
-   */
+  /** OpenTelemetry's `messaging.system` of published messages. Default: that of the `Broker` in the context, if any. */
   readonly system?: string | undefined
   /**
    * The name of the span. Default: `process CHANNEL`, `publish CHANNEL`, and for servers and clients the channel. A

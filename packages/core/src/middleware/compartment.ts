@@ -40,10 +40,7 @@ export class Compartment {
     this.wake()
   }
 
-  /**
-   * Runs `run` once a place is free; fails with `otherwise` if the queue is full. `ended` releases the place, by default
-   * at once.
-   */
+  /** Runs `run` once a place is free; fails with `otherwise` if the queue is full. `ended` frees the place; default: at once. */
   wait<A, E, R, E2>(
     run: () => Effect.Effect<A, E, R>,
     otherwise: () => E2,

@@ -16,7 +16,7 @@ export class Operation {
   readonly fingerprint: string
   /** The token of the claim; 0 for the kind `claim`. */
   readonly token: number
-  /** The lease of a claim or its extension, or the time to keep a result; milliseconds from 1. */
+  /** The lease of a claim or its extension, or the time to keep a result; milliseconds from 1, and 0 for a release. */
   readonly millis: number
   /** The result of a completion; empty for other kinds. */
   readonly result: Uint8Array

@@ -97,8 +97,7 @@ export class Table {
   }
 
   private at(now: number): number {
-    // ticks continue from the last reading if the clock is set back: otherwise every key would wait until the old time
-    // returns
+    // if the clock is set back, ticks continue from the last reading: otherwise every key would wait for the old time
     if (now < this.last) this.base -= this.last - now
     this.last = now
     return (now - this.base) * this.scale

@@ -54,10 +54,7 @@ export interface Verdict {
 export interface Decision {
   /** Whether the store made all charges; otherwise it made none. */
   readonly isAdmitted: boolean
-  /**
-   * Admitted: the time until the message's turn. Refused: the time until the same call is admitted, and not a millisecond
-   * earlier.
-   */
+  /** Admitted: the time until its turn. Refused: the time until the same call is admitted, and not a millisecond less. */
   readonly wait: number
   /** One for each charge, in their order. */
   readonly verdicts: ReadonlyArray<Verdict>

@@ -220,10 +220,7 @@ export const verdictOf = (policy: Policy, state: State, now: number, wait: numbe
   reset: rules[policy.algorithm].reset(policy, state, now)
 })
 
-/**
- * The milliseconds until a charge alone is admitted; 0 admits it. `concurrency` reserves no places, as their release times
- * are unknown.
- */
+/** The milliseconds until a charge alone is admitted; 0 admits it. `concurrency` never waits: its release times are unknown. */
 export const refusalOf = (policy: Policy, wait: number, within: number): number =>
   policy.algorithm === "concurrency" ? wait : Math.max(0, wait - within)
 

@@ -8,11 +8,11 @@ import * as OptionCheck from "../../message/OptionCheck.ts"
 export interface Exponential {
   /** How many retries follow the first attempt; an integer from 1. Default 3. */
   readonly times?: number | undefined
-  /** The first wait. Default 1 second. */
+  /** The first wait, before `jitter`. Default 1 second. */
   readonly base?: Duration.Input | undefined
   /** The factor between one wait and the next, from 1. Default 2. */
   readonly factor?: number | undefined
-  /** The longest wait. Default 30 seconds. */
+  /** The longest wait, before `jitter`. Default 30 seconds. */
   readonly cap?: Duration.Input | undefined
   /** The random deviation of a wait, as a fraction of it from 0 to 1. Default 0.2: between 80 % and 120 %. */
   readonly jitter?: number | undefined
