@@ -1,6 +1,5 @@
 /**
- * The deliveries of one channel that RabbitMQ waits to hear of: they are acknowledged as one up to a delivery, where none before
- * it is open.
+ * The unacknowledged deliveries of one channel: one acknowledgement covers all up to a delivery if none before it is open.
  */
 import type { Channel, ConsumeMessage } from "amqplib"
 
@@ -14,7 +13,7 @@ export class Acknowledgements {
     this.channel = channel
   }
 
-  /** How many deliveries are open. */
+  /** The number of open deliveries. */
   get size(): number {
     return this.open.size
   }
@@ -27,7 +26,7 @@ export class Acknowledgements {
     return this.open.has(tag)
   }
 
-  /** Acknowledges deliveries: one acknowledgement up to the first delivery that is open, and one for each beyond. */
+  /** Acknowledges deliveries: one acknowledgement for all before the first open delivery, and one for each beyond it. */
   acknowledge(tags: ReadonlyArray<number>): void {
     const { open } = this
     const channel = this.channel()
@@ -45,16 +44,16 @@ export class Acknowledgements {
     if (last > 0) channel.ack(message(last), true)
   }
 
-  /** Returns a message whose handler has begun: of the ways to return it, RabbitMQ 4.3 counts only this one as a failed delivery. */
+  /** Returns a message whose handler has begun: RabbitMQ 4.3 counts a failed delivery only for this way of returning. */
   reject(tag: number): void {
     if (this.open.delete(tag)) this.channel().reject(message(tag), true)
   }
 
-  /** Returns a message that was not begun. */
+  /** Returns a message whose handler has not begun. */
   nack(tag: number): void {
     if (this.open.delete(tag)) this.channel().nack(message(tag), false, true)
   }
 }
 
-/** All that amqplib reads of a message to acknowledge it. */
+/** Makes the part of a message that amqplib reads to acknowledge it. */
 const message = (deliveryTag: number): ConsumeMessage => ({ fields: { deliveryTag } }) as ConsumeMessage

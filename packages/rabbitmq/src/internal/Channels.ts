@@ -1,16 +1,16 @@
 /**
- * Channels of amqplib, and requests on a channel of their own.
+ * Channels of amqplib, and requests that run on a separate channel.
  */
 import type { Channel, ChannelModel, ConfirmChannel } from "amqplib"
 import type { Connection } from "./Connection.ts"
 
-/** A plain channel. */
+/** Opens a plain channel. */
 export const plain = (model: ChannelModel): Promise<Channel> => model.createChannel()
 
-/** A channel on which RabbitMQ confirms each message. */
+/** Opens a channel with publisher confirms. */
 export const confirming = (model: ChannelModel): Promise<ConfirmChannel> => model.createConfirmChannel()
 
-/** Runs requests on a channel of their own: one that is refused closes its channel. */
+/** Runs requests on a separate channel, because RabbitMQ closes the channel of a refused request. */
 export const using = async <C extends Channel, A>(
   connection: Connection,
   make: (model: ChannelModel) => Promise<C>,
@@ -20,7 +20,7 @@ export const using = async <C extends Channel, A>(
   try {
     return await run(channel)
   } catch (error) {
-    // of requests that were waiting amqplib says only that there will be no answer
+    // for pending requests amqplib says only that there will be no answer
     throw error instanceof Error && /^Channel ended|^channel closed/.test(error.message) ? why() : error
   } finally {
     await close(channel)
@@ -32,6 +32,6 @@ export const close = async (channel: Channel): Promise<void> => {
   try {
     await channel.close()
   } catch {
-    // it is closed
+    // the channel is closed already
   }
 }

@@ -1,6 +1,6 @@
 /**
- * amqplib's records as the core reads them, and the core's messages as amqplib writes them: properties and headers of AMQP are
- * header fields.
+ * Converts amqplib's records for the core, and the core's messages for amqplib: properties and headers of AMQP become header
+ * fields.
  */
 import { Headers, type Outgoing, type Reader } from "@millrace/core"
 import type { Message } from "amqplib"
@@ -25,11 +25,11 @@ const encoder = new TextEncoder()
 const isPlain = (value: unknown): value is string | Buffer | null =>
   value === null || typeof value === "string" || Buffer.isBuffer(value)
 
-/** Whether amqplib has read it without a loss. */
+/** Whether amqplib has read the value without loss. */
 const isExact = (value: unknown): value is string | Buffer | null =>
   typeof value === "string" ? !value.includes(replacement) : isPlain(value)
 
-/** The value of a header that was written as its text. */
+/** Finds the original value of a header that was written as its text. */
 const kept = (values: Table | undefined, name: string, text: unknown): unknown => {
   const value = values?.[name]
   return breaksStreams(value) && text === textOf(value) ? value : undefined
@@ -38,14 +38,14 @@ const kept = (values: Table | undefined, name: string, text: unknown): unknown =
 const bytesOf = (value: string | Buffer | null): Uint8Array | null =>
   typeof value === "string" ? encoder.encode(value) : value
 
-/** The fields of one header: one for each value of a list of several texts, and one for any other value. */
+/** Adds the fields of one header: one for each value of a list of several texts, and one for any other value. */
 const push = (fields: Array<Headers.Field>, name: string, value: unknown): void => {
   if (isPlain(value)) fields.push([name, bytesOf(value)])
   else if (Array.isArray(value) && value.length > 1 && value.every(isPlain)) {
     for (const each of value) fields.push([name, bytesOf(each)])
   } else {
     const [first] = Array.isArray(value) && value.length === 1 ? value : []
-    // a list of one value is read as the value, and stays a list in a copy
+    // a list of one value reads like the value, and stays a list in a copy
     fields.push([name, remember(typeof first === "string" ? first : textOf(value), value)])
   }
 }
@@ -55,18 +55,18 @@ const keyOf = (record: Message): unknown => {
   return typeof key === "string" && key.includes(replacement) ? exactHeaders(record)[names.key] : key
 }
 
-// Seconds by the protocol; some clients write milliseconds.
+// the protocol counts seconds, but some clients write milliseconds
 const latest = 100_000_000_000
 
-/** The place that the records of a reader come from. */
+/** The source of a reader's records. */
 export interface Place {
-  /** The exchange of all channels: of another one, the fields tell exchange and routing key. */
+  /** The exchange of all channels; for records of other exchanges, fields hold exchange and routing key. */
   readonly exchange: string
-  /** The queue or log that is read. */
+  /** The queue or log from which records are read. */
   readonly queue: string
 }
 
-/** How amqplib's records are read: nothing is decoded before it is asked for. */
+/** Reads amqplib's records: fields are decoded lazily. */
 export class MessageReader implements Reader<Message> {
   private readonly place: Place
 
@@ -76,7 +76,7 @@ export class MessageReader implements Reader<Message> {
 
   key(record: Message): string | undefined {
     const key = keyOf(record)
-    // equal bytes give equal text, also where they are not UTF-8: order by key needs no more
+    // equal bytes give equal text, even if they are not UTF-8; order by key needs no more
     return typeof key === "string" ? key : Buffer.isBuffer(key) ? key.toString() : undefined
   }
 
@@ -106,7 +106,7 @@ export class MessageReader implements Reader<Message> {
     const values = headers[names.values] === undefined ? undefined : decode(headers[names.values])
     for (const name in headers) {
       if (own.has(name) || (waited && isOfDeaths(name))) continue
-      // of a dead letter that was published again
+      // headers of a dead letter that was published again
       if (isForeign && (name === exchangeName || name === routingKeyName)) continue
       const value = headers[name]
       if (isExact(value) && values === undefined) fields.push([name, bytesOf(value)])
@@ -126,7 +126,7 @@ export class MessageReader implements Reader<Message> {
   }
 }
 
-/** A view of the same memory. */
+/** Views the same memory as a Buffer. */
 export const buffer = (bytes: Uint8Array): Buffer =>
   Buffer.isBuffer(bytes) ? bytes : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
 
@@ -134,7 +134,7 @@ type Plain = string | Buffer | null
 
 const text = (bytes: Uint8Array): string | Buffer => Headers.textOf(bytes) ?? buffer(bytes)
 
-/** The fields of a message: properties where AMQP has them, and a table with a list where a name was given several times. */
+/** Converts the fields of a message: to properties if AMQP has them, otherwise to a table, with a list for a repeated name. */
 const putFields = (outgoing: Outgoing<Uint8Array>, properties: Properties, way: Way): Record<string, unknown> => {
   const table: Record<string, unknown> = Object.create(null)
   const lists = new Map<string, Array<Plain>>()
@@ -145,7 +145,7 @@ const putFields = (outgoing: Outgoing<Uint8Array>, properties: Properties, way: 
     const typed = bytes === null ? undefined : valueOf(bytes)
     if (typeof value === "string" && typed === undefined && put(properties, name, value, way)) continue
     if (Object.hasOwn(table, name)) {
-      // a list of texts and bytes: a value with a type becomes its text here
+      // a list holds texts and bytes: a typed value becomes its text here
       const list = lists.get(name) ?? [firstOf(table[name])]
       list.push(value)
       lists.set(name, list)
@@ -166,7 +166,7 @@ const putFields = (outgoing: Outgoing<Uint8Array>, properties: Properties, way: 
 const firstOf = (value: unknown): Plain =>
   value === null || typeof value === "string" || Buffer.isBuffer(value) ? value : textOf(value)
 
-/** The properties of a message as amqplib writes them; `seconds` is now, in Unix time. */
+/** Converts a message to amqplib's properties; `seconds` is the current Unix time. */
 export const toProperties = (outgoing: Outgoing<Uint8Array>, seconds: number, way: Way): Properties => {
   const { headers, key, native } = outgoing
   const chosen = native?.timestamp

@@ -1,6 +1,6 @@
 /**
- * The connections: amqplib without its own recovery, since what was delivered before a connection ended must not be settled
- * after it. Whoever uses a connection that has ended fails, and the next asks for a new one.
+ * Connections by amqplib, without automatic recovery, because messages delivered before a connection ended must not be
+ * settled after it. A request on an ended connection fails, and the next request opens a new one.
  */
 import { DriverOptions } from "@millrace/core"
 import { type Channel, type ChannelModel, type ConfirmChannel, connect, credentials } from "amqplib"
@@ -19,7 +19,7 @@ const once = (
 ): Promise<ChannelModel> => {
   const { authentication, clientId, connectTimeout, heartbeat, tls, vhost } = resolved
   return connect(
-    // amqplib decodes the name of the virtual host, as if it came from a URL
+    // amqplib decodes the virtual host's name, as if it came from a URL
     {
       protocol: tls === undefined ? "amqp" : "amqps",
       hostname: host,
@@ -43,30 +43,30 @@ const once = (
   )
 }
 
-/** A channel, and why it has ended. */
+/** A channel, and the reason of its end. */
 export interface Opened<C extends Channel> {
   readonly channel: C
   readonly why: () => unknown
 }
 
-/** One connection for one purpose, opened when it is first asked for, and again when it has ended. */
+/** One connection for one purpose, opened on first use, and again after it has ended. */
 export class Connection {
-  /** Why RabbitMQ takes no messages on this connection now: memory or disk is short. */
+  /** Why RabbitMQ currently accepts no messages on this connection: memory or disk is short. */
   blocked: string | undefined
-  /** The version of RabbitMQ, as it said when it was connected last. */
+  /** The version of RabbitMQ, as of the last connection. */
   version: string | undefined
-  /** Called when RabbitMQ takes messages again. */
+  /** Called when RabbitMQ accepts messages again. */
   onUnblocked: () => void = () => {}
-  /** The longest frame of properties, in bytes; Infinity where amqplib writes none as long. */
+  /** The longest frame of properties, in bytes; Infinity if amqplib's own limit is lower. */
   maximumFrame = Number.POSITIVE_INFINITY
-  /** The user that RabbitMQ authenticated, as far as this client knows; empty for a token. */
+  /** The authenticated user, as far as this client knows; empty for a token. */
   user: string
   readonly resolved: ResolvedOptions
   private readonly purpose: string
   private opening: Promise<ChannelModel> | undefined
   private model: ChannelModel | undefined
   private turn = 0
-  /** Why connections have ended. */
+  /** The reasons why connections have ended. */
   private readonly reasons = new WeakMap<ChannelModel, unknown>()
   private closed = false
   private readonly run: <A, E>(effect: Effect.Effect<A, E>) => Promise<A>
@@ -80,7 +80,7 @@ export class Connection {
     this.fork = Effect.runForkWith(context)
   }
 
-  /** Completes when RabbitMQ has confirmed all that was sent on a channel; fails where it does not within `requestTimeout`. */
+  /** Completes when RabbitMQ has confirmed all messages sent on a channel; fails if it does not within `requestTimeout`. */
   confirmed(channel: ConfirmChannel): Promise<void> {
     return this.run(Requests.ask(this.resolved, "publish", () => channel.waitForConfirms()))
   }
@@ -123,7 +123,7 @@ export class Connection {
     this.version = typeof version === "string" ? version : undefined
     this.maximumFrame = FrameSize.maximumOf(model)
     this.blocked = undefined
-    // it comes before the end of its channels; without a listener it would end the process
+    // the error precedes the close of the channels; without a listener it would end the process
     model.on("error", (error) => void this.reasons.set(model, error))
     model.on("blocked", (reason) => {
       if (this.model === model) this.blocked = reason
@@ -134,19 +134,19 @@ export class Connection {
       this.onUnblocked()
     })
     model.on("close", (error) => {
-      // a broker that is stopped says so without an error
+      // a broker that is stopped reports it without an error
       if (error !== undefined && !this.reasons.has(model)) this.reasons.set(model, error)
       if (this.model === model) this.forget()
     })
     if (this.closed) void model.close().catch(() => {})
   }
 
-  /** Tells RabbitMQ new credentials before those of an open connection end. */
+  /** Sends RabbitMQ new credentials before those of an open connection expire. */
   private renew(model: ChannelModel, issued: Issued): void {
     const { credentials } = this.resolved
     if (credentials === undefined) return
     const fiber = this.fork(credentials.renew(issued, ({ password, username }) =>
-      // a connection keeps its user: another one is the next connection's
+      // a connection keeps its user: another user applies to the next connection
       username === issued.username
         ? Requests.ask(
           this.resolved,
@@ -157,7 +157,10 @@ export class Connection {
     model.on("close", () => fiber.interruptUnsafe())
   }
 
-  /** Leaves a connection whose credentials have ended: the next one asks for others at once, and this one only at its next turn. */
+  /**
+   * Leaves a connection whose credentials have expired: a new connection obtains new ones at once, this one only at its next
+   * renewal.
+   */
   private leave(model: ChannelModel): void {
     if (this.model === model) this.forget()
     void model.close().catch(() => {})
@@ -169,7 +172,7 @@ export class Connection {
     this.blocked = undefined
   }
 
-  /** Opens a channel; `ended` is called once, when it is over for whatever reason. */
+  /** Opens a channel; `ended` is called once, when the channel closes for any reason. */
   async channel<C extends Channel>(make: (model: ChannelModel) => Promise<C>, ended?: () => void): Promise<Opened<C>> {
     const model = await this.open()
     let why: unknown
@@ -180,7 +183,7 @@ export class Connection {
         why ??= error
         if (Errors.isExpired(error)) this.leave(model)
       })
-      // a connection that RabbitMQ has closed tells why after its channels
+      // a connection that RabbitMQ has closed reports the reason after its channels close
       if (ended !== undefined) channel.on("close", () => queueMicrotask(ended))
       return { channel, why: () => reason() ?? new Error("Channel closed") }
     } catch (error) {
@@ -195,7 +198,7 @@ export class Connection {
   }
 }
 
-/** A connection that is closed with the scope; one that does not answer is left behind after 5 seconds. */
+/** Makes a connection that closes with the scope; gives up closing after 5 seconds without an answer. */
 export const make = (resolved: ResolvedOptions, purpose: string): Effect.Effect<Connection, never, Scope.Scope> =>
   Effect.acquireRelease(
     Effect.map(Effect.context<never>(), (context) => new Connection(resolved, purpose, context)),

@@ -1,5 +1,5 @@
 /**
- * One consumer of a queue: one channel is one lease, deliveries go to the engine in batches of what has come together.
+ * One consumer of a queue: one channel is one lease, and deliveries that arrive together go to the engine as a batch.
  */
 import { type BrokerError, type Delivery, delivery, type Driver } from "@millrace/core"
 import type { Channel, ConsumeMessage } from "amqplib"
@@ -19,7 +19,7 @@ import type { Source } from "./Topology.ts"
 
 type Failed = BrokerError.BrokerError
 
-// What is handed to one consumer is kept from all others, also where many may be in flight.
+// the largest default prefetch: messages delivered to one consumer are withheld from all others
 const mostAhead = 1024
 
 /** One consumer of a queue. */
@@ -48,7 +48,7 @@ export class Consumer {
     this.failure = error
   }
   private room: Fiber.Fiber<void> | undefined
-  /** Undefined for a queue of another program, until a message makes it matter. */
+  /** The queue's type; undefined for a queue of another program until a message requires it. */
   private queueType: QueueType.QueueType | undefined
   private counters: ReadonlyArray<string>
   private mustAsk = false
@@ -92,7 +92,7 @@ export class Consumer {
     this.lease = { partition: 0, settle: (batch) => this.settlement.settle(batch) }
   }
 
-  /** Messages that this consumer has and has not settled. */
+  /** The number of messages that this consumer holds unsettled. */
   get held(): number {
     return this.acknowledgements.size
   }
@@ -110,12 +110,12 @@ export class Consumer {
     const opened = await this.connection.channel(Channels.plain, () => {
       this.end(this.failed(this.opened?.why() ?? new Error("Channel closed")))
     })
-    // nobody waits for it any more
+    // the consumer was stopped meanwhile
     if (this.stopped) return Channels.close(opened.channel)
     this.opened = opened
   }
 
-  /** Begins to consume. */
+  /** Starts to consume. */
   readonly start = async (): Promise<void> => {
     const { channel } = this.opened!
     await channel.prefetch(this.prefetch)
@@ -127,11 +127,11 @@ export class Consumer {
       consumerPriority === undefined ? {} : { priority: consumerPriority }
     )
     this.tag = consumerTag
-    // it was told to stop in between
+    // the consumer was stopped meanwhile
     if (this.stopped) this.leave()
   }
 
-  /** Runs until it is told to stop, or its channel ends. */
+  /** Runs until interrupted, or until its channel ends. */
   readonly read: Effect.Effect<never, Failed> = Effect.callback<never, Failed>((resume) => {
     this.end = (error) => resume(Effect.fail(error))
     if (this.failure !== undefined) this.end(this.failure)
@@ -156,11 +156,11 @@ export class Consumer {
     this.buffer.push(message)
     if (this.isPumping) return
     this.isPumping = true
-    // what comes in the same turn goes together
+    // messages that arrive in the same turn form one batch
     this.dispatcher.scheduleTask(this.pump, 0)
   }
 
-  /** Offers what is there, until there is no room. */
+  /** Offers buffered messages while the engine has room. */
   private readonly pump = (): void => {
     this.room = undefined
     this.sink.polled()
@@ -191,7 +191,7 @@ export class Consumer {
     this.isPumping = false
   }
 
-  /** The next batch, no longer than asked for. */
+  /** Takes the next batch, within the subscription's limits. */
   private next(): Array<Delivery> {
     const { batch: most, bytes: mostBytes } = this.options
     const { buffer } = this
@@ -212,7 +212,7 @@ export class Consumer {
       if (origin === undefined) others.push(deliveryTag)
       else batch.push(delivery(origin, this.reader, message, deliveryTag, message.content, this.attemptOf(message)))
     }
-    // the words of an exchange are wider than the pattern
+    // acknowledges messages that match the binding but not the pattern
     if (others.length > 0) this.settlement.acknowledge(others)
     if (this.head > 4096) {
       this.buffer = buffer.slice(this.head)
@@ -225,17 +225,17 @@ export class Consumer {
     return this.settlement.attemptOf(message.fields.deliveryTag) ?? attemptOf(message, this.source.queue, this.counters)
   }
 
-  /** Whether a header of RabbitMQ decides about a message, and only the type of the queue tells whether RabbitMQ wrote it. */
+  /** Whether the meaning of a message's header depends on the queue's type, which tells whether RabbitMQ wrote the header. */
   private isTelling(message: ConsumeMessage): boolean {
     if (this.mayBeStream) {
       if (message.properties.headers?.["x-stream-offset"] !== undefined) return true
-      // a stream writes it into every message
+      // a stream writes this header into every message
       this.mayBeStream = false
     }
     return isCounted(message, this.counters)
   }
 
-  /** Asks once for the type of a queue of another program, and goes on. */
+  /** Fetches the type of another program's queue once, and goes on. */
   private ask(): void {
     const { queue } = this.source
     const asked = Requests.ask(
@@ -280,14 +280,17 @@ export class Consumer {
     this.acknowledgements.nack(fields.deliveryTag)
   }
 
-  /** Takes nothing new; what is open can still be settled. */
+  /** Takes no new messages; open deliveries can still be settled. */
   private stop(): void {
     this.stopped = true
     this.room?.interruptUnsafe()
     if (this.tag !== undefined) this.leave()
   }
 
-  /** Where order does not matter, what was not begun is given to others at once. */
+  /**
+   * Cancels the consumer and returns messages that have not begun, if order does not matter, so other consumers get them at
+   * once.
+   */
   private leave(): void {
     if (this.options.ordered) return
     const { channel } = this.opened!
@@ -295,11 +298,11 @@ export class Consumer {
     try {
       for (const each of this.buffer.slice(this.head)) this.acknowledgements.nack(each.fields.deliveryTag)
     } catch {
-      // the channel has ended, and all went back
+      // the channel has ended, which has returned all messages
     }
   }
 
-  /** Ends the lease: what is open goes back to the queue. */
+  /** Ends the lease: closing the channel returns open deliveries to the queue. */
   readonly close = async (): Promise<void> => {
     this.stopped = true
     this.settlement.close()

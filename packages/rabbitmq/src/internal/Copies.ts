@@ -1,19 +1,19 @@
 /**
- * Copies of messages that amqplib has read: from a log into the queue of a group, and into the queue of a delayed retry.
+ * Copies messages that amqplib has read: from a log into the queue of a group, and into the queue of a delayed retry.
  */
 import type { Message, Options } from "amqplib"
 import { exactHeaders, hasWaited, isOfDeaths, names, originalOf, written } from "./OwnHeaders.ts"
 import { exchangeName, routingKeyName, unrepeatable, userIdName } from "./Properties.ts"
 import { writable } from "./Values.ts"
 
-/** Headers of the driver that mean something only in the copy that they were written into. */
+/** Headers of the driver that are meaningful only in the copy for which they were written. */
 const ofCopies: ReadonlySet<string> = new Set([names.attempt, names.channel, names.original, names.mark])
 
 const tableOf = (record: Message): Record<string, unknown> => {
   const exact = exactHeaders(record)
   const table: Record<string, unknown> = Object.create(null)
   for (const name in exact) {
-    // what RabbitMQ wrote is said of the delivery, and what it reads as routing keys has done its work
+    // RabbitMQ's headers belong to the delivery, and its extra routing keys have been used
     if (written.has(name) || ofCopies.has(name) || name === "CC" || name === "BCC") continue
     table[name] = writable(exact[name])
   }
@@ -25,16 +25,16 @@ const propertiesOf = (record: Message): Options.Publish => {
   return { ...properties, persistent: true, mandatory: true }
 }
 
-/** The properties of a message of a log, for its copy in the queue of a group. */
+/** Makes the properties of a log's message for its copy in the queue of a group. */
 export const copied = (record: Message): Options.Publish => {
   const headers = tableOf(record)
   const { userId } = record.properties
-  // RabbitMQ accepts no publisher that names another user
+  // RabbitMQ refuses a publisher that names another user
   if (typeof userId === "string") headers[userIdName] ??= userId
   return { ...propertiesOf(record), headers }
 }
 
-/** The properties of a delivery, for the copy of it that waits for its next attempt. */
+/** Makes the properties of a delivery for its copy that waits for the next attempt. */
 export const waiting = (
   record: Message,
   place: { readonly queue: string; readonly exchange: string },
@@ -42,7 +42,7 @@ export const waiting = (
   channel: string
 ): Options.Publish => {
   const table = tableOf(record)
-  // RabbitMQ counts the deaths of a wait among those that the message had before
+  // RabbitMQ counts the expiry of a wait among the message's earlier dead-letterings
   let original: Record<string, unknown>
   if (hasWaited(record, place.queue)) {
     original = { ...originalOf(record, place.queue) }

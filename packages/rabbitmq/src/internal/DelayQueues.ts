@@ -1,6 +1,6 @@
 /**
- * Retries that RabbitMQ holds: a copy of the message waits in a queue whose messages die after that time, and goes back to the
- * group's queue then. The number of its next attempt is in its headers.
+ * Delays retries in RabbitMQ: a copy of the message waits in a queue with that time to live, and then returns to the group's
+ * queue. Its headers hold the number of the next attempt.
  */
 import type { ConfirmChannel, ConsumeMessage } from "amqplib"
 import * as Channels from "./Channels.ts"
@@ -10,15 +10,15 @@ import * as Errors from "./Errors.ts"
 import { frameSize } from "./FrameSize.ts"
 import { waitQueueOf } from "./OwnHeaders.ts"
 
-// The wait is kept to an eighth, so that few queues serve all waits.
+// waits are rounded up by at most an eighth, so few queues serve all waits
 const eighths = 8
-// a timer of RabbitMQ holds no more
+// the limit of RabbitMQ's timers, in milliseconds
 const longest = 2_000_000_000
 const shortestUnused = 60_000
 
 /**
- * The time of the queue that serves a wait: the wait, or up to an eighth more, in milliseconds, and at least 1: a copy that
- * RabbitMQ did not return from a wait is any publisher's.
+ * Rounds a wait up to the time of its queue in milliseconds: by at most an eighth, and to at least 1. Even an immediate retry
+ * passes through a wait queue, because any publisher could have sent a copy that RabbitMQ did not return from one.
  */
 export const step = (after: number): number => {
   const wait = Math.max(1, Math.min(longest, Math.ceil(after)))
@@ -27,17 +27,17 @@ export const step = (after: number): number => {
   return Math.min(longest, Math.ceil(wait / unit) * unit)
 }
 
-/** A message, and how long it waits. */
+/** A message and its wait. */
 export interface Waiting {
   readonly message: ConsumeMessage
   /** In milliseconds. */
   readonly after: number
-  /** The number of its next attempt. */
+  /** The number of the message's next attempt. */
   readonly attempt: number
   readonly channel: string
 }
 
-/** The waits of one queue. */
+/** The wait queues of one queue. */
 export class DelayQueues {
   private readonly connection: Connection
   private readonly queue: string
@@ -53,8 +53,8 @@ export class DelayQueues {
   }
 
   /**
-   * Writes copies; completes when RabbitMQ has confirmed all of them, with those that amqplib cannot write: other clients write
-   * longer headers than it can.
+   * Publishes copies. Completes when RabbitMQ has confirmed them, and returns the messages that amqplib cannot write: other
+   * clients write longer headers than amqplib can.
    */
   async put(batch: ReadonlyArray<Waiting>): Promise<ReadonlyArray<Waiting>> {
     const steps = new Set(batch.map(({ after }) => step(after)))
@@ -85,7 +85,7 @@ export class DelayQueues {
         }
       })
     ))
-    // what comes back is confirmed, too
+    // RabbitMQ also confirms returned messages
     if (this.returns === returns) return unwritable
     this.declared.clear()
     throw Errors.make(
@@ -95,7 +95,7 @@ export class DelayQueues {
     )
   }
 
-  /** A queue that nobody declares for a while is gone, and what waits in it, too: so it is declared again in time. */
+  /** Declares a wait queue again in time, because RabbitMQ deletes an unused queue, with its waiting messages. */
   private async declare(wait: number): Promise<void> {
     const before = this.declared.get(wait)
     if (before !== undefined && this.now() - before < shortestUnused / 2) return
@@ -110,7 +110,7 @@ export class DelayQueues {
             "x-expires": 2 * wait + shortestUnused,
             "x-dead-letter-exchange": "",
             "x-dead-letter-routing-key": this.queue,
-            // else a message would be taken out before the other queue has it
+            // otherwise RabbitMQ would remove a message before the other queue has it
             "x-dead-letter-strategy": "at-least-once",
             "x-overflow": "reject-publish"
           }
@@ -134,7 +134,7 @@ export class DelayQueues {
     return this.opened = opened
   }
 
-  /** Leaves the channel, without waiting: RabbitMQ may owe an answer on it for ever. The next copies go on another. */
+  /** Leaves the channel without waiting, because RabbitMQ may never answer on it. The next copies use another channel. */
   renew(): void {
     const { opened } = this
     this.opened = undefined

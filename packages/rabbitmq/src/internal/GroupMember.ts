@@ -1,8 +1,9 @@
 /**
- * Consuming: making sure that the group's queue is there, standing in line where order matters, and reading.
+ * Consumes a channel as a member of a group: creates the group's queue if needed, waits for its turn if order matters, and
+ * reads.
  *
- * Where order matters the members of a group stand in line, and only the first consumes. What it had not settled is back in its
- * old place before the next begins, for its channel is closed before it leaves the line.
+ * If order matters, the members of a group stand in line, and only the first consumes. A member closes its channel before it
+ * leaves the line, so its unsettled messages are back in their old place before the next member begins.
  */
 import type { BrokerError, Driver } from "@millrace/core"
 import { Effect, type Scope } from "effect"
@@ -17,14 +18,14 @@ import * as Topology from "./Topology.ts"
 
 type Failed = BrokerError.BrokerError
 
-// milliseconds; the first of a line knows it sooner
+// milliseconds after which a member reports that it stands by; the first of a line is ready sooner
 const standBy = 100
-// how often the first of a line looks whether the one before has left the queue
+// how often the first of a line checks whether the previous member has left the queue, in milliseconds
 const looking = 20
 
 /**
- * Waits until nobody consumes the queue. When a member dies, RabbitMQ ends its place in the line and its consumer one by one, in
- * any order; with the consumer goes, in one step, what it had not settled back to its place.
+ * Waits until the queue has no consumer. When a member dies, RabbitMQ ends its place in the line and its consumer one by one,
+ * in any order; in one step with the consumer's end, its unsettled messages return to their place.
  */
 const left = (connection: Connection, where: { readonly channel: string; readonly queue: string }) => {
   const look: Effect.Effect<void, Failed> = Effect.flatMap(
@@ -47,7 +48,7 @@ const left = (connection: Connection, where: { readonly channel: string; readonl
   })
 }
 
-/** Runs until interrupted; fails when the channel is gone. The queue is left with the scope. */
+/** Consumes until interrupted; fails when the channel is lost. The consumer ends with the scope. */
 export const consume = (
   connection: Connection,
   publishing: Connection,
@@ -60,7 +61,7 @@ export const consume = (
     const source = Topology.sourceOf(connection.resolved, options, temporary)
     if ("reason" in source) return yield* Effect.fail(source)
     if (source.isTemporary) {
-      // after a failure the same subscription goes on with it
+      // after a failure the restarted subscription uses the queue again
       yield* Effect.addFinalizer((exit) =>
         exit._tag === "Failure"
           ? Effect.void
@@ -109,7 +110,7 @@ export const consume = (
       Effect.andThen(begin),
       Effect.andThen(isReady)
     )
-    // who is not the first of the line is ready, too: it stands by
+    // members behind the first are ready, too: they stand by
     const second = Effect.andThen(Effect.sleep(standBy), isReady)
     const stay = (effect: Effect.Effect<void, Failed>) => Effect.andThen(effect, Effect.never)
     return yield* Effect.raceFirst(

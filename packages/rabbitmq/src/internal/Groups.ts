@@ -1,5 +1,5 @@
 /**
- * The queues of groups: how one is made, with its beginning, by one of its members while the others wait.
+ * Creates the queues of groups. One member of a group creates the queue and its first content while the other members wait.
  */
 import type { BrokerError, Driver } from "@millrace/core"
 import type { Channel } from "amqplib"
@@ -16,12 +16,12 @@ import { declare, exchange, found, lockOf, missing, queueOf, type Source, tempor
 
 type Failed = BrokerError.BrokerError
 
-// above any count that a queue reaches, and without a limit RabbitMQ puts what is given back behind all others
+// more than a queue ever counts; without a limit RabbitMQ puts returned messages behind all others
 const deliveries = 1_000_000_000
-// copies that wait for their confirmation
+// copies in flight without a confirmation
 const window = 1000
 
-/** Asks whether queues or exchanges are there. */
+/** Checks whether queues or exchanges exist. */
 const isThere = (connection: Connection, check: (channel: Channel) => Promise<unknown>): Promise<boolean> =>
   Channels.using(connection, Channels.plain, check).then(
     () => true,
@@ -31,18 +31,18 @@ const isThere = (connection: Connection, check: (channel: Channel) => Promise<un
     }
   )
 
-/** Whether all that the members of a group need is there. */
+/** Whether the exchange and the queues that the members of a group need exist. */
 const hasBegun = (connection: Connection, { binding, queue }: Source, ordered: boolean): Promise<boolean> =>
   isThere(connection, async (channel) => {
     if (binding !== undefined) {
       await channel.checkExchange(queue)
-      // it may have been deleted since, by hand or by a policy
+      // the queue may have been deleted since, by hand or by a policy
       await channel.checkQueue(queue)
     }
     if (ordered) await channel.checkQueue(lockOf(queue))
   })
 
-/** Whether a group had a beginning, also where its queue is gone. */
+/** Whether a group has begun before, even if its queue is gone. */
 const hadBegun = (connection: Connection, { queue }: Source): Promise<boolean> =>
   isThere(connection, (channel) => channel.checkExchange(queue))
 
@@ -57,10 +57,10 @@ const bind = (connection: Connection, { binding, queue }: Source): Promise<unkno
     if (binding !== undefined) await channel.bindQueue(queue, binding.exchange, binding.key, binding.arguments ?? {})
   })
 
-/** The mark that a group writes into a log where it begins with the latest. */
+/** The mark that a group writes into a log when it begins with the latest message. */
 const beginningOf = (queue: string): string => `begin ${queue}`
 
-/** How often the mark of a group's beginning is in its log: not at all once the log has dropped it. */
+/** Counts the marks of a group's beginning in its log: 0 once the log has dropped them. */
 const beginnings = async (connection: Connection, { queue }: Source, log: string, end: string): Promise<number> => {
   let found = 0
   await Log.mark(connection, log, end)
@@ -72,8 +72,9 @@ const beginnings = async (connection: Connection, { queue }: Source, log: string
 }
 
 /**
- * Copies a log into a new queue, binds it, and copies what was published meanwhile: nothing is left out. What is published in
- * the moment of the binding may be in the queue twice. `skipped`: the copy begins behind so many marks of the group's beginning.
+ * Copies a log into a new queue, binds the queue, and copies messages published meanwhile, so none is missing. Messages
+ * published during the binding may be in the queue twice. `skipped`: the copy begins after this many marks of the group's
+ * beginning.
  */
 const fill = async (
   connection: Connection,
@@ -113,8 +114,8 @@ const fill = async (
 }
 
 /**
- * The queue of a group that had begun was deleted, and what was in it is gone, but the log has it: fills a new queue with what the
- * log keeps since the group began. What the group had done comes again.
+ * Fills a new queue with the log's messages since the group began, after the queue of a group was deleted with its messages.
+ * Messages that the group has already handled are redelivered.
  */
 const restore = (
   connection: Connection,
@@ -130,13 +131,13 @@ const restore = (
     )
     yield* Requests.attempt(connection.resolved, "consume", async () => {
       const skipped = from === "latest" ? await beginnings(connection, source, log, `${id} 0`) : 0
-      // else a process that dies in the middle would leave half of a queue that says that it is whole
+      // without this, a process that dies halfway would leave half a queue that counts as complete
       await Channels.using(connection, Channels.plain, (each) => each.deleteExchange(queue))
       await fill(connection, source, log, { first: `${id} 1`, second: `${id} 2` }, skipped)
     }, { channel, queue })
   })
 
-/** Makes the queue of a group that is of one subscription alone, and ends with it. */
+/** Declares the queue of a temporary group, which belongs to one subscription and ends with it. */
 const beginTemporary = (
   connection: Connection,
   source: Source,
@@ -154,7 +155,7 @@ const beginTemporary = (
   )
 }
 
-/** Deletes the queue of a temporary group; one that cannot be deleted is gone some minutes later. */
+/** Deletes the queue of a temporary group; if that fails, RabbitMQ deletes it some minutes later. */
 export const end = (connection: Connection, { queue }: Source): Effect.Effect<void> =>
   Effect.ignore(Requests.ask(
     connection.resolved,
@@ -163,7 +164,7 @@ export const end = (connection: Connection, { queue }: Source): Effect.Effect<vo
     { queue }
   ))
 
-/** Makes the queue of a group, if it is not there, and gives it its beginning. */
+/** Creates the queue of a group, if it does not exist, with its first content. */
 export const begin = (
   connection: Connection,
   source: Source,
@@ -193,7 +194,7 @@ const beginLasting = (
       if (source.binding !== undefined) yield* ask(() => bind(connection, source))
       return
     }
-    // one at a time, among all members of the group
+    // one member of the group at a time
     yield* Effect.scoped(Effect.gen(function*() {
       const place = yield* Lock.stand(connection, `${source.queue}@begin`, Lock.brief)
       yield* Effect.raceFirst(
@@ -228,7 +229,8 @@ const beginLasting = (
             `The group ${options.group} begins with what is published to ${channel} from now on: it has no log.`
           )
         }
-        // a message between the mark and the binding would come too early, and not be lost, if the queue is ever deleted
+        // a message between the mark and the binding would be redelivered unnecessarily, but not lost, if the queue is ever
+        // deleted
         if (log !== undefined) yield* ask(() => Log.mark(connection, log, beginningOf(source.queue)))
         yield* ask(() => bind(connection, source))
       }
@@ -242,7 +244,7 @@ const beginLasting = (
     }))
   })
 
-/** Messages that wait in the queue of a group. */
+/** Counts the messages that are ready in the queue of a group; undefined if there is no queue. */
 export const ready = (
   connection: Connection,
   channel: string,

@@ -4,14 +4,14 @@
 import type { ConfirmChannel } from "amqplib"
 import type { Opened } from "./Connection.ts"
 
-/** A channel, and what is on its way on it. */
+/** A channel, and its messages in flight. */
 export class InFlight {
   readonly opened: Opened<ConfirmChannel>
-  /** Until when it is on trial, in milliseconds. */
+  /** The end of the channel's trial, in Unix milliseconds; 0 for none. */
   readonly trial: number
   messages = 0
   bytes = 0
-  /** The one message on its way is longer than any before. */
+  /** Whether the one message in flight is longer than any accepted before. */
   isProbing = false
 
   constructor(opened: Opened<ConfirmChannel>, trial: number) {

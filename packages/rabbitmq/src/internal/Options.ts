@@ -1,5 +1,5 @@
 /**
- * Options of every RabbitMQ client, as a user gives them: checked once, with a sentence for each that cannot be right.
+ * Options of every RabbitMQ client and their check, with one error sentence for each invalid option.
  */
 import { type BrokerError, Credentials, DriverOptions } from "@millrace/core"
 import type { Duration, Effect } from "effect"
@@ -13,34 +13,34 @@ const { bad, integer, millis, oneOf, plain } = DriverOptions
 
 /** Certificates in PEM; each is optional. */
 export interface Tls {
-  /** The authority that signed the broker's certificate. Default: those that Node trusts. */
+  /** The authority that signed the broker's certificate. Default: Node's trusted authorities. */
   readonly ca?: string | undefined
-  /** The client's own certificate, where the broker asks for one. */
+  /** The client's own certificate, if the broker requires one. */
   readonly cert?: string | undefined
   readonly key?: string | Redacted.Redacted | undefined
-  /** The name that the broker's certificate must hold. Default: the host connected to. */
+  /** The expected name in the broker's certificate. Default: the host connected to. */
   readonly serverName?: string | undefined
 }
 
-/** A user and a password that may end: a secret of a vault, or a token of OAuth 2. */
+/** A user and a password that may expire: a secret of a vault, or a token of OAuth 2. */
 export interface Issued extends Credentials.Issued {
-  /** The user whom RabbitMQ knows. Default: none; RabbitMQ reads the user in the token. */
+  /** The user's name in RabbitMQ. Default: none; RabbitMQ reads the user from the token. */
   readonly username?: string | undefined
   /** The password, or the token. */
   readonly password: string | Redacted.Redacted
 }
 
-/** How a channel is laid out in RabbitMQ, where it is not ours to say. */
+/** The place of a channel in existing exchanges and queues of RabbitMQ. */
 export interface Route {
-  /** An exchange that exists, of any type. Messages of the channel are published to it, and groups bind their queues to it. */
+  /** An existing exchange, of any type. Publishers send the channel's messages to it, and groups bind their queues to it. */
   readonly exchange?: string | undefined
-  /** What is published with, and bound by. Default: the channel's name; empty for an exchange that ignores it. */
+  /** The routing key for publishing and binding. Default: the channel's name; empty for an exchange that ignores it. */
   readonly routingKey?: string | undefined
-  /** Binding arguments of the queues of groups, as a headers exchange takes them: `{ "x-match": "all", kind: "order" }`. */
+  /** Binding arguments of the groups' queues, for a headers exchange: `{ "x-match": "all", kind: "order" }`. */
   readonly arguments?: Readonly<Record<string, string>> | undefined
   /**
-   * A queue that exists, classic or quorum: groups consume it as it is, and it is neither declared nor bound. All groups of the
-   * channel share it.
+   * An existing queue, classic or quorum: groups consume it unchanged, and the driver neither declares nor binds it. All
+   * groups of the channel share it.
    */
   readonly queue?: string | undefined
 }
@@ -57,70 +57,77 @@ export interface Options {
   /** Default: the URL's. */
   readonly password?: string | Redacted.Redacted | undefined
   /**
-   * An Effect that obtains user and password, or a token; in place of `username`, `password` and those of the URL. The driver runs
-   * it at each connection, and again at 80 % of their life for open connections, which tell RabbitMQ (`connection.update-secret`) and
-   * go on. Default: none.
+   * An Effect that obtains user and password, or a token, in place of `username`, `password` and those of the URL. The driver
+   * runs it at each connection, and again at 80 % of the credentials' life for open connections, which send them to RabbitMQ
+   * (`connection.update-secret`) and go on. Default: none.
    */
   readonly credentials?: Credentials.Source<Issued> | undefined
-  /** Certificates, where the URL is `amqps://`. */
+  /** Certificates, for a URL with `amqps://`. */
   readonly tls?: Tls | undefined
-  /** How a user proves who it is; `external` by the client's certificate (plugin rabbitmq_auth_mechanism_ssl). Default: `plain`. */
+  /**
+   * The authentication of the user; `external` uses the client's certificate (plugin rabbitmq_auth_mechanism_ssl). Default:
+   * `plain`.
+   */
   readonly authentication?: "plain" | "external" | undefined
   /** The name of the connections in the management pages. Default: `millrace`. */
   readonly clientId?: string | undefined
-  /** A connection without a sign of life for twice this long is lost; from 1 second. Default: 10 seconds. */
+  /** A connection without a heartbeat for twice this time is lost; from 1 second. Default: 10 seconds. */
   readonly heartbeat?: Duration.Input | undefined
-  /** How long one attempt to connect to one node may take. Default: 5 seconds. */
+  /** The longest time of one attempt to connect to one node. Default: 5 seconds. */
   readonly connectTimeout?: Duration.Input | undefined
-  /** How long a request, or a message to be confirmed, may go without an answer. Default: 30 seconds. */
+  /** The longest time to wait for the answer to a request, or for the confirmation of a message. Default: 30 seconds. */
   readonly requestTimeout?: Duration.Input | undefined
-  /** The durable topic exchange of all channels that have no route. Default: `millrace`. */
+  /** The durable topic exchange of all channels without a route. Default: `millrace`. */
   readonly exchange?: string | undefined
-  /** What becomes of a channel that was never declared: refused with `NotFound`, or declared. Default: `refuse`. */
+  /** Whether an undeclared channel fails with `NotFound` (`refuse`), or is declared (`create`). Default: `refuse`. */
   readonly missingChannels?: "refuse" | "create" | undefined
   /**
-   * The queues of groups. Quorum queues are replicated, and count deliveries; a classic queue does not, so attempts begin at 1
-   * again after each restart, and the program holds the delays of retries. Default: `quorum`.
+   * The type of the groups' queues. Quorum queues are replicated and count deliveries. Classic queues do not, so attempts
+   * begin at 1 again after each restart, and the program holds the delays of retries. Default: `quorum`.
    */
   readonly queueType?: "quorum" | "classic" | undefined
   /**
-   * Whether a declared channel keeps what was published, in a stream: what a new group begins with, and what browsing shows.
-   * Default: `stream`. With `none` a group begins when it first subscribes, and nothing can be browsed.
+   * Whether a declared channel keeps published messages in a stream, from which new groups begin and which browsing reads.
+   * Default: `stream`. With `none` a group begins when it first subscribes, and browsing is not possible.
    */
   readonly log?: "stream" | "none" | undefined
-  /** How long a log keeps messages, in RabbitMQ's words: a number and Y, M, D, h, m or s. Default: `7D`. */
+  /** How long a log keeps messages, in RabbitMQ's format: a number and Y, M, D, h, m or s. Default: `7D`. */
   readonly logAge?: string | undefined
-  /** The most bytes that a log keeps, by whole segments of 64 MB; an integer from 1. Default: 1 GiB. */
+  /** The most bytes that a log keeps, in whole segments of 64 MB; an integer from 1. Default: 1 GiB. */
   readonly logBytes?: number | undefined
   /**
-   * The most messages that RabbitMQ hands to one subscription ahead of their settlement, from 1 to 65535. Default: what may
-   * be in flight, up to 1024. Each may be as long as the broker allows: lower it for long bodies, raise it for many handlers that wait.
+   * The most unsettled messages that RabbitMQ delivers to one subscription, from 1 to 65535. Default: the subscription's
+   * limit in flight, up to 1024. Each message may be as long as the broker allows: lower the limit for long bodies, raise it
+   * for many handlers that wait.
    */
   readonly prefetch?: number | undefined
   /**
-   * More arguments of the queues that groups get, as RabbitMQ takes them: `{ "x-max-length": 100_000, "x-overflow": "reject-publish" }`.
-   * A queue that exists with other arguments fails with `Conflict`. Default: none.
+   * Additional arguments of the groups' queues: `{ "x-max-length": 100_000, "x-overflow": "reject-publish" }`. An existing
+   * queue with other arguments fails with `Conflict`. Default: none.
    */
   readonly queueArguments?: Readonly<Record<string, string | number | boolean>> | undefined
   /**
-   * The priority of this program's consumers, an integer from 1: RabbitMQ hands messages to consumers of a lower one only when
-   * those of a higher one have as many as they may have. Default: the lowest, RabbitMQ's 0.
+   * The priority of this program's consumers, an integer from 1: RabbitMQ delivers to consumers of a lower priority only when
+   * all of a higher priority have used up their prefetch. Default: RabbitMQ's 0, the lowest.
    */
   readonly consumerPriority?: number | undefined
-  /** The broker's `consumer_timeout`: a message that is held longer goes to somebody else. Default: 30 minutes. */
+  /**
+   * The broker's `consumer_timeout`, after which RabbitMQ redelivers an unacknowledged message to another consumer. Default:
+   * 30 minutes.
+   */
   readonly consumerTimeout?: Duration.Input | undefined
-  /** Channels that live in exchanges and queues of others, by name. */
+  /** Routes of channels to exchanges and queues of other programs, by channel name. */
   readonly channels?: Readonly<Record<string, Route>> | undefined
 }
 
-/** Options checked, times in milliseconds. */
+/** Checked options, with times in milliseconds. */
 export interface ResolvedOptions {
   readonly place: Errors.Place
   readonly nodes: ReadonlyArray<Node>
   readonly vhost: string
   readonly username: string
   readonly password: Redacted.Redacted
-  /** In place of `username` and `password`. */
+  /** Replaces `username` and `password`. */
   readonly credentials: Credentials.Credentials<Issued> | undefined
   readonly authentication: "plain" | "external"
   readonly clientId: string
@@ -159,7 +166,7 @@ const checkedRoutes = (channels: Options["channels"]): ReadonlyMap<string, Route
   return found
 }
 
-/** Arguments that the driver sets, by the option that says them. */
+/** Arguments that the driver sets, with the option for each. */
 const ownArguments: Readonly<Record<string, string>> = { "x-queue-type": "queueType" }
 
 const checkedArguments = (given: Options["queueArguments"] = {}): ResolvedOptions["queueArguments"] => {
@@ -175,10 +182,10 @@ const checkedArguments = (given: Options["queueArguments"] = {}): ResolvedOption
   return given
 }
 
-/** An age as RabbitMQ takes it. */
+/** The format of RabbitMQ's ages. */
 export const age = /^\d+[YMDhms]$/
 
-// a short text would be replaced in words that tell nothing
+// a short password would also be replaced within harmless words
 const spellings = (password: string): ReadonlyArray<string> =>
   password.length < 4 ? [] : [password, encodeURIComponent(password)]
 
@@ -252,7 +259,7 @@ export const check = (options: Options): Effect.Effect<ResolvedOptions, BrokerEr
 const optional = (name: string) => Config.option(Config.String(name))
 
 /**
- * Options from the environment: `RABBITMQ_URL`, and where they are set `RABBITMQ_USERNAME`, `RABBITMQ_PASSWORD`,
+ * Reads options from the environment: `RABBITMQ_URL`, and optionally `RABBITMQ_USERNAME`, `RABBITMQ_PASSWORD`,
  * `RABBITMQ_CLIENT_ID`, `RABBITMQ_QUEUE_TYPE` (`quorum` or `classic`), `RABBITMQ_MISSING_CHANNELS` (`refuse` or `create`).
  */
 export const config: Config.Config<Options> = Config.map(

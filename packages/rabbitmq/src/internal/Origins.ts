@@ -1,11 +1,11 @@
 /**
- * The channels that the deliveries of a queue belong to: of a pattern there are many.
+ * The channels of a queue's deliveries: a pattern has many.
  */
 import type { Driver, Origin } from "@millrace/core"
 import type { ConsumeMessage } from "amqplib"
 import { channelBeforeWait } from "./OwnHeaders.ts"
 
-// channels of a pattern whose origins are kept
+// the most channels of a pattern whose origins are cached
 const mostOrigins = 1000
 
 /** Origins of deliveries: one object for each channel. */
@@ -23,7 +23,7 @@ export class Origins {
     this.only = options.pattern === undefined ? this.make(options.channel) : undefined
   }
 
-  /** Undefined where the channel is wider than the pattern. */
+  /** Finds the origin of a message; undefined if its channel does not match the pattern. */
   of(message: ConsumeMessage): Origin | undefined {
     if (this.only !== undefined) return this.only
     const channel = channelBeforeWait(message, this.queue) ?? message.fields.routingKey

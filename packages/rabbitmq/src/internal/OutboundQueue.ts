@@ -1,8 +1,8 @@
 /**
- * The outbound queue of a publisher: one channel on which RabbitMQ confirms each message, and a window of those that it has not yet.
+ * The outbound queue of a publisher: one channel with publisher confirms, and a window of unconfirmed messages.
  *
- * A message is confirmed when every queue that it was routed to has it, on disk. One that no queue takes comes back, and fails
- * its call with `NotFound`: nothing is lost in silence.
+ * RabbitMQ confirms a message when every queue that it was routed to has it on disk. RabbitMQ returns a message that is
+ * routed to no queue, and its call fails with `NotFound`: no message is lost silently.
  */
 import type { BrokerError, Outgoing } from "@millrace/core"
 import type { Message } from "amqplib"
@@ -20,20 +20,21 @@ import * as Topology from "./Topology.ts"
 type Batch = ReadonlyArray<Outgoing<Uint8Array>>
 type Failed = BrokerError.BrokerError
 
-// messages and bytes on their way; what is beyond waits here
+// the most messages and bytes in flight; further calls wait here
 const mostMessages = 2048
 const mostBytes = 8 * 1024 * 1024
-// longer ones are sent alone until RabbitMQ has taken one as long: a message that is too long ends the channel for all
+// longer messages are sent alone until RabbitMQ has accepted one of that length: a message that is too long closes the
+// channel for all
 const surelyTaken = 128 * 1024
-// how often calls without an answer are looked for
+// how often unanswered calls are checked, in milliseconds
 const interval = 1000
-// After an outage RabbitMQ takes messages for queues that have no leader yet, and leaves some of them without an answer for
-// ever (seen with 3.10). So for its first minute a channel that replaces another is left when it owes an answer for so long,
-// and the next one is given twice the time: who is only slow is not left again and again.
+// After an outage RabbitMQ accepts messages for queues without a leader, and never answers some of them (seen with 3.10). So
+// a channel that replaces another is on trial for its first minute: the publisher leaves it once it has owed an answer for
+// `trialAnswer`, and doubles that time for the next one, so a slow broker is not left again and again.
 const trial = 60_000
 const trialAnswer = 5000
 
-/** What waits to be sent, and what waits to be confirmed. */
+/** The calls that wait to be sent, and those that wait for confirmation. */
 export class OutboundQueue {
   private readonly connection: Connection
   private readonly clock: Clock.Clock
@@ -41,14 +42,14 @@ export class OutboundQueue {
   private readonly active = new Set<PublishCall>()
   private inFlight: InFlight | undefined
   private isOpening = false
-  /** Whether the channel before this one ended. */
+  /** Whether the previous channel ended. */
   private isShaken = false
-  /** How long a channel on trial may owe an answer. */
+  /** The time within which a channel on trial must answer. */
   private patience = trialAnswer
   private round = 0
-  /** The longest message that RabbitMQ takes, once it has refused one. */
+  /** The longest message that RabbitMQ accepts, once it has refused one. */
   private maximum = Number.POSITIVE_INFINITY
-  /** The longest that it surely takes. */
+  /** The longest length that RabbitMQ is known to accept. */
   private taken = surelyTaken
   private closed = false
   private onIdle: () => void = () => {}
@@ -63,7 +64,7 @@ export class OutboundQueue {
     return this.connection.resolved.place
   }
 
-  /** `isDirect`: to the queues of the channels' names. */
+  /** Publishes a batch; with `isDirect`, to the queues of the channels' names. */
   publish(batch: Batch, isDirect = false): Effect.Effect<void, Failed> {
     if (batch.length === 0) return Exit.void
     for (const outgoing of batch) {
@@ -80,7 +81,7 @@ export class OutboundQueue {
       const call = new PublishCall(batch, isDirect, resume, this.clock.currentTimeMillisUnsafe())
       this.waiting.push(call)
       this.flow()
-      // messages on their way cannot be called back
+      // messages in flight cannot be cancelled
       return Effect.sync(() => {
         if (call.sent > 0) return
         this.forget(call)
@@ -100,7 +101,7 @@ export class OutboundQueue {
     if (at >= 0) this.waiting.splice(at, 1)
   }
 
-  /** Sends what the window has room for. */
+  /** Sends waiting messages while the window has room. */
   private flow(): void {
     if (this.waiting.length === 0) return this.rest()
     const { inFlight } = this
@@ -115,7 +116,7 @@ export class OutboundQueue {
         if (inFlight.messages >= mostMessages || inFlight.bytes >= mostBytes || inFlight.isProbing) return
         inFlight.isProbing = call.batch[call.sent]!.payload.length > this.taken
         if (inFlight.isProbing && inFlight.messages > 0) {
-          // once what is on its way is answered
+          // first wait for the answers to messages in flight
           inFlight.isProbing = false
           return
         }
@@ -123,7 +124,7 @@ export class OutboundQueue {
         if (this.inFlight !== inFlight) return this.begin()
         break
       }
-      // a message that cannot be written ends its call once the others of it are answered
+      // a message that cannot be written ends its call once the call's other messages are answered
       this.waiting.shift()
       this.settle(call)
     }
@@ -152,7 +153,7 @@ export class OutboundQueue {
     } catch (error) {
       inFlight.isProbing = false
       if (Errors.isEnded(error)) {
-        // the message goes on another channel
+        // the message is sent on another channel
         this.leave(inFlight)
         return false
       }
@@ -177,7 +178,7 @@ export class OutboundQueue {
 
   private confirmed(call: PublishCall, inFlight: InFlight, error: unknown): void {
     inFlight.messages--
-    // by order of sending, so the sum comes out even
+    // counts in order of sending, so the sum comes out even
     const { length } = call.batch[call.answered++]!.payload
     inFlight.bytes -= length
     inFlight.isProbing = false
@@ -193,7 +194,7 @@ export class OutboundQueue {
     if (inFlight.messages <= mostMessages / 2 && inFlight.bytes <= mostBytes / 2) this.flow()
   }
 
-  /** What is published from now on goes on another channel. */
+  /** Leaves a channel: later messages use another one. */
   private leave(inFlight: InFlight): void {
     if (this.inFlight !== inFlight) return
     this.inFlight = undefined
@@ -209,9 +210,9 @@ export class OutboundQueue {
     this.rest()
   }
 
-  /** What the end of a channel means for one of its calls. */
+  /** Makes the error of one call when its channel has ended. */
   private ended(call: PublishCall, inFlight: InFlight): Failed {
-    // what is published by who hears of it goes on another
+    // publishes made in response to this error must use a new channel
     this.leave(inFlight)
     const why = inFlight.opened.why()
     const error = Errors.fromUnknown(why, "publish", { ...this.place, channel: call.batch[0]!.channel })
@@ -221,7 +222,7 @@ export class OutboundQueue {
       if (most !== undefined) this.maximum = Number(most)
       if (size === undefined || call.batch.some(({ payload }) => payload.length >= Number(size))) return error
     } else if (error.reason === "NotFound") {
-      // an exchange of a route; which one, RabbitMQ says by its name
+      // the exchange of a route is missing; RabbitMQ's error names it
       const { exchange } = this.targetOf(call, call.batch[0]!)
       if (String(why).includes(`'${exchange}'`)) return error
     } else return error
@@ -232,7 +233,7 @@ export class OutboundQueue {
     )
   }
 
-  /** RabbitMQ gives a message back that no queue takes, and confirms it then. */
+  /** Handles a message that RabbitMQ returns because no queue takes it; RabbitMQ confirms the message afterwards. */
   private returned({ content, fields }: Message): void {
     for (const call of this.active) {
       if (call.failure !== undefined) continue
@@ -252,11 +253,11 @@ export class OutboundQueue {
     let inFlight: InFlight | undefined
     this.connection.channel(Channels.confirming, () => {
       if (inFlight !== undefined && this.inFlight === inFlight) {
-        // it ended by itself: the next one is not blamed for the one before
+        // the channel ended by itself: reset the trial time
         this.patience = trialAnswer
         this.leave(inFlight)
       }
-      // amqplib has told those that were sent; the others go on another channel
+      // amqplib has failed the sent messages; the others use another channel
       this.flow()
     }).then((opened) => {
       this.isOpening = false
@@ -282,7 +283,7 @@ export class OutboundQueue {
     })
   }
 
-  /** Calls without an answer for too long fail, and their channel goes with them. */
+  /** Fails calls that are unanswered for too long, and leaves their channel. */
   readonly watch: Effect.Effect<never> = Effect.forever(Effect.andThen(
     Effect.sleep(interval),
     Effect.sync(() => {
@@ -290,7 +291,7 @@ export class OutboundQueue {
       const { blocked, resolved } = this.connection
       const now = this.clock.currentTimeMillisUnsafe()
       const { inFlight } = this
-      // no answer is owed while it is short of memory or disk
+      // RabbitMQ owes no answer while it is short of memory or disk
       if (blocked !== undefined) { for (const call of this.active) call.round = this.round }
       if (blocked === undefined && inFlight !== undefined && now < inFlight.trial) {
         const since = this.round - this.patience / interval
@@ -307,12 +308,12 @@ export class OutboundQueue {
       if (late.length === 0) return
       if (blocked === undefined) {
         const owes = late.some((call) => call.answered < call.sent)
-        // who hears of it publishes on another
+        // publishes made in response to this error use another channel
         if (owes && inFlight !== undefined) this.leave(inFlight)
         for (const call of late) {
           this.fail(call, Errors.unanswered(this.place, `within ${resolved.requestTimeout} ms`))
         }
-        // it may owe that answer for ever, and others after it
+        // RabbitMQ may never send that answer, or later ones
         if (owes && inFlight !== undefined) this.abandon(inFlight, "what was published before this")
         return this.rest()
       }
@@ -329,7 +330,10 @@ export class OutboundQueue {
     call.end()
   }
 
-  /** Leaves a channel that owes answers: all that were sent on it fail, whether or not RabbitMQ answers its end. */
+  /**
+   * Leaves a channel with overdue answers: all calls with unanswered messages fail, whether or not RabbitMQ confirms the
+   * close.
+   */
   private abandon(inFlight: InFlight, what: string): void {
     this.leave(inFlight)
     for (const call of this.active) {
@@ -343,7 +347,7 @@ export class OutboundQueue {
     if (this.active.size === 0 && this.waiting.length === 0) this.onIdle()
   }
 
-  /** Waits for what is on its way. */
+  /** Refuses new calls, and waits for the pending ones. */
   get close(): Effect.Effect<void> {
     return Effect.callback<void>((resume) => {
       this.closed = true

@@ -8,13 +8,13 @@ import type { ResolvedOptions } from "./Options.ts"
 
 type Failed = BrokerError.BrokerError
 
-/** What a request is about. */
+/** The names that a request concerns. */
 export interface Where {
   readonly channel?: string | undefined
   readonly queue?: string | undefined
 }
 
-/** Calls amqplib; what it throws becomes a `BrokerError`. */
+/** Calls amqplib and maps its error to a `BrokerError`. */
 export const attempt = <A>(
   resolved: ResolvedOptions,
   operation: Failed["operation"],
@@ -26,7 +26,7 @@ export const attempt = <A>(
     catch: (error) => Errors.fromUnknown(error, operation, { ...resolved.place, ...where })
   })
 
-/** As `attempt`, with an answer within `requestTimeout`. */
+/** Calls amqplib like `attempt`; fails with `Lost` without an answer within `requestTimeout`. */
 export const ask = <A>(
   resolved: ResolvedOptions,
   operation: Failed["operation"],

@@ -1,15 +1,15 @@
 /**
  * Values of AMQP's header tables: their text for handlers, and their types for copies.
  *
- * amqplib reads every number as a double and forgets its type. So the exact value is read from the frame itself, and the bytes
- * of a header field remember the value that they were made of: a dead letter or a replay of this process writes the type again.
+ * amqplib reads every number as a double and loses its type. So the driver reads the exact value from the frame, and
+ * remembers the value behind a header field's bytes: a dead letter or a replay of this process writes the type again.
  *
  * Types: https://www.rabbitmq.com/amqp-0-9-1-errata#section_3
  */
 
 import { isUtf8 } from "node:buffer"
 
-/** The character of a decoder for bytes that are no text. */
+/** The decoder's character for bytes that are not valid text. */
 export const replacement = "\uFFFD"
 
 /** A value with its AMQP type, in the form that amqplib writes. */
@@ -28,14 +28,14 @@ export interface Table {
   readonly [name: string]: unknown
 }
 
-/** Whether it is a nested table; amqplib's own typed values are none. */
+/** Whether a value is a table; amqplib's own typed values count, too. */
 export const isTable = (value: unknown): value is Table =>
   typeof value === "object" && value !== null && !Array.isArray(value) && !Buffer.isBuffer(value)
 
 const isTyped = (value: Table): value is Table & { readonly "!": string; readonly value: unknown } =>
   value instanceof Typed || (Object.keys(value).length === 2 && typeof value["!"] === "string" && "value" in value)
 
-/** A decimal of AMQP: `digits` with the point before the last `places`. */
+/** Formats AMQP's decimal: `digits` with the point before the last `places`. */
 const decimal = (value: unknown): string => {
   const digits = isTable(value) && typeof value["digits"] === "number" ? value["digits"] : 0
   const places = isTable(value) && typeof value["places"] === "number" ? value["places"] : 0
@@ -57,9 +57,7 @@ const json = (value: unknown): string => {
   return `{${Object.keys(value).map((name) => `${JSON.stringify(name)}:${json(value[name])}`).join(",")}}`
 }
 
-/**
- * The text of a value that is neither text nor bytes: a number in decimal, a timestamp as Unix seconds, a table or list as JSON.
- */
+/** Formats a value that is neither text nor bytes: a number in decimal, a timestamp as Unix seconds, a table or list as JSON. */
 export const textOf = (value: unknown): string => {
   if (typeof value === "number") return String(value)
   return isTable(value) && isTyped(value) && typeof value.value === "number" ? String(value.value) : json(value)
@@ -68,17 +66,17 @@ export const textOf = (value: unknown): string => {
 const encoder = new TextEncoder()
 const written = new WeakMap<Uint8Array, unknown>()
 
-/** The bytes of a value's text; `typeOf` finds the value again. */
+/** Encodes a value's text; `valueOf` finds the value again. */
 export const remember = (text: string, value: unknown): Uint8Array => {
   const bytes = encoder.encode(text)
   written.set(bytes, value)
   return bytes
 }
 
-/** The value that a header's bytes were made of; undefined for text and bytes. */
+/** Finds the value from which a header's bytes were made; undefined for text and bytes. */
 export const valueOf = (bytes: Uint8Array): unknown => written.get(bytes)
 
-/** Reads a table as it is on the wire. */
+/** Reads a table in its wire format. */
 class Wire {
   private readonly bytes: Buffer
   private at: number
@@ -134,7 +132,7 @@ class Wire {
       case "S": {
         const { from, to } = this.long()
         const text = bytes.toString("utf8", from, to)
-        // the value that RabbitMQ 4 returns from a stream for bytes
+        // RabbitMQ 4 returns bytes from a stream as a string
         return text.includes(replacement) && !isUtf8(bytes.subarray(from, to)) ? bytes.subarray(from, to) : text
       }
       case "x": {
@@ -183,7 +181,7 @@ class Wire {
 const beforeFlags = 19
 const flags = { contentType: 0x8000, contentEncoding: 0x4000, headers: 0x2000 }
 
-/** The header table of a frame of type 2 that begins at the first byte; undefined where it cannot be read. */
+/** Reads the header table of a frame of type 2 from its first byte; undefined if it is not readable. */
 export const tableOf = (frame: Buffer): Table | undefined => {
   try {
     const found = frame.readUInt16BE(beforeFlags)
@@ -197,7 +195,7 @@ export const tableOf = (frame: Buffer): Table | undefined => {
   }
 }
 
-/** A value that amqplib can write: of a table whose names look like a type of amqplib's, the text. */
+/** Converts a value to one that amqplib can write: a table that amqplib would mistake for a typed value becomes its text. */
 export const writable = (value: unknown): unknown => {
   if (Array.isArray(value)) return value.map(writable)
   if (!isTable(value) || value instanceof Typed) return value
@@ -210,8 +208,8 @@ export const writable = (value: unknown): unknown => {
 const isInfinite = (value: unknown): boolean => typeof value === "number" && !Number.isFinite(value)
 
 /**
- * Whether RabbitMQ would end the connection over it where the message goes to a stream (seen with 3.10 and 4.3): decimals, and
- * numbers that are infinite or none.
+ * Whether RabbitMQ would close the connection because of this value in a message for a stream (seen with 3.10 and 4.3):
+ * decimals, infinities and NaN.
  */
 export const breaksStreams = (value: unknown): boolean => {
   if (Array.isArray(value)) return value.some(breaksStreams)
@@ -221,7 +219,7 @@ export const breaksStreams = (value: unknown): boolean => {
     : Object.values(value).some(breaksStreams)
 }
 
-/** Whether a stream drops a header of this value: it keeps neither lists nor tables. */
+/** Whether a stream loses a header of this value: a list, a table, or a value that breaks streams. */
 export const isDropped = (value: unknown): boolean =>
   Array.isArray(value) || breaksStreams(value) || (isTable(value) && !isTyped(value))
 
@@ -262,11 +260,11 @@ const decodedTable = (value: Table): Table => {
   return table
 }
 
-/** Values as JSON text, for a stream that would drop them. */
+/** Encodes values as JSON text, for a stream that would drop them. */
 export const encode = (values: Table): string =>
   JSON.stringify(Object.fromEntries(Object.keys(values).map((name) => [name, encoded(values[name])])))
 
-/** Reads a text of `encode`; of any other text, no values. */
+/** Decodes a text of `encode`; any other text gives no values. */
 export const decode = (text: unknown): Table => {
   if (typeof text !== "string") return {}
   try {
