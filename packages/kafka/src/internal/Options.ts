@@ -41,9 +41,9 @@ export interface Options {
   readonly brokers: string | ReadonlyArray<string>
   /** The client's name in the broker's logs and quotas. Default: `millrace`. */
   readonly clientId?: string | undefined
-  /** Default: `off`, or as the URL says. */
+  /** Whether to use TLS, or its certificates. Default: `off`, or as the URL says. */
   readonly tls?: "off" | "on" | Tls | undefined
-  /** Default: none, or the URL's user with `mechanism` (default `plain`). */
+  /** The client's authentication. Default: none, or the URL's user with `mechanism` (default `plain`). */
   readonly sasl?: Sasl | undefined
   /**
    * Whether a missing topic fails with `NotFound` (`refuse`), or is created with the broker's defaults (`create`). Default:

@@ -35,7 +35,7 @@ const append = (into: Array<number>, value: number): void => {
 
 interface Coded {
   readonly bytes: Uint8Array
-  /** How many settled offsets it holds. */
+  /** The number of settled offsets in `bytes`. */
   readonly covered: number
 }
 

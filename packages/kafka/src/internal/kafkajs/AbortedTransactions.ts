@@ -5,7 +5,7 @@
  * Rule: https://kafka.apache.org/documentation/#controlbatch, and the use of the list in Java's client.
  */
 
-/** A record as kafkajs reads it, with fields that its types leave out. */
+/** A record as kafkajs reads it, with fields that kafkajs's types omit. */
 export interface FetchedRecord {
   readonly key: Buffer | null
   readonly offset: string

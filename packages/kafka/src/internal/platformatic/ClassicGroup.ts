@@ -148,7 +148,7 @@ export const make = (
         yield* holder.assign(yield* join)
         yield* Effect.raceFirst(untilRebalance, untilGrown)
         yield* Effect.raceFirst(holder.revoke(holder.held()), meanwhile)
-        // a draining consumer takes no new assignment
+        // a draining consumer has no partitions left, and needs no assignment
         if (holder.stopped()) return yield* Effect.never
       }
     }),

@@ -12,7 +12,7 @@ import { close, optionsOf } from "./Connection.ts"
 
 type Message = MessageToProduce<Buffer, Buffer, Buffer, Buffer>
 
-/** A view of the same memory. */
+/** Views the same memory as a Buffer. */
 const buffer = (bytes: Uint8Array): Buffer =>
   Buffer.isBuffer(bytes) ? bytes : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
 
