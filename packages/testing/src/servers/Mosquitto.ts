@@ -245,8 +245,8 @@ export const existing = (
   })
 
 /**
- * The broker that the environment variable `MILLRACE_MQTT=mqtt://user:password@host:port` names, or an own copy (see {@link
- * own}) if it is not set. The options are those of the own copy.
+ * The broker that the environment variable `MILLRACE_MQTT=mqtt://user:password@host:port` names, or an own copy (see
+ * {@link own}) if it is not set. The options are those of the own copy.
  *
  * @example
  * ```ts

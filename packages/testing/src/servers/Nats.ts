@@ -166,8 +166,8 @@ export const existing = (
   })
 
 /**
- * The NATS that the environment variable `MILLRACE_NATS=nats://user:password@host:port` names, or an own copy (see {@link
- * own}) if it is not set. The options are those of the own copy.
+ * The NATS that the environment variable `MILLRACE_NATS=nats://user:password@host:port` names, or an own copy (see
+ * {@link own}) if it is not set. The options are those of the own copy.
  *
  * @example
  * ```ts

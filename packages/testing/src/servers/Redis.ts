@@ -181,8 +181,8 @@ export const existing = (
   })
 
 /**
- * The Redis that the environment variable `MILLRACE_REDIS=redis://user:password@host:port` names, or an own copy (see {@link
- * own}) if it is not set. The options are those of the own copy.
+ * The Redis that the environment variable `MILLRACE_REDIS=redis://user:password@host:port` names, or an own copy (see
+ * {@link own}) if it is not set. The options are those of the own copy.
  *
  * @example
  * ```ts
