@@ -1,6 +1,6 @@
 /**
- * The services of messages that are handled together. Services that differ keep messages apart; references that only name
- * one message (its ids, span, log annotations, baggage and attempt) do not: the whole gets those that all messages share.
+ * The services of messages that are handled together. Different services keep messages apart; references that identify one
+ * message (its ids, span, log annotations, baggage and attempt) do not: the batch gets the values shared by all messages.
  */
 import { Clock, Context, Random, References, Scope, Tracer } from "effect"
 import * as Correlation from "../message/Correlation.ts"
@@ -10,11 +10,11 @@ type Services = ReadonlyMap<string, unknown>
 
 const annotations = References.CurrentLogAnnotations.key
 
-/** Keys of the references that say which message is handled. */
+/** Keys of the references that identify the handled message. */
 const naming: ReadonlyArray<string> = [
   Correlation.Current.key,
   Tracer.ParentSpan.key,
-  // those of middlewares, which this folder does not import
+  // references of middlewares, which this folder does not import
   "@millrace/core/Trace/Baggage",
   "@millrace/core/Retry/Attempt"
 ]
@@ -23,7 +23,7 @@ const naming: ReadonlyArray<string> = [
 const ambient: ReadonlyArray<string> = [
   ...naming,
   annotations,
-  // the whole has a scope of its own
+  // the batch has a scope of its own
   Scope.Scope.key,
   References.CurrentLogSpans.key,
   References.CurrentStackFrame.key,
@@ -38,17 +38,17 @@ const missing = (from: Services, to: Services): string | undefined => {
   return undefined
 }
 
-/** Compares the services of messages, and remembers the service that kept the last two apart. */
+/** Compares the services of messages, and remembers the last service that kept two messages apart. */
 export class Comparison {
   /** The key of that service; undefined as long as all messages had the same services. */
   differed: string | undefined
 
-  /** Whether messages with these services may be handled together: each service is the same object in both. */
+  /** Tells whether messages with these services may be handled together: each service is the same object in both. */
   isSame(one: Context.Context<never>, other: Context.Context<never>): boolean {
     if (one === other) return true
     const a: Services = one.mapUnsafe
     const b: Services = other.mapUnsafe
-    // most often the same service differs again
+    // usually the same service differs again
     if (this.differed !== undefined && a.get(this.differed) !== b.get(this.differed)) return false
     const found = missing(a, b) ?? missing(b, a)
     if (found !== undefined) this.differed = found
@@ -56,22 +56,22 @@ export class Comparison {
   }
 }
 
-/** A message with the services that the middlewares outside gave it. */
+/** A message with the services provided by the middlewares outside. */
 export interface Held<M> {
   readonly message: M
   readonly context: Context.Context<never>
 }
 
-/** What all of the records say. */
+/** Returns the fields that are equal in all records. */
 export const common = (all: ReadonlyArray<Readonly<Record<string, unknown>> | undefined>): Record<string, unknown> =>
   Object.fromEntries(
     Object.entries(all[0] ?? {}).filter(([name, value]) => all.every((each) => each?.[name] === value))
   )
 
-/** The most messages that are named on log lines. */
+/** The most messages named on a log line. */
 const mostNamed = 128
 
-/** The ids of the whole: the flow that all messages belong to, else a new one; no message alone has caused it. */
+/** Makes the ids of a batch: the flow of all messages if they share one, else a new one; no single message caused the batch. */
 const idsOf = (
   all: ReadonlyArray<Correlation.Correlation | undefined>,
   context: Context.Context<never>
@@ -88,8 +88,8 @@ const idsOf = (
 })
 
 /**
- * The services of messages that are handled together: those that they share. References that differ are left out, but for
- * the ids: of messages of several flows they are those of a new flow, and each log line names all messages as `causationIds`.
+ * Returns the services of a batch: those that all its messages share. Differing references are left out, except the ids:
+ * messages of several flows get the ids of a new flow, and each log line lists the messages as `causationIds`.
  */
 export const together = (members: ReadonlyArray<Held<Envelope>>): Context.Context<never> => {
   const { context } = members[0]!
@@ -111,7 +111,7 @@ export const together = (members: ReadonlyArray<Held<Envelope>>): Context.Contex
   return Context.makeUnsafe(whole)
 }
 
-/** The services of `context`, with the ids, span, baggage and attempt of one message, and its log annotations added. */
+/** Adds to `context` the ids, span, baggage, attempt and log annotations of one message. */
 export const alone = <R>(context: Context.Context<R>, member: Context.Context<never>): Context.Context<R> => {
   const own: Services = member.mapUnsafe
   const whole = new Map<string, unknown>(context.mapUnsafe)
@@ -124,7 +124,7 @@ export const alone = <R>(context: Context.Context<R>, member: Context.Context<ne
   return Context.makeUnsafe(whole)
 }
 
-/** The spans of messages that differ from each other, those alone that are sampled; undefined where all have the same one. */
+/** Lists the sampled spans of messages with different spans; undefined if all messages have the same span. */
 export const spansOf = (members: ReadonlyArray<Held<Envelope>>): ReadonlyArray<Tracer.AnySpan> | undefined => {
   const spans = members.map(({ context }) => Context.getOrUndefined(context, Tracer.ParentSpan))
   if (spans.every((span) => span === spans[0])) return undefined

@@ -1,11 +1,11 @@
 /**
- * OpenTelemetry's semantic conventions for messaging and HTTP (1.44): the names of spans and their attributes, which metrics
- * share.
+ * OpenTelemetry's semantic conventions for messaging and HTTP (1.44): the names and attributes of spans; metrics share the
+ * attributes.
  */
 import * as Exchange from "../message/Exchange.ts"
 import { type Envelope, Message } from "../message/Message.ts"
 
-/** The attribute that holds a message's position, where the conventions have one for its system. */
+/** The attribute that holds a message's position, for systems to which the conventions give one. */
 const positions: Readonly<Record<string, string | undefined>> = {
   kafka: "messaging.kafka.offset",
   rabbitmq: "messaging.rabbitmq.message.delivery_tag"
@@ -14,7 +14,7 @@ const positions: Readonly<Record<string, string | undefined>> = {
 /** Attributes of a span, a link or a series. */
 export type Attributes = Readonly<Record<string, unknown>>
 
-/** Where in its channel a message stands: what tells it from the others of its batch. */
+/** Makes the attributes that identify a message among the others of its batch: its place in the channel, or its request. */
 export const placeOf = (message: Envelope): Attributes => {
   if (message.exchange !== undefined) return requestOf(message.exchange, message.kind === "client")
   if (!(message instanceof Message)) return {}
@@ -27,7 +27,7 @@ export const placeOf = (message: Envelope): Attributes => {
   return attributes
 }
 
-/** One request of HTTP; of a server's its query is left out, since it may hold secrets, and of a client's its URL is shown without them. */
+/** Makes the attributes of an HTTP request: on servers without the query, which may hold secrets; on clients a redacted URL. */
 const requestOf = (exchange: Exchange.Exchange, isClient: boolean): Attributes => {
   const method = Exchange.methodOf(exchange)
   const attributes: Record<string, unknown> = { "http.request.method": method }
@@ -47,16 +47,16 @@ const requestOf = (exchange: Exchange.Exchange, isClient: boolean): Attributes =
   return attributes
 }
 
-/** The address that a message was read or written by, else its channel: so many for a program, however many topics there are. */
+/** Returns the address by which a message was read or written, else its channel: a bounded number, however many topics exist. */
 export const destinationOf = (message: Envelope): string => message.template ?? message.channel
 
-/** The attribute that names the destination of messages in metrics. */
+/** Makes the attribute that names the destination of messages in metrics. */
 export const labelOf = (message: Envelope): Readonly<Record<string, string>> =>
   message.template === undefined
     ? { "messaging.destination.name": message.channel }
     : { "messaging.destination.template": message.template }
 
-/** What all messages of one channel have in common; `system` where the message does not say. */
+/** Makes the attributes shared by all messages of a channel; `system` is used if the message does not give one. */
 export const attributesOf = (message: Envelope, system: string | undefined): Attributes => {
   if (message.kind === "server" || message.kind === "client") return {}
   const attributes: Record<string, unknown> = {
@@ -73,7 +73,7 @@ export const attributesOf = (message: Envelope, system: string | undefined): Att
   return attributes
 }
 
-/** The name of a span: the operation and its destination, of servers the route, and of clients the name of the request or its method. */
+/** Makes the name of a span: operation and destination; on servers the route, on clients the request's name or its method. */
 export const nameOf = (message: Envelope): string =>
   message.kind === "consumer"
     ? `process ${destinationOf(message)}`

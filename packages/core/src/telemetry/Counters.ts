@@ -1,12 +1,12 @@
 /**
- * Counters of failures in Effect's `Metric` registry. They cost nothing until something has failed.
+ * Counters of failures in Effect's `Metric` registry. They cost nothing until the first failure.
  */
 import { Context, Metric } from "effect"
 
-/** The most series of one counter in one registry; later pairs of channel and error tag are counted together as `other`. */
+/** The most series of one counter in one registry; later pairs of channel and error tag share the series `other`. */
 const maximumSeries = 500
 
-/** The longest label, in UTF-16 code units; a longer one is cut. */
+/** The longest label, in UTF-16 code units; longer labels are cut. */
 const maximumLabel = 255
 
 const other = "other"
@@ -65,7 +65,7 @@ const counter = (id: string, description: string, unit: string, label = destinat
       }
       bound.find(channel.slice(0, maximumLabel), errorTag.slice(0, maximumLabel)).updateUnsafe(1, context)
     } catch {
-      // a count that is lost must not change what becomes of the message
+      // a lost count must not change the outcome of the message
     }
   }
 }
@@ -77,20 +77,20 @@ const retries = {
 }
 
 /**
- * Counts a retry in place: one more on `millrace.retries`, by channel (`messaging.destination.name`) and error tag
- * (`error.type`). The counter is that of the context's `MetricRegistry`. Never throws.
+ * Counts an immediate retry: adds one to `millrace.retries`, by channel (`messaging.destination.name`) and error tag
+ * (`error.type`), in the context's `MetricRegistry`. Never throws.
  */
 export const countRetry: Count = counter(retries.id, retries.description, retries.unit)
 
-/** As `countRetry`, of a request to a server, whose channel is its route (`http.route`). */
+/** Counts a retry of a request on a server, as `countRetry`, with the route as channel (`http.route`). */
 export const countServedRetry: Count = counter(retries.id, retries.description, retries.unit, "http.route")
 
-/** As `countRetry`, of a request of a client, by the server that it goes to (`server.address`). */
+/** Counts a retry of a client's request, as `countRetry`, by the target server (`server.address`). */
 export const countSentRetry: Count = counter(retries.id, retries.description, retries.unit, "server.address")
 
 /**
- * Counts a dead letter: one more on `millrace.dead_letters`, by channel (`messaging.destination.name`) and error tag
- * (`error.type`). The counter is that of the context's `MetricRegistry`. Never throws.
+ * Counts a dead letter: adds one to `millrace.dead_letters`, by channel (`messaging.destination.name`) and error tag
+ * (`error.type`), in the context's `MetricRegistry`. Never throws.
  */
 export const countDeadLetter: Count = counter(
   "millrace.dead_letters",
@@ -99,9 +99,8 @@ export const countDeadLetter: Count = counter(
 )
 
 /**
- * Counts a dead letter that no broker took and that the subscription gave up: one more on `millrace.dead_letters.dropped`,
- * by channel (`messaging.destination.name`) and error tag (`error.type`). The counter is that of the context's
- * `MetricRegistry`. Never throws.
+ * Counts a dead letter that the broker refused and the subscription dropped: adds one to `millrace.dead_letters.dropped`, by
+ * channel (`messaging.destination.name`) and error tag (`error.type`), in the context's `MetricRegistry`. Never throws.
  */
 export const countDropped: Count = counter(
   "millrace.dead_letters.dropped",

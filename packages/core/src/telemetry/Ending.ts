@@ -1,24 +1,24 @@
 /**
- * How a chain ended, in the one word that logs, metrics and spans share.
+ * The result of a chain, as one status shared by logs, metrics and spans.
  */
 import { Cause, type Exit } from "effect"
 import type { Envelope } from "../message/Message.ts"
 import * as Outcome from "../message/Outcome.ts"
 
 /**
- * The word.
+ * The status.
  *
- * - `done`: it succeeded
- * - `failed`: it failed, or a middleware gave the message up as a dead letter
- * - `interrupted`: it was stopped, or released; the message is delivered again
- * - `retried`, `rejected`: a middleware answered so, on purpose
+ * - `done`: the chain succeeded
+ * - `failed`: the chain failed, or a middleware gave the message up as a dead letter
+ * - `interrupted`: the chain was interrupted, or released the message; the message is redelivered
+ * - `retried`, `rejected`: a middleware answered with this outcome, on purpose
  */
 export type Status = "done" | "failed" | "interrupted" | "retried" | "rejected"
 
-/** How a chain ended. */
+/** The result of a chain. */
 export interface Ending {
   readonly status: Status
-  /** What it failed with: an error, a defect, or a dead letter without a reason; undefined unless `failed` or `rejected`. */
+  /** The failure: an error, a defect, or a dead letter without a reason; undefined unless `failed` or `rejected`. */
   readonly error: unknown
 }
 
@@ -41,7 +41,7 @@ const ofOutcome = (outcome: Outcome.Outcome): Ending => {
   }
 }
 
-/** How a chain ended: an answered outcome speaks first, then an error, then an interruption, then a defect. */
+/** Classifies an exit: an answered outcome takes precedence, then an error, then an interruption, then a defect. */
 export const of = (exit: Exit.Exit<unknown, unknown>): Ending => {
   if (exit._tag === "Success") return Outcome.isOutcome(exit.value) ? ofOutcome(exit.value) : done
   for (const reason of exit.cause.reasons) {
@@ -50,18 +50,18 @@ export const of = (exit: Exit.Exit<unknown, unknown>): Ending => {
   return Cause.hasInterrupts(exit.cause) ? interrupted : { status: "failed", error: Cause.squash(exit.cause) }
 }
 
-/** How a message ended, with the status of its answer where it was a request of a server. */
+/** The result of a message, with the response status if it was a request. */
 export interface MessageEnding extends Ending {
   readonly statusCode: number | undefined
 }
 
-/** Whether a client's request failed by the status of its answer, which is then its error's type. */
+/** Tells whether a client's request failed by its response status, which is then the type of the error. */
 export const isStatus = (kind: Envelope["kind"], statusCode: number | undefined): boolean =>
   kind === "client" && statusCode !== undefined && statusCode >= 400
 
 /**
- * How a message ended. A request of a server ends by the status of its answer: 4xx is `rejected`, since the client is at fault, and
- * 5xx is `failed`, whether the handler failed or answered so.
+ * Classifies the exit of a message. A server's request is classified by its response status: 4xx is `rejected`, because the
+ * client is at fault, and 5xx is `failed`, for a failed handler and for such an answer alike.
  */
 export const ofMessage = (message: Envelope, exit: Exit.Exit<unknown, unknown>): MessageEnding => {
   const { error, status } = of(exit)

@@ -11,12 +11,12 @@ export const relativeError = 1 / 128
 const perOctave = 64
 const octaves = 44
 const size = perOctave * octaves
-/** The first octave begins at 1: what is below is counted as 1. */
+/** The first octave begins at 1: smaller numbers are counted as 1. */
 const offset = 1023 * perOctave
 
 const number = new Float64Array(1)
 const words = new Uint32Array(number.buffer)
-// the word that holds the exponent
+// the index of the word that holds the exponent
 const high = new Uint8Array(Uint32Array.of(1).buffer)[0] === 1 ? 1 : 0
 
 const lowOf = (index: number): number => {
@@ -25,7 +25,7 @@ const lowOf = (index: number): number => {
   return number[0]!
 }
 
-/** What is known of a set of numbers; all are 0 where there are none. */
+/** Figures of a set of numbers; all are 0 for an empty set. */
 export interface Distribution {
   readonly count: number
   readonly mean: number
@@ -36,7 +36,7 @@ export interface Distribution {
   readonly p99: number
 }
 
-/** Counts numbers from 1 to 2 ** 44 (in nanoseconds: almost five hours); what is outside is counted at the nearer end. */
+/** Counts numbers from 1 to 2 ** 44 (in nanoseconds: almost five hours); numbers outside count at the nearer end. */
 export class Histogram {
   readonly #counts = new Float64Array(size)
   count = 0
@@ -47,7 +47,7 @@ export class Histogram {
   record(value: number): void {
     number[0] = value
     const index = (words[high]! >>> 14) - offset
-    // a number below 1 has a smaller exponent, and a negative one its sign bit, which makes it large
+    // a number below 1 has a smaller exponent; the sign bit of a negative number makes the word large
     const bucket = value < 1 ? 0 : index < size ? index : size - 1
     this.#counts[bucket]! += 1
     this.count += 1
@@ -56,7 +56,7 @@ export class Histogram {
     if (value > this.max) this.max = value
   }
 
-  /** Adds all that another histogram holds. */
+  /** Adds the contents of another histogram. */
   merge(that: Histogram): void {
     for (let i = 0; i < size; i++) this.#counts[i]! += that.#counts[i]!
     this.count += that.count
@@ -65,7 +65,7 @@ export class Histogram {
     this.max = Math.max(this.max, that.max)
   }
 
-  /** The number below or at which a share `q` (0 to 1) of all numbers lie, within `relativeError`. */
+  /** Returns the quantile `q` (0 to 1), within `relativeError`. */
   quantile(q: number): number {
     const rank = Math.max(1, Math.ceil(q * this.count))
     let below = 0
@@ -76,7 +76,7 @@ export class Histogram {
     return 0
   }
 
-  /** How many numbers are at most each bound, within `relativeError` of the bound. */
+  /** Counts the numbers up to each bound, within `relativeError` of the bound. */
   cumulative(bounds: ReadonlyArray<number>): ReadonlyArray<[bound: number, count: number]> {
     let i = 0
     let below = 0
@@ -86,7 +86,7 @@ export class Histogram {
     })
   }
 
-  /** The usual figures, each multiplied by `scale`. */
+  /** Returns the usual figures, each multiplied by `scale`. */
   distribution(scale = 1): Distribution {
     if (this.count === 0) return { count: 0, mean: 0, min: 0, max: 0, p50: 0, p95: 0, p99: 0 }
     return {

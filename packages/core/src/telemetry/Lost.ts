@@ -1,18 +1,18 @@
 /**
- * What observers lose. A logger, a tracer or a function of an option that throws loses its line or span, never the message.
+ * Failures of observers. A logger, a tracer or an option's function that throws loses its line or span, never the message.
  */
 import { Cause, Effect } from "effect"
 import { messageOf, tagOf } from "../message/Failure.ts"
 
 const told = new Set<string>()
 
-/** Says once for each observer of this process, on standard error, that it failed. Never throws. */
+/** Reports a failed observer on standard error, once for each observer of this process. Never throws. */
 export const tell = (observer: string, error: unknown): void => {
   if (told.has(observer)) return
   told.add(observer)
   const said = messageOf(error, 256)
   try {
-    // loggers may be what failed
+    // loggers may be the cause of the failure
     // @effect-diagnostics-next-line globalConsole:off
     console.error(
       `Millrace: ${observer} failed and lost what it had to show; messages are not affected. It is not said again. ${
@@ -20,11 +20,11 @@ export const tell = (observer: string, error: unknown): void => {
       }${said === "" ? "" : `: ${said}`}`
     )
   } catch {
-    // there is no other place to say it
+    // there is no other place to report to
   }
 }
 
-/** What `make` returns, or undefined where it throws, which is told once. */
+/** Returns the result of `make`, or undefined if `make` throws; the throw is reported once. */
 export const attempt = <A>(observer: string, make: () => A): A | undefined => {
   try {
     return make()
@@ -34,7 +34,7 @@ export const attempt = <A>(observer: string, make: () => A): A | undefined => {
   }
 }
 
-/** Runs an effect that only observes, such as a log line: its errors and defects are told once, and reach no message. */
+/** Runs an effect that only observes, such as a log line: errors and defects are reported once, and reach no message. */
 export const quietly = (observer: string, effect: Effect.Effect<unknown>): Effect.Effect<void> =>
   Effect.matchCauseEager(effect, {
     onSuccess: () => undefined,

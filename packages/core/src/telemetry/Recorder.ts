@@ -1,5 +1,5 @@
 /**
- * What is counted of one channel, in place: whoever reads pays for the figures, not the message.
+ * Counts of one channel, updated in place: readers pay for computing the figures, messages do not.
  */
 import type { Exit } from "effect"
 import type { Exchange } from "../message/Exchange.ts"
@@ -12,24 +12,24 @@ import { answerOf, type Labels } from "./Series.ts"
 
 /** Errors of one tag. */
 export interface ErrorStatistics {
-  /** The error's tag, or `other` for what came after the first tags. */
+  /** The error's tag, or `other` for tags beyond the limit. */
   readonly tag: string
-  /** The class that the first error of this tag had. */
+  /** The class of the first error of this tag. */
   readonly failure: FailureClass | undefined
   readonly count: number
   /** Milliseconds from the call to the failure. */
   readonly duration: Distribution
 }
 
-/** What happened on one channel; for consumers, in one group. Counts are since the registry was made. */
+/** Statistics of one channel; for consumers, of one group. Counts are since the registry was made. */
 export interface ChannelStatistics {
   readonly kind: Envelope["kind"]
-  /** The channel; the address where it has parameters; `other` for channels beyond those that the registry may hold. */
+  /** The channel; its address if that has parameters; `other` for channels beyond the registry's limit. */
   readonly channel: string
   readonly group: string | undefined
-  /** Deliveries counted by `Metrics.received`, also those that the filter dropped; 0 where it does not stand in the chain. */
+  /** Deliveries counted by `Metrics.received`, including filtered ones; 0 if that middleware is not in the chain. */
   readonly received: number
-  /** Calls that began: `inFlight` and the five below. */
+  /** Calls started: the sum of `inFlight` and the five fields below. */
   readonly started: number
   readonly inFlight: number
   readonly done: number
@@ -37,9 +37,9 @@ export interface ChannelStatistics {
   readonly interrupted: number
   readonly retried: number
   readonly rejected: number
-  /** Bytes of the bodies of calls that began. */
+  /** Bytes of the bodies of started calls. */
   readonly bytes: number
-  /** Milliseconds of all calls that ended and were timed, but for the interrupted; quantiles err by at most 0.8 %. */
+  /** Milliseconds of all ended and timed calls, except interrupted ones; quantiles err by at most 0.8 %. */
   readonly duration: Distribution
   /** Most frequent first. */
   readonly errors: ReadonlyArray<ErrorStatistics>
@@ -70,7 +70,7 @@ export class Recorder {
   readonly #tags: number
   readonly #isRequest: boolean
   readonly #added: (end: Labels, nanos: Histogram) => void
-  /** Of requests of HTTP, by method, status and error. */
+  /** Durations of HTTP requests, by method, status and error. */
   readonly #answers = new Map<string, Histogram>()
 
   constructor(
@@ -88,7 +88,7 @@ export class Recorder {
     if (!this.#isRequest) added({}, this.#nanos)
   }
 
-  /** Whether it is the one for this message. */
+  /** Tells whether this recorder counts the message. */
   serves(message: Envelope): boolean {
     const origin = message instanceof Message ? message.delivery.origin : undefined
     if (origin !== undefined && origin === this.#origin) return true
@@ -99,14 +99,14 @@ export class Recorder {
     return true
   }
 
-  /** Counts a call that begins, with a body of so many bytes. */
+  /** Counts the start of a call, with the size of its body. */
   begin(bytes: number): void {
     this.started += 1
     this.inFlight += 1
     this.bytes += bytes
   }
 
-  /** Counts a call that ended, after `nanos`; -1 where it was not timed. */
+  /** Counts the end of a call, after `nanos`; -1 if it was not timed. */
   end(message: Envelope, exit: Exit.Exit<unknown, unknown>, nanos: number): void {
     this.inFlight -= 1
     if (message.exchange !== undefined) return this.#endRequest(message, message.exchange, exit, nanos)
@@ -180,10 +180,10 @@ export class Recorder {
   }
 }
 
-/** The channel of messages, and the tag of errors, that are counted together. */
+/** The channel of messages, and the tag of errors, beyond the limits. */
 export const other = "other"
 const maximumTag = 100
 
-/** The consumer group of a message, where it has one. */
+/** Returns the consumer group of a message, if it has one. */
 export const groupOf = (message: Envelope): string | undefined =>
   message instanceof Message ? message.delivery.origin.group : undefined

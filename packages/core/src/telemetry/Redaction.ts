@@ -1,6 +1,6 @@
 /**
- * Text in which secrets are replaced before anything keeps or shows it. What cannot be read as JSON is treated as the
- * worse case: too much is replaced rather than too little.
+ * Replaces secrets in text before it is stored or shown. Text that cannot be parsed as JSON is treated as the worse case: too
+ * much is replaced rather than too little.
  */
 import type { Schema, SchemaAST } from "effect"
 import { type FieldNames, fieldNames } from "./fieldNames.ts"
@@ -16,26 +16,26 @@ import { unescaped } from "./unescaped.ts"
 
 export { hide, hideCause, placeholder, type Redaction, without } from "./secretsIn.ts"
 
-/** What to replace. */
+/** The secrets to replace. */
 export interface Options {
   /**
-   * Fields whose whole value is replaced, at any depth of JSON, also in JSON inside a string. A text is a field's name,
-   * compared without regard to case, `_` and `-`; with dots it is a path from the root, in which `*` stands for any one
-   * field and arrays count for nothing (`cards.number`). A pattern is tested against the name. They add to `fields`, the
-   * usual names of secrets, unless `usual` is `drop`.
+   * Fields whose whole value is replaced, at any depth of JSON, also in JSON inside a string. A string is a field's name,
+   * compared ignoring case, `_` and `-`; with dots it is a path from the root, in which `*` matches any one field and arrays are
+   * transparent (`cards.number`). A pattern is tested against the name. These fields add to the usual names of secrets, unless
+   * `usual` is `drop`.
    */
   readonly fields?: ReadonlyArray<string | RegExp> | undefined
-  /** Schemas whose secret fields are replaced: those marked by `secret`, and those of Effect's `Redacted`. Default: none. */
+  /** Schemas whose secret fields are replaced: fields marked by `secret`, and Effect's `Redacted`. Default: none. */
   readonly schemas?: ReadonlyArray<{ readonly ast: SchemaAST.AST }> | undefined
-  /** Patterns of text that is replaced wherever it stands, e.g. `/\b\d{16}\b/`. Default: none. */
+  /** Patterns of text that is replaced anywhere, e.g. `/\b\d{16}\b/`. Default: none. */
   readonly values?: ReadonlyArray<RegExp> | undefined
-  /** Whether the usual names count. Default: `keep`. */
+  /** Whether the usual names apply. Default: `keep`. */
   readonly usual?: "keep" | "drop" | undefined
 }
 
 /**
- * The usual names of secrets, in small letters and digits: names that contain one of the first, and names that are one of the second or have it
- * for its last words (`pin`: `card_pin`, and not `spin`).
+ * The usual names of secrets, in small letters and digits: names that contain an entry of the first list, and names that equal
+ * an entry of the second or have it as their last words (`pin`: `card_pin`, and not `spin`).
  */
 export const usual: { readonly containing: ReadonlyArray<string>; readonly equal: ReadonlyArray<string> } = {
   containing: [
@@ -60,7 +60,7 @@ export const usual: { readonly containing: ReadonlyArray<string>; readonly equal
 }
 
 /**
- * Marks a schema as a secret: what stands in its place is replaced wherever a redaction knows the schema.
+ * Marks a schema as a secret: every redaction that knows the schema replaces its values.
  *
  * **Example** (a card in an order)
  *
@@ -78,12 +78,12 @@ export const secret = <S extends Schema.Top>(schema: S): S["Rebuild"] => schema.
 
 interface Rules {
   readonly fields: SecretNames
-  /** As `fields`, and the last names of paths. */
+  /** As `fields`, plus the last names of paths. */
   readonly words: SecretNames
   readonly names: FieldNames
   readonly candidates: Candidates
   readonly paths: ReadonlyArray<ReadonlyArray<string>>
-  /** Whether all of a text is the secret. */
+  /** Whether a whole text is the secret. */
   readonly all: boolean
   readonly values: ReadonlyArray<RegExp>
 }
@@ -98,7 +98,7 @@ const compile = (options: Options): Rules => {
   const marks = marked.flatMap((each) => each.paths)
   const whole = new Set(texts.filter((word) => !word.includes(".")).map(plain))
   const isUsual = OptionCheck.make("Redaction").oneOf("usual", options.usual ?? "keep", ["keep", "drop"]) === "keep"
-  // what has no end of paths is found by its name
+  // paths of a recursive schema have no end, so its secrets are found by name
   for (const { paths, recursive } of marked) {
     if (recursive) { for (const path of paths) whole.add(plain(path.findLast((part) => part !== "*") ?? "")) }
   }
@@ -115,7 +115,7 @@ const compile = (options: Options): Rules => {
   const lasts = paths.map((path) => path.at(-1)!)
   const words = { ...named, whole: new Set([...whole, ...lasts.filter((name) => name !== "*" && name !== "")]) }
   const inJson = secretNames(named)
-  // any name may end a path that ends with `*`
+  // any name may match the end of a path that ends with `*`
   const candidates = lasts.includes("*") ? always : secretCandidates(words, inQuery)
   return {
     fields: inJson,
@@ -133,18 +133,18 @@ const compile = (options: Options): Rules => {
 /** A replacement of a part of a text. */
 type Edit = readonly [from: number, to: number, by: string]
 
-/** The text with its edits, which come in any order; one inside another, or overlapping it, is part of it. */
+/** Applies edits, given in any order; an edit inside another one, or overlapping it, is merged into it. */
 const edited = (text: string, edits: ReadonlyArray<Edit>): string => {
   const [first, second] = edits
   if (first === undefined) return text
   if (second === undefined) return text.slice(0, first[0]) + first[2] + text.slice(first[1])
-  // of two that are equal the later one stands: it knows more
+  // of two equal edits the later one wins: it is more precise
   const sorted = edits.toReversed().sort(([a, aEnd], [b, bEnd]) => a - b || bEnd - aEnd)
   let out = ""
   let copied = 0
   for (const [from, to, by] of sorted) {
     if (to <= copied) continue
-    // the rest of an overlapping edit goes without another mark
+    // the rest of an overlapping edit is removed without another placeholder
     out += from >= copied ? text.slice(copied, from) + by : ""
     copied = to
   }
@@ -155,7 +155,7 @@ const keep = (found: Array<string> | undefined, ...secrets: ReadonlyArray<string
   for (const each of secrets) if (found !== undefined && each.length >= 3) found.push(each)
 }
 
-/** The edits of JSON, as far as the text is JSON. */
+/** Lists the edits of JSON, up to the first character that is not JSON. */
 const editsOfJson = (
   rules: Rules,
   text: string,
@@ -171,10 +171,10 @@ const editsOfJson = (
   return { edits, stopped }
 }
 
-/** Where JSON may begin inside a text. */
+/** The possible starts of JSON inside a text. */
 const embedded = /[{[]\s{0,8}["{[]/g
 
-/** The edits of JSON that begins inside a text. */
+/** Lists the edits of JSON that starts inside a text. */
 const editsOfEmbedded = (rules: Rules, text: string, found: Array<string> | undefined): Array<Edit> => {
   const all: Array<Edit> = []
   embedded.lastIndex = 0
@@ -191,10 +191,10 @@ const editsOfEmbedded = (rules: Rules, text: string, found: Array<string> | unde
   return all
 }
 
-/** Escapes that hold a letter, a digit or a separator, or whose own letter looks like one of the word behind it. */
+/** Escapes that encode a letter, a digit or a separator, or whose own letter would seem part of the following word. */
 const telling = /%|\\[nrtbfu]|&[#c]/i
 
-/** Whether a text may hold a secret; a text that cannot costs one pass, and a second one where it has escapes. */
+/** Tells whether a text may hold a secret; a text without secrets costs one pass, and a second one if it has escapes. */
 const mayHold = (rules: Rules, text: string): boolean => {
   const verdict = rules.candidates(text)
   if (verdict !== "escapes") return verdict === "candidate"
@@ -216,7 +216,7 @@ const redactText = (rules: Rules, text: string, found: Array<string> | undefined
     const written = text.slice(start, end)
     keep(found, written, ...(value === written ? [] : [value]))
   })
-  // JSON that was encoded as a whole
+  // JSON encoded as a whole
   if (view.text !== text && text.includes("%")) {
     for (const [from, to] of editsOfEmbedded(rules, view.text, found)) {
       edits.push([view.at(from), view.at(to), placeholder])

@@ -1,6 +1,6 @@
 /**
  * The series of one channel in Effect's `Metric` registry, named by OpenTelemetry's semantic conventions for messaging
- * metrics (1.44). Their values are made when an exporter reads them.
+ * metrics (1.44). Their values are computed when an exporter reads them.
  */
 import type { Metric } from "effect"
 import type { Histogram } from "./Histogram.ts"
@@ -11,10 +11,10 @@ import type { Attributes } from "./Conventions.ts"
 /** One series. */
 export type Series = Metric.Metric.Metadata<unknown, unknown>
 
-/** What tells the series of one channel from those of another. */
+/** The labels that distinguish the series of one channel from those of another. */
 export type Labels = Readonly<Record<string, string>>
 
-/** The labels of a channel, or of all channels that are counted as one: its attributes as text, or its route. */
+/** Makes the labels of a channel, or of all channels counted as one: its attributes as text, or its route. */
 export const labelsOf = (message: Envelope, channel: string, attributes: Attributes): Labels => {
   if (message.kind === "server" && message.exchange !== undefined) return routeOf(message.exchange, channel)
   if (message.kind === "client") return targetOf(message.exchange, channel)
@@ -26,7 +26,7 @@ export const labelsOf = (message: Envelope, channel: string, attributes: Attribu
   )
 }
 
-/** The method belongs to the channel, except where one route serves all methods or many channels are counted as one. */
+/** Makes the labels of a route: with the method, unless one route serves all methods or many channels are counted as one. */
 const routeOf = (exchange: Exchange.Exchange, channel: string): Labels => {
   const method = Exchange.methodOf(exchange)
   if (exchange.route !== undefined && channel === `${method} ${exchange.route}`) {
@@ -35,20 +35,20 @@ const routeOf = (exchange: Exchange.Exchange, channel: string): Labels => {
   return { "http.route": channel }
 }
 
-/** The server of a client's requests, and the name that the program gave them. */
+/** Makes the labels of the server that a client's request goes to. */
 const serverOf = ({ host, port }: Exchange.Exchange): Labels => ({
   ...(host === undefined ? {} : { "server.address": host }),
   ...(port === undefined ? {} : { "server.port": String(port) })
 })
 
-/** A client's channel is by default the method and the server; one that the program named may have several servers. */
+/** Makes a client's labels: by default method and server; for a named request the name, since it may have several servers. */
 const targetOf = (exchange: Exchange.Exchange | undefined, channel: string): Labels =>
   exchange === undefined || exchange.route === channel || exchange.host === undefined ||
     !channel.includes(exchange.host)
     ? { "url.template": channel }
     : { "http.request.method": Exchange.methodOf(exchange), ...serverOf(exchange) }
 
-/** The labels by which the durations of one channel's requests differ. */
+/** Makes the labels by which the durations of one channel's requests differ. */
 export const answerOf = (
   kind: Envelope["kind"],
   exchange: Exchange.Exchange,
@@ -72,7 +72,7 @@ const series = (
   get: () => unknown
 ): Series => ({ id, type, description, attributes, hooks: { get, update: nothing, modify: nothing } })
 
-/** A value that goes up and down. */
+/** Makes a series whose value goes up and down. */
 export const gauge = (id: string, description: string, attributes: Labels, get: () => number): Series =>
   series("Gauge", id, description, attributes, () => ({ value: get() }))
 
@@ -83,12 +83,12 @@ const durations = {
   client: "http.client.request.duration"
 } as const
 
-/** What the conventions advise, in seconds. */
+/** Bucket bounds advised by the conventions, in seconds. */
 const bounds = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10]
 const nanosInSecond = 1e9
 const boundsInNanos = bounds.map((bound) => bound * nanosInSecond)
 
-/** Durations in seconds, of the messages whose end has the labels `end`. */
+/** Makes the series of durations in seconds, for messages whose end has the labels `end`. */
 export const duration = (kind: Envelope["kind"], labels: Labels, end: Labels, nanos: Histogram): Series =>
   series(
     "Histogram",
@@ -109,7 +109,7 @@ const totals = {
   producer: ["messaging.client.sent.messages", "Messages that were attempted to be sent to the broker."]
 } as const
 
-/** What is counted of a channel. */
+/** The counts of a channel. */
 export interface Counted {
   readonly counts: Readonly<Record<string, number>>
   readonly received: number
@@ -118,14 +118,14 @@ export interface Counted {
   readonly bytes: number
 }
 
-/** Totals, bytes and what is in flight. */
+/** Makes the series of totals, bytes and messages in flight. */
 export const counters = (kind: Envelope["kind"], labels: Labels, of: Counted): ReadonlyArray<Series> => {
   const counter = (id: string, description: string, more: Labels, count: () => number) =>
     series("Counter", id, description, { ...labels, ...more }, () => ({ count: count(), incremental: true }))
   const messages = { unit: "{message}" }
   const total = kind === "consumer" || kind === "producer" ? totals[kind] : undefined
   return [
-    // where nothing counts at receive, a delivery is counted when its handling begins
+    // without a count at the receive stage, a delivery counts when its handling begins
     ...total === undefined ? [] : [counter(total[0], total[1], messages, () => of.received || of.started)],
     ...Object.keys(of.counts).map((status) =>
       counter(

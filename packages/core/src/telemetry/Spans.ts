@@ -1,5 +1,5 @@
 /**
- * The spans of messages and of batches: how they begin, and how they end.
+ * The spans of messages and of batches: their start and their end.
  */
 import { Cause, Clock, Context, Duration, Effect, Exit, type Fiber, LogLevel, Option, References, Tracer } from "effect"
 import * as Correlation from "../message/Correlation.ts"
@@ -12,7 +12,7 @@ import { attributesOf, nameOf } from "./Conventions.ts"
 import * as Ending from "./Ending.ts"
 import * as Lost from "./Lost.ts"
 
-/** The tracer that spans go to, or undefined where no exporter reads them. */
+/** Returns the tracer for spans, or undefined if no exporter reads them. */
 export const tracerOf = (fiber: Fiber.Fiber<unknown, unknown>): Tracer.Tracer | undefined => {
   const { tracer, tracerEnabled } = fiber.cache
   if (!tracerEnabled || tracer === undefined || tracer === Tracer.nativeTracer) return undefined
@@ -20,14 +20,14 @@ export const tracerOf = (fiber: Fiber.Fiber<unknown, unknown>): Tracer.Tracer | 
   return LogLevel.isGreaterThan(fiber.getRef(Tracer.MinimumTraceLevel), level) ? undefined : tracer
 }
 
-/** A span that has begun. */
+/** A started span. */
 export interface Open {
   readonly span: Tracer.Span
-  /** Nanoseconds of the clock that the span began by; 0 where spans are not timed. */
+  /** The clock by which the span started, in nanoseconds; 0 if spans are not timed. */
   readonly now: () => bigint
 }
 
-/** Begins a span, with the attributes that are shared by all spans of the fiber. */
+/** Starts a span, with the attributes shared by all spans of the fiber. */
 export const open = (fiber: Fiber.Fiber<unknown, unknown>, tracer: Tracer.Tracer, options: {
   readonly name: string
   readonly kind: Tracer.SpanKind
@@ -59,8 +59,8 @@ export const open = (fiber: Fiber.Fiber<unknown, unknown>, tracer: Tracer.Tracer
 }
 
 /**
- * Ends a span by the end of its chain. A dead letter that a middleware answered is an error, though the chain did not fail; a
- * refusal that a server answers with 4xx is none, though the chain did.
+ * Ends a span by the end of its chain. An answered dead letter is an error, although the chain did not fail; a server's 4xx
+ * refusal is not an error, although the chain failed.
  */
 export const close = (
   { span }: Open,
@@ -72,7 +72,7 @@ export const close = (
   if (status !== "done") span.attribute("millrace.status", status)
   if (status === "rejected" && exit._tag === "Failure") return span.end(at, Exit.void)
   if (status !== "failed") return span.end(at, exit)
-  // an answer of 5xx without an error is named by its status
+  // a 5xx answer without an error is named by its status
   span.attribute("error.type", type)
   span.end(at, exit._tag === "Failure" ? exit : Exit.fail(error))
 }
@@ -96,7 +96,7 @@ const addOutcome = ({ span }: Open, at: bigint, outcome: Outcome.Outcome): void 
 }
 
 /**
- * Ends the span of a message: now, or of a consumed message that may be tried again or given up, when its outcome is known.
+ * Ends the span of a message: now, or, for a consumed message that may be retried or given up, when its outcome is known.
  */
 export const closeWithOutcome = (
   opened: Open,
@@ -120,19 +120,19 @@ export const closeWithOutcome = (
       if (outcome !== undefined) addOutcome(opened, at, outcome)
       close(opened, at, exit)
     } catch {
-      // a tracer that throws loses its span; the message is settled all the same
+      // a tracer that throws loses its span; the message is still settled
     }
     return undefined
   })
 }
 
-/** The span that the fiber runs in, where it is to be the parent of others. */
+/** Returns the current span of the fiber, if it may be the parent of other spans. */
 export const ambientOf = (fiber: Fiber.Fiber<unknown, unknown>): Tracer.AnySpan | undefined => {
   const { span } = fiber.cache
   return span === undefined || Context.get(span.annotations, Tracer.DisablePropagation) ? undefined : span
 }
 
-/** An end as a span shows it: an error without the secrets of the messages. */
+/** Makes the exit for a span: its error without the secrets of the messages. */
 export const withoutSecrets = (
   redaction: Redaction.Redaction,
   messages: ReadonlyArray<Envelope>,
@@ -146,12 +146,12 @@ export const withoutSecrets = (
   ))
 }
 
-/** Most links of a span: OpenTelemetry's limit unless it is set otherwise. */
+/** Most links of a span: OpenTelemetry's default limit. */
 const maximumLinks = 128
 
 const usual = Redaction.make()
 
-/** Runs an effect inside one span that links to the messages of a batch; attributes are those that all messages share. */
+/** Runs an effect inside one span linked to the messages of a batch; its attributes are those shared by all messages. */
 export const batch = (
   messages: ReadonlyArray<Envelope>,
   links: ReadonlyArray<Tracer.SpanLink | undefined>,

@@ -1,5 +1,5 @@
 /**
- * Tokens of JSON in a text that may be cut anywhere, or be no JSON at all.
+ * Tokens of JSON in a text that may be cut anywhere, or may not be JSON at all.
  */
 
 export const quote = 34
@@ -13,13 +13,13 @@ export const skipSpace = (text: string, at: number): number => {
   return i
 }
 
-/** Whether a text begins as JSON does that can hold a secret. */
+/** Tells whether a text begins like JSON that can hold a secret. */
 export const isJson = (text: string): boolean => {
   const first = text.charCodeAt(skipSpace(text, 0))
   return first === 123 || first === 91 || first === quote
 }
 
-/** Where the string that begins at `at` ends: after its quote, or at the end of the text. */
+/** Returns the end of the string that begins at `at`: after its quote, or at the end of the text. */
 export const endOfString = (text: string, at: number): number => {
   for (let i = at + 1; i < text.length; i++) {
     const code = text.charCodeAt(i)
@@ -29,13 +29,13 @@ export const endOfString = (text: string, at: number): number => {
   return text.length
 }
 
-/** Whether a value may be followed by this: a space, a comma, a closing bracket, or the end. */
+/** Tells whether this character may follow a value: a space, a comma, a closing bracket, or the end. */
 const endsValue = (code: number): boolean =>
   isSpace(code) || code === 44 || code === 125 || code === 93 || Number.isNaN(code)
 
 export const literal = /true|false|null|-?\d[\d.eE+-]*/y
 
-/** Where the value that begins at `at` ends; a value that is no JSON ends with the text. */
+/** Returns the end of the value that begins at `at`; a value that is not JSON ends with the text. */
 export const endOfValue = (text: string, at: number): number => {
   const first = text[at]
   if (first === "\"") return endOfString(text, at)
@@ -53,7 +53,7 @@ export const endOfValue = (text: string, at: number): number => {
   return text.length
 }
 
-/** Whether a token of a string has its last quote, and not an escaped one. */
+/** Tells whether a string token has its closing quote, unescaped. */
 export const isClosed = (token: string): boolean => {
   if (token.length < 2 || !token.endsWith("\"")) return false
   let before = token.length - 2
@@ -61,7 +61,7 @@ export const isClosed = (token: string): boolean => {
   return (token.length - before) % 2 === 0
 }
 
-/** A token that was cut, without an escape that was cut. */
+/** Closes a cut token, and removes an escape that was cut. */
 const whole = (token: string): string => {
   const end = token.slice(-8)
   const cut = /\\(?:u[\da-fA-F]{0,3})?$/.exec(end)
@@ -69,11 +69,11 @@ const whole = (token: string): string => {
   const at = token.length - end.length + cut.index
   let before = at - 1
   while (token.charCodeAt(before) === backslash) before--
-  // an even number of backslashes before it are themselves escaped
+  // an even number of backslashes before the escape are themselves escaped
   return (at - before) % 2 === 1 ? `${token.slice(0, at)}"` : `${token}"`
 }
 
-/** The text of a string token; one that is cut loses its last, incomplete escape. Undefined where it is no JSON. */
+/** Decodes a string token; a cut token loses its last, incomplete escape. Undefined if it is not JSON. */
 export const readToken = (token: string): string | undefined => {
   try {
     return JSON.parse(isClosed(token) ? token : whole(token)) as string
@@ -82,7 +82,7 @@ export const readToken = (token: string): string | undefined => {
   }
 }
 
-/** The strings and numbers of a secret value, as they are written and as they read. */
+/** Reports the strings and numbers of a secret value, as written and decoded. */
 export const leavesOf = (value: string, found: (leaf: string) => void): void => {
   for (let i = 0; i < value.length; i++) {
     const code = value.charCodeAt(i)

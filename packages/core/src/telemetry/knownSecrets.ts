@@ -1,8 +1,8 @@
 /**
- * Secrets that are known by their form, with or without a name before them: credentials of HTTP, JSON web tokens, private keys.
+ * Secrets recognized by their form, with or without a name before them: HTTP credentials, JSON web tokens, private keys.
  */
 
-/** Told the place of each secret, and its text without escapes. */
+/** Receives the place of each secret, and its text without escapes. */
 export interface Found {
   (from: number, to: number, value: string): void
 }
@@ -13,7 +13,7 @@ const schemes = /\b(?:bearer\s{1,8}[\w.~+/=-]+|basic\s{1,8}[\w.~+/=-]{6,})/gi
 const isWord = (code: number): boolean =>
   (code >= 48 && code <= 57) || (code >= 65 && code <= 90) || code === 95 || (code >= 97 && code <= 122)
 
-/** Tokens of JSON begin with `{"`, which is `eyJ` in base64. */
+/** Finds JSON web tokens: they begin with `{"`, which is `eyJ` in base64. */
 const tokens = (text: string, found: Found): void => {
   for (let at = text.indexOf("eyJ"); at !== -1; at = text.indexOf("eyJ", at)) {
     let end = at
@@ -23,7 +23,7 @@ const tokens = (text: string, found: Found): void => {
       if (code === 46) stop = stop === -1 ? end : stop
       else if (!isWord(code) && code !== 45) break
     }
-    // a text without a second part has none further on either
+    // a text without a second part has no later one either
     if (stop - at >= 7 && end - stop > 1 && (at === 0 || !isWord(text.charCodeAt(at - 1)))) {
       found(at, end, text.slice(at, end))
     }
@@ -34,7 +34,7 @@ const tokens = (text: string, found: Found): void => {
 const begin = "-----BEGIN "
 const end = "-----END "
 
-/** From the first line of a private key to its last one, or to the end of a text that was cut. */
+/** Finds private keys: from the first line to the last one, or to the end of a cut text. */
 const privateKeys = (text: string, found: Found): void => {
   for (let at = text.indexOf(begin); at !== -1; at = text.indexOf(begin, at)) {
     if (!text.slice(at, at + 64).includes("PRIVATE KEY")) {
@@ -49,7 +49,7 @@ const privateKeys = (text: string, found: Found): void => {
   }
 }
 
-/** Tells of each secret that is known by its form; places may overlap and come in any order. */
+/** Reports each secret recognized by its form; places may overlap and come in any order. */
 export const knownSecrets = (text: string, found: Found): void => {
   if (text.length < 8) return
   if (scheme.test(text)) {

@@ -1,29 +1,29 @@
 /**
- * Whether a text can hold a secret, decided in one pass: an automaton (Aho and Corasick, 1975) reads the letters and digits of the
- * text and passes over all between them, so that `api key`, `API_KEY` and `apikey` are the same. A text without a candidate has
- * no secret; a text with one is searched.
+ * Decides in one pass whether a text can hold a secret: an automaton (Aho and Corasick, 1975) reads the letters and digits of
+ * the text and skips all other characters, so that `api key`, `API_KEY` and `apikey` are the same. A text without a candidate
+ * has no secret; a text with one is searched.
  */
 import type { Named } from "./secretNames.ts"
 import { endOfUser } from "./textParts.ts"
 
-/** `none`: no secret. `escapes`: none as the text is written, and it has characters that begin an escape. `candidate`: maybe. */
+/** `none`: no secret. `escapes`: no secret as written, but the text has characters that begin an escape. `candidate`: maybe. */
 export type Verdict = "none" | "escapes" | "candidate"
 
-/** Tells whether a part of a text may hold a secret: all of it, or up to `to` from `from`. */
+/** Tells whether a text, or its part from `from` to `to`, may hold a secret. */
 export interface Candidates {
   (text: string, from?: number, to?: number): Verdict
 }
 
-/** Forms of secrets that need no name before them: credentials of HTTP, JSON web tokens and private keys. */
+/** Forms of secrets that need no name before them: HTTP credentials, JSON web tokens and private keys. */
 const forms = ["bearer", "basic", "eyj", "privatekey"]
 
-/** Letters and digits from 1 on; 0 for all else, which the automaton passes over. */
+/** Letters and digits from 1 on; 0 for all other characters, which the automaton skips. */
 const classes = new Uint8Array(128)
 for (let i = 0; i < 10; i++) classes[48 + i] = 27 + i
 for (let i = 0; i < 26; i++) classes[65 + i] = classes[97 + i] = 1 + i
 const width = 37
 
-/** The class of a character beyond ASCII: two of them are `i` and `k` in small letters. */
+/** Returns the class of a character beyond ASCII: two such characters are `i` and `k` in small letters. */
 const beyond = (code: number): number => code === 0x130 ? 9 : code === 0x212a ? 11 : 0
 
 const classOf = (code: number): number => code < 128 ? classes[code]! : beyond(code)
@@ -37,7 +37,7 @@ const backslash = 92
 const isLower = (code: number): boolean => code >= 97 && code <= 122
 const isLetter = (code: number): boolean => isLower(code | 32)
 
-/** Where a name counts: anywhere, as words of its own, or as a parameter of a URL. */
+/** The places in which a name counts: anywhere, as words of its own, or as a parameter of a URL. */
 type Kind = "anywhere" | "words" | "parameter"
 
 /** A name that ends at a state of the automaton. */
@@ -46,18 +46,18 @@ interface End {
   readonly length: number
 }
 
-/** The first of the last `length` letters and digits before `end`. */
+/** Finds the first of the last `length` letters and digits before `end`. */
 const startOf = (text: string, end: number, length: number): number => {
   let at = end
   for (let left = length; left > 0;) if (classOf(text.charCodeAt(--at)) !== 0) left--
   return at
 }
 
-/** `pin` is a word in `card_pin`, `cardPin` and `PIN`, and none in `spin`, `pins` and `pinned`. */
+/** Tells whether the name is a word: `pin` is one in `card_pin`, `cardPin` and `PIN`, not in `spin`, `pins` and `pinned`. */
 const isWord = (text: string, start: number, end: number): boolean =>
   classOf(text.charCodeAt(end)) === 0 && !(isLower(text.charCodeAt(start)) && isLetter(text.charCodeAt(start - 1)))
 
-/** Whether `?`, `&`, `#` or an entity of `&` stands before the name, with punctuation between them at most. */
+/** Tells whether `?`, `&`, `#` or an entity of `&` precedes the name, with only punctuation between them. */
 const isParameter = (text: string, start: number, end: number): boolean => {
   if (classOf(text.charCodeAt(end)) !== 0) return false
   let at = start
@@ -75,7 +75,7 @@ const holds = (text: string, end: number, ends: ReadonlyArray<End>): boolean => 
 }
 
 class Automaton {
-  /** The state after a state and a character, by the sum of the state and the character's class; a state is the index of its row. */
+  /** The next state by the sum of the state and the character's class; a state is the index of its row. */
   private readonly next: Array<number> = new Array<number>(width).fill(0)
   private readonly ends: Array<Array<End>> = [[]]
 
@@ -96,7 +96,7 @@ class Automaton {
     this.ends[state / width]!.push({ kind, length })
   }
 
-  /** Fills each row: a character that continues no name goes on in the longest name that ends with the characters before it. */
+  /** Fills each row: a character that continues no name leads to the longest name that ends with the characters before it. */
   compile(): Candidates {
     const next = Int32Array.from(this.next)
     const { ends } = this
@@ -116,7 +116,7 @@ class Automaton {
         }
       }
     }
-    // a state at which a name ends is written as its complement: one load for each character
+    // a state at which a name ends is stored as its complement: one load for each character
     for (let at = 0; at < next.length; at++) {
       const to = next[at]!
       if (ends[to / width]!.length > 0) next[at] = ~to
@@ -124,7 +124,7 @@ class Automaton {
     return (text, from = 0, to = text.length) => {
       let state = 0
       let hasEscapes = false
-      // where the authority of the last URL begins
+      // the start of the last URL's authority
       let authority = -1
       for (let i = from; i < to; i++) {
         const code = text.charCodeAt(i)
@@ -148,10 +148,10 @@ class Automaton {
   }
 }
 
-/** Each text is a candidate. */
+/** Accepts each text as a candidate. */
 export const always: Candidates = () => "candidate"
 
-/** Compiles the names; `parameters` are those of a URL's query. With patterns among the names each text is a candidate. */
+/** Compiles the names; `parameters` are names in a URL's query. If the names include patterns, each text is a candidate. */
 export const secretCandidates = (named: Named, parameters: Iterable<string>): Candidates => {
   const { containing, last, patterns, whole } = named
   const names = [...containing, ...last, ...whole]

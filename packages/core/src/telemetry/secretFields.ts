@@ -1,14 +1,14 @@
 /**
- * Which fields of a schema are marked as secrets, as paths into what the schema writes.
+ * Finds the fields of a schema that are marked as secrets, as paths into the encoded form of the schema.
  */
 import type { SchemaAST } from "effect"
 
 /** The annotation of a secret. */
 export const SecretId = "~millrace/Redaction/secret"
 
-/** Where secrets are. */
+/** The places of secrets. */
 export interface SecretFields {
-  /** From the root: names, and `*` for any one; a list has no part. An empty path is the whole. */
+  /** Paths from the root: names, and `*` for any name; a list adds no part. An empty path is the whole value. */
   readonly paths: ReadonlyArray<ReadonlyArray<string>>
   /** Whether the schema contains itself, so that its paths have no end. */
   readonly recursive: boolean
@@ -23,7 +23,7 @@ const isMarked = (ast: SchemaAST.AST): boolean =>
 const namesOf = (ast: SchemaAST.AST): ReadonlySet<string> =>
   new Set(ast._tag === "Objects" ? ast.propertySignatures.map(({ name }) => String(name)) : [])
 
-/** The fields of a schema that are marked, and those of `Redacted`. */
+/** Finds the marked fields of a schema, and fields of `Redacted`. */
 export const secretFields = (root: SchemaAST.AST): SecretFields => {
   const paths: Array<ReadonlyArray<string>> = []
   let recursive = false
@@ -56,7 +56,7 @@ export const secretFields = (root: SchemaAST.AST): SecretFields => {
     const found = paths.slice(before)
     for (const { to } of ast.encoding ?? []) {
       walk(to, path, [...above, ast])
-      // written under another name, or as something else: all of it is the secret then
+      // encoded under another name, or as another type: then the whole value is the secret
       const names = namesOf(to)
       if (found.some((each) => !names.has(each[path.length] ?? ""))) paths.push(path)
     }

@@ -1,12 +1,12 @@
 /**
- * Which names are those of secrets: fields of JSON, headers, parameters, and words before a value in a text.
+ * Names of secrets: JSON fields, headers, parameters, and words before a value in a text.
  */
 
-/** Names as a program gives them; see `Redaction.Options`. */
+/** Names given by a program; see `Redaction.Options`. */
 export interface Named {
-  /** Compared as a whole, without regard to case and punctuation. */
+  /** Compared as a whole, ignoring case and punctuation. */
   readonly whole: ReadonlySet<string>
-  /** Compared with the whole name and with its last words: `pin` is `card_pin` and `cardPin`, and not `spin`. */
+  /** Compared with the whole name and with its last words: `pin` matches `card_pin` and `cardPin`, and not `spin`. */
   readonly last: ReadonlySet<string>
   /** Found anywhere in a name. */
   readonly containing: ReadonlyArray<string>
@@ -15,9 +15,9 @@ export interface Named {
 
 /** The names of secrets. */
 export interface SecretNames {
-  /** Whether a field, header or parameter of this name is a secret. */
+  /** Tells whether a field, header or parameter of this name is a secret. */
   readonly has: (name: string) => boolean
-  /** Whether up to three words before a value in a text name a secret: `the api key`, `user[password]`. */
+  /** Tells whether up to three words before a value in a text name a secret: `the api key`, `user[password]`. */
   readonly ends: (words: string) => boolean
 }
 
@@ -26,7 +26,7 @@ const remembered = 1000
 
 const known = new Map<string, string>()
 
-/** Small letters and digits of a name; kept, for 1,000 short names. */
+/** Returns the small letters and digits of a name; cached for 1,000 short names. */
 export const plain = (name: string): string => {
   const found = known.get(name)
   if (found !== undefined) return found
@@ -35,7 +35,7 @@ export const plain = (name: string): string => {
   return made
 }
 
-/** The longest name that is looked at; of a longer one, its end. */
+/** The longest name that is checked; of a longer name, its end. */
 const longest = 256
 
 const remember = (decide: (name: string) => boolean): (name: string) => boolean => {
@@ -49,14 +49,14 @@ const remember = (decide: (name: string) => boolean): (name: string) => boolean 
   }
 }
 
-/** Words of a name: `cardPin`, `card_pin` and `CARD-PIN` have two. */
+/** The words of a name: `cardPin`, `card_pin` and `CARD-PIN` have two. */
 const word = /\p{Lu}+(?![\p{Ll}])|\p{Lu}?[\p{Ll}]+|[\p{Lo}\p{Lm}]+|\p{N}+/gu
 
-/** The last part of `user[card][]` or `user.card.0`: the name of the value. */
+/** Returns the last part of `user[card][]` or `user.card.0`: the name of the value. */
 const lastPart = (name: string): string =>
   name.split(/[[\].]+/).findLast((part) => part !== "" && !/^\d+$/.test(part)) ?? name
 
-/** Compiles the names; the verdict on a name is kept, for 1,000 names. */
+/** Compiles the names; the verdict on a name is cached, for 1,000 names. */
 export const secretNames = ({ containing, last, patterns, whole }: Named): SecretNames => {
   const endsWithLast = (name: string): boolean => {
     const words = name.match(word) ?? []
@@ -98,7 +98,7 @@ export const secretNames = ({ containing, last, patterns, whole }: Named): Secre
 
 const set = (...names: ReadonlyArray<string>): ReadonlySet<string> => new Set(names)
 
-/** Parameters of a URL's query that are secrets there and may be anything elsewhere: codes of OAuth, signatures, keys. */
+/** Parameters of a URL's query that are secrets there but may be anything elsewhere: OAuth codes, signatures, keys. */
 export const inQuery: ReadonlySet<string> = set(
   "assertion",
   "code",
@@ -109,7 +109,7 @@ export const inQuery: ReadonlySet<string> = set(
   "ticket"
 )
 
-/** Fields that hold the name of something, beside one that holds its value. */
+/** Fields that hold a name, beside a field that holds its value. */
 export const naming: ReadonlySet<string> = set(
   "attribute",
   "env",
@@ -147,11 +147,11 @@ const holding = set(
   "val"
 )
 
-/** Whether a field holds the value for a name in another field; its name is in small letters and digits. */
+/** Tells whether a field holds the value for a name in another field; `bare` is in small letters and digits. */
 export const isHolding = (bare: string): boolean => holding.has(bare) || bare.includes("value")
 
-/** Headers whose values have blanks and lists in them, and are secrets to their end. */
+/** Headers whose values contain blanks and lists, and are secret to the end of the line. */
 export const wholeLine: ReadonlySet<string> = set("authorization", "cookie", "proxyauthorization", "setcookie")
 
-/** Whether a text may be the name of a field: short, and without blanks. */
+/** Tells whether a text may be the name of a field: short, and without blanks. */
 export const isName = (text: string): boolean => text.length <= 64 && /^[\w.$@:[\]/-]+$/.test(text)

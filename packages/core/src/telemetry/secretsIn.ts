@@ -1,5 +1,5 @@
 /**
- * The secrets of one message, hidden in what is said of it elsewhere: an error's message or stack may repeat what it holds.
+ * Hides the secrets of a message in texts about it: an error's message or stack may repeat the message's content.
  */
 import { Cause } from "effect"
 import { bounded } from "../message/bounded.ts"
@@ -8,25 +8,25 @@ import { messageOf, tagOf } from "../message/Failure.ts"
 import { secretNames } from "../message/Headers.ts"
 import { type Envelope, Message, Outgoing } from "../message/Message.ts"
 
-/** What a secret reads in its place. */
+/** The replacement of a secret. */
 export const placeholder = "<redacted>"
 
 /** A compiled redaction. */
 export interface Redaction {
-  /** Whether a field or header of this name is a secret, wherever it stands. */
+  /** Tells whether a field or header of this name is a secret, in any place. */
   readonly isSecret: (name: string) => boolean
-  /** The text with its secrets replaced. It may end anywhere: what a cut leaves of a secret is replaced as well. */
+  /** Replaces the secrets of a text. The text may be cut anywhere: the remainder of a cut secret is replaced as well. */
   readonly text: (text: string) => string
-  /** The secrets of a text as they stand in it, to be looked for elsewhere; those shorter than 3 characters are left out. */
+  /** Lists the secrets of a text as written, for a search elsewhere; secrets shorter than 3 characters are left out. */
   readonly secrets: (text: string) => ReadonlyArray<string>
 }
 
-/** What is looked at of a body, in bytes or characters: 256 KiB. */
+/** The most of a body that is searched, in bytes or characters: 256 KiB. */
 const most = 262_144
 
 const decoder = new TextDecoder()
 
-/** The body as far as it is at hand: bytes, or a value that is not encoded yet. */
+/** Returns the available body: bytes, or a value that is not encoded yet. */
 export const bodyOf = (message: Envelope): unknown =>
   message instanceof Message
     ? message.delivery.tombstone ? undefined : message.delivery.payload
@@ -44,7 +44,7 @@ const textOf = (body: unknown): string | undefined => {
   }
 }
 
-/** The secrets of a message: values of secret headers, and what a redaction finds in the first 256 KiB of its body. */
+/** Lists the secrets of a message: values of secret headers, and secrets in the first 256 KiB of its body. */
 const secretsOf = (redaction: Redaction, message: Envelope): ReadonlyArray<string> => {
   const secrets: Array<string> = []
   for (const name in message.headers) {
@@ -57,10 +57,10 @@ const secretsOf = (redaction: Redaction, message: Envelope): ReadonlyArray<strin
   return secrets.filter((secret) => secret !== "")
 }
 
-/** The most secrets of one message that a text is searched for: each costs a search. */
+/** The most secrets of one message that are searched for in a text: each costs one search. */
 const mostSecrets = 1000
 
-/** `text` with each of `secrets` replaced, the longest first; of more than 1,000 secrets, nothing is shown of it. */
+/** Replaces each of `secrets` in `text`, the longest first; with more than 1,000 secrets, the whole text is replaced. */
 export const without = (text: string, secrets: ReadonlyArray<string>): string => {
   const all = new Set(secrets)
   if (all.size > mostSecrets) return placeholder
@@ -72,23 +72,23 @@ export const without = (text: string, secrets: ReadonlyArray<string>): string =>
 const longest = 65_536
 
 /**
- * A text that tells of a message, without the message's secrets and what looks like one; at most 64 KiB of it, since a longer
- * text blocks the process while it is searched.
+ * Hides the message's secrets, and text that looks like a secret, in a text about the message. Returns at most 64 KiB, since
+ * searching a longer text blocks the process.
  */
 export const hide = (redaction: Redaction, message: Envelope, text: string): string => {
   const secrets = secretsOf(redaction, message)
   if (text.length <= longest) return without(redaction.text(text), secrets)
-  // a secret that the cut divides would not be found: the end of what was searched is dropped, as long as the longest secret
+  // a secret divided by the cut is not found: drop the end of the searched text, as long as the longest secret
   const reach = secrets.reduce((most, secret) => Math.max(most, secret.length), 0)
   const clean = without(redaction.text(text.slice(0, longest + reach)), secrets)
   return bounded(clean.slice(0, Math.max(0, clean.length - reach)), longest)
 }
 
-/** A cause that tells of a message: itself where it repeats no secret, else one error with the same tag and the rest of the text. */
+/** Hides secrets in a cause about a message: a cause without any is unchanged, else one error has its tag and the clean text. */
 export const hideCause = <E>(redaction: Redaction, message: Envelope, cause: Cause.Cause<E>): Cause.Cause<unknown> => {
   const text = prettyOf(cause)
   const clean = hide(redaction, message, text)
-  // what was cut may hold a secret further on
+  // the part that was cut off may hold a secret
   if (clean === text && isWhole(cause)) return cause
   const error = Cause.squash(cause)
   const shown = new Error(hide(redaction, message, messageOf(error)))

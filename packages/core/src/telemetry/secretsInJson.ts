@@ -1,6 +1,6 @@
 /**
- * Finds secrets in JSON that may be cut anywhere: after names, on paths, in pairs of a name and a value, and inside the texts that
- * it holds. One pass over any text.
+ * Finds secrets in JSON that may be cut anywhere: after names, on paths, in pairs of a name and a value, and inside strings. One
+ * pass over any text.
  */
 import type { FieldName, FieldNames } from "./fieldNames.ts"
 import { endOfString, endOfValue, isClosed, isSpace, literal, quote, readToken, skipSpace } from "./jsonTokens.ts"
@@ -10,41 +10,41 @@ import { isName, plain } from "./secretNames.ts"
 /** The rules of a search. */
 export interface Rules {
   readonly names: FieldNames
-  /** Whether a field of this name is a secret. */
+  /** Tells whether a field of this name is a secret. */
   readonly isSecret: (name: string) => boolean
-  /** Whether a text between two quotes may hold a secret. */
+  /** Tells whether a text between two quotes may hold a secret. */
   readonly candidates: Candidates
-  /** From the root, in small letters and digits; `*` is any one name. */
+  /** Paths from the root, in small letters and digits; `*` is any one name. */
   readonly paths: ReadonlyArray<ReadonlyArray<string>>
-  /** A text without its secrets. */
+  /** Replaces the secrets of a text. */
   readonly clean: (text: string) => string
 }
 
-/** Told a value, its replacement, and whether it is a secret as a whole. */
+/** Receives the place of a value, and its replacement; `secret` means the value as a whole. */
 export interface Replaces {
   (from: number, to: number, by: "secret" | { readonly text: string }): void
 }
 
-/** Where a text stops being JSON: at its end, or at a character that JSON cannot hold. */
+/** The end of JSON in a text: its end, or a character that JSON cannot hold. */
 export interface Stopped {
   readonly at: number
-  /** The last string before, which may be the name of the next value. */
+  /** The start of the last string before, which may be the name of the next value. */
   readonly lastString: number
 }
 
 interface Frame {
   readonly isArray: boolean
   readonly start: number
-  /** Of an object, the field that the walk is at. */
+  /** In an object, the current field. */
   name: string
   role: FieldName["role"]
-  /** A name of a secret stands before: of an array, the element before; of an object, the value of a field as `name`. */
+  /** Whether a secret was just named: in an array by the previous element, in an object by the value of a field like `name`. */
   isNamed: boolean
-  /** Values of fields as `value`, which may come before the name. */
+  /** Places of the values of fields like `value`, which may precede the name. */
   values: Array<readonly [number, number]> | undefined
 }
 
-/** Beyond, names are all that is looked at: frames would take more memory than the text. */
+/** The deepest tracked nesting; below it only names are checked: frames would take more memory than the text. */
 const deepest = 1000
 
 class Walk {
@@ -52,7 +52,7 @@ class Walk {
   private readonly text: string
   private readonly replaces: Replaces
   private readonly frames: Array<Frame> = []
-  /** Names of the open objects. */
+  /** The frames of the open objects. */
   private readonly names: Array<Frame> = []
   private beyond = 0
   private readonly longestPath: number
@@ -107,7 +107,7 @@ class Walk {
     if (role === "holding") {
       if (frame.isNamed) return this.secret(begin)
       const first = text.charCodeAt(begin)
-      // of a list or an object, its end is known when it is closed
+      // the end of a list or an object is known when it is closed
       if (first !== 123 && first !== 91) (frame.values ??= []).push([begin, endOfValue(text, begin)])
     } else if (role === "naming" && text.charCodeAt(begin) === quote && this.isNameAt(begin)) this.name(frame)
     return begin
@@ -121,14 +121,14 @@ class Walk {
     return value !== undefined && isName(value) && this.rules.isSecret(value)
   }
 
-  /** The object names a secret: the values that came before are it. */
+  /** Marks an object as naming a secret, and reports the values before the name. */
   private name(frame: Frame): void {
     frame.isNamed = true
     for (const [from, to] of frame.values ?? []) this.replaces(from, to, "secret")
     frame.values = undefined
   }
 
-  /** A string that is a value. */
+  /** Handles a string that is a value. */
   private string(from: number, end: number): number {
     const frame = this.beyond === 0 ? this.frames.at(-1) : undefined
     if (frame?.isArray === true) {
@@ -142,7 +142,7 @@ class Walk {
     return end
   }
 
-  /** A value of an array that is neither a string nor a container. */
+  /** Handles an array element that is neither a string nor a container. */
   private element(from: number, end: number): number {
     const frame = this.beyond === 0 ? this.frames.at(-1) : undefined
     if (frame?.isArray === true && frame.isNamed) {
@@ -197,7 +197,7 @@ class Walk {
     return to
   }
 
-  /** The text of a string may hold secrets, too: JSON, a URL, a form. */
+  /** Cleans the text of a string, which may hold secrets, too: JSON, a URL, a form. */
   private inside(from: number, to: number): void {
     if (to - from < 5 || this.rules.candidates(this.text, from + 1, to) === "none") return
     const token = this.text.slice(from, to)
@@ -211,6 +211,6 @@ class Walk {
   }
 }
 
-/** Tells of each value to replace, in any order. */
+/** Reports each value to replace, in any order. */
 export const secretsInJson = (rules: Rules, text: string, replaces: Replaces): Stopped =>
   new Walk(rules, text, replaces).run()

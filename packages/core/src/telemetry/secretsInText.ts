@@ -1,6 +1,6 @@
 /**
- * Finds secrets in a text that is no JSON, or that holds it: after names, in URLs, between tags, behind flags, in pairs. One pass
- * over any text.
+ * Finds secrets in a text that is not JSON, or that contains it: after names, in URLs, between tags, behind flags, in pairs. One
+ * pass over any text.
  */
 import { type Found, knownSecrets } from "./knownSecrets.ts"
 import { inQuery, isHolding, naming, plain, type SecretNames, wholeLine } from "./secretNames.ts"
@@ -22,14 +22,14 @@ import type { Unescaped } from "./unescaped.ts"
 /** The longest name before a value, in characters. */
 const longestName = 64
 
-/** How far from a name that is a value its own value may stand: `name=password value=x`. */
+/** The most characters between a name that is a value and its own value: `name=password value=x`. */
 const pairReach = 256
 
 const letter = /\p{L}/u
 
 const isDigit = (code: number): boolean => code >= 48 && code <= 57
 
-/** The first character of a name, and the one behind it. */
+/** The start and the end of a name, the end exclusive. */
 type Name = readonly [start: number, end: number]
 
 class Search {
@@ -37,7 +37,7 @@ class Search {
   private readonly view: Unescaped
   private readonly text: string
   private readonly found: Found
-  /** A field has named a secret; until here its value is looked for. */
+  /** A field has named a secret: its value is searched for up to this place. */
   private pending = -1
 
   constructor(names: SecretNames, view: Unescaped, found: Found) {
@@ -66,7 +66,7 @@ class Search {
     }
   }
 
-  /** A value between quotes after a name (`PASSWORD 'x'`), or after a flag (`--password x`). */
+  /** Handles a blank: before a quoted value after a name (`PASSWORD 'x'`), or before the value of a flag (`--password x`). */
   private blank(i: number, word: number): number {
     const { text } = this
     let next = i + 1
@@ -80,7 +80,7 @@ class Search {
     return this.isSecret(name) ? this.value(next, i, name) : next
   }
 
-  /** From the first to behind the last character of the name that ends before `i`: at most three words. */
+  /** Finds the name that ends before `i`, at most three words: its start, and its end, exclusive. */
   private nameBefore(i: number): Name {
     const { text } = this
     let end = i
@@ -111,13 +111,13 @@ class Search {
     return words.slice(words.lastIndexOf(" ") + 1)
   }
 
-  /** After `=`, `:` or a comma: the value, where a name before it is that of a secret. */
+  /** Handles `=`, `:` or a comma: reports the value if the name before it is that of a secret. */
   private after(i: number): number {
     const { text } = this
     const name = this.nameBefore(i)
     let next = i + 1
     if (text.charCodeAt(i) !== 44) { while (/[=:>]/.test(text[next] ?? "")) next++ }
-    // most colons stand behind a number: of a port, a line, a time
+    // most colons follow a number: of a port, a line, a time
     if (name[0] === name[1] || isDigit(text.charCodeAt(name[1] - 1)) && !letter.test(this.lastWord(name))) return next
     if (this.isSecret(name) || this.isParameter(name, i)) return this.value(next, i, name)
     const own = plain(this.lastWord(name))
@@ -128,7 +128,7 @@ class Search {
     return naming.has(own) ? this.remember(next) : next
   }
 
-  /** Whether it is a parameter of a URL that is secret there. */
+  /** Tells whether the name is a URL parameter that is secret there. */
   private isParameter(name: Name, i: number): boolean {
     const { text } = this
     if (text.charCodeAt(i) !== 61) return false
@@ -139,7 +139,7 @@ class Search {
     return inQuery.has(bare) || bare.endsWith("signature")
   }
 
-  /** `name=password`: the value of the named field is a secret. */
+  /** Handles `name=password`: marks the value of the named field as a secret. */
   private remember(from: number): number {
     const { text } = this
     let start = from
@@ -160,7 +160,7 @@ class Search {
     return stop
   }
 
-  /** After a tag: the text up to the next one. */
+  /** Handles the end of a tag: the value is the text up to the next tag. */
   private tag(i: number): number {
     const { text } = this
     const least = Math.max(0, i - pairReach)
@@ -178,7 +178,7 @@ class Search {
     return Math.max(end, i + 1)
   }
 
-  /** `://user:password@host`: all before the last `@` of the authority. */
+  /** Handles `://user:password@host`: reports all before the last `@` of the authority. */
   private authority(i: number): number {
     const begin = i + 3
     const end = endOfUser(this.text, begin)
@@ -187,7 +187,7 @@ class Search {
     return end + 1
   }
 
-  /** Whether a value that is not quoted ends here. */
+  /** Tells whether an unquoted value ends here. */
   private endsAt(at: number, level: number): boolean {
     const { text, view } = this
     if (isSpace(text.charCodeAt(at))) return view.level(at) <= level
@@ -201,7 +201,7 @@ class Search {
     return pair.test(text)
   }
 
-  /** The value that begins after `from`; returns where it ends. `i` is the separator between the name and it. */
+  /** Reports the value that begins after `from`, and returns its end. `i` is the separator between name and value. */
   private value(from: number, i: number, name: Name): number {
     const { text, view } = this
     let begin = from
@@ -222,7 +222,7 @@ class Search {
     return Math.max(end, from)
   }
 
-  /** To the quote of the same kind that is escaped no more often than the first one; two in a row are one of SQL. */
+  /** Reports a quoted value, up to the same quote escaped no more often than the first one; two in a row are SQL's escape. */
   private quoted(begin: number): number {
     const { text, view } = this
     const quote = text.charCodeAt(begin)
@@ -247,7 +247,7 @@ class Search {
     return end
   }
 
-  /** Whether the value may have blanks: that of a header, or of a line of a file of settings. */
+  /** Tells whether the value may have blanks: a header's value, or a line of a configuration file. */
   private isWholeLine(from: number, i: number, name: Name): boolean {
     const { text } = this
     const [start] = name
@@ -260,7 +260,7 @@ class Search {
     return at === 0 || isLine(text.charCodeAt(at - 1))
   }
 
-  /** The end of the line, or of the quotes that the name stands in. */
+  /** Finds the end of the line, or of the quotes around the name. */
   private lineEnd(begin: number, start: number, level: number): number {
     const { text, view } = this
     const before = text.charCodeAt(start - 1)
@@ -280,7 +280,7 @@ class Search {
   }
 }
 
-/** Tells of each secret of a text, by places in it without escapes; they may overlap and come in any order. */
+/** Reports each secret of a text, by places in the unescaped text; they may overlap and come in any order. */
 export const secretsInText = (names: SecretNames, view: Unescaped, found: Found): void => {
   if (view.text.length < 3) return
   knownSecrets(view.text, found)

@@ -1,5 +1,5 @@
 /**
- * The characters and words by which a text that is no JSON is divided.
+ * The characters and words that separate the parts of a text that is not JSON.
  */
 
 export const space = 32
@@ -14,7 +14,7 @@ export const isNamePart = (code: number): boolean =>
   (code >= 97 && code <= 122) || (code >= 48 && code <= 57) || (code >= 64 && code <= 91) || code === 93 ||
   code === 95 || code === 45 || code === 46 || code === 36 || (code > 0xa0 && code !== 0x2028 && code !== 0x2029)
 
-/** Characters that may follow a value: ends of a list, a tag, a parameter or a text in quotes. */
+/** Characters that may follow a value: ends of a list, a tag, a parameter or a quoted text. */
 export const closing: ReadonlySet<string> = new Set("&;,<>)]}\"'`")
 
 /** The beginning of another pair: a name and the separator before its value. */
@@ -22,11 +22,11 @@ export const pair = /["'`]?[\w.$@%[\]-]{1,64}["'`]?\s{0,2}[=:]/y
 
 const stopsAuthority: ReadonlySet<string> = new Set("?#<>\"'`")
 
-/** The `@` behind the user of a URL whose authority begins at `begin`; -1 where it names none. */
+/** Finds the `@` after the user of a URL whose authority begins at `begin`; -1 if it has no user. */
 export const endOfUser = (text: string, begin: number): number => {
   const most = Math.min(text.length, begin + 1024)
   let last = -1
-  // a password that was not encoded may hold a slash, and a port holds digits only
+  // an unencoded password may hold a slash, and a port holds digits only
   let isPassword = false
   let isAfterColon = false
   for (let end = begin; end < most; end++) {
@@ -45,7 +45,7 @@ export const endOfUser = (text: string, begin: number): number => {
   return last
 }
 
-/** Headers of a part of a form, and the empty line before its value. */
+/** Headers of a form part, and the empty line before its value. */
 export const part = /["']?(?:;[^\r\n]{0,200})?(?:\r?\n[^\r\n]{1,200}){0,4}\r?\n\r?\n/y
 
 export const scheme = /\S+[ \t]+/y

@@ -1,23 +1,23 @@
 /**
- * A text as it reads once its escapes are gone, with the place of each character: one search finds `password=`,
- * `password%3D` and `\"password\":`, however often a text was put into another one.
+ * A text without its escapes, with the original place of each character: one search finds `password=`, `password%3D` and
+ * `\"password\":`, however deeply texts are nested in each other.
  */
 
 /** A text without escapes. */
 export interface Unescaped {
   readonly text: string
-  /** Where a character, or the end, stands in the text with escapes. */
+  /** Returns the place of a character, or of the end, in the text with escapes. */
   readonly at: (index: number) => number
   /**
-   * How often a character was escaped: a bare quote has 0, `\"` 1, `\\\"` 2, `%22` 1, `%2522` 2. What is opened at one level is closed
-   * at that level or below.
+   * Returns how often a character was escaped: a bare quote 0, `\"` 1, `\\\"` 2, `%22` 1, `%2522` 2. A quote opened at one
+   * level is closed at that level or below.
    */
   readonly level: (index: number) => number
-  /** Whether escapes are left: they stand deeper in one another than a text is read. */
+  /** Whether escapes are left, nested deeper than the limit. */
   readonly isCut: boolean
 }
 
-// a run of backslashes is taken whole, or a long one would be looked at from each of its places
+// a run of backslashes matches as a whole, or a long run would be scanned from each of its places
 const escape =
   /%(?:25){0,8}[\da-f]{2}|\\+(?:u[\da-f]{4}|["'`/nrtbf])?|&(?:quot|apos|amp|lt|gt|equals|colon|#\d{2,3}|#x[\da-f]{2});/gi
 
@@ -33,7 +33,7 @@ const named: Readonly<Record<string, string>> = {
 
 const controls: Readonly<Record<string, string>> = { n: "\n", r: "\r", t: "\t", b: "\b", f: "\f" }
 
-/** How deep a quote after so many backslashes stands: each escape doubles them and adds one. */
+/** Returns the level of a quote after this many backslashes: each escape doubles them and adds one. */
 const quoteLevel = (backslashes: number): number => {
   let level = 0
   for (let left = backslashes; left % 2 === 1; left = (left - 1) / 2) level++
@@ -65,10 +65,10 @@ const read = (token: string): readonly [char: string, level: number] => {
 const zero = (): number => 0
 const same = (index: number): number => index
 
-/** Escapes of one kind around those of another, e.g. an entity in a URL. */
+/** The most kinds of escapes nested in each other, e.g. an entity in a URL. */
 const mostPasses = 4
 
-/** Reads the escapes of a text, in one pass for each kind of them that is inside another. */
+/** Removes the escapes of a text, in one pass for each nested kind. */
 export const unescaped = (text: string): Unescaped => {
   let view = once(text)
   for (let passes = 1; passes < mostPasses; passes++) {

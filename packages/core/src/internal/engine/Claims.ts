@@ -1,5 +1,5 @@
 /**
- * Claims of messages whose broker redelivers what is not settled in time: extended three times in the life of a claim.
+ * Extends claims of messages, for brokers that redeliver messages not settled in time: three times in the life of a claim.
  */
 import { type Cause, Clock, type Context, Effect, type Fiber, Option } from "effect"
 import type { BrokerError } from "../../driver/BrokerError.ts"
@@ -12,13 +12,13 @@ export class Claims {
   private readonly lapsed: (lease: LeaseState, cause: Cause.Cause<unknown>) => void
   private readonly fibers = new WeakMap<LeaseState, Fiber.Fiber<void>>()
 
-  /** `lapsed` is told when no call has extended the claims of a lease in time: the broker may redeliver its messages. */
+  /** `lapsed` is called if no call has extended the claims of a lease in time: the broker may then redeliver its messages. */
   constructor(context: Context.Context<never>, lapsed: (lease: LeaseState, cause: Cause.Cause<unknown>) => void) {
     this.context = context
     this.lapsed = lapsed
   }
 
-  /** Extends the claims of a lease until it ends, where its broker has claims. */
+  /** Extends the claims of a lease until the lease ends, if its broker has claims. */
   keep(state: LeaseState): void {
     const { claim, extend } = state.lease
     if (extend === undefined || claim === undefined) return
@@ -27,15 +27,15 @@ export class Claims {
       const open = Array.from(state.open())
       return open.length === 0 ? Effect.void : called(() => extend(open))
     })
-    // a call that the broker never answers is a lost one
+    // a call without an answer in time is a lost one
     const answered = (limit: number) =>
       Effect.flatMap(
         Effect.timeoutOption(call, limit),
         (answer) => Option.isSome(answer) ? Effect.void : Effect.fail("The broker did not answer in time.")
       )
-    // milliseconds until the claims count as lapsed, a while before the broker redelivers
+    // milliseconds until the claims count as lapsed, somewhat before the broker redelivers
     const left = (since: number, now: number): number => since + claim * 0.9 - now
-    // the claims last from the last call that succeeded; a lost call is repeated sooner than the next one is due
+    // the claims last from the last successful call; a lost call is repeated sooner than the next call is due
     const from = (since: number, next: number): Effect.Effect<void> =>
       Effect.sleep(next).pipe(
         Effect.andThen(Clock.currentTimeMillis),

@@ -1,6 +1,7 @@
 /**
- * Publishes dead letters and delayed retries until the broker has confirmed them. A dead letter that the broker refuses for good
- * is tried in smaller forms; when it refuses the smallest, the message is parked or dropped, as its subscription chooses.
+ * Publishes dead letters and delayed retries until the broker has confirmed them. A dead letter that the broker refuses for
+ * good is retried in smaller forms; if the broker refuses the smallest, the message is parked or dropped, as its subscription
+ * chooses.
  */
 import { Cause, type Clock, type Context, Effect, type Exit, type Fiber } from "effect"
 import type { Consumer, LaneState } from "../../broker/Broker.ts"
@@ -16,27 +17,27 @@ import type { InFlight } from "./stalls.ts"
 
 type Batch = ReadonlyArray<Outgoing<Uint8Array>>
 
-/** How a message left: `written` as it was to be, `refused` for good, or `dropped` since its dead letter was refused for good. */
+/** The result: `written` in some form; `refused` for good, a delayed retry; `dropped`, a dead letter refused for good. */
 export type Written = "written" | "refused" | "dropped"
 
-/** What a writer needs beside its fibers' context. */
+/** The dependencies of a writer, beside its fibers' context. */
 export interface Options<R> {
   readonly consumer: Pick<Consumer<R>, "name" | "refusedDeadLetter" | "backoff">
   readonly publish: (batch: Batch) => Effect.Effect<void, BrokerError>
   /** Headers that the broker obeys. */
   readonly instructions: ReadonlyArray<string> | undefined
-  /** Milliseconds to wait after so many failures. */
+  /** Returns the milliseconds to wait after this many failures. */
   readonly backoff: (failures: number) => number
   readonly clock: Clock.Clock
-  /** Told about each failure. */
+  /** Receives each failure. */
   readonly failed: (error: unknown) => void
 }
 
-/** A message on its way out of its channel. */
+/** A message leaving its channel. */
 export interface Leaving {
   readonly delivery: Delivery
   readonly kind: "dead letter" | "delayed retry"
-  /** The message to publish; `whole` is the only form of a delayed retry. */
+  /** Makes the message to publish; a delayed retry has only the form `whole`. */
   readonly compose: (form: Form) => Outgoing<Uint8Array>
 }
 
@@ -47,7 +48,7 @@ interface Writing extends Leaving {
   error: unknown
 }
 
-/** The dead letters and delayed retries that the broker has not confirmed yet. */
+/** The unconfirmed dead letters and delayed retries. */
 export class DeadLetterWriter<R> {
   private readonly context: Context.Context<R>
   private readonly options: Options<R>
@@ -59,7 +60,7 @@ export class DeadLetterWriter<R> {
   }
 
   /**
-   * Starts to publish. `true` where the broker had confirmed it at once; else the effect of this first attempt, for `confirm`.
+   * Starts to publish. Returns `true` if the broker confirmed at once, else the effect of this first attempt, for `confirm`.
    */
   publish(leaving: Leaving): Effect.Effect<void, BrokerError> | true {
     const written = this.call(leaving, "whole")
@@ -71,7 +72,7 @@ export class DeadLetterWriter<R> {
     return called(() => publish([Instructions.keep(instructions, compose(form))]))
   }
 
-  /** Repeats a publish until it is confirmed or refused for good. Its lease is busy until `ended` has heard the end. */
+  /** Repeats a publish until the broker confirms it or refuses it for good. The lease stays busy until `ended` is called. */
   confirm(
     leaving: Leaving,
     first: Effect.Effect<void, BrokerError>,
@@ -94,7 +95,7 @@ export class DeadLetterWriter<R> {
     })
   }
 
-  /** Stops writing for the messages of a lease. */
+  /** Stops publishing for the messages of a lease. */
   giveUp(lease: LeaseState): void {
     for (const [fiber, { delivery }] of this.open) if (leaseOf(delivery) === lease) fiber.interruptUnsafe()
   }
@@ -134,10 +135,10 @@ export class DeadLetterWriter<R> {
     const refused = refusal(error)
     const isAboutMessage = refused === "message" || refused === "unclear"
     if (isAboutMessage && writing.kind === "delayed retry") return Effect.succeed("refused")
-    // a driver that throws may do so because of the message; the body is left out only where the broker says so
+    // a driver may throw because of the message; the body is left out only if the broker refuses the message
     const last = refused === "message" ? forms.length - 1 : refused === "unclear" ? forms.indexOf("bare") : 0
     if (form < last) return this.again(writing, form + 1, failures)
-    // a missing channel or a password that has changed is mended by an operator, and loses no message meanwhile
+    // an operator fixes a missing channel or a changed password; the message is not lost in the meantime
     if (refused === "message" && consumer.refusedDeadLetter === "drop") return Effect.succeed("dropped")
     const isParked = refused === "message"
     writing.state = isParked ? "parked" : writing.kind
@@ -160,7 +161,7 @@ export class DeadLetterWriter<R> {
     )
   }
 
-  /** The broker has confirmed a form; a smaller one than the whole is told in one line. */
+  /** Ends a confirmed publish; a form smaller than the whole is logged in one line. */
   private written({ delivery, error }: Writing, form: number): Effect.Effect<Written> {
     if (form === 0) return Effect.succeed("written")
     const { consumer: { name } } = this.options
@@ -172,7 +173,7 @@ export class DeadLetterWriter<R> {
   }
 }
 
-/** Whether an error lasts: it is about this message, about its channel, or the driver does not say (it throws, say). */
+/** Classifies a lasting error: about the message, about its channel, or unclear (e.g. a throw); undefined if retriable. */
 const refusal = (error: unknown): "message" | "channel" | "unclear" | undefined => {
   if (!isBrokerError(error)) return "unclear"
   if (error.retriable) return undefined

@@ -1,16 +1,16 @@
 /**
- * Messages of a retry channel whose time has not come, the earliest first.
+ * Messages of a retry channel that are not due yet, the earliest first.
  */
 import type { Delivery } from "../../message/Message.ts"
 import { Fifo } from "./Fifo.ts"
 
-/** Milliseconds by which a time may be missed: sums of fractions are not exact. */
+/** Tolerance of due times in milliseconds: sums of fractions are not exact. */
 const epsilon = 0.01
 
-/** Whether a time has come. */
+/** Tells whether a time has come. */
 export const isDue = (due: number, now: number): boolean => due - now < epsilon
 
-/** Sorted by time. A message most often comes in as the last: messages of one channel wait equally long. */
+/** A queue sorted by time. Insertions are usually at the end, because all messages of a retry channel have the same delay. */
 export class DelayQueue {
   private readonly waiting = new Fifo<{ readonly delivery: Delivery; readonly due: number }>()
 
@@ -18,7 +18,7 @@ export class DelayQueue {
     return this.waiting.length
   }
 
-  /** When the first is due; Infinity where there is none. */
+  /** The due time of the first message; Infinity if the queue is empty. */
   get next(): number {
     return this.waiting.peek()?.due ?? Number.POSITIVE_INFINITY
   }
@@ -27,12 +27,12 @@ export class DelayQueue {
     this.waiting.insert({ delivery, due }, (other) => other.due > due)
   }
 
-  /** The first, if its time has come. */
+  /** Removes and returns the first message, if it is due. */
   shift(now: number): Delivery | undefined {
     return isDue(this.next, now) ? this.waiting.shift()!.delivery : undefined
   }
 
-  /** Drops the messages for which `isGone` holds. */
+  /** Drops the messages for which `isGone` is true. */
   drop(isGone: (delivery: Delivery) => boolean): void {
     this.waiting.drop(({ delivery }) => isGone(delivery))
   }

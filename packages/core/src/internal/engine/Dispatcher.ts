@@ -1,5 +1,5 @@
 /**
- * The loop of a worker: decides which message starts next, in slices of time, so that other work of the event loop gets its turn.
+ * The loop of a worker: chooses the next message to start, in time slices, so that other work of the event loop gets its turn.
  */
 import { type Clock, Context, Effect, type Fiber, Latch, Scheduler } from "effect"
 import type { Delivery } from "../../message/Message.ts"
@@ -10,41 +10,41 @@ import { type Batch, type Lane, leaseOf, type LeaseState } from "./LeaseState.ts
 import type { RetryTier } from "./RetryChannels.ts"
 import { TimeSlice } from "./TimeSlice.ts"
 
-/** What a dispatcher needs of its worker. */
+/** The dependencies of a dispatcher. */
 export interface Options {
   readonly context: Context.Context<never>
   readonly clock: Clock.Clock
   readonly lanes: Lanes
-  /** The most handlers that may be suspended at once. */
+  /** The most suspended handlers at once. */
   readonly limit: number
   readonly tier: RetryTier | undefined
-  /** Whether messages may start: the subscription is neither paused nor draining. */
+  /** Tells whether messages may start: the subscription is neither paused nor draining. */
   readonly mayStart: () => boolean
-  /** Runs a message as far as it goes; true when it is finished and its lane may go on. */
+  /** Runs a message until it finishes or suspends; true if it is finished and its lane may continue. */
   readonly start: (delivery: Delivery, batch: Batch, lane: Lane | undefined) => boolean
   /** Called at the end of each turn. */
   readonly turned: () => void
 }
 
-/** Kinds of messages that may start: those that run again, of lanes that go on, whose time has come, and new ones. */
+/** Kinds of messages that may start: retries without a lane, messages of ready lanes, due delayed messages, and new ones. */
 const kinds = 4
 
 /** The messages that have not started yet, and the loop that starts them. */
 export class Dispatcher {
-  /** Suspended handlers. */
+  /** Number of suspended handlers. */
   active = 0
   private readonly options: Options
   private readonly scheduler: Scheduler.SchedulerDispatcher
   private readonly slice: TimeSlice
   private readonly intake = new Fifo<Batch>()
-  /** Of a retry channel: messages taken in whose time has not come. */
+  /** For a retry channel: received messages that are not due yet. */
   private readonly delays = new DelayQueue()
   private alarm: { readonly at: number; readonly timer: Fiber.Fiber<void> } | undefined
   private readonly work = Latch.makeUnsafe(false)
   private waking = false
-  /** The kind of message with which the next slice begins. */
+  /** The kind of message that starts first in the next slice. */
   private first = 0
-  // the loop waits for work; what wakes it now goes on in the slice that has begun
+  // the loop is waiting for work; an immediate wake-up continues the current slice
   private isIdle = false
   private isSameSlice = false
 
@@ -54,20 +54,20 @@ export class Dispatcher {
     this.slice = new TimeSlice(options.clock)
   }
 
-  /** Takes a batch in. */
+  /** Accepts a batch. */
   push(batch: Batch): void {
     this.intake.push(batch)
     this.wakeNow()
   }
 
-  /** A lease has ended: nothing is kept of its messages. */
+  /** Drops the messages of an ended lease. */
   forget(lease: LeaseState): void {
     this.delays.drop((delivery) => leaseOf(delivery) === lease)
     this.intake.drop((batch) => batch.lease === lease)
     this.options.lanes.forget(lease)
   }
 
-  /** Starts nothing more in this turn. */
+  /** Ends the slice: no more messages start in this turn. */
   endSlice(): void {
     this.slice.end()
   }
@@ -76,7 +76,7 @@ export class Dispatcher {
     this.alarm?.timer.interruptUnsafe()
   }
 
-  /** Wakes the loop, once for all that happens in one turn: opening a latch resumes its waiter at once. */
+  /** Wakes the loop, once for all events of one turn: opening a latch resumes its waiter immediately. */
   wake(): void {
     if (this.waking) return
     this.waking = true
@@ -86,7 +86,7 @@ export class Dispatcher {
     }, 0)
   }
 
-  /** Wakes the loop at once while the slice lasts, so that quick messages are done before more are taken in; later else. */
+  /** Wakes the loop immediately while the slice lasts, so that quick messages finish before more arrive; otherwise later. */
   private wakeNow(): void {
     if (!this.isIdle || !this.options.mayStart() || !this.slice.isOpen()) return this.wake()
     this.isSameSlice = true
@@ -98,13 +98,13 @@ export class Dispatcher {
     while: () => true,
     body: () => Effect.suspend(() => this.turn()),
     step: () => {}
-    // it never ends by itself
+    // the loop never ends by itself
   }) as Effect.Effect<never>
 
-  /** One turn: messages run until none may or the slice is over. */
+  /** Runs one turn: messages start until none may start or the slice is over. */
   private turn(): Effect.Effect<void> {
     const { mayStart, turned } = this.options
-    // before anything runs: a handler may make another message ready, or have some offered, in the middle of its call
+    // close first: a handler may make another message ready, or cause an offer, in the middle of its call
     this.work.closeUnsafe()
     this.isIdle = false
     if (!this.isSameSlice) this.slice.begin()
@@ -116,7 +116,7 @@ export class Dispatcher {
     return this.work.await
   }
 
-  /** True when the slice is over: the next one begins with the kind of message that comes after, so that none starves. */
+  /** Returns true if the slice is over: the next slice begins with the following kind of message, so that none starves. */
   private runAll(): boolean {
     const { first } = this
     for (let i = first; i < first + kinds; i++) {
@@ -164,7 +164,7 @@ export class Dispatcher {
     return false
   }
 
-  /** Goes on with a lane until a message of it is not finished, nothing is left of it, or the slice is over. */
+  /** Continues a lane until one of its messages is unfinished, the lane is empty, or the slice is over. */
   private follow(lane: Lane): void {
     const { lanes, start } = this.options
     const { lease, queue } = lane
@@ -175,7 +175,7 @@ export class Dispatcher {
       if (!start(delivery, delivery.slot as Batch, lane)) return
     }
     while (queue.length > 0) {
-      // a message that is finished has left as much room as there was
+      // a finished message leaves the number of suspended handlers unchanged
       if (this.slice.isOver()) {
         lanes.ready.push(lane)
         return
@@ -195,20 +195,20 @@ export class Dispatcher {
         if (this.slice.isOver()) return true
       }
       const isTaken = lease.stopped || batch.taken === deliveries.length
-      // a lease that ended in the middle has taken its batches along
+      // a lease that ended in the meantime has already removed its batches
       if (isTaken && this.intake.peek() === batch) this.intake.shift()
     }
     return false
   }
 
-  /** Runs a message, or queues it in its lane where one is open. */
+  /** Runs a message, or queues it in its lane if that is open. */
   private enter(delivery: Delivery, batch: Batch): void {
     const lane = this.options.lanes.behind(delivery)
     if (lane === undefined) this.options.start(delivery, batch, undefined)
     else lane.queue.push(delivery)
   }
 
-  /** Of a retry channel: keeps a message whose time has not come. */
+  /** For a retry channel: keeps a message that is not due; true if the message was kept. */
   private waits(delivery: Delivery): boolean {
     const { clock, tier } = this.options
     if (tier === undefined || tier.tier === 0) return false

@@ -13,7 +13,7 @@ import { RetryChannels, type RetryTier } from "./RetryChannels.ts"
 import { brokerDelays } from "./RetryPolicy.ts"
 import { Source } from "./Source.ts"
 
-/** Refuses what the broker cannot do, with a sentence that names the broker, the feature and the alternative. */
+/** Refuses features that the broker lacks, with an error that names the broker, the feature and the alternative. */
 const refuse = (driver: Driver, consumer: Consumer<never>): BrokerError | undefined => {
   const unsupported = (message: string) =>
     failure({ system: driver.system, operation: "consume", reason: "Unsupported", message })
@@ -36,12 +36,12 @@ const refuse = (driver: Driver, consumer: Consumer<never>): BrokerError | undefi
   return undefined
 }
 
-/** Milliseconds that the broker has to answer when a channel of retries or dead letters is declared. */
+/** The broker's time to answer the declaration of a channel of retries or dead letters, in milliseconds. */
 const declaring = 5000
 
 /**
- * Declares the dead letter channel of a consumer, or says in one Warn line why it cannot: the first dead letter is too late to
- * learn that its channel is missing.
+ * Declares the dead letter channel of a consumer, or logs one Warn line with the reason why it cannot: the first dead letter
+ * would be too late to learn that its channel is missing.
  */
 const declareDeadLetters = (driver: Driver, { deadLetterChannel, name }: Consumer<never>): Effect.Effect<void> => {
   const { deadLetter, settlement } = driver.capabilities
@@ -57,13 +57,13 @@ const declareDeadLetters = (driver: Driver, { deadLetterChannel, name }: Consume
   )
 }
 
-/** A channel that exists otherwise, or that this broker need not declare, can be published to. */
+/** Accepts a channel that exists with other settings, or that this broker need not declare: both can be published to. */
 const isDeclared = (cause: Cause.Cause<BrokerError>): boolean => {
   const error = Cause.squash(cause)
   return error instanceof Failed && (error.reason === "Conflict" || error.reason === "Unsupported")
 }
 
-/** Declares a retry channel; without it the subscription does not start, since failed messages would have no place. */
+/** Declares a retry channel; without it the subscription does not start, because failed messages would have no place. */
 const declareRetryChannel = (driver: Driver, name: string, channel: string): Effect.Effect<void, BrokerError> =>
   Effect.timeoutOrElse(called(() => driver.declare({ channel })), {
     duration: declaring,
@@ -82,7 +82,7 @@ const consume = <R>(
     const refused = refuse(driver, consumer as Consumer<never>)
     if (refused !== undefined) return yield* Effect.fail(refused)
     const random = yield* Random.Random
-    // a subscription that is started inside a request outlives it
+    // a subscription started inside a request outlives that request
     const own = Detached.context(yield* Effect.context<R>())
     const sources: Array<Source<R>> = []
     const pauses = new PauseControl(own, (isOpen) => {
@@ -108,10 +108,10 @@ const consume = <R>(
     yield* Effect.forEach(waits, ({ channel }) => declareRetryChannel(driver, consumer.name, channel), {
       discard: true
     })
-    // a start that fails or is interrupted stops what has begun, and so does the end of the scope
+    // a start that fails or is interrupted stops all sources, and so does the end of the scope
     const drain = yield* Effect.acquireRelease(
       Effect.sync(() => {
-        // readers of retry channels begin before any message is written to one
+        // readers of retry channels start before any message is published to one
         const drains = sources.toReversed().map((each) => each.start(context))
         return Effect.suspend(() => {
           pauses.end()
@@ -149,7 +149,7 @@ const consume = <R>(
   })
 
 /**
- * Makes a broker of a driver.
+ * Makes a broker from a driver.
  *
  * @category constructors
  */
@@ -167,7 +167,7 @@ export const make = (driver: Driver): Broker["Service"] =>
   })
 
 /**
- * A broker as a layer, of a driver that may have to be opened first.
+ * Makes a broker as a layer, from a driver that may have to be opened first.
  *
  * @category layers
  */

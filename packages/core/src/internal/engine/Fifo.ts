@@ -1,9 +1,9 @@
 /**
- * A queue that drops its references to items as they leave: an old array that still points to them would keep whole batches
- * alive until the next full garbage collection.
+ * A queue that drops its references to items as they leave: an old array with references to them would keep whole batches alive
+ * until the next full garbage collection.
  */
 
-/** Free places at the front that are not worth a move. */
+/** The most free places at the front that are not worth a move. */
 const slack = 32
 
 /** First in, first out; both ends in constant time, on average. */
@@ -19,13 +19,13 @@ export class Fifo<A> {
     this.items.push(item)
   }
 
-  /** Puts one before all others. */
+  /** Puts an item before all others. */
   unshift(item: A): void {
     if (this.head > 0) this.items[--this.head] = item
     else this.items.unshift(item)
   }
 
-  /** The first; undefined where there is none. */
+  /** Returns the first item; undefined if the queue is empty. */
   peek(): A | undefined {
     return this.items[this.head]
   }
@@ -42,14 +42,14 @@ export class Fifo<A> {
     return item
   }
 
-  /** Puts one before those at the end for which `isLater` holds. */
+  /** Inserts an item before the items at the end for which `isLater` is true. */
   insert(item: A, isLater: (other: A) => boolean): void {
     let at = this.items.length
     while (at > this.head && isLater(this.items[at - 1] as A)) at--
     this.items.splice(at, 0, item)
   }
 
-  /** Drops the items for which `isGone` holds. */
+  /** Drops the items for which `isGone` is true. */
   drop(isGone: (item: A) => boolean): void {
     const kept = Array.from(this).filter((item) => !isGone(item))
     this.items.length = 0
@@ -58,7 +58,7 @@ export class Fifo<A> {
   }
 
   *[Symbol.iterator](): Generator<A> {
-    // items before the head have left
+    // places before the head are free
     for (let i = this.head; i < this.items.length; i++) yield this.items[i] as A
   }
 }

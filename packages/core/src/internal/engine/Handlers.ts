@@ -1,5 +1,5 @@
 /**
- * The fibers of messages that have started: suspended handlers, and held messages that wait for their next attempt.
+ * The fibers of started messages: suspended handlers, and held messages that wait for their next attempt.
  */
 import type { Clock, Fiber } from "effect"
 import type { Delivery } from "../../message/Message.ts"
@@ -8,7 +8,7 @@ import { type Lane, leaseOf, type LeaseState } from "./LeaseState.ts"
 import type { RetryPolicy } from "./RetryPolicy.ts"
 import type { InFlight } from "./stalls.ts"
 
-/** A message whose handler runs. */
+/** A message with a running handler. */
 export interface Running {
   readonly delivery: Delivery
   readonly since: number
@@ -24,7 +24,7 @@ export class Handlers {
     this.clock = clock
   }
 
-  /** A handler is suspended. The caller observes its fiber, and calls `ended` first when it has ended. */
+  /** Adds a suspended handler. The caller observes its fiber, and calls `ended` first when the fiber ends. */
   running(fiber: Fiber.Fiber<unknown, unknown>, delivery: Delivery): void {
     this.fibers.set(fiber, { delivery, since: this.clock.currentTimeMillisUnsafe() })
     if (leaseOf(delivery).lost) fiber.interruptUnsafe()
@@ -34,7 +34,7 @@ export class Handlers {
     this.fibers.delete(fiber)
   }
 
-  /** A message waits in its lane until its timer ends; `ended` is called then, and not where it was cancelled. */
+  /** Adds a message that waits in its lane for a timer; `ended` is called when the timer ends, but not if it is cancelled. */
   waiting(timer: Fiber.Fiber<void>, delivery: Delivery, lane: Lane | undefined, ended: () => void): void {
     this.timers.set(timer, { delivery, lane, since: this.clock.currentTimeMillisUnsafe() })
     timer.addObserver((exit) => {
@@ -43,7 +43,7 @@ export class Handlers {
     })
   }
 
-  /** Messages of a lease that wait for their next attempt wait no longer. */
+  /** Cancels the waits of a lease's messages for their next attempts. */
   cancel(lease: LeaseState): void {
     for (const [timer, { delivery }] of this.timers) if (leaseOf(delivery) === lease) timer.interruptUnsafe()
   }
@@ -56,14 +56,14 @@ export class Handlers {
     for (const [fiber, { delivery }] of this.fibers) if (leaseOf(delivery) === lease) fiber.interruptUnsafe()
   }
 
-  /** The leases of running handlers, those that were lost included. */
+  /** Lists the leases of running handlers, including lost leases. */
   leases(): ReadonlyArray<LeaseState> {
     return Array.from(this.fibers.values(), ({ delivery }) => leaseOf(delivery))
   }
 
-  /** The handler that has run for longest. */
+  /** Returns the handler that has run for the longest time. */
   oldest(): Running | undefined {
-    // in order of insertion, so the first is the oldest
+    // the map keeps insertion order, so the first is the oldest
     for (const running of this.fibers.values()) return running
     return undefined
   }

@@ -1,6 +1,6 @@
 /**
- * Lanes: messages of one lane run one at a time, in order. A lane is open only while a message of it is suspended or waits; what
- * arrives meanwhile queues behind it.
+ * Lanes: messages of one lane run one at a time, in order. A lane is open only while one of its messages is suspended or waits;
+ * later messages of the lane queue behind it.
  */
 import type { Consumer } from "../../broker/Broker.ts"
 import type { Delivery } from "../../message/Message.ts"
@@ -11,7 +11,7 @@ import { type Lane, leaseOf, type LeaseState } from "./LeaseState.ts"
 export class Lanes {
   /** Lanes whose next message may run. */
   readonly ready = new Fifo<Lane>()
-  /** Messages without a lane that run again. */
+  /** Retried messages without a lane. */
   readonly loose = new Fifo<Delivery>()
   private readonly kind: Consumer<never>["lanes"]
 
@@ -19,7 +19,7 @@ export class Lanes {
     this.kind = kind
   }
 
-  /** The id of a message's lane: its key, null for the lane of its partition, undefined where it has none. */
+  /** Returns the id of a message's lane: its key, null for the lane of its partition, undefined if it has no lane. */
   idOf(delivery: Delivery): unknown {
     const { kind } = this
     if (kind._tag === "partition") return null
@@ -27,18 +27,18 @@ export class Lanes {
     try {
       return delivery.key ?? (kind.keyless === "partition" ? null : undefined)
     } catch {
-      // a message whose key the driver cannot read keeps the order of its partition
+      // a message with an unreadable key keeps the order of its partition
       return null
     }
   }
 
-  /** The open lane that a message must queue in. */
+  /** Returns the open lane in which a message must queue. */
   behind(delivery: Delivery): Lane | undefined {
     const { lanes } = leaseOf(delivery)
     return lanes.size === 0 ? undefined : lanes.get(this.idOf(delivery))
   }
 
-  /** The lane that an unfinished message keeps shut; undefined where it needs none, or its lane has gone on. */
+  /** Returns or opens the lane that an unfinished message blocks; undefined if it needs none, or its lane has continued. */
   hold(delivery: Delivery, lane: Lane | "late" | undefined): Lane | undefined {
     if (lane === "late") return undefined
     if (lane !== undefined) return lane
@@ -50,12 +50,12 @@ export class Lanes {
     return own
   }
 
-  /** The message of a lane is finished: the next one may run. */
+  /** Lets the next message of a lane run, because the current one is finished. */
   proceed(lane: Lane | "late" | undefined): void {
     if (lane !== undefined && lane !== "late") this.ready.push(lane)
   }
 
-  /** Runs a message again, before what waits behind it. `lane` is undefined where its lane has gone on. */
+  /** Runs a message again, before the messages queued behind it. `lane` is undefined if its lane has continued. */
   again(delivery: Delivery, lane: Lane | undefined): void {
     const other = lane === undefined ? this.behind(delivery) : undefined
     if (other !== undefined) return other.queue.unshift(delivery)
@@ -65,7 +65,7 @@ export class Lanes {
     this.ready.push(own)
   }
 
-  /** A lease has ended: nothing is kept of its messages. */
+  /** Drops the messages of an ended lease. */
   forget(lease: LeaseState): void {
     this.ready.drop((lane) => lane.lease === lease)
     this.loose.drop((delivery) => leaseOf(delivery) === lease)

@@ -1,5 +1,5 @@
 /**
- * State of one lease: the messages taken in under it, those that are settled, and the commit or settle calls to the broker.
+ * State of one lease: its received messages, the settled ones among them, and the commit or settle calls to the broker.
  */
 import { type Clock, Effect, Exit, Latch } from "effect"
 import type { BrokerError } from "../../driver/BrokerError.ts"
@@ -11,24 +11,24 @@ import { isDone } from "../../pipeline/Eager.ts"
 import { Fifo } from "./Fifo.ts"
 import { called } from "./guard.ts"
 
-// what one commit looks through, at most: messages beyond are redelivered after a crash
+// the most messages that one commit examines: settled messages beyond are redelivered after a crash
 const mostBeyond = 65_536
 
 /**
  * The messages of one `offer`. A delivery's `slot` is its batch and its `index` its place there.
  *
- * A class, for V8 may take the objects of a literal for long-lived ones, and then all messages of a batch that is done stay
- * until the next full collection.
+ * A class, because V8 may treat the objects of a literal as long-lived, and would then keep all messages of a finished batch
+ * until the next full garbage collection.
  */
 export class Batch {
   readonly lease: LeaseState
   readonly deliveries: ReadonlyArray<Delivery>
-  /** 1 where the delivery is settled. */
+  /** 1 if the delivery is settled or released. */
   readonly flags: Uint8Array
-  /** Messages that have left the intake. */
+  /** Number of messages that have left the intake. */
   taken = 0
   done = 0
-  /** Everything before it is settled. */
+  /** Number of messages at the start that are all settled. */
   prefix = 0
 
   constructor(lease: LeaseState, deliveries: ReadonlyArray<Delivery>) {
@@ -42,7 +42,7 @@ export class Batch {
 export interface Lane {
   readonly lease: LeaseState
   readonly id: unknown
-  /** The message that runs again before the queue goes on. */
+  /** The message that runs again before the queue continues. */
   again: Delivery | undefined
   readonly queue: Fifo<Delivery>
 }
@@ -51,30 +51,30 @@ export interface Lane {
 export class LeaseState {
   readonly lease: Lease
   readonly lanes = new Map<unknown, Lane>()
-  /** No message of it may start any more. */
+  /** No message of the lease may start any more. */
   stopped = false
-  /** No message of it may be settled any more. */
+  /** No message of the lease may be settled any more. */
   lost = false
-  /** Suspended handlers, durable effects and dead letters in progress. */
+  /** Number of suspended handlers, durable effects and dead letters in progress. */
   busy = 0
   unsettled = 0
-  /** Messages settled so far. */
+  /** Number of messages settled so far. */
   settled = 0
   bytes = 0
-  /** The driver was told to pause. */
+  /** The engine has paused the driver. */
   paused = false
   /** A pause or resume of the driver is in progress. */
   turning = false
-  /** The worker will tell the broker of it at the end of the turn. */
+  /** The worker will report this lease to the broker at the end of the turn. */
   dirty = false
   /** Unix time in milliseconds since which a call waits for the broker's answer. */
   settlingSince: number | undefined
   private readonly batches = new Fifo<Batch>()
-  // of the settled messages, those before the first unsettled one
+  // number of settled messages before the first unsettled one
   private passed = 0
   private position = -1
   private confirmed = -1
-  /** Messages that were settled when the last commit began. */
+  /** Number of messages settled when the last commit began. */
   private reported = 0
   private outcomes: Array<Settled> = []
   private telling = false
@@ -88,7 +88,7 @@ export class LeaseState {
   private readonly told: () => void
 
   /**
-   * `span`: the most messages settled beyond one that is not, where the broker settles by position. `told` is called when the
+   * `span`: the most messages settled beyond an unsettled one, for brokers that settle by position. `told` is called when the
    * broker has confirmed a commit or settle call.
    */
   constructor(lease: Lease, span: number, clock: Clock.Clock, told: () => void) {
@@ -112,7 +112,7 @@ export class LeaseState {
     return batch
   }
 
-  /** Marks a delivery as settled; false where it was already, or where the lease is lost. */
+  /** Marks a delivery as settled; false if it was settled before, or if the lease is lost. */
   settle(delivery: Delivery, batch: Batch, outcome: Outcome): boolean {
     if (this.lost || batch.flags[delivery.index] === 1) return false
     batch.flags[delivery.index] = 1
@@ -125,7 +125,7 @@ export class LeaseState {
     return true
   }
 
-  /** Releases a delivery to a broker that settles each message; others redeliver what no commit has passed. */
+  /** Releases a delivery to a broker that settles each message; other brokers redeliver all messages beyond the last commit. */
   release(delivery: Delivery, outcome: Outcome): void {
     const batch = delivery.slot as Batch
     if (this.lease.settle === undefined || batch.flags[delivery.index] === 1) return
@@ -133,14 +133,14 @@ export class LeaseState {
     this.outcomes.push({ delivery, outcome })
   }
 
-  /** Unsettled messages, in order of position. */
+  /** Lists the unsettled messages, in order of position. */
   *open(): Generator<Delivery> {
     for (const { deliveries, flags } of this.batches) {
       for (let k = 0; k < deliveries.length; k++) if (flags[k] === 0) yield deliveries[k]!
     }
   }
 
-  /** When the first unsettled message was published, in Unix time; undefined where none is unsettled, or its driver cannot tell. */
+  /** The first unsettled message's publish time in Unix milliseconds; undefined if there is none, or the driver cannot tell. */
   get oldestPublished(): number | undefined {
     for (const delivery of this.open()) return readable(() => delivery.timestamp, undefined)
     return undefined
@@ -155,7 +155,7 @@ export class LeaseState {
     if (--this.busy === 0) this.quiet.openUnsafe()
   }
 
-  /** Where the broker settles by position: the position below which it has confirmed that all is done. */
+  /** For brokers that settle by position: the confirmed position; all messages below it are done. */
   get committed(): number | undefined {
     return this.confirmed < 0 ? undefined : this.confirmed
   }
@@ -165,12 +165,12 @@ export class LeaseState {
     return this.quiet.await
   }
 
-  /** Completes when all messages taken in are settled, or the lease has ended. */
+  /** Completes when all received messages are settled, or the lease has ended. */
   get whenClear(): Effect.Effect<void> {
     return this.clear.isOpen() ? Exit.void : this.clear.await
   }
 
-  /** Completes when less than `span` messages are settled beyond an unsettled one: all of them are redelivered after a crash. */
+  /** Completes while fewer than `span` messages are settled beyond an unsettled one, else at half: a crash redelivers them. */
   get whenSlack(): Effect.Effect<void> {
     this.advance()
     if (this.ahead >= this.span) this.slack.closeUnsafe()
@@ -199,7 +199,7 @@ export class LeaseState {
     return this.still.isOpen() ? Exit.void : this.still.await
   }
 
-  /** Resumes the driver, which may wait for this lease. */
+  /** Ends the lease, and resumes a driver that waits for it. */
   end(): void {
     this.stopped = true
     this.lost = true
@@ -209,7 +209,7 @@ export class LeaseState {
     this.room.openUnsafe()
   }
 
-  /** Moves to the lowest position all below which is settled. */
+  /** Advances to the lowest position below which all messages are settled. */
   private advance(): void {
     for (let batch = this.batches.peek(); batch !== undefined; batch = this.batches.peek()) {
       const { deliveries, flags, prefix } = batch
@@ -225,8 +225,8 @@ export class LeaseState {
   }
 
   /**
-   * Tells the broker about newly settled messages: one call at a time, the messages settled meanwhile go with the next call.
-   * Returns an Exit when there is nothing to wait for.
+   * Reports newly settled messages to the broker: one call at a time; messages settled in the meantime join the next call.
+   * Returns an Exit if there is nothing to wait for.
    */
   tell(): Effect.Effect<void, BrokerError> {
     this.dirty = false
@@ -252,18 +252,18 @@ export class LeaseState {
     )
   }
 
-  /** After a call has begun: the driver resumes at once and may offer, settle and tell in the middle of this call. */
+  /** Opens `slack`, only after a call has begun: the driver resumes immediately and may offer, settle and report meanwhile. */
   private openSlack(): void {
     if (this.ahead <= this.span / 2) this.slack.openUnsafe()
   }
 
-  /** The position to commit; where ranges are kept, also that of a first message that is not settled yet. */
+  /** The position to commit; for leases that keep ranges, this may be the position of a first, unsettled message. */
   private get reached(): number {
     if (this.position >= 0 || this.lease.keepsBeyond !== true) return this.position
     return this.settled === 0 ? -1 : this.batches.peek()?.deliveries[0]?.at ?? -1
   }
 
-  /** Ranges that are settled beyond the first unsettled message. */
+  /** Lists the settled ranges beyond the first unsettled message. */
   private readonly beyond = (): ReadonlyArray<Range> => {
     const ranges: Array<Range> = []
     let from = -1
@@ -306,7 +306,7 @@ export class LeaseState {
       const batch = this.outcomes
       this.outcomes = []
       const call = Effect.mapErrorEager(called(() => settle(batch)), (error) => {
-        // told again with the next call: brokers take the same outcome twice
+        // repeated with the next call: brokers accept the same outcome twice
         this.outcomes = batch.concat(this.outcomes)
         return error
       })
@@ -316,5 +316,5 @@ export class LeaseState {
   }
 }
 
-/** The lease that a delivery came by. */
+/** Returns the lease of a delivery. */
 export const leaseOf = (delivery: Delivery): LeaseState => (delivery.slot as Batch).lease

@@ -1,5 +1,5 @@
 /**
- * The leases of a worker: opened by the driver, told to the broker after each turn, and ended by a revoke, a loss or a drain.
+ * The leases of a worker: opened by the driver, reported to the broker after each turn, ended by a revoke, a loss or a drain.
  */
 import { Cause, type Context, Effect, type Exit, type Fiber } from "effect"
 import type { Consumer } from "../../broker/Broker.ts"
@@ -11,7 +11,7 @@ import { called, fork, isFault } from "./guard.ts"
 import type { LeaseState } from "./LeaseState.ts"
 import { Room } from "./Room.ts"
 
-/** What the leases need of their worker. */
+/** The dependencies of the leases. */
 export interface Options {
   readonly context: Context.Context<never>
   readonly consumer: Pick<Consumer<never>, "grace" | "inFlight">
@@ -21,13 +21,13 @@ export interface Options {
   readonly cancel: (lease: LeaseState) => void
   /** Stops waiting for durable effects and dead letters of a lease. */
   readonly giveUp: (lease: LeaseState) => void
-  /** A lease has ended: nothing is kept of its messages. */
+  /** Drops the messages of an ended lease. */
   readonly forget: (lease: LeaseState) => void
-  /** A call to the broker has begun and is not answered yet. */
+  /** Called when a call to the broker has begun and is not answered yet. */
   readonly calls: () => void
-  /** The broker refuses a commit, a settlement or claims: the source must start again. */
+  /** Called when the broker refuses a commit, a settlement or claims: the source must restart. */
   readonly failed: (error: unknown) => void
-  /** A driver could not be paused or resumed. */
+  /** Called when a driver could not be paused or resumed. */
   readonly noted: (error: unknown) => void
 }
 
@@ -39,7 +39,7 @@ export class Leases implements InProgress {
   private readonly claims: Claims
   private dirty: Array<LeaseState> = []
   private readonly tells = new Map<LeaseState, Fiber.Fiber<unknown, unknown>>()
-  // the lease whose handler is being called; it may end in the middle of that call
+  // the lease whose handler is being called; the lease may end in the middle of that call
   private calling: LeaseState | undefined
   private isAwaited = false
 
@@ -52,11 +52,11 @@ export class Leases implements InProgress {
   open(state: LeaseState): void {
     this.all.set(state.lease, state)
     this.claims.keep(state)
-    // a lease may come while its subscription is paused
+    // a lease may open while its subscription is paused
     this.turnLease(state)
   }
 
-  /** A handler of a lease is being called, until `left`. */
+  /** Marks a handler of a lease as being called, until `left`. */
   entered(lease: LeaseState): void {
     this.calling = lease
   }
@@ -68,9 +68,9 @@ export class Leases implements InProgress {
     lease.ended()
   }
 
-  // ---- what the broker is told
+  // ---- reports to the broker
 
-  /** The broker must be told about newly settled messages of a lease. */
+  /** Schedules a report of a lease's newly settled messages to the broker. */
   touch(lease: LeaseState): void {
     if (lease.dirty) return
     lease.dirty = true
@@ -92,7 +92,7 @@ export class Leases implements InProgress {
     }
   }
 
-  /** The broker cannot be told: the source starts again, unless the lease is lost already. */
+  /** Restarts the source after a failed report, unless the lease is lost already. */
   private report(lease: LeaseState, cause: Cause.Cause<unknown>): void {
     if (!lease.lost) this.options.failed(Cause.squash(cause))
   }
@@ -102,7 +102,7 @@ export class Leases implements InProgress {
     for (const lease of this.all.values()) this.turnLease(lease)
   }
 
-  /** One call at a time for each lease: a slow pause must not end after the resume that follows it. */
+  /** Makes one call at a time for each lease: a slow pause must not end after the resume that follows it. */
   private turnLease(lease: LeaseState): void {
     const { isShut } = this.room
     if (lease.turning || lease.paused === isShut) return
@@ -128,7 +128,7 @@ export class Leases implements InProgress {
     })
   }
 
-  /** The connection has ended: all leases are lost, and interrupted handlers get time to end before redelivery. */
+  /** Loses all leases after the connection has ended; interrupted handlers get time to end before redelivery. */
   loseAll(): Effect.Effect<void> {
     return Effect.suspend(() => {
       const leases = Array.from(this.all.values())
@@ -137,7 +137,7 @@ export class Leases implements InProgress {
     })
   }
 
-  /** Lets running handlers of these leases finish for `limit` milliseconds, interrupts the rest, and tells the broker the last outcomes. */
+  /** Lets running handlers of these leases finish for `limit` milliseconds, interrupts the rest, settles the last outcomes. */
   end(leases: ReadonlyArray<LeaseState>, limit: number): Effect.Effect<void> {
     for (const lease of leases) {
       lease.stopped = true
@@ -151,7 +151,7 @@ export class Leases implements InProgress {
     )
   }
 
-  /** Completes when no handler, durable effect or dead letter is in progress; the call that asks for it counts, too. */
+  /** Completes when no handler, durable effect or dead letter is in progress, including the handler that requests this. */
   quiet(leases: ReadonlyArray<LeaseState>): Effect.Effect<void> {
     const { calling } = this
     if (calling !== undefined && !this.isAwaited && leases.includes(calling)) {
@@ -178,7 +178,7 @@ export class Leases implements InProgress {
     this.forget(lease)
   }
 
-  /** Starts nothing more; running handlers may finish for a while, then they are interrupted; the broker is told the last outcomes. */
+  /** Starts no more messages, lets running handlers finish within the grace, interrupts the rest, settles the last outcomes. */
   private revoke(lease: LeaseState): Effect.Effect<void> {
     return Effect.suspend(() => {
       lease.stopped = true
@@ -191,13 +191,13 @@ export class Leases implements InProgress {
   }
 
   private forget(lease: LeaseState): void {
-    // it may end in two ways at once: revoked, and then lost or drained before that was over
+    // a lease may end twice: it may be lost or drained while its revoke is still in progress
     if (!this.all.delete(lease.lease)) return
     lease.end()
     this.claims.end(lease)
-    // a call that the broker has not answered by now is not waited for
+    // stop waiting for a call that the broker has not answered by now
     this.tells.get(lease)?.interruptUnsafe()
-    // a worker that has drained tells no lease any more, and would keep this one
+    // a drained worker reports no lease any more, and would keep this one in memory
     this.dirty = this.dirty.filter((other) => other !== lease)
     this.room.end(lease)
     this.options.forget(lease)

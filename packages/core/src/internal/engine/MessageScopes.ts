@@ -1,23 +1,23 @@
 /**
- * A scope for each message: what its handler opens is closed before the message is settled.
+ * A scope for each message: resources opened by its handler are closed before the message is settled.
  *
- * Handlers that open nothing cost little: messages share one scope for as long as none of them has used it or is suspended, and
- * a suspended message that has not used its scope leaves it to a later one.
+ * Handlers that open nothing cost little: messages share one scope until one of them uses it or suspends, and a suspended
+ * message that has not used its scope leaves it to a later message.
  */
 import { Context, type Effect, type Exit, Fiber, Scope } from "effect"
 
-/** The scope of a message, and the services of its handler, of which it is one. */
+/** The scope of a message, and the services of its handler, including the scope. */
 export interface MessageScope<R> {
   readonly context: Context.Context<R | Scope.Scope>
   readonly scope: Scope.Closeable
 }
 
-/** The most unused scopes that are kept. */
+/** The most unused scopes kept. */
 const most = 1000
 
 /** The scopes of the messages of a worker. */
 export class MessageScopes<R> {
-  /** Of the message that starts next. */
+  /** The scope of the next message to start. */
   next: MessageScope<R>
   private readonly base: Context.Context<R>
   private readonly unused: Array<MessageScope<R>> = []
@@ -27,18 +27,18 @@ export class MessageScopes<R> {
     this.next = this.make()
   }
 
-  /** Gives the current fiber, which is the loop's, the services of the message that starts next. */
+  /** Gives the current fiber, which is the loop's, the services of the next message. */
   enter(): void {
     Fiber.getCurrent()?.setContext(this.next.context as Context.Context<never>)
   }
 
-  /** Leaves the present scope to the message that has it. Called on the loop's fiber. */
+  /** Leaves the current scope to its message, and takes another one. Called on the loop's fiber. */
   rotate(): void {
     this.next = this.unused.pop() ?? this.make()
     this.enter()
   }
 
-  /** The message that had a scope has ended. */
+  /** Reuses the scope of an ended message if it is unused. */
   free(own: MessageScope<R>): void {
     if (own.scope.state._tag === "Empty" && this.unused.length < most) this.unused.push(own)
   }
@@ -49,7 +49,7 @@ export class MessageScopes<R> {
   }
 }
 
-/** Closes the scope of a message; undefined where it holds nothing. */
+/** Closes the scope of a message; undefined if it is empty. */
 export const closed = (
   scope: Scope.Closeable,
   exit: Exit.Exit<unknown, unknown>

@@ -1,5 +1,5 @@
 /**
- * Pauses the intake of a subscription: it is closed while at least one owner pauses it.
+ * Pauses the intake of a subscription: the intake is closed while at least one owner pauses it.
  */
 import { Clock, Context, Effect, type Fiber } from "effect"
 import type { Intake, Pause } from "../../broker/Intake.ts"
@@ -50,7 +50,7 @@ export class PauseControl implements Intake {
     return Array.from(this.owners.values(), ({ by, until }) => ({ by, until }))
   }
 
-  /** The subscription drains: pauses end, and their timers keep the process alive no longer. */
+  /** Ends all timers and ignores later pauses, for a drain: a timer would keep the process alive. */
   end(): void {
     this.isEnded = true
     for (const { timer } of this.owners.values()) timer?.interruptUnsafe()

@@ -1,5 +1,5 @@
 /**
- * Effects of hooks that must be durable before their messages are settled: messages that wait for the same effect share one run.
+ * Hook effects that must be durable before their messages are settled: messages that wait for the same effect share one run.
  */
 import type { Clock, Context, Effect, Exit, Fiber } from "effect"
 import type { Classified } from "../../message/Failure.ts"
@@ -9,15 +9,15 @@ import { type Lane, leaseOf, type LeaseState } from "./LeaseState.ts"
 import type { InFlight } from "./stalls.ts"
 import type { Verdict } from "./RetryPolicy.ts"
 
-/** A message and what becomes of it when the effect has ended well. */
+/** A message, and its verdict if the effect succeeds. */
 export interface Decided {
   readonly delivery: Delivery
   readonly verdict: Verdict
 }
 
-/** Messages that wait for one effect. */
+/** Messages waiting for one effect. */
 export interface Waiting {
-  /** The lane that they keep shut; `late` where it has gone on. */
+  /** The lane that they block; `late` if it has continued. */
   readonly lane: Lane | "late" | undefined
   readonly messages: ReadonlyArray<Decided>
 }
@@ -35,7 +35,7 @@ export class PendingEffects<R> {
   private readonly clock: Clock.Clock
   private readonly ended: (waiting: Waiting, exit: Exit.Exit<void, Classified>) => void
   private readonly all = new Set<Open>()
-  // entries of messages whose lanes went on, by their effect
+  // entries of messages whose lanes have continued, by their effect
   private readonly late = new Map<Effect.Effect<void, Classified>, Open>()
 
   constructor(
@@ -48,7 +48,7 @@ export class PendingEffects<R> {
     this.ended = ended
   }
 
-  /** Runs the effect for a message. Its lease is busy until `ended` has heard of the exit. */
+  /** Runs the effect for a message; late messages with the same effect share a run. The lease stays busy until `ended` runs. */
   add(
     effect: Effect.Effect<void, Classified>,
     delivery: Delivery,
@@ -84,7 +84,7 @@ export class PendingEffects<R> {
     }
   }
 
-  /** The leases of messages that wait, those that were lost included. */
+  /** Lists the leases of waiting messages, including lost leases. */
   leases(): ReadonlyArray<LeaseState> {
     return Array.from(this.all).flatMap(({ messages }) => messages.map(({ delivery }) => leaseOf(delivery)))
   }

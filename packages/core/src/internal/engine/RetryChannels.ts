@@ -1,6 +1,6 @@
 /**
- * Delayed retries for brokers that do not delay: one retry channel for each delay, and a reader of each that holds a message
- * until its time has come.
+ * Delayed retries for brokers without delays: one retry channel for each delay, each with a reader that holds a message until it
+ * is due.
  */
 import { type Clock, Duration, Exit } from "effect"
 import type { Consumer } from "../../broker/Broker.ts"
@@ -28,12 +28,12 @@ export class RetryChannels {
     this.clock = clock
   }
 
-  /** Whether a message was only passed on, since its time has not come: its handler did not run. */
+  /** Tells whether a message was only passed on because it is not due: its handler did not run. */
   isEarly(outcome: Outcome.Outcome): boolean {
     return this.early.has(outcome)
   }
 
-  /** When the reader of a retry channel has to look at a message: at its time, or at that of the next channel on its way there. */
+  /** When the reader of a retry channel must handle a message: at its due time, or earlier, to pass it to the next channel. */
   due(waiting: Delivery, tier: number): number {
     const found = this.found(waiting)
     if (found === undefined) return 0
@@ -41,18 +41,18 @@ export class RetryChannels {
     return found.due - here < this.delays[0] ? found.due : here
   }
 
-  /** A message of a retry channel; undefined where its driver cannot read it, or where it was published by another program. */
+  /** Parses a message of a retry channel; undefined if its driver cannot read it, or another program published it. */
   private found(waiting: Delivery): Retries.Waiting | undefined {
     return readable(() => Retries.read(waiting, this.group), undefined)
   }
 
-  /** The consumer of a retry channel: runs the handler of the subscription with the message as it was in its own channel. */
+  /** Makes the consumer of a retry channel: it runs the subscription's handler with the message as in its original channel. */
   consumer<R>(consumer: Consumer<R>, tier: number): Consumer<R> {
     return {
       ...consumer,
       channel: this.channels[tier - 1]!,
       pattern: undefined,
-      // a group reads one channel: members that join and leave here must not stop the others
+      // a group reads one channel: members that join and leave here must not rebalance the readers of other channels
       group: `${consumer.group}.retry-${tier}`,
       from: "earliest",
       deadLetterChannel: undefined,
@@ -66,7 +66,7 @@ export class RetryChannels {
           this.early.add(early)
           return Exit.succeed(early)
         }
-        // hooks are registered on the one and run by the other
+        // the handler registers hooks on the original, and the engine runs the hooks of the waiting message
         original.hooks = waiting.hooks = []
         return consumer.handle(original)
       },
@@ -76,13 +76,13 @@ export class RetryChannels {
   }
 }
 
-/** A source among those of a subscription: `tier` is 0 for its own channel, and counts its retry channels from 1. */
+/** A source of a subscription: `tier` is 0 for its own channel, and counts its retry channels from 1. */
 export interface RetryTier {
   readonly channels: RetryChannels
   readonly tier: number
 }
 
-/** A message that failed goes to the next retry channel, and its lane goes on; a short time that its error names it waits in its lane. */
+/** Publishes a failed message to the next retry channel, and its lane continues; a short wait named by its error holds it. */
 export class ChannelRetries extends RetryPolicy {
   private readonly channels: RetryChannels
   private readonly tier: number
@@ -99,7 +99,7 @@ export class ChannelRetries extends RetryPolicy {
     const failures = found?.failures ?? 0
     const waited = this.costOf(delivery)?.waited ?? found?.named ?? 0
     if (found !== undefined && !isDue(found.due, now)) {
-      // its handler did not run: it is passed on to the channel that is nearest to its time
+      // the handler did not run: pass the message to the channel nearest to its due time
       return this.pass(delivery, outcome, error, found, waited, found.due - now, now)
     }
     const named = this.named(outcome)
@@ -119,7 +119,7 @@ export class ChannelRetries extends RetryPolicy {
     })
   }
 
-  /** Waits without spending a retry: in its lane where that is shorter than any channel's delay. */
+  /** Delays a message without spending a retry: in its lane if the wait is shorter than any channel's delay. */
   private pass(
     delivery: Delivery,
     outcome: Outcome.Retry,
@@ -133,7 +133,7 @@ export class ChannelRetries extends RetryPolicy {
     if (after < delays[0]) {
       return { _tag: "Hold", outcome, after, cost: { ...this.costBefore(delivery, now), waited, error } }
     }
-    // the longest delay that is not too long; the rest of the time is waited in the channels behind it
+    // use the longest delay that does not exceed `after`; the message waits the remainder afterwards
     const tier = delays.findLastIndex((delay) => delay <= after) + 1
     return this.publish(delivery, outcome, error, found, tier, {
       failures: found?.failures ?? 0,
@@ -151,7 +151,7 @@ export class ChannelRetries extends RetryPolicy {
     tier: number,
     progress: Omit<Retries.Progress, "attempts">
   ): Verdict {
-    // a message whose time has not come was only passed on
+    // a message that is not due was only passed on
     const ran = found === undefined || isDue(found.due, progress.at) ? delivery.attempts : delivery.attempts - 1
     const outgoing = Retries.toOutgoing(found?.original ?? delivery, this.channels.channels[tier - 1]!, {
       ...progress,

@@ -1,6 +1,6 @@
 /**
- * The one decision about a message whose chain has ended: hold, publish, settle or give up. It is made before the hooks run, so
- * hooks, audit rows, metrics and the broker are told the same.
+ * The one decision about a message whose chain has ended: hold, publish, settle or give up. The decision is made before the
+ * hooks run, so hooks, audit rows, metrics and the broker get the same outcome.
  */
 import { Duration } from "effect"
 import type { Consumer } from "../../broker/Broker.ts"
@@ -10,22 +10,22 @@ import * as Outcome from "../../message/Outcome.ts"
 import { readable } from "../../message/readable.ts"
 import { leaseOf, type LeaseState } from "./LeaseState.ts"
 
-/** What a message has cost so far. */
+/** The failures and waits of a message so far. */
 export interface Cost {
-  /** Unix time in milliseconds of its first failure, without the waits that its errors named. */
+  /** Unix time in milliseconds of the first failure, shifted by the waits named by errors. */
   readonly since: number
-  /** Messages of its lease that were settled before its first failure. */
+  /** Number of messages of the lease settled before the first failure. */
   readonly settledBefore: number
   readonly failures: number
-  /** Milliseconds of waits that its errors named, added up. */
+  /** Sum of the waits named by the message's errors, in milliseconds. */
   readonly waited: number
-  /** When a named wait began, which costs neither age nor span. */
+  /** The start of a named wait, which counts neither for age nor for span. */
   readonly named: { readonly at: number; readonly settled: number } | undefined
-  /** What it failed with last. */
+  /** The last error. */
   readonly error: unknown
 }
 
-/** The message waits in its lane for `after` milliseconds and runs again. */
+/** Holds the message in its lane for `after` milliseconds, then runs it again. */
 export interface Hold {
   readonly _tag: "Hold"
   readonly outcome: Outcome.Retry
@@ -33,59 +33,59 @@ export interface Hold {
   readonly cost: Cost
 }
 
-/** The message goes to a retry channel and is acknowledged when the broker has confirmed that. */
+/** Publishes the message to a retry channel, and acknowledges it when the broker has confirmed the publish. */
 export interface Publish {
   readonly _tag: "Publish"
   readonly outcome: Outcome.Retry
   readonly outgoing: Outgoing<Uint8Array>
-  /** What the message failed with, for its dead letter if the broker refuses the retry for good. */
+  /** The message's error, for its dead letter if the broker refuses the retry for good. */
   readonly error: unknown
 }
 
-/** The broker is told the outcome, and does what it says. */
+/** Settles the message at the broker with the outcome. */
 export interface Settle {
   readonly _tag: "Settle"
   readonly outcome: Outcome.Outcome
-  /** What a message that the broker delays has failed with. */
+  /** The error of a message that the broker delays. */
   readonly error: unknown
 }
 
-/** The engine writes the dead letter, and acknowledges the message when the broker has confirmed it. */
+/** Writes the dead letter, and acknowledges the message when the broker has confirmed the write. */
 export interface GiveUp {
   readonly _tag: "GiveUp"
   readonly outcome: Outcome.DeadLetter
 }
 
-/** What becomes of a message. Hooks are told `outcome`. */
+/** The decision about a message. Hooks receive `outcome`. */
 export type Verdict = Hold | Publish | Settle | GiveUp
 
 /** The verdict on nearly all messages. */
 export const acknowledged: Settle = { _tag: "Settle", outcome: Outcome.Ack, error: undefined }
 
-/** Settles a message as an outcome says. */
+/** Settles a message with an outcome. */
 export const settled = (outcome: Outcome.Outcome, error?: unknown): Settle => ({ _tag: "Settle", outcome, error })
 
-/** Whether the broker itself delays the retries of a consumer: it counts attempts, and no lane waits. */
+/** Tells whether the broker itself delays the retries of a consumer: it counts attempts, and no lane waits. */
 export const brokerDelays = (
   { attempts, delay }: Capabilities,
   { lanes, retries }: Pick<Consumer<never>, "lanes" | "retries">
 ): boolean => delay && attempts && (lanes._tag === "unordered" || retries._tag === "delayed")
 
-/** The options of a consumer that a policy reads. */
+/** The consumer options that a policy reads. */
 export type Limits = Pick<Consumer<never>, "hold" | "backoff" | "retries">
 
-/** Milliseconds to wait after so many failures. */
+/** Returns the backoff after this many failures, in milliseconds. */
 export const backoff = (
   { base, cap, factor, jitter }: Consumer<never>["backoff"],
   failures: number,
   random: () => number
 ): number => Math.min(cap, base * factor ** (failures - 1)) * (1 + jitter * (2 * random() - 1))
 
-/** Decides what becomes of messages, and keeps what those that wait in their lane have cost. */
+/** Decides about messages, and stores the costs of messages held in their lanes. */
 export abstract class RetryPolicy {
   protected readonly limits: Limits
   private readonly costs = new Map<Delivery, Cost>()
-  /** The broker writes dead letters by itself. */
+  /** The broker itself writes dead letters. */
   private readonly isLetterWritten: boolean
 
   constructor(limits: Limits, brokerWritesDeadLetters: boolean) {
@@ -94,8 +94,8 @@ export abstract class RetryPolicy {
   }
 
   /**
-   * Decides on a message whose attempt has ended, and changes nothing: a verdict that a failing hook overrides costs nothing.
-   * `error` is what its chain failed with, undefined where it did not fail; `now` is Unix time in milliseconds.
+   * Decides about a message whose attempt has ended, and changes nothing: a verdict overridden by a failing hook costs nothing.
+   * `error` is the failure of its chain, undefined if the chain did not fail; `now` is Unix time in milliseconds.
    */
   decide(delivery: Delivery, outcome: Outcome.Outcome, error: unknown, now: number): Verdict {
     switch (outcome._tag) {
@@ -112,17 +112,17 @@ export abstract class RetryPolicy {
 
   protected abstract retry(delivery: Delivery, outcome: Outcome.Retry, error: unknown, now: number): Verdict
 
-  /** A message is held, and its attempt has cost that. */
+  /** Stores the cost of a held message. */
   held(delivery: Delivery, { cost }: Hold): void {
     this.costs.set(delivery, cost)
   }
 
-  /** What a message that is held has cost. */
+  /** Returns the cost of a held message. */
   costOf(delivery: Delivery): Cost | undefined {
     return this.costs.get(delivery)
   }
 
-  /** What a message has cost before the attempt that has just ended. */
+  /** Returns the cost of a message before the attempt that has just ended. */
   protected costBefore(delivery: Delivery, now: number): Cost {
     return this.costOf(delivery) ??
       {
@@ -135,17 +135,17 @@ export abstract class RetryPolicy {
       }
   }
 
-  /** A message is settled: nothing is kept of it. */
+  /** Drops the cost of a settled message. */
   settled(delivery: Delivery): void {
     if (this.costs.size > 0) this.costs.delete(delivery)
   }
 
-  /** A lease has ended: nothing is kept of its messages. */
+  /** Drops the costs of an ended lease. */
   forget(lease: LeaseState): void {
     for (const delivery of this.costs.keys()) if (leaseOf(delivery) === lease) this.costs.delete(delivery)
   }
 
-  /** The dead letter shows the message's own error if there is one, else which limit was reached. */
+  /** Gives up: the dead letter shows the message's own error if there is one, else the limit that was reached. */
   protected giveUpSince(error: unknown, reason: string): Verdict {
     return this.giveUp(Outcome.DeadLetter(error ?? new Error(`Given up: ${reason}`)))
   }
@@ -154,7 +154,7 @@ export abstract class RetryPolicy {
     return this.isLetterWritten ? settled(outcome) : { _tag: "GiveUp", outcome }
   }
 
-  /** The milliseconds that an error has named, at least the back-off's base: `Retry-After: 0` is no hot loop. */
+  /** Returns the wait named by an error in milliseconds, at least the backoff's base: `Retry-After: 0` makes no hot loop. */
   protected named({ after }: Outcome.Retry): number | undefined {
     if (after === undefined) return undefined
     return Math.max(Duration.toMillis(after), this.limits.backoff.base)
@@ -165,7 +165,7 @@ export abstract class RetryPolicy {
   }
 }
 
-/** A message that failed waits in its lane, bounded by `hold`. */
+/** Holds a failed message in its lane, bounded by `hold`. */
 export class HeldRetries extends RetryPolicy {
   private readonly random: () => number
 
@@ -193,7 +193,7 @@ export class HeldRetries extends RetryPolicy {
     return { _tag: "Hold", outcome, after: backoff(schedule, failures, this.random), cost: failed }
   }
 
-  /** The cost without a wait that an error named and that ends now. */
+  /** Removes the effect of a named wait that ends now from the cost. */
   private withoutNamed(cost: Cost, lease: LeaseState, now: number): Cost {
     const { named, settledBefore, since } = cost
     if (named === undefined) return cost
@@ -214,7 +214,7 @@ export class HeldRetries extends RetryPolicy {
   }
 }
 
-/** The broker holds a message that failed and delivers it again, with its own count of attempts; no lane waits. */
+/** Lets the broker hold and redeliver a failed message, with the broker's own count of attempts; no lane waits. */
 export class BrokerDelayedRetries extends RetryPolicy {
   private readonly random: () => number
 
@@ -241,8 +241,8 @@ export class BrokerDelayedRetries extends RetryPolicy {
 }
 
 /**
- * Milliseconds that the errors of a message have named, at most: the broker keeps only the number of attempts. As if each had
- * named the present wait, and no longer than the message is there.
+ * An upper bound of the waits named by a message's errors, in milliseconds: the broker stores only the number of attempts.
+ * Assumes that each error named the current wait, but at most the message's age plus this wait.
  */
 const waits = (delivery: Delivery, named: number, now: number): number => {
   const sum = delivery.attempts * named

@@ -1,6 +1,6 @@
 /**
- * Backpressure: how many messages and bytes may be in flight. Each lease has half an equal share for itself and may use all that
- * is left, so a partition that stands still does not stop the others.
+ * Backpressure: the most messages and bytes in flight. Each lease reserves half of an equal share and may use all the rest, so a
+ * stuck partition does not stop the others.
  */
 import type { Consumer } from "../../broker/Broker.ts"
 import type { LeaseState } from "./LeaseState.ts"
@@ -26,7 +26,7 @@ export class Room {
     return this.sum("bytes")
   }
 
-  /** A lease has taken messages in: closes the intake of the leases that have no room left; it opens when half of that is free. */
+  /** Closes the intake of leases without room, after a lease has received messages; it opens when half of the room is free. */
   check(lease: LeaseState): void {
     if (this.isShut || !this.fits(lease, 1)) this.close(lease)
     const { bytes, messages } = this.limit
@@ -45,7 +45,7 @@ export class Room {
     for (const lease of this.closed) if (this.fits(lease, 0.5)) this.end(lease)
   }
 
-  /** A paused subscription takes nothing in. */
+  /** Closes all intakes, for a paused subscription. */
   shut(): void {
     this.isShut = true
     for (const lease of this.leases.values()) this.close(lease)
@@ -56,7 +56,7 @@ export class Room {
     this.update()
   }
 
-  /** A lease has room again, or has ended: its driver waits no more. */
+  /** Reopens the intake of a lease that has room again, or has ended: its driver stops waiting. */
   end(lease: LeaseState): void {
     this.closed.delete(lease)
     lease.openRoom()

@@ -1,5 +1,5 @@
 /**
- * One source of messages: connects, restarts after a failure by a doubling wait, and drains.
+ * One source of messages: connects, restarts after a failure with a doubling wait, and drains.
  */
 import { Cause, Clock, Context, Deferred, Effect, Exit, Fiber, Option, Scope } from "effect"
 import { type Consumer, type Health, shownLanes } from "../../broker/Broker.ts"
@@ -10,10 +10,10 @@ import type { RetryTier } from "./RetryChannels.ts"
 import { keyOf, laneHealth } from "./stalls.ts"
 import { Worker } from "./Worker.ts"
 
-/** The most messages that a driver is asked for at once. */
+/** The largest batch requested from a driver, in messages. */
 const longest = 512
 
-/** Milliseconds that a driver has to stop reading, where a drain does not give it more, and as many to close. */
+/** A driver's time to stop reading, unless the drain allows more, and its time to close; each in milliseconds. */
 const closing = 5000
 
 export class Source<R> {
@@ -26,7 +26,7 @@ export class Source<R> {
   private readonly consumer: Consumer<R>
   private readonly clock: Clock.Clock
   private readonly started = Deferred.makeUnsafe<void, BrokerError>()
-  // when the present life became ready, and how much had been done by then
+  // when the current connection became ready, and how much was done by then
   private ready: { readonly at: number; readonly done: number } | undefined
   readonly worker: Worker<R>
 
@@ -45,7 +45,7 @@ export class Source<R> {
       {
         capabilities: driver.capabilities,
         publish: driver.publish,
-        // unsettled messages are redelivered: the source starts again
+        // a restart of the source causes redelivery of the unsettled messages
         failed: (error) => {
           this.lastError = error
           this.fiber?.interruptUnsafe()
@@ -66,21 +66,21 @@ export class Source<R> {
   }
 
   /**
-   * Starts the fibers of the source. The effect that it returns drains the source; the caller has set `draining` of the worker
-   * before, so that nothing starts meanwhile. Both fibers have an observer: a defect that ends one of them is shown by
-   * `lastError`, and it starts again.
+   * Starts the fibers of the source. The returned effect drains the source; the caller must set the worker's `draining` before,
+   * so that no message starts in the meantime. Both fibers are guarded: a defect that ends one is stored in `lastError`, and
+   * the fiber restarts.
    */
   start(context: Context.Context<R>): Effect.Effect<void> {
     const lives = this.keep(this.run(), context)
     const loop = this.keep(this.worker.loop, context)
     return Effect.suspend(() => {
-      // here, for lives that are interrupted before their first step run no finalizer
+      // here, because a run interrupted before its first step runs no finalizer
       Deferred.doneUnsafe(this.started, Exit.fail(this.neverReady()))
       return Effect.asVoid(Effect.andThen(Fiber.interrupt(lives), Fiber.interrupt(loop)))
     })
   }
 
-  /** A fiber that ends only when it is interrupted. */
+  /** Runs an effect in a fiber, and restarts it after a defect. */
   private keep(effect: Effect.Effect<void, never, R>, context: Context.Context<R>): Fiber.Fiber<void> {
     const again = (exit: Exit.Exit<void>): Effect.Effect<void, never, R> => {
       if (!isFault(exit)) return Effect.void
@@ -94,7 +94,7 @@ export class Source<R> {
     return Effect.runForkWith(context)(forever)
   }
 
-  /** One life of the source: from its connection to its end; leases that are still open then are lost. */
+  /** Runs the source once, from connection to end; leases still open at the end are lost. */
   private life(): Effect.Effect<Exit.Exit<void, BrokerError>> {
     return Effect.uninterruptibleMask((restore) =>
       Effect.gen({ self: this }, function*() {
@@ -122,13 +122,13 @@ export class Source<R> {
           temporary: this.consumer.temporary === true,
           lanes: lanes._tag,
           messages: inFlight.messages,
-          // a longer batch would be taken in whole, beyond what may be in flight
+          // a longer batch would be received as a whole, beyond the limit in flight
           batch: Math.min(longest, inFlight.messages),
           bytes: inFlight.bytes
         }
         // on its own fiber, which a refused commit interrupts: a driver may offer in the middle of this call
         const consume = Effect.suspend(() => called(() => this.driver.consume(options, sink)))
-        // not a child: a fiber ends only after its children, and a driver may never end
+        // detached, not a child: a fiber ends only after its children, and a driver may never end
         const fiber = yield* Effect.forkDetach(restore(Scope.provide(consume, scope)))
         this.fiber = fiber
         const exit = yield* restore(Fiber.await(fiber)).pipe(
@@ -141,7 +141,7 @@ export class Source<R> {
     )
   }
 
-  /** Stops the intake, waits for running handlers, tells the broker the last outcomes, and only then leaves the group. */
+  /** Stops the intake, waits for running handlers, settles the last outcomes, and only then leaves the group. */
   private stop(fiber: Fiber.Fiber<void, BrokerError>, scope: Scope.Closeable): Effect.Effect<void> {
     return Effect.gen({ self: this }, function*() {
       this.state = "draining"
@@ -153,7 +153,7 @@ export class Source<R> {
     })
   }
 
-  /** A finalizer of the driver that throws, or never ends, must not keep the source from going on. */
+  /** Closes the driver; a finalizer that throws, or never ends, must not stop the source. */
   private close(scope: Scope.Closeable, exit: Exit.Exit<unknown, unknown>): Effect.Effect<void> {
     return this.within(
       closing,
@@ -167,7 +167,7 @@ export class Source<R> {
     )
   }
 
-  /** Waits at most `limit` milliseconds for the driver; a driver that is slower goes on alone, and a Warn line says so. */
+  /** Waits at most `limit` milliseconds for the driver; a slower driver is left running, and a Warn line reports it. */
   private within(limit: number, step: "stop" | "close", effect: Effect.Effect<void>): Effect.Effect<void> {
     return Effect.forkDetach(effect, { startImmediately: true }).pipe(
       Effect.flatMap((fiber) => Effect.timeoutOption(Fiber.await(fiber), limit)),
@@ -179,7 +179,7 @@ export class Source<R> {
     )
   }
 
-  /** Lives again and again until interrupted; the first life's failure to start is the caller's. */
+  /** Restarts the source until interrupted. If the first start fails, the caller gets the error. */
   private run(): Effect.Effect<void> {
     const { base, cap } = this.consumer.restart
     const once = (wait: number): Effect.Effect<void> =>
@@ -201,7 +201,7 @@ export class Source<R> {
     return Effect.onInterrupt(once(base), () =>
       Effect.suspend(() => {
         if (this.state === "stopped") return Effect.void
-        // between two lives all running handlers were interrupted before; they and their hooks may take their time to end
+        // between two runs all running handlers were interrupted; they and their hooks may take time to end
         this.state = "draining"
         return Effect.andThen(
           this.worker.drain(this.consumer.grace.drain),
@@ -217,12 +217,12 @@ export class Source<R> {
     return failure({ system: this.driver.system, operation: "consume", reason: "Lost", message })
   }
 
-  /** What shows that a source works: settlements that the broker confirmed; handled messages where it confirms none. */
+  /** A measure of progress: settlements confirmed by the broker; handled messages if the broker confirms none. */
   private get done(): number {
     return this.driver.capabilities.settlement === "none" ? this.worker.settled : this.worker.confirmations
   }
 
-  /** A life in which something was done, or that lasted for the longest wait, has shown that the source works. */
+  /** Tells whether the source has proven to work: the last run made progress, or lasted for the longest restart wait. */
   private hasProven(): boolean {
     const { ready } = this
     if (ready === undefined) return false
@@ -230,7 +230,7 @@ export class Source<R> {
       this.clock.currentTimeMillisUnsafe() - ready.at >= this.consumer.restart.cap
   }
 
-  /** Stops and starts the intake, at once. */
+  /** Starts or stops the intake, synchronously. */
   turn(isOpen: boolean): void {
     if (isOpen && this.state === "paused") this.state = "running"
     if (!isOpen && this.state === "running") this.state = "paused"

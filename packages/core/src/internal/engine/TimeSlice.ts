@@ -3,19 +3,19 @@
  */
 import type { Clock } from "effect"
 
-/** Milliseconds of one slice. */
+/** Length of a slice in milliseconds. */
 const length = 4
 
-/** The most messages between two looks at the clock. */
+/** The most messages between two readings of the clock. */
 const longest = 64
 
-/** One time slice after another. Reads the clock seldom while messages are quick, and after each slow message. */
+/** Consecutive time slices. Reads the clock seldom while messages are quick, and after each slow message. */
 export class TimeSlice {
   private readonly clock: Clock.Clock
-  // before it begins, a slice is over
+  // a slice that has not begun is over
   private began = Number.NEGATIVE_INFINITY
   private looked = Number.NEGATIVE_INFINITY
-  // how many messages go between two looks
+  // the number of messages between two readings
   private stride = 1
   private left = 1
 
@@ -28,18 +28,18 @@ export class TimeSlice {
     this.stride = this.left = 1
   }
 
-  /** Whether it lasts still; asked seldom. */
+  /** Tells whether the slice still lasts; called seldom. */
   isOpen(): boolean {
     return this.clock.currentTimeMillisUnsafe() - this.began < length
   }
 
-  /** The next look says that it is over. */
+  /** Makes the next reading report the end of the slice. */
   end(): void {
     this.began = Number.NEGATIVE_INFINITY
     this.left = 1
   }
 
-  /** Whether it is over; asked once after each message. */
+  /** Tells whether the slice is over; called once after each message. */
   isOver(): boolean {
     return --this.left <= 0 && this.look()
   }

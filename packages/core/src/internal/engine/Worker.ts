@@ -1,22 +1,22 @@
 /**
- * Runs the messages of one subscription: each as far as it goes on the engine's own fiber, and in a fiber of its own once it
- * suspends. Then it does what `RetryPolicy` has decided.
+ * Runs the messages of one subscription: each on the engine's own fiber until it suspends, then on a fiber of its own. Then it
+ * carries out the decision of `RetryPolicy`.
  *
- * Where each rule of settlement lives: `RetryPolicy` decides what becomes of a message; `Lanes` keeps order; `Dispatcher` is the
- * loop that starts messages; `Handlers` holds the fibers of those that have started; `Room` is backpressure; `Claims` extends
- * claims; `PendingEffects` waits for durable effects; `DeadLetterWriter` publishes dead letters and delayed retries; `LeaseState`
- * counts settled messages and tells the broker; `endLeases` ends leases.
+ * Each rule of settlement has its class: `RetryPolicy` decides about a message; `Lanes` keeps order; `Dispatcher` is the loop
+ * that starts messages; `Handlers` holds the fibers of started messages; `Room` is backpressure; `Claims` extends claims;
+ * `PendingEffects` waits for durable effects; `DeadLetterWriter` publishes dead letters and delayed retries; `LeaseState` counts
+ * settled messages and reports them to the broker; `endLeases` ends leases.
  *
  * | latch                  | closes when                                      | opens when                                   | resumes            |
  * | ---------------------- | ------------------------------------------------ | -------------------------------------------- | ------------------ |
  * | `Dispatcher.work`      | a turn of the loop begins                        | a message may start, or has ended            | the loop           |
- * | `LeaseState.room`      | a lease has used up its room; on pause           | half of its room is free; on resume          | `Sink.offer`       |
+ * | `LeaseState.room`      | the room of a lease is used up; on pause         | half of its room is free; on resume          | `Sink.offer`       |
  * | `LeaseState.slack`     | `span` messages are settled beyond an unsettled one | half of them are committed                | `Sink.offer`       |
- * | `LeaseState.clear`     | a batch is taken in                              | its last message is settled                  | `Sink.settled`     |
- * | `LeaseState.quiet`     | a handler suspends, an effect or a letter begins | the last of them has ended                   | drain and revoke   |
+ * | `LeaseState.clear`     | a batch is received                              | its last message is settled                  | `Sink.settled`     |
+ * | `LeaseState.quiet`     | a handler suspends; effect or dead letter begins | the last of them has ended                   | drain and revoke   |
  * | `LeaseState.still`     | a commit or settle call begins                   | the broker has answered                      | drain and revoke   |
  *
- * All of them open when their lease ends.
+ * `room`, `slack` and `clear` also open when their lease ends.
  */
 import { Cause, Clock, Context, Effect, Exit, type Fiber, type Scope } from "effect"
 import type { Consumer } from "../../broker/Broker.ts"
@@ -43,13 +43,13 @@ import { ChannelRetries, type RetryTier } from "./RetryChannels.ts"
 import * as Retrying from "./RetryPolicy.ts"
 import { type InFlight, StallMonitor } from "./stalls.ts"
 
-/** What the worker needs of its broker. */
+/** The worker's interface to its broker. */
 export interface BrokerPort {
   readonly capabilities: Capabilities
   readonly publish: (batch: ReadonlyArray<Outgoing<Uint8Array>>) => Effect.Effect<void, BrokerError>
-  /** The source must start again: the broker refuses a commit, or something threw where nothing should. */
+  /** Called when the source must restart: the broker refuses a commit, or internal code threw. */
   readonly failed: (error: unknown) => void
-  /** Something failed that the engine tries again by itself. */
+  /** Called after a failure that the engine itself retries. */
   readonly noted: (error: unknown) => void
 }
 
@@ -59,7 +59,7 @@ const policyOf = (
   random: () => number,
   tier: RetryTier | undefined
 ): Retrying.RetryPolicy => {
-  // what a broker writes by itself names the channel it was read from, which must be the subscription's own
+  // a dead letter written by the broker names the channel it was read from, which must be the subscription's own
   const isLetterWritten = capabilities.deadLetter && (tier === undefined || tier.tier === 0)
   if (tier !== undefined) return new ChannelRetries(consumer, isLetterWritten, tier)
   return Retrying.brokerDelays(capabilities, consumer)
@@ -71,7 +71,7 @@ export class Worker<R> {
   readonly leases: Leases
   readonly stalls: StallMonitor
   settled = 0
-  /** Commit and settle calls that the broker has confirmed. */
+  /** Number of commit and settle calls confirmed by the broker. */
   confirmations = 0
   deadLetters = 0
   dropped = 0
@@ -149,7 +149,7 @@ export class Worker<R> {
     })
   }
 
-  // ---- from the driver
+  // ---- calls from the driver
 
   private open(lease: Lease): void {
     const told = () => {
@@ -162,7 +162,7 @@ export class Worker<R> {
     const state = this.leases.all.get(lease)
     if (state === undefined || state.stopped || deliveries.length === 0) return Exit.void
     this.dispatcher.push(state.take(deliveries))
-    // messages that run at once may end their own lease
+    // messages that run immediately may end their own lease
     if (state.stopped) return Exit.void
     const slack = state.whenSlack
     this.leases.room.check(state)
@@ -186,15 +186,15 @@ export class Worker<R> {
     this.policy.forget(lease)
   }
 
-  // ---- from the source
+  // ---- calls from the source
 
-  /** Starts nothing more, waits for running handlers, interrupts the rest, and tells the broker the last outcomes. */
+  /** Starts no more messages, waits for running handlers, interrupts the rest, and settles the last outcomes. */
   drain(limit: number): Effect.Effect<void> {
     return Effect.suspend(() => {
       this.draining = true
       this.handlers.cancelAll()
       this.dispatcher.end()
-      // handlers and hooks of a lease that was lost may still run
+      // handlers and hooks of a lost lease may still run
       const lost = [...this.handlers.leases(), ...this.effects.leases()]
       const leases = Array.from(new Set([...this.leases.all.values(), ...lost]))
       return Effect.andThen(this.leases.end(leases, limit), Effect.sync(() => this.stalls.end()))
@@ -204,7 +204,7 @@ export class Worker<R> {
   pause(): void {
     this.paused = true
     this.leases.room.shut()
-    // a handler that pauses its own subscription is the last that starts: the slice is over
+    // a handler that pauses its own subscription is the last one started: the slice is over
     this.dispatcher.endSlice()
     this.leases.turn()
   }
@@ -229,7 +229,7 @@ export class Worker<R> {
     return this.handlers.oldest()
   }
 
-  /** Messages that have started and are not settled. */
+  /** Lists the messages that have started and are not settled. */
   *inFlight(): Generator<InFlight> {
     yield* this.handlers.inFlight(this.lanes, this.policy)
     yield* this.writer.inFlight()
@@ -238,7 +238,7 @@ export class Worker<R> {
 
   // ---- one message
 
-  /** Runs a message as far as it goes; true when it is finished and its lane may go on. */
+  /** Runs a message until it finishes or suspends; true if it is finished and its lane may continue. */
   private start(delivery: Delivery, batch: Batch, lane: Lane | undefined): boolean {
     const { lease } = batch
     if (lease.stopped || this.draining) return false
@@ -299,7 +299,7 @@ export class Worker<R> {
     this.stalls.watch()
     this.handlers.running(fiber, delivery)
     fiber.addObserver((exit) => {
-      // as `guarded`, without a closure more for each message
+      // as `guarded`, without one more closure for each message
       try {
         this.handlers.ended(fiber)
         this.dispatcher.active--
@@ -313,7 +313,7 @@ export class Worker<R> {
     })
   }
 
-  /** Runs the observer of a fiber. A throw there would end the process; here it starts the source again. */
+  /** Runs the observer of a fiber. A throw there would end the process; here it restarts the source. */
   private guarded(run: () => void): void {
     try {
       run()
@@ -342,7 +342,7 @@ export class Worker<R> {
       ? After.run(hooks, exit, verdict.outcome)
       : this.closing(delivery, close, hooks, exit, verdict)
     if (isDone(after)) return this.apply(delivery, batch, this.revised(delivery, verdict, after), lane)
-    // an acknowledgement that waits to become durable keeps no lane shut: a message whose effect fails is handled again, late
+    // an acknowledgement waiting to be durable blocks no lane: if the effect fails, the message is handled again, out of order
     const isLate = verdict.outcome._tag === "Ack" || verdict.outcome._tag === "Reject"
     this.effects.add(after, delivery, verdict, isLate ? "late" : this.lanes.hold(delivery, lane))
     this.stalls.watch()
@@ -350,8 +350,8 @@ export class Worker<R> {
   }
 
   /**
-   * Closes the scope of a message and then runs its hooks, also where its lease ends meanwhile. A finalizer that fails settles
-   * the message, unless it is to run again, and the hooks are told so.
+   * Closes the scope of a message and then runs its hooks, even if its lease ends in the meantime. A failing finalizer decides
+   * the outcome of the message, unless the message runs again, and the hooks receive that outcome.
    */
   private closing(
     delivery: Delivery,
@@ -372,7 +372,7 @@ export class Worker<R> {
     )
   }
 
-  /** The one decision on an attempt. Entries of a subscription and a driver's readers are called here, and may throw. */
+  /** Makes the one decision on an attempt. It calls user code of the subscription and readers of the driver, which may throw. */
   private decide(delivery: Delivery, exit: Exit.Exit<unknown, unknown>): Retrying.Verdict {
     try {
       const outcome: unknown = this.consumer.settle(exit)
@@ -381,7 +381,7 @@ export class Worker<R> {
       const error = exit._tag === "Failure" ? Cause.squash(exit.cause) : undefined
       const isReleased = outcome._tag === "Release" && !this.draining && !leaseOf(delivery).stopped
       const now = this.clock.currentTimeMillisUnsafe()
-      // a released message goes back with its lease; outside of a drain or a revoke that is a retry
+      // a released message returns with its lease; outside of a drain or a revoke it is retried
       return this.policy.decide(delivery, isReleased ? Outcome.Retry() : outcome, error, now)
     } catch (defect) {
       return { _tag: "GiveUp", outcome: Outcome.DeadLetter(defect) }
@@ -389,8 +389,8 @@ export class Worker<R> {
   }
 
   /**
-   * A hook that fails settles the message by its error, whatever its chain came to. A message that is to run again does so: the
-   * wait that its own error named is kept, and its hooks run again, too.
+   * Revises a verdict: a failing hook settles the message by its own error, regardless of the chain's result. A message that
+   * runs again keeps its verdict, with the wait named by its own error, and its hooks run again, too.
    */
   private revised(
     delivery: Delivery,
@@ -401,7 +401,7 @@ export class Worker<R> {
     return isKept ? verdict : this.decide(delivery, after)
   }
 
-  /** The effect that messages waited for has ended. */
+  /** Applies the verdicts of messages whose awaited effect has ended. */
   private durable({ lane, messages }: Waiting, exit: Exit.Exit<void, Classified>): void {
     for (const { delivery, verdict } of messages) {
       this.guarded(() => {
@@ -413,7 +413,7 @@ export class Worker<R> {
     this.dispatcher.wake()
   }
 
-  /** Does what the verdict says; true when the lane may go on. */
+  /** Carries out the verdict; true if the lane may continue. */
   private apply(
     delivery: Delivery,
     batch: Batch,
@@ -441,14 +441,14 @@ export class Worker<R> {
 
   private tell(delivery: Delivery, batch: Batch, { error, outcome }: Retrying.Settle): void {
     if (outcome._tag === "Release") {
-      // its lease has stopped or is drained: no later message of its key starts any more
+      // the lease has stopped or drains: no later message of the key starts any more
       batch.lease.release(delivery, outcome)
       this.leases.touch(batch.lease)
       return
     }
     if (outcome._tag === "Retry") {
       this.countRetry(delivery, error, outcome)
-      // a driver writes the count beside a message that it delays
+      // a driver stores the count with a message that it delays
       delivery.attempts++
     }
     if (outcome._tag === "DeadLetter") this.reportDeadLetter(delivery, outcome.error)
@@ -490,7 +490,7 @@ export class Worker<R> {
     return this.leave({ kind: "dead letter", delivery, compose }, batch, told, lane, outcome.error)
   }
 
-  /** Until the broker has confirmed what a message leaves behind, the message is unsettled, its lane is shut, and it does not run again. */
+  /** Publishes a copy. Until the broker confirms it, the message is unsettled, blocks its lane, and does not run again. */
   private leave(
     leaving: Leaving,
     batch: Batch,
@@ -505,7 +505,7 @@ export class Worker<R> {
       return true
     }
     const own = this.lanes.hold(delivery, lane)
-    // a message whose lane has gone on must not take the lane of those that run now
+    // a message whose lane has continued must not take the lane from messages that run now
     const kept = lane === "late" ? lane : own
     this.stalls.watch()
     this.writer.confirm(leaving, first, own, (exit) =>
@@ -547,7 +547,7 @@ export class Worker<R> {
     if (leaving.kind === "dead letter") this.reportDeadLetter(leaving.delivery, error)
   }
 
-  // ---- what users see of failures, whichever middlewares they have
+  // ---- reports of failures to users, regardless of their middlewares
 
   private countRetry(delivery: Delivery, error: unknown, outcome: Outcome.Outcome): void {
     if (this.tier?.channels.isEarly(outcome) === true) return

@@ -1,14 +1,14 @@
 /**
- * Ends leases in good order: running handlers may finish, the rest is interrupted, and the broker is told the last outcomes.
+ * Ends leases gracefully: running handlers may finish, the rest is interrupted, and the last outcomes are settled.
  */
 import { Effect } from "effect"
 import * as Outcome from "../../message/Outcome.ts"
 import type { LeaseState } from "./LeaseState.ts"
 
-/** Milliseconds that interrupted handlers have to end, and as many for the last call to the broker. */
+/** The time of interrupted handlers to end, and of the last call to the broker; each in milliseconds. */
 export const farewell = 1000
 
-/** The messages in flight of leases. */
+/** Control of the messages in flight of leases. */
 export interface InProgress {
   /** Completes when no handler, durable effect or dead letter of these leases is in progress. */
   readonly quiet: (leases: ReadonlyArray<LeaseState>) => Effect.Effect<void>
@@ -18,7 +18,7 @@ export interface InProgress {
   readonly giveUp: (lease: LeaseState) => void
 }
 
-/** Lets the messages of stopped leases finish for `limit` milliseconds, then interrupts them, then tells the broker. */
+/** Lets the messages of stopped leases finish for `limit` milliseconds, interrupts the rest, then reports to the broker. */
 export const endLeases = (
   inProgress: InProgress,
   leases: ReadonlyArray<LeaseState>,
@@ -37,11 +37,11 @@ export const endLeases = (
   )
 }
 
-/** Releases the unsettled messages, and waits for the running call to the broker and the last one; a driver's defect ends both. */
+/** Releases unsettled messages, then waits for the broker call in progress and for the last one; a driver's defect ends both. */
 const lastCall = (lease: LeaseState): Effect.Effect<void> =>
   Effect.suspend(() => {
     for (const delivery of lease.open()) lease.release(delivery, Outcome.Release)
-    // the running call may be followed by one that was started elsewhere
+    // another call, started elsewhere, may follow the one in progress
     const calls = Effect.andThen(
       lease.whenStill,
       Effect.suspend(() => Effect.andThen(lease.tell(), lease.whenStill))

@@ -1,5 +1,5 @@
 /**
- * Reports messages and broker calls that do not move: one Warn line, repeated at doubling intervals while any is left.
+ * Reports stuck messages and broker calls: one Warn line, repeated at doubling intervals while any is left.
  */
 import type { Clock, Context, Fiber } from "effect"
 import { Effect } from "effect"
@@ -17,11 +17,11 @@ export interface InFlight {
   /** Unix time in milliseconds. */
   readonly since: number
   readonly error: unknown
-  /** Messages that wait behind it. */
+  /** Number of messages waiting behind it. */
   readonly behind: number
 }
 
-/** What health shows of a message in flight. */
+/** Makes the public view of a message in flight, for health. */
 export const laneHealth = ({ behind, delivery, error, since, state }: InFlight): LaneHealth => ({
   channel: delivery.channel,
   partition: delivery.partition,
@@ -34,22 +34,22 @@ export const laneHealth = ({ behind, delivery, error, since, state }: InFlight):
   error
 })
 
-/** The key of a delivery; undefined where it has none, or where its driver cannot read it. */
+/** Returns the key of a delivery; undefined if it has none, or if its driver cannot read it. */
 export const keyOf = (delivery: Delivery): string | undefined => readable(() => delivery.key, undefined)
 
-/** What a monitor watches. */
+/** The subjects of a monitor. */
 export interface Watched {
   readonly inFlight: () => Iterable<InFlight>
   readonly leases: () => Iterable<LeaseState>
 }
 
-/** Watches a worker. Its timer runs only while a message is in flight. */
+/** Watches a worker. Its timer runs only while a message or a call to the broker is in progress. */
 export class StallMonitor {
   private readonly consumer: Pick<Consumer<never>, "name" | "stalled">
   private readonly context: Context.Context<never>
   private readonly clock: Clock.Clock
   private readonly watched: Watched
-  /** Milliseconds between two looks, and between the first two lines. */
+  /** Milliseconds between two checks, and between the first two lines. */
   private readonly pace: number
   private timer: Fiber.Fiber<void> | undefined
   private nextLine = 0
@@ -69,7 +69,7 @@ export class StallMonitor {
     this.pace = Math.max(1, Math.min(consumer.stalled.running, consumer.stalled.waiting))
   }
 
-  /** A message or a call to the broker is in progress. */
+  /** Starts the timer, because a message or a call to the broker is in progress. */
   watch(): void {
     if (this.timer !== undefined || this.isEnded) return
     this.timer = Effect.runForkWith(this.context)(Effect.sleep(this.pace))
@@ -79,13 +79,13 @@ export class StallMonitor {
     })
   }
 
-  /** Starts no timer again. Its worker has drained. */
+  /** Stops the timer for good, because the worker has drained. */
   end(): void {
     this.isEnded = true
     this.timer?.interruptUnsafe()
   }
 
-  /** The messages and broker calls that have not moved for too long, the oldest first. */
+  /** Lists the messages and broker calls that are stuck, the oldest first. */
   stuck(): ReadonlyArray<{ readonly since: number; readonly text: string }> {
     const { running, waiting } = this.consumer.stalled
     const now = this.clock.currentTimeMillisUnsafe()
