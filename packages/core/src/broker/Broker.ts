@@ -1,6 +1,4 @@
-/**
- * The door between subscriptions and a broker: a service that a Layer provides, so that a test swaps it.
- */
+/** The service between subscriptions and a broker. A layer provides it, so a test can replace the broker. */
 import { Context, Effect, type Exit, Layer, type Scope, type Stream } from "effect"
 import type { Pattern } from "../message/Address.ts"
 import type { Channel } from "../message/Channel.ts"
@@ -22,7 +20,7 @@ import type { Lanes } from "../driver/Lanes.ts"
 import { refused } from "./refused.ts"
 import type { Retries } from "./Retries.ts"
 
-/** A subscription as the engine runs it: types gone, options resolved, times in milliseconds. */
+/** A subscription as the engine runs it: types erased, options resolved, times in milliseconds. */
 export interface Consumer<R> {
   /** The name of a channel, or the address of `pattern`. */
   readonly channel: string
@@ -30,57 +28,63 @@ export interface Consumer<R> {
   readonly group: string
   readonly name: string
   readonly from: "earliest" | "latest"
-  /** Whether the group ends with the subscription, and leaves nothing at the broker. Left out: no. */
+  /** Whether the group ends with the subscription and leaves no state at the broker. Default: no. */
   readonly temporary?: boolean | undefined
   readonly lanes: Lanes
   readonly handle: Handler<Delivery, unknown, unknown, R>
   readonly settle: (exit: Exit.Exit<unknown, unknown>) => Outcome
   /** Composes the dead letter of a message, or a smaller form of it. */
   readonly deadLetter: (delivery: Delivery, error: unknown, at: number, form: Form) => Outgoing<Uint8Array>
-  /** The dead letter channel, where its name does not depend on the message. */
+  /** The dead letter channel, if its name does not depend on the message. */
   readonly deadLetterChannel: string | undefined
-  /** What the engine does with a message whose dead letter the broker refuses for good, in every form. */
+  /** The treatment of a message whose dead letter the broker permanently refuses, in every form. */
   readonly refusedDeadLetter: "wait" | "drop"
   readonly inFlight: { readonly messages: number; readonly bytes: number }
   readonly retries: Retries
-  /** How a retry without a time of its own waits: `base * factor ** (attempt - 1)`, at most `cap`, ± `jitter` of it. */
+  /** The backoff of a retry that names no time: `base * factor ** (attempt - 1)`, at most `cap`, ± `jitter` of it. */
   readonly backoff: { readonly base: number; readonly factor: number; readonly cap: number; readonly jitter: number }
-  /** What a message that keeps failing may cost before it goes to the dead letters. */
+  /** The limits of a message that keeps failing, before it becomes a dead letter. */
   readonly hold: {
     readonly attempts: number
     readonly age: number
     readonly span: number
     readonly retryAfter: number
   }
-  /** How long a revoked lease and a drain wait for what runs. */
+  /** How long a revoked lease and a drain wait for running handlers. */
   readonly grace: { readonly revoke: number; readonly drain: number }
   readonly restart: { readonly base: number; readonly cap: number }
-  /** Milliseconds after which a message that waits, and one whose handler runs, is reported as stalled. */
+  /** Milliseconds after which a waiting message, and a running handler, is reported as stalled. */
   readonly stalled: { readonly waiting: number; readonly running: number }
 }
 
-/** A partition in the hands of a subscription. */
+/** A partition that a subscription holds a lease of. */
 export interface LeaseHealth {
   readonly channel: string
   readonly partition: number
   /** Messages taken in and not settled. */
   readonly pending: number
-  /** Where the broker settles by position: the one below which it has been told that all is done. */
+  /** With settlement `position`: the committed position, below which every message is settled. */
   readonly position: number | undefined
-  /** Unix time in milliseconds since which a commit or settle call waits for the broker's answer; undefined where none does. */
+  /**
+   * Unix time in milliseconds since which a commit or settle call awaits the broker's reply; undefined if there is no such
+   * call.
+   */
   readonly settlingSince: number | undefined
-  /** Unix time in milliseconds at which the first unsettled message was published; undefined where none is pending, or its time is unknown. */
+  /**
+   * Unix time in milliseconds at which the first unsettled message was published; undefined if no message is pending, or its
+   * time is unknown.
+   */
   readonly oldestPublished: number | undefined
 }
 
 /**
- * What a message in flight waits for.
+ * The state of a message in flight: the reason why it is not settled yet.
  *
  * - `running`: its handler runs
  * - `retry`: the time of its next attempt
  * - `delayed retry`: the broker's confirmation of its delayed retry
  * - `dead letter`: the broker's confirmation of its dead letter
- * - `parked`: the broker has refused its dead letter for good, in every form
+ * - `parked`: the broker has permanently refused its dead letter, in every form
  * - `durable effect`: an effect of a hook that must be durable before the message is settled
  */
 export type LaneState = "running" | "retry" | "delayed retry" | "dead letter" | "parked" | "durable effect"
@@ -97,14 +101,14 @@ export interface LaneHealth {
   readonly since: number
   /** Messages that wait behind it in its lane. */
   readonly behind: number
-  /** Why it waits, if an error is the reason. */
+  /** The error that makes the message wait, if any. */
   readonly error: unknown
 }
 
 /** The most lanes that health shows. */
 export const shownLanes = 100
 
-/** How a running subscription is. */
+/** The health of a running subscription. */
 export interface Health {
   readonly name: string
   /** OpenTelemetry's `messaging.system`. */
@@ -116,13 +120,15 @@ export interface Health {
   readonly lastPoll: number | undefined
   readonly partitions: ReadonlyArray<number>
   readonly leases: ReadonlyArray<LeaseHealth>
-  /** Messages that keep a lane or a commit waiting: running handlers first, then by state, the oldest first; at most `shownLanes`. */
+  /**
+   * Messages that block a lane or a commit: running handlers first, then by state, the oldest first; at most `shownLanes`.
+   */
   readonly lanes: ReadonlyArray<LaneHealth>
-  /** Messages and broker calls that have waited for longer than `stalled` of the subscription. */
+  /** Messages and broker calls that have waited longer than `stalled` of the subscription. */
   readonly stuck: number
   /** Dead letters that the broker has confirmed, since the subscription started. */
   readonly deadLetters: number
-  /** Messages whose dead letter the broker refused for good, and that were dropped by the subscription's choice. */
+  /** Messages dropped because the broker permanently refused their dead letter (`refusedDeadLetter: "drop"`). */
   readonly dropped: number
   /** Messages taken in and not settled. */
   readonly pending: number
@@ -139,42 +145,45 @@ export interface Health {
     readonly position: number
     readonly since: number
   } | undefined
-  /** Who pauses the intake; empty where nobody does. */
+  /** The pauses of the intake; empty if there are none. */
   readonly pauses: ReadonlyArray<Pause>
-  /** The retry channels that it reads beside its own; empty unless the engine delays its retries. */
+  /** The retry channels that the subscription reads beside its own; empty unless the engine delays its retries. */
   readonly retries: ReadonlyArray<RetryHealth>
 }
 
-/** How the reader of a subscription's retry channel is. */
+/** The health of the reader of a retry channel. */
 export interface RetryHealth {
   readonly channel: string
-  /** Milliseconds that a message waits in it. */
+  /** Milliseconds that a message waits in the channel. */
   readonly delay: number
   readonly state: Health["state"]
-  /** Messages taken in and not settled: most of them wait for their time. */
+  /** Unsettled messages in flight: most of them wait for their next attempt. */
   readonly pending: number
   readonly lastError: unknown
 }
 
-/** A subscription that runs. */
+/** A running subscription. */
 export interface Running {
   /** Stops taking messages, without leaving the group. */
   readonly pause: Effect.Effect<void>
-  /** Takes `pause` back; who else pauses it still does. */
+  /** Ends the pause of `pause`; pauses of other owners remain. */
   readonly resume: Effect.Effect<void>
-  /** Who else may pause it. */
+  /** The intake, which other owners can pause too. */
   readonly intake: Intake
   /**
-   * Stops intake, lets what runs finish up to the drain limit, interrupts and releases the rest, awaits the last commit and
-   * leaves the group. Closing the scope does the same.
+   * Stops the intake, waits for running handlers up to the drain limit, interrupts and releases the rest, awaits the last
+   * commit and leaves the group. Closing the scope does the same.
    */
   readonly drain: Effect.Effect<void>
   readonly health: Effect.Effect<Health>
-  /** How far its group is behind, for each partition, as the broker counts it; `Unsupported` where it does not. */
+  /**
+   * Returns the lag of the group for each partition, as the broker counts it; fails with `Unsupported` if the broker does not
+   * count.
+   */
   readonly lag: Effect.Effect<ReadonlyArray<Lag>, Failed>
 }
 
-/** Whether the program is draining, for handlers that would rather stop early. */
+/** Tells a handler whether its subscription is draining, so that the handler can stop early. */
 export const Draining = Context.Reference<{ readonly isDraining: () => boolean }>("@millrace/core/Broker/Draining", {
   defaultValue: () => ({ isDraining: () => false })
 })
@@ -186,22 +195,22 @@ export class Broker extends Context.Service<
     readonly system: string
     readonly capabilities: Capabilities
     /**
-     * Completes when the broker has confirmed the message. Acts when it is called, so a program publishes by a `Publisher`,
+     * Publishes one message; completes when the broker has confirmed it. The call itself acts, so programs use a `Publisher`,
      * whose effects may be kept and run again.
      */
     readonly publish: (message: Outgoing<Uint8Array>) => Effect.Effect<void, Failed>
-    /** Completes when the broker has confirmed all of them. */
+    /** Publishes messages; completes when the broker has confirmed all of them. */
     readonly publishAll: (messages: ReadonlyArray<Outgoing<Uint8Array>>) => Effect.Effect<void, Failed>
-    /** Runs until the scope closes; completes when the source is ready. */
+    /** Runs a consumer until the scope closes; completes when the source is ready. */
     readonly consume: <R>(consumer: Consumer<R>) => Effect.Effect<Running, Failed, R | Scope.Scope>
     readonly declare: (declaration: Declaration) => Effect.Effect<void, Failed>
     readonly browse: (channel: string) => Stream.Stream<Delivery, Failed>
     /**
-     * Asks the broker for one answer: its health, now. Succeeds with an error where the broker answers and the driver will fail later, as
-     * when new credentials cannot be obtained.
+     * Checks the broker's health with one round trip. Succeeds with an error if the broker answers but the driver will fail
+     * later, e.g. when new credentials cannot be obtained.
      */
     readonly check: Effect.Effect<void | Failed, Failed>
-    /** How far a group is behind, for each partition; `Unsupported` where the broker does not count. */
+    /** Returns the lag of a group for each partition; fails with `Unsupported` if the broker does not count. */
     readonly lag: (channel: string, group: string) => Effect.Effect<ReadonlyArray<Lag>, Failed>
   }
 >()("@millrace/core/Broker") {}
@@ -215,13 +224,13 @@ type OnlyClassified<C extends Config> = [Exclude<C["fails"], Failure.Classified>
 /**
  * Wraps the whole broker: every subscription on it (kind `consumer`) and every publish through it (kind `producer`).
  *
- * The middleware may need services, which the layer then needs; it gives handlers none, and fails only with classified
- * errors. On the publishing side such an error arrives as a `BrokerError` of reason `Refused` and of the error's class.
- * Of two such layers, the one that is provided last to the subscription (nearest to it) is the outer one, when consuming and
- * when publishing. A batch stays one batch, as with a middleware of `Publisher.make`.
+ * The layer needs the services that the middleware needs. The middleware gives handlers no services, and fails only with
+ * classified errors. On the publishing side such an error arrives as a `BrokerError` of reason `Refused` and of the error's
+ * class. Of two such layers, the layer that is provided last to the subscription (nearest to it) is the outer one, when
+ * consuming and when publishing. A batch stays one batch, as with a middleware of `Publisher.make`.
  *
- * A wrong order of middlewares, those of several such layers among them, is a defect: an `OrderError` when the layer is built,
- * when a subscription starts, or at the first publish of a publisher.
+ * A wrong order of middlewares, also across several such layers, is a defect: an `OrderError` when the layer is built, when a
+ * subscription starts, or at the first publish of a publisher.
  *
  * @category layers
  */
@@ -243,7 +252,7 @@ export const wrap = <C extends Config>(
       )
       const chain = PublishBatch.chain(
         innermost,
-        // a middleware that is for every envelope leaves the payload as it is
+        // a middleware for every envelope leaves the payload unchanged
         (entries) => broker.publishAll(entries.map(({ message }) => message as Outgoing<Uint8Array>)),
         apply
       )
@@ -276,7 +285,7 @@ export const wrap = <C extends Config>(
 
 declare const broker: unique symbol
 
-/** One of several brokers of a program, as a type: what needs it, needs its layer. */
+/** The type of one of several brokers of a program; its layer provides it. */
 export interface Named<in out Name extends string> {
   readonly [broker]: (_: Name) => Name
 }
@@ -284,18 +293,18 @@ export interface Named<in out Name extends string> {
 /** The service of a broker: `Broker`, one of `named`, or a service class of the program's own. */
 export type Key<On> = Context.Key<On, Broker["Service"]>
 
-/** The broker that a channel is on, as what publishing to it needs. */
+/** The service that publishing to a channel needs: the channel's broker. */
 export type Of<On> = [On] extends [never] ? Broker : On
 
-/** The service of the broker that a channel is on. */
+/** Returns the service of a channel's broker. */
 export const keyOf = <On>(channel: { readonly broker: Context.Key<On, unknown> | undefined }): Key<Of<On>> =>
-  // `on` alone sets it, and takes nothing but a broker's service
+  // only `on` sets it, and accepts only the service of a broker
   (channel.broker ?? Broker) as Key<Of<On>>
 
 /**
- * Another broker of the program, beside `Broker`: the same name is the same service.
+ * Makes the service of another broker of the program, beside `Broker`. The same name gives the same service.
  *
- * **Example** (orders come from one broker, and what was done goes to another)
+ * **Example** (orders come from one broker, and finished orders go to another)
  *
  * ```ts
  * import { Effect, Layer, pipe, Schema } from "effect"
@@ -323,9 +332,9 @@ export const named = <const Name extends string>(name: Name): Context.Service<Na
   Context.Service<Named<Name>, Broker["Service"]>(`@millrace/core/Broker/named/${name}`)
 
 /**
- * The channel on another broker: what publishes to it, subscribes to it or requests by it needs that one.
+ * Places a channel on another broker: its publishers, subscriptions and requests then need that broker.
  *
- * Dead letters of a subscription are written to the broker that it reads.
+ * A subscription's dead letters are written to the broker that it reads.
  */
 export const on = <On, P, Name extends string>(
   key: Key<On>,
@@ -333,7 +342,7 @@ export const on = <On, P, Name extends string>(
 ): Channel<P, Name, On> => ({ ...channel, broker: key })
 
 /**
- * Any broker's layer as that of another service; middlewares of the broker (`wrap`) go into the layer.
+ * Provides any broker's layer as another service; middlewares of the broker (`wrap`) go into the layer.
  *
  * @category layers
  */

@@ -1,6 +1,4 @@
-/**
- * Dead letters: the message as it was published, and beside it why it failed, where it came from and which group gave up on it.
- */
+/** Dead letters: the message as it was published, with headers for its error, its origin and the group that gave up. */
 export { channelOf, maximumMessage, names, toOutgoing } from "./deadLetters/letter.ts"
 export { type DeadLetter, type Filter, list, type Options } from "./deadLetters/list.ts"
 export { replay, replayAll, Replayed, type ReplayOptions } from "./deadLetters/replay.ts"

@@ -1,32 +1,30 @@
-/**
- * The intake of a running subscription, for what may have to pause it from inside: a breaker, a kill switch, a handler.
- */
+/** The intake of a running subscription, which a circuit breaker, a kill switch or a handler can pause from inside. */
 import { Context } from "effect"
 
-/** Why an intake is paused. */
+/** One pause of an intake. */
 export interface Pause {
-  /** Who paused it, and why, in words for whoever looks at its health. */
+  /** The owner of the pause and its reason, as text for readers of the health. */
   readonly by: string
-  /** Unix time in milliseconds at which it goes on by itself; undefined where somebody has to resume it. */
+  /** Unix time in milliseconds at which the pause ends by itself; undefined if its owner must resume the intake. */
   readonly until: number | undefined
 }
 
 /**
- * The intake of a subscription. It goes on when nobody pauses it any more: each pauses for himself, and `Running.pause` is one
- * of them.
+ * The intake of a subscription. Each owner pauses and resumes for itself, `Running.pause` included; the intake is open when
+ * no pause is left.
  *
- * While it is paused no message is taken and none of those taken is started; what runs goes on, the group is not left and
- * nothing is lost.
+ * While the intake is paused, the subscription takes no message and starts none of those taken. Running handlers continue,
+ * the subscription stays in its group, and no message is lost.
  */
 export interface Intake {
   /**
-   * Pauses at once: the handler that calls it is the last that starts. `owner` tells who; pausing again replaces what the
-   * same owner said before. `milliseconds`: after which it goes on by itself; default: never.
+   * Pauses at once: no handler starts after the caller's. `owner` identifies the pause; another call of the same owner
+   * replaces its first. `milliseconds`: the length of the pause; default: until `resume`.
    */
   readonly pause: (owner: object, by: string, milliseconds?: number) => void
-  /** Takes back the pause of an owner; does nothing where there is none. */
+  /** Ends the pause of an owner; does nothing where there is none. */
   readonly resume: (owner: object) => void
-  /** Who pauses it now. */
+  /** Returns the present pauses. */
   readonly pauses: () => ReadonlyArray<Pause>
 }
 
@@ -35,7 +33,7 @@ const none: ReadonlyArray<Pause> = []
 const open: Intake = { pause: () => {}, resume: () => {}, pauses: () => none }
 
 /**
- * The intake of the subscription whose message is being handled; outside of one, an intake that cannot be paused.
+ * The intake of the subscription whose message is being handled. Outside of a handler it cannot be paused.
  *
  * **Example** (a handler that stops for a minute when its disk is full)
  *

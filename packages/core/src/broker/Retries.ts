@@ -1,6 +1,4 @@
-/**
- * Where a message that failed waits for its next attempt: what that keeps in order, and what it holds up meanwhile.
- */
+/** Where a failed message waits for its next attempt: the order that this keeps, and the messages that wait meanwhile. */
 import type { Duration } from "effect"
 import type * as Headers from "../message/Headers.ts"
 import { type Delivery, Outgoing } from "../message/Message.ts"
@@ -8,17 +6,17 @@ import * as OptionCheck from "../message/OptionCheck.ts"
 import { asItWas } from "./asItWas.ts"
 import * as Instructions from "./instructions.ts"
 
-/** It waits in its place: order is kept, and what stands behind it in its lane waits too. */
+/** Waits in its place: order is kept, and later messages of its lane wait too. */
 export interface Held {
   readonly _tag: "held"
 }
 
-/** It leaves its place: what stands behind it goes on, and it comes back later, out of order. */
+/** Leaves its place: later messages of its lane continue, and the retry comes later, out of order. */
 export interface Delayed {
   readonly _tag: "delayed"
   /** Milliseconds before each retry, the shortest first; as many retries as there are delays. */
   readonly delays: readonly [number, ...ReadonlyArray<number>]
-  /** What the names of the retry channels begin with; undefined for `CHANNEL.GROUP`. */
+  /** The prefix of the retry channels' names; undefined for `CHANNEL.GROUP`. */
   readonly prefix: string | undefined
 }
 
@@ -27,33 +25,33 @@ export type Retries = Held | Delayed
 
 /** Options of `delayed`. */
 export interface Options {
-  /** What the names of the retry channels begin with: `PREFIX.retry-1` … Default: `CHANNEL.GROUP`. */
+  /** The prefix of the retry channels' names: `PREFIX.retry-1` … Default: `CHANNEL.GROUP`. */
   readonly prefix?: string | undefined
 }
 
 /**
- * A message that failed waits in its place, by the `backoff` of its subscription: what stands behind it in its lane waits too,
- * and the wait is bounded by `hold`. Where the broker delays by itself and lanes are unordered, it waits there.
+ * Keeps a failed message in its place for the `backoff` of its subscription. Later messages of its lane wait too, and `hold`
+ * bounds the wait. If the broker itself delays and lanes are unordered, the message waits at the broker.
  */
 export const held: Held = { _tag: "held" }
 
 /**
- * A message that failed waits elsewhere, and its lane goes on: order is lost for it, and a later message of its key may run
- * before it or at the same time.
+ * Moves a failed message elsewhere while its lane continues. Order is lost for that message: a later message of its key may
+ * run before it or at the same time.
  *
- * The n-th retry comes after the n-th delay, no earlier; when the last has failed, the message goes to the dead letters.
+ * The n-th retry comes after the n-th delay, never earlier; after the last failed retry, the message becomes a dead letter.
  * `backoff`, `hold.attempts` and `hold.age` do not apply. An error with a `retryAfter` spends no retry: up to the first delay
- * the message waits in its place, beyond that it leaves it. `hold.retryAfter` bounds such waits.
+ * the message waits in its place, beyond that elsewhere. `hold.retryAfter` bounds such waits.
  *
- * - Where the broker delays by itself and counts its deliveries, it does: the message is settled as a retry, with any lanes,
- *   and joins its lane again when it is delivered. Every delivery counts.
- * - Elsewhere the engine does, through one channel for each delay: `PREFIX.retry-1`, `PREFIX.retry-2` … It is published there
- *   with where it came from, its attempt and its time in headers, confirmed before it is settled in its own channel, and
- *   held by a reader of that channel until its time has come. Handler and middlewares see its own channel, partition, position,
- *   key, headers and timestamp. The channels are declared when the subscription starts.
+ * - If the broker itself delays and counts deliveries, the broker delays: the message is settled as a retry, with any lanes,
+ *   and joins its lane again at redelivery. Every delivery counts.
+ * - Otherwise the engine delays, through one channel for each delay: `PREFIX.retry-1`, `PREFIX.retry-2` … The engine
+ *   publishes the message there with its origin, attempt and time in headers, settles it in its own channel after the
+ *   broker's confirmation, and holds it in a reader of that channel until it is due. Handler and middlewares see its own
+ *   channel, partition, position, key, headers and timestamp. The channels are declared when the subscription starts.
  *
- * Delays count on the clocks of the processes that write and read. Keep the number of delays when you change them, or what
- * waits in a channel that nobody reads any more stays there.
+ * Delays use the clocks of the processes that write and read. If you change the delays, keep their number: messages stay in a
+ * retry channel that no subscription reads any more.
  *
  * Default: after 10 seconds, 1 minute and 10 minutes.
  *
@@ -102,21 +100,21 @@ export const names = {
 
 const own: ReadonlySet<string> = new Set(Object.values(names))
 
-/** How far a message has come that waits for its next attempt. */
+/** The progress of a message that waits for its next attempt. */
 export interface Progress {
-  /** How often its handler ran. */
+  /** The runs of its handler so far. */
   readonly attempts: number
-  /** How many retries it has spent. */
+  /** The number of retries spent. */
   readonly failures: number
-  /** Milliseconds that its errors have told it to wait so far (`retryAfter`), all added up. */
+  /** The sum of the waits that its errors have named (`retryAfter`), in milliseconds. */
   readonly named: number
-  /** Unix time in milliseconds at which it was put where it waits. */
+  /** Unix time in milliseconds at which its present wait began. */
   readonly at: number
   /** Unix time in milliseconds of its next attempt. */
   readonly due: number
 }
 
-/** A message on its way to a retry channel: its bytes, key and native headers unchanged, and the headers of `names`. */
+/** Makes the message for a retry channel: bytes, key and native headers unchanged, and the headers of `names`. */
 export const toOutgoing = (original: Delivery, channel: string, progress: Progress): Outgoing<Uint8Array> => {
   const added: Record<string, string> = Object.create(null)
   added[names.channel] = original.channel
@@ -138,7 +136,7 @@ export const toOutgoing = (original: Delivery, channel: string, progress: Progre
 const originalFields = (waiting: Delivery): ReadonlyArray<Headers.Field> =>
   Instructions.restore(waiting.fields.filter(([name]) => !own.has(name.toLowerCase())))
 
-/** A message that waits in a retry channel, read back. */
+/** A message of a retry channel, read back. */
 export interface Waiting extends Progress {
   /** The message as it was in its own channel, at its next attempt. */
   readonly original: Delivery
@@ -154,7 +152,7 @@ const millis = (text: string | undefined): number | undefined => {
   return Number.isFinite(value) ? value : undefined
 }
 
-/** Reads a message of a retry channel; undefined where it is none, i.e. somebody else has published it there. */
+/** Reads a message of a retry channel; undefined if its headers are missing or invalid, i.e. another program published it. */
 export const read = (waiting: Delivery, group: string): Waiting | undefined => {
   const { headers, origin } = waiting
   const channel = headers[names.channel]

@@ -1,5 +1,5 @@
 /**
- * A subscription is a value: a channel, a pipeline that ends in a handler, and how its messages are run and settled.
+ * A subscription is a value: a channel, a pipeline that ends in a handler, and options for running and settling its messages.
  */
 import { type Duration, Effect, type Exit, Layer, type Scope } from "effect"
 import * as Address from "../message/Address.ts"
@@ -20,25 +20,25 @@ import * as Lanes from "../driver/Lanes.ts"
 import * as Retries from "./Retries.ts"
 import * as Settlement from "./Settlement.ts"
 
-/** How a subscription runs; every option but the group has a default. */
+/** Options of a subscription; all but the group have a default. */
 export interface Options {
   /** The consumer group: subscriptions of one group share the channel. */
   readonly group: string
   /** The name in audit rows, logs and dead letters. Default: the name of the handler's function. */
   readonly name?: string | undefined
-  /** Where a group begins that has no position yet. Default: `earliest`. */
+  /** The start position of a group that has none yet. Default: `earliest`. */
   readonly from?: "earliest" | "latest" | undefined
-  /** What runs side by side. Default: `Lanes.partition`. */
+  /** The lanes, which decide which messages run concurrently. Default: `Lanes.partition`. */
   readonly lanes?: Lanes.Lanes | undefined
-  /** Changes to the table of classes: what each class of failure does to its message. */
+  /** Changes to the settlement table: the outcome for each failure class. */
   readonly table?: Partial<Settlement.Table> | undefined
-  /** Most messages and bytes taken in and not settled; beyond, the source waits. Default: 4,096 and 64 MiB. */
+  /** The most unsettled messages and bytes in flight; beyond, the source waits. Default: 4,096 and 64 MiB. */
   readonly inFlight?: { readonly messages?: number | undefined; readonly bytes?: number | undefined } | undefined
-  /** Where a message that failed waits for its next attempt. Default: `Retries.held`, in its place. */
+  /** Where a failed message waits for its next attempt. Default: `Retries.held`, in its place. */
   readonly retries?: Retries.Retries | undefined
   /**
-   * The wait before a retry that names no time: `base * factor ** (attempt - 1)`, at most `cap`, ± `jitter` (0 to
-   * 1) of it. Default: from 1 second by 2 up to 1 minute, ± 0.1.
+   * The backoff before a retry that names no time: `base * factor ** (attempt - 1)`, at most `cap`, ± `jitter` (0 to 1) of
+   * it. Default: from 1 second by 2 up to 1 minute, ± 0.1.
    */
   readonly backoff?: {
     readonly base?: Duration.Input | undefined
@@ -47,17 +47,19 @@ export interface Options {
     readonly jitter?: number | undefined
   } | undefined
   /**
-   * What a message that keeps failing may cost before it goes to the dead letters: attempts (default 10), the time since
-   * its first attempt (default 10 minutes; Infinity sets no limit), and messages settled ahead of it whose commit it holds (default 100,000).
-   * Where the broker itself delays, nothing is held: its count of deliveries is that of the attempts.
+   * The limits of a message that keeps failing, before it becomes a dead letter: attempts (default 10), the time since its
+   * first attempt (default 10 minutes; Infinity sets no limit), and messages settled ahead of it whose commit it blocks
+   * (default 100,000). If the broker itself delays, the engine holds no message: the broker's count of deliveries is the
+   * number of attempts.
    *
-   * Retries whose error names a time (`retryAfter`) count in none of these. Such a wait is never shorter than `backoff.base`,
-   * so `Retry-After: 0` is no hot loop; the named waits of one message add up to at most `retryAfter` (default 1 day; Infinity sets no limit), and a
-   * message that is asked to wait longer goes to the dead letters. A broker that delays keeps only the number of deliveries: the
-   * sum is taken as that number times the present wait, or the age of the message where that is less.
+   * Retries whose error names a time (`retryAfter`) count toward none of these. Such a wait is never shorter than
+   * `backoff.base`, so `Retry-After: 0` is no hot loop. The named waits of one message add up to at most `retryAfter`
+   * (default 1 day; Infinity sets no limit); a message with a longer named wait becomes a dead letter. A broker that delays
+   * keeps only the number of deliveries: the engine then takes as the sum that number times the present wait, or the age of
+   * the message if less.
    *
-   * `span` bounds what comes again after a crash, too: while so many messages of a partition are settled beyond one that is
-   * not, be it failing or slow, nothing more of that partition is taken in.
+   * `span` also bounds redelivery after a crash: while so many messages of a partition are settled beyond an unsettled one,
+   * failing or slow, the engine takes no more messages of that partition.
    */
   readonly hold?: {
     readonly attempts?: number | undefined
@@ -65,31 +67,36 @@ export interface Options {
     readonly span?: number | undefined
     readonly retryAfter?: Duration.Input | undefined
   } | undefined
-  /** How long a revoked lease (default 10 seconds) and a drain (default 30 seconds) wait for what runs; Infinity waits for its end. */
+  /**
+   * How long a revoked lease (default 10 seconds) and a drain (default 30 seconds) wait for running handlers; Infinity sets
+   * no limit.
+   */
   readonly grace?: {
     readonly revoke?: Duration.Input | undefined
     readonly drain?: Duration.Input | undefined
   } | undefined
-  /** The wait before a source that failed is started again: doubling from `base` (100 ms) to `cap` (30 seconds). */
+  /** The backoff before a failed source is restarted: doubling from `base` (100 ms) to `cap` (30 seconds). */
   readonly restart?: {
     readonly base?: Duration.Input | undefined
     readonly cap?: Duration.Input | undefined
   } | undefined
   /**
-   * The channel of dead letters, or the rule that names it by the channel that a message was read from. Default:
-   * `NAME.dead-letters`. A subscription by a pattern must not match it.
+   * The dead letter channel, or a function that names it by the channel of the message. Default: `NAME.dead-letters`. The
+   * pattern of a subscription must not match it.
    */
   readonly deadLetters?: string | ((channel: string) => string) | undefined
   /**
-   * What happens to a message whose dead letter the broker refuses for good in every form, the smallest included: `wait` keeps
-   * the message unsettled, its lane waits, `health` shows it as `parked`, and the engine tries again every `backoff.cap`;
-   * `drop` acknowledges the message with an Error line and the counter `millrace.dead_letters.dropped`. Default: `wait`.
+   * The treatment of a message whose dead letter the broker permanently refuses in every form, the smallest included: `wait`
+   * keeps the message unsettled, its lane waits, `health` shows it as `parked`, and the engine tries again every
+   * `backoff.cap`; `drop` acknowledges the message with an Error line and the counter `millrace.dead_letters.dropped`.
+   * Default: `wait`.
    */
   readonly refusedDeadLetter?: "wait" | "drop" | undefined
   /**
-   * When a message counts as stuck: after it has waited (for its next attempt, a dead letter, a durable effect, an answer of
-   * the broker) for `waiting` (default 10 seconds), or its handler has run for `running` (default 5 minutes); Infinity never counts. Stuck messages
-   * are counted in `health`, degrade the health check, and cause one Warn line, repeated at doubling intervals.
+   * When a message counts as stuck: after it has waited (for its next attempt, a dead letter, a durable effect, the broker's
+   * reply) for `waiting` (default 10 seconds), or its handler has run for `running` (default 5 minutes); Infinity: never.
+   * Stuck messages are counted in `health`, degrade the health check, and cause one Warn line, repeated at doubling
+   * intervals.
    */
   readonly stalled?: {
     readonly waiting?: Duration.Input | undefined
@@ -101,16 +108,16 @@ export interface Options {
 export interface Subscription<out R, out On = Broker> extends Description.Described {
   readonly name: string
   readonly channel: string
-  /** What the channel's payloads are checked with, for documents of the program. */
+  /** The schema of the channel's payloads, for documents of the program. */
   readonly content: Content<never>
   readonly consumer: Consumer<R>
-  /** The service of the broker that it reads. */
+  /** The service of the broker that the subscription reads. */
   readonly broker: Key<On>
 }
 
 const check = OptionCheck.make("Subscription")
 
-/** A reader of a pattern must not read its own retry channels: they would come back at once. */
+/** Refuses retry channels that the subscription's own pattern matches: the subscription would read their messages at once. */
 const retriesOf = (retries: Retries.Retries, pattern: Address.Pattern | undefined): Retries.Retries => {
   if (retries._tag === "held" || pattern === undefined) return retries
   const { prefix } = retries
@@ -122,7 +129,7 @@ const retriesOf = (retries: Retries.Retries, pattern: Address.Pattern | undefine
 
 type ErrorsOf<H> = H extends Handler<never, unknown, infer E, unknown> ? E : never
 
-/** Names the channel of a dead letter. A reader of a pattern must not read it, or the message would never end. */
+/** Names the channel of a dead letter. The subscription's pattern must not match it, or the message would never end. */
 const lettersOf = (
   rule: string | ((channel: string) => string),
   pattern: Address.Pattern | undefined
@@ -137,7 +144,7 @@ const lettersOf = (
   )
 }
 
-/** Tells each origin the address that the subscription reads; drivers make one origin for all messages of a channel. */
+/** Sets the subscription's address on each origin; drivers make one origin for all messages of a channel. */
 const named = <A, E, R>(
   pattern: Address.Pattern | undefined,
   handle: Handler<Delivery, A, E, R>
@@ -151,7 +158,9 @@ const named = <A, E, R>(
   }
 }
 
-/** The dead letter channel of a channel; undefined where the rule, which is the user's code, throws or names none. */
+/**
+ * Returns the dead letter channel of a channel; undefined if the rule, which is the user's code, throws or returns no name.
+ */
 const letterChannel = (rule: (channel: string) => string, channel: string): string | undefined => {
   try {
     const name: unknown = rule(channel)
@@ -161,7 +170,7 @@ const letterChannel = (rule: (channel: string) => string, channel: string): stri
   }
 }
 
-/** A handler of many messages gets them from lanes that run side by side, and in time. */
+/** Checks that lanes, `inFlight` and `grace` let the batch of a batch handler fill in time. */
 const checkBatch = (steps: ReadonlyArray<Description.Description>, consumer: Consumer<never>): void => {
   for (const { batch } of Description.ways(steps).flat()) {
     if (batch === undefined) continue
@@ -188,7 +197,7 @@ const checkBatch = (steps: ReadonlyArray<Description.Description>, consumer: Con
   }
 }
 
-/** The forms of `make`: the second takes nothing, and says why the first does not take a handler. */
+/** The overloads of `make`. The second accepts no value: its error explains why the first refuses a handler. */
 export interface Build {
   <P, On, A, E = never, R = never>(
     channel: Channel<P, string, On>,
@@ -206,8 +215,8 @@ export interface Build {
  * Binds a pipeline to a channel.
  *
  * The pipeline takes the channel's bytes (or, from receive on, its deliveries); decoding them as another channel does not
- * compile. Each error that carries no class needs an entry in `settle`, and an error without a tag is refused: both by the
- * compiler, which names it. The answer of the handler is dropped, unless it is an `Outcome`.
+ * compile. The compiler requires an entry in `settle` for each error without a class, refuses errors without a tag, and names
+ * them. The answer of the handler is dropped, unless it is an `Outcome`.
  *
  * @throws RangeError when an option is out of range, OrderError when the middlewares stand in a wrong order
  * @category constructors
@@ -220,7 +229,7 @@ export const make: Build = (<P, On, A, E, R>(
   Order.check(handler)
   const steps = Description.of(handler)
   const policy: Settlement.Policy = {
-    // entries are typed by the errors of this handler, and found by the tag of one of them
+    // entries are typed by the errors of this handler, and found by an error's tag
     entries: options.settle ?? {},
     table: { ...Settlement.table, ...options.table }
   }
@@ -234,7 +243,7 @@ export const make: Build = (<P, On, A, E, R>(
     [Description.DescriptionId]: [...steps.slice(0, -1), { ...steps.at(-1)!, name }],
     name,
     channel: channel.name,
-    // read for its schema only; nobody decodes by it
+    // read for its schema only; no code decodes with it
     content: channel.content as Content<never>,
     consumer: {
       channel: channel.name,
@@ -289,13 +298,14 @@ export const make: Build = (<P, On, A, E, R>(
   }
   checkBatch(steps, subscription.consumer as Consumer<never>)
   return subscription
-  // nothing is of the type that the second form asks for
+  // no value has the type of the second overload
 }) as unknown as Build
 
 /**
- * Starts a subscription; completes when its source is ready, and stops it by a drain when the scope closes.
+ * Starts a subscription; completes when its source is ready. Closing the scope drains the subscription.
  *
- * Needs its broker and what the handler needs; fails with the `BrokerError` that kept the source from starting.
+ * Needs the subscription's broker and the services of its handler; fails with the `BrokerError` that kept the source from
+ * starting.
  */
 export const run = <R, On>(
   subscription: Subscription<R, On>
@@ -303,7 +313,7 @@ export const run = <R, On>(
   Effect.flatMap(subscription.broker, (broker) => broker.consume(subscription.consumer))
 
 /**
- * A subscription as a layer: it runs for as long as the layer lives.
+ * Runs a subscription for as long as the layer lives.
  *
  * @category layers
  */

@@ -1,25 +1,23 @@
-/**
- * What can go wrong between a program and its broker: one error, with a reason to act on and a message that says what to do.
- */
+/** The error of every broker operation, with a reason to act on and a message that says how to fix the fault. */
 import { Data, type Duration } from "effect"
 import type { FailureClass } from "../message/Failure.ts"
 
 /**
- * Why a broker failed.
+ * The reason why a broker operation failed.
  *
- * - `Unreachable`: no answer at the address; tried again
- * - `Credentials`: user, password or certificate refused
+ * - `Unreachable`: the address does not answer; retriable
+ * - `Credentials`: the server refuses user, password or certificate
  * - `Permission`: the user may not do this
  * - `NotFound`: the channel does not exist
- * - `Conflict`: it exists, and differs from what was declared
- * - `TooLarge`: the message is larger than the broker takes
- * - `Full`: no room now: a queue, a stream or a quota is full (`throttled`), or the memory or disk of all (`dependency`);
- *   tried again
- * - `Invalid`: an option or a message that the broker can never take
+ * - `Conflict`: the channel exists, and differs from its declaration
+ * - `TooLarge`: the message exceeds the broker's limit
+ * - `Full`: the broker has no room now: a queue, a stream or a quota is full (`throttled`), or its memory or disk
+ *   (`dependency`); retriable
+ * - `Invalid`: an option or a message that the broker can never accept
  * - `Unsupported`: a feature that this broker lacks
- * - `Lost`: the connection or the assignment ended in the middle; tried again
- * - `Refused`: a middleware of the broker refused; `failure` is its class
- * - `Unknown`: anything else; `retriable` is the client library's opinion
+ * - `Lost`: the connection or the assignment ended during the operation; retriable
+ * - `Refused`: a middleware of the broker refused the publish, or a publish hook failed; `failure` is its class
+ * - `Unknown`: any other error; `retriable` is the client library's opinion
  */
 export type Reason =
   | "Unreachable"
@@ -50,13 +48,13 @@ const classOf: Record<Reason, FailureClass> = {
   Unknown: "transient"
 }
 
-/** A broker failed; as the error of a message it settles by its class. */
+/** A failure of a broker. As the error of a handler, its class decides how the message is settled. */
 export class BrokerError extends Data.TaggedError("BrokerError")<{
   /** OpenTelemetry's `messaging.system`. */
   readonly system: string
   readonly operation: "connect" | "consume" | "publish" | "settle" | "declare" | "browse" | "check" | "lag"
   readonly reason: Reason
-  /** What happened and what to do, with secrets redacted. */
+  /** The fault and the fix, with secrets redacted. */
   readonly message: string
   readonly failure: FailureClass
   readonly retryAfter?: Duration.Duration | undefined
@@ -69,7 +67,7 @@ export class BrokerError extends Data.TaggedError("BrokerError")<{
 }
 
 /**
- * Makes a broker error; its class follows from the reason unless `failure` says otherwise.
+ * Makes a broker error. The class follows from the reason unless `failure` is given.
  *
  * @category constructors
  */

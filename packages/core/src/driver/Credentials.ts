@@ -1,8 +1,8 @@
 /**
  * Credentials that expire: tokens of an identity provider, passwords that a vault rotates, signatures of a cloud.
  *
- * A driver asks for them at each connection, and at 80 % of their life for connections that are open. Connections that ask at
- * the same time share one request.
+ * A driver obtains credentials for each connection, and renews those of open connections at 80 % of their life. Concurrent
+ * connections share one request.
  */
 import { Cause, Clock, type Context, Effect, Exit, Fiber, Random } from "effect"
 import { messageOf, tagOf } from "../message/Failure.ts"
@@ -12,55 +12,61 @@ import { effectOf } from "../pipeline/Eager.ts"
 import * as Lost from "../telemetry/Lost.ts"
 import * as BrokerError from "./BrokerError.ts"
 
-/** Credentials, and when they end. */
+/** Credentials with their expiry. */
 export interface Issued {
-  /** When they end: a `Date`, or Unix time in milliseconds. Default: unknown; open connections ask again every 5 minutes. */
+  /**
+   * The expiry: a `Date`, or Unix time in milliseconds. Default: unknown; open connections then renew about every 4 minutes.
+   */
   readonly expiresAt?: Date | number | undefined
 }
 
-/** Obtains credentials, e.g. from an identity provider. Its error is told in logs by its tag and message, secrets replaced. */
+/** Obtains credentials, e.g. from an identity provider. Logs show the tag and message of its error, with secrets replaced. */
 export type Source<A extends Issued> = Effect.Effect<A, unknown>
 
-/** How a driver obtains, checks and hides its credentials. */
+/** How a driver obtains, checks and redacts its credentials. */
 export interface Options<A extends Issued> {
   /** OpenTelemetry's `messaging.system`. */
   readonly system: string
   /** The system in error texts: `Kafka`, `RabbitMQ`. */
   readonly product: string
   readonly source: Source<A>
-  /** Why the server could never take these, as the end of a sentence: `has a line break`. Default: nothing is checked. */
+  /**
+   * The reason why the server can never accept these credentials, as the end of a sentence: `has a line break`. Default: no
+   * check.
+   */
   readonly refuse?: ((issued: A) => string | undefined) | undefined
-  /** The parts that no log line and no error may show. */
+  /** The secrets that logs and errors must not show. */
   readonly secrets: (issued: A) => ReadonlyArray<string>
 }
 
 /** The credentials of one driver. */
 export interface Credentials<A extends Issued> {
   /**
-   * Obtains credentials for a connection, within 5 seconds. Fails with reason `Credentials` and class `dependency`, so that
-   * the caller tries again, unless the last ones have not ended yet: those are used again, and a Warn line tells why.
+   * Obtains credentials for a connection, within 5 seconds. If the source fails, returns the last credentials with a Warn
+   * line unless they have expired; otherwise fails with reason `Credentials` and class `dependency`, so that the caller
+   * retries. A `BrokerError` of the source is kept.
    */
   readonly get: Effect.Effect<A, BrokerError.BrokerError>
   /**
-   * Never ends: obtains credentials before the present ones end, and hands them to a connection that was opened with
-   * `given`. A failure is a Warn line; the next turn tries again after 1 to 60 seconds, with the same credentials where the connection did
-   * not take them.
+   * Runs forever: renews the credentials before they expire, and passes them to a connection that was opened with `given`. A
+   * failure is a Warn line; the next attempt follows after 1 to 60 seconds, with the same credentials if the connection
+   * refused them.
    */
   readonly renew: (given: A, use: (issued: A) => Effect.Effect<void, unknown>) => Effect.Effect<never>
-  /** A text without the secrets of the last two credentials. */
+  /** Removes the secrets of the last two credentials from a text. */
   readonly redact: (text: string) => string
-  /** Why the last request or renewal failed; undefined after one that succeeded. */
+  /** The error of the last request or renewal; undefined after a success. */
   readonly lastError: () => BrokerError.BrokerError | undefined
 }
 
-/** How long a request for credentials may take. */
+/** The time limit of a request for credentials. */
 const patience = "5 seconds"
 
-/** How long credentials without an end are taken to last, and the longest that a timer waits. */
+/** The assumed life of credentials without an expiry, and the longest wait of a timer, in milliseconds. */
 const unknownLife = 5 * 60_000
 const longestWait = 24 * 3_600_000
 
-/** The waits between failed requests. */
+/** The shortest and longest backoff between failed requests, in milliseconds. */
 const shortestRetry = 1000
 const longestRetry = 60_000
 
@@ -68,9 +74,9 @@ const backoff = (attempts: number): number => Math.min(longestRetry, shortestRet
 
 interface Held<A> {
   readonly issued: A
-  /** Infinity where it is unknown. */
+  /** Infinity if unknown. */
   readonly expiresAt: number
-  /** At 80 % of the life, 8 % around it by chance: many processes must not ask in the same second. */
+  /** 80 % of the life, ± 8 % at random, so that many processes do not renew in the same second. */
   readonly renewAt: number
 }
 
@@ -82,7 +88,7 @@ const endOf = ({ expiresAt }: Issued): number => {
 
 const redaction = Redaction.make()
 
-/** Makes the credentials of a driver; asks for nothing yet. */
+/** Makes the credentials of a driver; the source does not run yet. */
 export const make = <A extends Issued>({ product, refuse, secrets, source, system }: Options<A>): Credentials<A> => {
   let held: Held<A> | undefined
   let pending: Fiber.Fiber<A, BrokerError.BrokerError> | undefined
@@ -148,7 +154,7 @@ export const make = <A extends Issued>({ product, refuse, secrets, source, syste
   const get = Effect.flatMap(Effect.context<never>(), (context: Context.Context<never>) => {
     if (pending === undefined) {
       const fiber = Effect.runForkWith(context)(request)
-      // an observer of a fiber that has ended is called at once
+      // addObserver calls back at once if the fiber has ended, so set `pending` first
       pending = fiber
       fiber.addObserver(() => pending = undefined)
       return Fiber.join(fiber)
@@ -165,7 +171,7 @@ export const make = <A extends Issued>({ product, refuse, secrets, source, syste
     Effect.flatMap(Clock.Clock, (clock) => {
       let used = given
       let refusals = 0
-      // another connection may have renewed them in the meantime
+      // another connection may have renewed the credentials meanwhile
       const next = Effect.suspend(() =>
         held === undefined || (held.issued === used && held.renewAt <= clock.currentTimeMillisUnsafe())
           ? get

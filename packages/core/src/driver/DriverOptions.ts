@@ -1,6 +1,4 @@
-/**
- * Options of a driver, checked once and in the same words by every driver: a sentence for each that cannot be right.
- */
+/** Checks the options of a driver, with the same error texts in every driver. */
 import { type Duration, Effect, Exit, Redacted } from "effect"
 import * as OptionCheck from "../message/OptionCheck.ts"
 import * as BrokerError from "./BrokerError.ts"
@@ -12,14 +10,14 @@ class Bad {
   }
 }
 
-/** Refuses an option: the sentence says what it must be and what came, and `checked` makes an error of it. */
+/** Refuses an option: `message` states the rule and the given value, and `checked` makes an error of it. */
 export const bad = (message: string): never => {
   throw new Bad(message)
 }
 
 const check = OptionCheck.makeWith(bad)
 
-/** The milliseconds of a duration from `least` (default 1 ms) to 24 days, which is as long as a timer can wait. */
+/** Returns the milliseconds of a duration from `least` (default 1 ms) to 24 days, the longest wait of a timer. */
 export const millis = <Otherwise extends number | undefined>(
   option: string,
   value: Duration.Input | undefined,
@@ -28,7 +26,7 @@ export const millis = <Otherwise extends number | undefined>(
 ): number | Otherwise =>
   value === undefined ? otherwise : check.millis(option, value, { least, most: OptionCheck.longestTimer })
 
-/** An integer from 1, and to `most` where that is given. */
+/** Returns an integer from 1, and at most `most` if given. */
 export const integer = <Otherwise extends number | undefined>(
   option: string,
   value: number | undefined,
@@ -36,7 +34,7 @@ export const integer = <Otherwise extends number | undefined>(
   most?: number
 ): number | Otherwise => value === undefined ? otherwise : check.count(option, value, { most })
 
-/** One of the words that an option may be, or what it is without. */
+/** Returns one of the allowed words, or `otherwise` if the option is absent. */
 export const oneOf = <const Word extends string | number>(
   option: string,
   value: Word | undefined,
@@ -44,7 +42,7 @@ export const oneOf = <const Word extends string | number>(
   otherwise: Word
 ): Word => value === undefined ? otherwise : check.oneOf(option, value, words)
 
-/** A part of a URL without its percent-encoding; `what` says which part of which option. */
+/** Decodes the percent-encoding of a part of a URL; `what` names the part and the option in the error. */
 export const decoded = (what: string, value: string): string => {
   try {
     return decodeURIComponent(value)
@@ -53,11 +51,11 @@ export const decoded = (what: string, value: string): string => {
   }
 }
 
-/** The text of an option that may be redacted. */
+/** Returns the text of an option that may be redacted. */
 export const plain = (value: string | Redacted.Redacted): string =>
   typeof value === "string" ? value : Redacted.value(value)
 
-/** Replaces secrets in a text, the first of them first. */
+/** Replaces secrets in a text, in the order of `secrets`. */
 export const redacting = (secrets: ReadonlyArray<string>) => (text: string): string =>
   secrets.reduce((rest, secret) => rest.replaceAll(secret, "<redacted>"), text)
 
@@ -67,7 +65,7 @@ export const checked = <A>(system: string, module: string, check: () => A): Effe
     try {
       return Exit.succeed(check())
     } catch (error) {
-      // a value of another type, which only a program without types can give
+      // a value of the wrong type, which only untyped programs can pass
       const isType = error instanceof TypeError
       if (!(error instanceof Bad) && !isType) throw error
       const what = isType ? `an option is not of its type (${error.message})` : error.message

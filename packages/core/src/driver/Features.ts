@@ -1,6 +1,4 @@
-/**
- * What a publisher can ask of a broker beside body, key and headers, which broker can do it, and the sentence that refuses it.
- */
+/** Features of publishing beside body, key and headers: which broker has them, and the error of a broker that lacks one. */
 import type { Outgoing } from "../message/Message.ts"
 import { type BrokerError, make } from "./BrokerError.ts"
 import type { Capabilities } from "./Driver.ts"
@@ -35,8 +33,8 @@ export const unsupported = (system: string, channel: string, feature: Feature): 
 const isCount = (value: number): boolean => Number.isSafeInteger(value) && value >= 0
 
 /**
- * Refuses a message that asks for a feature that the broker lacks (`Unsupported`), or for a partition or timestamp that is no
- * integer from 0 (`Invalid`); undefined where the broker can take it. For drivers, before anything is written.
+ * Refuses a message that uses a feature that the broker lacks (`Unsupported`), or whose partition or timestamp is not an
+ * integer from 0 (`Invalid`); undefined if the broker can accept the message. For drivers, before any write.
  */
 export const refuse = (
   system: string,
@@ -65,7 +63,7 @@ const invalid = (system: string, channel: string, option: string, value: number)
     message: `The ${option} of a message for ${channel} must be an integer from 0, got ${value}.`
   })
 
-/** The error of a partition that the channel does not have; `partitions` is how many it has. */
+/** The error of a partition that the channel does not have; `partitions` is the channel's count. */
 export const noPartition = (system: string, channel: string, partition: number, partitions: number): BrokerError =>
   make({
     system,

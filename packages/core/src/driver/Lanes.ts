@@ -1,9 +1,7 @@
-/**
- * What runs side by side, and what waits: a lane runs one message at a time, in order.
- */
+/** Lanes decide which messages run concurrently: a lane runs one message at a time, in order. */
 import * as OptionCheck from "../message/OptionCheck.ts"
 
-/** One lane for each partition: the order of the broker. */
+/** One lane for each partition, in the broker's order. */
 export interface Partition {
   readonly _tag: "partition"
 }
@@ -12,7 +10,7 @@ export interface Partition {
 export interface Key {
   readonly _tag: "key"
   readonly limit: number
-  /** Where a message without a key goes: each into a lane of its own, or all of a partition into one. */
+  /** The lane of a message without a key: one of its own, or one for all such messages of a partition. */
   readonly keyless: "unordered" | "partition"
 }
 
@@ -22,16 +20,16 @@ export interface Unordered {
   readonly limit: number
 }
 
-/** What runs side by side. */
+/** The lanes of a subscription. */
 export type Lanes = Partition | Key | Unordered
 
-/** Messages of a partition run one after another; partitions run side by side. */
+/** Runs messages of a partition one after another, and partitions concurrently. */
 export const partition: Partition = { _tag: "partition" }
 
 /**
- * Messages of a key run one after another, up to `limit` messages of different keys side by side.
+ * Runs messages of a key one after another, and up to `limit` messages of different keys concurrently.
  *
- * Only keys that are busy have a lane. Messages without a key run in any order unless `keyless` is `partition`.
+ * Only keys with messages in flight have a lane. Messages without a key run in any order unless `keyless` is `partition`.
  *
  * @throws RangeError when `limit` is not an integer from 1
  */
@@ -45,7 +43,7 @@ export const key = (limit: number, options?: { readonly keyless?: "unordered" | 
 }
 
 /**
- * Up to `limit` messages run side by side, in any order.
+ * Runs up to `limit` messages concurrently, in any order.
  *
  * @throws RangeError when `limit` is not an integer from 1
  */

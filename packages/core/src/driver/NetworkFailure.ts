@@ -1,12 +1,12 @@
 /**
- * Errors of Node's network, DNS and TLS: one table for all drivers, so that the same fault has the same reason and advice on
- * each broker.
+ * Classifies errors of Node's network, DNS and TLS: one table for all drivers, so that the same fault has the same reason and
+ * advice on each broker.
  *
  * Codes: https://nodejs.org/api/errors.html#common-system-errors and https://nodejs.org/api/tls.html#x509-certificate-error-codes
  */
 import type { BrokerError } from "./BrokerError.ts"
 
-/** What the message of an error names. */
+/** The names that an error message contains. */
 export interface Place {
   /** The system: `Kafka`, `RabbitMQ`. */
   readonly product: string
@@ -14,11 +14,11 @@ export interface Place {
   readonly address: string
   /** The option that holds the address: `brokers`, `url`. */
   readonly option: string
-  /** How the program is told not to speak TLS, or to speak it: `correct tls, or the port`. */
+  /** The advice on TLS settings: `correct tls, or the port`. */
   readonly tls: string
 }
 
-/** A reason, and a message that says what to do. */
+/** A reason, and a message that says how to fix the fault. */
 export interface Found {
   readonly reason: Extract<BrokerError["reason"], "Unreachable" | "Lost" | "Credentials">
   readonly message: string
@@ -31,11 +31,11 @@ const kinds: Readonly<Record<Kind, ReadonlyArray<string>>> = {
   network: ["EHOSTUNREACH", "ENETUNREACH", "EHOSTDOWN", "ENETDOWN"],
   name: ["ENOTFOUND", "EAI_NONAME", "EAI_NODATA"],
   resolver: ["EAI_AGAIN", "EAI_FAIL"],
-  // of this process or machine, and no fault of the server
+  // limits of this process or machine, not of the server
   shortage: ["EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "EADDRNOTAVAIL"],
-  // undici's own limit for a connection
+  // undici's own connect timeout
   silent: ["UND_ERR_CONNECT_TIMEOUT"],
-  // of a connection that is made, or that is there
+  // while connecting, or on an open connection
   late: ["ETIMEDOUT", "UND_ERR_HEADERS_TIMEOUT", "UND_ERR_BODY_TIMEOUT"],
   ended: ["ECONNRESET", "ECONNABORTED", "EPIPE", "UND_ERR_SOCKET"]
 }
@@ -53,13 +53,13 @@ const notTls =
   /EPROTO|ERR_SSL_|wrong version number|SSL routines|packet length too long|before secure TLS|requires TLS/i
 
 /**
- * The errors inside an error: clients wrap what they give up on in `cause` or `errors`. Of several attempts the last comes first, with
- * its causes: it tells what was still wrong.
+ * Collects the errors inside an error: clients wrap the errors of their attempts in `cause` or `errors`. The last attempt
+ * comes first, with its causes: it shows the fault that remained.
  */
 const inside = (error: unknown): ReadonlyArray<Error> => {
   const found: Array<Error> = []
   const waiting: Array<unknown> = [error]
-  // a client may have tried hundreds of times, and a chain of causes that comes back to itself would not end
+  // bounded: a client may have tried hundreds of times, and a chain of causes may be cyclic
   while (waiting.length > 0 && found.length < 16) {
     const next = waiting.pop()
     if (!(next instanceof Error) || found.includes(next)) continue
@@ -126,16 +126,16 @@ const byKind = (kind: Kind, code: string, isConnecting: boolean, place: Place): 
 }
 
 /**
- * The reason and the advice of an error of Node's network, DNS or TLS.
+ * Returns the reason and the advice for an error of Node's network, DNS or TLS.
  *
- * In: whatever a client library threw, with its causes; what the driver did, and where. Out: undefined where the error is none
- * of these, or a connection that ended while it was set up: what that means, only the driver knows, and its reason is
+ * In: the error that a client library threw, with its causes; the driver's operation, and its place. Out: undefined for any
+ * other error, and for a connection that ended during its setup: only the driver knows the meaning of that, and its reason is
  * `Unreachable`.
  *
  * - `Unreachable` (class `dependency`): refused, no route, no name, no answer in time, no TLS; also a shortage of this process
  *   or machine, such as `EMFILE`, which says nothing about the message
- * - `Lost` (class `transient`): a connection that was made has ended
- * - `Credentials` (class `permanent`): a certificate is refused, by either side
+ * - `Lost` (class `transient`): an established connection ended, or stopped answering
+ * - `Credentials` (class `permanent`): client or server refuses a certificate
  *
  * **Example** (a connection that was refused)
  *
@@ -159,7 +159,7 @@ export const of = (error: unknown, operation: BrokerError["operation"], place: P
         `The certificates of this client and ${place.product} at ${place.address} do not fit: ${said}. Give tls.ca the authority that signed the server's, connect by a name that it holds, and give tls.cert and tls.key where the server asks for them.`
     }
   }
-  // before the codes: a server that ends what it does not understand has one of them
+  // before the codes: a server that closes a connection it does not understand also causes a code
   if (notTls.test(text)) {
     return {
       reason: "Unreachable",

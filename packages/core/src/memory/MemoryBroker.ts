@@ -1,6 +1,6 @@
 /**
  * A full broker in memory: partitions, groups, rebalancing, redelivery, positions that outlive a subscription, tombstones,
- * native headers. It runs on the clock of its program, so a test runs it in virtual time.
+ * native headers. The broker uses the program's clock, so tests can run in virtual time.
  */
 import { type Clock, Deferred, type Duration, Effect, Exit, Latch, Layer, type Scope, Stream } from "effect"
 import { Broker } from "../broker/Broker.ts"
@@ -17,54 +17,54 @@ import { Log, Publication } from "./MemoryLog.ts"
 
 /** Options of a memory broker. */
 export interface Options {
-  /** Partitions of a channel that was not declared. Default: 4. */
+  /** Partitions of an undeclared channel. Default: 4. */
   readonly partitions?: number | undefined
   /**
-   * How messages are acknowledged: everything below a position, as Kafka does, or each alone, as queues do; these delay
-   * retries by themselves, too. Default: `position`.
+   * How messages are acknowledged: everything below a position, as in Kafka, or each message alone, as in queues; the latter
+   * also delays retries by itself. Default: `position`.
    */
   readonly settlement?: "position" | "message" | undefined
   /**
-   * With settlement `message`: how long a message may stay unsettled before it is delivered again. The engine keeps the
-   * claims of what it handles alive. Default: until its subscription ends.
+   * With settlement `message`: how long a message may stay unsettled before redelivery. The engine extends the claims of
+   * messages that it handles. Default: until its subscription ends.
    */
   readonly claim?: Duration.Input | undefined
   /**
-   * How many messages of a partition stay after every group has done them, for groups that come later and for browsing.
-   * Default: 1,000. What a group has not done is never dropped.
+   * The number of messages of a partition that stay after every group has settled them, for later groups and for browsing.
+   * Default: 1,000. Messages that a group has not settled are never dropped.
    */
   readonly retention?: number | undefined
   /** The longest body in bytes, from 1. Default: no limit. */
   readonly maximumBytes?: number | undefined
 }
 
-/** A memory broker, and what a test may do to it. */
+/** A memory broker, with controls for tests. */
 export interface MemoryBroker {
   readonly driver: Driver
   readonly broker: Broker["Service"]
-  /** Cuts every connection: subscriptions lose what they hold and come back; publishes fail until `start`. */
+  /** Cuts every connection: subscriptions lose their leases and reconnect; publishes fail until `start`. */
   readonly stop: Effect.Effect<void>
   readonly start: Effect.Effect<void>
-  /** For each partition of a channel, the position below which a group has done everything. */
+  /** Returns, for each partition of a channel, the position below which a group has settled every message. */
   readonly positions: (channel: string, group: string) => ReadonlyArray<number>
-  /** For each partition of a channel, the position after the last message. */
+  /** Returns, for each partition of a channel, the position after the last message. */
   readonly ends: (channel: string) => ReadonlyArray<number>
 }
 
 const check = OptionCheck.make("MemoryBroker")
 
-// how many messages more than the retention are dropped at once
+// the number of messages beyond the retention that are dropped at once
 const step = 64
 
 class State {
   readonly logs = new Map<string, Log>()
   readonly groups = new Map<string, Map<string, Group>>()
   readonly connections = new Map<Member, Deferred.Deferred<never, BrokerError>>()
-  /** The groups that have begun to read a pattern: channels that came since are read from their beginning. */
+  /** Groups that already read a pattern: they read channels created later from the beginning. */
   private readonly begun = new Set<string>()
   /** Channels that end with their subscription. */
   readonly temporary = new Set<string>()
-  /** Who is told of new channels. */
+  /** Callbacks for new channels. */
   readonly watchers = new Set<(channel: string) => void>()
   running = true
   private readonly partitions: number
@@ -109,7 +109,7 @@ class State {
     return group
   }
 
-  /** The end of a group that is temporary, and of the channel that was made for it. */
+  /** Removes a temporary group, and the channel that was declared for it. */
   forget({ channel, group }: ConsumeOptions): void {
     this.groups.get(channel)?.delete(group)
     if (!this.temporary.delete(channel)) return
@@ -117,7 +117,7 @@ class State {
     this.groups.delete(channel)
   }
 
-  /** Where a group begins in the channels of a pattern that it has not read yet. */
+  /** Returns where a group begins in the channels of a pattern that it has not read yet. */
   begin({ channel, from, group }: ConsumeOptions): ConsumeOptions["from"] {
     const name = JSON.stringify([group, channel])
     if (this.begun.has(name)) return "earliest"
@@ -129,14 +129,14 @@ class State {
     return this.groups.get(channel)?.get(group)?.lag ?? []
   }
 
-  /** Cuts all connections before any of them hears of it: what one gives up must not go to the next. */
+  /** Marks all connections as cut before it notifies any: partitions that one member releases must not go to the next. */
   stop(): void {
     this.running = false
     for (const member of this.connections.keys()) member.cut = true
     for (const cut of Array.from(this.connections.values())) Deferred.doneUnsafe(cut, Exit.fail(down("consume")))
   }
 
-  /** Wakes who waits for what was appended to a channel. */
+  /** Wakes the members that wait for messages of a channel. */
   announce(channel: string | undefined, log: Log | undefined): void {
     if (channel === undefined || log === undefined) return
     const groups = this.groups.get(channel)
@@ -195,7 +195,7 @@ const consume = (state: State, options: ConsumeOptions, sink: Sink) =>
       Effect.suspend(() => {
         if (!state.running) return Effect.fail(down("consume"))
         const group = state.group(options)
-        // before it joins: it may have to wait there for what others give back
+        // before joining, which may wait for other members to release partitions
         state.connections.set(member, cut)
         return Effect.as(group.join(member), group)
       }),
@@ -207,7 +207,7 @@ const consume = (state: State, options: ConsumeOptions, sink: Sink) =>
     if (member.cut) return yield* Deferred.await(cut)
     const scope = yield* Effect.scope
     sink.ready()
-    // it ends only with the race
+    // the loop ends only with the race below
     const read: Effect.Effect<void, BrokerError> = Effect.whileLoop({
       while: () => true,
       step: () => {},
@@ -219,12 +219,12 @@ const consume = (state: State, options: ConsumeOptions, sink: Sink) =>
           const { batch, owned } = found
           const room = sink.offer(owned.lease, batch)
           if (isDone(room)) return room
-          // the other partitions go on meanwhile
+          // the other partitions continue meanwhile
           owned.isFull = true
           return Effect.asVoid(Effect.forkIn(Effect.onExit(room, () => roomOf(owned, member)), scope))
         }
         member.news.closeUnsafe()
-        // a claim or a delay may end while nothing is published
+        // a claim or a delay may end without a publish
         const wait = group.wakes(member) - state.rules.now()
         return wait === Number.POSITIVE_INFINITY
           ? member.news.await
@@ -240,7 +240,7 @@ const roomOf = (owned: Owned, member: Member): Effect.Effect<void> =>
     member.wake()
   })
 
-/** One reader for each channel that fits, those made after the group began too: these are read from their beginning. */
+/** Runs one reader for each matching channel. Channels created after the group began are read from their beginning. */
 const consumeAll = (state: State, pattern: Pattern, options: ConsumeOptions, sink: Sink) =>
   Effect.gen(function*() {
     const fits = (channel: string) => pattern.match(channel) !== undefined

@@ -1,6 +1,4 @@
-/**
- * A consumer group of the memory broker: its members, who owns which partition, and what the group has done.
- */
+/** A consumer group of the memory broker: its members, the owner of each partition, and the group's progress. */
 import { Duration, Effect, Latch, type Scheduler, Semaphore } from "effect"
 import { type BrokerError, make as failure } from "../driver/BrokerError.ts"
 import type { ConsumeOptions, Lag, Lease, Settled, Sink } from "../driver/Driver.ts"
@@ -12,10 +10,10 @@ export class Member {
   readonly options: ConsumeOptions
   readonly sink: Sink
   readonly leases = new Map<number, Owned>()
-  /** Open while there may be something to read. */
+  /** Open while there may be messages to read. */
   readonly news = Latch.makeUnsafe(false)
   turn = 0
-  /** Its connection was cut: what it has is lost, and nothing of it is heard any more. */
+  /** The connection was cut: the member's leases are lost, and its commits and settlements fail. */
   cut = false
   private readonly dispatcher: Scheduler.SchedulerDispatcher
   private waking = false
@@ -26,7 +24,7 @@ export class Member {
     this.dispatcher = dispatcher
   }
 
-  /** Once for all that is published in one turn: opening a latch resumes its waiter on the spot. */
+  /** Wakes the member once for all messages published in one turn: opening a latch resumes its waiter at once. */
   wake(): void {
     if (this.waking) return
     this.waking = true
@@ -37,7 +35,7 @@ export class Member {
   }
 }
 
-/** A partition in the hands of a member. */
+/** A partition that a member owns. */
 export interface Owned {
   readonly lease: Lease
   readonly origin: Origin
@@ -47,7 +45,7 @@ export interface Owned {
   isFull: boolean
 }
 
-/** What is to be delivered again: at once, or when its time has come. */
+/** A message to redeliver, at once or when it is due. */
 interface Back {
   readonly position: number
   readonly attempt: number
@@ -55,13 +53,13 @@ interface Back {
   readonly due: number
 }
 
-/** What a group has done of one partition. */
+/** The progress of a group in one partition. */
 interface Progress {
-  /** By position: everything below is done. By message: everything below was delivered. */
+  /** Settlement `position`: every message below is settled. Settlement `message`: every message below was delivered. */
   position: number
-  /** By message only: delivered and not settled, with the number of deliveries and the time at which the claim ends. */
+  /** Settlement `message` only: unsettled deliveries, with their number of deliveries and the end of the claim. */
   readonly out: Map<number, { readonly attempt: number; until: number }>
-  /** By message only: to be delivered again, the earliest first. */
+  /** Settlement `message` only: messages to redeliver, the earliest first. */
   readonly back: Array<Back>
   owner: Lease | undefined
 }
@@ -69,13 +67,13 @@ interface Progress {
 /** How a group acknowledges. */
 export interface Rules {
   readonly settlement: "position" | "message"
-  /** By message only: milliseconds after which an unsettled message is delivered again. */
+  /** Settlement `message` only: milliseconds after which an unsettled message is redelivered. */
   readonly claim: number
   /** Unix time in milliseconds. */
   readonly now: () => number
 }
 
-/** The next messages of a lease; a class for the reason of the engine's `Batch`. */
+/** The next messages of a lease; a class for the same reason as the engine's `Batch`. */
 class Found {
   readonly owned: Owned
   readonly batch: ReadonlyArray<Delivery>
@@ -120,12 +118,12 @@ export class Group {
     }))
   }
 
-  /** For each partition, the position below which everything is done. */
+  /** For each partition, the position below which every message is settled. */
   get done(): ReadonlyArray<number> {
     return this.progress.map((_, partition) => this.doneOf(partition))
   }
 
-  /** For each partition, how many messages are not done. */
+  /** For each partition, the number of unsettled messages. */
   get lag(): ReadonlyArray<Lag> {
     return this.progress.map(({ back, out, position }, partition) => ({
       partition,
@@ -133,7 +131,7 @@ export class Group {
     }))
   }
 
-  /** The position below which everything of a partition is done. */
+  /** Returns the position below which every message of a partition is settled. */
   doneOf(partition: number): number {
     const own = this.progress[partition]!
     let low = own.position
@@ -142,7 +140,7 @@ export class Group {
     return low
   }
 
-  /** Wakes the owners of the partitions that have news. */
+  /** Wakes the owners of partitions with new messages. */
   announce(log: Log): void {
     for (let i = 0; i < this.members.length; i++) {
       const member = this.members[i]!
@@ -155,7 +153,7 @@ export class Group {
     }
   }
 
-  /** A member joins: partitions are shared anew. */
+  /** Adds a member and rebalances the partitions. */
   join(member: Member): Effect.Effect<void> {
     return this.turns.withPermits(1)(Effect.suspend(() => {
       this.members.push(member)
@@ -163,7 +161,7 @@ export class Group {
     }))
   }
 
-  /** A member leaves. What it owns is given back first, unless its leases are lost with it. */
+  /** Removes a member. Its partitions are revoked first, or lost if its connection was cut. */
   leave(member: Member): Effect.Effect<void> {
     return this.turns.withPermits(1)(Effect.suspend(() => {
       const at = this.members.indexOf(member)
@@ -178,7 +176,9 @@ export class Group {
     }))
   }
 
-  /** Partitions by turns over the members, in order of joining; what moves is revoked before it is given. */
+  /**
+   * Assigns partitions to members round-robin, in order of joining. A partition that moves is revoked from its owner first.
+   */
   private share(): Effect.Effect<void> {
     const { length } = this.members
     const ownerOf = (partition: number) => length === 0 ? undefined : this.members[partition % length]
@@ -212,11 +212,11 @@ export class Group {
   private disown(partition: number): void {
     const own = this.progress[partition]!
     own.owner = undefined
-    // delivered and not settled: it goes to the next owner
+    // unsettled deliveries go to the next owner
     this.giveBack(own, Number.POSITIVE_INFINITY)
   }
 
-  /** What is out and whose claim has ended by `now` is delivered again, in order. */
+  /** Schedules the redelivery, in order, of unsettled messages whose claim has ended by `now`. */
   private giveBack(own: Progress, now: number): void {
     const before = own.back.length
     for (const [position, { attempt, until }] of own.out) {
@@ -300,7 +300,7 @@ export class Group {
     own.back.sort(byTime)
   }
 
-  /** When a member has to look again, though nothing is published: Unix time in milliseconds, or Infinity. */
+  /** Returns when a member must read again without a publish: Unix time in milliseconds, or Infinity. */
   wakes(member: Member): number {
     let next = Number.POSITIVE_INFINITY
     for (const [partition, { isFull }] of member.leases) {
@@ -313,7 +313,7 @@ export class Group {
     return next
   }
 
-  /** The next batch for a member, of its partitions that are not full, in turn; undefined where there is none. */
+  /** Returns the next batch for a member, in turn over its partitions that are not full; undefined if there is none. */
   next(member: Member): Found | undefined {
     const owned = Array.from(member.leases.entries())
     for (let i = 0; i < owned.length; i++) {
@@ -328,7 +328,7 @@ export class Group {
     return undefined
   }
 
-  /** How many may be delivered again now. */
+  /** Returns how many messages are due for redelivery now, at most `most`. */
   private dueOf({ back }: Progress, most: number): number {
     if (back.length === 0) return 0
     const now = this.rules.now()

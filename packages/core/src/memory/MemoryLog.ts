@@ -1,16 +1,14 @@
-/**
- * What the memory broker keeps: partitions of published messages.
- */
+/** The storage of the memory broker: partitions of published messages. */
 import * as Headers from "../message/Headers.ts"
 import { type Delivery, delivery, type Origin, type Outgoing, type Reader } from "../message/Message.ts"
 
 const decoder = new TextDecoder()
 
-// equal bytes give equal text, also where they are not UTF-8: order by key needs no more
+// equal bytes decode to equal text, even bytes that are not UTF-8: order by key needs no more
 const keyOf = ({ key, native }: Outgoing<Uint8Array>): string | undefined =>
   native?.keyBytes === undefined ? key : decoder.decode(native.keyBytes)
 
-/** One publish, shared by its messages: it knows when they were published, and reads them as any broker's would be read. */
+/** One publish, shared by its messages: holds their publish time, and reads them as any driver reads its messages. */
 export class Publication implements Reader<Outgoing<Uint8Array>> {
   private readonly millis: number
 
@@ -39,10 +37,10 @@ export class Publication implements Reader<Outgoing<Uint8Array>> {
 const smallest = 64
 
 /**
- * One partition: a list that grows at its end and is shortened at its beginning.
+ * One partition: messages are appended at the end and dropped at the beginning.
  *
- * A ring, written in place. An array that is replaced is soon an old one, and what it points to lives until the next full
- * collection; so would an object around each message.
+ * A ring buffer, written in place. A replaced array soon belongs to the old generation, and its elements live until the next
+ * full collection; so would an object around each message.
  */
 export class Partition {
   /** The first position that is kept. */
@@ -59,7 +57,7 @@ export class Partition {
     this.publications[at] = publication
   }
 
-  /** The message at a position that is kept. */
+  /** Returns the message at a kept position. */
   deliver(origin: Origin, position: number, attempt: number): Delivery {
     const at = position & (this.messages.length - 1)
     const outgoing = this.messages[at]!
@@ -67,7 +65,7 @@ export class Partition {
     return delivery(origin, this.publications[at]!, outgoing, position, body, attempt)
   }
 
-  /** Drops what is below `position`. */
+  /** Drops the messages below `position`. */
   trim(position: number): void {
     const mask = this.messages.length - 1
     while (this.base < position) {
@@ -75,7 +73,7 @@ export class Partition {
       this.messages[at] = undefined
       this.publications[at] = undefined
     }
-    // a backlog that is gone gives its places back
+    // shrink after a large backlog is gone
     if (mask >= smallest && this.end - this.base < mask / 8) this.resize((mask + 1) / 4)
   }
 
@@ -100,10 +98,10 @@ const hash = (key: string): number => {
   return h >>> 0
 }
 
-/** A channel: its partitions, and the turn of messages without a key. */
+/** A channel: its partitions, and the round-robin counter of messages without a key. */
 export class Log {
   readonly partitions: ReadonlyArray<Partition>
-  /** 1 for each partition that was appended to since its readers were told. */
+  /** 1 for each partition that was appended to since its readers were last woken. */
   readonly fresh: Uint8Array
   private turn = 0
 
