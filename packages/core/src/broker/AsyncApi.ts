@@ -1,6 +1,6 @@
 /**
- * What a program consumes and publishes, as an AsyncAPI 3 document: made of its subscriptions, publishers and requests, so it
- * cannot differ from them.
+ * Documents the channels that a program consumes and publishes, in AsyncAPI 3. The document is made of the program's
+ * subscriptions, publishers and requests, so it cannot differ from them.
  */
 import { Schema } from "effect"
 import type { Pattern } from "../message/Address.ts"
@@ -23,24 +23,24 @@ export interface Document {
 /** Ids may hold letters, digits, `.`, `-` and `_` only. */
 const idOf = (name: string): string => name.replaceAll(/[^A-Za-z0-9_.-]/g, "_")
 
-/** As `idOf`, telling names apart that differ only in the characters that it replaces. */
+/** Like `idOf`, but keeps names apart that differ only in the characters that `idOf` replaces. */
 const exactId = (name: string): string =>
   name.replaceAll(/[^A-Za-z0-9_.-]/g, (character) => `_${character.codePointAt(0)!.toString(16)}`)
 
-/** Counts how often each text is there. */
+/** Counts the occurrences of each text. */
 const countOf = (all: Iterable<string>): ReadonlyMap<string, number> => {
   const counts = new Map<string, number>()
   for (const each of all) counts.set(each, (counts.get(each) ?? 0) + 1)
   return counts
 }
 
-/** An id for each name, whatever their order: the names that share an id get their exact ones. */
+/** Returns an id for each name, independent of their order: the names that share an id get their exact ids. */
 const idsOf = (names: ReadonlySet<string>): ReadonlyMap<string, string> => {
   const counts = countOf(Array.from(names, idOf))
   const ids = new Map<string, string>()
   const taken = new Set<string>()
   for (const name of [...names].sort()) {
-    // a name that is an id keeps it
+    // a name that is a valid id keeps it
     let id = idOf(name) === name || counts.get(idOf(name)) === 1 ? idOf(name) : exactId(name)
     while (taken.has(id)) id += "_"
     taken.add(id)
@@ -51,7 +51,7 @@ const idsOf = (names: ReadonlySet<string>): ReadonlyMap<string, string> => {
 
 const schemaFormat = "application/schema+json;version=draft-2020-12"
 
-/** Moves the references of one schema into the document's own schemas, named apart by `prefix`. */
+/** Points the references of one schema to the document's own schemas, named apart by `prefix`. */
 const moved = (value: unknown, prefix: string): Json => {
   if (Array.isArray(value)) return value.map((each) => moved(each, prefix))
   if (typeof value !== "object" || value === null) return value as Json
@@ -96,7 +96,7 @@ interface Listed {
   readonly messages: Record<string, Json>
 }
 
-/** The channels of a document, each with the messages of all that read or write it. */
+/** The channels of a document, each with the messages of all its readers and writers. */
 class Channels {
   readonly schemas: Record<string, Json> = {}
   readonly #ids: ReadonlyMap<string, string>
@@ -112,12 +112,12 @@ class Channels {
     return this.#ids.get(name)!
   }
 
-  /** What an operation on a channel says of it and of its message. */
+  /** Adds a channel with a message; returns the references for an operation on it. */
   add({ content, name, pattern }: Description.Sent): { readonly [name: string]: Json } {
     return this.#add(this.idOf(name), { address: name, ...parametersOf(pattern) }, content)
   }
 
-  /** The channel of answers to requests, whose address is in the request. */
+  /** Adds the channel of answers to requests, whose address is in the request. */
   answers(name: string, content: Content<never>): { readonly [name: string]: Json } {
     let id = `${this.idOf(name)}.answers`
     while (this.#taken.has(id)) id += "_"
@@ -149,14 +149,17 @@ class Channels {
   }
 }
 
-/** Every step of a pipeline, those of its routes included. */
+/** Returns every step of a pipeline, those of its routes included. */
 const stepsOf = (target: Description.Described): ReadonlyArray<Description.Description> => {
   const all = (list: ReadonlyArray<Description.Description>): ReadonlyArray<Description.Description> =>
     list.flatMap((step) => [step, ...Object.values(step.routes ?? {}).flatMap(all)])
   return all(target[Description.DescriptionId] ?? [])
 }
 
-/** Names each subscription by its name alone, else with its channel, else with its group too: whatever their order. */
+/**
+ * Names each subscription by its name alone if unique, otherwise with its channel, otherwise with its group too, independent
+ * of their order.
+ */
 const operationIds = (
   subscriptions: ReadonlyArray<Subscription<unknown, unknown>>,
   channels: Channels
@@ -178,7 +181,7 @@ const operationIds = (
   return ids
 }
 
-/** What `document` is made of. */
+/** Options of `document`. */
 export interface Options {
   readonly title: string
   readonly version: string
@@ -189,7 +192,7 @@ export interface Options {
   readonly requests?: ReadonlyArray<Asked> | undefined
 }
 
-/** What a document shows of a `Request`. */
+/** The parts of a `Request` that a document shows. */
 export interface Asked {
   readonly channel: Pick<Description.Sent, "name" | "pattern"> & { readonly content: unknown }
   readonly reply: unknown
@@ -201,13 +204,13 @@ export interface Asked {
  * subscription, described by its pipeline, with its answers where it answers requests; and a `send` operation for each channel
  * that a `Publish` middleware, a publisher or a request writes.
  *
- * Ids do not depend on the order of subscriptions. An id is the name, with `_` for characters that no id may have; channels
- * that would share an id get the codes of those characters in theirs, and subscriptions of one name get their channel's id and
- * their group in theirs. Operations that send are `send.CHANNEL` and `request.CHANNEL`.
+ * Ids do not depend on the order of subscriptions. An id is the name, with `_` for invalid characters; channels that would
+ * share an id get the codes of those characters in theirs, and subscriptions of one name get their channel's id and their
+ * group in theirs. Operations that send are `send.CHANNEL` and `request.CHANNEL`.
  *
  * Source: AsyncAPI 3.0.0; payloads are JSON Schema 2020-12 as Schema writes them.
  *
- * **Example** (a channel that is read, and one that is written)
+ * **Example** (a channel to read, and a channel to write)
  *
  * ```ts
  * import { Effect, pipe, Schema } from "effect"
@@ -280,7 +283,7 @@ export const document = (options: Options): Document => {
   }
 }
 
-/** An id that no subscription has. */
+/** Returns an id that no subscription has. */
 const free = (ids: ReadonlyArray<string>, id: string): string => ids.includes(id) ? free(ids, `${id}_`) : id
 
 const replyOf = (place: { readonly [name: string]: Json }): Json => ({

@@ -22,7 +22,7 @@ export interface Intake {
    * replaces its first. `milliseconds`: the length of the pause; default: until `resume`.
    */
   readonly pause: (owner: object, by: string, milliseconds?: number) => void
-  /** Ends the pause of an owner; does nothing where there is none. */
+  /** Ends the pause of an owner; does nothing if there is none. */
   readonly resume: (owner: object) => void
   /** Returns the present pauses. */
   readonly pauses: () => ReadonlyArray<Pause>

@@ -1,6 +1,4 @@
-/**
- * Stops the intake of subscriptions: by itself after a burst of failures, or by hand.
- */
+/** Stops the intake of subscriptions: by itself after a burst of failures, or manually. */
 import { Clock, Context, Duration, Effect, type Exit, Layer } from "effect"
 import * as Detached from "../message/Detached.ts"
 import { retryAfterOf } from "../message/Failure.ts"
@@ -15,21 +13,21 @@ import type { Intake } from "./Intake.ts"
 
 /** Options of `layer`. */
 export interface Options {
-  /** In health and logs. Default: `kill switch`. */
+  /** The name in health and logs. Default: `kill switch`. */
   readonly name?: string | undefined
-  /** The names of the subscriptions that it counts and stops. Default: all that run on this broker. */
+  /** The names of the subscriptions that the switch counts and stops. Default: all that run on this broker. */
   readonly subscriptions?: ReadonlyArray<string> | undefined
-  /** Which share of the messages must fail, above 0 to 1. Default: 0.5. */
+  /** The share of the messages that must fail, above 0 to 1. Default: 0.5. */
   readonly rate?: number | undefined
-  /** How many messages there must have been; an integer from 1. Default: 100. */
+  /** The least number of messages in the window; an integer from 1. Default: 100. */
   readonly minimum?: number | undefined
-  /** In which time, from 1 ms. It moves on by tenths of it. Default: 1 minute. */
+  /** The length of the window, from 1 ms. The window moves on by tenths of it. Default: 1 minute. */
   readonly window?: Duration.Input | undefined
-  /** After which time the intake goes on by itself; `never`: only by hand. Default: 1 minute. */
+  /** The time after which the intake resumes by itself; `never`: only manually. Default: 1 minute. */
   readonly restartAfter?: Duration.Input | "never" | undefined
 }
 
-/** What `layer` does where an option is not given. */
+/** The defaults of `layer`. */
 export const defaults: {
   readonly name: string
   readonly rate: number
@@ -44,29 +42,31 @@ export const defaults: {
   restartAfter: Duration.minutes(1)
 }
 
-/** How a kill switch is. */
+/** The state of a kill switch. */
 export interface Status {
   readonly engaged: boolean
-  /** Why, in words; undefined where it is not engaged. */
+  /** The reason, as text; undefined where the switch is not engaged. */
   readonly by: string | undefined
   /** Unix time in milliseconds at which it was engaged. */
   readonly since: number | undefined
-  /** Unix time in milliseconds at which it lets go by itself. */
+  /** Unix time in milliseconds at which the switch releases by itself. */
   readonly until: number | undefined
 }
 
 /** A switch that stops intakes. */
 export class KillSwitch extends Context.Service<KillSwitch, {
-  /** Stops the intakes at once, for a time or until it is released; what runs goes on. */
+  /** Stops the intakes at once, for a time or until `release`; running handlers continue. */
   readonly engage: (by: string, options?: { readonly for?: Duration.Input | undefined }) => Effect.Effect<void>
-  /** Lets the intakes go on, however it was engaged, and counts from nothing. */
+  /** Resumes the intakes, for whatever reason the switch was engaged, and restarts the count. */
   readonly release: Effect.Effect<void>
   readonly status: Effect.Effect<Status>
 }>()("@millrace/core/KillSwitch") {}
 
 const check = OptionCheck.make("KillSwitch")
 
-/** A message that failed: an interrupted one did not, and one that names its time only came too early. */
+/**
+ * Whether a message failed; undefined if the message does not count: interrupted, or its error names a time (`retryAfter`).
+ */
 const failed = (exit: Exit.Exit<unknown, unknown>): boolean | undefined => {
   if (exit._tag === "Success") {
     const answer = Outcome.isOutcome(exit.value) ? exit.value : undefined
@@ -103,7 +103,7 @@ const numbersOf = (options: Options): Numbers => ({
     : check.millis("restartAfter", options.restartAfter ?? defaults.restartAfter)
 })
 
-/** The state of one switch, and the intakes that obey it. */
+/** The state of one switch, and the intakes that it stops. */
 class Switch {
   readonly intakes = new Set<Intake>()
   private readonly numbers: Numbers
@@ -144,13 +144,13 @@ class Switch {
     this.stop(intake)
   }
 
-  /** Counts what a handler came to. */
+  /** Counts the result of a handler. */
   count(exit: Exit.Exit<unknown, unknown>): void {
     const isFailed = failed(exit)
     if (isFailed === undefined) return
     const { minimum, rate, restartAfter } = this.numbers
     this.recent.count(isFailed, this.clock.currentTimeMillisUnsafe())
-    // what was taken before it was engaged comes to its end, and engages nothing
+    // messages taken before the switch engaged still end, and must not engage it again
     if (!isFailed || !this.recent.exceeds(rate, minimum) || this.engaged !== undefined) return
     const { calls, failures } = this.recent.sums
     this.engage(`${failures} of ${calls} messages failed`, restartAfter)
@@ -165,16 +165,16 @@ class Switch {
 }
 
 /**
- * Puts a kill switch between subscriptions and their broker: when too many messages fail in a short time, it stops the intake
- * of all that it watches, before a bug or an outage has sent everything to the dead letters.
+ * Puts a kill switch between subscriptions and their broker: when too many messages fail in a short time, the switch stops
+ * the intake of all watched subscriptions, before a bug or an outage turns every message into a dead letter.
  *
- * A message fails when its handler does, with an error or a defect, or answers a dead letter or a retry. An interruption does
- * not count, nor does whatever carries `retryAfter`. All subscriptions that it watches count together.
+ * A message fails when its handler fails with an error or a defect, or answers a dead letter or a retry without `after`. An
+ * interruption does not count, nor does an error with `retryAfter`. All watched subscriptions count together.
  *
- * Stopping takes nothing more in and starts nothing of what was taken; what runs goes on, groups are not left, nothing is
- * lost. `Health.pauses` names the switch, and it logs a warning. Publishing goes on.
+ * Stopped subscriptions take no message and start none of those taken; running handlers continue, groups are not left, and no
+ * message is lost. `Health.pauses` names the switch, and the switch logs a warning. Publishing goes on.
  *
- * **Example** (by hand, before a migration)
+ * **Example** (manually, before a migration)
  *
  * ```ts
  * import { Effect, Layer } from "effect"

@@ -1,6 +1,6 @@
 /**
- * Millrace for code without Effect: handlers that are plain functions or return a promise, and a program that is started, published
- * with and closed by promises.
+ * Millrace for code without Effect: handlers are plain functions or return a promise, and promises start, use and close the
+ * program.
  */
 import { Data, Effect, Exit, Layer, ManagedRuntime } from "effect"
 import * as Failure from "../message/Failure.ts"
@@ -11,15 +11,15 @@ import * as NetworkFailure from "../driver/NetworkFailure.ts"
 import type { Options, Publisher } from "./Publisher.ts"
 import { run, type Subscription } from "./Subscription.ts"
 
-/** An error that a plain function threw or rejected with, and that says its class. */
+/** A classified error that a plain function threw or rejected with. */
 export interface Thrown extends Failure.Classified {
   readonly _tag: string
 }
 
 /**
- * A plain function threw an error of Node's network, DNS or TLS, as `fetch` and client libraries do, or a limit of time
- * (`AbortSignal.timeout`) ran out. Its class says whether the message is tried again: `dependency` where the other side was not
- * reached, `transient` where a connection ended, `timeout`, and `permanent` where a certificate was refused.
+ * An error of Node's network, DNS or TLS that a plain function threw, as `fetch` and client libraries do, or a time limit
+ * that ran out (`AbortSignal.timeout`). The class decides about a retry: `dependency` if the server was not reached,
+ * `transient` if a connection ended, `timeout`, and `permanent` if a certificate was refused.
  */
 export class NetworkError extends Data.TaggedError("NetworkError")<{
   readonly failure: "dependency" | "transient" | "timeout" | "permanent"
@@ -28,7 +28,10 @@ export class NetworkError extends Data.TaggedError("NetworkError")<{
   readonly cause: unknown
 }> {}
 
-/** A plain handler: `signal` is aborted when the chain is interrupted, e.g. by a timeout or since the client has gone. */
+/**
+ * A plain handler: `signal` is aborted when the chain is interrupted, e.g. by a timeout or because the client has
+ * disconnected.
+ */
 export interface Plain<M, A> {
   (message: M, signal: AbortSignal): A | PromiseLike<A>
 }
@@ -38,7 +41,7 @@ const isThenable = <A>(value: A | PromiseLike<A>): value is PromiseLike<A> =>
 
 const classes = { Unreachable: "dependency", Lost: "transient", Credentials: "permanent" } as const
 
-// none of it is shown
+// unused: only the reason is read, not the message
 const place: NetworkFailure.Place = { product: "server", address: "", option: "", tls: "" }
 
 const networkErrorOf = (reason: unknown): NetworkError | undefined => {
@@ -50,18 +53,18 @@ const networkErrorOf = (reason: unknown): NetworkError | undefined => {
 }
 
 const ended = (reason: unknown): Exit.Exit<never, Thrown> => {
-  // tagOf finds a tag for every error, and settlement and problems ask for no more than the class
+  // tagOf finds a tag for every error, and settlement and problems need only the class
   if (Failure.isClassified(reason)) return Exit.fail(reason as Thrown)
   const network = networkErrorOf(reason)
   return network === undefined ? Exit.die(reason) : Exit.fail(network)
 }
 
 /**
- * A plain function as a handler, of any source: consumers, servers and clients alike.
+ * Makes a handler of a plain function, for any source: consumers, servers and clients alike.
  *
- * Its return value, or the value of its promise, is the answer. A thrown error, or the rejection of its promise, is an error of
- * the handler where it carries a class (`failure`) or is one of Node's network (`NetworkError`), and a defect otherwise, which
- * dead-letters a message. Interrupting the chain aborts the signal and does not wait for the promise.
+ * The return value, or the value of its promise, is the answer. A thrown error, or a rejection, is an error of the handler if
+ * it carries a class (`failure`) or is a network error of Node (`NetworkError`), and otherwise a defect, which dead-letters a
+ * message. Interrupting the chain aborts the signal and does not wait for the promise.
  *
  * **Example** (an async function behind middlewares)
  *
@@ -97,7 +100,7 @@ export const handler = <M, A>(plain: Plain<M, A>): Handler<M, Awaited<A>, Thrown
   })
 }
 
-/** A program that runs: a broker, and the subscriptions that read from it. */
+/** A running program: a broker, and the subscriptions that read from it. */
 export interface Program<R> {
   /** Publishes a message; resolves when the broker has confirmed it, and rejects with the error of the publisher. */
   readonly publish: <P>(publisher: Publisher<P, unknown, R>, payload: P, options?: Options) => Promise<void>
@@ -106,9 +109,10 @@ export interface Program<R> {
 }
 
 /**
- * Starts subscriptions on a broker, and resolves when all of them read; rejects with the error of one that cannot.
+ * Starts subscriptions on a broker, and resolves when all of them read; rejects with the error of a subscription that cannot
+ * start.
  *
- * `layer` is a broker's, with the stores that middlewares need beside it.
+ * `layer` provides the broker, and the stores that middlewares need.
  *
  * **Example** (a consumer and a publisher without Effect)
  *

@@ -1,6 +1,4 @@
-/**
- * What a caller is told of a request that failed: problem details, without what is inside the program.
- */
+/** Problem details for the caller of a failed request, without internals of the program. */
 import { Data } from "effect"
 import { hasProperty } from "effect/Predicate"
 import { classOf, type FailureClass, messageOf, tagOf } from "../message/Failure.ts"
@@ -17,11 +15,11 @@ export interface Problem {
 /** The media type of an error reply. */
 export const contentType = "application/problem+json"
 
-/** The other side could not answer, and says no more than this; or its answer cannot be read. */
+/** The server could not handle the request, and gives no further detail; or its answer cannot be read. */
 export class RemoteError
   extends Data.TaggedError("RemoteError")<Omit<Problem, "error"> & { readonly message: string }>
 {
-  /** What its status means to a caller that is a message's handler itself. */
+  /** The failure class of the status, for a caller that is itself a message's handler. */
   get failure(): FailureClass {
     const { status } = this
     return status === 429
@@ -45,17 +43,17 @@ const generic: Record<FailureClass, readonly [status: number, title: string, det
   defect: [500, "Internal Server Error", "The request could not be handled."]
 }
 
-// its message holds no value of the body and is bounded; whatever else fails keeps its words to itself
+// a DecodeError's message holds no value of the body and is bounded; messages of other errors are not shown
 const told = (error: unknown): string | undefined =>
   tagOf(error) === "DecodeError" ? messageOf(error) || undefined : undefined
 
-/** What a caller is told of an error that nobody declared. */
+/** Makes the problem of an undeclared error. */
 export const of = (error: unknown): Problem => {
   const [status, title, detail] = generic[classOf(error) ?? "defect"]
   return { type: "about:blank", title, status, detail: told(error) ?? detail }
 }
 
-/** What a caller is told of a declared error. */
+/** Makes the problem of a declared error. */
 export const declared = (error: unknown, encoded: unknown): Problem => ({
   type: `errors/${encodeURIComponent(tagOf(error).toWellFormed())}`,
   title: tagOf(error),
@@ -64,7 +62,7 @@ export const declared = (error: unknown, encoded: unknown): Problem => ({
   error: encoded
 })
 
-/** What a caller is told when the message was acknowledged and nothing was answered. */
+/** The problem of a request that was acknowledged without an answer. */
 export const unanswered: Problem = {
   type: "about:blank",
   title: "Not Found",
@@ -72,11 +70,11 @@ export const unanswered: Problem = {
   detail: "The request was acknowledged without an answer."
 }
 
-/** An answer that is none. */
+/** Makes the error of a reply that could not be parsed. */
 export const unreadable = (detail: string): RemoteError =>
   new RemoteError({ type: "about:blank", title: "Bad Gateway", status: 502, detail, message: `Bad Gateway: ${detail}` })
 
-/** Reads an error reply; whatever is missing is made up for. */
+/** Reads an error reply; missing fields get a default. */
 export const read = (value: unknown): { readonly error: unknown; readonly remote: RemoteError } => {
   const text = (name: string, otherwise: string): string =>
     hasProperty(value, name) && typeof value[name] === "string" ? value[name] : otherwise

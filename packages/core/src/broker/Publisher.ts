@@ -1,5 +1,6 @@
 /**
- * Publishing: a value of a channel's type goes through the publish middlewares, is encoded, and is confirmed by the broker.
+ * Publishes values of a channel's type: each value passes the publish middlewares, is encoded, and is confirmed by the
+ * broker.
  */
 import { Data, Effect, Exit, SchemaIssue } from "effect"
 import * as Address from "../message/Address.ts"
@@ -22,7 +23,7 @@ import { type Broker, keyOf, type Of } from "./Broker.ts"
 import { BrokerError } from "../driver/BrokerError.ts"
 import { type Feature, has, unsupported } from "../driver/Features.ts"
 
-/** A payload, or a parameter of the address, that its channel does not take; nothing was published. */
+/** A payload, or a parameter of the address, that its channel does not accept; nothing was published. */
 export class EncodeError extends Data.TaggedError("EncodeError")<{
   readonly channel: string
   readonly message: string
@@ -31,14 +32,14 @@ export class EncodeError extends Data.TaggedError("EncodeError")<{
   readonly failure = "validation" as const
 }
 
-/** Beside the payload. */
+/** Options of a publish. */
 export interface Options {
   /** Default: the channel's key of the payload. */
   readonly key?: string | undefined
   readonly headers?: { readonly [name: string]: string } | undefined
 }
 
-/** Beside the payload, where the publisher declares these features. */
+/** Options of a publish, with those of the declared features. */
 export type Featured<F extends Feature> =
   & Options
   & ("partition" extends F ? {
@@ -47,22 +48,22 @@ export type Featured<F extends Feature> =
     }
     : {})
   & ("timestamp" extends F ? {
-      /** Unix time in milliseconds that the broker keeps as the message's timestamp. Default: when it is published. */
+      /** Unix time in milliseconds that the broker keeps as the message's timestamp. Default: the time of the publish. */
       readonly timestamp?: number | undefined
     }
     : {})
 
-/** Which of the channels of an address; nothing where it has no parameters. */
+/** The parameters of an address; nothing if it has none. */
 export type At<Name extends string> = [Name] extends [never] ? {} : {
   /** The values of the address's parameters. */
   readonly parameters: Address.Parameters<Name>
 }
 
-/** What stands beside a payload: options, which a channel with parameters needs. */
+/** The arguments after a payload: options, required if the channel's address has parameters. */
 export type Beside<Name extends string, Own = Options> = [Name] extends [never] ? [options?: Own | undefined]
   : [options: Own & At<Name>]
 
-/** Encodes by a channel, compiled once; an Exit, unless the schema itself suspends. */
+/** Makes the encoder of a channel, compiled once; it returns an Exit, unless the schema itself suspends. */
 export const encoder = <P>(
   channel: Channel<P, string, unknown>
 ): (payload: P) => Effect.Effect<Uint8Array, EncodeError> => {
@@ -90,7 +91,7 @@ export const encoder = <P>(
 }
 
 /**
- * A message of a channel, before it is encoded.
+ * Makes a message of a channel, before it is encoded.
  *
  * @throws EncodeError when a parameter does not fit the channel's address
  */
@@ -114,7 +115,7 @@ const nativeOf = ({ partition, timestamp, tombstone }: NativeParts): NativeParts
     ? undefined
     : { partition, timestamp, tombstone }
 
-/** The channel that an address with these values is. */
+/** Returns the channel name of an address with these values. */
 const nameOf = (name: string, pattern: Address.Pattern, parameters: Address.Parameters<string> | undefined): string => {
   try {
     return Address.fill(pattern, parameters ?? {})
@@ -123,7 +124,7 @@ const nameOf = (name: string, pattern: Address.Pattern, parameters: Address.Para
   }
 }
 
-/** An error that `message` throws is one of the effect. */
+/** Turns an `EncodeError` that `message` throws into an error of the effect. */
 export const attempt = <A, E, R>(effect: () => Effect.Effect<A, E, R>): Effect.Effect<A, E | EncodeError, R> => {
   try {
     return effect()
@@ -140,7 +141,7 @@ const encodes = <P>(channel: Channel<P, string, unknown>): Encode<P> => {
   const encode = encoder(channel)
   const contentType = channel.content._tag === "bytes" ? undefined : channel.content.codec.contentType
   return (outgoing) => {
-    // a tombstone has no payload to encode, even where a middleware has given it one
+    // a tombstone has no payload to encode, even if a middleware has set one
     if (outgoing.native?.tombstone === true) return Exit.succeed(outgoing.withPayload(nothing))
     return Effect.mapEager(encode(outgoing.payload), (bytes) => {
       const encoded = outgoing.withPayload(bytes)
@@ -151,10 +152,10 @@ const encodes = <P>(channel: Channel<P, string, unknown>): Encode<P> => {
   }
 }
 
-/** What a publish chain ends in: encoding, and the broker. */
+/** The innermost handler of a publish chain: encodes, and publishes to the broker. */
 export type Innermost<P, B = Broker> = Handler<Outgoing<P>, void, EncodeError | BrokerError, B>
 
-/** The innermost publish handler of a channel: encodes, names the content type, and hands to the broker. */
+/** Makes the innermost publish handler of a channel: encodes, sets the content type, and publishes to the broker. */
 export const handler = <P, On = never>(channel: Channel<P, string, On>): Innermost<P, Of<On>> =>
   innermost(channel, encodes(channel), () => {})
 
@@ -183,7 +184,7 @@ const innermostAll = <P, On>(
     const batch: Array<Outgoing<Uint8Array>> = []
     const from = (at: number): Effect.Effect<void, EncodeError | BrokerError, Of<On>> => {
       for (let i = at; i < entries.length; i++) {
-        // the middlewares of this channel pass its payloads on
+        // the middlewares of this channel pass payloads of its type
         const encoded = encode(entries[i]!.message as Outgoing<P>)
         if (!Eager.isDone(encoded)) {
           return Effect.flatMap(encoded, (message) => {
@@ -211,7 +212,7 @@ export interface Through<P, E, R, B = Broker> {
 /** Publish middlewares as a stack. */
 export type ThroughStack<P, L extends ReadonlyArray<Config>> = Stack<Outgoing<P>, Outgoing<P>, L>
 
-/** What a publish through a stack fails with and needs. */
+/** The errors and needs of a publish through a stack. */
 export type Folded<L extends ReadonlyArray<Config>, B = Broker> = Fold<
   L,
   { A: void; E: EncodeError | BrokerError; R: B }
@@ -222,18 +223,18 @@ export type AnyThrough<P, E, R, B = Broker> = Through<P, E, R, B> | {
   readonly handle: (next: never) => Handler<Outgoing<P>, unknown, unknown, unknown>
 }
 
-/** Publishes values of a channel's type, to one channel or, by an address, to the one that `Name` are given for. */
+/** Publishes values of a channel's type: to one channel, or to the channel that the address parameters `Name` select. */
 export interface Publisher<in P, out E, out R, in Name extends string = never> extends Description.Described {
   readonly channel: string
   /**
-   * Publishes one message each time it is run; completes when the broker has confirmed it and the hooks of the publish
-   * middlewares have run.
+   * Publishes one message on each run; completes when the broker has confirmed it and the hooks of the publish middlewares
+   * have run.
    */
   publish(payload: P, ...options: Beside<Name>): Effect.Effect<void, E, R>
   /**
    * Publishes messages in order, as one batch; completes when the broker has confirmed all and the hooks of the publish
-   * middlewares have run. A message that fails before it reaches the broker fails the whole, and none is published. A `Retry`
-   * publishes the whole again. Headers of `options` go on every message.
+   * middlewares have run. A message that fails before it reaches the broker fails the batch, and none is published. A `Retry`
+   * publishes the whole batch again. Headers of `options` go on every message.
    */
   publishAll(
     payloads: ReadonlyArray<P>,
@@ -241,7 +242,7 @@ export interface Publisher<in P, out E, out R, in Name extends string = never> e
   ): Effect.Effect<void, E, R>
 }
 
-/** What a document shows of a channel that is published to. */
+/** Describes a channel that is published to, for documents. */
 export const sentTo = <P>({ content, name, pattern }: Channel<P, string, unknown>): Description.Sent => ({
   name,
   pattern,
@@ -256,7 +257,7 @@ const composed = <P, E, R, On>(
   const encode = encodes(channel)
   let steps: ReadonlyArray<Description.Description> = []
   let seen: ReadonlyArray<Description.Description> | undefined
-  /** The middlewares of `Broker.wrap` stand inside those of the publisher. */
+  /** Checks the order with the middlewares of `Broker.wrap`, which run inside those of the publisher. */
   const check = (broker: Broker["Service"]): void => {
     const around = broker[Description.DescriptionId]
     if (around === undefined || around === seen) return
@@ -278,7 +279,7 @@ const composed = <P, E, R, On>(
         ? next as unknown as Handler<Outgoing<P>, unknown, E, R>
         : typeof through === "function"
         ? through(next)
-        // E and R are what its list of configs folds to
+        // E and R are the fold of its list of configs
         : through.handle(next as never) as Handler<Outgoing<P>, unknown, E, R>
   )
   Order.check(chain)
@@ -299,8 +300,8 @@ export const hookFailed = (error: Classified): BrokerError =>
   })
 
 /**
- * Composes a publish chain once: what it answers sends one message and runs its hooks, at the call. For middlewares; programs
- * use `make`.
+ * Composes a publish chain once: the returned function sends one message and runs its hooks, at the call. For middlewares;
+ * programs use `make`.
  *
  * @throws OrderError when the middlewares stand in a wrong order
  */
@@ -316,12 +317,12 @@ const sends = <P, E, R>(chain: Handler<Outgoing<P>, unknown, E, R>) => (outgoing
   Effect.asVoid(After.around(outgoing.fresh(), chain, hookFailed))
 
 /**
- * A publisher of a channel, with the publish middlewares that its messages pass: direct publishes and batches alike, in order.
- * Each middleware acts on a batch as the `inBatch` of its description says.
+ * Makes a publisher of a channel. All messages, single or in a batch, pass the publish middlewares in order. Each middleware
+ * acts on a batch as the `inBatch` of its description says.
  *
- * `through` is a middleware, a stack over `Outgoing<P>`, or a function of the innermost handler. What it fails with and needs
- * is what publishing fails with and needs; without it that is `EncodeError | BrokerError` and the `Broker`. A hook that a
- * middleware registered and that fails becomes a `BrokerError` of reason `Refused`, of the hook's class.
+ * `through` is a middleware, a stack over `Outgoing<P>`, or a function of the innermost handler. Its errors and needs are
+ * those of publishing; without it these are `EncodeError | BrokerError` and the `Broker`. A failed hook of a middleware
+ * becomes a `BrokerError` of reason `Refused`, of the hook's class.
  *
  * **Example** (with retries of its own; a batch that the broker refuses is published again as one)
  *
@@ -360,7 +361,7 @@ export const make: {
   ): Publisher<P, BrokerError, Of<On>, Name>
 } = <P, Name extends string, On, E, R>(
   channel: Channel<P, Name, On>,
-  // nothing is of the type that says why it is refused
+  // no value has the type that explains the refusal
   through?: AnyThrough<P, E, R, Of<On>> | Refuse<string> | undefined
 ): Publisher<P, E | BrokerError | EncodeError, R | Of<On>, Name> => {
   const chain = composed(channel, through as AnyThrough<P, E, R, Of<On>> | undefined)
@@ -400,19 +401,19 @@ export type Using<P, E, R, Name extends string, F extends Feature> =
     }
     : {})
 
-/** What the publish middlewares of such a publisher see: a tombstone has no payload. */
+/** The payload that the publish middlewares of such a publisher see: a tombstone has none. */
 type Seen<P, F extends Feature> = "tombstone" extends F ? P | undefined : P
 
 /**
- * A publisher that chooses partitions, gives timestamps or publishes tombstones, as far as it declares that it does.
+ * Makes a publisher that chooses partitions, sets timestamps or publishes tombstones, as its declared features allow.
  *
- * In: the channel, the features, and publish middlewares as in `make`; where `tombstone` is declared, these see `undefined` as
- * the payload of a tombstone. Out: an effect that asks the broker of the channel for the features and gives the publisher;
- * options and methods of features that are not declared do not exist on it. A timestamp counts whole milliseconds, of which
- * a broker may keep the seconds only: see `timestamps` in its capabilities.
+ * In: the channel, the features, and publish middlewares as in `make`; with `tombstone`, these see `undefined` as the payload
+ * of a tombstone. Out: an effect that checks the features of the channel's broker and returns the publisher, without the
+ * options and methods of undeclared features. A timestamp counts whole milliseconds, of which a broker may keep the seconds
+ * only: see `timestamps` in its capabilities.
  *
- * Fails with a `BrokerError` of reason `Unsupported` where the broker lacks a declared feature: then there is no publisher.
- * Publishing fails as that of `make` does, and with `Invalid` where the channel has no such partition: nothing is written.
+ * Fails with a `BrokerError` of reason `Unsupported`, without a publisher, if the broker lacks a declared feature. Publishing
+ * fails as that of `make` does, and with `Invalid` if the channel has no such partition: nothing is written.
  *
  * **Example** (a table of prices in a compacted topic)
  *
@@ -458,14 +459,14 @@ export const using: {
   features: ReadonlyArray<F>,
   through?: AnyThrough<Seen<P, F>, E, R, Of<On>>
 ): Effect.Effect<Using<P, E | BrokerError | EncodeError, R | Of<On>, Name, F>, BrokerError, Of<On>> => {
-  // the innermost handler takes a tombstone whatever its payload, so both kinds of message pass one chain
+  // the innermost handler accepts a tombstone with any payload, so both kinds of message pass one chain
   const chain = composed<P, E, R, On>(channel, through as unknown as AnyThrough<P, E, R, Of<On>> | undefined)
   const send = sender<P, On, E, R>(channel, () => chain)
   const publisher = through === undefined ? make(channel) : make<P, Name, On, E, R>(channel, () => chain)
   const tombstone = (key: string, options?: Options & NativeParts) =>
     Effect.suspend(() => attempt(() => send(message(channel, undefined as P, { ...options, key, tombstone: true }))))
   const own = features.some((feature) => feature === "tombstone") ? { ...publisher, tombstone } : publisher
-  // a publisher hands all of its options to `message`, which knows those of the features
+  // a publisher passes all of its options to `message`, which knows those of the features
   const featured = own as unknown as Using<P, E | BrokerError | EncodeError, R | Of<On>, Name, F>
   return Effect.flatMap(keyOf(channel), ({ capabilities, system }) => {
     const lacking = features.find((feature) => !has(capabilities, feature))
@@ -475,5 +476,5 @@ export const using: {
   })
 }
 
-/** What a publish fails with beside its middlewares: where the address has parameters, they may not fit. */
+/** The errors of a publish beside those of its middlewares: address parameters may not fit. */
 type Failing<Name extends string> = BrokerError | ([Name] extends [never] ? never : EncodeError)

@@ -1,6 +1,4 @@
-/**
- * Replays for one consumer group: a channel beside that of the subscription, which only the group that failed reads.
- */
+/** Replays for one consumer group: a channel beside that of the subscription, which only the failed group reads. */
 import { Effect, Exit, Layer, type Scope } from "effect"
 import * as Address from "../message/Address.ts"
 import type * as Headers from "../message/Headers.ts"
@@ -22,15 +20,15 @@ const counted = (text: string | undefined): number => {
   return Number.isSafeInteger(value) ? value : 0
 }
 
-// of the headers that a replay adds, the handler sees these, and a dead letter of it counts on
+// the handler sees only these headers of a replay, and a dead letter of it continues their count
 const shown = new Set<string>([names.passes, replayed, replayId])
 
 const fieldsOf = (copy: Delivery): ReadonlyArray<Headers.Field> =>
   Instructions.restore(originalFields(copy)).concat(copy.fields.filter(([name]) => shown.has(name.toLowerCase())))
 
 /**
- * The message of a replay as it was in its own channel; undefined where it is no replay for this group. The channel is that
- * of the broker, without the end that makes it a replay channel: no header decides it.
+ * Reads the message of a replay as it was in its own channel; undefined if it is no replay for this group. Its channel is the
+ * broker's, without the suffix of replay channels: no header decides it.
  */
 const read = (copy: Delivery, group: string, handler: string): Delivery | undefined => {
   const { headers } = copy
@@ -52,7 +50,7 @@ const read = (copy: Delivery, group: string, handler: string): Delivery | undefi
   )
 }
 
-/** The pattern of the replay channels of a subscription by pattern, which it must not read itself. */
+/** Returns the pattern of a subscription's replay channels; the subscription's own pattern must not match them. */
 const patternOf = (pattern: Address.Pattern, group: string): Address.Pattern | undefined => {
   const { address, parts } = pattern
   const last = parts.at(-1)
@@ -67,16 +65,17 @@ const patternOf = (pattern: Address.Pattern, group: string): Address.Pattern | u
 }
 
 /**
- * The subscription that takes the replays for the group of another subscription, with the same handler.
+ * Makes the subscription that takes the replays for the group of another subscription, with the same handler.
  *
  * In: the subscription whose dead letters are replayed. Out: a subscription to `CHANNEL.GROUP.replay`, by the group
  * `GROUP.replay` and the name `NAME.replay`, which is run as any other. Handler and middlewares see each message with its own
- * channel, group, partition, position, key, headers and timestamp, and with the header `dead-letter-replay-id`. A message that
- * fails again waits in its place (`Retries.held`), and then becomes a dead letter of its own channel again. A message that
- * `DeadLetters.replay` has not published for this group goes to the dead letters of the replay channel. Middlewares of
- * `Broker.wrap` stand outside, and see the replay channel.
+ * channel, group, partition, position, key, headers and timestamp, and with the header `dead-letter-replay-id`. A message
+ * that fails again waits in its place (`Retries.held`), and then becomes a dead letter of its own channel again. A message
+ * that `DeadLetters.replay` has not published for this group becomes a dead letter of the replay channel. Middlewares of
+ * `Broker.wrap` run outside, and see the replay channel.
  *
- * A program that may write to the replay channel may have the group handle any message: grant write access only to the programs that replay.
+ * A program that may write to the replay channel can make the group handle any message: grant write access only to the
+ * programs that replay.
  *
  * @throws RangeError when the subscription reads a pattern that matches its own replay channels
  * @category constructors
@@ -99,14 +98,15 @@ export const make = <R, On>(
       group: `${group}.replay`,
       name: `${name}.replay`,
       from: "earliest",
-      // retry channels of its own, for the few messages of a replay, would outlive it
+      // retry channels for the few messages of a replay would outlive it
       retries: Retries.held,
       handle: (copy) => {
         const original = read(copy, group, name)
         if (original === undefined) {
           return Exit.succeed(Outcome.DeadLetter(new Error(`${copy.channel} takes replays for the group ${group}`)))
         }
-        // hooks are registered on the one and run by the other; middlewares outside have registered theirs before
+        // the handler registers hooks on the original, the engine runs those of the copy; outer middlewares have registered
+        // theirs before
         original.hooks = copy.hooks ??= []
         return consumer.handle(original)
       },
@@ -116,11 +116,11 @@ export const make = <R, On>(
 }
 
 /**
- * Declares the replay channel and starts the subscription of `make`; completes when its source is ready, and stops it by a
- * drain when the scope closes. The channels of a pattern are not declared.
+ * Declares the replay channel and starts the subscription of `make`; completes when its source is ready. Closing the scope
+ * drains the subscription. The channels of a pattern are not declared.
  *
- * Needs its broker and what the handler needs; fails with the `BrokerError` that kept the channel from being declared or the
- * source from starting.
+ * Needs the subscription's broker and the services of its handler; fails with the `BrokerError` that kept the channel from
+ * being declared or the source from starting.
  *
  * @throws RangeError as `make` does
  */
@@ -137,7 +137,7 @@ export const run = <R, On>(
 }
 
 /**
- * `run` as a layer: replays are taken for as long as the layer lives.
+ * Runs `run` as a layer: takes replays for as long as the layer lives.
  *
  * **Example** (a subscription, and the replays of its dead letters)
  *

@@ -1,4 +1,4 @@
-/** Where a failed message waits for its next attempt: the order that this keeps, and the messages that wait meanwhile. */
+/** Decides where a failed message waits for its next attempt: in its place, or elsewhere while its lane continues. */
 import type { Duration } from "effect"
 import type * as Headers from "../message/Headers.ts"
 import { type Delivery, Outgoing } from "../message/Message.ts"

@@ -1,6 +1,4 @@
-/**
- * Subscriptions put together: what they share is said once, and they run as one.
- */
+/** Groups subscriptions: their shared options are given once, and they run together. */
 import { Effect, Layer, Scope } from "effect"
 import * as Channel from "../message/Channel.ts"
 import type { Delivery, Message, Raw } from "../message/Message.ts"
@@ -14,15 +12,15 @@ import type { Lanes } from "../driver/Lanes.ts"
 import type * as Settlement from "./Settlement.ts"
 import * as Subscription from "./Subscription.ts"
 
-/** What the subscriptions of a router share; what one of them says itself rules over it, field by field. */
+/** The options that a router's subscriptions share; a subscription's own options override them, field by field. */
 export interface Options extends Partial<Omit<Subscription.Options, "group" | "name">> {
-  /** What the names of channels begin with. Default: nothing. */
+  /** The prefix of channel names. Default: none. */
   readonly prefix?: string | undefined
-  /** What the names of groups begin with. Default: nothing. */
+  /** The prefix of group names. Default: none. */
   readonly groupPrefix?: string | undefined
 }
 
-/** Options of one subscription; its group where the router has none. */
+/** Options of one subscription; its group is required if the router has none. */
 export type Own<Group> =
   & Omit<Subscription.Options, "group">
   & ([Group] extends [string] ? { readonly group?: string | undefined }
@@ -30,22 +28,25 @@ export type Own<Group> =
 
 type Outcome = Settlement.Policy["entries"]
 
-/** A subscription that is not built yet, since routers around it still add to it. */
+/** A subscription that is not built yet, because routers around it still add to it. */
 interface Entry {
   readonly channel: Channel.Channel<never, string, unknown>
   readonly options: Subscription.Options & { readonly settle?: Outcome | undefined }
   readonly handler: Handler<never, unknown, unknown, unknown>
 }
 
-/** What a handler answers and fails with. */
+/** The answer and the errors of a handler. */
 export interface Ends {
   readonly A: unknown
   readonly E: unknown
 }
 
-/** Subscriptions that need the services `R`, to the brokers `On`; their handlers end by `Each`, one member for each of them. */
+/**
+ * Subscriptions that need the services `R`, to the brokers `On`; `Each` has one member for the answer and errors of each
+ * handler.
+ */
 export interface Router<out R, out On, out Each extends Ends = Ends> {
-  /** Only a type: how the handlers end is asked for by the stack of a router around this one. */
+  /** Only a type: the stack of an outer router checks the answers and errors of the handlers with it. */
   readonly "~ends"?: Each
   readonly subscriptions: ReadonlyArray<Subscription.Subscription<R, On>>
   readonly "~entries": ReadonlyArray<Entry>
@@ -54,30 +55,30 @@ export interface Router<out R, out On, out Each extends Ends = Ends> {
 /** The message that a handler gets inside a stack that hands on `At`. */
 type Inside<At, P> = At extends Delivery ? Delivery<Raw<P>> : Message<Raw<P>>
 
-/** What a stack itself fails with: the router settles it. */
+/** The errors of a stack itself, which the router settles. */
 type Fails<L extends ReadonlyArray<Config>> = Fold<L, { A: never; E: never; R: never }>["E"]
 
-/** How a handler that ends by `Each` does so outside a stack. */
+/** The answer and errors of a handler that ends by `Each`, outside a stack. */
 type Outside<L extends ReadonlyArray<Config>, Each> = Each extends Ends
   ? { readonly A: Fold<L, Each & { readonly R: never }>["A"]; readonly E: Fold<L, Each & { readonly R: never }>["E"] }
   : never
 
-/** What the middlewares of a stack ask of each of the handlers inside. */
+/** The requirements of a stack's middlewares on each of the handlers inside. */
 type CheckEach<L extends ReadonlyArray<Config>, Each> = (
   Each extends Ends ? (asked: Check<L, Each & { readonly R: never }>) => void : never
 ) extends (asked: infer All) => void ? All : unknown
 
-/** What is left of a handler's own errors outside a stack: its subscription settles them. */
+/** The handler's own errors that remain outside a stack: its subscription settles them. */
 type Left<L extends ReadonlyArray<Config>, A, E, R> = Exclude<Fold<L, { A: A; E: E; R: R }>["E"], Fails<L>>
 
 type ErrorsOf<H> = H extends Handler<never, unknown, infer E, unknown> ? E : never
 
-/** A router to which subscriptions are added; each call answers a new one. */
+/** A router to which subscriptions are added; each call returns a new router. */
 export interface Building<out R, out On, At, L extends ReadonlyArray<Config>, Group, out Each extends Ends = never>
   extends Router<R, On, Each>
 {
   /**
-   * Adds a subscription, as `Subscription.make` binds it: the router's stack stands outside its handler.
+   * Adds a subscription, as `Subscription.make` binds it. The router's stack runs outside its handler.
    *
    * @throws RangeError when an option is out of range or it is there already, OrderError when middlewares stand in a wrong
    * order, those of the router included
@@ -101,8 +102,8 @@ export interface Building<out R, out On, At, L extends ReadonlyArray<Config>, Gr
     handler: Said<H, NoHandler<H, Inside<At, P>>>
   ): Building<R, On, At, L, Group, Each>
   /**
-   * Adds the subscriptions of another router: the prefixes of this one come before theirs, its stack stands outside, and its
-   * options hold where they have none. Each of their handlers must fit the stack, as in `add`.
+   * Adds the subscriptions of another router: the prefixes of this router come before theirs, its stack runs outside, and its
+   * options apply where they have none. Each of their handlers must fit the stack, as in `add`.
    *
    * @throws as `add`
    */
@@ -124,7 +125,7 @@ type Shared = Options & {
   readonly settle?: Outcome | undefined
 }
 
-/** The options that are said field by field. */
+/** The options that are merged field by field. */
 const nested = ["table", "settle", "inFlight", "backoff", "hold", "grace", "restart"] as const
 
 const defined = (options: object | undefined): object =>
@@ -147,7 +148,7 @@ class Builder {
   constructor(shared: Shared, entries: ReadonlyArray<Entry>, before: Builder["subscriptions"]) {
     this.shared = shared
     this["~entries"] = entries
-    // what was added is refused here and now
+    // build added subscriptions now, so that wrong options throw here
     const added = entries.slice(before.length).map(({ channel, handler, options }) =>
       // the signatures have checked that they fit
       Subscription.make(channel, options, handler as Handler<Delivery, unknown>)
@@ -195,12 +196,12 @@ type Takes<Outer, Inner> = [Delivery] extends [Outer] ? [Inner] extends [Message
   : Refuse<"A router's stack begins at receive: Stack.receive(), or Stack.start().">
 
 /**
- * An empty router, with what its subscriptions share: a prefix of their channels and groups, options, and in `through` a stack
- * of middlewares that stands outside each handler.
+ * Makes an empty router, with the shared settings of its subscriptions: a prefix of their channels and groups, options, and
+ * in `through` a stack of middlewares that runs outside each handler.
  *
- * Types: errors and needs of each handler are those outside the stack, as `pipe` would infer them. An error that the stack
- * itself fails with is settled by its class or by the router's `settle`; what is left of the handler's own errors by that of
- * its subscription. Each has a group: the router's, or its own.
+ * Types: errors and needs of each handler are those outside the stack, as `pipe` would infer them. An error of the stack
+ * itself is settled by its class or by the router's `settle`; the handler's remaining errors by that of its subscription.
+ * Each subscription has a group: the router's, or its own.
  *
  * The prefix is part of the channel's name for brokers, dead letters and documents. A publisher, and a handler that reads the
  * parameters of its address, use `Channel.prefixed`.
@@ -245,13 +246,13 @@ export const make = <
     & Settlement.Settle<Fails<L>>
     & Settlement.Named<Fails<L>>
 ): Building<never, never, Inner, L, Group> => {
-  // read untyped, as whatever is added later
+  // read untyped, like the subscriptions added later
   const builder: unknown = new Builder((options ?? {}) as Shared, [], [])
-  // the types of what is added live in the signatures only
+  // the types of added subscriptions live in the signatures only
   return builder as Building<never, never, Inner, L, Group>
 }
 
-/** Starts all subscriptions at once; completes when all have started, and drains them side by side when the scope closes. */
+/** Starts all subscriptions at once; completes when all have started. Closing the scope drains them concurrently. */
 export const run = <R, On>(
   router: Router<R, On>
 ): Effect.Effect<ReadonlyArray<Running>, BrokerError, On | R | Scope.Scope> =>
@@ -264,8 +265,8 @@ export const run = <R, On>(
       )))
 
 /**
- * All subscriptions of a router as a layer: they run for as long as it lives. One that cannot start fails it, and drains the
- * others.
+ * Runs all subscriptions of a router for as long as the layer lives. If a subscription cannot start, the layer fails and
+ * drains the rest.
  *
  * @category layers
  */
@@ -276,7 +277,7 @@ export const layer = <R, On>(
 const lanesText = (lanes: Lanes): string => lanes._tag === "partition" ? "partition" : `${lanes._tag} ${lanes.limit}`
 
 /**
- * What a router runs, as text: a line for each subscription, and under it its pipeline.
+ * Renders a router as text: a line for each subscription, and under it its pipeline.
  *
  * **Example** (one subscription)
  *

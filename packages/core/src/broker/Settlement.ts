@@ -1,25 +1,23 @@
-/**
- * From the end of a chain to what becomes of the message: computed once, outside everything.
- */
+/** Maps the end of a chain to the outcome of its message: computed once, outside of all middlewares. */
 import { Cause, Duration, type Exit } from "effect"
 import { type Classified, classOf, type FailureClass, retryAfterOf, tagOf } from "../message/Failure.ts"
 import * as Outcome from "../message/Outcome.ts"
 
-/** What each class of failure does to its message; data that a subscription may change. */
+/** The outcome for each class of failure; data that a subscription may change. */
 export type Table = { readonly [Class in FailureClass]: (error: Classified) => Outcome.Outcome }
 
 const again = (error: Classified) => {
   const after = retryAfterOf(error)
   if (after === undefined) return Outcome.Retry()
-  // what other services name may be in the past, without end, or no number: the engine bounds it on both sides
+  // a `retryAfter` of another service may be in the past, infinite, or NaN: the engine bounds it on both sides
   const millis = Duration.toMillis(after)
   return Outcome.Retry({ after: millis > 0 ? Math.min(millis, Number.MAX_SAFE_INTEGER) : 0 })
 }
 const dead = (error: Classified) => retryAfterOf(error) === undefined ? Outcome.DeadLetter(error) : again(error)
 
 /**
- * What may succeed later is tried again (`transient`, `throttled`, `conflict`, `timeout`, `dependency`), what never will is
- * dead-lettered. Whatever carries `retryAfter` goes back to the source, of whichever class it is.
+ * The default table: temporary failures are retried (`transient`, `throttled`, `conflict`, `timeout`, `dependency`),
+ * permanent ones are dead-lettered. An error with `retryAfter` is retried, whatever its class.
  */
 export const table: Table = {
   transient: again,
@@ -34,7 +32,7 @@ export const table: Table = {
   defect: dead
 }
 
-/** What becomes of an error: an outcome, or a function of the error. */
+/** The settlement of an error: an outcome, or a function of the error. */
 export type Entry<Error> = Outcome.Outcome | ((error: Error) => Outcome.Outcome)
 
 /** The members of `E` that do not carry a class. */
@@ -47,7 +45,7 @@ type ByTag<E, Tag> = E extends { readonly _tag: infer Own } ? Tag extends Own ? 
 
 type Flat<T> = { [K in keyof T]: T[K] } & {}
 
-/** One entry for each error without a class; entries for classified errors are optional and rule over the table. */
+/** One entry for each error without a class; entries for classified errors are optional and override the table. */
 export type Entries<E, Needed extends string = TagOf<Open<E>>> = Flat<
   & { readonly [Tag in Needed]: Entry<ByTag<E, Tag>> }
   & { readonly [Tag in TagOf<Exclude<E, Open<E>>>]?: Entry<ByTag<E, Tag>> }
@@ -58,7 +56,7 @@ export interface NeedsEntries<Tag extends string, E> {
   readonly settle: Entries<E, Tag>
 }
 
-/** `settle` is asked for where an error needs an entry; one without a tag could have none, and is refused by `Named`. */
+/** Requires `settle` if an error needs an entry. An error without a tag can have no entry, and `Named` refuses it. */
 export type Settle<E> = [TagOf<Open<E>>] extends [never] ? { readonly settle?: Entries<E> | undefined }
   : NeedsEntries<TagOf<Open<E>>, E>
 
@@ -68,13 +66,16 @@ type Untagged<E> = E extends { readonly _tag: string } ? never : E
 export type Named<E> = [Untagged<Open<E>>] extends [never] ? unknown
   : { readonly "an error without _tag and without `failure` cannot be settled": Untagged<Open<E>> }
 
-/** What rules over the default table. */
+/** Overrides of the default settlement. */
 export interface Policy {
   readonly entries: { readonly [tag: string]: Entry<never> | undefined }
   readonly table: Table
 }
 
-/** The outcome of a user's function; where it throws or returns no outcome, a dead letter that names this. */
+/**
+ * Returns the outcome of a user's function. If it returns no outcome: a dead letter that names `where`; if it throws: a dead
+ * letter with the thrown value.
+ */
 const decided = (where: string, decide: () => unknown, error: unknown): Outcome.Outcome => {
   try {
     const outcome = decide()
@@ -86,7 +87,7 @@ const decided = (where: string, decide: () => unknown, error: unknown): Outcome.
   }
 }
 
-// both tables are the user's, and a tag may be any text: `constructor` is an entry only where the user wrote it
+// both tables are the user's, and a tag may be any text: `constructor` is an entry only if the user wrote it
 const ownOf = <T>(table: { readonly [name: string]: T }, name: string): T | undefined =>
   Object.hasOwn(table, name) ? table[name] : undefined
 
@@ -99,9 +100,10 @@ const ofClass = (policy: Policy, failure: FailureClass, error: unknown): Outcome
 }
 
 /**
- * The outcome of one error: by the entry of its tag, else by the table for its class, else a dead letter.
+ * Returns the outcome of one error: from the entry of its tag, otherwise from the table by its class, otherwise a dead
+ * letter.
  *
- * Never throws: where an entry or a row of the table throws or returns no outcome, the message is a dead letter.
+ * Never throws: if an entry or a row of the table throws or returns no outcome, the message is a dead letter.
  */
 export const ofError = (policy: Policy, error: unknown): Outcome.Outcome => {
   const tag = tagOf(error)
@@ -118,8 +120,8 @@ export const ofError = (policy: Policy, error: unknown): Outcome.Outcome => {
 }
 
 /**
- * The outcome of a finished chain: an answered outcome holds, any other answer acknowledges; an error is settled by its
- * entry or its class; an interruption releases; a defect is settled as the class `defect`. Never throws.
+ * Returns the outcome of a finished chain: an answered outcome holds, any other answer acknowledges; an error is settled by
+ * its entry or its class; an interruption releases; a defect is settled as the class `defect`. Never throws.
  */
 export const ofExit = (policy: Policy, exit: Exit.Exit<unknown, unknown>): Outcome.Outcome => {
   if (exit._tag === "Success") return Outcome.isOutcome(exit.value) ? exit.value : Outcome.Ack

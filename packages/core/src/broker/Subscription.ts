@@ -52,14 +52,14 @@ export interface Options {
    * (default 100,000). If the broker itself delays, the engine holds no message: the broker's count of deliveries is the
    * number of attempts.
    *
-   * Retries whose error names a time (`retryAfter`) count toward none of these. Such a wait is never shorter than
-   * `backoff.base`, so `Retry-After: 0` is no hot loop. The named waits of one message add up to at most `retryAfter`
-   * (default 1 day; Infinity sets no limit); a message with a longer named wait becomes a dead letter. A broker that delays
-   * keeps only the number of deliveries: the engine then takes as the sum that number times the present wait, or the age of
-   * the message if less.
+   * Retries that name a time (`retryAfter`) count toward none of these. Such a wait is never shorter than `backoff.base`, so
+   * `Retry-After: 0` is no hot loop. The named waits of one message add up to at most `retryAfter` (default 1 day; Infinity
+   * sets no limit); a message with longer named waits becomes a dead letter. A broker that delays keeps only the number of
+   * deliveries, so the engine estimates the sum as that number times the present wait, or the age of the message plus the
+   * present wait if that is less.
    *
-   * `span` also bounds redelivery after a crash: while so many messages of a partition are settled beyond an unsettled one,
-   * failing or slow, the engine takes no more messages of that partition.
+   * `span` also bounds redelivery after a crash: while `span` messages of a partition are settled beyond an unsettled one,
+   * failing or slow, the engine takes in no more messages of that partition.
    */
   readonly hold?: {
     readonly attempts?: number | undefined

@@ -1,33 +1,33 @@
-/**
- * Subscriptions that begin and end while a program runs, by name.
- */
+/** Starts and stops subscriptions by name, while a program runs. */
 import { Context, Deferred, Effect, Exit, Layer, Scope } from "effect"
 import type { Health, Running } from "./Broker.ts"
 import * as BrokerError from "../driver/BrokerError.ts"
 import * as Subscription from "./Subscription.ts"
 
-/** What a program does with its subscriptions while it runs. */
+/** Starts, stops and lists the subscriptions of a running program. */
 class SubscriptionsRegistry extends Context.Service<SubscriptionsRegistry, {
   /**
-   * Starts a subscription; completes when its source is ready, and goes on until `stop` or until the layer's scope closes.
+   * Starts a subscription; completes when its source is ready. The subscription runs until `stop` or until the layer's scope
+   * closes.
    *
-   * Fails with the `BrokerError` that kept the source from starting, and then its name is free; with one of reason
-   * `Conflict`, and nothing has changed, while a subscription of the same name runs or drains; with one of reason `Lost` when
-   * the layer's scope closes. Interrupting it stops what has begun. Handlers get the services of the caller.
+   * Fails with the `BrokerError` that kept the source from starting, and then its name is free; with reason `Conflict`, and
+   * without any change, while a subscription of the same name runs or drains; with reason `Lost` when the layer's scope
+   * closes. Interrupting it stops the subscription. Handlers get the services of the caller.
    */
   readonly start: <R, On>(
     subscription: Subscription.Subscription<R, On>
   ) => Effect.Effect<Running, BrokerError.BrokerError, On | Exclude<R, Scope.Scope>>
   /**
-   * Drains a subscription and waits for it: what runs may finish, up to its limit. Answers whether there was one of this name.
-   * Of one that is starting, the start is waited for first. Interrupting it gives up waiting, not the drain.
+   * Drains a subscription and waits for it: running handlers may finish, up to the drain limit. Returns whether a
+   * subscription of this name existed. If that subscription is starting, waits for the start first. Interrupting it ends the
+   * wait, not the drain.
    */
   readonly stop: (name: string) => Effect.Effect<boolean>
-  /** The health of one, or undefined where none of this name runs; while it starts there is none yet. */
+  /** Returns the health of one subscription, or undefined if none of this name runs; while it starts there is none yet. */
   readonly health: (name: string) => Effect.Effect<Health | undefined>
-  /** The health of all that have started, in the order in which they were begun. */
+  /** Returns the health of all started subscriptions, in the order of their `start` calls. */
   readonly list: Effect.Effect<ReadonlyArray<Health>>
-  /** All that have started, in the same order. */
+  /** Returns all started subscriptions, in the same order. */
   readonly running: Effect.Effect<ReadonlyArray<Running>>
 }>()("@millrace/core/Subscriptions/Registry") {}
 
@@ -35,10 +35,10 @@ export { SubscriptionsRegistry as Registry }
 
 interface Entry {
   readonly scope: Scope.Closeable
-  /** Whether it has started; then it may be stopped. */
+  /** Completes when the start has ended, with success or not; `stop` waits for it. */
   readonly started: Deferred.Deferred<void>
   running: Running | undefined
-  /** How its drain ends, once it has begun. */
+  /** Completes when the drain has ended; undefined before the drain begins. */
   stopping: Deferred.Deferred<void> | undefined
 }
 
@@ -60,10 +60,10 @@ const over = (system: string): BrokerError.BrokerError =>
 
 const make = Effect.gen(function*() {
   const scope = yield* Effect.scope
-  // all are drained side by side
+  // all subscriptions drain concurrently
   const all = yield* Scope.fork(scope, "parallel")
   const entries = new Map<string, Entry>()
-  // before they are drained: what is starting then would wait for a source that never comes
+  // completes before the drain: a subscription that is starting would wait for a source that never comes
   const closing = Deferred.makeUnsafe<void>()
   yield* Effect.addFinalizer(() => Deferred.succeed(closing, undefined))
 
@@ -77,7 +77,7 @@ const make = Effect.gen(function*() {
           Deferred.doneUnsafe(stopping, Exit.void)
         }))
       )
-      // it goes on when nobody waits for it any more
+      // the drain continues if its caller is interrupted
       return Effect.andThen(Effect.forkDetach(drained), Deferred.await(stopping))
     })
 
@@ -129,14 +129,14 @@ const make = Effect.gen(function*() {
   })
 })
 
-/** What subscriptions need, each its own: their brokers and the services of their handlers. */
+/** The needs of each subscription: its broker and the services of its handler. */
 type NeedsOf<S> = S extends Subscription.Subscription<infer R, infer On> ? On | Exclude<R, Scope.Scope> : never
 
 /**
- * Subscriptions that run from the beginning, e.g. those of a router, and those that are started later. When its scope closes,
- * all are drained side by side: put their brokers beneath it, so that they outlive the drain.
+ * Runs subscriptions from the beginning, e.g. those of a router, and later ones that the registry starts. Closing its scope
+ * drains all of them concurrently: put their brokers beneath it, so that they outlive the drain.
  *
- * Fails with the `BrokerError` of one that cannot start.
+ * Fails with the `BrokerError` of a subscription that cannot start.
  *
  * **Example** (one more, while the program runs)
  *
@@ -171,7 +171,7 @@ export const layer = <const S extends ReadonlyArray<Subscription.Subscription<un
     SubscriptionsRegistry,
     Effect.tap(make, (registry) =>
       Effect.forEach(
-        // what each of them needs is in the layer's type
+        // the needs of each subscription are in the layer's type
         (subscriptions ?? []) as ReadonlyArray<Subscription.Subscription<NeedsOf<S[number]>, never>>,
         registry.start,
         { concurrency: "unbounded", discard: true }

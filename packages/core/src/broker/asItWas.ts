@@ -1,10 +1,8 @@
-/**
- * A message that was copied to another channel with headers about where it came from, read as it was in its own channel.
- */
+/** Reads a message that was copied to another channel, with headers for its origin, as it was in its own channel. */
 import * as Headers from "../message/Headers.ts"
 import { type Delivery, delivery, type Reader } from "../message/Message.ts"
 
-/** Reads the copy without the headers that were added to it. */
+/** Reads the copy without the added headers. */
 class AsItWas implements Reader<Delivery> {
   private readonly fieldsOf: (copy: Delivery) => ReadonlyArray<Headers.Field>
   private readonly published: number | undefined
@@ -31,18 +29,18 @@ class AsItWas implements Reader<Delivery> {
   }
 }
 
-/** Where and when a message was in its own channel. */
+/** The place and time of a message in its own channel. */
 export interface Place {
   readonly channel: string
   readonly partition: number
   readonly position: number
-  /** Unix time in milliseconds, or undefined where its broker did not say. */
+  /** Unix time in milliseconds, or undefined if its broker gave none. */
   readonly timestamp: number | undefined
   readonly group: string
   readonly handler: string
 }
 
-/** The message of a copy as it was at its place; `fieldsOf` leaves out the headers that were added. */
+/** Returns the message of a copy as it was at its place; `fieldsOf` leaves out the added headers. */
 export const asItWas = (
   copy: Delivery,
   { channel, group, handler, partition, position, timestamp }: Place,

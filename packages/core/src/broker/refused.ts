@@ -1,11 +1,9 @@
-/**
- * Publishes that are refused: by a middleware of a whole broker, or by the broker for what one message is.
- */
+/** Refused publishes: by a middleware of a whole broker, or by the broker because of the message itself. */
 import { Predicate } from "effect"
 import * as Failure from "../message/Failure.ts"
 import { BrokerError } from "../driver/BrokerError.ts"
 
-/** The error of a publish that a middleware of a broker has refused. */
+/** Makes the error of a publish that a middleware of a broker has refused. */
 export const refused = (system: string) => (error: unknown): BrokerError =>
   Failure.isInstance(error, BrokerError) ? error : new BrokerError({
     system,
@@ -17,10 +15,10 @@ export const refused = (system: string) => (error: unknown): BrokerError =>
     cause: error
   })
 
-// by its tag: a driver may bring a copy of this package along
+// by its tag: a driver may depend on another copy of this package
 export const isBrokerError = (error: unknown): error is BrokerError => Predicate.isTagged(error, "BrokerError")
 
-/** Whether a broker can never take this very message, where it may take others. */
+/** Whether a broker permanently refuses this message, but may accept others. */
 export const isAboutMessage = (error: unknown): error is BrokerError =>
   isBrokerError(error) && !error.retriable && aboutMessage.has(error.reason)
 

@@ -35,9 +35,7 @@ export interface Capabilities {
   readonly fanOut: boolean
   /** Whether messages stay in the channel after they are settled. */
   readonly retention: boolean
-  /**
-   * Whether a group that begins `earliest` gets messages published before it began; otherwise it begins with new messages.
-   */
+  /** Whether a group that begins `earliest` gets messages published before; otherwise it begins with new messages. */
   readonly replay: boolean
   /** Whether messages outlive the broker's process. */
   readonly persistence: boolean
@@ -54,9 +52,7 @@ export interface Capabilities {
   readonly patterns: boolean
   /** Whether the broker counts the lag of a group. */
   readonly lag: boolean
-  /**
-   * The longest body in bytes, or undefined if the broker's settings decide. The driver's `publish` refuses longer bodies.
-   */
+  /** The longest body in bytes, or undefined if the broker's settings decide. The driver's `publish` refuses longer ones. */
   readonly maximumBytes?: number | undefined
   /**
    * Headers that the broker obeys when a message is published (expiry, retain, priority, further recipients, deduplication
@@ -110,7 +106,7 @@ export interface Lease {
   readonly settle?: ((batch: ReadonlyArray<Settled>) => Effect.Effect<void, BrokerError>) | undefined
   /** Extends the claims of messages that are still being handled. */
   readonly extend?: ((batch: ReadonlyArray<Delivery>) => Effect.Effect<void, BrokerError>) | undefined
-  /** Milliseconds after which the broker gives an unsettled message without `extend` to another consumer. */
+  /** Milliseconds after which the broker redelivers an unsettled message without `extend` to another consumer. */
   readonly claim?: number | undefined
   /** Stops and starts the source without leaving the group; absent if an `offer` that does not return is enough. */
   readonly pause?: Effect.Effect<void> | undefined
@@ -125,7 +121,8 @@ export interface Sink {
    */
   readonly ready: () => void
   /**
-   * Reports a sign of life: the source answered a poll, with or without messages. A source that is not polled: messages came.
+   * Reports a sign of life: the source answered a poll, with or without messages. A source that does not poll reports each
+   * arrival of messages.
    */
   readonly polled: () => void
   /** Begins a lease; its deliveries start at the first message that the group has not settled. */

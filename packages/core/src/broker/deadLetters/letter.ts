@@ -1,6 +1,6 @@
 /**
- * Composes dead letters: the message as it was published with headers that say why it failed, and smaller forms of the same
- * dead letter for a broker that refuses the whole one.
+ * Composes dead letters: the message as it was published, with headers for its error, and smaller forms of the same dead
+ * letter for a broker that refuses the whole one.
  */
 import { Cause, Result } from "effect"
 import * as Base64 from "effect/encoding/Base64"
@@ -26,19 +26,19 @@ export const names = {
   errorMessage: "dead-letter-error-message",
   at: "dead-letter-at",
   passes: "dead-letter-passes",
-  /** The original headers as base64url of JSON, where the broker refused them as they were. */
+  /** The original headers as base64url of JSON, if the broker refused them as they were. */
   headers: "dead-letter-headers",
-  /** What the dead letter lacks since the broker refused it: `headers`, or `headers,body`. */
+  /** The parts left out because the broker refused them: `headers`, or `headers,body`. */
   omitted: "dead-letter-omitted",
-  /** The digest of a body that was left out, as RFC 9530 writes it: `sha-256=:…:`. */
+  /** The digest of an omitted body, as RFC 9530 writes it: `sha-256=:…:`. */
   digest: "dead-letter-body-digest",
-  /** The length in bytes of a body that was left out. */
+  /** The length in bytes of an omitted body. */
   length: "dead-letter-body-length"
 } as const
 
 export const replayed = "dead-letter-replayed"
 
-/** The header of a replayed message that says which replay of which dead letter it is. */
+/** The header of a replayed message that identifies the replay and its dead letter. */
 export const replayId = "dead-letter-replay-id"
 
 const own: ReadonlySet<string> = new Set([...Object.values(names), replayed, replayId])
@@ -50,7 +50,7 @@ const maximumText = 256
 
 const suffix = ".dead-letters"
 
-/** The channel of dead letters of a channel, where a subscription names no other: `NAME.dead-letters`. */
+/** Returns the default dead letter channel of a channel: `NAME.dead-letters`. */
 export const channelOf = (channel: string): string => `${channel}${suffix}`
 
 /**
@@ -66,14 +66,14 @@ export const forms = ["whole", "encoded", "bare", "digest"] as const
 /** One of `forms`. */
 export type Form = (typeof forms)[number]
 
-/** What a dead letter is made of. */
+/** The parts of a dead letter. */
 export interface Options {
   readonly delivery: Delivery
   readonly error: unknown
   readonly channel: string
   /** Unix time in milliseconds. */
   readonly at: number
-  /** What is replaced in the error's message. Default: secrets of the usual names that the message itself holds. */
+  /** The redaction of the error's message. Default: secrets of the usual names that the message itself holds. */
   readonly redaction?: Redaction.Redaction | undefined
   /** Default: `whole`. */
   readonly form?: Form | undefined
@@ -83,32 +83,32 @@ const usual = Redaction.make()
 
 const cut = (text: string, length: number): string => text.length > length ? `${text.slice(0, length - 1)}…` : text
 
-// line breaks, other control characters and halves of surrogate pairs: one broker or another refuses each of them
+// line breaks, other control characters and halves of surrogate pairs: some broker refuses each of them
 const unprintable = /[\p{Cc}\p{Zl}\p{Zp}\p{Cs}]+/gu
 
-/** One printable line that any broker takes as a header's value. */
+/** Makes one printable line that any broker accepts as a header's value. */
 const line = (text: unknown, length: number): string =>
   cut((typeof text === "string" ? cut(text, length * 2) : typeof text).replace(unprintable, " "), length)
 
-/** What an error says, without what is secret in its message. */
+/** Returns the text of an error, with its secrets redacted. */
 const messageOf = (error: unknown, delivery: Delivery, redaction: Redaction.Redaction): string => {
   const text = Cause.isCause(error) ? prettyOf(error) : Failure.messageOf(error)
   return line(Redaction.hide(redaction, delivery, text === "" ? Failure.tagOf(error) : text), maximumMessage)
 }
 
-/** How often a message had become a dead letter before; a count that is none, as any publisher may write it, is 0. */
+/** Returns how often a message has been a dead letter before; an invalid count, as any publisher may write it, is 0. */
 const passesOf = (text: string | undefined): number => {
   const value = Number(text ?? "")
   return Number.isSafeInteger(value) && value > 0 ? value : 0
 }
 
 /**
- * The dead letter of a delivery: its bytes, key and native headers unchanged, and the headers of `names`. Total: a getter that
- * throws leaves its part out.
+ * Composes the dead letter of a delivery: its bytes, key and native headers unchanged (form `whole`), and the headers of
+ * `names`. Total: a getter that throws leaves its part out.
  *
- * What is read from a `NAME.dead-letters` channel keeps where it first came from; the error is replaced and `passes` counts
- * on, so headers do not grow from pass to pass. On any other channel a publisher may have written these headers,
- * and they decide nothing: a replay goes to the channel that the message was read from.
+ * A message of a `NAME.dead-letters` channel keeps its first origin; the error is replaced and `passes` counts on, so headers
+ * do not grow from pass to pass. On any other channel a publisher may have written these headers, and only `passes` is read
+ * from them: a replay goes to the channel that the message was read from.
  */
 export const toOutgoing = (options: Options): Outgoing<Uint8Array> => {
   const { delivery, error, form = "whole" } = options
@@ -153,11 +153,11 @@ export const toOutgoing = (options: Options): Outgoing<Uint8Array> => {
   )
 }
 
-/** The native fields of a message, without those that the library adds to dead letters. */
+/** Returns the native fields of a message, without those that the library adds to dead letters. */
 const ownFields = (delivery: Delivery): ReadonlyArray<Headers.Field> =>
   delivery.fields.filter(([name]) => !own.has(name.toLowerCase()))
 
-/** The native fields that the message of a dead letter had. */
+/** Returns the native fields that the message of a dead letter had. */
 export const originalFields = (letter: Delivery): ReadonlyArray<Headers.Field> => {
   const encoded = letter.headers[names.headers]
   return encoded === undefined ? ownFields(letter) : ownFields(letter).concat(decodeFields(encoded))
@@ -168,7 +168,7 @@ const encodeFields = (fields: ReadonlyArray<Headers.Field>): string =>
     JSON.stringify(fields.map(([name, value]) => [name, value === null ? null : Base64.encode(value)]))
   )
 
-/** Empty where the text was not written by `encodeFields`. */
+/** Decodes native fields; empty if `encodeFields` did not write the text. */
 const decodeFields = (text: string): ReadonlyArray<Headers.Field> =>
   readable(() => {
     const parsed: unknown = JSON.parse(Result.getOrThrow(Base64Url.decodeString(text)))

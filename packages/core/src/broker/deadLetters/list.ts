@@ -8,19 +8,19 @@ import { Broker, type Key } from "../Broker.ts"
 import type { BrokerError } from "../../driver/BrokerError.ts"
 import { names } from "./letter.ts"
 
-/** A dead letter, read back, with the place where the message was first read from. */
+/** A dead letter, with the place where its message was first read. */
 export interface DeadLetter extends Place {
   /** The dead letter's own channel, partition and position. */
   readonly delivery: Delivery
-  /** How often it had been tried. */
+  /** The attempts before the message was given up. */
   readonly attempts: number
   readonly errorType: string
   readonly errorMessage: string
   /** Unix time in milliseconds at which it was given up. */
   readonly at: number
-  /** 1, and one more each time a replay of it came back. */
+  /** 1, plus one for each replay that failed again. */
   readonly passes: number
-  /** What the letter lacks, since the broker refused it as it was: original headers, or headers and body. */
+  /** The parts that the broker refused and the letter lacks: original headers, or headers and body. */
   readonly omitted: ReadonlyArray<string>
 }
 
@@ -50,13 +50,13 @@ const read = (delivery: Delivery): DeadLetter | undefined => {
   }
 }
 
-/** Where dead letters are. */
+/** The broker that holds the dead letters. */
 export interface Options<On> {
   /** Default: `Broker`. */
   readonly broker?: Key<On> | undefined
 }
 
-/** Which dead letters; all conditions hold together. */
+/** Conditions for dead letters; all must hold. */
 export interface Filter {
   /** The channel that the message was first read from. */
   readonly channel?: string | undefined
@@ -68,8 +68,8 @@ export interface Filter {
   /** Given up before this Unix time in milliseconds. */
   readonly to?: number | undefined
   /**
-   * How often it had been given up, at most; 1 selects messages that were never replayed. A publisher of the original channel can
-   * write this count as a header, so use it only where publishers are trusted.
+   * The most times that the message was given up; 1 selects messages that were never replayed. A publisher of the original
+   * channel can write this count as a header, so use it only where publishers are trusted.
    */
   readonly passes?: number | undefined
 }
@@ -89,9 +89,9 @@ export const keyIn = <On>(options: Options<On> | undefined): Key<On> =>
   options?.broker ?? (Broker as unknown as Key<On>)
 
 /**
- * The dead letters that are in a channel now and fit, oldest first; nothing is consumed. Messages that are not dead letters are skipped.
+ * Lists the dead letters that are in a channel now and fit, oldest first, without consuming them. Skips other messages.
  *
- * Fails with a `BrokerError` of reason `Unsupported` where the broker cannot be browsed. Needs the `Broker`, or the one given.
+ * Fails with a `BrokerError` of reason `Unsupported` if the broker cannot be browsed. Needs the `Broker`, or the given one.
  */
 export const list = <On = Broker>(
   channel: string,

@@ -1,6 +1,4 @@
-/**
- * Replays dead letters: publishes them again as they were, for the group that failed or for all, each once.
- */
+/** Replays dead letters: publishes them again as they were, for the failed group or for all, each once. */
 import { Data, Effect, Stream } from "effect"
 import { Outgoing } from "../../message/Message.ts"
 import * as After from "../../pipeline/After.ts"
@@ -18,55 +16,55 @@ import { isAboutMessage } from "../refused.ts"
 import * as Record from "./replayRecord.ts"
 
 /**
- * What a replay did with a dead letter.
+ * The result of a replay of one dead letter.
  *
- * - `published`: it published it, and the broker has confirmed it
- * - `already`: an earlier run with the same target and `run` has published it, so this one did not
- * - `incomplete`: it cannot publish it as it was, since the letter lacks what `omitted` names, or its group
- * - `refused`: the broker can never take the message in this channel (`TooLarge`, `Invalid` or `Unsupported`), as `error` says
+ * - `published`: the replay published it, and the broker has confirmed it
+ * - `already`: an earlier run with the same target and `run`, or this run for an equal letter, has published it
+ * - `incomplete`: the letter lacks the parts in `omitted`, or its group, so it cannot be published as it was
+ * - `refused`: the broker can never accept the message in this channel (`TooLarge`, `Invalid` or `Unsupported`); see `error`
  */
 export class Replayed extends Data.Class<{
   readonly letter: DeadLetter
   /** The channel that the letter was, or would be, published to. */
   readonly channel: string
   readonly how: "published" | "already" | "incomplete" | "refused"
-  /** Why the broker refused it; undefined unless it did. */
+  /** The broker's error; undefined unless `refused`. */
   readonly error: BrokerError | undefined
 }> {}
 
-/** How dead letters are published again. */
+/** Options of a replay. */
 export interface ReplayOptions<On, E, R> extends Options<On> {
   /**
-   * Which groups get it: `group`, the one that failed, by its channel `CHANNEL.GROUP.replay`, which `Replays.layer` reads in
+   * The groups that get it: `group`, the failed group, by its channel `CHANNEL.GROUP.replay`, which `Replays.layer` reads in
    * the program of that group; `all`, every group that reads the channel that the message came from. Default: `group`.
    */
   readonly reach?: "group" | "all" | undefined
-  /** Another channel to publish to, whose groups all get it; `reach` does not apply then. */
+  /** Another channel to publish to, for all of its groups; `reach` does not apply then. */
   readonly to?: string | undefined
   /**
-   * The name of the replay. What a run of this name has published to a channel is not published there by another run of the
-   * name; to replay the same letters once more, give another name. Default: the empty name.
+   * The name of the replay. A run publishes no letter to a channel to which a run of the same name has published it; to
+   * replay the same letters once more, give another name. Default: the empty name.
    */
   readonly run?: string | undefined
   /**
-   * The instructions to the broker that the message came with (expiry, retain, priority, an id against duplicates):
-   * `keep` publishes them as information, `obey` gives them to the broker again. Default: `keep`.
+   * The treatment of the message's own instructions to the broker (expiry, retain, priority, a deduplication id): `keep`
+   * publishes them as information, `obey` gives them to the broker again. Default: `keep`.
    */
   readonly instructions?: "keep" | "obey" | undefined
   /** Publish middlewares, e.g. `Audit.middleware()`: a replay is a publish like any other. Default: none. */
   readonly through?: Through<Uint8Array, E, R, On> | undefined
 }
 
-// letters that are named by one message of the record
+// letters named by one message of the record
 const together = 100
 
-/** A letter, and the message that it becomes. */
+/** A letter, and the message that a replay publishes for it. */
 interface Plan {
   readonly letter: DeadLetter
   readonly id: string
   readonly channel: string
   readonly isIncomplete: boolean
-  /** In: the headers that the broker obeys. */
+  /** Makes the message; `obeyed` are the headers that the broker obeys. */
   readonly outgoing: (obeyed: ReadonlyArray<string> | undefined) => Outgoing<Uint8Array>
 }
 
@@ -135,7 +133,7 @@ const replaying = <On, E, R>(options: ReplayOptions<On, E, R> = {}) => {
         isMissing(error) && reach === "group" && options.to === undefined ? unread(error, channel, letter) : error
     )
 
-  /** Publishes a batch between its two entries of the record; where one fails, those before it are recorded. */
+  /** Publishes a batch between its two entries of the record; if a publish fails, the letters before it are recorded. */
   const batch = (
     record: Record.ReplayRecord,
     letters: ReadonlyArray<DeadLetter>,
@@ -143,13 +141,13 @@ const replaying = <On, E, R>(options: ReplayOptions<On, E, R> = {}) => {
   ) =>
     Effect.gen(function*() {
       const steps: Array<{ readonly plan: Plan; how: Replayed["how"]; error?: BrokerError }> = []
-      // those of a run that ended before it could say so
+      // letters that an earlier run published without recording them
       const done: Array<string> = []
       const begun = new Set<string>()
       for (const one of letters.map(plan)) {
         const { channel, id, isIncomplete } = one
         if (isIncomplete) steps.push({ plan: one, how: "incomplete" })
-        // a letter that the engine wrote twice is one
+        // the engine may write the same letter twice
         else if (record.isDone(id) || begun.has(id)) steps.push({ plan: one, how: "already" })
         else if (yield* record.isFound(id, channel)) {
           done.push(id)
@@ -185,7 +183,7 @@ const replaying = <On, E, R>(options: ReplayOptions<On, E, R> = {}) => {
     Stream.unwrap(Effect.gen(function*() {
       const broker = yield* key
       const record = yield* Record.open(broker, source)
-      // where nothing shows whether a letter in doubt was published, as few as can be are in doubt
+      // without retention, no channel shows whether a letter in doubt was published: keep one letter in doubt at most
       const { instructions, retention } = broker.capabilities
       const size = retention ? together : 1
       return letters.pipe(
@@ -199,7 +197,7 @@ const replaying = <On, E, R>(options: ReplayOptions<On, E, R> = {}) => {
 const isMissing = (error: unknown): error is BrokerError =>
   error instanceof BrokerErrors.BrokerError && error.reason === "NotFound"
 
-/** The sentence for a group that takes no replays. */
+/** Explains that the group takes no replays. */
 const unread = (error: BrokerError, channel: string, { group }: DeadLetter): BrokerError =>
   BrokerErrors.make({
     system: error.system,
@@ -211,18 +209,18 @@ const unread = (error: BrokerError, channel: string, { group }: DeadLetter): Bro
   })
 
 /**
- * Publishes a dead letter again, for the group that failed, with its original bytes, key and headers; completes when the
- * broker has confirmed it and the record names it. `passes` goes with it, so a message that comes back is known. The letter
- * stays where it is.
+ * Publishes a dead letter again, for the failed group, with its original bytes, key and headers; completes when the broker
+ * has confirmed it and the record names it. The message carries `passes`, so a later dead letter of it continues the count.
+ * The letter stays where it is.
  *
- * In: a letter that `list` has read. Out: whether it was published, or was `already` by an earlier run. The record of what was
- * replayed is the channel `NAME.replayed` beside the dead letter channel, which is declared. It is written before and after
- * each publish, so a run after a crash at any moment publishes the missing letters and none twice: see docs/resilience.md for
- * the exact terms. One run at a time may replay from a channel.
+ * In: a letter that `list` has read. Out: whether this run published it, or an earlier run had (`already`). `replay` declares
+ * the channel `NAME.replayed` beside the dead letter channel and records there, before and after each publish, the letters of
+ * a run, so a run after a crash at any moment publishes the missing letters and none twice: see docs/resilience.md for the
+ * exact terms. One run at a time may replay from a channel.
  *
- * Needs the `Broker`, or the one given. Fails with its `BrokerError`: `Invalid` where the letter is incomplete, `NotFound`
- * where the group takes no replays; when the record could not be written the letter may have been published, and the next run
- * finds out. What `through` needs and fails with comes beside it.
+ * Needs the `Broker`, or the given one. Fails with its `BrokerError`: `Invalid` if the letter is incomplete, `NotFound` if
+ * the group takes no replays; if the record could not be written the letter may have been published, and the next run finds
+ * out. The needs and errors of `through` are added.
  *
  * @throws OrderError when the publish middlewares stand in a wrong order, RangeError when `reach` or `instructions` is none
  */
@@ -252,16 +250,18 @@ const incomplete = ({ channel, delivery, omitted, partition, position }: DeadLet
   })
 
 /**
- * Replays the dead letters of a channel that fit, oldest first, and emits the result for each letter as it is known.
+ * Replays the dead letters of a channel that fit, oldest first, and emits the result for each letter.
  *
- * In: the dead letter channel, and which letters. Out: a stream that replays as it is run; of the letters it holds 100 at a
- * time, and of those replayed before their ids, about 100 bytes each. What comes back meanwhile is not replayed again. At its
- * end it logs at Info how many were published and how many were skipped, and why. In all else as `replay`, also after a crash;
- * a letter that is incomplete, or that the broker can never take, is skipped, and another run tries it again.
+ * In: the dead letter channel, and a filter. Out: a stream that replays as it is run. It holds at most 100 letters at a time,
+ * and the ids of replayed letters, about 100 bytes each. Letters that come back meanwhile are not replayed again. At its end
+ * the stream logs at Info how many letters were published and how many were skipped, and why. Otherwise as `replay`, also
+ * after a crash; a letter that is incomplete, or that the broker can never accept, is skipped, and another run tries it
+ * again.
  *
- * Fails as `list` and `replay` do: then those before the one that failed have been published, and another run goes on there.
+ * Fails as `list` and `replay` do: the letters before the failed one have then been published, and another run continues
+ * there.
  *
- * **Example** (all that one bug has caused, for the group that failed, and an audit row for each)
+ * **Example** (all dead letters of one bug, for the failed group, and an audit row for each)
  *
  * ```ts
  * import { Effect, Layer, Logger, Stream } from "effect"

@@ -1,6 +1,6 @@
 /**
- * The record of what was replayed from a dead letter channel, kept on a channel beside it: it names each letter before it is
- * published and again after, so that a replay that ended in the middle can be run again.
+ * The record of the replays from a dead letter channel, kept on a channel beside it: it names each letter before its publish
+ * and again after, so that a replay that ended in the middle can be run again.
  */
 import { Effect, Result, Stream } from "effect"
 import * as Base64 from "effect/encoding/Base64"
@@ -22,11 +22,11 @@ const encoder = new TextEncoder()
 const decoder = new TextDecoder()
 
 /**
- * Which replay of which dead letter: 32 characters, the same in every process. Of a letter counts all that it holds, where it
- * came from and when it ended included, and not its position, which not every broker keeps.
+ * Returns the id of a replay of a dead letter: 32 characters, the same in every process. All parts of the letter count, its
+ * origin and its time included, except its position, which not every broker keeps.
  */
 export const idOf = ({ fields, keyBytes, raw, tombstone }: Delivery, target: string, run: string): string => {
-  // brokers and clients keep the order of one name's values, and not that between names
+  // brokers and clients keep the order of one name's values, but not the order of names
   const sorted = fields
     .map(([name, value]) => [name, value === null ? null : Base64.encode(value)] as const)
     .toSorted(([a], [b]) => a < b ? -1 : a > b ? 1 : 0)
@@ -48,7 +48,7 @@ interface Entry {
 const ids = (value: unknown): ReadonlyArray<string> =>
   Array.isArray(value) ? value.filter((each) => typeof each === "string") : []
 
-/** What a message of the record says; nothing where another program wrote it. */
+/** Parses a message of the record; empty if another program wrote it. */
 const entryOf = (raw: Uint8Array): Entry => {
   const parsed = Result.try((): unknown => JSON.parse(decoder.decode(raw)))
   const found = Result.isSuccess(parsed) && typeof parsed.success === "object" && parsed.success !== null
@@ -60,7 +60,7 @@ const entryOf = (raw: Uint8Array): Entry => {
 /** The record of one dead letter channel. It holds the ids in memory, about 100 bytes for each. */
 export interface ReplayRecord {
   readonly isDone: (id: string) => boolean
-  /** Whether a letter that was begun and not done is in the channel that it was to be published to. */
+  /** Whether a letter that was begun and not done is in its target channel. */
   readonly isFound: (id: string, target: string) => Effect.Effect<boolean, BrokerError>
   /** Writes that these letters are about to be published. */
   readonly begin: (ids: ReadonlyArray<string>) => Effect.Effect<void, BrokerError>
@@ -88,7 +88,7 @@ export const open = (
     for (const id of done) begun.delete(id)
     const targets = new Map<string, ReadonlySet<string>>()
 
-    /** The doubtful letters that are in a channel: only one run at a time writes to it, so it is looked through once. */
+    /** Finds the letters in doubt that are in a channel: only one run at a time writes to it, so one read is enough. */
     const look = (target: string) =>
       Effect.suspend(() => {
         const known = targets.get(target)
@@ -99,7 +99,7 @@ export const open = (
             const id = delivery.headers[replayId]
             if (id !== undefined && begun.has(id)) there.add(id)
           })).pipe(
-            // never published to
+            // the channel was never published to
             Effect.catchIf((error) => error.reason === "NotFound", () => Effect.void),
             Effect.map(() => {
               targets.set(target, there)

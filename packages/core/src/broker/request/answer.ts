@@ -1,6 +1,4 @@
-/**
- * Who answers: every failure that is final, and each request once.
- */
+/** The server side of request and reply: answers every final failure, and each request once. */
 import { Clock, Effect, Exit, Metric, Schema } from "effect"
 import * as Channel from "../../message/Channel.ts"
 import * as Correlation from "../../message/Correlation.ts"
@@ -23,14 +21,14 @@ const expired = Metric.counter("millrace.request.expired", {
 
 /** Options of `answer`. */
 export interface AnswerOptions {
-  /** Which channels a `reply-to` header may name; any other is taken as missing. Default: every one. */
+  /** The channels that a `reply-to` header may name; a header with any other counts as missing. Default: every channel. */
   readonly allow?: ((channel: string) => boolean) | undefined
 }
 
-/** What a handler of a request may answer: the answer itself, or an outcome, which is told as a problem. */
+/** The answer of a request's handler: the reply itself, or an outcome, which the caller gets as a problem. */
 export type Answered<A> = A | Outcome.Outcome
 
-/** What fails, answers in the handler's place or calls it again. */
+/** Middlewares that fail, answer in the handler's place or call the handler again. */
 const inner = [
   "Decode",
   "Auth",
@@ -55,18 +53,18 @@ const deadlineOf = (headers: Headers.Headers): number => {
 }
 
 /**
- * Answers requests: with what the handler answers, and with an error when it has failed for good.
+ * Answers requests with the handler's answer, or with an error after a final failure.
  *
- * In: any consumed message, and a handler that answers the request's reply. It stands outermost, so that also what `Decode`,
- * `Auth` or a `Filter` refuses is answered. A declared error leaves `E`: its caller gets it, and its message is rejected. Every
- * other failure stays as it is, and is answered once its outcome is final, as problem details (RFC 9457) of its class
- * that say nothing of the inside; a retry answers nothing. The broker enters `R`, `EncodeError` and `BrokerError` enter `E`.
+ * In: any consumed message, and a handler that answers the request's reply. Place it outermost, so that refusals of `Decode`,
+ * `Auth` or a `Filter` are answered too. A declared error leaves `E`: its caller gets it, and its message is rejected. Every
+ * other failure stays as it is, and is answered once its outcome is final, as problem details (RFC 9457) of its class,
+ * without internals; a retry answers nothing. The broker enters `R`, `EncodeError` and `BrokerError` enter `E`.
  *
- * The answer is confirmed before the request is settled. Where it cannot be published, the message settles by that
- * `BrokerError`, and is handled again. A request whose deadline has passed is not begun: it is rejected and counted as
- * `millrace.request.expired`. Without a `reply-to` header the handler runs, and nobody is told.
+ * The broker confirms the answer before the request is settled. If the answer cannot be published, the message settles by the
+ * class of that `BrokerError`, e.g. with a retry. A request whose deadline has passed is not begun: it is rejected and
+ * counted as `millrace.request.expired`. Without a `reply-to` header the handler runs, and no answer is sent.
  *
- * Whoever can publish a request names the channel of its answer: give `allow` where requests come from outside.
+ * Any publisher of a request names the channel of its answer: set `allow` if requests come from outside.
  *
  * **Example** (a handler that replies by returning)
  *
@@ -108,7 +106,7 @@ export const answer = <Q, A, E, On>(
   )
   const { errors } = request
   const fits = errors === undefined ? () => false : Schema.is(errors)
-  // an error may be any value, also one that no schema can read
+  // an error may be any value, even one that no schema can read
   const isDeclared = (error: unknown): boolean => {
     try {
       return fits(error)
@@ -122,7 +120,7 @@ export const answer = <Q, A, E, On>(
     if (outcome._tag === "Ack") return Exit.succeed(Problem.unanswered)
     const error = outcome._tag === "DeadLetter" || outcome._tag === "Reject" ? outcome.error : undefined
     if (encodeError === undefined || !isDeclared(error)) return Exit.succeed(Problem.of(error))
-    // Schema.is has just said so; a field that throws is a defect of the encoding
+    // Schema.is has just confirmed this; a field that throws is a defect of the encoding
     return Effect.matchCauseEager(encodeError(error as E), {
       onSuccess: (encoded) => Problem.declared(error, encoded),
       onFailure: () => Problem.of(error)
@@ -179,7 +177,7 @@ export const answer = <Q, A, E, On>(
         })
       })
   )
-  // that the answer is a reply is asked for by the type; declared errors are taken out by `settled`
+  // the type requires the answer to be a reply; `settled` removes declared errors
   return built as ReturnType<typeof answer<Q, A, E, On>>
 }
 
@@ -194,7 +192,7 @@ const outgoing = (message: Message<unknown>, to: string, body: Uint8Array, conte
   return new Outgoing(to, body, undefined, headers, { isReply: true })
 }
 
-/** Sends an answer that is one; a declared error becomes the reason for which its message is rejected. */
+/** Sends an answer that is not an outcome; a declared error becomes the reason for which its message is rejected. */
 const settled = <E, R>(
   result: Effect.Effect<Middleware.Result, Middleware.Failure, Middleware.Services>,
   isDeclared: (error: unknown) => boolean,

@@ -1,6 +1,4 @@
-/**
- * Who asks, and waits for answers on a channel of its own.
- */
+/** The client side of request and reply: sends requests, and awaits answers on a channel of its own. */
 import { Deferred, type Duration, Effect, Exit, Metric, Random, type Scope, Semaphore } from "effect"
 import * as Channel from "../../message/Channel.ts"
 import * as Correlation from "../../message/Correlation.ts"
@@ -18,34 +16,34 @@ import * as Subscription from "../Subscription.ts"
 
 type RemoteError = Problem.RemoteError
 
-/** What a request fails with, beside its declared errors. */
+/** The errors of a request, beside its declared errors. */
 export type Failing = RemoteError | DeadlineExceeded | Publisher.EncodeError | BrokerError.BrokerError
 
-/** Beside the payload of a request. */
+/** Options of one request. */
 export interface Asking extends Publisher.Options {
   /** Default: the request's. */
   readonly deadline?: Duration.Input | undefined
 }
 
-/** What a client has seen. */
+/** The statistics of a client. */
 export interface Statistics {
-  /** Requests that wait for their answer. */
+  /** Requests that await their answer. */
   readonly pending: number
-  /** Answers that came when nobody waited for them any more, or that were answers already. */
+  /** Late and duplicate replies. */
   readonly late: number
 }
 
-/** Asks, and waits for answers on a channel of its own. */
+/** Sends requests, and awaits answers on a channel of its own. */
 export interface Client<in Q, out A, out E> {
   /**
-   * Asks each time it is run; completes with the answer.
+   * Sends a request on each run; completes with the answer.
    *
-   * Fails with a declared error as the other side raised it; with `RemoteError` where it failed otherwise or its answer cannot
-   * be read; with `DeadlineExceeded` when no answer came in time, whatever became of the broker; with `EncodeError` and
-   * `BrokerError` where the request could not be published. Interrupting it gives up waiting.
+   * Fails with a declared error as the server raised it; with `RemoteError` if the server failed otherwise or its answer
+   * cannot be read; with `DeadlineExceeded` if no answer came in time, also while the broker is away; with `EncodeError` and
+   * `BrokerError` if the request could not be published. Interrupting it ends the wait.
    */
   readonly request: (payload: Q, options?: Asking) => Effect.Effect<A, E | Failing>
-  /** The channel on which it is answered. */
+  /** The channel of its answers. */
   readonly replyTo: string
   readonly statistics: Effect.Effect<Statistics>
 }
@@ -53,14 +51,14 @@ export interface Client<in Q, out A, out E> {
 /** Options of a client. */
 export interface ClientOptions {
   /**
-   * The channel of its answers, where several clients share one: each then reads all answers and drops those of others.
-   * Default: a channel of its own, named `CHANNEL.replies.` and a random id, which it declares where the broker can, and which
-   * ends with the client where the driver can remove channels.
+   * The channel of the answers, if several clients share one: each client then reads all answers and drops those of other
+   * clients. Default: a channel of its own, named `CHANNEL.replies.` and a random id. The client declares it if the broker
+   * can, and it ends with the client if the driver can remove channels.
    */
   readonly replyTo?: string | undefined
-  /** What its own channel is like, in the broker's words. Default: the broker's. */
+  /** The declaration of its own channel, in the broker's words. Default: the broker's settings. */
   readonly declare?: Omit<Declaration, "channel"> | undefined
-  /** The most requests that wait at once; others wait for them first, within their own deadline. Default: 1,024. */
+  /** The most requests in flight; further requests first wait for room, within their own deadline. Default: 1,024. */
   readonly pending?: number | undefined
 }
 
@@ -74,7 +72,7 @@ const randomId = Effect.map(
     )
 )
 
-/** Reads an answer: a value, a declared error, or whatever else came. */
+/** Reads an answer: a value, a declared error, or a `RemoteError`. */
 const readAnswer = <Q, A, E, On>(request: Request<Q, A, E, On>) => {
   const value = decoder(request.reply)
   const error = request.errors === undefined ? undefined : decoder(request.errors)
@@ -111,10 +109,11 @@ const closed = (system: string): BrokerError.BrokerError =>
   })
 
 /**
- * A client of a request, for as long as the scope: it subscribes to its answers first, and sends nothing before that runs.
+ * Makes a client of a request, for as long as the scope: it subscribes to its answers first, and sends no request before that
+ * subscription runs.
  *
- * Needs the channel's broker; fails with the `BrokerError` that kept it from subscribing. When the scope closes, requests that
- * still wait fail with a `BrokerError` of reason `Lost`. While the broker is away its subscription comes back by itself, and a
+ * Needs the channel's broker; fails with the `BrokerError` that kept it from subscribing. When the scope closes, waiting
+ * requests fail with a `BrokerError` of reason `Lost`. If the broker goes away, the subscription recovers by itself, and a
  * request ends by its deadline at the latest.
  *
  * **Example** (a price, within two seconds)
@@ -151,11 +150,13 @@ export const client = <Q, A, E, On>(
     const instance = yield* randomId
     const replyTo = options.replyTo ?? `${channel.name}.replies.${instance}`
     const pending = new Map<string, Deferred.Deferred<Delivery, BrokerError.BrokerError>>()
-    /** Requests by their correlation id, which a caller may have chosen, and all that servers of other libraries return. */
+    /**
+     * Requests by their correlation id, which callers may choose, and which is all that servers of other libraries return.
+     */
     const flows = new Map<string, Set<Deferred.Deferred<Delivery, BrokerError.BrokerError>>>()
     const byCorrelation = (id: string) => {
       const found = flows.get(id)
-      // of several with one id, none can be told from the others
+      // requests that share an id cannot be told apart
       return found?.size === 1 ? Array.from(found)[0] : undefined
     }
     const room = Semaphore.makeUnsafe(most)
@@ -180,7 +181,7 @@ export const client = <Q, A, E, On>(
       const { headers } = message
       const waiting = pending.get(headers[names.causation] ?? "") ?? byCorrelation(headers[names.correlation] ?? "")
       if (waiting !== undefined && Deferred.doneUnsafe(waiting, Exit.succeed(message.delivery))) return Exit.void
-      // on a channel that is shared, most are those of others
+      // on a shared channel, most answers belong to other clients
       const isOwn = options.replyTo === undefined ||
         [names.causation, names.correlation].some((name) => headers[name]?.startsWith(instance) === true)
       if (!isOwn) return Exit.void
@@ -189,7 +190,7 @@ export const client = <Q, A, E, On>(
     }
     const answers = Subscription.make(
       Channel.bytes(replyTo),
-      // a group of its own: every instance gets every answer of a channel that is shared
+      // a group of its own: every instance gets every answer of a shared channel
       { group: `replies.${instance}`, name: `answers of ${channel.name}`, from: "latest", lanes: Lanes.unordered(64) },
       take
     )
@@ -243,7 +244,7 @@ export const client = <Q, A, E, On>(
           const wait = asking.deadline === undefined ? request.deadline : check.millis("deadline", asking.deadline)
           const deadline = clock.currentTimeMillisUnsafe() + wait
           const asked = room.withPermits(1)(Effect.suspend(() => ask(payload, asking, deadline)))
-          // the broker is all that it needs
+          // the request needs only the broker
           const provided = Effect.provideService(asked, key, broker) as Effect.Effect<A, E | Failing>
           return Effect.timeoutOrElse(provided, {
             duration: wait,

@@ -1,6 +1,4 @@
-/**
- * What both ends of a request agree on.
- */
+/** The contract between both ends of a request. */
 import { Data, type Duration, type Schema } from "effect"
 import * as Channel from "../../message/Channel.ts"
 import type { FailureClass } from "../../message/Failure.ts"
@@ -8,28 +6,28 @@ import * as OptionCheck from "../../message/OptionCheck.ts"
 
 /** Names of the headers of requests and replies. */
 export const names = {
-  /** The channel that the answer is wanted on. */
+  /** The channel for the answer. */
   replyTo: "reply-to",
   /** The request's own id, which its answer names as `causation-id`. */
   message: "message-id",
   causation: "causation-id",
-  /** Copied from the request; the request's own id where its caller gave none. */
+  /** Copied from the request; the request's own id if its caller gave none. */
   correlation: "correlation-id",
-  /** Unix time in milliseconds after which nobody waits any more. Both clocks must agree to that degree. */
+  /** Unix time in milliseconds after which the caller stops waiting. The clocks of both sides must agree to that degree. */
   deadline: "request-deadline"
 } as const
 
-/** No answer came in time; whether the request was handled is not known. */
+/** No answer came in time. The request may have been handled. */
 export class DeadlineExceeded extends Data.TaggedError("DeadlineExceeded")<{
   readonly channel: string
-  /** Milliseconds that were waited. */
+  /** The milliseconds that the caller waited. */
   readonly after: number
   readonly message: string
 }> {
   readonly failure: FailureClass = "timeout"
 }
 
-/** Why a request was not begun: its caller had stopped waiting. */
+/** The request was not begun: its caller had stopped waiting. */
 export class Expired extends Data.TaggedError("Expired")<{
   readonly channel: string
   readonly message: string
@@ -49,20 +47,20 @@ export interface Request<in out Q, in out A, in out E, out On> {
 
 /** Options of a request. */
 export interface Options<A, E> {
-  /** What is answered. */
+  /** The schema of the answer. */
   readonly reply: Schema.ConstraintCodec<A, unknown>
-  /** The errors that a caller is told. Default: none; every failure is then a `RemoteError` that says nothing of it. */
+  /** The errors that a caller gets. Default: none; every failure is then a `RemoteError` without details of it. */
   readonly errors?: Schema.ConstraintCodec<E, unknown> | undefined
   /** How long a caller waits. Default: 30 seconds. */
   readonly deadline?: Duration.Input | undefined
-  /** How answers are written. Default: JSON. */
+  /** The codec of the answers. Default: JSON. */
   readonly codec?: Channel.Codec | undefined
 }
 
 export const check = OptionCheck.make("Request")
 
 /**
- * Makes a channel one of requests: what `client` sends and `answer` answers.
+ * Makes a contract of requests on a channel, for `client` and `answer`.
  *
  * **Example** (both ends)
  *
@@ -109,5 +107,5 @@ export const make = <Q, On, A, E = never>(
   deadline: check.millis("deadline", options.deadline ?? "30 seconds")
 })
 
-/** The attributes of what is counted. */
+/** Returns the attributes of request metrics. */
 export const attributesOf = (channel: string) => ({ "messaging.destination.name": channel })
