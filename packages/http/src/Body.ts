@@ -1,5 +1,5 @@
 /**
- * Bodies of requests: read once, bounded while they are read, and checked before the handler sees them.
+ * Request bodies: a middleware reads each body once, within limits, and checks it before the handler sees it.
  */
 import { type Channel, Middleware } from "@millrace/core"
 import { type Duration, Effect, Exit, type Schema } from "effect"
@@ -27,7 +27,7 @@ export interface Options extends ReaderOptions {}
 /** Options of `json`, `channel` and `endpoint`. */
 export interface JsonOptions extends ReaderOptions, JsonLimits {}
 
-/** What `bytes` and `json` do where an option is not given. */
+/** The defaults of the options of `bytes` and `json`. */
 export const defaults: {
   readonly limit: number
   readonly timeout: Duration.Input
@@ -54,11 +54,11 @@ const order = [{
 }] as const
 
 /**
- * Reads the body as bytes: a request outside, a request of bytes inside.
+ * Reads the body as bytes. Takes a request outside and passes a request of bytes inside.
  *
- * `BodyTooLarge` (413; the announced length decides before a byte is read, and counting where none or a wrong one is
- * announced), `MediaTypeUnsupported` and `EncodingUnsupported` (415), `BodyMalformed` (400, of a compressed body that is none) and
- * `BodyUnreadable` (408 where the client takes longer than `timeout`, 400 where it goes away) enter E.
+ * Errors that enter E: `BodyTooLarge` (413; checked against `content-length` before a byte is read, and against the bytes
+ * received while reading), `MediaTypeUnsupported` and `EncodingUnsupported` (415), `BodyMalformed` (400, a corrupt compressed
+ * body) and `BodyUnreadable` (408 if the client takes longer than `timeout`, 400 if the client disconnects).
  *
  * **Example** (at most 64 KiB of an image)
  *
@@ -84,11 +84,11 @@ export const bytes = (options: Options = {}) => {
 }
 
 /**
- * Reads the body as JSON and checks it: a request outside, a request of the schema's type inside.
+ * Reads the body as JSON and checks it. Takes a request outside and passes a request of the schema's type inside.
  *
- * Beside what `bytes` fails with, `BodyMalformed` (400: no UTF-8 or no JSON, with the place) and `BodyInvalid` (422, one field
- * for each place that is wrong, or nested deeper than `depth`, or of more values than `values`) enter E. No message holds a value
- * of the body.
+ * Errors that enter E: those of `bytes`, `BodyMalformed` (400: invalid UTF-8 or JSON, with the position) and `BodyInvalid`
+ * (422: one field per invalid place, or nesting beyond `depth`, or more than `values` values). Error messages never contain a
+ * value of the body.
  *
  * **Example** (an order)
  *
@@ -123,7 +123,7 @@ export const json = <P>(schema: Schema.ConstraintCodec<P, unknown>, options: Jso
   )
 }
 
-/** The media types of a channel's codec; undefined where every one is taken. */
+/** The media types of a channel's codec; undefined if the channel accepts every media type. */
 export const acceptedBy = <P>({ content }: Channel.Channel<P>): ReadonlyArray<string> | undefined =>
   content._tag === "bytes"
     ? undefined
@@ -131,7 +131,7 @@ export const acceptedBy = <P>({ content }: Channel.Channel<P>): ReadonlyArray<st
     ? defaults.json
     : [content.codec.contentType]
 
-/** Reads bytes as a payload of a channel; an Exit, unless its schema suspends. */
+/** Decodes bytes to a payload of a channel. The returned effect is an Exit, unless the schema suspends. */
 export const decoder = <P>(
   { content }: Channel.Channel<P>,
   limits: JsonLimits = {}
@@ -145,9 +145,9 @@ export const decoder = <P>(
 }
 
 /**
- * Reads the body as a payload of a channel, by its codec and its schema: what comes by HTTP is what would come by the broker.
+ * Reads the body as a payload of a channel, by the channel's codec and schema, as a consumer of that channel would.
  *
- * As `json`; the media type is the codec's, and a channel of bytes takes every one.
+ * Behaves like `json`. The media type is the codec's; a channel of bytes accepts every media type.
  *
  * **Example** (the same orders, by HTTP)
  *
@@ -178,11 +178,11 @@ export const channel = <P>(channel: Channel.Channel<P>, options: JsonOptions = {
 }
 
 /**
- * Reads and decodes the payload of an endpoint of `HttpApi` by the endpoint's own schemas, where the chain reads bodies: a
- * request whose payload is undecoded outside, one as the endpoint's handler takes it inside.
+ * Reads and decodes the payload of an endpoint of `HttpApi` by the endpoint's own schemas. Takes a request with an undecoded
+ * payload outside and passes the decoded request to the endpoint's handler inside.
  *
- * For `Server.endpoint` and `handleRaw`. JSON, text, bytes, forms and multipart are decoded; an endpoint that streams its payload is
- * refused. Errors are those of `json`; a media type that the endpoint does not declare is `MediaTypeUnsupported`.
+ * For `Server.endpoint` and `handleRaw`. Decodes JSON, text, bytes, forms and multipart; refuses an endpoint that streams its
+ * payload. Errors are those of `json`; a media type that the endpoint does not declare fails with `MediaTypeUnsupported`.
  *
  * **Example** (an endpoint that authenticates before it reads)
  *
@@ -218,7 +218,7 @@ export const endpoint = <const E extends Endpoint>(endpoint: E, options: JsonOpt
       Effect.flatMapEager(
         decode(request),
         (payload) =>
-          // the request of the endpoint is its undecoded one, with the payload where it declares one
+          // the undecoded request, plus the payload if the endpoint declares one
           next(request.withPayload(Object.assign({}, request.payload, payload) as HttpApiEndpoint.Request<E>))
       )
   )

@@ -1,5 +1,5 @@
 /**
- * Who sent a request, for what is counted or kept by caller: the principal that `Auth` found, or the address.
+ * The caller of a request, as a key for limits and stored answers: the principal that `Auth` found, or the client's address.
  */
 import { Auth, type Envelope, OptionCheck } from "@millrace/core"
 import { Context, Fiber, Option } from "effect"
@@ -7,12 +7,13 @@ import * as ClientAddress from "./ClientAddress.ts"
 import type { Request } from "./Request.ts"
 
 /**
- * The principal of the message that is being handled, as text that no other principal has: its issuer and its subject. The
- * empty string where nobody was authenticated, so all of those are one caller.
+ * Returns the principal of the current message as unique text: its issuer and its subject. Returns the empty string for an
+ * unauthenticated message, so all unauthenticated callers count as one.
  *
- * For `by` of `RateLimit` and `caller` of `Idempotency` and `IdempotencyKey`, inside `Auth`: outside of it there is no principal.
+ * For `by` of `RateLimit` and `caller` of `Idempotency` and `IdempotencyKey`, inside `Auth`: there is no principal outside of
+ * `Auth`.
  *
- * **Example** (so many calls for each user, whatever the route)
+ * **Example** (a limit for each user, across all routes)
  *
  * ```ts
  * import { Effect, pipe } from "effect"
@@ -36,17 +37,17 @@ export const principal = <M extends Envelope>(_message: M): string => {
 /** Options of `address`. */
 export interface AddressOptions extends ClientAddress.Options {
   /**
-   * How many bits of an address of IPv6 are one caller, an integer from 1 to 128: a connection of one customer has 64 bits to choose
-   * from, one of many customers a network of 56 or 48. Default: 64.
+   * The length of the IPv6 prefix that identifies one caller, an integer from 1 to 128. A single connection usually has a /64
+   * network, a larger customer a /56 or /48. Default: 64.
    */
   readonly prefix?: number | undefined
 }
 
 /**
- * The address of the client, behind the proxies that are trusted, as what is counted by client needs it: of IPv6 the network
- * (`2001:db8:1:2::/64`), or each customer would have 2^64 limits; `unknown` where the server does not say.
+ * Makes a function that returns the client's address behind trusted proxies, as a key for limits. For IPv6 that is the network
+ * (`2001:db8:1:2::/64`), because each customer would otherwise have 2^64 limits; `unknown` if the server reports no address.
  *
- * **Example** (so many calls for each address)
+ * **Example** (a limit for each address)
  *
  * ```ts
  * import { Effect, pipe } from "effect"
@@ -59,7 +60,7 @@ export interface AddressOptions extends ClientAddress.Options {
  * )
  * ```
  *
- * @throws RangeError when an entry of `trusted` is no address and no block, or `prefix` is out of range
+ * @throws RangeError when an entry of `trusted` is neither an address nor a block, or `prefix` is out of range
  */
 export const address = (
   options: AddressOptions = {}

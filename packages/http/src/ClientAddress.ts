@@ -1,6 +1,6 @@
 /**
- * The address of whoever asks, behind proxies that one trusts: what is told by others is believed from the right, as far as those
- * who told it are trusted.
+ * The client's address behind trusted proxies: the forwarding header is read from the right, for as long as its entries are
+ * trusted proxies.
  */
 import { OptionCheck } from "@millrace/core"
 
@@ -9,7 +9,7 @@ type Block = { readonly bytes: ReadonlyArray<number>; readonly bits: number }
 
 const four = (text: string): ReadonlyArray<number> | undefined => {
   const parts = text.split(".")
-  // no leading zeros: some read them as octal
+  // no leading zeros: some parsers read them as octal
   if (parts.length !== 4 || !parts.every((part) => /^(0|[1-9]\d{0,2})$/.test(part) && Number(part) <= 255)) {
     return undefined
   }
@@ -27,7 +27,7 @@ const groups = (text: string): ReadonlyArray<number> | undefined => {
   return [...found.flatMap((part) => [Number.parseInt(part, 16) >> 8, Number.parseInt(part, 16) & 255]), ...tail]
 }
 
-/** The 16 bytes of an address; one of IPv4 stands in IPv6's block for them, so the two ways to write one are the same. */
+/** The 16 bytes of an address; an IPv4 address becomes an IPv4-mapped IPv6 address, so both spellings are equal. */
 const bytesOf = (text: string): ReadonlyArray<number> | undefined => {
   const own = four(text)
   if (own !== undefined) return [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, ...own]
@@ -36,14 +36,14 @@ const bytesOf = (text: string): ReadonlyArray<number> | undefined => {
   if (halves.length > 2) return undefined
   const [head, tail] = [groups(halves[0]!), groups(halves[1] ?? "")]
   if (head === undefined || tail === undefined) return undefined
-  // what stands before :: ends in no IPv4
+  // an IPv4 part may not precede ::
   if (halves.length === 2 && halves[0]!.includes(".")) return undefined
   const missing = 16 - head.length - tail.length
   if (halves.length === 1) return missing === 0 ? head : undefined
   return missing >= 2 ? [...head, ...Array.from({ length: missing }, () => 0), ...tail] : undefined
 }
 
-/** The longest run of zeros as ::, small letters: https://www.rfc-editor.org/rfc/rfc5952 */
+/** Writes the longest run of zeros as ::, in lower case: https://www.rfc-editor.org/rfc/rfc5952 */
 const textOf = (bytes: ReadonlyArray<number>): string => {
   if (bytes.slice(0, 10).every((byte) => byte === 0) && bytes[10] === 255 && bytes[11] === 255) {
     return bytes.slice(12).join(".")
@@ -79,7 +79,10 @@ const isIn = (bytes: ReadonlyArray<number>, { bits, bytes: own }: Block): boolea
   return rest === 8 || bytes[whole]! >> rest === own[whole]! >> rest
 }
 
-/** An address as headers have it: with a port, in brackets; undefined for what is none, `unknown` and hidden names included. */
+/**
+ * Reads an address from a header, with or without port and brackets; undefined for anything else, e.g. `unknown` or hidden
+ * names.
+ */
 const parse = (text: string): ReadonlyArray<number> | undefined => {
   const trimmed = text.trim()
   const [, inside] = /^\[([^\]]*)\](?::\d{1,5})?$/.exec(trimmed) ?? []
@@ -88,7 +91,7 @@ const parse = (text: string): ReadonlyArray<number> | undefined => {
   return bytesOf(before ?? trimmed)
 }
 
-/** The parts of a list, by a separator outside of quotes. */
+/** Splits a list at a separator outside of quotes. */
 const split = (text: string, separator: string): Array<string> => {
   const parts: Array<string> = []
   let from = 0
@@ -108,13 +111,13 @@ const split = (text: string, separator: string): Array<string> => {
 const unquoted = (text: string): string =>
   text.length >= 2 && text.startsWith("\"") && text.endsWith("\"") ? text.slice(1, -1).replaceAll(/\\(.)/g, "$1") : text
 
-/** The value of a pair with this name, which is in small letters; undefined where it is another pair, or none. */
+/** The value of a pair with this lower-case name; undefined for another pair or invalid text. */
 const valueOf = (pair: string, name: string): string | undefined => {
   const sign = pair.indexOf("=")
   return sign !== -1 && pair.slice(0, sign).trim().toLowerCase() === name ? pair.slice(sign + 1).trim() : undefined
 }
 
-/** What each proxy says of who asked it, from the first to the last; empty where it does not say. */
+/** The `for` value of each proxy, from the first to the last; empty if a proxy gives none. */
 const forwarded = (text: string): ReadonlyArray<string> =>
   split(text, ",").map((element) => {
     const pairs = split(element, ";").map((pair) => valueOf(pair, "for"))
@@ -127,35 +130,34 @@ const socket = "unix"
 /** Options of `make`. */
 export interface Options {
   /**
-   * The proxies that one runs or trusts: addresses and blocks, of IPv4 and IPv6, and `unix` for connections without an address, which
-   * are those of a unix socket. Default: none, so headers are not read.
+   * The trusted proxies: addresses and blocks, of IPv4 and IPv6, and `unix` for connections without an address (unix sockets).
+   * Default: none, so no header is read.
    */
   readonly trusted?: ReadonlyArray<string> | undefined
-  /** The header that these proxies write; the other is not read. Default: `x-forwarded-for`. */
+  /** The header that these proxies write; the other header is ignored. Default: `x-forwarded-for`. */
   readonly header?: "forwarded" | "x-forwarded-for" | undefined
 }
 
-/** Finds the address of whoever asks: of the connection's other end, and the request's headers by names in small letters. */
+/** Finds the client's address from the peer address of the connection and the request's headers, by lower-case name. */
 export type ClientAddress = (
   peer: string | undefined,
   headers: { readonly [name: string]: string | undefined }
 ) => string | undefined
 
 /**
- * Makes a function that answers the address of a client, in the one form that each address has.
+ * Makes a function that returns the address of a client, in canonical form.
  *
- * A connection from no trusted proxy is the client's own, whatever its headers say. One from a trusted proxy is that of the last
- * address in the header that is no trusted proxy's: each of them appends who asked it, so nothing that a client writes
- * comes to stand there. Where a trusted proxy wrote what is no address, or all are trusted, it is the last trusted one's. An
- * address of IPv6 that carries one of IPv4 is that of IPv4. Undefined where the connection has none: that of a unix socket has
- * none, and where `trusted` has `unix`, its proxy is believed.
+ * If the peer is not a trusted proxy, the peer is the client, and its headers are ignored. If the peer is a trusted proxy, the
+ * client is the rightmost address in the header that is not a trusted proxy's: every proxy appends its peer, so a client cannot
+ * forge that entry. If the next entry is not an address, or no entries are left, the result is the last trusted address found.
+ * An IPv4-mapped IPv6 address is returned as IPv4. A unix socket has no peer address: the result is undefined, unless `trusted`
+ * contains `unix` and the header yields an address.
  *
- * A proxy that passes the header of its client on unchanged, without appending, must not be trusted. Several headers of one name
- * are one, joined by commas.
+ * Do not trust a proxy that passes its client's header on without appending to it. Join several headers of one name by commas.
  *
  * Source: RFC 7239, Forwarded HTTP Extension; RFC 5952, A Recommendation for IPv6 Address Text Representation.
  *
- * **Example** (a client writes what it likes to the left)
+ * **Example** (a client can forge only the entries on the left)
  *
  * ```ts
  * import { ClientAddress } from "@millrace/http"
@@ -165,7 +167,7 @@ export type ClientAddress = (
  * addressOf("198.51.100.4", { "x-forwarded-for": "127.0.0.1" }) // 198.51.100.4
  * ```
  *
- * @throws RangeError when an entry of `trusted` is no address and no block
+ * @throws RangeError when an entry of `trusted` is neither an address nor a block
  * @category constructors
  */
 export const make = (options: Options = {}): ClientAddress => {
@@ -179,7 +181,7 @@ export const make = (options: Options = {}): ClientAddress => {
   const isTrusted = (bytes: ReadonlyArray<number>): boolean => blocks.some((block) => isIn(bytes, block))
   return (peer, headers) => {
     const isSocket = peer === undefined || peer === ""
-    // of a link of IPv6, its zone is this machine's own affair
+    // the zone of a link-local IPv6 address has a meaning on this host only
     let found = isSocket ? undefined : parse(peer.split("%")[0]!)
     if (found === undefined && !(isSocket && isSocketTrusted)) return undefined
     const told = headers[header]
@@ -195,12 +197,13 @@ export const make = (options: Options = {}): ClientAddress => {
   }
 }
 
-/** The bits of an address of IPv6 that tell one client from another, where no other number is given. */
+/** The default length of the IPv6 prefix that identifies a client, in bits. */
 export const prefix = 64
 
 /**
- * The network that an address belongs to, for what is counted by client: an address of IPv6 as its first `bits` bits
- * (`2001:db8:1:2::/64`), since whoever has one has at least 2^64 of them; one of IPv4, and what is no address, as it is.
+ * Returns the network of an address, as a key for limits by client: the first `bits` bits of an IPv6 address
+ * (`2001:db8:1:2::/64`), because a client with one IPv6 address usually has 2^64 of them. An IPv4 address or other text is
+ * returned unchanged.
  *
  * **Example** (two addresses of one client)
  *

@@ -1,8 +1,8 @@
 /**
- * The header `Idempotency-Key`: a request of POST or PATCH that comes twice runs once, and the second gets the first one's answer,
- * byte for byte.
+ * The header `Idempotency-Key`: a repeated POST or PATCH request runs once, and the repetition gets the first answer, byte for
+ * byte.
  *
- * It is `Idempotency` of core with answers of HTTP: its claims, leases, tokens and stores, and its promises.
+ * Uses `Idempotency` of core for HTTP answers, with the same claims, leases, tokens, stores and guarantees.
  */
 import { Description, Eager, Failure, Idempotency, Middleware, OptionCheck } from "@millrace/core"
 import { Cause, type Context, Duration, Effect, Exit, Fiber } from "effect"
@@ -32,32 +32,40 @@ export interface Options extends
     "keep" | "lease" | "maximumWait" | "missing" | "running" | "unavailable"
   >
 {
-  /** The methods that it is for, in any case; requests of others pass. Default: POST and PATCH. */
+  /** The methods that the middleware applies to, in any case; requests of other methods pass. Default: POST and PATCH. */
   readonly methods?: ReadonlyArray<string> | undefined
-  /** The field that holds the key, quoted or not. Default: `idempotency-key`. */
+  /** The header that holds the key, quoted or not. Default: `idempotency-key`. */
   readonly header?: string | undefined
   /**
-   * Whose key it is, beside the route: the same key of another caller is another request. Default: `Caller.principal`, which
-   * knows of `Auth` only: where others say who calls, give it.
+   * The caller that owns the key, beside the route: the same key of another caller is another request. Default:
+   * `Caller.principal`, which reads `Auth` only; set this option if something else authenticates callers.
    */
   readonly caller?: ((request: Request<unknown>) => string) | undefined
-  /** The most bytes of a body, which is read before the key is claimed; an integer from 1. Default: 1 MiB. */
+  /** The most bytes of a request body, which is read before the key is claimed; an integer from 1. Default: 1 MiB. */
   readonly bodyLimit?: number | undefined
   /** How long a client may take to send its body; above 0. Default: 30 seconds. */
   readonly bodyTimeout?: Duration.Input | undefined
-  /** What of `defaults.keeps` is otherwise. */
+  /** Changes to `defaults.keeps`. */
   readonly keeps?: { readonly [K in keyof Keeps]?: Keeps[K] | undefined } | undefined
-  /** The fields of an answer that are kept beside `content-type`, in any case. Default: all but those that never are. */
+  /**
+   * The response headers that are stored beside `content-type`, in any case. Default: all except those that are never stored.
+   */
   readonly fields?: ReadonlyArray<string> | undefined
-  /** The longest body of an answer that is kept, in bytes; an integer from 1. Default: 64 KiB. */
+  /** The longest response body that is stored, in bytes; an integer from 1. Default: 64 KiB. */
   readonly limit?: number | undefined
-  /** `collect`: a streamed answer is read up to `limit` before it leaves. `pass`: it leaves as it comes and is not kept. Default: `collect`. */
+  /**
+   * `collect` reads a streamed answer up to `limit` before it is sent. `pass` sends the stream unchanged and does not store it.
+   * Default: `collect`.
+   */
   readonly streams?: "collect" | "pass" | undefined
-  /** What a handler does whose client goes: `finish`, so that the client finds the answer when it comes back; or `interrupt`. Default: `finish`. */
+  /**
+   * The handler's fate when the client disconnects: `finish`, so that the client finds the answer when it retries, or
+   * `interrupt`. Default: `finish`.
+   */
   readonly disconnect?: "finish" | "interrupt" | undefined
 }
 
-/** What `middleware` does where an option is not given. */
+/** The defaults of the options of `middleware`. */
 export const defaults: {
   readonly methods: ReadonlyArray<string>
   readonly header: string
@@ -100,12 +108,12 @@ const chosenOf = (fields: ReadonlyArray<string> | undefined): ReadonlySet<string
 
 type Ended = Exit.Exit<Middleware.Result | HttpServerResponse.HttpServerResponse, Middleware.Failure>
 
-/** An answer that has just been made, with the end of the handler that it is of. */
+/** An answer that this request has just made, with the exit of its handler. */
 interface Made extends Kept {
   readonly ended: Ended
 }
 
-/** Gives the key back: what the handler ended with is not kept. */
+/** Releases the key, because the handler's exit is not stored. */
 class Passing {
   readonly ended: Ended
   constructor(ended: Ended) {
@@ -122,23 +130,24 @@ type Errors =
   | Body.BodyUnreadable
 
 /**
- * Runs a request once for each key of each caller, and answers one that comes again with what the first was answered: status,
- * fields and bytes, an error's, too, and `Idempotent-Replayed: true`.
+ * Runs a request once for each key of each caller, and answers repetitions with the first answer, errors included: the same
+ * status, headers and bytes, plus `Idempotent-Replayed: true`.
  *
- * Types: any request in, the same on; `Idempotency.Store` enters R; the answer may be an `HttpServerResponse`.
+ * Types: takes any request and passes it on; `Idempotency.Store` enters R; the answer may be an `HttpServerResponse`.
  *
- * The key is a String of Structured Fields or bare, of 1 to 255 characters. A request is the same when method, target and body are;
- * the body is read up to `bodyLimit` within `bodyTimeout` and stays for `Body` inside. What is kept, for 24 hours, is by `keeps`: all that
- * was decided by the handler, 5xx only on demand. Cookies and the fields of one connection never are. An answer beyond `limit`
- * leaves with `Idempotent-Kept: false`; its key stays used, and a request that comes again is refused, not run.
+ * The key is a String of Structured Fields or bare, of 1 to 255 characters. Two requests are the same if method, target and
+ * body are equal; the middleware reads the body up to `bodyLimit` within `bodyTimeout` and leaves it for `Body` inside. `keeps`
+ * selects the answers that are stored, for 24 hours by default: all that the handler decided, 5xx only if configured. Cookies
+ * and hop-by-hop headers are never stored. An answer beyond `limit` is sent with `Idempotent-Kept: false`; its key stays used,
+ * and a repetition is refused, not run.
  *
- * Stand it inside `Auth` and around everything that answers, and `Timeout` inside it: what a route's outer middlewares make of an
- * error is not kept. A handler that runs for a client that has gone is finished.
+ * Place it inside `Auth`, outside every middleware that produces a response, and outside `Timeout`: responses that outer
+ * middlewares make of an error are not stored. By default, a handler whose client has disconnected runs to its end.
  *
- * Errors: `IdempotencyRefused` (400 without a key or with none that is one, 422 with one that was used for another request),
+ * Errors: `IdempotencyRefused` (400 for a missing or invalid key, 422 for a key that was used for another request),
  * `IdempotencyRunning` (409 with `Retry-After`), `IdempotencyLost` (409), `IdempotencyAnswerLost` (409),
- * `IdempotencyUnrepeatable` (409 where another version of the program kept the answer in a form that this one cannot read),
- * `IdempotencyUnavailable` (503), and those of reading the body.
+ * `IdempotencyUnrepeatable` (409 if another version of the program stored the answer in a form that this version cannot read),
+ * `IdempotencyUnavailable` (503), `BodyTooLarge` and `BodyUnreadable`.
  *
  * Source: draft-ietf-httpapi-idempotency-key-header-07; RFC 9651 (Structured Fields).
  *
@@ -192,7 +201,7 @@ export const middleware = (options: Options = {}) => {
     isFailure: (answer) => isMade(answer) && answer.ended._tag === "Failure",
     key: (request) => keyOf(request.headers[header]),
     caller: options.caller ?? Caller.principal,
-    // read before the key is asked for
+    // the body has been read before the key is claimed
     fingerprint: (request) => fingerprint(request.method, request.url, request.books.body ?? nothing),
     keep,
     lease,
@@ -221,7 +230,7 @@ export const middleware = (options: Options = {}) => {
 
     const passed = (ended: Ended) => Exit.fail(new Passing(ended))
 
-    /** What an endpoint answers itself is kept as a value. */
+    /** Stores an answer that an endpoint of `HttpApi` encodes itself as a value. */
     const valued = (request: Request<unknown>, ended: Ended): Effect.Effect<Made, Passing> =>
       Effect.flatMapEager(
         request.books.values?.write(ended) ?? Exit.succeed(undefined),
@@ -239,7 +248,7 @@ export const middleware = (options: Options = {}) => {
         if (!isKept.has(response.status)) return passed(ended._tag === "Success" ? Exit.succeed(response) : ended)
         return Effect.mapEager(keeping(request, response, manner), ({ kept, response }) => {
           if (ended._tag === "Success") return { ...kept, ended: Exit.succeed(response) }
-          // a stream that was read is another
+          // a collected stream has become another response
           const { given } = request.books
           if (given !== undefined) request.books.given = { ...given, response }
           return { ...kept, ended }
@@ -272,13 +281,13 @@ export const middleware = (options: Options = {}) => {
         ? replayed(Exit.succeed(replay(answer)))
         : Effect.flatMap(
           values.read(answer.value, answer.body),
-          // the value of a handler like this one
+          // a handler of the same type stored the value
           (found): Middleware.Returns<Errors, never, Response> =>
             found === undefined ? unreadable(request) : replayed(found as Ended)
         )
     }
 
-    // described, so that it is not taken for the code of a user
+    // described, so that it does not count as user code
     const claimed = once(Description.describe(handled, []))
 
     const whole = (request: Request<unknown>): Middleware.Returns<Errors, Idempotency.Store, Response> =>
@@ -291,17 +300,17 @@ export const middleware = (options: Options = {}) => {
         }
       })
 
-    /** Goes on when its client has gone, and keeps its hooks waiting. */
+    /** Runs to its end after the client has disconnected; the request's hooks wait for it. */
     const finished = (request: Request<unknown>): Middleware.Returns<Errors, Idempotency.Store, Response> => {
       const result = whole(request)
       const current = Fiber.getCurrent()
       if (Eager.isDone(result) || current === undefined) return result
-      // the services of the chain are those of the fiber that it runs on
+      // the current fiber has the services of the chain
       const context = current.context as Context.Context<Idempotency.Store | Middleware.Services>
       const fiber = Effect.runForkWith(context)(result)
       const exit = fiber.pollUnsafe()
       if (exit !== undefined) return exit
-      // the chain may be interrupted before its first step: then only the hook knows of the fiber
+      // the chain may be interrupted before its first step; then only this hook waits for the fiber
       request.after(() => fiber.pollUnsafe() === undefined ? Effect.asVoid(Fiber.await(fiber)) : undefined)
       return Effect.uninterruptible(Fiber.join(fiber))
     }

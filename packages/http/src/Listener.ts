@@ -1,6 +1,5 @@
 /**
- * Routes on Node's own HTTP server, without a step between: for the routes that must be fast. What they are served by is all
- * that differs from Effect's server.
+ * Serves routes directly on Node's HTTP server, for routes that must be fast. The routes are the same as on Effect's server.
  */
 import { Detached, OptionCheck } from "@millrace/core"
 import { closed, MessageScopes } from "@millrace/core/MessageScopes"
@@ -26,37 +25,37 @@ export class ListenError extends Data.TaggedError("ListenError")<{
   readonly cause: unknown
 }> {}
 
-/** A listener, and what it still answers. */
+/** A listener, and the drain of its accepted requests. */
 export interface Listener {
   /** For `createServer` of `node:http` or `node:https`. */
   readonly listener: RequestListener
-  /** For the event `checkContinue` of that server: a client is asked for its body when a route reads it, and not before. */
+  /** For the event `checkContinue` of that server: sends `100 Continue` to the client only when a route reads the body. */
   readonly checkContinue: RequestListener
-  /** Answers from now on with `connection: close`, and completes when every accepted request is answered. */
+  /** Sends `connection: close` from now on, and completes once every accepted request is answered. */
   readonly drain: Effect.Effect<void>
 }
 
 type Answering = Fiber.Fiber<HttpServerResponse.HttpServerResponse>
 
-/** The services that routes need, each its own. */
+/** The services that each route needs. */
 type NeedsOf<Each> = Each extends Route<infer R> ? R : never
 
 const noParams = {}
 
-/** A route answers its errors itself: what is left is an interruption, since the program ends, or a mistake of this package. */
+/** A route answers its errors itself, so a remaining cause is an interruption at shutdown or a bug of this package. */
 const unanswered = (cause: Cause.Cause<unknown>): HttpServerResponse.HttpServerResponse =>
   Problem.toResponse(
     Problem.of(Problem.defaults, Cause.hasInterruptsOnly(cause) ? { failure: "transient" } : Cause.squash(cause))
   )
 
 /**
- * A listener of Node's for routes; a request for none of them is answered with 404.
+ * Makes a Node request listener for routes. It answers an unknown path with 404, and an unknown method of a known path with 405.
  *
- * The routes' handlers run on fibers of the calling program, with its services. What is finished when the handler returns is
- * written at once; a client that goes interrupts what is not. `HttpServerRequest` and the other services of Effect's server
- * are not there: a handler reads its `Request`.
+ * The routes' handlers run on fibers of the calling program, with its services. The listener writes a synchronous result at
+ * once; a client that disconnects interrupts a running handler. `HttpServerRequest` and the other services of Effect's server
+ * are not available: a handler reads its `Request`.
  *
- * **Example** (a server of one's own)
+ * **Example** (with your own server)
  *
  * ```ts
  * import { Effect } from "effect"
@@ -75,7 +74,7 @@ const unanswered = (cause: Cause.Cause<unknown>): HttpServerResponse.HttpServerR
 export const make = <const Routes extends ReadonlyArray<Route<unknown>>>(
   routes: Routes
 ): Effect.Effect<Listener, never, NeedsOf<Routes[number]>> =>
-  // a route takes the services of all
+  // every route gets the services of all routes
   serving(routes as ReadonlyArray<Route<unknown>> as ReadonlyArray<Route<NeedsOf<Routes[number]>>>)
 
 const serving = <R>(routes: ReadonlyArray<Route<R>>): Effect.Effect<Listener, never, R> =>
@@ -157,18 +156,18 @@ const serving = <R>(routes: ReadonlyArray<Route<R>>): Effect.Effect<Listener, ne
     })
   })
 
-/** Options of `layer`: where to listen, as Node takes it. */
+/** Options of `layer`, beside Node's listen options. */
 export interface Options extends ListenOptions {
-  /** How long accepted requests may take once the program ends; beyond, their connections are closed. Default: 20 seconds. */
+  /** How long accepted requests may take during shutdown; their connections are then closed. Default: 20 seconds. */
   readonly grace?: Duration.Input | undefined
   /**
-   * How long a client may take to send a request's head, above 0; later it is answered with 408 and its connection closed, within a
-   * quarter of that time. Default: 20 seconds, or the `headersTimeout` that the server was made with.
+   * How long a client may take to send a request's head, above 0. The server then answers 408 and closes the connection, at
+   * most a quarter of that time later. Default: 20 seconds, or the `headersTimeout` that the server was made with.
    */
   readonly headTimeout?: Duration.Input | undefined
 }
 
-/** Where a listener listens. */
+/** The address that a listener listens at. */
 class ListenerAddress extends Context.Service<ListenerAddress, AddressInfo>()("@millrace/http/Listener/Address") {}
 export { ListenerAddress as Address }
 
@@ -179,16 +178,17 @@ const listen = (server: Server, options: Options): Effect.Effect<AddressInfo, Li
     server.once("error", onError)
     server.listen(options, () => {
       server.off("error", onError)
-      // only a pipe has a text
+      // the address is a string only for a pipe
       resume(Effect.succeed(server.address() as AddressInfo))
     })
   })
 
 /**
- * Serves routes on a server of Node's for as long as the layer lives.
+ * Serves routes on a Node server for the lifetime of the layer.
  *
- * When it ends, nothing more is accepted, every accepted request is answered and its connection closed, for at most `grace`;
- * what is not answered by then is interrupted. A connection that has not sent a whole request head is closed half a second later.
+ * Shuts down gracefully: the server accepts no new connections, answers every accepted request and closes its connection, for
+ * at most `grace`, and then interrupts unanswered requests. Once the requests are answered, a connection that has not sent a
+ * whole request head is closed half a second later.
  *
  * **Example** (a program)
  *

@@ -1,5 +1,5 @@
 /**
- * A server of Node's for Effect's `NodeHttpServer` that ends as `Listener` does, and gives a client as long for a request's head.
+ * A Node server for Effect's `NodeHttpServer`, with the graceful shutdown and the head timeout of `Listener`.
  */
 import { OptionCheck } from "@millrace/core"
 import { type Duration, Effect } from "effect"
@@ -10,18 +10,19 @@ import { Connections } from "./internal/nodeConnections.ts"
 /** Options of `make`. */
 export interface Options {
   /**
-   * How long a client may take to send a request's head, above 0; later it is answered with 408 and its connection closed, within a
-   * quarter of that time. Default: 20 seconds, or the `headersTimeout` that the server was made with.
+   * How long a client may take to send a request's head, above 0. The server then answers 408 and closes the connection, at
+   * most a quarter of that time later. Default: 20 seconds, or the `headersTimeout` that the server was made with.
    */
   readonly headTimeout?: Duration.Input | undefined
-  /** How long accepted requests may take once the server closes; beyond, their connections are closed. Default: 20 seconds. */
+  /** How long accepted requests may take during shutdown; their connections are then closed. Default: 20 seconds. */
   readonly grace?: Duration.Input | undefined
 }
 
 /**
- * Makes a server of Node's whose `close` ends in order: nothing more is accepted, every accepted request is answered to its last byte,
- * and connections that have sent no whole request head are closed half a second later. Node's own `close` waits for those, and cuts an
- * answer that is still being sent. After `grace` all connections are closed.
+ * Makes a Node server whose `close` is a graceful shutdown: the server accepts no new connections, sends every accepted
+ * request's answer to its last byte, and half a second later closes connections without a whole request head. Node's own
+ * `close` waits for those connections, and cuts answers that are still being sent. After `grace` the server closes all
+ * connections.
  *
  * HTTP/1 and HTTPS only.
  *

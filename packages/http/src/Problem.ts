@@ -1,6 +1,6 @@
 /**
- * What an error says to whoever asked: one table from classes of failure to answers, RFC 9457 problem details on HTTP and the
- * same document as an envelope on brokers.
+ * Maps errors to answers for the client: one table from failure classes to answers, written as RFC 9457 problem details on HTTP
+ * and as the same document in an envelope on brokers.
  */
 import { type Auth, type BrokerError, Failure, type Idempotency, OptionCheck, type RateLimit } from "@millrace/core"
 import { Context, Duration, type LogLevel } from "effect"
@@ -15,24 +15,24 @@ import type { MethodNotAllowed } from "./internal/unmatched.ts"
 
 export { type Field, fieldsOf, fieldsOfIssue, maximumFields } from "./internal/problemFields.ts"
 
-/** What is answered to an error. */
+/** The answer to an error. */
 export interface Entry {
   /** The status, from 400 to 599. */
   readonly status: number
-  /** The URI of the problem's type. Default: `about:blank`, which says no more than the status does. */
+  /** The URI of the problem type. Default: `about:blank`, which adds nothing to the status. */
   readonly type?: string | undefined
-  /** What all problems of this type are called. Default: the phrase of the status, e.g. `Conflict`. */
+  /** The title shared by all problems of this type. Default: the phrase of the status, e.g. `Conflict`. */
   readonly title?: string | undefined
   /**
-   * What is said of this one occurrence: nothing, the error's own `message`, or a text. An error's message may name tables,
-   * hosts and people, so the default is `none`.
+   * The detail of this occurrence: none, the error's own `message`, or a text. Default: `none`, because an error's message may
+   * name tables, hosts and people.
    */
   readonly detail?: "none" | "message" | { readonly text: string } | undefined
-  /** The level at which the answer is logged, or `None`. Default: that of the error's class. */
+  /** The level at which the answer is logged, or `None`. Default: the level of the error's class. */
   readonly level?: LogLevel.Severity | "None" | undefined
-  /** `Retry-After` where the error itself names no time. Default: a second where a store could not be asked (503), none else. */
+  /** `Retry-After` for an error that names no time. Default: one second if a store is unavailable (503), otherwise none. */
   readonly retryAfter?: Duration.Input | undefined
-  /** Fields of the answer beside `content-type` and `retry-after`. Default: none. */
+  /** Response headers beside `content-type` and `retry-after`. Default: none. */
   readonly headers?: { readonly [name: string]: string } | undefined
   /** Extension members of the document. Default: none. */
   readonly members?: { readonly [name: string]: unknown } | undefined
@@ -41,22 +41,22 @@ export interface Entry {
 /** One entry for each class of failure. */
 export type Table = { readonly [Class in Failure.FailureClass]: Entry }
 
-/** The answer to one error, found by its tag; undefined leaves the error to its class. */
+/** The answer to one error, chosen by its tag; undefined falls back to the error's class. */
 export type Rule<Error> = Entry | ((error: Error) => Entry | undefined)
 
-/** Entries by tag, which rule over the table; each is handed the errors of its tag only. */
+/** Entries by tag, which take precedence over the table. Each rule receives errors of its own tag only. */
 export interface Tags {
   readonly [tag: string]: Rule<never> | undefined
 }
 
-/** A table, and what rules over it. */
+/** A table by failure class, and the entries by tag that take precedence over it. */
 export interface Problems {
   readonly table: Table
   readonly tags: Tags
 }
 
 /**
- * The table that holds unless it is changed.
+ * The default table.
  *
  * | class        | status | level |
  * | ------------ | ------ | ----- |
@@ -86,7 +86,7 @@ export const table: Table = {
 
 const shown = (status: number): Entry => ({ status, detail: "message" })
 
-/** The problem type of the IETF draft, and the fields of the policies that were asked. */
+/** The problem type of the IETF draft, with the `RateLimit` headers of the policies that were checked. */
 const ofLimit = (error: RateLimit.RateLimited): Entry => ({
   status: 429,
   type: "https://iana.org/assignments/http-problem-types#quota-exceeded",
@@ -95,7 +95,7 @@ const ofLimit = (error: RateLimit.RateLimited): Entry => ({
   members: { "violated-policies": error.violated }
 })
 
-/** The types of problems with idempotency keys begin so. */
+/** The prefix of problem types for idempotency keys. */
 const idempotency = "urn:millrace:problem:idempotency-key-"
 
 const ofKey = (error: Idempotency.IdempotencyRefused): Entry => ({
@@ -110,12 +110,12 @@ const ofKey = (error: Idempotency.IdempotencyRefused): Entry => ({
 const ofBroker = (error: BrokerError.BrokerError): Entry | undefined =>
   error.reason === "TooLarge"
     ? { status: 413 }
-    // options, passwords and permissions are this program's own
+    // wrong options, passwords or permissions are faults of this program, not of the client
     : error.failure === "permanent" && error.reason !== "Refused"
     ? { status: 500, level: "Error" }
     : undefined
 
-/** The client took too long or went away, or the program has read the body elsewhere. */
+/** 408: the client took too long. 500: the program read the body elsewhere. 400: the client disconnected. */
 const ofBody = ({ reason }: BodyUnreadable): Entry =>
   reason === "timeout"
     ? { ...shown(408), level: "Info", headers: { connection: "close" } }
@@ -127,8 +127,8 @@ const ofUpstream = (error: Failure.Classified): Entry | undefined =>
   Failure.lasting.has(error.failure) ? { status: 502, level: "Warn" } : undefined
 
 /**
- * The errors of Millrace that have an answer of their own. Their messages hold no content, so those that tell the sender what
- * to mend are shown.
+ * The entries for Millrace's own errors. Their messages contain no message content, so the answer shows those that help the
+ * client to correct the request.
  */
 export const tags: Tags = {
   Unauthorized: (error: Auth.Unauthorized) => ({ status: 401, headers: { "www-authenticate": Challenge.of(error) } }),
@@ -189,18 +189,20 @@ export const tags: Tags = {
   StatusFailed: ofUpstream
 }
 
-/** What a store that cannot be asked fails with: it is asked again by itself, so whoever comes back soon may be served. */
+/** Errors of an unavailable store. Each request tries the store again, so a client that retries soon may succeed. */
 const stores: ReadonlySet<string> = new Set(["IdempotencyUnavailable", "RateLimitUnavailable"])
 
 const storeBack = Duration.seconds(1)
 
 /** Changes to the default table. */
 export interface Options {
-  /** Entries of classes; what an entry does not say stays as it was. */
+  /** Entries by class; fields that an entry leaves out keep their defaults. */
   readonly table?: { readonly [Class in Failure.FailureClass]?: Partial<Entry> | undefined } | undefined
-  /** Entries by tag, beside and over the default ones. */
+  /** Entries by tag, added to the default ones or replacing them. */
   readonly tags?: Tags | undefined
-  /** A URI that each class is appended to as its type, e.g. `https://example.com/problems/`. Default: `about:blank` for all. */
+  /**
+   * Base URI of the problem types; the class is appended, e.g. `https://example.com/problems/`. Default: `about:blank` for all.
+   */
   readonly types?: string | undefined
 }
 
@@ -212,7 +214,7 @@ const checked = (name: string, entry: Entry): Entry => {
 }
 
 /**
- * The default table with changes.
+ * Makes a table from the default one with changes.
  *
  * **Example** (a type for each class, and another answer to one error)
  *
@@ -230,7 +232,7 @@ const checked = (name: string, entry: Entry): Entry => {
  * console.log(Problem.of(problems, { failure: "auth" }).body.type) // => https://example.com/problems/auth
  * ```
  *
- * @throws RangeError when a status is not from 400 to 599
+ * @throws RangeError when a status is not from 400 to 599, or a `retryAfter` is negative
  * @category constructors
  */
 export const make = (options: Options = {}): Problems => {
@@ -250,7 +252,7 @@ export const make = (options: Options = {}): Problems => {
 export const defaults: Problems = { table, tags }
 
 /**
- * The table of the program: routes use it that name none of their own. Default: `defaults`.
+ * The table of the program, used by routes without a table of their own. Default: `defaults`.
  *
  * **Example** (another table for all routes)
  *
@@ -263,19 +265,22 @@ export const defaults: Problems = { table, tags }
  */
 export const Current = Context.Reference<Problems>("@millrace/http/Problem/Current", { defaultValue: () => defaults })
 
-/** What is answered to one error, before it is written. */
+/** The answer to one error, before it becomes a response. */
 export interface Problem {
   readonly status: number
   readonly failure: Failure.FailureClass
   readonly level: LogLevel.Severity | "None"
-  /** Whole seconds, rounded up, or undefined where nobody named a time. */
+  /** Whole seconds, rounded up; undefined if neither the error nor its entry names a time. */
   readonly retryAfter: number | undefined
   readonly headers: { readonly [name: string]: string }
-  /** The problem details: `type`, `title`, `status`, `detail`, and as extensions `failure`, `errors`, `retryAfter`, and an entry's `members`. */
+  /**
+   * The problem details: `type`, `title`, `status`, `detail`; extensions `failure`, `errors`, `retryAfter` and the entry's
+   * `members`.
+   */
   readonly body: ProblemDetails.ProblemDetails
 }
 
-/** The phrases of RFC 9110, 15 and of RFC 6585. */
+/** The status phrases of RFC 9110, 15 and RFC 6585. */
 const phrases: { readonly [status: number]: string } = {
   400: "Bad Request",
   401: "Unauthorized",
@@ -324,24 +329,24 @@ const ruleOf = (problems: Problems, error: unknown): Entry | undefined => {
   const rule = Object.hasOwn(problems.tags, tag) ? problems.tags[tag] : undefined
   if (typeof rule !== "function") return rule
   try {
-    // found by the tag that it was typed by
+    // the rule was found by the tag that its parameter type belongs to
     return rule(error as never)
   } catch {
-    // its class says what is answered
+    // fall back to the class of the error
     return undefined
   }
 }
 
-/** The class that a status stands for, for an error that has an entry and no class. */
+/** The failure class of a status, for an error that has an entry but no class. */
 const classOfStatus = (status: number): Failure.FailureClass =>
   status === 409 ? "conflict" : status === 429 ? "throttled" : status >= 500 ? "defect" : "permanent"
 
 /**
- * What is answered to an error: by its tag, else by its class, else as a defect, which says nothing of itself.
+ * Returns the answer to an error: by its tag, else by its class, else as a defect, whose answer reveals nothing about the error.
  *
- * Pure: the same for HTTP and for the envelope of a broker's reply.
+ * Pure, and used both for HTTP and for the envelope of a broker's reply.
  *
- * **Example** (what nobody expected stays inside)
+ * **Example** (an unexpected error reveals nothing)
  *
  * ```ts
  * import { Problem } from "@millrace/http"
@@ -380,7 +385,7 @@ export const of = (problems: Problems, error: unknown): Problem => {
 }
 
 /**
- * An error as a document for a broker's reply: problem details without the status of another protocol.
+ * Writes an error as the document of a broker's reply: problem details without the HTTP status.
  *
  * **Example** (a refused order)
  *
@@ -398,7 +403,7 @@ export const envelope = (problems: Problems, error: unknown): ProblemDetails.Pro
   return rest
 }
 
-/** A problem as a response: `application/problem+json`, with `retry-after`, and never kept by a cache. */
+/** Writes a problem as a response: `application/problem+json`, with `retry-after` and `cache-control: no-store`. */
 export const toResponse = (
   problem: Problem,
   members: { readonly [extension: string]: unknown } = {}

@@ -1,5 +1,5 @@
 /**
- * What an answer says of rate limits: the fields of the IETF draft, those that were before it, and `Retry-After`.
+ * Response headers for rate limits: those of the IETF draft, the older `X-RateLimit-*`, and `Retry-After`.
  *
  * Source: draft-ietf-httpapi-ratelimit-headers-10, RFC 9651 (Structured Fields), RFC 9110 10.2.3.
  */
@@ -7,7 +7,7 @@ import type { Envelope, RateLimit } from "@millrace/core"
 import { compositeKey } from "@millrace/core/compositeKey"
 import type { Request } from "./Request.ts"
 
-/** A decision with the policies that were asked, in the same order, as `RateLimited` has both. */
+/** A decision with the policies that were checked, in the same order, as in `RateLimited`. */
 export interface Limited {
   readonly policies: ReadonlyArray<RateLimit.Policy>
   readonly decision: RateLimit.Decision
@@ -24,28 +24,28 @@ const seconds = (millis: number): number => Math.ceil(millis / 1000)
 // an integer of a Structured Field has 15 digits
 const shown = (value: number): number => Math.min(999_999_999_999_999, Math.max(0, value))
 
-/** A String of Structured Fields holds printable ASCII; what is not becomes a question mark. */
+/** A String of Structured Fields holds printable ASCII; every other character becomes a question mark. */
 const quoted = (text: string): string => `"${text.replaceAll(/[^\x20-\x7e]/gu, "?").replaceAll(/["\\]/g, "\\$&")}"`
 
-/** Until a message like the one that was refused passes, or until all is there again. */
+/** Seconds until a message like the refused one would pass, or until the whole quota is available again. */
 const timeOf = ({ decision }: Limited, verdict: RateLimit.Verdict): number =>
   seconds(!decision.isAdmitted && verdict.wait > 0 && Number.isFinite(verdict.wait) ? verdict.wait : verdict.reset)
 
 const policyOf = (policy: RateLimit.Policy): string =>
   policy.algorithm === "concurrency"
     ? `${quoted(policy.name)};q=${policy.limit};qu="concurrent-requests"`
-    // a window of less than a second is one of a second to whoever reads whole seconds
+    // the header holds whole seconds, so a window below a second counts as one second
     : `${quoted(policy.name)};q=${shown(policy.limit)};w=${seconds(policy.window)}`
 
 const limitOf = (limited: Limited, i: number): string => {
   const policy = limited.policies[i]!
   const verdict = limited.decision.verdicts[i]!
   const item = `${quoted(policy.name)};r=${shown(Math.floor(verdict.remaining))}`
-  // of a place nobody knows when it is given back
+  // a concurrency limit has no reset time
   return policy.algorithm === "concurrency" ? item : `${item};t=${timeOf(limited, verdict)}`
 }
 
-/** The policy that leaves least, by its share. */
+/** The index of the policy with the longest wait, else with the least quota left relative to its burst. */
 const tightest = ({ decision, policies }: Limited): number =>
   policies.reduce((least, _policy, i) => {
     const share = (at: number) => decision.verdicts[at]!.remaining / policies[at]!.burst
@@ -56,12 +56,12 @@ const tightest = ({ decision, policies }: Limited): number =>
   }, 0)
 
 /**
- * The fields of an answer, by their names in small letters. What remains is rounded down and times are rounded up, to whole
- * seconds, so nobody comes too early; `retry-after` is there when the decision is a refusal, and no earlier than any `t`
- * of a policy that it is over.
+ * Returns the headers of a response, by lower-case name. The remaining quota is rounded down and times are rounded up to whole
+ * seconds, so no client retries too early. A refusal with a finite wait has `retry-after`, which is no earlier than the `t` of
+ * any exceeded policy.
  *
- * The legacy fields tell of one policy, the one that is over its limit longest or else has least left; their reset is in seconds
- * from now.
+ * The legacy headers describe one policy: the one with the longest wait, else the one with the least quota left. Their reset is
+ * in seconds from now.
  *
  * **Example** (a policy of a hundred a minute, refused)
  *
@@ -98,12 +98,12 @@ export const fields = (limited: Limited, options: Options = {}): { readonly [nam
 const isRequest = (message: Envelope): message is Request<unknown> => message.kind === "server"
 
 /**
- * For `onDecision` of `RateLimit`: answers to requests carry the fields, whether they passed or were refused. Of several limits
- * around one handler the draft's fields name all, and the legacy ones tell of the innermost.
+ * Makes the `onDecision` of `RateLimit` that adds the headers to answers, for admitted and for refused requests. With several
+ * limits around one handler, the draft's headers name all of them, and the legacy headers describe the innermost.
  *
- * On what is no request of a server it does nothing, so the same limit may stand around a consumer.
+ * Does nothing for a message that is not a server request, so the same limit may also be placed around a consumer.
  *
- * **Example** (each answer says how much is left)
+ * **Example** (each answer shows the remaining quota)
  *
  * ```ts
  * import { Effect, pipe } from "effect"

@@ -1,5 +1,5 @@
 /**
- * A request to a server, as an envelope: what middlewares see of it, and how its body is read.
+ * A request to a server, as an envelope: its view for middlewares, and the reading of its body.
  */
 import { Correlation, type Envelope, type Exchange, Headers, type Hook, OptionCheck } from "@millrace/core"
 import { type Duration, Effect, Exit } from "effect"
@@ -8,93 +8,98 @@ import { BodyTooLarge, BodyUnreadable } from "./internal/bodyErrors.ts"
 import { firstWrong, shownName } from "./internal/headerText.ts"
 import { RequestExchange } from "./internal/requestExchange.ts"
 
-/** A value that an endpoint answers or fails with, as it is kept. */
+/** The stored form of a value that an endpoint answers or fails with. */
 export interface Valued {
   readonly status: number
-  /** Which of the schemas wrote it: `success` or `error`, and its number; undefined of what no schema can write. */
+  /** The schema that encoded the value: `success` or `error`, and its number; undefined if no schema can encode the value. */
   readonly value: string | undefined
   readonly body: Uint8Array
 }
 
-/** How the values of an endpoint are kept. */
+/** Encodes and decodes the values of an endpoint for storage. */
 export interface Values {
-  /** The status of what the endpoint writes itself; undefined of all else. */
+  /** The status of a value that the endpoint encodes itself; otherwise undefined. */
   readonly statusOf: (exit: Exit.Exit<unknown, unknown>) => number | undefined
-  /** Undefined of an error that the endpoint does not declare, and of interruptions. */
+  /** Encodes an exit; undefined for an error that the endpoint does not declare, and for an interruption. */
   readonly write: (exit: Exit.Exit<unknown, unknown>) => Effect.Effect<Valued | undefined>
-  /** What the endpoint had answered; undefined where this version of it cannot read that. */
+  /** Decodes the stored exit; undefined if this version of the endpoint cannot decode it. */
   readonly read: (value: string, body: Uint8Array) => Effect.Effect<Exit.Exit<unknown, unknown> | undefined>
 }
 
-/** What a server knows of a request; one for each server that requests come from. */
+/** A request as its server sees it; each kind of server has an implementation. */
 export interface Source {
   readonly method: string
-  /** Path and query of the target, as the router found the route by them: never a part of the `host` field. */
+  /** Path and query of the target, as the router matched them; never a part of the `host` header. */
   readonly url: string
   /** Lower-case names. */
   readonly headers: Headers.Headers
   /** The values of the route's parameters, decoded. */
   readonly params: Readonly<Record<string, string | undefined>>
-  /** The address of the peer, or of the client where trusted proxies are known; undefined where the server does not say. */
+  /**
+   * The address of the peer, or of the client if the server knows trusted proxies; undefined if the server does not report one.
+   */
   readonly address: string | undefined
-  /** `http` or `https`; undefined where the server does not say. */
+  /** `http` or `https`; undefined if the server does not report it. */
   readonly scheme?: string | undefined
-  /** Reads the whole body, and stops at `limit` bytes. Run again, it goes on where it was interrupted and loses nothing. */
+  /** Reads the whole body, and stops at `limit` bytes. After an interruption, the next run resumes without losing bytes. */
   body(limit: number): Effect.Effect<Uint8Array, BodyTooLarge | BodyUnreadable>
-  /** Runs an effect once the answer has been sent to its last byte, or its client has gone. Left out: the chain's end is the end. */
+  /**
+   * Runs an effect once the last byte is sent or the client has disconnected. If absent, the effect runs as a hook of the
+   * chain.
+   */
   atEnd?(effect: Effect.Effect<void>): void
 }
 
-/** What a route has answered to an error, before that reached the end of the chain. */
+/** A route's answer to an error that has not yet reached the end of the chain. */
 export interface Given {
   readonly error: unknown
   readonly response: HttpServerResponse.HttpServerResponse
-  /** The line of the answer, which is logged when it leaves. */
+  /** Logs the answer; run when the answer is sent. */
   readonly log: Effect.Effect<void>
 }
 
-/** Writes the answer to an end of a chain; undefined where the route leaves that to others. */
+/** Writes the response to the exit of a chain; undefined if the endpoint encodes it itself. */
 export type Respond = (
   request: Request<unknown>,
   exit: Exit.Exit<unknown, unknown>
 ) => Effect.Effect<HttpServerResponse.HttpServerResponse | undefined>
 
-/** What the copies of one request share. */
+/** State shared by all copies of one request. */
 export interface Books {
   hooks: Array<Hook> | undefined
   id: string | undefined
-  /** What `Correlate` said. */
+  /** The ids that `Correlate` set. */
   ids: Correlation.Correlation | undefined
   /** The whole body, once it has been read. */
   body: Uint8Array | undefined
-  /** What middlewares add to the answer: by name, and by who says it. */
+  /** Response headers that middlewares add: by name, then by part. */
   fields: Map<string, Map<string, string>> | undefined
   respond: Respond | undefined
-  /** The status that the end of a chain is answered with. */
+  /** The response status for the exit of a chain. */
   statusOf: ((request: Request<unknown>, exit: Exit.Exit<unknown, unknown>) => number | undefined) | undefined
   /** The template of the route. */
   route: string | undefined
   given: Given | undefined
-  /** Of an endpoint: how what it answers itself is kept. */
+  /** For an endpoint of `HttpApi`: the codec that stores its values. */
   values: Values | undefined
 }
 
-/** The most fields that middlewares add to one answer, and the longest value of one, in characters. */
+/** The most header values that middlewares may add to one response, and the longest value, in characters. */
 export const mostFields = { count: 32, length: 8192 } as const
 
-/** How long a client may take to send a body by default. */
+/** The default time for a client to send a body. */
 export const bodyTimeout: Duration.Input = "30 seconds"
 
 const check = OptionCheck.make("Request")
 
-/** The names of headers that may hold the id of a request; the first counts that holds one. */
+/** Headers that may hold a request id, in order of precedence. */
 const idNames = ["x-request-id", "correlation-id", "x-correlation-id"]
 
 /**
- * A request: `payload` is undefined until a middleware of `Body` has read it, and then what it was read as.
+ * A request to a server. `payload` is undefined until a middleware of `Body` has read it, and then the decoded body.
  *
- * `kind` is `server`, `channel` the method and the route's template (`POST /orders/:id`), so that what is counted or limited
- * by channel has few names, whatever clients ask for.
+ * `kind` is `server`. `channel` is the method and the route's template (`POST /orders/:id`), so metrics and limits by channel
+ * have few names, and clients cannot invent new ones.
  */
 export class Request<out P = undefined> implements Envelope {
   declare readonly source: Source
@@ -102,7 +107,7 @@ export class Request<out P = undefined> implements Envelope {
   declare readonly key: string | undefined
   declare readonly headers: Headers.Headers
   declare readonly payload: P
-  /** Of this package: what the copies of one request share. */
+  /** Internal to this package: state shared by all copies of one request. */
   declare readonly books: Books
 
   constructor(
@@ -127,11 +132,11 @@ export class Request<out P = undefined> implements Envelope {
   get method(): string {
     return this.source.method
   }
-  /** Path and query, as they came and as the route was found by them. No header changes them. */
+  /** Path and query as received, and as the router matched them. No header changes them. */
   get url(): string {
     return this.source.url
   }
-  /** The target without its query, as it came: not decoded, and in the case that the client wrote. */
+  /** The target without its query, as received: not decoded, in the client's case. */
   get path(): string {
     const { url } = this
     const end = url.indexOf("?")
@@ -146,8 +151,9 @@ export class Request<out P = undefined> implements Envelope {
     return this.source.params
   }
   /**
-   * The id that the client gave in `x-request-id`, `correlation-id` or `x-correlation-id`, where it is a token of at most 128
-   * characters; undefined where it gave none, or one that could break a line. With `Correlate`, the one that it took or made.
+   * The id that the client sent in `x-request-id`, `correlation-id` or `x-correlation-id`, if it is a token of at most 128
+   * characters (one that cannot break a log line); otherwise undefined. Inside `Correlate`, the id that `Correlate` took or
+   * made.
    */
   get id(): string | undefined {
     if (this.books.id !== undefined) return this.books.id
@@ -160,26 +166,26 @@ export class Request<out P = undefined> implements Envelope {
   get hooks(): ReadonlyArray<Hook> | undefined {
     return this.books.hooks
   }
-  /** The ids that `Correlate` gave; undefined before, and without it. */
+  /** The ids that `Correlate` set; undefined before or without `Correlate`. */
   get ids(): Correlation.Correlation | undefined {
     return this.books.ids
   }
-  /** Told by `Correlate`: the answer repeats the request's id as `x-request-id`. */
+  /** Called by `Correlate`; the response then repeats the request's id as `x-request-id`. */
   correlated(ids: Correlation.Correlation): void {
     this.books.ids = ids
     this.books.id = ids.causation ?? ids.id
     this.answerField(Correlation.names.request, this.books.id)
   }
-  /** The parts that log lines, spans and metrics show. */
+  /** The view of the request for log lines, spans and metrics. */
   get exchange(): Exchange {
     return new RequestExchange(this)
   }
-  /** Runs an effect once the answer has been sent to its last byte, or its client has gone. */
+  /** Runs an effect once the last byte of the answer is sent or the client has disconnected. */
   afterAnswer(effect: Effect.Effect<void>): void {
     if (this.source.atEnd === undefined) this.after(() => effect)
     else this.source.atEnd(effect)
   }
-  /** The bytes of the body as far as they were read, for what shows them; undefined before. */
+  /** The bytes of the whole body, for logging; undefined until a middleware has read them. */
   get body(): Uint8Array | undefined {
     return this.books.body
   }
@@ -204,9 +210,9 @@ export class Request<out P = undefined> implements Envelope {
     ;(this.books.hooks ??= []).push(hook)
   }
   /**
-   * The bytes of the body, at most `limit`, and at most `timeout` (default 30 seconds) after they were asked for. They are read
-   * from the client once and kept for as long as the request lives, so several middlewares may ask. A length that the client
-   * announces and that is too long is refused before a byte is read.
+   * Reads the body, at most `limit` bytes, within `timeout` (default 30 seconds) of the call. The bytes are read from the
+   * client once and kept for the lifetime of the request, so several middlewares may call this. A `content-length` beyond
+   * `limit` is refused before a byte is read.
    */
   bytes(
     limit: number,
@@ -218,19 +224,19 @@ export class Request<out P = undefined> implements Envelope {
     const millis = check.millis("timeout", timeout, { infinite: true })
     const read = Effect.flatMapEager(this.source.body(limit), (read) => {
       this.books.body = read
-      // another caller may have begun to read, up to a higher limit
+      // another caller may have started the read with a higher limit
       return read.length > limit ? Exit.fail(new BodyTooLarge({ limit })) : Exit.succeed(read)
     })
     return Effect.timeoutOrElse(read, { duration: millis, orElse: () => Exit.fail(late(millis)) })
   }
   /**
-   * Adds a field to the answer, whatever that will be: a response, a problem, an endpoint's value. It replaces one that the
-   * answer has itself. Where several `part`s say something of one field, their values become a list, and what the same part says
-   * later replaces what it said before.
+   * Adds a header to the answer of any kind: a response, a problem, an endpoint's value. The header replaces one that the
+   * answer already has (`vary` is joined). Values of several `part`s for one header become a list; a later value of the same
+   * part replaces the earlier one.
    *
-   * At most 32 values; a value has at most 8,192 characters.
+   * At most 32 values, each of at most 8,192 characters.
    *
-   * @throws RangeError when the field cannot be sent, or there are too many
+   * @throws RangeError when the header cannot be sent, or there are too many
    */
   answerField(name: string, value: string, part: string = ""): void {
     const lower = name.toLowerCase()
@@ -252,8 +258,9 @@ export class Request<out P = undefined> implements Envelope {
     }
   }
   /**
-   * The response of the route to an end of its handler, for middlewares that keep answers. An error that was answered so and then
-   * leaves the chain is not answered again. Undefined of an endpoint of `HttpApi`, which answers itself, and outside of routes.
+   * Makes the route's response to an exit of its handler, for middlewares that store answers. If that error then leaves the
+   * chain, the route reuses this response. Undefined for an exit that an endpoint of `HttpApi` encodes itself, for an
+   * interruption, and outside of routes.
    */
   respond(exit: Exit.Exit<unknown, unknown>): Effect.Effect<HttpServerResponse.HttpServerResponse | undefined> {
     return this.books.respond === undefined ? Exit.succeed(undefined) : this.books.respond(this, exit)
@@ -263,7 +270,7 @@ export class Request<out P = undefined> implements Envelope {
 const late = (millis: number) =>
   new BodyUnreadable({ message: `The body did not come within ${millis} ms`, reason: "timeout" })
 
-/** A request that has just come, by the template of its route. */
+/** Makes the envelope of a new request; `route` is the template of its route. */
 export const make = (source: Source, channel: string, route?: string): Request =>
   new Request(source, channel, undefined, source.headers, undefined, {
     hooks: undefined,
