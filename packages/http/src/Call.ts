@@ -1,5 +1,5 @@
 /**
- * A request of a client, as an envelope.
+ * An outgoing request of a client, as an envelope.
  */
 import { type Envelope, type Exchange, type Headers, type Hook } from "@millrace/core"
 import { HttpClientRequest } from "effect/http"
@@ -16,9 +16,9 @@ interface Books {
 }
 
 /**
- * A request that is about to be sent: what middlewares of a client see, and may add headers to.
+ * An outgoing request before it is sent. Middlewares of a client read it and may add headers.
  *
- * `kind` is `client`; `channel` is by default the method and the host (`GET api.example.com`).
+ * `kind` is `client`; `channel` is the method and the host by default (`GET api.example.com`).
  */
 export class Call implements Envelope {
   declare readonly request: HttpClientRequest.HttpClientRequest
@@ -47,7 +47,7 @@ export class Call implements Envelope {
   get isUnrepeatable(): boolean {
     return this.books.isUnrepeatable
   }
-  /** What log lines, spans and metrics show of it. */
+  /** The view of the request for log lines, spans and metrics. */
   get exchange(): Exchange {
     const { books } = this
     return books.exchange ??= new CallExchange(
@@ -59,12 +59,12 @@ export class Call implements Envelope {
   get hooks(): ReadonlyArray<Hook> | undefined {
     return this.books.hooks
   }
-  /** The bytes of the body, where they are at hand: not of streams and forms. */
+  /** The bytes of the body; undefined for streams and forms. */
   get body(): Uint8Array | undefined {
     const { body } = this.request
     return body._tag === "Uint8Array" ? body.body : undefined
   }
-  /** Says that the request is sent and must not be sent twice, or that it has ended. Copies of a call share it. */
+  /** Sets whether the request has been sent and must not be sent twice. All copies of a call share the flag. */
   markUnrepeatable(isUnrepeatable: boolean): void {
     this.books.isUnrepeatable = isUnrepeatable
   }

@@ -24,7 +24,7 @@ export { Call } from "./Call.ts"
 export { RequestFailed, type Statuses, statuses, StatusFailed } from "./internal/failures.ts"
 export { isRepeatable } from "./internal/repeat.ts"
 
-/** How requests are named and judged. */
+/** Options of `make` and `handler`. */
 export interface Options {
   /** The channel of a request; it should have few values. Default: the method and the host, e.g. `GET api.example.com`. */
   readonly channel?: ((request: HttpClientRequest.HttpClientRequest) => string) | undefined
@@ -33,24 +33,27 @@ export interface Options {
   /** Changes to `statuses`. Default: none. */
   readonly statuses?: Statuses | undefined
   /**
-   * Which requests may be sent again after they may have been received: `idempotent` (those whose method is, and those with
-   * an `Idempotency-Key`), `always`, or as a function says. Default: `idempotent`.
+   * Which requests may be sent again when the server may already have received them: `idempotent` (requests with an idempotent
+   * method or an `Idempotency-Key`), `always`, or a function that decides. Default: `idempotent`.
    */
   readonly repeat?: "idempotent" | "always" | ((request: HttpClientRequest.HttpClientRequest) => boolean) | undefined
   /**
-   * What becomes of a redirect: the answer is an error of class `permanent` (`refuse`), or GET and HEAD go where it says, if the
-   * client beneath does that (`follow`; `fetch` does). No other method is ever redirected: that turns a POST into a GET. Default:
-   * `refuse`.
+   * The handling of redirects: `refuse` fails with class `permanent`; `follow` lets the underlying client follow redirects of
+   * GET and HEAD, if it supports that (`fetch` does). Other methods are never redirected, because that turns a POST into a GET.
+   * Default: `refuse`.
    */
   readonly redirects?: "refuse" | "follow" | undefined
-  /** How much of a URL errors and spans show: `origin` where its path is a secret. User and query are never shown. Default: `path`. */
+  /**
+   * The part of a URL that errors and spans show: `origin` hides a secret path. User and query are never shown. Default:
+   * `path`.
+   */
   readonly shows?: Shown | undefined
 }
 
-/** What the innermost handler of a client fails with, over a client that fails with `E`. */
+/** The errors of the innermost handler, on top of a client that fails with `E`. */
 export type Failures<E> = Exclude<E, HttpClientError.HttpClientError> | RequestFailed | StatusFailed
 
-/** The innermost handler of a client: sends, and judges the answer. */
+/** The innermost handler of a client, which sends the request and classifies the answer. */
 export type Innermost<E, R> = Handler<Call, HttpClientResponse.HttpClientResponse, Failures<E>, R>
 
 const hostOf = (url: string): string => {
@@ -77,7 +80,7 @@ const refuse = (
   )
 }
 
-/** The innermost handler of a client, as `make` composes it. */
+/** Makes the innermost handler of a client, which `make` puts inside the middlewares. */
 export const handler = <E, R>(client: HttpClient.HttpClient.With<E, R>, options: Options = {}): Innermost<E, R> => {
   const table: Statuses = { ...statuses, ...options.statuses }
   const { repeat = "idempotent" } = options
@@ -105,9 +108,9 @@ export const handler = <E, R>(client: HttpClient.HttpClient.With<E, R>, options:
       HttpClientError.isHttpClientError(error)
         ? error.response === undefined
           ? Exit.fail(ofTransport(error, mayRepeat(request), shown))
-          // a client that judges by itself
+          // the underlying client already fails by status
           : judge(call, error.response)
-        // what is no HttpClientError is of E without it
+        // any other error is of type E without HttpClientError
         : Exit.fail(error as Exclude<E, HttpClientError.HttpClientError>)
     const judged = Effect.matchEffect(client.execute(request), {
       onSuccess: (response) => judge(call, response),
@@ -115,7 +118,7 @@ export const handler = <E, R>(client: HttpClient.HttpClient.With<E, R>, options:
     })
     const sent = mayRepeat(request) ? judged : sendOnce(call, judged)
     const direct = follows && (request.method === "GET" || request.method === "HEAD") ? sent : manualRedirects(sent)
-    // a span that a middleware has made already is the one that the request carries
+    // with a traceparent, a middleware has already made the span of the request
     return request.headers["traceparent"] === undefined && shown === "path"
       ? withoutSecrets(direct)
       : Effect.provideService(direct, HttpClient.TracerDisabledWhen, () => true)
@@ -124,7 +127,7 @@ export const handler = <E, R>(client: HttpClient.HttpClient.With<E, R>, options:
 
 const usual = Redaction.make()
 
-/** Finds names of parameters that are secrets: spans of Effect's own ask a pattern, by `search`. */
+/** Matches names of secret parameters; Effect's spans test names by the `search` method of a pattern. */
 class SecretName extends RegExp {
   override [Symbol.search](name: string): number {
     return usual.isSecret(name) ? 0 : -1
@@ -133,7 +136,7 @@ class SecretName extends RegExp {
 
 const secretName = new SecretName("")
 
-/** No span of the client beneath shows the value of a parameter that is a secret. */
+/** Hides the values of secret parameters in spans of the underlying client. */
 const withoutSecrets = <A, E, R>(self: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
   Effect.withFiber((fiber) =>
     Effect.provideService(self, UrlParams.CurrentRedactedNames, [
@@ -155,12 +158,14 @@ const hookFailed = ({ request }: Call, shown: Shown | undefined) => (error: Fail
   })
 }
 
-/** Middlewares of a client: a function of the innermost handler, e.g. a middleware, or `(next) => pipe(next, inner, outer)`. */
+/**
+ * Middlewares of a client, as a function of the innermost handler, e.g. a middleware or `(next) => pipe(next, inner, outer)`.
+ */
 export interface Through<E0, R0, E, R> {
   (next: Innermost<E0, R0>): Handler<Call, HttpClientResponse.HttpClientResponse, E, R>
 }
 
-/** What a middleware does to a handler's types, as a stack keeps it. */
+/** The effect of a middleware on a handler's types, as recorded by a stack. */
 export interface Config {
   readonly provides: unknown
   readonly requires: unknown
@@ -169,7 +174,7 @@ export interface Config {
   readonly answers: unknown
 }
 
-/** What a client fails with and needs behind a stack. */
+/** The errors and requirements of a client behind a stack. */
 export type Folded<L extends ReadonlyArray<Config>, E, R> = Stack.Fold<
   L,
   { A: HttpClientResponse.HttpClientResponse; E: Failures<E>; R: R }
@@ -196,20 +201,21 @@ export interface Build {
 type AnyThrough = (next: Innermost<unknown, unknown>) => Innermost<unknown, unknown>
 
 /**
- * A client whose requests pass middlewares, and whose answers of 4xx and 5xx are errors with a class.
+ * Makes a client whose requests pass middlewares, and whose 4xx and 5xx answers are errors with a failure class.
  *
- * `through` is a middleware, a stack over `Call`, or a function of the innermost handler; what it fails with and needs is what
- * requests fail with and need. Each request runs the chain and the hooks of its middlewares; the body of its answer is read
- * after them, by whoever asked.
+ * `through` is a middleware, a stack over `Call`, or a function of the innermost handler; its errors and requirements become
+ * those of the requests. Each request runs the chain and the hooks of its middlewares; the caller reads the body of the answer
+ * after them.
  *
  * Errors: `StatusFailed` by the class of the status (`statuses`), with `retryAfter` from `Retry-After`; `RequestFailed` of
- * class `dependency` where no answer came, `permanent` where the request cannot be sent. What would be tried again, and must
- * not be sent twice (a POST without `Idempotency-Key`, see `repeat`), is `permanent`, also where a `Timeout` cut it off: neither `Retry` nor the source of the
- * message that is being handled sends it again. A connection that was never made is tried again, whatever the method.
+ * class `dependency` if no connection was made, `transient` if the connection was lost after the request may have been sent,
+ * `permanent` if the request cannot be sent. A retryable failure of a request that must not be sent twice (a POST without
+ * `Idempotency-Key`, see `repeat`) is `permanent`, also if a `Timeout` interrupted the request: neither `Retry` nor redelivery
+ * of the current message sends the request again. A failed connection attempt is retried for every method.
  *
- * Headers with line breaks and the like are refused before anything is sent. `Trace` writes the span of the request into it,
- * and Effect's own client span is left out then. A redirect is an error (see `redirects`): it would send elsewhere what was meant for
- * one host, and a POST without its body.
+ * Headers with line breaks and other invalid characters are refused before the request is sent. `Trace` writes its span into
+ * the request, and Effect's own client span is then omitted. A redirect is an error (see `redirects`), because it would send
+ * the request to another host, and a POST without its body.
  *
  * Sources: RFC 9110; for statuses, RFC 6585 and RFC 8470.
  *
@@ -261,5 +267,5 @@ export const make: Build = ((
     (request) => Effect.flatMap(request, run),
     Effect.succeed
   )
-  // the forms of Build say what is inferred
+  // the overloads of Build declare the inferred types
 }) as Build

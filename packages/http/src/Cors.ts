@@ -1,5 +1,5 @@
 /**
- * Cross-origin requests of browsers, by Fetch's CORS protocol: which pages may read the answers of a route.
+ * Cross-origin requests of browsers, by Fetch's CORS protocol: declares which pages may read the answers of a route.
  */
 import { Middleware, OptionCheck } from "@millrace/core"
 import { Context, type Duration, Effect, Exit, type Layer } from "effect"
@@ -8,7 +8,7 @@ import { joinedField } from "./internal/answer.ts"
 import { firstWrong } from "./internal/headerText.ts"
 import type { Request } from "./Request.ts"
 
-/** The fields of a request that the policy reads. */
+/** The parts of a request that the policy reads. */
 export interface Asked {
   readonly method: string
   /** Lower-case names. */
@@ -18,21 +18,21 @@ export interface Asked {
 /** Options of `middleware` and `layer`. */
 export interface Options {
   /**
-   * The origins whose pages may read answers, e.g. `https://app.example.com`: a list, a function, or `*` for all. A function that
-   * throws allows nothing. `null`, the origin of sandboxed pages and files, is allowed only where it is listed.
+   * The origins whose pages may read answers, e.g. `https://app.example.com`: a list, a function, or `*` for all. A function
+   * that throws allows nothing. A list allows `null`, the origin of sandboxed pages and files, only if it contains `null`.
    */
   readonly origins: "*" | ReadonlyArray<string> | ((origin: string, request: Asked) => boolean)
-  /** Whether a page may send cookies and read what they bring; not with `*`. Default: false. */
+  /** Whether a page may send cookies and read the answers to such requests; not with `*`. Default: false. */
   readonly credentials?: boolean | undefined
   /** The methods that a preflight allows. Default: see `defaults`. */
   readonly methods?: ReadonlyArray<string> | undefined
-  /** The request headers that a preflight allows; `asked` allows those that it asks for. Default: `asked`. */
+  /** The request headers that a preflight allows; `asked` allows all that the browser asks for. Default: `asked`. */
   readonly headers?: "asked" | ReadonlyArray<string> | undefined
-  /** The fields of an answer that pages may read beside the simple ones. Default: see `defaults`. */
+  /** The response headers that pages may read beside the CORS-safelisted ones. Default: see `defaults`. */
   readonly exposes?: ReadonlyArray<string> | undefined
-  /** How long a browser may keep the answer to a preflight, in whole seconds, from 0. Default: 10 minutes. */
+  /** How long a browser may cache the answer to a preflight, in whole seconds, from 0. Default: 10 minutes. */
   readonly maximumAge?: Duration.Input | undefined
-  /** Whether pages of a public network may reach this server in a private one. Default: false. */
+  /** Whether pages from a public network may reach this server in a private network. Default: false. */
   readonly privateNetwork?: boolean | undefined
 }
 
@@ -51,7 +51,7 @@ const wrong = (option: string, must: string, got: unknown): never => {
   throw new RangeError(`Cors: ${option} must be ${must}, got ${JSON.stringify(got)}`)
 }
 
-/** An origin as browsers write it (RFC 6454, 6.2). */
+/** Normalizes an origin to the form that browsers send (RFC 6454, 6.2). */
 const originOf = (text: string): string => {
   if (text === "null") return text
   const url = URL.parse(text)
@@ -65,17 +65,17 @@ const tokens = (option: string, names: ReadonlyArray<string>): ReadonlyArray<str
   return bad === undefined ? names : wrong(option, "tokens", bad)
 }
 
-/** Whether a header that a client sent is a list of names, which may be sent back. */
+/** Whether a client's header is a list of names, which is safe to send back. */
 const isList = (text: string): boolean =>
   text.length <= 4096 && /^[\w!#$%&'*+.^`|~-]+(?:\s*,\s*[\w!#$%&'*+.^`|~-]+)*$/.test(text)
 
-/** Whether a request is a preflight: a browser asks for the page before it sends the request itself. */
+/** Whether a request is a preflight, which a browser sends before the page's request. */
 const isPreflight = ({ headers, method }: Asked): boolean =>
   method === "OPTIONS" && headers["origin"] !== undefined && headers["access-control-request-method"] !== undefined
 
 type Fields = ReadonlyArray<readonly [name: string, value: string]>
 
-/** The fields of an answer, by the options. */
+/** Makes a function from a request to the CORS headers of its answer. */
 const policy = (options: Options): (request: Asked) => Fields => {
   const { credentials = false, origins, privateNetwork = false } = options
   const check = OptionCheck.make("Cors")
@@ -132,14 +132,14 @@ const policy = (options: Options): (request: Asked) => Fields => {
 const accepted = HttpServerResponse.empty({ status: 204 })
 
 /**
- * Says which pages may read the answers of a route, errors included, and answers preflights.
+ * Declares which pages may read the answers of a route, errors included, and answers preflights.
  *
- * Types: any request in, the same on; the answer may be an `HttpServerResponse`. Nothing enters E or R.
+ * Types: takes any request and passes it on; the answer may be an `HttpServerResponse`. Nothing enters E or R.
  *
- * A preflight (OPTIONS with `access-control-request-method`) is answered with 204 and never runs what stands inside; `Listener` and
- * `Server.layer` give it to the route of the method that it asks for. A page of another origin gets the answer without the fields, so
- * its browser shows it nothing; the request itself runs, as CORS is no guard of the server. Stand it outside `Auth` and `RateLimit`:
- * a browser asks without credentials first, and shows a refusal only where it may.
+ * A preflight (OPTIONS with `access-control-request-method`) is answered with 204 and never runs the inner handler; `Listener`
+ * and `Server.layer` pass it to the route of the requested method. A page of another origin gets the answer without CORS
+ * headers, so the browser hides the answer from it; the request itself runs, because CORS does not protect the server. Place it
+ * outside `Auth` and `RateLimit`: a preflight has no credentials, and a browser shows a refusal only to an allowed origin.
  *
  * Source: https://fetch.spec.whatwg.org/#http-cors-protocol, https://wicg.github.io/private-network-access/
  *
@@ -161,7 +161,7 @@ const accepted = HttpServerResponse.empty({ status: 204 })
  * )
  * ```
  *
- * @throws RangeError when an origin is none, `*` is combined with credentials, or a name is no token
+ * @throws RangeError when an origin is invalid, `*` is combined with credentials, or a name is not a token
  * @category constructors
  */
 export const middleware = (options: Options) => {
@@ -184,9 +184,9 @@ export const middleware = (options: Options) => {
 }
 
 /**
- * The same for all that a router of Effect's answers: endpoints of `HttpApi`, routes of others, and requests of no route.
+ * Applies the same policy to every answer of an Effect router: endpoints of `HttpApi`, other routes, and requests without a route.
  *
- * **Example** (an API of Effect's for every page)
+ * **Example** (an `HttpApi` for every page)
  *
  * ```ts no-run
  * import { Layer } from "effect"
@@ -207,7 +207,7 @@ export const layer = (options: Options): Layer.Layer<never, never, HttpRouter.Ht
     router.addGlobalMiddleware((app) =>
       Effect.withFiber((fiber) => {
         const { context } = fiber
-        // the router gives every middleware its request
+        // the router provides the request to every middleware
         const request = Context.get(
           context as Context.Context<HttpServerRequest.HttpServerRequest>,
           HttpServerRequest.HttpServerRequest

@@ -1,5 +1,5 @@
 /**
- * Routes for probes: the report of `Health`, answered with 200 or 503.
+ * Routes for probes, which answer the report of `Health` with 200 or 503.
  */
 import { Health, OptionCheck } from "@millrace/core"
 import { Effect } from "effect"
@@ -10,26 +10,26 @@ import { type Route, route } from "./Server.ts"
 
 export type { Form } from "./internal/healthForms.ts"
 
-/** Where the routes are, and what they show. */
+/** The paths of the routes, and the content of the documents. */
 export interface Options {
-  /** Whether the process shall go on. Default: `/livez`; `off` for none. */
+  /** The path of the liveness probe, by which a platform restarts the process. Default: `/livez`; `off` for none. */
   readonly live?: HttpRouter.PathInput | "off" | undefined
-  /** Whether it shall be sent work. Default: `/readyz`; `off` for none. */
+  /** The path of the readiness probe, by which a platform routes work to the process. Default: `/readyz`; `off` for none. */
   readonly ready?: HttpRouter.PathInput | "off" | undefined
-  /** Whether it has started. Default: `/startupz`; `off` for none. */
+  /** The path of the startup probe. Default: `/startupz`; `off` for none. */
   readonly startup?: HttpRouter.PathInput | "off" | undefined
-  /** All of it, for people; answered as readiness is. Default: `/healthz`; `off` for none. */
+  /** The path of the full report, for people; answered like readiness. Default: `/healthz`; `off` for none. */
   readonly all?: HttpRouter.PathInput | "off" | undefined
   /** The form of the document. Default: `health+json`. */
   readonly form?: Form | undefined
   /**
-   * Who sees why something is down: the class and the tag of the error, the sentence that its check lets out, and details.
-   * A function decides for each request; where it throws, nothing is shown. Default: `never`.
+   * Whether a document shows the reasons of a failure: the error's class and tag, the text that the check releases, and details.
+   * A function decides for each request; if the function throws, nothing is shown. Default: `never`.
    */
   readonly details?: "always" | "never" | ((request: Request) => boolean) | undefined
 }
 
-/** What `make` does where an option is not given. */
+/** The defaults of the options of `make`. */
 export const defaults = {
   live: "/livez",
   ready: "/readyz",
@@ -48,7 +48,7 @@ const allowed = (details: NonNullable<Options["details"]>) => (request: Request)
   }
 }
 
-/** A report as a response: 503 where it is down, 200 otherwise; never kept by a cache. */
+/** Writes a report as a response: 503 if the status is down, otherwise 200; with `cache-control: no-store`. */
 export const toResponse = (
   report: Health.Report,
   options: { readonly form?: Form | undefined; readonly details?: "always" | "never" | undefined } = {}
@@ -62,16 +62,17 @@ export const toResponse = (
 }
 
 /**
- * Routes of GET, and so of HEAD, for `Server.layer` and `Listener`; they need `Health.Registry`.
+ * Makes routes of GET, and so of HEAD, for `Server.layer` and `Listener`. They require `Health.Registry`.
  *
- * A document says how all is, the time, and of each check its status, how long its answer took and since when it is so. What is
- * degraded is answered with 200, since it works. Nothing of an error is shown without `details`.
+ * A document contains the overall status, the time, and for each check its status, its latency and the time of its last change.
+ * A degraded program answers 200, because it works. Nothing about an error is shown without `details`.
  *
- * `live` never waits, for anything outside of the process least of all. The others wait for their checks, each within its time.
+ * `live` never waits, in particular not for anything outside of the process. The others wait for their checks, each within its
+ * timeout.
  *
  * Source: https://kubernetes.io/docs/concepts/configuration/liveness-readiness-startup-probes/
  *
- * **Example** (details for those who know a word)
+ * **Example** (details for requests with a secret header)
  *
  * ```ts
  * import { Health, MemoryBroker } from "@millrace/core"
@@ -91,7 +92,7 @@ export const toResponse = (
  * )
  * ```
  *
- * @throws RangeError when `form` or `details` is none of those
+ * @throws RangeError when `form` or `details` has an unknown value
  * @category constructors
  */
 export const make = (options: Options = {}): ReadonlyArray<Route<Health.Registry>> => {

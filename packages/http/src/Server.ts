@@ -21,7 +21,7 @@ export {
 } from "./internal/serverEndpoint.ts"
 export { type DeclaredApi, protocol, type ProtocolOptions, routerConfig } from "./internal/serverProtocol.ts"
 
-/** What is answered without an entry: errors with a class, and those that are a response or know theirs. */
+/** Errors that need no entry: classified errors, responses, and errors that convert themselves to a response. */
 type Answered = Failure.Classified | HttpServerRespondable.Respondable | HttpServerResponse.HttpServerResponse
 
 type Open<E> = Exclude<E, Answered>
@@ -32,7 +32,7 @@ type ByTag<E, Tag> = Extract<E, { readonly _tag: Tag }>
 
 type Flat<T> = { [K in keyof T]: T[K] } & {}
 
-/** One entry for each error without a class; entries for classified errors are optional and rule over the table. */
+/** One entry for each error without a class; entries for classified errors are optional and take precedence over the table. */
 export type Entries<E> = Flat<
   & { readonly [Tag in TagOf<Open<E>>]: Problem.Rule<ByTag<E, Tag>> }
   & { readonly [Tag in TagOf<Exclude<E, Open<E>>>]?: Problem.Rule<ByTag<E, Tag>> }
@@ -40,19 +40,19 @@ export type Entries<E> = Flat<
 
 type Untagged<E> = E extends { readonly _tag: string } ? never : E
 
-/** Refuses errors that no entry could name. */
+/** Rejects errors that no entry can name, because they have no `_tag`. */
 export type Named<E> = [Untagged<Open<E>>] extends [never] ? unknown
   : { readonly "an error without _tag and without `failure` cannot be answered": Untagged<Open<E>> }
 
-/** How a route answers. */
+/** Options of `route`. */
 export interface Options {
-  /** What is kept in order or limited by key, e.g. `(request) => request.params["id"]`. Default: none. */
+  /** The key of a request, for ordering and for limits by key, e.g. `(request) => request.params["id"]`. Default: none. */
   readonly key?: ((request: Request) => string | undefined) | undefined
-  /** The table of this route. Default: `Problem.Current`, the program's. */
+  /** The problem table of this route. Default: the program's, `Problem.Current`. */
   readonly problems?: Problem.Problems | undefined
 }
 
-/** The forms of `route`: `errors` is asked for where an error has no class. */
+/** The overloads of `route`: `errors` is required if an error has no class. */
 export interface Build {
   <A, E extends Answered = never, R = never>(
     method: Method,
@@ -72,15 +72,15 @@ export interface Build {
 export type Method = Parameters<HttpRouter.HttpRouter["add"]>[0]
 
 /**
- * A route of Effect's `HttpRouter` whose handler is behind middlewares.
+ * Makes a route of Effect's `HttpRouter` whose handler is behind middlewares.
  *
- * `handler` takes a `Request`; what it answers is the response: an `HttpServerResponse` as it is, undefined as 204, an
- * `Outcome` as what it means, bytes as bytes, anything else as JSON with 200. Its errors are answered as problem details by
- * their class (see `Problem.table`); an error without a class needs an entry in `errors`, and an error without a tag is
- * refused, both by the compiler. What it needs is what the route needs.
+ * `handler` takes a `Request`; its result becomes the response: an `HttpServerResponse` is sent unchanged, undefined as 204, an
+ * `Outcome` as the corresponding status, bytes as bytes, and anything else as JSON with 200. Its errors are answered as problem
+ * details by their class (see `Problem.table`). The compiler requires an entry in `errors` for an error without a class, and
+ * rejects an error without a tag. The route has the handler's requirements.
  *
- * Hooks of middlewares run before the response leaves, whatever happened, also when the client has gone; one that fails is
- * answered by its class. A client that goes interrupts the handler.
+ * Hooks of middlewares always run before the response is sent, also if the client has disconnected; a failing hook is answered
+ * by its class. A client that disconnects interrupts the handler.
  *
  * **Example** (an endpoint with a limit, and an error of its own)
  *
@@ -103,7 +103,7 @@ export type Method = Parameters<HttpRouter.HttpRouter["add"]>[0]
  * )
  * ```
  *
- * @throws OrderError when the middlewares stand in a wrong order
+ * @throws OrderError when the middlewares are in a wrong order
  * @category constructors
  */
 export const route: Build = <A, E, R>(
@@ -113,14 +113,14 @@ export const route: Build = <A, E, R>(
   options: AnsweringOptions | undefined
 ): Route<R> => {
   const run = answering(handler, options)
-  // a prefix changes the template that the router shows; there is one for each place where the route was added
+  // a prefix changes the template that the router reports, and the route may be added under several prefixes
   let seen = path as string
   let channel = `${method === "*" ? "" : `${method} `}${path}`
   const built = HttpRouter.route(
     method,
     path,
     Effect.withFiber((fiber) => {
-      // Effect.withFiber says nothing of the context that the router gives every route
+      // the router provides these services to every route, which the type of Effect.withFiber omits
       const context = fiber.context as Context.Context<HttpServerRequest.HttpServerRequest | HttpRouter.RouteContext>
       const request = Context.get(context, HttpServerRequest.HttpServerRequest)
       const { params, route } = Context.get(context, HttpRouter.RouteContext)
@@ -139,8 +139,8 @@ export const route: Build = <A, E, R>(
 }
 
 /**
- * Routes as a layer for a router, e.g. of `HttpRouter.serve`, with `protocol` around them. A route whose chain has `Cors` also
- * answers preflights of its path.
+ * Adds routes to a router, e.g. of `HttpRouter.serve`, with `protocol` around them. A route whose chain has `Cors` also answers
+ * preflights of its path.
  *
  * **Example** (a server)
  *

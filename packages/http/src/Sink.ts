@@ -1,5 +1,5 @@
 /**
- * A handler of messages that sends each one as a request.
+ * A message handler that sends each message as an HTTP request.
  */
 import { Correlation, type Handler, type Message, OptionCheck } from "@millrace/core"
 import { Data, Duration, Effect, Exit, Redacted } from "effect"
@@ -8,7 +8,7 @@ import * as Client from "./Client.ts"
 import { shownUrl } from "./internal/failures.ts"
 import { firstWrong, shownName } from "./internal/headerText.ts"
 
-/** A message that no request can be made of; class `poison`, so it is dead-lettered. */
+/** The message cannot be written as a request. Class `poison`, so the message is dead-lettered. */
 export class SinkRefused extends Data.TaggedError("SinkRefused")<{
   readonly message: string
 }> {
@@ -18,41 +18,45 @@ export class SinkRefused extends Data.TaggedError("SinkRefused")<{
 /** Options of `handler`. */
 export interface Options {
   /**
-   * Where messages go: an absolute URL with variables in its path and query, `{key}`, `{channel}`, `{partition}`,
-   * `{position}` and `{header.NAME}`. Values are percent-encoded, so none of them leaves its place. No error shows its user or its
-   * query; of one that is `Redacted`, since its path is a secret, none shows more than the origin.
+   * The target: an absolute URL with variables in its path and query: `{key}`, `{channel}`, `{partition}`, `{position}` and
+   * `{header.NAME}`. Values are percent-encoded, so a value cannot change other parts of the URL. Errors never show the user or
+   * the query; for a `Redacted` URL, whose path is a secret, they show the origin only.
    */
   readonly url: string | Redacted.Redacted<string>
   /** Default: `POST`. */
   readonly method?: "POST" | "PUT" | "PATCH" | "DELETE" | undefined
-  /** Headers of each request, e.g. a credential; they rule over forwarded ones. Default: none. */
+  /** Headers of each request, e.g. a credential; they replace forwarded headers. Default: none. */
   readonly headers?:
     | { readonly [name: string]: string }
     | ((message: Message<unknown>) => { readonly [name: string]: string })
     | undefined
-  /** Headers of the message that the request gets, too. Default: see `defaults`; inside `Correlate`, its ids in their place. */
+  /**
+   * Headers of the message that are copied to the request. Default: see `defaults`; inside `Correlate`, its ids replace theirs.
+   */
   readonly forward?: ReadonlyArray<string> | undefined
   /**
-   * The `Idempotency-Key`, by which the server can tell what is delivered again. Default: the message's `message-id`, else
-   * `CHANNEL/PARTITION/POSITION`. Where it is undefined, what was sent and not answered is not sent again.
+   * The `Idempotency-Key`, by which the server detects redelivery. Default: the message's `message-id`, else
+   * `CHANNEL/PARTITION/POSITION`. Without a key, an unanswered request of a non-idempotent method is not sent again.
    */
   readonly idempotencyKey?: ((message: Message<unknown>) => string | undefined) | undefined
   /** How long one request may take, above 0. Default: 30 seconds. */
   readonly timeout?: Duration.Input | undefined
-  /** Changes to `Client.statuses`, e.g. `{ 409: "done" }`. Default: redirects are `permanent`, as nobody follows them. */
+  /** Changes to `Client.statuses`, e.g. `{ 409: "done" }`. Default: 3xx are `permanent`, because redirects are not followed. */
   readonly statuses?: Client.Statuses | undefined
 }
 
-/** What `handler` does where an option is not given. */
+/** The defaults of the options of `handler`. */
 export const defaults = {
   method: "POST",
   timeout: Duration.seconds(30),
   forward: ["content-type", "correlation-id", "causation-id", "traceparent", "tracestate", "baggage"]
 } as const
 
-/** Options with a client of one's own. */
+/** Options with your own client. */
 export interface Through<E, R> extends Options {
-  /** What the requests pass, e.g. `(client) => Client.make(client, Trace.middleware())`; called once for each client. */
+  /**
+   * Wraps the client of the requests, e.g. `(client) => Client.make(client, Trace.middleware())`; called once for each client.
+   */
   readonly client: (client: HttpClient.HttpClient) => HttpClient.HttpClient.With<E, R>
 }
 
@@ -76,10 +80,10 @@ const partOf = (name: string): Part => {
 
 const dots = /^(?:\.|%2e){1,2}$/i
 
-/** Whether a path would be shortened by whoever reads it. */
+/** Whether a path has a `.` or `..` segment, which a server would resolve. */
 const climbs = (url: string): boolean => url.split(/[?#]/, 1)[0]!.split(/[/\\]/).some((segment) => dots.test(segment))
 
-/** Composes the URL of a message once: its fixed texts and its variables in turn. */
+/** Parses the URL template once; the returned function renders the URL of each message. */
 const renderer = (template: string, shown: string): (message: Message<unknown>) => string | SinkRefused => {
   const [, origin = "", rest = ""] = /^(https?:\/\/[^/?#{}]+)(.*)$/s.exec(template) ?? []
   if (origin === "" || !URL.canParse(origin)) {
@@ -113,7 +117,9 @@ const renderer = (template: string, shown: string): (message: Message<unknown>) 
 const ownKey = (message: Message<unknown>): string =>
   message.headers["message-id"] ?? `${message.channel}/${message.partition}/${message.position}`
 
-/** A Structured Field string (RFC 9651, 3.3.3) has visible ASCII only. */
+/**
+ * Writes a Structured Field string (RFC 9651, 3.3.3), which holds printable ASCII only; other characters are percent-encoded.
+ */
 const quoted = (key: string): string =>
   `"${key.replace(/[^\x20-\x7e]+/gu, (text) => encodeURIComponent(text.toWellFormed())).replace(/["\\]/g, "\\$&")}"`
 
@@ -141,16 +147,16 @@ export interface Build {
 }
 
 /**
- * Sends each message as a request, through the program's `HttpClient`; its body is the message's bytes.
+ * Sends each message as a request through the program's `HttpClient`, with the message's bytes as the body.
  *
- * A status of 2xx acknowledges the message. Errors settle it by their class: 408, 425, 429, 5xx (but 501 and 505) and
- * connections that fail or are late are tried again, after `Retry-After` where the server names a time; 409 and 423 are tried
- * again, too, as another attempt may still run; all other 4xx, and a redirect, dead-letter it, as does a message that no request
- * can be made of (`SinkRefused`: a missing variable, a header that could begin another one).
+ * A 2xx status acknowledges the message. An error settles the message by its class: 408, 425, 429, 5xx (except 501 and 505),
+ * failed connections and timeouts are retried, after `Retry-After` if the server sends it; 409 and 423 are retried, because
+ * another attempt may still be running; all other 4xx and redirects dead-letter the message, and so does `SinkRefused` (a
+ * missing variable, or a header with invalid characters).
  *
- * What runs side by side is the subscription's `lanes`. It is a handler like any other: `Retry` around it tries again in
- * place, `RateLimit` spares the server. `client` puts middlewares around each request, e.g. `Trace`, which writes its span into
- * it. A null body is sent as an empty one.
+ * The subscription's `lanes` set the concurrency. `Retry` around the handler retries in place, and `RateLimit` protects the
+ * server. `client` puts middlewares around each request, e.g. `Trace`, which writes its span into the request. A null body is
+ * sent as an empty body.
  *
  * **Example** (deliver orders to a partner, eight keys at a time)
  *
@@ -195,7 +201,7 @@ export const handler: Build = (<E, R>(
       const value = message.headers[name]
       if (value !== undefined) headers[name] = value
     }
-    // those of `Correlate`, which were checked
+    // the validated ids of `Correlate`
     const ids = options.forward === undefined ? Correlation.current() : undefined
     if (ids !== undefined) {
       headers[Correlation.names.correlation] = headers[Correlation.names.request] = ids.id
@@ -208,7 +214,7 @@ export const handler: Build = (<E, R>(
     return headers
   }
 
-  // composed once for each client, and a program has one
+  // composed once for each client; a program usually has one client
   let seen: HttpClient.HttpClient | undefined
   let send: Client.Innermost<unknown, unknown> | undefined
   const senderOf = (client: HttpClient.HttpClient): Client.Innermost<unknown, unknown> => {
@@ -246,5 +252,5 @@ export const handler: Build = (<E, R>(
         Effect.timeoutOrElse(Effect.asVoid(senderOf(client)(call)), { duration: timeout, orElse: () => late(call) })
     )
   }
-  // the forms of Build say what the client fails with and needs
+  // the overloads of Build declare the errors and requirements of the client
 }) as Build

@@ -1,5 +1,5 @@
 /**
- * Webhooks: a request becomes a message, and is answered once the broker has it.
+ * Webhooks: the handler publishes a request as a message, and answers once the broker has confirmed the message.
  */
 import { type Channel, Correlation, type Handler, type Publisher } from "@millrace/core"
 import { compositeKey } from "@millrace/core/compositeKey"
@@ -11,7 +11,7 @@ import * as Caller from "./Caller.ts"
 import * as Ids from "./internal/ids.ts"
 import type { Request } from "./Request.ts"
 
-/** The signature of a request is missing or wrong; class `auth`, answered with 401. It says nothing of the key. */
+/** The signature of a request is missing or wrong. Class `auth`, answered with 401. The error reveals nothing about the key. */
 export class SignatureRefused extends Data.TaggedError("SignatureRefused")<{
   readonly reason: "missing" | "malformed" | "expired" | "wrong"
 }> {
@@ -23,27 +23,27 @@ export class SignatureRefused extends Data.TaggedError("SignatureRefused")<{
 
 /** Options of `handler`. */
 export interface Options<P, E, R> {
-  /** Sends the messages; its middlewares, its errors and its needs are those of the webhook. */
+  /** Publishes the messages; its errors and requirements become those of the webhook. */
   readonly publisher: Publisher.Publisher<P, E, R>
   /** The most bytes of a body, an integer from 1. Default: 1 MiB. */
   readonly limit?: number | undefined
-  /** The media types that are taken. Default: the codec's of the channel. */
+  /** The accepted media types. Default: those of the channel's codec. */
   readonly accepts?: ReadonlyArray<string> | undefined
   /**
-   * The id of the message, by which a consumer drops what comes twice; of all callers and routes, so an id that a caller chose must not
-   * be given as it is. Default: the caller's `webhook-id`, else its `idempotency-key`, hashed with the route and the caller to 32
-   * hexadecimal digits; without one of them random ones.
+   * The id of the message, by which a consumer drops duplicates. Ids are shared by all callers and routes, so do not return an
+   * id that a caller chose unchanged. Default: the caller's `webhook-id`, else its `idempotency-key`, hashed with the route and
+   * the caller to 32 hexadecimal digits; a random id if the request has neither.
    */
   readonly id?: ((request: Request<unknown>) => string | undefined) | undefined
   /**
-   * Whose ids these are: the same id of another caller is another message. Default: the principal of `Auth`, else the one that
-   * `verify` succeeded with. Callers without either are told apart by their bodies.
+   * The caller that an id belongs to: the same id of another caller is another message. Default: the principal of `Auth`, else
+   * the principal that `verify` returned. Without either, the hash also includes the body.
    */
   readonly caller?: ((request: Request<unknown>) => string) | undefined
-  /** The key of the message. Default: the channel's, of the payload. */
+  /** The key of the message. Default: the channel's key of the payload. */
   readonly key?: ((payload: P, request: Request<unknown>) => string | undefined) | undefined
   /**
-   * Headers of the request that the message gets, too. Default: `correlation-id`, and where no span is open `traceparent`,
+   * Headers of the request that are copied to the message. Default: `correlation-id`, and if no span is open also `traceparent`,
    * `tracestate` and `baggage`, which `Trace` writes otherwise.
    */
   readonly forward?: ReadonlyArray<string> | undefined
@@ -51,7 +51,7 @@ export interface Options<P, E, R> {
 
 /** Options with a check of the signature. */
 export interface Signed<P, E, R, E2, R2> extends Options<P, E, R> {
-  /** Fails where the bytes were not signed by whom they should be, e.g. with `SignatureRefused`; nothing is decoded before. */
+  /** Fails if the expected sender did not sign the bytes, e.g. with `SignatureRefused`; runs before the body is decoded. */
   readonly verify: (request: Request<Uint8Array>) => Effect.Effect<unknown, E2, R2>
 }
 
@@ -59,13 +59,13 @@ const traces: ReadonlySet<string> = new Set(["traceparent", "tracestate", "bagga
 const forwarded = ["correlation-id", ...traces]
 const token = /^[\x21-\x7e]{1,256}$/
 
-/** An `Idempotency-Key` is a quoted string, and most clients send it bare. */
+/** Removes the quotes of an `Idempotency-Key`, which most clients send without quotes. */
 const unquoted = (field: string | undefined): string | undefined =>
   field !== undefined && /^"(?:[^"\\]|\\["\\])*"$/.test(field)
     ? field.slice(1, -1).replace(/\\(.)/g, "$1")
     : field
 
-/** The id that a caller gave, and the header that it stood in. */
+/** The id that a caller sent, and its header. */
 const givenId = (request: Request<unknown>): readonly [header: string, id: string] | undefined => {
   const found = [
     ["webhook-id", request.headers["webhook-id"]] as const,
@@ -77,11 +77,11 @@ const givenId = (request: Request<unknown>): readonly [header: string, id: strin
 
 const encoder = new TextEncoder()
 
-/** 128 bits of a hash: nobody finds another request with the same ones. */
+/** 128 bits of SHA-256, so no caller can find another request with the same digest. */
 const digest = (bytes: Uint8Array): string =>
   Array.from(sha256(bytes).subarray(0, 16), (byte) => byte.toString(16).padStart(2, "0")).join("")
 
-/** The principal that a check succeeded with, as `Caller.principal` writes it. */
+/** The principal that `verify` returned, in the format of `Caller.principal`. */
 const verifiedOf = (value: unknown): string =>
   typeof value === "object" && value !== null && "subject" in value && typeof value.subject === "string"
     ? JSON.stringify(["issuer" in value ? value.issuer ?? null : null, value.subject])
@@ -90,7 +90,7 @@ const verifiedOf = (value: unknown): string =>
 const scopedId = (request: Request<Uint8Array>, caller: string): string | undefined => {
   const given = givenId(request)
   if (given === undefined) return undefined
-  // what is dropped for an id of somebody else is lost, what is not is handled twice
+  // a false duplicate loses a message and a missed duplicate runs twice, so anonymous ids include the body
   const body = caller === "" ? digest(request.payload) : ""
   return digest(encoder.encode(compositeKey(request.channel, caller, ...given, body)))
 }
@@ -105,7 +105,7 @@ const headersOf = (
   for (const name of forward ?? forwarded) {
     const value = request.headers[name.toLowerCase()]
     if (value === undefined || (forward === undefined && fiber.cache.span !== undefined && traces.has(name))) continue
-    // with Correlate, the publisher writes the id that was checked
+    // inside Correlate, the publisher writes the validated id
     if (forward === undefined && name === Correlation.names.correlation && request.ids !== undefined) continue
     headers[name] = value
   }
@@ -126,15 +126,15 @@ export interface Build {
 }
 
 /**
- * Publishes what a request brings, and answers 202 with the message's id once the broker has confirmed it.
+ * Publishes the body of a request, and answers 202 with the message's id once the broker has confirmed the message.
  *
- * The body is read (413, 415), its signature checked (401), decoded and checked as the channel says (400, 422), and published.
- * A publish that fails is answered by its class, e.g. 503 where the broker cannot be reached: whoever sent the webhook sends it
- * again. The message has an id of route, caller and request as `message-id`, so what is sent again can be told, and two callers may
- * number their requests as they like.
+ * The handler reads the body (413, 415), verifies its signature (401), decodes and checks it by the channel (400, 422), and
+ * publishes it. A failed publish is answered by its class, e.g. 503 if the broker is unreachable, so the sender retries the
+ * webhook. The `message-id` is made of route, caller and request id, so a consumer can detect a retry, and two callers may use
+ * the same ids.
  *
- * It is a handler like any other: put middlewares around it, and it into `Server.route`. A broker that does not answer holds
- * the request: put a `Timeout` around.
+ * Put middlewares around the handler, and the handler into `Server.route`. A broker that does not confirm blocks the request:
+ * add a `Timeout`.
  *
  * **Example** (orders of a partner, at most 100 a second)
  *
@@ -185,5 +185,5 @@ export const handler: Build = (<P, E, R>(
       (verified) => Effect.flatMapEager(read(request.payload), (payload) => publish(request, payload, verified))
     )
   return pipe(accept, Body.bytes({ limit: options.limit, accepts: options.accepts ?? Body.acceptedBy(channel) }))
-  // the forms of Build say what the publisher and the check fail with
+  // the overloads of Build declare the errors of the publisher and of `verify`
 }) as Build
