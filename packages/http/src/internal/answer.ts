@@ -1,5 +1,5 @@
 /**
- * From the end of a chain to a response: answers are written, errors become problems, and what is worth a line is logged.
+ * Turns the exit of a chain into a response: writes results, turns errors into problems, and logs them.
  */
 import { Eager, Failure, Outcome, Redaction } from "@millrace/core"
 import { Cause, Effect, Exit, Stream } from "effect"
@@ -16,7 +16,7 @@ const redaction = Redaction.make()
 // oxlint-disable-next-line no-control-regex
 const breaking = /[\u0000-\u001f\u007f-\u009f\u2028\u2029]/g
 
-/** A text of the client's as a line may show it: without secrets, on one line, cut. */
+/** Prepares a client's text for a log line: removes secrets and line breaks, and cuts the text to 256 characters. */
 const shown = (text: string): string => redaction.text(text).slice(0, 256).replace(breaking, "?")
 
 const log = (
@@ -28,7 +28,7 @@ const log = (
   if (problem.level === "None") return Exit.void
   const message = `serve ${request.channel} answered ${problem.status}`
   const { client, method, target, userAgent } = request.exchange
-  // what nobody expected is logged whole; of all else, tag and class say enough and hold no content
+  // a defect is logged with its cause; for other errors, tag and class suffice and contain no message content
   const line = problem.failure === "defect"
     ? Effect.logWithLevel(problem.level)(message, Redaction.hideCause(redaction, request, Cause.die(error)))
     : Effect.logWithLevel(problem.level)(message)
@@ -45,7 +45,7 @@ const log = (
   })
 }
 
-/** What an error is answered with, and the line to log when that leaves. */
+/** Makes the response to an error, and the log line to write when the response is sent. */
 export const given = (
   problems: Problem.Problems,
   request: Request<unknown>,
@@ -77,7 +77,7 @@ export const ofError = (
   error: unknown
 ): Effect.Effect<HttpServerResponse.HttpServerResponse> => Effect.flatMap(given(problems, request, error), leaves)
 
-/** What a broker would be told has an answer, too: the same middleware may end a chain with an outcome on either. */
+/** The error of an outcome; undefined for `Ack`. The same middleware may end a chain with an outcome on HTTP and on a broker. */
 const ofOutcome = (outcome: Outcome.Outcome): unknown => {
   switch (outcome._tag) {
     case "Ack":
@@ -95,8 +95,8 @@ const ofOutcome = (outcome: Outcome.Outcome): unknown => {
 }
 
 /**
- * The response to what a handler answered: a response as it is, undefined as 204, an outcome as what it means, bytes as
- * bytes, and anything else as JSON.
+ * Makes the response to a handler's result: a response unchanged, undefined as 204, an outcome as the corresponding status,
+ * bytes as bytes, and anything else as JSON.
  */
 export const ofValue = (
   problems: Problem.Problems,
@@ -119,21 +119,24 @@ export const ofValue = (
   }
 }
 
-/** What a cause is answered by: its error, else its defect; undefined of an interruption. */
+/** The error of a cause that decides the answer: its error, else its defect; undefined for an interruption. */
 export const errorOf = (cause: Cause.Cause<unknown>): { readonly error: unknown } | undefined => {
   const failed = cause.reasons.find(Cause.isFailReason)
   if (failed !== undefined) return { error: failed.error }
   return Cause.hasInterrupts(cause) ? undefined : { error: Cause.squash(cause) }
 }
 
-/** The response to the end of a chain; an interruption stays one, since nobody is there to be answered, or all are told the same. */
+/**
+ * The response to a failed chain. An interruption is passed on: either the client has disconnected, or the server shuts down and
+ * answers all such requests alike.
+ */
 export const ofCause = (
   problems: Problem.Problems,
   request: Request<unknown>,
   cause: Cause.Cause<unknown>
 ): Effect.Effect<HttpServerResponse.HttpServerResponse> => {
   const found = errorOf(cause)
-  // no error is left in it
+  // the cause contains no error
   if (found === undefined) return Effect.failCause(cause as Cause.Cause<never>)
   const before = request.books.given
   return before !== undefined && before.error === found.error
@@ -141,7 +144,7 @@ export const ofCause = (
     : ofError(problems, request, found.error)
 }
 
-/** The answer that a middleware keeps; an error's is remembered, so that it is the one that leaves. */
+/** The response for a middleware to store. The response to an error is remembered, so that the route sends the same one. */
 export const kept = (
   problems: Problem.Problems,
   request: Request<unknown>,
@@ -156,7 +159,7 @@ export const kept = (
   })
 }
 
-/** The status that the end of a chain is answered with; undefined where no client is answered, or an effect decides. */
+/** The response status of an exit; undefined for an interruption, or if an effect computes the response. */
 export const statusOf = (problems: Problem.Problems, exit: Exit.Exit<unknown, unknown>): number | undefined => {
   if (exit._tag === "Success") {
     const { value } = exit
@@ -177,7 +180,7 @@ export const statusOf = (problems: Problem.Problems, exit: Exit.Exit<unknown, un
 
 const isStatus = (status: number): boolean => Number.isInteger(status) && status >= 200 && status <= 599
 
-/** A body that breaks off after its head has left is a line at least: nothing else can be told any more. */
+/** Logs a streamed body that fails after the response head was sent; the status can no longer change. */
 const watched = (
   request: Request<unknown>,
   response: HttpServerResponse.HttpServerResponse
@@ -194,14 +197,14 @@ const watched = (
   )
 }
 
-/** The line of an answer whose body broke off. */
+/** Logs an answer that could not be sent to its end. */
 export const broken = (request: Request<unknown>, cause: Cause.Cause<unknown>): Effect.Effect<void> =>
   Effect.logError(
     `serve ${request.channel}: the answer could not be sent to its end`,
     Redaction.hideCause(redaction, request, cause)
   )
 
-/** The response as it leaves: with the fields of middlewares. One that no server can send is a mistake of the program. */
+/** Makes the final response, with the headers of middlewares. An invalid header or status is answered as a defect. */
 export const leaving = (
   current: () => Effect.Effect<Problem.Problems>,
   request: Request<unknown>,
@@ -219,7 +222,7 @@ export const leaving = (
   )
 }
 
-/** The fields that are lists, of which an answer and its middlewares may say a part each. */
+/** Joins the values of `vary` from the answer and its middlewares; for any other header, the middlewares' value replaces it. */
 export const joinedField = (name: string, own: string | undefined, added: string): string => {
   if (name !== "vary" || own === undefined) return added
   if (own.trim() === "*") return own
@@ -227,7 +230,7 @@ export const joinedField = (name: string, own: string | undefined, added: string
   return [own, ...added.split(", ").filter((part) => !known.has(part.toLowerCase()))].join(", ")
 }
 
-/** The response with what middlewares have added to it. */
+/** Adds the middlewares' headers to a response. */
 export const told = (
   request: Request<unknown>,
   response: HttpServerResponse.HttpServerResponse

@@ -1,5 +1,5 @@
 /**
- * From a request to its response: the chain runs, then its hooks, and errors become problems.
+ * Turns a request into its response: runs the chain, then its hooks, and writes errors as problems.
  */
 import { After, Eager, type Handler, Order } from "@millrace/core"
 import { type Cause, Effect, Exit, Fiber } from "effect"
@@ -9,17 +9,17 @@ import * as Answer from "./answer.ts"
 import * as Problem from "../Problem.ts"
 import type { Request, Respond } from "../Request.ts"
 
-/** Options of a route, as they are at run time. */
+/** Options of a route, with run-time types. */
 export interface AnsweringOptions {
   readonly key?: ((request: Request) => string | undefined) | undefined
   readonly problems?: Problem.Problems | undefined
   readonly errors?: Problem.Tags | undefined
 }
 
-/** The table that the program has now. */
+/** The program's current problem table. */
 export const programs = (): Problem.Problems => Fiber.getCurrent()?.getRef(Problem.Current) ?? Problem.defaults
 
-/** The key that a route says; a function that throws is a mistake of the program. */
+/** The key of a request by the route's option; a function that throws is a defect of the program. */
 export const keyOf = (key: AnsweringOptions["key"], request: Request): Exit.Exit<string | undefined> => {
   if (key === undefined) return Exit.succeed(undefined)
   try {
@@ -29,7 +29,7 @@ export const keyOf = (key: AnsweringOptions["key"], request: Request): Exit.Exit
   }
 }
 
-/** Runs a chain and its hooks, and answers: errors are problems then, and only an interruption is left. */
+/** Runs a chain and its hooks, and writes the response. Errors become problems; only an interruption remains as a failure. */
 export const answering = <A, E, R>(
   handler: Handler<Request, A, E, R>,
   options: AnsweringOptions | undefined

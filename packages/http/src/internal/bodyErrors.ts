@@ -4,7 +4,7 @@
 import { Data } from "effect"
 import type { Field } from "./problemFields.ts"
 
-/** The body is longer than the route takes; it was not read to its end. Class `validation`, answered with 413. */
+/** The body exceeds the route's limit. Class `validation`, answered with 413. */
 export class BodyTooLarge extends Data.TaggedError("BodyTooLarge")<{
   /** In bytes. */
   readonly limit: number
@@ -19,8 +19,8 @@ export class BodyTooLarge extends Data.TaggedError("BodyTooLarge")<{
  * The body could not be read to its end. Class `transient`.
  *
  * - `incomplete` (400): the client closed the connection before the end
- * - `timeout` (408): the client took longer than the route waits
- * - `consumed` (500): code outside of the route has read the body and did not keep it
+ * - `timeout` (408): the client exceeded the route's timeout
+ * - `consumed` (500): code outside of the route has read the body and did not keep the bytes
  */
 export class BodyUnreadable extends Data.TaggedError("BodyUnreadable")<{
   readonly message: string
@@ -31,16 +31,21 @@ export class BodyUnreadable extends Data.TaggedError("BodyUnreadable")<{
   readonly failure = "transient" as const
 }
 
-/** The bytes of the body are no JSON, or no UTF-8. Class `poison`, answered with 400; the message says where. */
+/**
+ * The body is not valid UTF-8, JSON or compressed data, or its codec cannot read it. Class `poison`, answered with 400. For
+ * JSON, the message has line and column.
+ */
 export class BodyMalformed extends Data.TaggedError("BodyMalformed")<{
   readonly message: string
-  /** Where reading stopped, in characters from 0, or undefined where that is not known. */
+  /** The position of the error, in characters from 0; undefined if not known. */
   readonly position: number | undefined
 }> {
   readonly failure = "poison" as const
 }
 
-/** The body was read, and its content is wrong. Class `validation`, answered with 422 and one field for each place. */
+/**
+ * The body was parsed, but its content is invalid. Class `validation`, answered with 422 and one field for each invalid place.
+ */
 export class BodyInvalid extends Data.TaggedError("BodyInvalid")<{
   readonly fields: ReadonlyArray<Field>
 }> {
@@ -51,7 +56,7 @@ export class BodyInvalid extends Data.TaggedError("BodyInvalid")<{
   }
 }
 
-/** The body is of another media type than the route takes. Class `validation`, answered with 415 and `accept`. */
+/** The route does not accept the body's media type. Class `validation`, answered with 415 and `accept`. */
 export class MediaTypeUnsupported extends Data.TaggedError("MediaTypeUnsupported")<{
   readonly accepts: ReadonlyArray<string>
 }> {
@@ -61,7 +66,7 @@ export class MediaTypeUnsupported extends Data.TaggedError("MediaTypeUnsupported
   }
 }
 
-/** The body is compressed, and the route takes no such coding. Class `validation`, answered with 415 and `accept-encoding`. */
+/** The route does not accept the body's content coding. Class `validation`, answered with 415 and `accept-encoding`. */
 export class EncodingUnsupported extends Data.TaggedError("EncodingUnsupported")<{
   readonly accepts: ReadonlyArray<string>
 }> {

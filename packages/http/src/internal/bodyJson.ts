@@ -1,5 +1,5 @@
 /**
- * Bytes as JSON: its depth and the number of its values are bounded before it is parsed, and its schema is checked after.
+ * Reads bytes as JSON: checks the depth and the number of values before parsing, and the schema after.
  */
 import { type Channel, Failure, OptionCheck } from "@millrace/core"
 import { Cause, Effect, Exit, Schema, type SchemaIssue, SchemaParser } from "effect"
@@ -10,13 +10,13 @@ import { fieldsOfIssue } from "./problemFields.ts"
 
 /** Limits of JSON beside its size. */
 export interface JsonLimits {
-  /** How deep arrays and objects may be nested, an integer from 1. Default: 100. */
+  /** The deepest nesting of arrays and objects, an integer from 1. Default: 100. */
   readonly depth?: number | undefined
-  /** How many members and elements there may be in all, an integer from 1. Default: 100,000. */
+  /** The most members and elements in total, an integer from 1. Default: 100,000. */
   readonly values?: number | undefined
 }
 
-/** The limits that hold where none are given. */
+/** The default limits. */
 export const jsonLimits = { depth: 100, values: 100_000 } as const
 
 const utf8 = new TextDecoder("utf-8", { fatal: true })
@@ -24,7 +24,7 @@ const utf8 = new TextDecoder("utf-8", { fatal: true })
 const malformed = (text: string | undefined): BodyMalformed => {
   if (text === undefined) return new BodyMalformed({ message: "The body is not UTF-8", position: undefined })
   if (text.trim() === "") return new BodyMalformed({ message: "The body is empty, and JSON is expected", position: 0 })
-  // the engine's own message quotes the body
+  // the JavaScript engine's own message quotes the body
   const position = firstError(text) ?? 0
   const before = text.slice(0, position)
   const line = before.split("\n").length
@@ -34,9 +34,9 @@ const malformed = (text: string | undefined): BodyMalformed => {
 
 const tooMuch = (detail: string) => Exit.fail(new BodyInvalid({ fields: [{ pointer: "#", detail }] }))
 
-/** Whether bytes that may be JSON keep within the limits: brackets and commas outside of strings are counted, in one pass. */
+/** The exceeded limit, or undefined: counts opening brackets and commas outside of strings, in one pass. */
 const excess = (body: Uint8Array, depth: number, values: number): "depth" | "values" | undefined => {
-  // so few bytes can hold neither
+  // so few bytes can exceed neither limit
   if (body.length <= depth && body.length <= values) return undefined
   let open = 0
   let count = 0
@@ -82,7 +82,7 @@ export const jsonParser = (
   }
 }
 
-/** Reads bytes by a codec that is not JSON's. */
+/** Reads bytes by a codec other than JSON. */
 export const valueOf = (codec: Channel.Codec) => (body: Uint8Array): Exit.Exit<unknown, BodyMalformed> => {
   try {
     return Exit.succeed(codec.decode(body))
@@ -97,7 +97,7 @@ const invalid = (issue: SchemaIssue.Issue, value: unknown): BodyInvalid =>
 
 const tooDeep = tooMuch("Expected fewer levels of arrays and objects")
 
-/** A recursive schema needs stack for each level of the value: one that is too deep for it is the client's mistake. */
+/** Fails with `BodyInvalid` if a recursive schema overflows the call stack, because the client's value is too deep. */
 export const withinStack = <A, E>(decode: () => Effect.Effect<A, E>): Effect.Effect<A, E | BodyInvalid> => {
   const isOverflow = (defect: unknown) => Failure.isInstance(defect, RangeError) && /call stack/i.test(defect.message)
   try {
@@ -114,13 +114,13 @@ export const withinStack = <A, E>(decode: () => Effect.Effect<A, E>): Effect.Eff
   }
 }
 
-/** Checks a value that was read from JSON by a schema. */
+/** Checks a parsed JSON value by a schema. */
 export const checker = <P>(schema: Schema.ConstraintCodec<P, unknown>) => {
   const json = Schema.toCodecJson(schema)
   SchemaJITCompiler.enable(json.ast)
   const fast = SchemaParser.decodeUnknownEffect(json)
   const whole = SchemaParser.decodeUnknownEffect(json, { errors: "all" })
-  // all that is wrong is only looked for once something is
+  // collect all errors only after the fast check has failed
   return (value: unknown): Effect.Effect<P, BodyInvalid> =>
     withinStack(() =>
       Effect.catchEager(fast(value), () => Effect.mapErrorEager(whole(value), (issue) => invalid(issue, value)))

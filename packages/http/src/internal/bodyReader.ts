@@ -1,5 +1,5 @@
 /**
- * Reads bodies as a route says: by media type, size, time and content coding.
+ * Reads request bodies within a route's limits: media type, size, time and content coding.
  */
 import { OptionCheck } from "@millrace/core"
 import { type Duration, Effect, Exit } from "effect"
@@ -14,25 +14,25 @@ import { bodyTimeout, type Request } from "../Request.ts"
 
 /** Options of a reader of bodies. */
 export interface ReaderOptions {
-  /** The most bytes that are read, and after inflating, an integer from 1. Default: 1 MiB. */
+  /** The most bytes of a body, before and after inflating, an integer from 1. Default: 1 MiB. */
   readonly limit?: number | undefined
-  /** How long the client may take to send the body, above 0; `Infinity` leaves that to the server. Default: 30 seconds. */
+  /** How long the client may take to send the body, above 0; `Infinity` leaves the limit to the server. Default: 30 seconds. */
   readonly timeout?: Duration.Input | undefined
   /**
-   * The media types that are taken, without parameters, any case; `application/*+json` takes every type with that suffix. A
-   * body without a type is refused. Default: of `json` JSON's, of `bytes` every one, and none.
+   * The accepted media types, without parameters, in any case; `application/*+json` accepts every type with that suffix. A body
+   * without a media type is refused. Default: JSON types for `json`; for `bytes` every media type, or none.
    */
   readonly accepts?: ReadonlyArray<string> | undefined
   /**
-   * What becomes of a body with `content-encoding` `gzip` or `deflate`: 415, or it is inflated, within `limit` and `ratio`.
-   * Every other coding is 415. Default: `refuse`.
+   * The handling of `content-encoding` `gzip` and `deflate`: `refuse` answers 415; `inflate` inflates the body within `limit`
+   * and `ratio`. Every other coding is answered with 415. Default: `refuse`.
    */
   readonly compressed?: "refuse" | "inflate" | undefined
-  /** How many times its size a compressed body may become, an integer from 1. Default: 100. */
+  /** The largest ratio of inflated to compressed size, an integer from 1. Default: 100. */
   readonly ratio?: number | undefined
 }
 
-/** Whether a `content-type` is one of those; undefined where every one is. */
+/** Makes a function that tests a `content-type` against `accepts`; undefined accepts every media type. */
 const matcher = (accepts: ReadonlyArray<string> | undefined): (contentType: string | undefined) => boolean => {
   if (accepts === undefined) return () => true
   const exact = new Set<string>()
@@ -72,7 +72,7 @@ const inflate = (body: Uint8Array, coding: Coding, limit: number): Effect.Effect
   Effect.callback((resume, signal) => {
     const stream = new DecompressionStream(coding)
     const writer = stream.writable.getWriter()
-    // the reader is told of the same error
+    // the reader gets the same error
     writer.write(new Uint8Array(body)).then(() => writer.close()).catch(() => {})
     const reader = stream.readable.getReader()
     const parts: Array<Uint8Array> = []
@@ -103,7 +103,7 @@ const joined = (parts: ReadonlyArray<Uint8Array>, size: number): Uint8Array => {
   return whole
 }
 
-/** Reads bodies as a route says; refuses at once, as an Exit, by the headers. */
+/** Makes a reader of bodies within a route's limits. A refusal by the headers is an Exit, before anything is read. */
 export const reader = (options: ReaderOptions): (request: Request) => Effect.Effect<Uint8Array, BytesError> => {
   const check = OptionCheck.make("Body")
   const limit = check.count("limit", options.limit ?? 1024 * 1024)
@@ -120,7 +120,7 @@ export const reader = (options: ReaderOptions): (request: Request) => Effect.Eff
     const named = headers["content-encoding"]?.trim().toLowerCase() ?? "identity"
     const coding = codings.get(named)
     if (named !== "identity" && named !== "" && (!inflates || coding === undefined)) return encoded
-    // a length that is announced need not be read
+    // refuse by content-length without reading
     if (Number(headers["content-length"] ?? 0) > limit) return tooLarge
     const bytes = request.bytes(limit, timeout)
     return coding === undefined

@@ -1,5 +1,5 @@
 /**
- * The parts of a client's request that log lines, spans and metrics show.
+ * The view of a client request for log lines, spans and metrics.
  */
 import type { Exchange } from "@millrace/core"
 import { Cause, type Exit, Predicate } from "effect"
@@ -9,7 +9,7 @@ import { type Shown, shownUrl, StatusFailed } from "./failures.ts"
 
 const ports: { readonly [scheme: string]: number | undefined } = { http: 80, https: 443 }
 
-/** The exchange of a request; neither user, query nor fragment of its URL is in it. */
+/** The exchange of a request, without the user, query and fragment of its URL. */
 export class CallExchange implements Exchange {
   readonly method: string
   readonly route: string | undefined

@@ -1,5 +1,5 @@
 /**
- * The payload of an endpoint of `HttpApi`, read by a route's limits and decoded by the endpoint's own schemas.
+ * The payload of an endpoint of `HttpApi`, read within a route's limits and decoded by the endpoint's own schemas.
  */
 import { Effect, Exit, Schema, type SchemaIssue, SchemaParser, Stream } from "effect"
 import { HttpMethod, Multipart, UrlParams } from "effect/http"
@@ -22,25 +22,25 @@ const invalid = (issue: SchemaIssue.Issue, value: unknown): BodyInvalid =>
 const unreadable = () =>
   new BodyMalformed({ message: "The body cannot be read as multipart/form-data", position: undefined })
 
-/** Parses from the bytes that were read, so that they stay for whatever else asks for them. */
+/** Parses from the bytes already read, so that other middlewares can still use them. */
 const multipart = (limits: Multipart.withLimits.Options | undefined): Read => (bytes, request) => {
   const parts = Stream.make(bytes).pipe(
     Stream.pipeThroughChannel(Multipart.makeChannel<never>({ ...request.source.headers })),
     Multipart.toPersisted
   )
   const within = limits === undefined ? parts : Effect.provideContext(parts, Multipart.limitsServices(limits))
-  // the builder of an API asks for the services of its servers, and the router gives each request a scope
+  // the API builder requires the services of its servers, and the router provides a scope for each request
   return Effect.mapError(within, unreadable) as Effect.Effect<unknown, JsonError>
 }
 
-/** An endpoint, as far as it is read here. */
+/** The parts of an endpoint that this module reads. */
 export interface Endpoint extends HttpApiEndpoint.ConstraintRequest {
   readonly method: HttpMethod.HttpMethod
   readonly path: string
   readonly payload: HttpApiEndpoint.PayloadMap
 }
 
-/** Reads the payload of requests to an endpoint: `payload` where it declares one, nothing otherwise. */
+/** Reads the payload of requests to an endpoint: as `payload` if the endpoint declares one, otherwise an empty object. */
 export const payloadDecoder = (
   endpoint: Endpoint,
   options: ReaderOptions & JsonLimits
@@ -57,7 +57,7 @@ export const payloadDecoder = (
       throw new RangeError("Body: endpoint must have a payload that is read whole, got one that is streamed")
     }
     const union = Schema.Union(schemas)
-    // the builder of the endpoint has asked for the services of its schemas, and most have none
+    // the endpoint's builder already requires the services of its schemas, and most schemas need none
     const schema = (encoding._tag === "FormUrlEncoded"
       ? Schema.toCodecArrayFromSingle(union)
       : union) as unknown as Schema.ConstraintCodec<unknown, unknown>
@@ -77,7 +77,7 @@ export const payloadDecoder = (
     const value: Read = values[encoding._tag]
     readers.set(contentType, (bytes, request) =>
       encoding._tag === "Json" && bytes.length === 0
-        // a payload may be optional; where it is not, the body is no JSON
+        // an empty body is valid for an optional payload, and malformed JSON otherwise
         ? Effect.catchEager(decode(undefined), () => parse(bytes))
         : Effect.flatMapEager(value(bytes, request), decode))
   }

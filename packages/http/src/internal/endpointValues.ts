@@ -1,13 +1,13 @@
 /**
- * Answers of endpoints of `HttpApi` as they are kept: the value, as JSON by the endpoint's own schemas, so that the endpoint
- * writes it again as it did the first time.
+ * Stores answers of endpoints of `HttpApi` as values: JSON by the endpoint's own schemas, so the endpoint writes a replayed
+ * value in the same way as the first time.
  */
 import { Effect, Exit, Schema, SchemaParser } from "effect"
 import { HttpServerResponse } from "effect/http"
 import * as Answer from "./answer.ts"
 import type { Valued, Values } from "../Request.ts"
 
-/** What an endpoint declares, as far as it is read here. */
+/** The declarations of an endpoint that this module reads. */
 export interface Declares {
   readonly success: ReadonlySet<Schema.Top>
   readonly error: ReadonlySet<Schema.Top>
@@ -27,7 +27,7 @@ const text = { encode: new TextEncoder(), decode: new TextDecoder() }
 const members = (kind: "error" | "success", schemas: ReadonlySet<Schema.Top>): ReadonlyArray<Member> =>
   Array.from(schemas).flatMap((schema, i): ReadonlyArray<Member> => {
     try {
-      // the builder of the endpoint has asked for the services of its schemas, and most have none
+      // the endpoint's builder already requires the services of its schemas, and most schemas need none
       const json = Schema.toCodecJson(schema) as unknown as Schema.ConstraintCodec<unknown, unknown>
       const status = Schema.resolveAnnotations(schema)?.["httpApiStatus"]
       return [{
@@ -38,7 +38,7 @@ const members = (kind: "error" | "success", schemas: ReadonlySet<Schema.Top>): R
         decode: SchemaParser.decodeUnknownEffect(json)
       }]
     } catch {
-      // a stream, or another that is no JSON
+      // a stream, or another schema without a JSON form
       return []
     }
   })
@@ -89,14 +89,14 @@ const make = ({ error, success }: Declares): Values => {
             (found): Exit.Exit<unknown, unknown> => value.startsWith("error") ? Exit.fail(found) : Exit.succeed(found)
           )
         }),
-        // another version of the endpoint wrote it
+        // another version of the endpoint stored the value
         () => Exit.succeed(undefined)
       )
     }
   }
 }
 
-/** How the values of an endpoint are kept; made once for each. */
+/** The codec that stores the values of an endpoint, made once for each endpoint. */
 export const of = (endpoint: Declares): Values => {
   let values = known.get(endpoint)
   if (values === undefined) known.set(endpoint, values = make(endpoint))

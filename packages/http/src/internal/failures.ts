@@ -1,5 +1,5 @@
 /**
- * What a request of a client can end in beside an answer: classes of statuses, and of connections that failed.
+ * Errors of client requests: failure classes of statuses and of failed connections.
  */
 import { Failure, NetworkFailure } from "@millrace/core"
 import { redirects } from "@millrace/core/manualRedirects"
@@ -7,17 +7,19 @@ import { Clock, Data, type Duration, Effect, Redacted, Stream } from "effect"
 import type { HttpClientError, HttpClientResponse } from "effect/http"
 import * as RetryAfter from "./retryAfter.ts"
 
-/** No answer came: the request could not be sent, or the connection ended before the answer. */
+/**
+ * The request failed without a status: not sent, connection lost, timed out, or a hook failed after the answer (see `reason`).
+ */
 export class RequestFailed extends Data.TaggedError("RequestFailed")<{
   readonly method: string
   /** Without credentials, query and fragment. */
   readonly url: string
   /**
-   * - `Connection`: the server was not reached, and nothing was sent
+   * - `Connection`: the client could not reach the server, and nothing was sent
    * - `Lost`: the connection ended after the request may have been sent
-   * - `Invalid`: the request cannot be sent at all: its URL, a header or its body is wrong
-   * - `Timeout`: no answer came in time
-   * - `Hook`: the answer came, and a hook of a middleware failed after it
+   * - `Invalid`: the request cannot be sent at all, because its URL, a header or its body is invalid
+   * - `Timeout`: the server did not answer in time
+   * - `Hook`: the server answered, and a hook of a middleware failed afterwards
    */
   readonly reason: "Connection" | "Lost" | "Invalid" | "Timeout" | "Hook"
   readonly failure: Failure.FailureClass
@@ -26,7 +28,7 @@ export class RequestFailed extends Data.TaggedError("RequestFailed")<{
   readonly cause?: unknown
 }> {}
 
-/** The server answered with a status that says no. */
+/** The server answered with an error status or a redirect. */
 export class StatusFailed extends Data.TaggedError("StatusFailed")<{
   readonly method: string
   /** Without credentials, query and fragment. */
@@ -35,7 +37,10 @@ export class StatusFailed extends Data.TaggedError("StatusFailed")<{
   readonly failure: Failure.FailureClass
   /** From `Retry-After`, in either form; at most a day. */
   readonly retryAfter?: Duration.Duration | undefined
-  /** The beginning of the answer's body, as much as came within 250 ms, at most 16 KiB; it may repeat what was sent, so nothing prints it. */
+  /**
+   * The beginning of the response body: at most 16 KiB, received within 250 ms. Redacted, because the server may echo the
+   * request.
+   */
   readonly body: Redacted.Redacted<Uint8Array>
   readonly contentType: string | undefined
 }> {
@@ -45,10 +50,10 @@ export class StatusFailed extends Data.TaggedError("StatusFailed")<{
   }
 }
 
-/** What a status means: a class of failure, or that all is well. */
+/** The meaning of a status: a failure class, or `done` for success. */
 export type Verdict = Failure.FailureClass | "done"
 
-/** The verdict on each status; `4xx` and its like stand for all others of a hundred. */
+/** The verdict on each status; `4xx` and the like apply to all unlisted statuses of their class. */
 export interface Statuses {
   readonly [status: number]: Verdict | undefined
   readonly "2xx"?: Verdict | undefined
@@ -57,7 +62,7 @@ export interface Statuses {
   readonly "5xx"?: Verdict | undefined
 }
 
-/** The classes of statuses, unless they are changed. */
+/** The default verdicts. */
 export const statuses: Statuses = {
   "2xx": "done",
   "3xx": "done",
@@ -85,7 +90,7 @@ export const statuses: Statuses = {
   505: "permanent"
 }
 
-/** The verdict on a status; one that no table knows will not change. */
+/** The verdict on a status; `permanent` for a status without an entry. */
 export const verdictOf = (table: Statuses, status: number): Verdict => {
   const hundred = Math.trunc(status / 100)
   const others = hundred === 2
@@ -100,16 +105,16 @@ export const verdictOf = (table: Statuses, status: number): Verdict => {
   return table[status] ?? others ?? "permanent"
 }
 
-/** How much of a URL is shown: its origin, or its path, too. */
+/** The part of a URL that is shown: the origin only, or the origin and the path. */
 export type Shown = "path" | "origin"
 
-/** A URL as it may be shown: without user, query and fragment, and of a path that is a secret nothing. */
+/** Removes user, query and fragment from a URL, and with `origin` also the path. */
 export const shownUrl = (url: string, shown: Shown = "path"): string => {
   const bare = url.replace(/[?#].*$/s, "").replace(/^([a-z][\w+.-]*:\/\/)[^/]*@/i, "$1")
   return shown === "path" ? bare : bare.replace(/^([a-z][\w+.-]*:\/\/[^/]*)\/.*$/is, "$1/…")
 }
 
-/** The error of a request that got no answer. A request that must not be sent twice is `permanent`, unless it was never sent. */
+/** The error of an unanswered request. A request that must not be sent twice is `permanent`, unless it was never sent. */
 export const ofTransport = (
   error: HttpClientError.HttpClientError,
   repeatable: boolean,
@@ -153,10 +158,10 @@ const hostOf = (url: string): string => URL.parse(url)?.host ?? url
 
 const mostBody = 16 * 1024
 
-/** How long the beginning of such a body is waited for, in milliseconds: its status is what counts. */
+/** The longest wait for the beginning of an error body, in milliseconds; the status matters more than the body. */
 const longestBody = 250
 
-/** The beginning of a body, as far as it comes soon; the rest is cancelled, so that its connection is free again. */
+/** Reads the beginning of a body, and cancels the rest so that the connection is free again. */
 const beginning = (response: HttpClientResponse.HttpClientResponse): Effect.Effect<Uint8Array> => {
   let size = 0
   const chunks: Array<Uint8Array> = []
@@ -167,7 +172,7 @@ const beginning = (response: HttpClientResponse.HttpClientResponse): Effect.Effe
       return size >= mostBody
     }),
     Stream.runDrain,
-    // a body that breaks off is as good as one that ends
+    // a truncated body is good enough
     Effect.catchCause(() => Effect.void),
     Effect.timeoutOption(longestBody),
     Effect.map(() => {
@@ -182,7 +187,7 @@ const beginning = (response: HttpClientResponse.HttpClientResponse): Effect.Effe
   )
 }
 
-/** The error of an answer that says no. What must not be sent twice is `permanent` where the class says that it may succeed later. */
+/** The error of an error status. A request that must not be sent twice is `permanent` instead of a retryable class. */
 export const ofResponse = (
   response: HttpClientResponse.HttpClientResponse,
   found: Failure.FailureClass,
@@ -200,7 +205,7 @@ export const ofResponse = (
           url: shownUrl(url, shown),
           status: response.status,
           failure: again ? found : "permanent",
-          // whatever carries a time is tried again
+          // an error with a retryAfter is retried, so a permanent one has none
           retryAfter: again && !Failure.lasting.has(found)
             ? RetryAfter.parse(response.headers["retry-after"], now)
             : undefined,

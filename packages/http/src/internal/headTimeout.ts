@@ -2,14 +2,14 @@ import { OptionCheck } from "@millrace/core"
 import type { Duration } from "effect"
 import type { Server } from "node:http"
 
-/** Node's own default, which is taken for no choice of the program. */
+/** Node's own default, which does not count as a choice of the program. */
 const usual = 60_000
 
 const standard = 20_000
 
 /**
- * Gives the clients of a server so long for the head of a request. Node looks at its connections every 30 seconds unless it is told
- * otherwise before it listens, so a limit of seconds would be one of half a minute.
+ * Limits the time for a client to send the head of a request. Node checks its connections every 30 seconds unless the interval
+ * is set before the server listens, so without it a limit of a few seconds would act after half a minute.
  */
 export const limitHead = (
   module: string,

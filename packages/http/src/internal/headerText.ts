@@ -1,11 +1,11 @@
 /**
- * What a header field may hold (RFC 9110, 5.5 and 5.6.2): nothing that could begin another field.
+ * The characters allowed in header names and values (RFC 9110, 5.5 and 5.6.2), which prevent header injection.
  */
 const token = /^[!#$%&'*+.^_`|~\w-]+$/
 // oxlint-disable-next-line no-control-regex
 const value = /^[\t\x20-\x7e\x80-\xff]*$/
 
-// names repeat from answer to answer; a stream of invented names must not fill the memory
+// caches valid names, which repeat between answers; bounded, so that invented names cannot fill the memory
 const remembered = 1000
 const known = new Set<string>()
 
@@ -16,7 +16,7 @@ const isName = (name: string): boolean => {
   return holds
 }
 
-/** The name of the first field that cannot be sent, or undefined where all can. */
+/** The name of the first header that cannot be sent, or undefined if all can. */
 export const firstWrong = (headers: { readonly [name: string]: string }): string | undefined => {
   for (const name in headers) {
     if (!isName(name) || !value.test(headers[name]!)) return name
@@ -24,5 +24,5 @@ export const firstWrong = (headers: { readonly [name: string]: string }): string
   return undefined
 }
 
-/** A name as an error may show it. */
+/** A header name, quoted and cut to 64 characters, for error messages. */
 export const shownName = (name: string): string => JSON.stringify(name.slice(0, 64))

@@ -1,5 +1,5 @@
 /**
- * A report of health as a document, in each of the forms that others read.
+ * Writes a health report as a document, in each supported format.
  */
 import type { Health } from "@millrace/core"
 import { DateTime } from "effect"
@@ -19,7 +19,7 @@ const iso = (at: number): string => DateTime.formatIso(DateTime.makeUnsafe(at))
 
 const micros = (latency: number): number => Math.round(latency * 1000) / 1000
 
-/** What only those see who may. */
+/** Fields shown to authorized clients only. */
 const inside = ({ details, error, failures, why }: Health.Result): Json => ({
   ...(error === undefined ? {} : { error: error.tag, failure: error.failure, failures }),
   ...(details === undefined ? {} : { details }),
@@ -64,11 +64,11 @@ const services = (report: Health.Report, isDetailed: boolean): Json => ({
   })
 })
 
-// its data is text, whole numbers and booleans
+// data in MicroProfile holds strings, integers and booleans
 const plain = (value: unknown): unknown => typeof value === "boolean" || Number.isInteger(value) ? value : String(value)
 
 const microprofile = (report: Health.Report, isDetailed: boolean): Json => ({
-  // it has two words
+  // MicroProfile has only UP and DOWN
   status: report.status === "down" ? "DOWN" : "UP",
   checks: report.checks.map((result) => {
     const { details, ...rest } = inside(result)
@@ -88,7 +88,7 @@ const microprofile = (report: Health.Report, isDetailed: boolean): Json => ({
   })
 })
 
-/** How each form is written. */
+/** The content type and the writer of each form. */
 export const forms: {
   readonly [F in Form]: {
     readonly contentType: string

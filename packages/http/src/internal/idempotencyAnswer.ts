@@ -1,19 +1,19 @@
 /**
- * Answers of HTTP as they are kept for requests that come again: status, chosen fields and bytes.
+ * The stored form of HTTP answers for repeated requests: status, selected headers and bytes.
  */
 import { Data, Effect, Exit, Pull, Schema, Scope, Stream } from "effect"
 import { HttpBody, HttpServerResponse } from "effect/http"
 import type { Request, Valued } from "../Request.ts"
 
 /**
- * The request was done under its key, and its answer was not kept, so it can be neither repeated nor done again. Class
- * `permanent`, answered with 409.
+ * The request was completed under its key, but its answer was not stored, so the request can be neither replayed nor run again.
+ * Class `permanent`, answered with 409.
  */
 export class IdempotencyAnswerLost extends Data.TaggedError("IdempotencyAnswerLost")<{
   readonly channel: string
-  /** What the request was answered with. */
+  /** The status of the lost answer. */
   readonly status: number
-  /** `large`: it was longer than what is kept; `stream`: it was a stream or a file. */
+  /** `large`: the body exceeded `limit`; `stream`: the body was a stream or a file. */
   readonly reason: "large" | "stream"
 }> {
   readonly failure = "permanent" as const
@@ -23,22 +23,22 @@ export class IdempotencyAnswerLost extends Data.TaggedError("IdempotencyAnswerLo
   }
 }
 
-/** An answer as it is kept. `lost` says why its body is not; then it cannot be answered again. */
+/** The stored form of an answer. `lost` is the reason for a missing body; such an answer cannot be replayed. */
 export const Kept = Schema.Struct({
   status: Schema.Int,
   fields: Schema.Array(Schema.Tuple([Schema.String, Schema.String])),
   body: Schema.Uint8Array,
   lost: Schema.optionalKey(Schema.Literals(["large", "stream"])),
-  /** Of an endpoint that writes its answers itself: which of its schemas wrote the body. */
+  /** For an endpoint that encodes its answers itself: the schema that encoded the body. */
   value: Schema.optionalKey(Schema.String)
 })
 
-/** An answer as it is kept. */
+/** The stored form of an answer. */
 export type Kept = typeof Kept.Type
 
 /**
- * Fields that are never kept: those of one connection (RFC 9110, 7.6.1) and of one moment, cookies and challenges, which are for
- * whoever asked, and what is said of each request anew.
+ * Headers that are never stored: hop-by-hop headers (RFC 9110, 7.6.1), the date, cookies and challenges, which belong to one
+ * client, and the request id.
  */
 export const never: ReadonlySet<string> = new Set([
   "connection",
@@ -58,12 +58,12 @@ export const never: ReadonlySet<string> = new Set([
   "x-request-id"
 ])
 
-/** The fields of a response that are kept. */
+/** The headers of a response that are stored. */
 const fieldsOf = (
   headers: { readonly [name: string]: string },
   chosen: ReadonlySet<string> | undefined
 ): ReadonlyArray<readonly [string, string]> => {
-  // whoever names a field there makes it one of the connection
+  // headers named by `connection` are hop-by-hop, too
   const named = new Set((headers["connection"] ?? "").split(",").map((name) => name.trim().toLowerCase()))
   return Object.entries(headers).filter(([name]) =>
     !never.has(name) && !named.has(name) && (chosen === undefined || chosen.has(name) || name === "content-type")
@@ -91,7 +91,7 @@ const joined = (parts: ReadonlyArray<Uint8Array>, size: number): Uint8Array => {
   return bytes
 }
 
-/** Reads a stream whole, or up to the first part beyond the limit. */
+/** Reads a whole stream, or up to the first part beyond the limit. */
 const collect = (
   request: Request<unknown>,
   stream: Stream.Stream<Uint8Array, unknown>,
@@ -99,7 +99,7 @@ const collect = (
 ): Effect.Effect<Collected | Longer, unknown> =>
   Effect.gen(function*() {
     const scope = yield* Scope.make()
-    // nobody reads the answer of a client that has gone
+    // after the client has disconnected, the answer is not read
     request.after((exit) => Exit.hasInterrupts(exit) ? Scope.close(scope, exit) : undefined)
     const pull = yield* Scope.provide(Stream.toPull(stream), scope)
     const parts: Array<Uint8Array> = []
@@ -120,16 +120,16 @@ const collect = (
     return { stream: Stream.ensuring(rest, Scope.close(scope, Exit.void)) }
   })
 
-/** How answers are kept. */
+/** The rules for storing an answer. */
 export interface Manner {
-  /** The longest body that is kept, in bytes. */
+  /** The longest body that is stored, in bytes. */
   readonly limit: number
   readonly streams: "collect" | "pass"
-  /** The fields that are kept; undefined for all but `never`. */
+  /** The headers that are stored; undefined for all but `never`. */
   readonly chosen: ReadonlySet<string> | undefined
 }
 
-/** An answer to keep, and the response to send, which is another where a stream was read. */
+/** The answer to store, and the response to send, which is a new one if a stream was read. */
 export interface Keeping {
   readonly kept: Kept
   readonly response: HttpServerResponse.HttpServerResponse
@@ -137,7 +137,7 @@ export interface Keeping {
 
 const nothing = new Uint8Array(0)
 
-/** What is kept of a response. */
+/** Makes the stored form of a response. */
 export const keeping = (
   request: Request<unknown>,
   response: HttpServerResponse.HttpServerResponse,
@@ -155,7 +155,7 @@ export const keeping = (
       return Exit.succeed(whole(body.body, response))
     case "Stream":
       if (streams === "pass") break
-      // a stream that breaks is a mistake of the program, which has not answered yet
+      // a failing stream is a defect of the program, and no answer has been sent yet
       return Effect.map(Effect.orDie(collect(request, body.stream, limit)), (found): Keeping => {
         if ("bytes" in found) {
           const { contentType } = body
@@ -174,7 +174,7 @@ export const keeping = (
   return Exit.succeed({ kept: { status, fields: [], body: nothing, lost: "stream" }, response })
 }
 
-/** What is kept of a value that an endpoint writes itself. */
+/** Makes the stored form of a value that an endpoint encodes itself. */
 export const keepingValue = ({ body, status, value }: Valued, { limit }: Manner): Kept =>
   value === undefined
     ? { status, fields: [], body: nothing, lost: "stream" }
@@ -182,7 +182,7 @@ export const keepingValue = ({ body, status, value }: Valued, { limit }: Manner)
     ? { status, fields: [], body: nothing, lost: "large" }
     : { status, fields: [], body, value }
 
-/** The response of an answer that was kept. */
+/** Makes the response of a stored answer. */
 export const replay = ({ body, fields, status }: Kept): HttpServerResponse.HttpServerResponse => {
   if (body.length === 0) return HttpServerResponse.empty({ status, headers: fields })
   const contentType = fields.find(([name]) => name === "content-type")?.[1]

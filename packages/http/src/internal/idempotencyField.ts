@@ -1,14 +1,14 @@
 /**
- * The field `Idempotency-Key`, and what tells one request under a key from another.
+ * Parses the header `Idempotency-Key`, and computes the fingerprint that distinguishes requests under one key.
  */
 
 /** A String of Structured Fields (RFC 9651, 4.2.5), and nothing after it. */
 const quoted = /^"((?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"$/
 
-/** What most clients send: no quotes, no blanks, and no comma, by which two fields would have become one. */
+/** The bare form that most clients send: no quotes, no spaces, and no comma, which would indicate two joined headers. */
 const bare = /^[\x21\x23-\x2b\x2d-\x7e]+$/
 
-/** The key that a field says; undefined where there is no field, and the empty string where it says none. */
+/** The key in a header; undefined without a header, and the empty string for an invalid one. */
 export const keyOf = (field: string | undefined): string | undefined => {
   if (field === undefined) return undefined
   const trimmed = field.trim()
@@ -18,8 +18,8 @@ export const keyOf = (field: string | undefined): string | undefined => {
 }
 
 /**
- * FNV-1a in two halves that begin apart, of a method, a target and a body: no defence against whoever makes collisions, who only
- * fools himself, as keys are his own.
+ * Hashes a method, a target and a body by two FNV-1a-like halves with different seeds and multipliers. Not collision-resistant: a
+ * caller that forges a collision affects only its own keys.
  */
 export const fingerprint = (method: string, url: string, body: Uint8Array): string => {
   let a = 0x811c9dc5

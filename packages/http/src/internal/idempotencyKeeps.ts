@@ -1,22 +1,22 @@
 /**
- * Which answers are kept under an idempotency key, as data.
+ * The rule that selects the answers stored under an idempotency key, as data.
  */
 
-/** A status, or all of a hundred. */
+/** A status, or a class of statuses. */
 export type Status = number | "2xx" | "3xx" | "4xx" | "5xx"
 
-/** Which answers are kept; after any other the key is free, and the request that comes again runs again. */
+/** The rule that selects stored answers. Any other answer frees the key, and a repeated request runs again. */
 export interface Keeps {
   readonly statuses: ReadonlyArray<Status>
-  /** Of those statuses, the ones that are not kept. */
+  /** Statuses excluded from `statuses`. */
   readonly except: ReadonlyArray<number>
-  /** Tags of errors that came before the work was begun; their answers are not kept. */
+  /** Tags of errors from before the handler began its work; their answers are not stored. */
   readonly before: ReadonlyArray<string>
 }
 
 const hundreds: { readonly [name: string]: number } = { "2xx": 200, "3xx": 300, "4xx": 400, "5xx": 500 }
 
-/** The statuses that are kept. */
+/** The statuses whose answers are stored. */
 export const statusesOf = ({ except, statuses }: Keeps): ReadonlySet<number> => {
   const all = new Set<number>()
   for (const each of statuses) {

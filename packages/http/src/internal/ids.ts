@@ -1,9 +1,9 @@
 /**
- * Ids of what came without one.
+ * Random ids for requests and messages without an id.
  */
 import { type Fiber, Random } from "effect"
 
-/** 32 hexadecimal digits of the fiber's chance. */
+/** Makes 32 hexadecimal digits from the fiber's random generator. */
 export const random = (fiber: Fiber.Fiber<unknown, unknown>): string => {
   const chance = fiber.getRef(Random.Random)
   let id = ""

@@ -1,5 +1,6 @@
 /**
- * Where a text stops being JSON: engines tell it in some messages only, and quote the text in others.
+ * Finds the position at which a text stops being JSON: JavaScript engines report it in some messages only, and quote the text in
+ * others.
  */
 
 type Expected = "value" | "first value" | "key" | "first key" | "colon" | "separator" | "end"
@@ -9,7 +10,10 @@ const atom = String.raw`-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?|true|false|n
 
 const hex = /^[\da-fA-F]{4}$/
 
-/** The end of the string that begins at `from`; undefined where it is none. A pattern would need stack for a long one. */
+/**
+ * The end of the string that begins at `from`; undefined for an invalid string. A pattern would overflow the stack on a long
+ * string.
+ */
 const endOfString = (source: string, from: number): number | undefined => {
   if (source.charCodeAt(from) !== 34) return undefined
   for (let at = from + 1; at < source.length; at++) {
@@ -25,7 +29,10 @@ const endOfString = (source: string, from: number): number | undefined => {
   return undefined
 }
 
-/** The position, in characters from 0, of the first token that cannot stand there; the length where the text ends too early. */
+/**
+ * The position of the first unexpected token, in characters from 0; the length of the text if it ends too early; undefined for
+ * valid JSON.
+ */
 export const firstError = (source: string): number | undefined => {
   const space = /[ \t\n\r]*/y
   const atoms = new RegExp(atom, "y")

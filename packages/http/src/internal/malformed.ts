@@ -1,10 +1,10 @@
 /**
- * Requests that a parser lets through and that a server must refuse (RFC 9112, 3, 3.2 and 6.1): what two servers could read in two
- * ways hides a request in another.
+ * Requests that a parser lets through and that a server must refuse (RFC 9112, 3, 3.2 and 6.1): two servers could read such a
+ * request differently, which allows request smuggling.
  */
 import { Data } from "effect"
 
-/** The message is none that can be served. Class `permanent`, answered with 400 or 501, and its connection is closed. */
+/** The request is malformed. Class `permanent`, answered with 400 or 501; the server closes the connection. */
 export class RequestMalformed extends Data.TaggedError("RequestMalformed")<{
   readonly status: 400 | 501
   readonly message: string
@@ -12,7 +12,7 @@ export class RequestMalformed extends Data.TaggedError("RequestMalformed")<{
   readonly failure = "permanent" as const
 }
 
-/** A request of Node's, as far as it is read here. */
+/** The parts of a Node request that this module reads. */
 export interface Parsed {
   readonly httpVersionMajor: number
   readonly rawHeaders: ReadonlyArray<string>
@@ -32,14 +32,14 @@ const hosts = (raw: ReadonlyArray<string>): number => {
 }
 
 /**
- * Whether a text is `uri-host [ ":" port ]` (RFC 9110, 7.2; RFC 3986, 3.2.2). It may be empty: a client says so that its target has no
+ * Whether a text is `uri-host [ ":" port ]` (RFC 9110, 7.2; RFC 3986, 3.2.2). The text may be empty, for a target without an
  * authority.
  */
 const isHost = (host: string): boolean =>
   host === "" || /^(?:[\w.~!$&'()*+,;=-]|%[\da-f]{2})*(?::\d*)?$/i.test(host) ||
   /^\[v?[\da-f:.]+\](?::\d*)?$/i.test(host)
 
-// nearly every request has the host of the one before
+// nearly every request has the same host as the previous request
 let good = ""
 
 const isKnownHost = (host: string): boolean => {
@@ -49,7 +49,7 @@ const isKnownHost = (host: string): boolean => {
   return true
 }
 
-/** The flaw of a request; undefined where it has none. */
+/** The flaw of a request; undefined if the request is well-formed. */
 export const flawOf = ({ headers, httpVersionMajor, rawHeaders }: Parsed): RequestMalformed | undefined => {
   if (httpVersionMajor < 1) {
     return new RequestMalformed({ status: 400, message: "The request line must end with a version of HTTP/1" })

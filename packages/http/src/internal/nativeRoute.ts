@@ -1,29 +1,29 @@
 /**
- * A route of `Server.route`: of Effect's router, and of a `Listener`.
+ * A route of `Server.route`, for Effect's router and for a `Listener`.
  */
 import type { Description } from "@millrace/core"
 import type { Effect } from "effect"
 import type { HttpRouter, HttpServerResponse } from "effect/http"
 import type { Source } from "../Request.ts"
 
-/** Where a route keeps how a listener runs it. */
+/** The property of a route that holds its `Native` form. */
 export const NativeId = "~millrace/http/native"
 
-/** A route as a listener runs it, which has a request of its own. */
+/** The form of a route that a listener runs with its own request source. */
 export interface Native<R> {
   readonly channel: string
-  /** Whether it answers preflights: a request of OPTIONS may run it. */
+  /** Whether the route answers preflights, so that an OPTIONS request may run the route. */
   readonly hasCors: boolean
   readonly run: (source: Source) => Effect.Effect<HttpServerResponse.HttpServerResponse, never, R>
 }
 
-/** A route: of Effect's `HttpRouter`, and of a `Listener`. It describes itself: `Order.explain` and `Description.toText` take it. */
+/** A route for Effect's `HttpRouter` and for a `Listener`. `Order.explain` and `Description.toText` accept a route. */
 export interface Route<R> extends HttpRouter.Route<never, R>, Description.Described {
   readonly [NativeId]: Native<R>
 }
 
-/** Whether a route of a router is one of `route`. */
+/** Whether `Server.route` made a route. */
 export const isRoute = (route: HttpRouter.Route<never, unknown>): route is Route<unknown> => NativeId in route
 
-/** How a listener runs a route. */
+/** The form of a route that a listener runs. */
 export const nativeOf = <R>(route: Route<R>): Native<R> => route[NativeId]

@@ -1,24 +1,24 @@
 /**
- * The connections of a server of Node's, so that it ends without waiting for those that ask nothing.
+ * Tracks the connections of a Node server, so that a graceful shutdown does not wait for idle connections.
  */
 import { Effect, Fiber } from "effect"
 import type { Server } from "node:http"
 import { Server as NetServer, type Socket } from "node:net"
 
-/** How long a connection may take to send the rest of a request's head once the server ends, in milliseconds. */
+/** How long a connection may take to send the rest of a request's head during shutdown, in milliseconds. */
 const lastMoments = 500
 
-/** How often connections are looked at that still send an answer, in milliseconds. */
+/** The interval for checking connections that still send an answer, in milliseconds. */
 const lookEvery = 50
 
 const idOf = (socket: Socket): unknown =>
   socket.remotePort === undefined ? socket : `${socket.remoteAddress} ${socket.remotePort}`
 
-/** Stops listening. Node's own `close` of HTTP servers would also cut answers that are still being sent. */
+/** Stops listening. The `close` of Node's HTTP server would also cut answers that are still being sent. */
 const close = (server: Server): Effect.Effect<void> =>
   Effect.callback((resume) => void NetServer.prototype.close.call(server, () => resume(Effect.void)))
 
-/** Follows the open connections of a server; of TLS the encrypted side, once there is one. */
+/** Tracks the open connections of a server; for TLS the encrypted socket, once it exists. */
 export class Connections {
   readonly #server: Server
   readonly #sockets = new Map<unknown, Socket>()
@@ -36,8 +36,8 @@ export class Connections {
   }
 
   /**
-   * Ends the server: nothing more is accepted, `drain` completes when all accepted requests are answered, and connections that have
-   * sent no whole request by then are closed. After `grace` milliseconds all are.
+   * Shuts the server down: stops listening, waits for `drain` (all accepted requests are answered), and half a second later
+   * closes connections without a whole request. Closes all connections after `grace` milliseconds.
    */
   end(drain: Effect.Effect<void>, grace: number): Effect.Effect<void> {
     const shut = (closed: Fiber.Fiber<void>) =>
@@ -57,12 +57,12 @@ export class Connections {
       yield* Effect.timeoutOrElse(shut(closed), { duration: grace, orElse: () => Effect.void })
       this.#destroy(() => true)
       yield* Fiber.await(closed)
-      // stops its timers
+      // stops the server's timers
       this.#server.close()
     })
   }
 
-  /** Closes connections that wait for a next request. Node takes those for idle, too, whose answer is still being sent. */
+  /** Closes idle connections. Skipped while an answer is being sent, because Node counts such a connection as idle, too. */
   #closeIdle(): void {
     for (const { writableLength } of this.#sockets.values()) if (writableLength > 0) return
     this.#server.closeIdleConnections()

@@ -1,5 +1,5 @@
 /**
- * A request of Node's: its body is read once, without more copies than it has parts.
+ * A Node request as a source. The body is read once; its chunks are joined by at most one copy.
  */
 import type { Headers } from "@millrace/core"
 import { Effect, Exit } from "effect"
@@ -23,13 +23,13 @@ const consumed: Read = Exit.fail(
   new BodyUnreadable({ message: "The body was read before the route, and its bytes were not kept", reason: "consumed" })
 )
 
-/** Requests whose client waits for `100 Continue` before it sends the body. */
+/** Requests whose client waits for `100 Continue` before sending the body. */
 const waiting = new WeakSet<IncomingMessage>()
 
-/** Marks a request of Node's event `checkContinue`: reading its body asks the client for it. */
+/** Marks a request of Node's event `checkContinue`, so that reading its body sends `100 Continue`. */
 export const markWaiting = (request: IncomingMessage): void => void waiting.add(request)
 
-/** Whether the client was not asked for the body yet; it may never send it, so the connection cannot go on. */
+/** Whether `100 Continue` was not sent yet. The client may never send the body, so the connection cannot be reused. */
 export const isWaiting = (request: IncomingMessage): boolean => waiting.has(request)
 
 interface Waiter {
@@ -37,7 +37,7 @@ interface Waiter {
   readonly resume: (exit: Read) => void
 }
 
-/** Reads one body once, for all callers; a caller that stops waiting takes nothing away from the next one. */
+/** Reads one body once, for all callers. An interrupted caller loses no bytes for the next caller. */
 class BodyReader {
   readonly #request: IncomingMessage
   readonly #response: ServerResponse
@@ -74,7 +74,7 @@ class BodyReader {
   #detach(): void {
     const request = this.#request
     request.off("data", this.#onData).off("end", this.#onEnd).off("error", this.#onError).off("close", this.#onClose)
-    // the response decides about the rest
+    // the response decides whether to drop the rest or to close the connection
     if (!request.complete) request.pause()
   }
 
@@ -106,7 +106,7 @@ class BodyReader {
   readonly #onClose = (): void => this.#finish(gone())
 }
 
-/** Node's request as a source. */
+/** A Node request as a source. */
 export class NodeSource implements Source {
   readonly request: IncomingMessage
   readonly response: ServerResponse
@@ -136,7 +136,7 @@ export class NodeSource implements Source {
   }
   get headers(): Headers.Headers {
     if (this.#headers !== undefined) return this.#headers
-    // `set-cookie`, which Node keeps as a list, is none of a request's; all else is text
+    // all request headers are strings; Node has a list only for `set-cookie`, which requests do not use
     const headers = this.request.headers as Headers.Headers
     const target = this.request.url!
     // RFC 9112, 3.2.2: the authority of an absolute target replaces the host field
@@ -159,5 +159,5 @@ export class NodeSource implements Source {
   }
 }
 
-/** The path and the query of a request, as the listener finds its route by them. */
+/** The path and the query of a request, which the listener matches against its routes. */
 export const targetOf = (request: IncomingMessage): string => pathOf(request.url!)

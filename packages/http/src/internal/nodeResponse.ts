@@ -1,5 +1,5 @@
 /**
- * Writes a response by Node's own.
+ * Writes a response to Node's `ServerResponse`.
  */
 import { Cause, type Context, Effect } from "effect"
 import { Cookies, HttpServerResponse } from "effect/http"
@@ -9,15 +9,15 @@ import { pipeline } from "node:stream/promises"
 import { isWaiting } from "./nodeRequest.ts"
 import * as Problem from "../Problem.ts"
 
-/** What is read and dropped of a body that nobody wanted, so that its connection can go on; in bytes. */
+/** The most bytes of an unread body that are read and dropped so that the connection can be reused. */
 const mostDropped = 256 * 1024
 
-/** How long a client may take to read its answer once its body is no longer read, in milliseconds. */
+/** How long a client may take to read its answer after the server has stopped reading its body, in milliseconds. */
 const lastMoments = 500
 
 const bodyFields: ReadonlySet<string> = new Set(["content-length", "transfer-encoding"])
 
-/** RFC 9110, 8.6 and 15.3.6: an answer of 204 has no length, since it has no body. */
+/** Removes the body headers of 204 and 205 responses, which have no body (RFC 9110, 8.6 and 15.3.6). */
 const fieldsOf = ({ headers, status }: HttpServerResponse.HttpServerResponse): { readonly [name: string]: string } =>
   status !== 204 && status !== 205
     ? headers
@@ -31,13 +31,13 @@ const headersOf = (response: HttpServerResponse.HttpServerResponse): OutgoingHtt
   return { ...fields, "set-cookie": own === undefined ? cookies : [...cookies, own] }
 }
 
-/** A body that was not read is dropped, where it is short, and its connection closed, where it is not. */
+/** Drops the unread rest of a short request body, and closes the connection of a long one. */
 const leave = (request: IncomingMessage, node: ServerResponse, closes: boolean): void => {
   const announced = request.headers["content-length"]
-  // Node tells the end of a request that has no body only after its listener has run
+  // for a request without a body, Node emits the end only after the listener has run
   if (request.headers["transfer-encoding"] === undefined && (announced === undefined || announced === "0")) return
   if (closes || isWaiting(request) || Number(announced ?? 0) > mostDropped) node.shouldKeepAlive = false
-  // before Node's own listener, which would read all that is sent
+  // before Node's own listener, which would read the whole rest of the body
   node.prependListener("finish", () => {
     if (request.complete || request.destroyed) return
     const { socket } = request
@@ -56,7 +56,7 @@ const leave = (request: IncomingMessage, node: ServerResponse, closes: boolean):
   })
 }
 
-/** Releases the file or the connection of a body that is not sent. */
+/** Releases the file or the connection of a response body that is not sent. */
 const cancel = ({ body }: HttpServerResponse.HttpServerResponse): void => {
   if (body._tag !== "Raw") return
   const raw = body.body
@@ -65,20 +65,22 @@ const cancel = ({ body }: HttpServerResponse.HttpServerResponse): void => {
   else if (stream instanceof ReadableStream) stream.cancel().catch(() => {})
 }
 
-/** The observer of answers that cannot be sent. */
+/** The context of streamed bodies, and the observer of answers that cannot be sent. */
 export interface Sending {
   /** The services that a streamed body is read with. */
   readonly context: Context.Context<never>
-  /** Told of an answer that Node refuses, and of a body that breaks off. */
+  /** Reports an answer that Node refuses, or a body that breaks off. */
   readonly lost: (cause: Cause.Cause<unknown>) => Effect.Effect<void>
 }
 
 const internal = Problem.toResponse(Problem.of(Problem.defaults, undefined))
 
-/** Answers with 500 where nothing was sent yet, and closes the connection otherwise: a cut answer must not look whole. */
+/**
+ * Answers with 500 if nothing was sent yet; otherwise closes the connection, so that a truncated answer does not look complete.
+ */
 const failed = (node: ServerResponse): void => {
   if (node.headersSent) return void node.destroy()
-  // the refused answer has left its own phrase
+  // Node has already set the status phrase of the refused answer
   node.writeHead(500, "Internal Server Error", headersOf(internal))
   node.end(internal.body._tag === "Uint8Array" ? internal.body.body : undefined)
 }
@@ -102,21 +104,21 @@ const streamed = (
     ...(cookies === undefined || cookies.length === 0 ? {} : { "set-cookie": cookies })
   })
   if (web.body === null) return void node.end()
-  // two names of one type: the platform's and Node's
+  // the platform and Node declare the same type under two names
   const stream = Readable.fromWeb(web.body as Parameters<typeof Readable.fromWeb>[0])
   return Effect.callback<void>((resume, signal) => {
     pipeline(stream, node, { signal }).then(
       () => resume(Effect.void),
       (error: unknown) => {
         failed(node)
-        // the stream of a route tells of itself
+        // a stream of a route logs its own failure
         resume(response.body._tag === "Stream" || isGone(error) ? Effect.void : lost(Cause.die(error)))
       }
     )
   })
 }
 
-/** Writes at once what is at hand; what is a stream goes on in an effect. */
+/** Writes a response. Bytes are written at once; for a stream, the returned effect sends the body. */
 export const write = (
   request: IncomingMessage,
   node: ServerResponse,
@@ -140,7 +142,7 @@ export const write = (
     }
     return streamed(node, response, sending)
   } catch (defect) {
-    // Node refuses a field or a status
+    // Node refuses a header or a status
     cancel(response)
     failed(node)
     return sending.lost(Cause.die(defect))

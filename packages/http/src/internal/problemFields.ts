@@ -1,16 +1,16 @@
 /**
- * The places of a body that are wrong, as a problem names them.
+ * The invalid places of a body, as fields of a problem.
  */
 import { issueText, type Refused } from "@millrace/core/issueText"
 import { SchemaIssue } from "effect"
 
-/** A place that is wrong: a JSON Pointer as a URI fragment (RFC 6901, 6), e.g. `#/lines/0/sku`, and what is wrong there. */
+/** An invalid place: a JSON Pointer as a URI fragment (RFC 6901, 6), e.g. `#/lines/0/sku`, and the error at that place. */
 export interface Field {
   readonly pointer: string
   readonly detail: string
 }
 
-/** Most fields of one problem; what else is wrong shows when these are mended. */
+/** The most fields of one problem; the client sees further errors after correcting these. */
 export const maximumFields = 32
 
 const maximumText = 256
@@ -18,12 +18,12 @@ const maximumText = 256
 const step = (key: PropertyKey): string =>
   encodeURIComponent(String(key).replaceAll("~", "~0").replaceAll("/", "~1")).slice(0, maximumText)
 
-/** A text as JSON may hold it, cut. */
+/** Cuts a text to 256 characters and replaces lone surrogates. */
 export const wellFormed = (text: string): string => text.slice(0, maximumText).toWellFormed()
 
 /**
- * The places where a schema refuses; values of the body are in none. A sentence that a check made is shown where `refused` is given
- * and the sentence has nothing of it.
+ * The fields of a schema issue. No field contains a value of the body: the message of a custom check is shown only if `refused`
+ * is given and the message contains nothing of the refused value.
  */
 export const fieldsOfIssue = (issue: SchemaIssue.Issue, refused?: Refused): ReadonlyArray<Field> =>
   issueText(issue, refused).slice(0, maximumFields).map(({ message, path }) => ({
@@ -35,7 +35,7 @@ const isField = (value: unknown): value is Field =>
   typeof value === "object" && value !== null && "pointer" in value && typeof value.pointer === "string" &&
   "detail" in value && typeof value.detail === "string"
 
-/** The places that an error names: its `fields`, or those of the schema's `issue` that it carries. */
+/** The fields of an error: its `fields`, or those of its schema `issue`. */
 export const fieldsOf = (error: unknown): ReadonlyArray<Field> => {
   if (typeof error !== "object" || error === null) return []
   try {
@@ -47,7 +47,7 @@ export const fieldsOf = (error: unknown): ReadonlyArray<Field> => {
     }
     return "issue" in error && SchemaIssue.isIssue(error.issue) ? fieldsOfIssue(error.issue) : []
   } catch {
-    // an error may be any value, also one whose fields cannot be read
+    // reading a property of an arbitrary error may throw
     return []
   }
 }

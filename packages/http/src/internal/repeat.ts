@@ -1,8 +1,8 @@
 /**
- * The one rule for sending a request again: `Retry`, `Timeout`, `Hedge`, `Sink` and the settlement of a message go by it.
+ * The single rule for sending a request again, used by `Retry`, `Timeout`, `Hedge`, `Sink` and the settlement of a message.
  *
- * A request may be sent again that was never sent, or whose method or `Idempotency-Key` makes a second one harmless. The rule is on
- * the request's envelope (`isUnrepeatable`) from the moment it is sent, and in the class of what it fails with.
+ * A request may be sent again if it was never sent, or if its method or `Idempotency-Key` makes a second request harmless. The
+ * flag `isUnrepeatable` of the request's envelope (from sending on) and the failure class of its error carry the rule.
  *
  * Source: RFC 9110, 9.2.2; for the key, draft-ietf-httpapi-idempotency-key-header.
  */
@@ -13,9 +13,9 @@ import type { Call } from "../Call.ts"
 /** Methods that may be sent twice (RFC 9110, 9.2.2; QUERY by its draft). */
 const idempotent: ReadonlySet<string> = new Set(["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "QUERY"])
 
-/** Whether a request that was not answered may be sent again. */
+/** Whether an unanswered request may be sent again. */
 export const isRepeatable = (request: HttpClientRequest.HttpClientRequest): boolean =>
-  // a native stream is read once
+  // a native stream can be read only once
   (request.body._tag !== "Raw" || typeof request.body.body === "string" || request.body.body instanceof Uint8Array) &&
   (idempotent.has(request.method) || request.headers["idempotency-key"] !== undefined)
 
@@ -27,7 +27,7 @@ const isUnsent = (cause: Cause.Cause<unknown>): boolean =>
   )
 
 /**
- * Sends what must not be sent twice: the envelope says so until an answer came that is none of a failure, or it is certain that
+ * Sends a request that must not be sent twice. The call is marked unrepeatable until it succeeds, or until it is certain that
  * nothing was sent.
  */
 export const sendOnce = <A, E, R>(call: Call, sent: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
@@ -39,7 +39,10 @@ export const sendOnce = <A, E, R>(call: Call, sent: Effect.Effect<A, E, R>): Eff
     })
   })
 
-/** Reads an answer that says no for good: what is interrupted meanwhile is not sent again for it. */
+/**
+ * Reads the body of a permanent refusal. The call is unrepeatable meanwhile, so an interruption does not send the request
+ * again.
+ */
 export const answeredForGood = <A, E, R>(call: Call, read: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
   Effect.suspend(() => {
     const before = call.isUnrepeatable

@@ -1,12 +1,12 @@
 /**
- * The parts of a request to a server that log lines, spans and metrics show.
+ * The view of a server request for log lines, spans and metrics.
  */
 import type { Exchange } from "@millrace/core"
 import type { Exit } from "effect"
 import type { Request } from "../Request.ts"
 import { authorityOf } from "./target.ts"
 
-/** The exchange of a request; all of it is read when it is asked for. */
+/** The exchange of a request; every property is read lazily. */
 export class RequestExchange implements Exchange {
   readonly #request: Request<unknown>
   constructor(request: Request<unknown>) {

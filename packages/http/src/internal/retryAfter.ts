@@ -3,12 +3,12 @@
  */
 import { Duration } from "effect"
 
-/** The longest wait that is believed, in milliseconds: a day. */
+/** The longest accepted wait, in milliseconds: a day. */
 export const longest = 86_400_000
 
 const names = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
 const month = names.join("|")
-// IMF-fixdate, RFC 850 and asctime: whoever reads a date must know all three (RFC 9110, 5.6.7)
+// IMF-fixdate, RFC 850 and asctime: a recipient must accept all three date formats (RFC 9110, 5.6.7)
 const fixed = new RegExp(`^[A-Z][a-z]{2}, (\\d{2}) (${month}) (\\d{4}) (\\d{2}):(\\d{2}):(\\d{2}) GMT$`)
 const rfc850 = new RegExp(`^[A-Z][a-z]+, (\\d{2})-(${month})-(\\d{2}) (\\d{2}):(\\d{2}):(\\d{2}) GMT$`)
 const asctime = new RegExp(`^[A-Z][a-z]{2} (${month}) ([ \\d]\\d) (\\d{2}):(\\d{2}):(\\d{2}) (\\d{4})$`)
@@ -28,7 +28,7 @@ const partsOf = (text: string, now: number): Parts | undefined => {
     const reader = new Intl.DateTimeFormat("en", { year: "numeric", timeZone: "UTC" })
     const present = Number(reader.format(now))
     const year = present - present % 100 + Number(old[3])
-    // more than 50 years ahead is the century before
+    // a date more than 50 years ahead belongs to the previous century
     return { year: year > present + 50 ? year - 100 : year, month: old[2]!, day: old[1]!, time: old.slice(4) }
   }
   const c = asctime.exec(text)
@@ -41,7 +41,7 @@ const millisOf = (text: string, now: number): number | undefined => {
   const parts = partsOf(text, now)
   if (parts === undefined) return undefined
   const number = String(names.indexOf(parts.month) + 1).padStart(2, "0")
-  // a leap second is the next one
+  // a leap second counts as the next second
   const [hour, minute, second] = parts.time
   const date = `${String(parts.year).padStart(4, "0")}-${number}-${parts.day}T${hour}:${minute}:`
   const at = second === "60" ? Date.parse(`${date}59Z`) + 1000 : Date.parse(`${date}${second}Z`)
@@ -49,8 +49,8 @@ const millisOf = (text: string, now: number): number | undefined => {
 }
 
 /**
- * Reads the field at a time (Unix milliseconds): how long to wait from then, from 0 to a day; undefined where it is neither
- * seconds nor a date.
+ * Reads the header at the time `now` (Unix milliseconds) and returns the wait from then, from 0 to a day; undefined if the
+ * header is neither seconds nor a date.
  */
 export const parse = (field: string | undefined, now: number): Duration.Duration | undefined => {
   const text = field?.trim()
@@ -60,6 +60,6 @@ export const parse = (field: string | undefined, now: number): Duration.Duration
   return at === undefined ? undefined : Duration.millis(Math.min(longest, Math.max(0, at - now)))
 }
 
-/** Writes the field: whole seconds, rounded up so that nobody comes early, at most a day. */
+/** Writes the header: whole seconds, at most a day, rounded up so that no client retries early. */
 export const format = (wait: Duration.Duration): string =>
   String(Math.ceil(Math.min(longest, Math.max(0, Duration.toMillis(wait))) / 1000))

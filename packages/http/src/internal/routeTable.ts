@@ -1,11 +1,11 @@
 /**
- * Routes by method and path, as Effect's router finds them.
+ * Finds routes by method and path, as Effect's router does.
  */
 import { Description } from "@millrace/core"
 import { FindMyWay, type HttpRouter } from "effect/http"
 import type { Native, Route } from "./nativeRoute.ts"
 
-/** A route that was found. */
+/** A matched route and its parameters. */
 export interface Found<R> {
   readonly handler: Native<R>
   readonly params: Readonly<Record<string, string | undefined>>
@@ -13,21 +13,21 @@ export interface Found<R> {
 
 const noParams = {}
 
-/** The longest parameter of a path, in characters: as long as the head of a request may be by Node's default. */
+/** The longest path parameter, in characters: Node's default limit for the head of a request. */
 export const longestParam = 16_384
 
-/** The methods that a path can have, without HEAD and OPTIONS, which servers answer by themselves. */
+/** The methods of `allow`, without HEAD and OPTIONS, which servers answer by themselves. */
 const methods = ["DELETE", "GET", "PATCH", "POST", "PUT", "QUERY", "TRACE"]
 
-/** Whether a route answers preflights: a middleware `Cors` stands in its chain. */
+/** Whether a route answers preflights, because its chain has the middleware `Cors`. */
 export const hasCors = (route: object): boolean => Description.of(route).some(({ name }) => name === "Cors")
 
-/** The paths under which a route is found. */
+/** The paths that match a route; a path that ends with `/*` also matches without that ending. */
 export const pathsOf = ({ path }: { readonly path: string }): ReadonlyArray<HttpRouter.PathInput> =>
   // a path of HttpRouter begins with a slash, or is `*`
   (path.endsWith("/*") ? [path, path.slice(0, -2)] : [path]) as ReadonlyArray<HttpRouter.PathInput>
 
-/** Finds routes as Effect's router does; one without parameters is looked up. */
+/** Finds routes as Effect's router does; a route without parameters is found by a map lookup. */
 export class RouteTable<R> {
   readonly #router = FindMyWay.make<Native<R>>({ ignoreDuplicateSlashes: true, maxParamLength: longestParam })
   readonly #declared = FindMyWay.make<true>({ ignoreDuplicateSlashes: true, maxParamLength: longestParam })
@@ -46,7 +46,7 @@ export class RouteTable<R> {
     }
   }
 
-  /** A route of others, of which only the method and the path are known. */
+  /** Declares a route outside of this table, for `allowed`. */
   declare(method: string, path: string): void {
     for (const each of pathsOf({ path })) this.#declared.on(method, each, true)
   }
@@ -55,13 +55,13 @@ export class RouteTable<R> {
     return this.#find(method, url) ?? (method === "HEAD" ? this.#find("GET", url) : undefined)
   }
 
-  /** The route that a preflight asks for, where the route answers it. */
+  /** The route of the method that a preflight asks for, if that route answers preflights. */
   findPreflight(asked: string | undefined, url: string): Found<R> | undefined {
     const found = asked === undefined ? undefined : this.find(asked, url)
     return found?.handler.hasCors === true ? found : undefined
   }
 
-  /** The methods that a path has; none where no route has it. */
+  /** The methods of a path; empty if no route matches the path. */
   allowed(url: string): ReadonlyArray<string> {
     const found = methods.filter((method) =>
       (this.#find(method, url) ?? this.#declared.find(method, url)) !== undefined

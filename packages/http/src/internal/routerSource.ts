@@ -10,7 +10,7 @@ import { pathOf } from "./target.ts"
 
 type ReadError = BodyTooLarge | BodyUnreadable
 
-/** Whether the server's error says that a body is longer than it reads. */
+/** Whether the server's error means that the body exceeds its limit. */
 export const isTooLarge = ({ reason }: HttpServerError.HttpServerError): boolean => {
   if (reason._tag !== "RequestParseError") return false
   const { cause } = reason
@@ -20,7 +20,7 @@ export const isTooLarge = ({ reason }: HttpServerError.HttpServerError): boolean
 const has = <Name extends string>(source: object, name: Name): source is { readonly [K in Name]: unknown } =>
   name in source
 
-/** Whether bytes of the body were read before: of Node's request, or of the web's. */
+/** Whether bytes of the body were read before, of a Node request or of a web request. */
 const wasRead = (source: object): boolean =>
   (has(source, "readableDidRead") && source.readableDidRead === true) ||
   (has(source, "bodyUsed") && source.bodyUsed === true)
@@ -31,7 +31,7 @@ const consumed = () =>
     reason: "consumed"
   })
 
-/** Fewer bytes than the client has announced. */
+/** Whether there are fewer bytes than the client announced. */
 const isShort = (headers: Headers.Headers, { length }: Uint8Array): boolean => {
   if (headers["content-encoding"] !== undefined) return false
   const announced = headers["content-length"]
@@ -40,7 +40,7 @@ const isShort = (headers: Headers.Headers, { length }: Uint8Array): boolean => {
     : length < Number(announced)
 }
 
-/** Reads the body by Effect's own request. What others have read by it is kept there; what they took otherwise is gone. */
+/** Reads the body by Effect's own request, which caches bytes that were read through it. Bytes read in another way are lost. */
 const read = (request: HttpServerRequest.HttpServerRequest, limit: number): Effect.Effect<Uint8Array, ReadError> => {
   const before = wasRead(request.source)
   return Effect.provideService(request.arrayBuffer, HttpIncomingMessage.MaxBodySize, ByteSize.bytes(limit)).pipe(
@@ -70,7 +70,7 @@ export class RouterSource implements Source {
   #reading: Fiber.Fiber<Uint8Array, ReadError> | undefined = undefined
   #url: string | undefined = undefined
 
-  /** `context` is the route's, whose scope the server closes when the answer has been sent. */
+  /** `context` is the context of the route; the server closes its scope once the answer has been sent. */
   constructor(
     request: HttpServerRequest.HttpServerRequest,
     params: Source["params"],
@@ -83,7 +83,10 @@ export class RouterSource implements Source {
   get method() {
     return this.request.method
   }
-  /** Of the target that came, also where a prefix was cut off for the router; `originalUrl` holds what the client says of the host. */
+  /**
+   * Path and query of the received target, also if the router cut off a prefix. `originalUrl` would include the client's host
+   * header.
+   */
   get url() {
     if (this.#url !== undefined) return this.#url
     const { source } = this.request
@@ -99,10 +102,10 @@ export class RouterSource implements Source {
     return this.request.protocol ?? (this.request.originalUrl.startsWith("https:") ? "https" : "http")
   }
   atEnd(effect: Effect.Effect<void>): void {
-    // a scope that is closed already runs it at once
+    // an already closed scope runs the effect at once
     if (this.#scope !== undefined) Effect.runFork(Scope.addFinalizer(this.#scope, effect))
   }
-  /** On a fiber of its own: a caller that stops waiting takes nothing away from the next one. */
+  /** Reads on a separate fiber, so an interrupted caller loses no bytes for the next caller. */
   body(limit: number): Effect.Effect<Uint8Array, ReadError> {
     return Effect.withFiber((fiber) => {
       if (this.#reading === undefined) {

@@ -1,5 +1,5 @@
 /**
- * Handlers behind middlewares as handlers of endpoints of Effect's `HttpApi`.
+ * Adapts handlers behind middlewares to endpoints of Effect's `HttpApi`.
  */
 import { After, Eager, Failure, type Handler, Order } from "@millrace/core"
 import { Cause, Effect, Exit, Fiber } from "effect"
@@ -11,13 +11,13 @@ import * as Problem from "../Problem.ts"
 import { make as makeRequest, type Request, type Respond } from "../Request.ts"
 import { RouterSource } from "./routerSource.ts"
 
-/** What an endpoint of `HttpApi` hands to its handler, as far as it is read here. */
+/** The parts of an `HttpApi` handler's argument that this module reads. */
 export interface EndpointRequest {
   readonly request: HttpServerRequest.HttpServerRequest
   readonly endpoint: Values.Declares & { readonly method: string; readonly path: string }
 }
 
-/** Refuses a payload that `HttpApi` has read and decoded before the chain runs. */
+/** Rejects at compile time a payload that `HttpApi` reads and decodes before the chain runs. */
 export type Undecoded<P> = P extends { readonly payload: unknown } ? {
     readonly "the body would be read before Auth and RateLimit: decode it by Body.endpoint in the chain, and register the handler by handleRaw":
       never
@@ -26,27 +26,27 @@ export type Undecoded<P> = P extends { readonly payload: unknown } ? {
 
 /** Options of `endpoint`. */
 export interface EndpointOptions<T extends string> {
-  /** What is kept in order or limited by key. Default: none. */
+  /** The key of a request, for ordering and for limits by key. Default: none. */
   readonly key?: ((request: Request) => string | undefined) | undefined
-  /** The table of this endpoint. Default: `Problem.Current`, the program's. */
+  /** The problem table of this endpoint. Default: the program's, `Problem.Current`. */
   readonly problems?: Problem.Problems | undefined
   /** Tags of classified errors that the endpoint declares and encodes itself; they stay in E. Default: none. */
   readonly declared?: ReadonlyArray<T> | undefined
 }
 
-/** The errors that an endpoint encodes itself: those without a class, and those of the tags that it declares. */
+/** The errors that an endpoint encodes itself: errors without a class, and errors with a tag in `declared`. */
 export type Kept<E, T extends string> = Exclude<E, Failure.Classified> | Extract<E, { readonly _tag: T }>
 
 const noParams = {}
 
 /**
- * A handler behind middlewares as the handler of an endpoint of Effect's `HttpApi`.
+ * Adapts a handler behind middlewares to an endpoint of Effect's `HttpApi`.
  *
- * Register it by `handleRaw`: then nothing of the body is read before the chain asks for it, so `Auth` and `RateLimit` refuse a
- * request whose body was never sent. `Body.endpoint` stands in the chain where the body is read, limited and decoded by the
- * endpoint's own schemas. `HttpApi` decodes `params`, `query` and `headers` before. Errors without a class stay in E, where the
- * endpoint declares and encodes them; classified errors are answered as problem details, except those of the tags in `declared`,
- * which stay, too.
+ * Register the result by `handleRaw`: the body is then not read before the chain reads it, so `Auth` and `RateLimit` can refuse
+ * a request before the client sends its body. `Body.endpoint` in the chain reads, limits and decodes the body by the endpoint's
+ * own schemas. `HttpApi` decodes `params`, `query` and `headers` before the chain. Errors without a class stay in E, and the
+ * endpoint declares and encodes them; classified errors are answered as problem details, except those with a tag in `declared`,
+ * which also stay in E.
  *
  * **Example** (an endpoint that is limited before its body is read)
  *
@@ -73,7 +73,7 @@ const noParams = {}
  *   ))
  * ```
  *
- * @throws OrderError when the middlewares stand in a wrong order
+ * @throws OrderError when the middlewares are in a wrong order
  * @category constructors
  */
 export const endpoint = <P extends EndpointRequest, A, E, R, const T extends string = never>(
@@ -116,7 +116,7 @@ export const endpoint = <P extends EndpointRequest, A, E, R, const T extends str
         cause: Cause.Cause<unknown>
       ): Effect.Effect<HttpServerResponse.HttpServerResponse, Kept<E, T>> => {
         const failed = cause.reasons.find(Cause.isFailReason)
-        // what is kept is of E without what is answered here
+        // a kept error belongs to E, minus the classified errors that are answered below
         if (failed !== undefined && keeps(failed.error)) return Exit.failCause(cause as Cause.Cause<Kept<E, T>>)
         return Effect.flatMapEager(current(), (problems) => Answer.ofCause(problems, request, cause))
       }
@@ -124,7 +124,7 @@ export const endpoint = <P extends EndpointRequest, A, E, R, const T extends str
     const tell = () => {
       const fiber = Fiber.getCurrent()
       if (fiber === undefined) return
-      // what the endpoint writes itself is not seen here
+      // a hook, because the endpoint writes its own responses after this effect
       HttpEffect.appendPreResponseHandlerUnsafe(
         fiber.context,
         (_, response) => Answer.leaving(current, request, response)

@@ -1,5 +1,5 @@
 /**
- * What a router of Effect's does beside its routes: limits of bodies, answers to requests of no route, preflights.
+ * Router-wide behaviour of Effect's router: body limits, answers to requests without a route, preflights.
  */
 import { OptionCheck } from "@millrace/core"
 import { ByteSize, Cause, Context, Effect, Layer } from "effect"
@@ -20,7 +20,7 @@ import { isTooLarge, RouterSource } from "./routerSource.ts"
 import { isRoute, nativeOf, type Route } from "./nativeRoute.ts"
 import { channel, TargetTooLong, unmatched } from "./unmatched.ts"
 
-/** An API of Effect's, as far as it is read here. */
+/** The parts of an `HttpApi` that this module reads. */
 export interface DeclaredApi {
   readonly groups: {
     readonly [name: string]: {
@@ -32,11 +32,11 @@ export interface DeclaredApi {
 /** Options of `protocol`. */
 export interface ProtocolOptions {
   /**
-   * The most bytes of a body that Effect's own readers take, an integer from 1, where the program has set no `MaxBodySize`; `Body`
-   * has limits of its own. Default: 1 MiB.
+   * The most bytes of a body that Effect's own readers accept, an integer from 1, if the program has set no `MaxBodySize`.
+   * `Body` has its own limits. Default: 1 MiB.
    */
   readonly bodyLimit?: number | undefined
-  /** APIs on this router: their endpoints are known to `405 Method Not Allowed`. Default: none. */
+  /** APIs on this router, whose endpoints count for `405 Method Not Allowed`. Default: none. */
   readonly apis?: ReadonlyArray<DeclaredApi> | undefined
 }
 
@@ -51,13 +51,13 @@ const tooLong =
   "A parameter of the path is longer than the router takes: provide Server.routerConfig to HttpRouter.serve"
 
 const here = (context: Context.Context<never>) =>
-  // the router gives every route and middleware its request
+  // the router provides the request to every route and middleware
   Context.get(context as Context.Context<HttpServerRequest.HttpServerRequest>, HttpServerRequest.HttpServerRequest)
 
-/** Whether a request is Node's; other servers parse and refuse by themselves. */
+/** Whether a request is a Node request; other servers reject malformed requests themselves. */
 const isParsed = (source: object): source is Parsed => "rawHeaders" in source && "httpVersionMajor" in source
 
-/** Answers what Effect's server would answer without a body, a line or a metric; undefined of everything else. */
+/** Answers the errors that Effect's server would answer without a body, a log line or a metric; undefined for all others. */
 const answerTo = (
   { bodyLimit, table }: Protocol,
   cause: Cause.Cause<unknown>,
@@ -93,8 +93,8 @@ const around = (protocol: Protocol) => <E, R>(app: Effect.Effect<HttpServerRespo
   })
 
 /**
- * The configuration of Effect's router with parameters of a path as long as `Listener` takes them; by Effect's default a parameter
- * of more than 100 characters is answered with 414. Provide it to what `HttpRouter.serve` makes.
+ * Configures Effect's router to accept path parameters as long as those of `Listener`. By Effect's default, a parameter of more
+ * than 100 characters is answered with 414. Provide it to the layer of `HttpRouter.serve`.
  *
  * @category layers
  */
@@ -102,7 +102,7 @@ export const routerConfig: Layer.Layer<never> = Layer.succeed(HttpRouter.RouterC
 
 const known = new WeakMap<HttpRouter.HttpRouter, Protocol>()
 
-/** The protocol of a router; added to it once. */
+/** The protocol of a router, added to the router on the first call. */
 const of = (router: HttpRouter.HttpRouter): Effect.Effect<Protocol> =>
   Effect.suspend(() => {
     const found = known.get(router)
@@ -113,10 +113,10 @@ const of = (router: HttpRouter.HttpRouter): Effect.Effect<Protocol> =>
   })
 
 /**
- * What a router does beside its routes; `Server.layer` adds it with its defaults.
+ * Adds body limits and answers for unmatched requests to a router; `Server.layer` adds them with the defaults.
  *
- * A request of no route is answered with 404, or with 405 and `allow` where its path has routes of other methods, as a problem;
- * it leaves a line and counts on `millrace.http.unmatched`. A body beyond `bodyLimit` is answered with 413.
+ * A request without a route is answered with a problem: 404, or 405 with `allow` if its path has routes of other methods. The
+ * request is logged and counted in `millrace.http.unmatched`. A body beyond `bodyLimit` is answered with 413.
  *
  * @throws RangeError when `bodyLimit` is not an integer from 1
  * @category layers
@@ -135,7 +135,7 @@ export const protocol = (options: ProtocolOptions = {}): Layer.Layer<never, neve
   )
 }
 
-/** A route of OPTIONS for each path whose routes answer preflights and have none of their own. */
+/** Makes an OPTIONS route for each path that has a route with `Cors` and no OPTIONS route of its own. */
 const preflights = (routes: ReadonlyArray<Route<unknown>>): ReadonlyArray<HttpRouter.Route<never, unknown>> => {
   const paths = new Map<HttpRouter.PathInput, Map<string, Route<unknown>>>()
   for (const route of routes) {
@@ -163,7 +163,7 @@ const preflights = (routes: ReadonlyArray<Route<unknown>>): ReadonlyArray<HttpRo
   })
 }
 
-/** Adds routes to a router, with their preflights. */
+/** Adds routes and their preflight routes to a router. */
 export const add = <const Routes extends ReadonlyArray<HttpRouter.Route<never, unknown>>>(
   router: HttpRouter.HttpRouter,
   routes: Routes
@@ -173,7 +173,7 @@ export const add = <const Routes extends ReadonlyArray<HttpRouter.Route<never, u
     for (const { method, path } of routes) if (method !== "*") table.declare(method, path)
     return Effect.andThen(
       router.addAll(routes),
-      // they need what their routes need
+      // preflight routes have the requirements of their routes
       router.addAll(preflights(own) as unknown as Routes)
     )
   })

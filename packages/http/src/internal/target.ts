@@ -1,19 +1,19 @@
 /**
- * The target of a request (RFC 9112, 3.2): what routes are found by, and what a handler is shown, are the same text.
+ * The target of a request (RFC 9112, 3.2): routing and handlers use the same text.
  */
 
-/** The target as a URL, where it is in absolute form; undefined otherwise. */
+/** The target as a URL if it is in absolute form; otherwise undefined. */
 export const absoluteOf = (target: string): URL | undefined =>
   /^https?:\/\//i.test(target) ? URL.parse(target) ?? undefined : undefined
 
-/** Path and query of a target. Of the absolute form they are those of the parsed URL, without `.` and `..`. */
+/** Path and query of a target. For the absolute form they come from the parsed URL, without `.` and `..` segments. */
 export const pathOf = (target: string): string => {
   if (target.startsWith("/")) return target
   const url = absoluteOf(target)
   return url === undefined ? target : url.pathname + url.search
 }
 
-/** The host and the port of a `host` field or of a URL; undefined where the field is missing or is no authority. */
+/** The host and the port of a `host` header; undefined if the header is missing or not an authority. */
 export const authorityOf = (
   field: string | undefined
 ): { readonly host: string; readonly port: number | undefined } | undefined => {

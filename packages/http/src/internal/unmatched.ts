@@ -1,5 +1,6 @@
 /**
- * Requests that no route answers: 404, 405 with the methods that are there, and OPTIONS. Each leaves a line and a metric.
+ * Answers requests without a route: 404, 405 with the allowed methods, and OPTIONS. Errors are logged; all are counted by a
+ * metric.
  */
 import { Data, Effect, Exit, Metric } from "effect"
 import { HttpServerResponse } from "effect/http"
@@ -8,7 +9,7 @@ import { programs } from "./answering.ts"
 import type { RequestMalformed } from "./malformed.ts"
 import { make as makeRequest, type Source } from "../Request.ts"
 
-/** No route has the path. Class `permanent`, answered with 404. */
+/** No route matches the path. Class `permanent`, answered with 404. */
 export class RouteNotFound extends Data.TaggedError("RouteNotFound")<{}> {
   readonly failure = "permanent" as const
 }
@@ -20,12 +21,12 @@ export class MethodNotAllowed extends Data.TaggedError("MethodNotAllowed")<{
   readonly failure = "permanent" as const
 }
 
-/** A parameter of the path is longer than the router takes. Class `permanent`, answered with 414. */
+/** A path parameter exceeds the router's limit. Class `permanent`, answered with 414. */
 export class TargetTooLong extends Data.TaggedError("TargetTooLong")<{ readonly message: string }> {
   readonly failure = "permanent" as const
 }
 
-/** The channel of all requests without a route, so that clients cannot make up channels. */
+/** The channel of all requests without a route, so that clients cannot invent channels. */
 export const channel = "unmatched"
 
 const count = Metric.counter("millrace.http.unmatched", {
@@ -36,7 +37,7 @@ const count = Metric.counter("millrace.http.unmatched", {
 
 const known = new Set(["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"])
 
-/** Answers a request of no route; `allowed` holds the methods that its path has. */
+/** Answers a request without a route; `allowed` holds the methods of its path. */
 export const unmatched = (
   source: Source,
   allowed: ReadonlyArray<string>,
