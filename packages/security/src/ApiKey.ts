@@ -1,5 +1,5 @@
 /**
- * API keys as credentials: of a key only a hash is stored, and a key that is known costs no question to the store.
+ * API keys as credentials. The store holds only hashes of keys, and a cached key needs no lookup in the store.
  */
 import { Auth, Eager, OptionCheck } from "@millrace/core"
 import { Clock, Deferred, Duration, Effect, Exit, FiberSet, Layer, Redacted } from "effect"
@@ -9,31 +9,37 @@ import * as Text from "./internal/apiKeyText.ts"
 
 export { ApiKeyStore as Store, type Hashed, layerMemory, type Pepper, type Stored } from "./internal/apiKeyStore.ts"
 
-/** How keys are told, and how long what the store said of them is used. */
+/** The format of keys, and the caching of the store's answers. */
 export interface Options {
-  /** What all keys begin with, e.g. `acme_live`: 3 to 32 small letters, digits and `_`. Every other key is malformed. */
+  /**
+   * The prefix of all keys, e.g. `acme_live`: 3 to 32 lower-case letters, digits and `_`. A key without the prefix is
+   * malformed.
+   */
   readonly prefix: string
   /**
-   * A secret that is not in the store, of at least 32 bytes: whoever reads the store cannot even tell a key that he guesses.
-   * All are tried. Default: none, and hashes are plain SHA-256.
+   * A secret of at least 32 bytes that is not in the store, so a reader of the store cannot verify guessed keys. All given
+   * peppers are tried. Default: none; hashes are then plain SHA-256.
    */
   readonly pepper?: Pepper | undefined
-  /** How long one question to the store may take; above 0. Default: 5 seconds. */
+  /** The timeout of one lookup in the store; above 0. Default: 5 seconds. */
   readonly timeout?: Duration.Input | undefined
-  /** How long answers of the store are used, and how many. */
+  /** The lifetime and the size of the cache of the store's answers. */
   readonly cache?: {
-    /** How long what is known of a key is used before the store is asked again: so late a revocation counts. Default: 30 seconds. */
+    /** How long a cached key is used without a lookup, which is also the longest delay of a revocation. Default: 30 seconds. */
     readonly fresh?: Duration.Input | undefined
-    /** How old it may be while the store cannot be asked; from `fresh`. Default: 5 minutes. */
+    /**
+     * The highest age of a cached key while the store is unavailable; at least `fresh`. Default: 5 minutes, or `fresh` if
+     * longer.
+     */
     readonly stale?: Duration.Input | undefined
-    /** How long an id is taken for unknown: so late a new key counts that was tried before. Default: 10 seconds. */
+    /** How long an unknown id is cached, which delays a new key that was used too early. Default: 10 seconds. */
     readonly unknown?: Duration.Input | undefined
-    /** The most keys that are kept, and the most unknown ids beside them; an integer from 1. Default: 10,000. */
+    /** The most cached keys, and separately the most cached unknown ids; an integer from 1. Default: 10,000. */
     readonly capacity?: number | undefined
   } | undefined
 }
 
-/** What `layer` does where an option is not given. */
+/** The defaults of the options of `layer`. */
 export const defaults: {
   readonly timeout: Duration.Duration
   readonly fresh: Duration.Duration
@@ -48,7 +54,7 @@ export const defaults: {
   capacity: 10_000
 }
 
-/** A key that was made: `key` is for its owner, and shown once; `id` and `hash` are for the store. */
+/** A new key: give `key` to its owner once, and put `id` and `hash` into the store. */
 export interface Generated {
   readonly id: string
   readonly key: Redacted.Redacted<string>
@@ -57,17 +63,17 @@ export interface Generated {
 
 /** Options of `generate`. */
 export interface GenerateOptions {
-  /** As of `layer`. */
+  /** The same as for `layer`. */
   readonly prefix: string
-  /** As of `layer`; of several, the first one hashes. */
+  /** The same as for `layer`; the first of several peppers makes the hash. */
   readonly pepper?: Pepper | undefined
-  /** The id of a key that is to have a second secret. Default: a new one. */
+  /** The id of an existing key that gets a second secret. Default: a new id. */
   readonly id?: string | undefined
 }
 
 /**
- * Makes a key: `<prefix>_<id>_<secret><checksum>`, a secret of 256 random bits behind an id of 96, and six letters by which a
- * scanner for leaked secrets tells a key from what looks like one (CRC-32).
+ * Makes a key: `<prefix>_<id>_<secret><checksum>`, with an id of 96 random bits, a secret of 256 random bits, and a CRC-32 in
+ * six characters, by which a scanner for leaked secrets recognizes real keys.
  *
  * **Example** (a key for Ada)
  *
@@ -98,7 +104,7 @@ export const generate = (options: GenerateOptions): Effect.Effect<Generated> => 
 }
 
 /**
- * The hash of a key, as a store keeps it; for keys that are there already. It does not look at the key's form.
+ * Hashes an existing key for the store. Does not check the key's format.
  *
  * @throws RangeError when the pepper is too short
  */
@@ -110,7 +116,7 @@ const malformed = Exit.fail(new Auth.Unauthorized({ reason: "malformed" }))
 const unheard = Exit.succeed(undefined)
 const expired = Exit.fail(new Auth.Unauthorized({ reason: "expired" }))
 
-/** Puts behind all others; the one that was put first makes room. */
+/** Puts an entry last; a full map drops its oldest entry. */
 const put = <V>(map: Map<string, V>, capacity: number, id: string, value: V): void => {
   if (!map.delete(id) && map.size >= capacity) map.delete(map.keys().next().value!)
   map.set(id, value)
@@ -118,7 +124,7 @@ const put = <V>(map: Map<string, V>, capacity: number, id: string, value: V): vo
 
 const check = OptionCheck.make("ApiKey")
 
-/** After a question that failed the store is left alone for so long, where what is known still holds; milliseconds. */
+/** The pause after a failed lookup, during which a cached key is used without a lookup; in milliseconds. */
 const pause = 1000
 
 const verifier = (idOf: (key: string) => string | undefined, hashers: ReadonlyArray<Hasher>, options: Options) => {
@@ -138,7 +144,7 @@ const verifier = (idOf: (key: string) => string | undefined, hashers: ReadonlyAr
     const store = yield* ApiKeyStore
     const fork = yield* FiberSet.makeRuntime<never>()
     const known = new Map<string, Entry>()
-    /** Until when an id is taken for unknown: apart, so that a flood of them drives no key out. */
+    /** Unknown ids with the end of their caching; a separate map, so that a flood of them evicts no key. */
     const missing = new Map<string, number>()
     const asking = new Map<string, Deferred.Deferred<Entry | undefined, Auth.AuthUnavailable>>()
 
@@ -155,7 +161,7 @@ const verifier = (idOf: (key: string) => string | undefined, hashers: ReadonlyAr
       return entry
     }
 
-    /** What was known before, while the store cannot be asked. */
+    /** Returns the cached entry while the store is unavailable. */
     const fallBack = (id: string, error: Auth.AuthUnavailable): Exit.Exit<Entry, Auth.AuthUnavailable> => {
       const entry = known.get(id)
       const now = clock.currentTimeMillisUnsafe()
@@ -164,7 +170,10 @@ const verifier = (idOf: (key: string) => string | undefined, hashers: ReadonlyAr
       return Exit.succeed(entry)
     }
 
-    /** One question at a time for each id, in the scope of the layer: interrupting whoever waits does not end it. */
+    /**
+     * Looks an id up, with one lookup at a time for each id, in the layer's scope: interrupting a waiting caller does not stop
+     * it.
+     */
     const ask = (id: string): Effect.Effect<Entry | undefined, Auth.AuthUnavailable> => {
       const running = asking.get(id)
       if (running !== undefined) return Deferred.await(running)
@@ -205,7 +214,7 @@ const verifier = (idOf: (key: string) => string | undefined, hashers: ReadonlyAr
 
     const check = (key: string, entry: Entry | undefined): Exit.Exit<Auth.Principal["Service"], Auth.Unauthorized> => {
       const until = matching(entry?.secrets ?? nobody, hashers.map(({ digest }) => digest(key)))
-      // an unknown id, a wrong secret and a revoked key are told from each other by nobody
+      // a client cannot distinguish an unknown id, a wrong secret and a revoked key
       if (entry === undefined || until === undefined || entry.revoked) return refused
       return clock.currentTimeMillisUnsafe() < Math.min(until, entry.until) ? entry.principal : expired
     }
@@ -220,17 +229,17 @@ const verifier = (idOf: (key: string) => string | undefined, hashers: ReadonlyAr
 }
 
 /**
- * A `Verifier` of API keys, for `Auth.middleware({ header: "x-api-key", scheme: "" })`.
+ * Makes a `Verifier` of API keys, for `Auth.middleware({ header: "x-api-key", scheme: "" })`.
  *
- * The store is asked by the key's id, and never sees the secret. What it said is used for `fresh`, so a revocation counts
- * at the latest then; while the store cannot be asked, for `stale`. Messages with the same new key share one question. The
- * time that checking takes does not tell an unknown id from a wrong secret; the time that the store takes is its own.
+ * The verifier looks keys up by id, so the store never sees the secret. An answer is cached for `fresh`, the longest delay of a
+ * revocation, and for `stale` while the store is unavailable. Messages with the same new key share one lookup. The time of the
+ * check is the same for an unknown id and a wrong secret; the time of the store's lookup may differ.
  *
- * Bounds: `capacity` keys, of about 650 bytes each, and as many unknown ids. No key is kept, only hashes are.
+ * Bounds: `capacity` keys, of about 650 bytes each, and as many unknown ids. The cache holds hashes, never keys.
  *
- * Errors: `Unauthorized` (class `auth`) is dead-lettered: `malformed` for what is no key, `expired` for a right secret whose time
- * is over, and `refused` for an unknown id, a wrong secret and a revoked key alike. `AuthUnavailable` (class `dependency`) goes
- * back to the source. None of them holds a part of the key.
+ * Errors: `Unauthorized` (class `auth`) is dead-lettered: `malformed` for text that is not a key, `expired` for a correct but
+ * expired secret, and `refused` for an unknown id, a wrong secret and a revoked key alike. `AuthUnavailable` (class
+ * `dependency`) returns the message to the source. No error contains a part of the key.
  *
  * **Example** (a key of one customer)
  *

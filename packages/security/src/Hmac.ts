@@ -1,5 +1,6 @@
 /**
- * Signatures of messages and requests, by Standard Webhooks: whoever has the secret sent these bytes, now, and once.
+ * Signatures of messages and requests, by Standard Webhooks. A signature proves that a holder of the secret sent these bytes
+ * recently, and the replay check accepts each signature once.
  */
 import { type Around, Auth, Eager, type Idempotency, Middleware, OptionCheck } from "@millrace/core"
 import { compositeKey } from "@millrace/core/compositeKey"
@@ -17,26 +18,26 @@ export const names = Signature.names
 
 /** Options of `verify`. */
 export interface Options {
-  /** The keys that count. Each is tried until one fits, so what nobody signed costs one HMAC for each. */
+  /** The accepted keys. The verifier tries each until one matches, so a forged message costs one HMAC per key. */
   readonly keys: Keys
   /**
-   * How far the time of the signature may be from now, to both sides; whole seconds from 1. Messages that wait longer are
-   * refused: on a broker it must be as long as a message may wait there. Default: 5 minutes.
+   * The largest difference between the signature's time and now, in both directions; whole seconds from 1. Older messages are
+   * refused, so on a broker set at least the longest time that a message may wait there. Default: 5 minutes.
    */
   readonly tolerance?: Duration.Input | undefined
   /**
-   * What becomes of a signature that comes a second time: refused, by what `Idempotency.Store` remembers, or let pass. Default:
-   * `refuse`.
+   * The handling of a repeated signature: `refuse` remembers signatures in `Idempotency.Store`; `allow` lets repetitions pass.
+   * Default: `refuse`.
    */
   readonly replay?: "refuse" | "allow" | undefined
 }
 
-/** Options without a store: a signature may come again as long as its time is right. */
+/** Options without a store: a signature may be repeated while its time is within the tolerance. */
 export interface Repeatable extends Options {
   readonly replay: "allow"
 }
 
-/** What `verify` does where an option is not given. */
+/** The defaults of the options of `verify`. */
 export const defaults: { readonly tolerance: Duration.Duration } = { tolerance: Duration.minutes(5) }
 
 /** Makes a secret of 256 random bits. */
@@ -50,16 +51,16 @@ const check = OptionCheck.make("Hmac")
 
 const refuse = (reason: Auth.Reason, claim?: string) => Exit.fail(new Auth.Unauthorized({ reason, claim }))
 
-/** The two forms of `verifier`: only the one that lets signatures come again needs no store. */
+/** The overloads of `verifier`: only with `replay: "allow"`, no store is required. */
 export interface BuildVerifier {
   (options: Repeatable): (message: Signed) => Effect.Effect<Auth.Principal["Service"], Refusal>
   (options: Options): (message: Signed) => Effect.Effect<Auth.Principal["Service"], Refusal, Idempotency.Store>
 }
 
 /**
- * What `verify` asks of a message, as a function: for `Webhook.handler`, whose `verify` it is.
+ * Makes the check of `verify` as a function, for the option `verify` of `Webhook.handler`.
  *
- * @throws RangeError when an option is out of range, or a secret is none
+ * @throws RangeError when an option is out of range, or a secret is invalid
  * @category constructors
  */
 export const verifier: BuildVerifier = ((options: Options) => {
@@ -67,7 +68,7 @@ export const verifier: BuildVerifier = ((options: Options) => {
   check.oneOf("replay", options.replay ?? "refuse", ["refuse", "allow"])
   const tolerance = check.seconds("tolerance", options.tolerance ?? defaults.tolerance)
   const remembers = options.replay !== "allow"
-  // it is taken from so long before its time to so long after, and its own second is a whole one
+  // a signature is valid for the tolerance before and after its timestamp, plus its own whole second
   const window = (2 * tolerance + 1) * 1000
 
   return (message: Signed): Effect.Effect<Auth.Principal["Service"], Refusal, Idempotency.Store> =>
@@ -92,7 +93,7 @@ export const verifier: BuildVerifier = ((options: Options) => {
       if (!remembers) return Exit.succeed(principal)
       return Effect.mapEager(once(message, compositeKey(principal.subject, id, time), window), () => principal)
     })
-  // the form that remembers nothing never asks for the store
+  // with `replay: "allow"`, the store is never requested
 }) as BuildVerifier
 
 const beforeIdempotency = {
@@ -100,7 +101,7 @@ const beforeIdempotency = {
   because: "an answer kept for one caller must not be replayed to another who was never authenticated"
 } as const
 
-/** The two forms of `verify`. */
+/** The overloads of `verify`. */
 export interface BuildVerify {
   (options: Repeatable): Around<Signed, Middleware.ConfigOf<Provides, Effect.Effect<never, Refusal>>>
   (options: Options): Around<Signed, Middleware.ConfigOf<Provides, Effect.Effect<never, Refusal, Idempotency.Store>>>
@@ -109,26 +110,26 @@ export interface BuildVerify {
 type Provides = { readonly provides: Auth.Principal }
 
 /**
- * Lets a message pass that was signed with one of the keys, and gives the key's name to the handler as its `Principal`.
+ * Verifies that a message was signed with one of the keys, and provides the key's name to the handler as its `Principal`.
  *
- * Types: a message of bytes in, the same message on, so it stands outside `Decode` and inside `Body.bytes`; `Principal` leaves R;
+ * Types: takes a message of bytes and passes it on, so place it outside `Decode` and inside `Body.bytes`; `Principal` leaves R;
  * `Unauthorized` and `AuthUnavailable` enter E; `Idempotency.Store` enters R unless `replay` is `allow`.
  *
- * Signed are `webhook-id`, `webhook-timestamp` and the bytes, and neither channel nor key nor any other header: give each channel
- * that must not be mistaken for another a secret of its own. Of several signatures in `webhook-signature` one must fit; at most
- * 16, in 4,096 characters, are looked at, all in constant time.
+ * The signature covers `webhook-id`, `webhook-timestamp` and the bytes, but not the channel, the key or any other header: use
+ * separate secrets for channels that must not be confused. One of the signatures in `webhook-signature` must match; the
+ * verifier accepts at most 16 of scheme `v1` in 4,096 characters, and compares all in constant time.
  *
- * A signature is remembered, once its message is done, for as long as it could come again: twice the tolerance and a second. A
- * request that comes with the same one is refused; a sender that tries again signs again. A message is refused from another
- * place than before (partition and position), since a broker delivers it again from the same; what failed or is to be retried
- * gives its signature back. Where places are counted anew with each connection (RabbitMQ, MQTT, NATS without JetStream, lists and
- * channels of Redis) a place says nothing: what comes again after a crash may be refused, and a copy may pass. There take
- * `replay: "allow"`, and `Idempotency` inside.
+ * Once a message is done, its signature is remembered for as long as it stays valid: twice the tolerance plus a second. A
+ * request with the same signature is refused; a client that retries must sign again. A message is refused if it comes from
+ * another partition or position than before, because redelivery comes from the same. A message that failed or will be retried
+ * releases its signature. Some brokers count positions anew for each connection (RabbitMQ, MQTT, NATS without JetStream, lists
+ * and channels of Redis): there, a redelivery after a crash may be refused, and a copy may pass. Use `replay: "allow"` with
+ * `Idempotency` inside for these brokers.
  *
- * Errors: `Unauthorized` (class `auth`) is dead-lettered; `AuthUnavailable` (class `dependency`), where the store cannot be asked,
- * goes back to the source. Source: Standard Webhooks 1.0.0.
+ * Errors: `Unauthorized` (class `auth`) is dead-lettered; `AuthUnavailable` (class `dependency`, the store is unavailable)
+ * returns the message to the source. Source: Standard Webhooks 1.0.0.
  *
- * **Example** (events of a partner)
+ * **Example** (events from a partner)
  *
  * ```ts
  * import { Auth, Idempotency, type Message } from "@millrace/core"
@@ -146,7 +147,7 @@ type Provides = { readonly provides: Auth.Principal }
  * console.log(outcome._tag) // => DeadLetter
  * ```
  *
- * @throws RangeError when an option is out of range, or a secret is none
+ * @throws RangeError when an option is out of range, or a secret is invalid
  * @category constructors
  */
 export const verify: BuildVerify = ((options: Options) => {

@@ -1,6 +1,6 @@
 /**
- * JSON Web Tokens as credentials: signatures by jose, everything that a token must say by the options, and a cache for tokens
- * that come again.
+ * JSON Web Tokens as credentials: jose verifies signatures, the options set the required claims, and a cache serves repeated
+ * tokens.
  */
 import { Auth } from "@millrace/core"
 import { Clock, DateTime, Duration, Effect, Exit, Layer, type Redacted, type Scope } from "effect"
@@ -14,10 +14,10 @@ import { type Chooses, QuickKeys } from "./internal/signedNow.ts"
 /** The signature algorithms that may be allowed (RFC 7518, RFC 8037). */
 export type Algorithm = Keys.Algorithm
 
-/** A public key as PEM (SubjectPublicKeyInfo), as JWK, or as the runtime holds it (extractable); RSA from 2,048 bits. */
+/** A public key as PEM (SubjectPublicKeyInfo), as JWK, or as an extractable key object of the runtime; RSA from 2,048 bits. */
 export type PublicKey = Keys.PublicKey
 
-/** A JSON Web Key Set at an address, and how it is kept. */
+/** A JSON Web Key Set at a URL, and its caching. */
 export type RemoteKeys = Keys.Remote
 
 /** Keys that need no network: a key set, one public key, or a secret shared with the issuer (HS256, HS384, HS512). */
@@ -26,36 +26,36 @@ export type LocalKeys =
   | { readonly publicKey: PublicKey }
   | { readonly secret: string | Uint8Array | Redacted.Redacted<string | Uint8Array> }
 
-/** What a token must say, and how verified tokens are kept. */
+/** The requirements of a token, and the cache of verified tokens. */
 export interface Options {
-  /** The algorithms that are allowed, at least one; either all of them with a secret, or none. */
+  /** The allowed algorithms, at least one; with a secret only HS algorithms, otherwise only public-key algorithms. */
   readonly algorithms: readonly [Algorithm, ...ReadonlyArray<Algorithm>]
-  /** The `iss` that is taken, or several. `undefined`, said on purpose, takes any. */
+  /** The accepted `iss`, or several. An explicit `undefined` accepts any. */
   readonly issuer: string | ReadonlyArray<string> | undefined
-  /** The `aud` of which the token must hold one. `undefined`, said on purpose, takes any. */
+  /** The accepted `aud`, or several, of which the token must have one. An explicit `undefined` accepts any. */
   readonly audience: string | ReadonlyArray<string> | undefined
-  /** Whole seconds from 0 that the clocks of issuer and verifier may differ. Default: 5 seconds. */
+  /** The largest clock difference between issuer and verifier, in whole seconds from 0. Default: 5 seconds. */
   readonly clockTolerance?: Duration.Input | undefined
-  /** Whole seconds from 1 since `iat`; given, `iat` is required. Default: no limit but `exp`. */
+  /** The highest age since `iat`, in whole seconds from 1; if set, `iat` is required. Default: no limit except `exp`. */
   readonly maximumTokenAge?: Duration.Input | undefined
-  /** Claims that must be there beside `sub`. Default: `exp`. */
+  /** Required claims beside `sub`. Default: `exp`. */
   readonly requiredClaims?: ReadonlyArray<string> | undefined
   /**
-   * The `typ` headers that are taken, compared as media types are. Given, a token must have one of them; by default it may have
-   * none, `JWT` or `at+jwt`, which keeps out tokens made for other purposes (RFC 8725, 3.11).
+   * The accepted `typ` headers, compared as media types. If set, a token must have one of them. Default: no `typ`, `JWT` or
+   * `at+jwt`, which excludes tokens made for other purposes (RFC 8725, 3.11).
    */
   readonly types?: ReadonlyArray<string> | undefined
-  /** The longest token that is read, in characters; an integer from 1. Default: 8,192. */
+  /** The longest accepted token, in characters; an integer from 1. Default: 8,192. */
   readonly maximumLength?: number | undefined
-  /** The principal's scopes. Default: the words of `scope`, or those of `scp`, which may be a list. */
+  /** The principal's scopes. Default: the words of `scope`, else of `scp`; each may be a list. */
   readonly scopes?: ((claims: jose.JWTPayload) => ReadonlyArray<string>) | undefined
-  /** Asked each time a token is used, cached or not: whether it was revoked. Default: none is. */
+  /** Whether a token was revoked; called for each use of a token, cached or not. Default: no token is revoked. */
   readonly isRevoked?: ((principal: Auth.Principal["Service"]) => boolean) | undefined
-  /** The most tokens kept verified, each of at most `maximumLength`; an integer from 1. Default: 10,000. */
+  /** The most cached verified tokens, each of at most `maximumLength`; an integer from 1. Default: 10,000. */
   readonly cache?: { readonly capacity?: number | undefined } | undefined
 }
 
-/** What `layer` does where an option is not given. */
+/** The defaults of the options of `layer`. */
 export const defaults: {
   readonly clockTolerance: Duration.Duration
   readonly requiredClaims: ReadonlyArray<string>
@@ -78,7 +78,7 @@ const allowed = (algorithms: ReadonlyArray<Algorithm>, withSecret: boolean): Rea
   const secret: ReadonlyArray<string> = Keys.families.HS
   for (const algorithm of algorithms) {
     Keys.check.oneOf("each of algorithms", algorithm, all)
-    // a public key taken as the secret of an HMAC would let everyone sign (RFC 8725, 2.1)
+    // a public key used as an HMAC secret would let everyone sign (RFC 8725, 2.1)
     if (secret.includes(algorithm) !== withSecret) {
       throw new RangeError(`Jwt: algorithms must be for ${withSecret ? "a secret" : "public keys"}, got ${algorithm}`)
     }
@@ -89,13 +89,13 @@ const allowed = (algorithms: ReadonlyArray<Algorithm>, withSecret: boolean): Rea
 /** A media type without `application/`, in lower case (RFC 7515, 4.1.9). */
 const typeOf = (typ: string): string => typ.toLowerCase().replace(/^application\//, "")
 
-/** Base64url of whole bytes in their one spelling: unused bits are zero, so no other text is the same token. */
+/** Base64url of whole bytes in canonical form: unused bits are zero, so each token has exactly one spelling. */
 const part = "(?:[\\w-]{4})*(?:[\\w-]{2}(?:[AEIMQUYcgkosw048])|[\\w-][AQgw])?"
 const form = new RegExp(`^${part}\\.${part}\\.${part}$`)
 
 type Header = Chooses
 
-/** The header `{"alg":"none"}`, of a token without a signature. */
+/** The header `{"alg":"none"}` of an unsigned token. */
 const unsecured = "eyJhbGciOiJub25lIn0"
 
 const text = (value: unknown): value is string => typeof value === "string" && value !== ""
@@ -112,7 +112,7 @@ const words = (value: unknown): ReadonlyArray<string> | undefined =>
     ? value.split(" ").filter(text)
     : undefined
 
-/** The first claim of a wrong type; jose has looked at the times it was asked about. */
+/** The first claim of a wrong type; jose checks only the time claims that it needs. */
 const wrongClaim = (claims: jose.JWTPayload): string | undefined => {
   if (!text(claims.sub)) return "sub"
   if (claims.iss !== undefined && !text(claims.iss)) return "iss"
@@ -134,7 +134,7 @@ const refusedBy: { readonly [claim: string]: Auth.Reason } = {
   aud: "audience"
 }
 
-/** What jose found, without its text: that may quote the token. */
+/** Maps jose's error to a reason, without jose's message, which may quote the token. */
 const reasonOf = (error: unknown): Auth.Unauthorized => {
   if (error instanceof jose.errors.JWTExpired) return new Auth.Unauthorized({ reason: "expired", claim: error.claim })
   if (error instanceof jose.errors.JWTClaimValidationFailed) {
@@ -148,7 +148,7 @@ const reasonOf = (error: unknown): Auth.Unauthorized => {
   if (error instanceof jose.errors.JWSInvalid || error instanceof jose.errors.JWTInvalid) {
     return new Auth.Unauthorized({ reason: "malformed" })
   }
-  // no key of the set fits the algorithm, or it cannot be used at all
+  // no key of the set fits the algorithm, or the key is unusable
   return new Auth.Unauthorized({ reason: "unknownKey" })
 }
 
@@ -189,9 +189,9 @@ const verifier = (
     }
     const { alg, b64, crit, kid, typ } = header
     if (!algorithms.some((algorithm) => algorithm === alg)) return refuse("unsupported", "alg")
-    // it lists what must be understood, and nothing of that kind is
+    // crit lists extensions that the verifier must understand, and this one understands none
     if (crit !== undefined) return refuse("unsupported", "crit")
-    // a token is never of bare text (RFC 7797, 6)
+    // a JWT must not use an unencoded payload (RFC 7797, 6)
     if (b64 !== undefined) return refuse("unsupported", "b64")
     if (kid !== undefined && typeof kid !== "string") return refuse("malformed", "kid")
     if (typ === undefined ? options.types !== undefined : typeof typ !== "string" || !types.has(typeOf(typ))) {
@@ -200,7 +200,7 @@ const verifier = (
     return Exit.succeed({ alg: alg!, kid })
   }
 
-  /** When a verified token holds, in the milliseconds at which jose, which counts whole seconds, changes its mind. */
+  /** Makes the cache entry of a verified token, valid in the same milliseconds as for jose, which compares whole seconds. */
   const entryOf = (token: string, key: string, claims: jose.JWTPayload, principal: Verified): Entry => {
     const { exp, iat, nbf } = claims
     const old = age === undefined || iat === undefined ? Infinity : Math.floor(iat + age + tolerance) + 1
@@ -215,7 +215,7 @@ const verifier = (
     }
   }
 
-  /** What claims that hold are kept as. */
+  /** Makes the cache entry of valid claims. */
   const accept = (token: string, key: Keys.Key, claims: jose.JWTPayload): Exit.Exit<Entry, Auth.Unauthorized> => {
     const wrong = wrongClaim(claims)
     if (wrong !== undefined) return refuse("claims", wrong)
@@ -230,7 +230,9 @@ const verifier = (
 
   const quick = new QuickKeys()
 
-  /** As `check`, at once: with one key, which has verified a token with such a header; undefined where that is not so. */
+  /**
+   * Like `check`, but synchronous: for a single key that has already verified a token with such a header; otherwise undefined.
+   */
   const checkNow = (
     token: string,
     header: Header,
@@ -242,7 +244,7 @@ const verifier = (
     if (isSigned === undefined) return undefined
     if (!isSigned) return refuse("signature")
     try {
-      // jose checks claims apart from a signature only where there is none: this one was verified above
+      // jose checks claims separately only for unsigned tokens; the signature was verified above
       const claims = token.slice(token.indexOf("."), token.lastIndexOf(".") + 1)
       const currentDate = DateTime.toDateUtc(DateTime.makeUnsafe(now))
       return accept(
@@ -255,7 +257,7 @@ const verifier = (
     }
   }
 
-  /** Tries each key that may fit; a signature that no key made says more than a key of another algorithm. */
+  /** Tries each candidate key; reports an invalid signature in preference to a key of another algorithm. */
   const check = async (
     token: string,
     header: Header,
@@ -289,7 +291,7 @@ const verifier = (
       return exit
     }
 
-    /** Messages that carry the same new token share one check, and this map is as large as what is checked now. */
+    /** Messages with the same new token share one check; the map holds only the checks in progress. */
     const checkOnce = (token: string, header: Header, keys: ReadonlyArray<Keys.Key>) => {
       const running = checking.get(token)
       if (running !== undefined) return running
@@ -333,25 +335,27 @@ const verifier = (
   })
 }
 
-/** The two forms of `layer`: only keys at an address need a network. */
+/** The overloads of `layer`: only keys at a URL require an HTTP client. */
 export interface Build {
   (options: Options & { readonly keys: LocalKeys }): Layer.Layer<Auth.Verifier>
   (options: Options & { readonly keys: RemoteKeys }): Layer.Layer<Auth.Verifier, never, HttpClient.HttpClient>
 }
 
 /**
- * A `Verifier` of JSON Web Tokens, for `Auth.middleware`.
+ * Makes a `Verifier` of JSON Web Tokens, for `Auth.middleware`.
  *
- * The subject is `sub`, a string and required. A token that was verified is kept, and answered at once as long as the clock is
- * between `nbf` and `exp`, its key is in the set, and `isRevoked` does not speak against it; refusals are not kept. Times are
- * compared in whole seconds, with `clockTolerance` to both sides. The cache holds the tokens themselves in memory.
+ * The subject is `sub`, a required string. A verified token is cached and accepted at once while the clock is between `nbf` and
+ * `exp`, its key is in the set, and `isRevoked` does not refuse it; refusals are not cached. Times are compared in whole
+ * seconds, with `clockTolerance` in both directions. The cache holds the tokens themselves in memory.
  *
- * Keys at an address are read when the layer is built, without waiting for them, and again every `refresh` or when they say
- * so; a token with a key id that is not in the set has them read at once, at most every `cooldown`. While the address does not
- * answer the last good set holds, for `keep` at most. What is longer than 1 MiB, or has more than 100 keys, is no answer.
+ * The verifier fetches keys at a URL in the background when the layer is built, and again after `refresh`, or earlier if the
+ * answer's `max-age` is shorter. A token with an unknown key id triggers a fetch, at most one per `cooldown`. While fetches
+ * fail, the last good set stays in use, for at most `keep`. An answer of more than 1 MiB or more than 100 keys counts as
+ * failed.
  *
- * Errors: `Unauthorized` (class `auth`) is dead-lettered; `AuthUnavailable` (class `dependency`), where keys cannot be had or are
- * older than the question, goes back to the source for the rest of the cool-down. Neither holds a part of the token.
+ * Errors: `Unauthorized` (class `auth`) is dead-lettered; `AuthUnavailable` (class `dependency`: keys are unavailable, or were
+ * fetched before the token arrived) returns the message to the source for the rest of the cool-down. Neither contains a part of
+ * the token.
  *
  * Source: RFC 7519, RFC 8725 (best current practices), jose for signatures.
  *
@@ -371,7 +375,7 @@ export interface Build {
  * ```
  *
  * @throws RangeError when an option is out of range, the algorithms do not fit the kind of key, the secret is shorter than its
- * hash, or the address is not https; the layer dies with one when a public key cannot be read
+ * hash, or the URL is not https; the layer dies with a RangeError when a public key cannot be read
  * @category layers
  */
 export const layer: Build = ((options: Options & { readonly keys: LocalKeys | RemoteKeys }) => {
@@ -383,7 +387,7 @@ export const layer: Build = ((options: Options & { readonly keys: LocalKeys | Re
     ? () => Keys.publicKey(keys.publicKey, algorithms)
     : fixed("secret" in keys ? Keys.secret(keys.secret, algorithms) : Keys.local(keys.jwks))
   return Layer.effect(Auth.Verifier, verifier(options, sourceOf))
-  // only the form with an address needs the client
+  // only keys at a URL require the client
 }) as Build
 
 const fixed = (source: Keys.Source) => () => Effect.succeed(source)

@@ -1,5 +1,5 @@
 /**
- * What is known of a key, and how a secret is compared with it.
+ * The cache entry of a key, and the comparison of secrets with it.
  */
 import type { Auth } from "@millrace/core"
 import { Exit } from "effect"
@@ -12,12 +12,12 @@ interface Secret {
   readonly until: number
 }
 
-/** What is known of a key since `at`. */
+/** The cached state of a key, read from the store at the time `at`. */
 export interface Entry {
   readonly at: number
-  /** When the store is asked again. */
+  /** The time of the next lookup in the store. */
   next: number
-  /** At least two, so that one secret takes as long as two, and as none. */
+  /** Padded to at least two, so verification takes the same time for zero, one and two secrets. */
   readonly secrets: ReadonlyArray<Secret>
   readonly until: number
   readonly revoked: boolean
@@ -26,7 +26,7 @@ export interface Entry {
 
 const nothing: Secret = { bytes: Buffer.alloc(32), until: -Infinity }
 
-/** What is compared for an id that nobody has. */
+/** The secrets that are compared for an unknown id. */
 export const nobody: ReadonlyArray<Secret> = [nothing, nothing]
 
 export const entryOf = (id: string, stored: Stored, at: number, fresh: number): Entry => {
@@ -39,7 +39,7 @@ export const entryOf = (id: string, stored: Stored, at: number, fresh: number): 
     subject: stored.subject,
     issuer: stored.issuer,
     scopes: [...stored.scopes ?? []],
-    // what the store holds is not frozen with it
+    // a clone, because freezing must not affect the store's object
     claims: { ...structuredClone(stored.claims), sub: stored.subject, key: id }
   }
   return {
@@ -52,7 +52,7 @@ export const entryOf = (id: string, stored: Stored, at: number, fresh: number): 
   }
 }
 
-/** The latest end of the secrets that a key has, or undefined where it has none of them. Looks at all, whatever it finds. */
+/** The latest expiry of the secrets that match a digest; undefined if none matches. Compares all, for constant time. */
 export const matching = (secrets: ReadonlyArray<Secret>, digests: ReadonlyArray<Buffer>): number | undefined => {
   let until: number | undefined
   for (const secret of secrets) {

@@ -1,51 +1,51 @@
 /**
- * What is stored of API keys, and how it is hashed.
+ * The stored form of API keys, and their hashing.
  */
 import type { Auth } from "@millrace/core"
 import { Context, type Effect, Exit, Layer, Redacted } from "effect"
 import { createHmac, createSecretKey, hash, type KeyObject } from "node:crypto"
 
-/** A hash of a key; several of them hold while one secret takes the place of another. */
+/** A hash of a key; during a rotation, several hashes are valid. */
 export interface Hashed {
-  /** What `generate` or `hash` made. */
+  /** The result of `generate` or `hash`. */
   readonly hash: string
-  /** Unix time in milliseconds from which on this secret no longer counts. Default: never, unless its key ends. */
+  /** The expiry of this secret, as Unix time in milliseconds. Default: the expiry of the key. */
   readonly expiresAt?: number | undefined
 }
 
-/** What is stored of a key, under its id. */
+/** The stored form of a key, under its id. */
 export interface Stored {
-  /** One hash for each secret that counts. */
+  /** One hash for each valid secret. */
   readonly hashes: ReadonlyArray<Hashed>
-  /** Whose key it is: the principal's subject. */
+  /** The owner of the key: the principal's subject. */
   readonly subject: string
   readonly issuer?: string | undefined
   /** Default: none. */
   readonly scopes?: ReadonlyArray<string> | undefined
-  /** Unix time in milliseconds from which on the key no longer counts. Default: never. */
+  /** The expiry of the key, as Unix time in milliseconds. Default: never. */
   readonly expiresAt?: number | undefined
   /** Default: false. */
   readonly revoked?: boolean | undefined
-  /** What else the principal's claims say, beside `sub` and `key`, the id. Default: nothing. */
+  /** Further claims of the principal, beside `sub` and `key` (the id). Default: none. */
   readonly claims?: { readonly [name: string]: unknown } | undefined
 }
 
 /**
- * Where keys are stored. `find` answers an Exit where nothing has to be fetched, and undefined for an id that it does not know.
- * It is never given a secret.
+ * The store of keys. `find` returns an Exit if nothing has to be fetched, and succeeds with undefined for an unknown id. `find`
+ * never receives a secret.
  */
 export class ApiKeyStore extends Context.Service<ApiKeyStore, {
   readonly find: (id: string) => Effect.Effect<Stored | undefined, Auth.AuthUnavailable>
 }>()("@millrace/security/ApiKey/Store") {}
 
-/** Keys in a map of this process, read at each question: what changes in the map counts. */
+/** Makes a store from a map of this process. Each lookup reads the map, so changes to the map take effect. */
 export const layerMemory = (keys: ReadonlyMap<string, Stored>): Layer.Layer<ApiKeyStore> =>
   Layer.succeed(ApiKeyStore, { find: (id) => Exit.succeed(keys.get(id)) })
 
-/** A secret of the program, which hashes are keyed by; several while one takes the place of another, the newest first. */
+/** A secret of the program that keys the hashes; several during a rotation, the newest first. */
 export type Pepper = Redacted.Redacted<string> | ReadonlyArray<Redacted.Redacted<string>>
 
-/** Hashes a whole key: 32 bytes, bound to its id, which is part of it. */
+/** Hashes a whole key to 32 bytes; the key contains its id, so the hash is bound to the id. */
 export interface Hasher {
   readonly scheme: string
   readonly digest: (key: string) => Buffer
@@ -61,7 +61,7 @@ const keyed = (pepper: KeyObject): Hasher => ({
 /**
  * The hashers of a pepper, the newest first.
  *
- * @throws RangeError when a pepper has less than 32 bytes, or none is given
+ * @throws RangeError when a pepper has less than 32 bytes, or the list is empty
  */
 export const hashersOf = (pepper: Pepper | undefined): readonly [Hasher, ...ReadonlyArray<Hasher>] => {
   if (pepper === undefined) return [plain]

@@ -1,15 +1,16 @@
 /**
- * How an API key is written: `<prefix>_<id>_<secret><checksum>`, in letters and digits, so that a double click takes all of it.
+ * The format of an API key: `<prefix>_<id>_<secret><checksum>`, in letters, digits and `_`, so that a double click selects the
+ * key.
  */
 import { SecureRandom } from "effect/crypto"
 import { crc32 } from "node:zlib"
 
 const alphabet = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
-/** Letters that hold 12 random bytes, 32 random bytes, and 32 bits: base 62 of the largest number of each. */
+/** The lengths in base 62 of the largest number of 12 bytes, 32 bytes and 32 bits. */
 export const lengths = { id: 17, secret: 43, checksum: 6 } as const
 
-/** Base 62, filled up with zeros. */
+/** Writes a number in base 62, padded with zeros. */
 const write = (value: bigint, length: number): string => {
   let text = ""
   for (let left = value; text.length < length; left /= 62n) text = alphabet[Number(left % 62n)]! + text
@@ -22,7 +23,7 @@ const random = (bytes: number, length: number): string =>
     length
   )
 
-/** As `write` does it, for what is read with each message: 32 bits need no large numbers. */
+/** Like `write`, without bigint, because each message computes a checksum and 32 bits fit a number. */
 const checksum = (text: string): string => {
   let sum = ""
   for (let left = crc32(text); sum.length < lengths.checksum; left = Math.floor(left / 62)) {
@@ -31,10 +32,10 @@ const checksum = (text: string): string => {
   return sum
 }
 
-/** A new id, of 96 random bits. */
+/** Makes an id of 96 random bits. */
 export const newId = (): string => random(12, lengths.id)
 
-/** A new key of an id, with a secret of 256 random bits. */
+/** Makes a key of an id, with a secret of 256 random bits. */
 export const make = (prefix: string, id: string): string => {
   const text = `${prefix}_${id}_${random(32, lengths.secret)}`
   return text + checksum(text)
@@ -43,9 +44,9 @@ export const make = (prefix: string, id: string): string => {
 export const isId = (text: string): boolean => text.length === lengths.id && /^[0-9A-Za-z]+$/.test(text)
 
 /**
- * The prefix, if it is one: what scanners for leaked secrets look for.
+ * Checks a prefix, by which scanners for leaked secrets find keys.
  *
- * @throws RangeError when it is not
+ * @throws RangeError when the prefix is invalid
  */
 export const prefixOf = (prefix: string): string => {
   if (/^[a-z][a-z0-9_]{1,30}[a-z0-9]$/.test(prefix)) return prefix
@@ -54,7 +55,7 @@ export const prefixOf = (prefix: string): string => {
   )
 }
 
-/** Reads the id of a key; undefined for what is no key of this prefix. The checksum tells a slip of the pen, and no forgery. */
+/** Reads the id of a key; undefined for any other text. The checksum detects typing errors, not forgeries. */
 export const reader = (prefix: string): (text: string) => string | undefined => {
   const start = prefix.length + 1
   const whole = start + lengths.id + 1 + lengths.secret + lengths.checksum

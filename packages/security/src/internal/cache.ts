@@ -1,23 +1,23 @@
 import type { Auth } from "@millrace/core"
 import type { Exit } from "effect"
 
-/** A token that was verified, and when it holds. */
+/** A verified token and its period of validity. */
 export interface Entry {
   readonly token: string
-  /** The key that verified it. */
+  /** The id of the key that verified the token. */
   readonly key: string
-  /** Unix milliseconds: it holds from `from` on, and before `until`. */
+  /** The first valid time, in Unix milliseconds; `until` is the first invalid one. */
   readonly from: number
   readonly until: number
   readonly verified: Exit.Success<Auth.Principal["Service"]>
-  /** Whether it was asked for since the hand last passed. */
+  /** Whether the token was used since the hand last passed. */
   used: boolean
 }
 
 /**
- * What finds the entry of a token: 30 bits of its signature, without the last letter, which is not full. Hashing a whole token
- * costs more than all else of a hit. The whole token is compared before an entry holds; of two with the same bits, one in a
- * thousand million pairs, the later is kept.
+ * The map key of a token: 6 bits each of five characters of its signature, without the last character, which is not full.
+ * Hashing a whole token would cost more than the rest of a hit. `get` compares the whole token; of two tokens with the same key
+ * (about one in 245 million pairs, as some characters share their bits), the cache keeps the later.
  */
 const markOf = (token: string): number => {
   const end = token.length
@@ -26,7 +26,7 @@ const markOf = (token: string): number => {
     (token.charCodeAt(end - 5) & 63) << 18 | (token.charCodeAt(end - 6) & 63) << 24
 }
 
-/** Verified tokens, at most `capacity`; what was not used since the last round makes room (the CLOCK algorithm). */
+/** A cache of at most `capacity` verified tokens; tokens unused since the last round are evicted (the CLOCK algorithm). */
 export class Cache {
   readonly capacity: number
   private readonly entries = new Map<number, Entry>()
@@ -55,7 +55,7 @@ export class Cache {
     this.entries.set(mark, entry)
   }
 
-  /** Drops every token that was verified by a key that is not among these. */
+  /** Drops every token whose key is not among these. */
   retain(keys: ReadonlySet<string>): void {
     for (const [mark, entry] of this.entries) if (!keys.has(entry.key)) this.entries.delete(mark)
   }
@@ -64,7 +64,7 @@ export class Cache {
     if (this.get(entry.token) === entry) this.entries.delete(markOf(entry.token))
   }
 
-  /** Two rounds at most: the first takes every mark away. */
+  /** Evicts one token, in at most two rounds: the first round clears every `used` mark. */
   private forgetOne(now: number): void {
     for (;;) {
       const next = this.hand.next()

@@ -1,4 +1,4 @@
-/** One principal serves all messages that carry its credential, so none of them may change it for the others. */
+/** Freezes a value deeply. All messages with one credential share one principal, so no handler may change it. */
 export const freeze = <A>(value: A): A => {
   if (typeof value === "object" && value !== null && !Object.isFrozen(value)) {
     Object.freeze(value)

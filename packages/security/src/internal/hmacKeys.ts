@@ -1,5 +1,5 @@
 /**
- * The keys of signatures: secrets with the names that principals get.
+ * The keys of signatures: secrets with the names of their principals.
  */
 import type { Auth, Envelope } from "@millrace/core"
 import type { Redacted } from "effect"
@@ -7,17 +7,17 @@ import type { KeyObject } from "node:crypto"
 import { freeze } from "./freeze.ts"
 import * as Signature from "./signature.ts"
 
-/** A secret, and whose it is. */
+/** A secret and its principal. */
 export interface Key {
-  /** The principal's subject. While one secret takes the place of another, both have the same name. */
+  /** The principal's subject. During a rotation, the old and the new secret have the same name. */
   readonly name: string
-  /** `whsec_` and base64 of 24 to 64 bytes, as `generate` makes it; the prefix may be missing. */
+  /** `whsec_` and base64 of 24 to 64 bytes, as made by `generate`; the prefix is optional. */
   readonly secret: Redacted.Redacted<string>
   /** The principal's scopes. Default: none. */
   readonly scopes?: ReadonlyArray<string> | undefined
 }
 
-/** What can be verified: an envelope whose payload is still the bytes that came. */
+/** A verifiable message: an envelope whose payload is still the received bytes. */
 export interface Signed extends Envelope {
   readonly payload: Uint8Array
 }
@@ -25,16 +25,16 @@ export interface Signed extends Envelope {
 /** From 1 to 16 keys. */
 export type Keys = readonly [Key, ...ReadonlyArray<Key>]
 
-/** A key, and the principal of all that it has signed. */
+/** A key, and the principal of the messages signed with it. */
 export interface Compiled {
   readonly key: KeyObject
   readonly principal: Auth.Principal["Service"]
 }
 
 /**
- * Reads keys once.
+ * Checks and imports keys.
  *
- * @throws RangeError when there is none or are too many, a name is empty, or a secret is none
+ * @throws RangeError when there are no keys or too many, a name is empty, or a secret is invalid
  */
 export const compile = (keys: Keys): ReadonlyArray<Compiled> => {
   if (keys.length < 1 || keys.length > Signature.maximum) {

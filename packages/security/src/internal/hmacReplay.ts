@@ -1,5 +1,5 @@
 /**
- * A signature counts once: what was let pass is remembered for as long as its time would be taken again.
+ * Replay protection: an accepted signature is remembered for as long as its timestamp stays valid.
  */
 import { Auth, Eager, type Envelope, Idempotency, Message, type Outcome } from "@millrace/core"
 import { compositeKey } from "@millrace/core/compositeKey"
@@ -10,13 +10,13 @@ const nothing = new Uint8Array(0)
 
 const replayed = Exit.fail(new Auth.Unauthorized({ reason: "replayed" }))
 
-/** Where a delivery lies: what comes again from the same place was delivered again, and not sent again. */
+/** The place of a message in its channel: a second delivery from the same place is a redelivery, not a replay. */
 const placeOf = (message: Envelope): string =>
   message instanceof Message
     ? compositeKey(message.channel, String(message.partition), String(message.position))
     : ""
 
-/** Two groups handle one message once each. */
+/** The consumer group of a message; each group may accept a signature once. */
 const groupOf = (message: Envelope): string => message instanceof Message ? message.delivery.origin.group : ""
 
 const isDone = (exit: Exit.Exit<unknown, unknown>, outcome: Outcome.Outcome | undefined): boolean =>
@@ -30,8 +30,8 @@ const unavailable = (cause: Idempotency.IdempotencyUnavailable) =>
   })
 
 /**
- * Lets what is signed pass once in `window` milliseconds. What is not done gives its signature back, so that it may be tried
- * again; what the process leaves behind when it dies is let pass again from the place where it lies.
+ * Accepts a signature once in `window` milliseconds. An unfinished message releases its signature, so that it may be retried;
+ * after a crash of the process, the signature is accepted again from the same place.
  */
 export const once = (
   message: Envelope,
@@ -54,6 +54,6 @@ export const once = (
     const asked = Effect.mapErrorEager(claimed, unavailable)
     return Eager.isDone(asked)
       ? Effect.flatMapEager(asked, decide)
-      // a claim that was made is known to the hook
+      // an interruption must not come between the claim and the hook that settles it
       : Effect.uninterruptible(Effect.flatMap(asked, decide))
   })

@@ -1,5 +1,5 @@
 /**
- * Signing what is published, and what an HTTP client sends.
+ * Signs published messages and requests of an HTTP client.
  */
 import { type Channel, Eager, type Envelope, Middleware, type Outgoing, Publisher } from "@millrace/core"
 import { Clock, Data, Effect, Exit, Random } from "effect"
@@ -9,7 +9,7 @@ import * as Signature from "./signature.ts"
 
 const { names } = Signature
 
-/** The body of a request that cannot be signed before it is sent: a stream or a form. Class `permanent`. */
+/** The request cannot be signed before it is sent, because its body is a stream or a form. Class `permanent`. */
 export class Unsignable extends Data.TaggedError("Unsignable")<{}> {
   readonly failure = "permanent" as const
   override get message(): string {
@@ -17,7 +17,7 @@ export class Unsignable extends Data.TaggedError("Unsignable")<{}> {
   }
 }
 
-/** Options of `sign` and its like: all keys sign, the first one first, so that a receiver may know either of two. */
+/** Options of `sign`, `signChannel` and `signRequest`. All keys sign, in order, so that a receiver needs to know only one. */
 export interface SignOptions {
   /** From 1 to 16. */
   readonly keys: readonly [Pick<Key, "name" | "secret">, ...ReadonlyArray<Pick<Key, "name" | "secret">>]
@@ -29,7 +29,7 @@ const newId = (random: typeof Random.Random["Service"]): string => {
   return id
 }
 
-/** Writes the three headers; the id is the message's own, where it has one that can be signed. */
+/** Writes the three headers; uses the message's own id if that can be signed. */
 const signer = (options: SignOptions) => {
   const keys = compile(options.keys)
   return <M extends Envelope>(message: M, payload: Uint8Array): Effect.Effect<M> =>
@@ -59,12 +59,12 @@ const describe = ({ keys }: SignOptions) =>
   }) as const
 
 /**
- * Signs what is published as bytes.
+ * Signs published messages of bytes.
  *
- * Types: a message of bytes in, the same message with three headers on. The id is `webhook-id`, else `message-id`, else a new
- * one. To rotate a secret, sign with the new one and the old one until every receiver knows the new one.
+ * Types: takes a message of bytes and passes it on with three headers. The id is `webhook-id`, else `message-id`, else a new
+ * id. To rotate a secret, sign with the new and the old secret until every receiver knows the new one.
  *
- * @throws RangeError when a secret is none
+ * @throws RangeError when a secret is invalid
  * @category constructors
  */
 export const sign = (options: SignOptions) => {
@@ -76,10 +76,10 @@ export const sign = (options: SignOptions) => {
 }
 
 /**
- * Signs what is published to a channel; as `sign`, for payloads that the publisher encodes.
+ * Signs messages published to a channel, like `sign`, for payloads that the publisher encodes.
  *
- * The payload is encoded twice, once to be signed and once to be sent, so its codec must write the same bytes for the same value,
- * as JSON does. `EncodeError` enters E.
+ * The payload is encoded twice, for the signature and for the publish, so the codec must write the same bytes for the same
+ * value, as JSON does. `EncodeError` enters E.
  *
  * **Example** (orders that a partner can verify)
  *
@@ -94,7 +94,7 @@ export const sign = (options: SignOptions) => {
  * const publisher = Publisher.make(Orders, Hmac.signChannel(Orders, { keys }))
  * ```
  *
- * @throws RangeError when a secret is none
+ * @throws RangeError when a secret is invalid
  * @category constructors
  */
 export const signChannel = <P, On>(channel: Channel.Channel<P, string, On>, options: SignOptions) => {
@@ -107,7 +107,7 @@ export const signChannel = <P, On>(channel: Channel.Channel<P, string, On>, opti
   )
 }
 
-/** A request that is about to be sent, as `Client` of `@millrace/http` shows it. */
+/** An outgoing request, as a middleware of `Client` of `@millrace/http` receives it. */
 export interface Requested extends Envelope {
   readonly request: HttpClientRequest.HttpClientRequest
 }
@@ -124,9 +124,10 @@ const bytesOf = ({ body }: HttpClientRequest.HttpClientRequest): Uint8Array | un
     : undefined
 
 /**
- * Signs requests of an HTTP client; as `sign`. A body that is a stream or a form fails with `Unsignable`, and is not sent.
+ * Signs requests of an HTTP client, like `sign`. A request whose body is a stream or a form is not sent and fails with
+ * `Unsignable`.
  *
- * @throws RangeError when a secret is none
+ * @throws RangeError when a secret is invalid
  * @category constructors
  */
 export const signRequest = (options: SignOptions) => {

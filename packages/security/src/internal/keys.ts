@@ -5,7 +5,7 @@ import { HttpClient, type HttpClientResponse } from "effect/http"
 import * as jose from "jose"
 import { isWeak } from "./weakKey.ts"
 
-/** The signature algorithms of RFC 7518 and RFC 8037 that are taken; `none` is not among them. */
+/** The supported signature algorithms of RFC 7518 and RFC 8037; `none` is not among them. */
 export const families = {
   HS: ["HS256", "HS384", "HS512"],
   RSA: ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512"],
@@ -15,19 +15,19 @@ export const families = {
 
 export type Algorithm = typeof families[keyof typeof families][number]
 
-/** A key that may have signed a token; jose asks it with the token's header. */
+/** A key that may have signed a token; jose calls `resolve` with the token's header. */
 export interface Key {
-  /** Differs when anything of the key does. */
+  /** Differs if any property of the key differs. */
   readonly id: string
   readonly kid: string | undefined
   readonly resolve: jose.JWTVerifyGetKey
 }
 
-/** Where keys come from. */
+/** A source of keys. */
 export interface Source {
-  /** The keys that a token with this header may have been signed by; none where the issuer surely has no such key. */
+  /** The keys that may have signed a token with this key id; empty if the issuer certainly has no such key. */
   readonly find: (kid: string | undefined) => Effect.Effect<ReadonlyArray<Key>, Auth.AuthUnavailable>
-  /** Whether a key still counts. */
+  /** Whether a key is still in the set. */
   readonly has: (id: string) => boolean
 }
 
@@ -36,15 +36,15 @@ const fixed = (keys: ReadonlyArray<Key>): Source => ({
   has: () => true
 })
 
-/** The most of a set: a token that names no key is tried with each that fits. */
+/** The limits of a key set, because a token without a key id is tried with each suitable key. */
 const most = { keys: 100, bytes: 1024 * 1024 }
 
 /**
- * Each key of a set as a set of its own, so that it is known which one verified. jose uses none that is secret or private; keys that
- * protect nothing are left out.
+ * Makes a separate key set of each key, so that the verifying key is known. jose uses no secret or private key of a set; weak
+ * keys are left out.
  */
 const keysOf = (set: jose.JSONWebKeySet): ReadonlyArray<Key> => {
-  // refuses what is no set
+  // throws if this is not a key set
   jose.createLocalJWKSet(set)
   if (set.keys.length > most.keys) throw new RangeError(`Jwt: a key set must have at most ${most.keys} keys`)
   return set.keys.filter((jwk) => !isWeak(jwk)).map((jwk) => ({
@@ -54,10 +54,10 @@ const keysOf = (set: jose.JSONWebKeySet): ReadonlyArray<Key> => {
   }))
 }
 
-/** Keys of a set that is given. */
+/** Makes a source from a local key set. */
 export const local = (set: jose.JSONWebKeySet): Source => fixed(keysOf(set))
 
-/** A secret as long as the hash of each algorithm, as RFC 7518, 3.2 asks for. */
+/** Makes a source from a secret, which must be at least as long as the hash of each algorithm (RFC 7518, 3.2). */
 export const secret = (
   value: string | Uint8Array | Redacted.Redacted<string | Uint8Array>,
   algorithms: ReadonlyArray<Algorithm>
@@ -73,14 +73,14 @@ export const secret = (
   return fixed([{ id: "secret", kid: undefined, resolve: () => bytes }])
 }
 
-/** A public key as PEM (SubjectPublicKeyInfo), as JWK, or as the runtime holds it (extractable); RSA from 2,048 bits. */
+/** A public key as PEM (SubjectPublicKeyInfo), as JWK, or as an extractable key object of the runtime; RSA from 2,048 bits. */
 export type PublicKey = string | jose.JWK | jose.CryptoKey | jose.KeyObject
 
 const isJwk = (key: Exclude<PublicKey, string>): key is jose.JWK => "kty" in key
 
 /**
- * Imports a public key once for each algorithm, so that a token cannot use it with another; dies with a RangeError where one
- * does not fit it, or the key is no public key.
+ * Imports a public key once for each algorithm, so that a token cannot use the key with another algorithm. Dies with a
+ * RangeError if an algorithm does not fit, or the key is not a public key.
  */
 export const publicKey = (key: PublicKey, algorithms: ReadonlyArray<Algorithm>): Effect.Effect<Source> =>
   Effect.promise(async () => {
@@ -89,7 +89,7 @@ export const publicKey = (key: PublicKey, algorithms: ReadonlyArray<Algorithm>):
       try {
         imported.set(algorithm, await importOne(key, algorithm))
       } catch {
-        // what jose says may quote the key
+        // jose's message may quote the key
         throw new RangeError(
           `Jwt: keys.publicKey must be an extractable public key for ${algorithm}, got something else`
         )
@@ -103,7 +103,7 @@ export const publicKey = (key: PublicKey, algorithms: ReadonlyArray<Algorithm>):
   })
 
 const importOne = async (key: PublicKey, algorithm: Algorithm): Promise<jose.CryptoKey> => {
-  // by way of its JWK, whose import looks at the kind of key and at the curve
+  // through a JWK, because its import checks the key type and the curve
   const found = typeof key === "string"
     ? await jose.importSPKI(key, algorithm)
     : await jose.importJWK(isJwk(key) ? key : await jose.exportJWK(key), algorithm)
@@ -115,24 +115,24 @@ const importOne = async (key: PublicKey, algorithm: Algorithm): Promise<jose.Cry
   return found
 }
 
-/** Keys at an address. */
+/** Keys at a URL. */
 export interface Remote {
-  /** Where the JSON Web Key Set is; https, or http of this machine. */
+  /** The URL of the JSON Web Key Set; https, or http on this host. */
   readonly url: string | URL
   /**
-   * How often it is read again at least; above 0. A set that says how long it is fresh (`max-age`) is read again after that, but not
+   * The longest time between two fetches; above 0. A set with a shorter `max-age` is fetched again after that time, but not
    * within the cool-down. Default: 10 minutes.
    */
   readonly refresh?: Duration.Input | undefined
-  /** The least time between two readings, whatever tokens ask for; above 0. Default: 30 seconds. */
+  /** The shortest time from any fetch to one that an unknown key id triggers; above 0. Default: 30 seconds. */
   readonly cooldown?: Duration.Input | undefined
-  /** How long one reading may take; above 0. Default: 5 seconds. */
+  /** The timeout of one fetch; above 0. Default: 5 seconds. */
   readonly timeout?: Duration.Input | undefined
-  /** How long the last good set holds while it cannot be read again; above 0. Default: 24 hours. */
+  /** How long the last good set stays in use while fetches fail; above 0. Default: 24 hours. */
   readonly keep?: Duration.Input | undefined
 }
 
-/** What `Remote` means where an option is not given. */
+/** The defaults of the options of `Remote`. */
 export const defaults = {
   refresh: Duration.minutes(10),
   cooldown: Duration.seconds(30),
@@ -140,7 +140,7 @@ export const defaults = {
   keep: Duration.hours(24)
 }
 
-/** The checks of the options of `Jwt`. */
+/** The option checks of `Jwt`. */
 export const check = OptionCheck.make("Jwt")
 
 const addressOf = (url: string | URL): URL => {
@@ -151,7 +151,7 @@ const addressOf = (url: string | URL): URL => {
   throw new RangeError(`Jwt: keys.url must be https, got ${address.protocol}//${address.host}`)
 }
 
-/** Reads a body, and stops when it is longer than a key set is. */
+/** Reads a body, and fails beyond the size limit of a key set. */
 const bodyOf = (response: HttpClientResponse.HttpClientResponse) =>
   Effect.suspend(() => {
     const chunks: Array<Uint8Array> = []
@@ -166,7 +166,7 @@ const bodyOf = (response: HttpClientResponse.HttpClientResponse) =>
     )
   })
 
-/** Milliseconds for which an answer says that it is fresh (RFC 9111, 4.2.1); undefined where it does not, or is never. */
+/** The remaining freshness of an answer, in milliseconds (RFC 9111, 4.2.1); undefined if not stated or already over. */
 const freshOf = (response: HttpClientResponse.HttpClientResponse): number | undefined => {
   const { age, "cache-control": control = "" } = response.headers
   const stated = /(?:^|[\s,])max-age="?(\d{1,9})/i.exec(control)?.[1]
@@ -176,10 +176,12 @@ const freshOf = (response: HttpClientResponse.HttpClientResponse): number | unde
 }
 
 /**
- * Keys at an address, read at once and then every `refresh`, on a fiber of the scope; `onChange` is told the ids that count.
+ * Makes a source of keys at a URL, fetched at once and then every `refresh` on a fiber of the scope; `onChange` receives the
+ * ids of the current keys.
  *
- * Only a reading begun since can say that a key does not exist: a token with an unknown key id waits for one, or is told to
- * come back after the cool-down. So a key that was rotated a moment ago loses no message.
+ * Cached keys never prove that a key does not exist. A token with an unknown key id waits for the fetch in progress, else for a
+ * new one; during the cool-down the token fails with `AuthUnavailable` and the time to retry after. So a set cached before a
+ * key rotation refuses no message.
  */
 export const remote = (
   options: Remote
@@ -215,7 +217,7 @@ export const remote = (
       onChange(ids)
     }
 
-    // trust in an address is not trust in where it redirects to, which may be plain http of anybody
+    // a trusted URL does not make its redirect target trusted, which may be plain http on any host
     const download = manualRedirects(http.get(address, { accept: "application/jwk-set+json, application/json" })).pipe(
       Effect.filterOrFail(
         ({ status }) => status === 200,
@@ -226,7 +228,7 @@ export const remote = (
           bodyOf(response),
           (body) =>
             Effect.try(() => {
-              // jose refuses what is no set
+              // throws if the body is not a key set
               const found = keysOf(JSON.parse(body) as jose.JSONWebKeySet)
               fresh = freshOf(response)
               return found
@@ -255,7 +257,7 @@ export const remote = (
       })
     )
 
-    /** One reading at a time, in the scope of the layer: interrupting whoever waits for it does not end it. */
+    /** Fetches, with one fetch at a time, in the layer's scope: interrupting a waiting caller does not stop it. */
     const read = Effect.suspend((): Effect.Effect<void, Auth.AuthUnavailable> => {
       if (reading !== undefined) return Deferred.await(reading)
       const begun = reading = Deferred.makeUnsafe<void, Auth.AuthUnavailable>()

@@ -1,5 +1,5 @@
 /**
- * Signatures as Standard Webhooks writes them: HMAC-SHA256 of id, time and bytes, in three headers.
+ * Signatures in the format of Standard Webhooks: HMAC-SHA256 of id, time and bytes, in three headers.
  */
 import { Redacted } from "effect"
 import { createHmac, createSecretKey, type KeyObject, timingSafeEqual } from "node:crypto"
@@ -11,18 +11,18 @@ export const names = {
   signature: "webhook-signature"
 } as const
 
-/** Most signatures of one message that are compared, and most keys that one verifier tries. */
+/** The most signatures of one message, and the most keys of one verifier. */
 export const maximum = 16
 
-/** The longest signature header that is read, in characters. */
+/** The longest accepted signature header, in characters. */
 export const maximumLength = 4096
 
 const scheme = "v1,"
 
 /**
- * The key of a secret: base64 of 24 to 64 bytes, `whsec_` before it or not.
+ * Imports a secret: base64 of 24 to 64 bytes, with or without the prefix `whsec_`.
  *
- * @throws RangeError when it is none; the message does not quote it
+ * @throws RangeError when the secret is invalid; the message does not quote the secret
  */
 export const keyOf = (secret: Redacted.Redacted<string>): KeyObject => {
   const text = Redacted.value(secret).replace(/^whsec_/, "")
@@ -36,14 +36,17 @@ export const keyOf = (secret: Redacted.Redacted<string>): KeyObject => {
   return createSecretKey(bytes)
 }
 
-/** An id without the full stop that ends it in what is signed: with one, another message could have the same signature. */
+/**
+ * Whether an id can be signed. It has no dot, which ends the id in the signed text: another message could have the same
+ * signature.
+ */
 export const isId = (id: string): boolean => /^[\x21-\x2d\x2f-\x7e]{1,256}$/.test(id)
 
-/** Whole seconds of Unix time, in their one spelling; undefined for anything else. */
+/** Reads whole seconds of Unix time in canonical spelling; undefined for anything else. */
 export const secondsOf = (text: string): number | undefined =>
   /^(?:0|[1-9]\d{0,11})$/.test(text) ? Number(text) : undefined
 
-/** The signature of a message, with its scheme. */
+/** Signs a message; the signature includes its scheme. */
 export const sign = (key: KeyObject, id: string, timestamp: number, payload: Uint8Array): string =>
   scheme + createHmac("sha256", key).update(`${id}.${timestamp}.`).update(payload).digest("base64")
 
@@ -51,16 +54,18 @@ const form = /^v1,[A-Za-z0-9+/]{43}=$/
 
 const bytesOf = (signature: string): Uint8Array => Buffer.from(form.test(signature) ? signature : scheme, "latin1")
 
-/** Signatures of our scheme: their bytes, or undefined for more than are looked at. Others in the list are for others. */
+/**
+ * The bytes of the signatures of our scheme; undefined beyond the limits. Signatures of other schemes in the list are ignored.
+ */
 export const candidatesOf = (field: string): ReadonlyArray<Uint8Array> | undefined => {
   if (field.length > maximumLength) return undefined
-  // one alone, as nearly always
+  // fast path: nearly every header has one signature
   if (!field.includes(" ")) return field.startsWith(scheme) ? [bytesOf(field)] : []
   const ours = field.split(" ").filter((each) => each.startsWith(scheme))
   return ours.length > maximum ? undefined : ours.map(bytesOf)
 }
 
-/** Whether the key made one of the signatures; all are compared, each in constant time. */
+/** Whether the key made one of the signatures. Compares all, each in constant time. */
 export const matches = (
   key: KeyObject,
   id: string,

@@ -1,6 +1,6 @@
 /**
- * Signatures of tokens that are checked at once, without a thread and a wait for it: for algorithms whose check takes some 50
- * microseconds. A longer check would hold up other messages and stays with jose.
+ * Synchronous checks of token signatures, without a thread, for algorithms whose check takes about 50 microseconds. jose runs
+ * longer checks, which would block other messages.
  */
 import type * as jose from "jose"
 import { constants, KeyObject, type SigningOptions, verify } from "node:crypto"
@@ -20,7 +20,7 @@ const schemes: { readonly [alg: string]: readonly [hash: string, options: Signin
   ES256: ["sha256", { dsaEncoding: "ieee-p1363" }]
 }
 
-/** The longest modulus, in bits, and the exponent of nearly all keys: with others a check takes longer. */
+/** The longest modulus, in bits, and the exponent of nearly all keys; other keys take longer to check. */
 const quick = { modulus: 4096, exponent: 65537n }
 
 const isQuick = ({ asymmetricKeyDetails, asymmetricKeyType }: KeyObject): boolean =>
@@ -28,13 +28,13 @@ const isQuick = ({ asymmetricKeyDetails, asymmetricKeyType }: KeyObject): boolea
   (asymmetricKeyType === "rsa" && asymmetricKeyDetails?.publicExponent === quick.exponent &&
     (asymmetricKeyDetails.modulusLength ?? Infinity) <= quick.modulus)
 
-/** The parts of a token's header by which a key is chosen. */
+/** The parts of a token's header that select a key. */
 export interface Chooses {
   readonly alg: string
   readonly kid: string | undefined
 }
 
-/** Keys that jose has chosen for a header, and by which it has verified a token with that header. */
+/** Keys by which jose has already verified a token with the same header. */
 export class QuickKeys {
   readonly #kept = new WeakMap<Key, Map<string, KeyObject>>()
 
@@ -42,7 +42,10 @@ export class QuickKeys {
     return kid === undefined ? alg : `${alg} ${kid}`
   }
 
-  /** Keeps what jose has verified with; a header that no key fits never comes here, so there are few. */
+  /**
+   * Keeps a key after jose has verified a token with it; headers without a matching key never get here, so there are few
+   * entries.
+   */
   keep(key: Key, header: Chooses, verified: jose.CryptoKey | Uint8Array): void {
     if (schemes[header.alg] === undefined || verified instanceof Uint8Array) return
     const object = KeyObject.from(verified)
@@ -52,7 +55,7 @@ export class QuickKeys {
     kept.set(this.#name(header), object)
   }
 
-  /** Whether the key has signed the token, which has three parts of base64url; undefined where jose must say. */
+  /** Whether the key has signed the token, which has three parts of base64url; undefined if jose must decide. */
   hasSigned(key: Key, header: Chooses, token: string): boolean | undefined {
     const object = this.#kept.get(key)?.get(this.#name(header))
     const scheme = schemes[header.alg]

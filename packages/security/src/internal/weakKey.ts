@@ -28,8 +28,9 @@ const primes = [
 const integerOf = (text: string): bigint => BigInt(`0x0${Buffer.from(text, "base64url").toString("hex")}`)
 
 /**
- * Whether a public RSA key protects nothing, although a runtime takes it: with an exponent below 3 every text is its own signature, and
- * a modulus of the form that CVE-2017-15361 (ROCA) describes can be factored. One good modulus in 100 million has that form by chance.
+ * Whether a public RSA key gives no protection although a runtime accepts it: an exponent that is below 3 (with 1, every text
+ * is its own signature) or even, or a modulus of the form of CVE-2017-15361 (ROCA), which can be factored. One good modulus in
+ * 100 million has that form by chance.
  */
 export const isWeak = ({ e, kty, n }: jose.JWK): boolean => {
   if (kty !== "RSA" || typeof n !== "string" || typeof e !== "string") return false
