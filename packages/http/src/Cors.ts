@@ -184,7 +184,7 @@ export const middleware = (options: Options) => {
 }
 
 /**
- * Applies the same policy to every answer of an Effect router: endpoints of `HttpApi`, other routes, and requests without a route.
+ * Applies the same policy to every answer of an Effect router: endpoints of `HttpApi`, other routes, and unmatched requests.
  *
  * **Example** (an `HttpApi` for every page)
  *

@@ -59,7 +59,7 @@ export interface Options extends
    */
   readonly streams?: "collect" | "pass" | undefined
   /**
-   * The handler's fate when the client disconnects: `finish`, so that the client finds the answer when it retries, or
+   * Whether a handler continues when its client disconnects: `finish`, so that the client finds the answer when it retries, or
    * `interrupt`. Default: `finish`.
    */
   readonly disconnect?: "finish" | "interrupt" | undefined

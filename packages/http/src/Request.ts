@@ -58,7 +58,7 @@ export interface Given {
   readonly log: Effect.Effect<void>
 }
 
-/** Writes the response to the exit of a chain; undefined if the endpoint encodes it itself. */
+/** Writes the response to the exit of a chain; undefined for an interruption, or if the endpoint encodes the exit itself. */
 export type Respond = (
   request: Request<unknown>,
   exit: Exit.Exit<unknown, unknown>

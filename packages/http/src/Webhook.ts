@@ -30,8 +30,8 @@ export interface Options<P, E, R> {
   /** The accepted media types. Default: those of the channel's codec. */
   readonly accepts?: ReadonlyArray<string> | undefined
   /**
-   * The id of the message, by which a consumer drops duplicates. Ids are shared by all callers and routes, so do not return an
-   * id that a caller chose unchanged. Default: the caller's `webhook-id`, else its `idempotency-key`, hashed with the route and
+   * The id of the message, by which a consumer drops duplicates. Ids are shared by all callers and routes, so do not return
+   * a caller's own id unchanged. Default: the caller's `webhook-id`, else its `idempotency-key`, hashed with the route and
    * the caller to 32 hexadecimal digits; a random id if the request has neither.
    */
   readonly id?: ((request: Request<unknown>) => string | undefined) | undefined
