@@ -11,7 +11,10 @@ import { storable } from "./internal/database/storable.ts"
 import { told, typed } from "./internal/outbox/failure.ts"
 import * as Tables from "./internal/outbox/tables.ts"
 
-/** The inbox's database failed and rolled back the handler's writes; the class sends the message back to its source. */
+/**
+ * The inbox's database failed; the class sends the message back to its source. The handler's writes are rolled back, unless the
+ * commit got no answer in time: then they may be committed, together with the id.
+ */
 export class InboxError extends Data.TaggedError("InboxError")<{
   /** The cause and the remedy. */
   readonly message: string

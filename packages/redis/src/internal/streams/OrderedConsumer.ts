@@ -56,7 +56,7 @@ class Reader {
     return this.streams.connection.perform(operation, script, keys, args, this.options)
   }
 
-  /** Settles a batch. Released messages stay pending, and the next reader begins with them. The engine holds delayed retries. */
+  /** Settles a batch: released and retried messages stay pending for the next reader. The engine holds delayed retries. */
   private settle(batch: ReadonlyArray<Driver.Settled>): Effect.Effect<void, Failed> {
     const { channel, group } = this.options
     const ids: Array<Client.Argument> = []
