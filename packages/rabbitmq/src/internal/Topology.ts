@@ -289,7 +289,7 @@ export const sourceOf = (
   }
 }
 
-/** The error of an undeclared channel. */
+/** The error of a channel that does not exist, or whose messages no queue takes. */
 export const missing = (operation: Failed["operation"], channel: string): Failed =>
   Errors.make(
     operation,

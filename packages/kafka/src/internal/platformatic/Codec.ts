@@ -1,5 +1,5 @@
 /**
- * Finds records in the broker's answer without copying them, and decodes a field only when it is read.
+ * Finds records in the broker's answer, and decodes a field only when it is read.
  *
  * Format: https://kafka.apache.org/documentation/#recordbatch
  */

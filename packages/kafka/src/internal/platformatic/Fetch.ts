@@ -1,5 +1,5 @@
 /**
- * Fetches messages: the client writes the request, and the answer is copied into one buffer for each partition.
+ * Fetches messages: the client writes the request, and the answer is split into one buffer for each partition.
  */
 import {
   type Broker,
