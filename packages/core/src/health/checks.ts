@@ -14,7 +14,7 @@ import { type Check, check, checkOption, type Common, type Degraded, degraded } 
 
 /** A subscription that does not take messages. */
 export class SubscriptionDown extends Data.TaggedError("SubscriptionDown")<{
-  /** The subscription's name and actual state. */
+  /** The subscription's name and its problem. */
   readonly message: string
 }> {
   readonly failure = "dependency" as const

@@ -52,9 +52,6 @@ export interface Description {
   readonly shows?: Readonly<Record<string, unknown>> | undefined
   readonly order?: ReadonlyArray<Rule> | undefined
   /**
-   * How a middleware of a publisher acts on the messages of one `publishAll`.
-   *
-   * - `each`: it runs for each message, and all messages are inside side by side: `next` of each ends when the batch ends, with
    * How a publish middleware acts on the messages of one `publishAll`.
    *
    * - `each`: the middleware runs for each message, and all messages are inside concurrently: `next` of each ends when the batch
