@@ -1,4 +1,6 @@
-/** The service between subscriptions and a broker. A layer provides it, so a test can replace the broker. */
+/**
+ * The service between subscriptions and a broker. A layer provides it, so a test can replace the broker.
+ */
 import { Context, Effect, type Exit, Layer, type Scope, type Stream } from "effect"
 import type { Pattern } from "../message/Address.ts"
 import type { Channel } from "../message/Channel.ts"

@@ -1,4 +1,6 @@
-/** Dead letters: the message as it was published, with headers for its error, its origin and the group that gave up. */
+/**
+ * Dead letters: the message as it was published, with headers for its error, its origin and the group that gave up.
+ */
 export { channelOf, maximumMessage, names, toOutgoing } from "./deadLetters/letter.ts"
 export { type DeadLetter, type Filter, list, type Options } from "./deadLetters/list.ts"
 export { replay, replayAll, Replayed, type ReplayOptions } from "./deadLetters/replay.ts"

@@ -1,4 +1,6 @@
-/** The intake of a running subscription, which a circuit breaker, a kill switch or a handler can pause from inside. */
+/**
+ * The intake of a running subscription, which a circuit breaker, a kill switch or a handler can pause from inside.
+ */
 import { Context } from "effect"
 
 /** One pause of an intake. */
@@ -33,7 +35,7 @@ const none: ReadonlyArray<Pause> = []
 const open: Intake = { pause: () => {}, resume: () => {}, pauses: () => none }
 
 /**
- * The intake of the subscription whose message is being handled. Outside of a handler it cannot be paused.
+ * The intake of the subscription whose message is being handled. Outside of a handler, an intake that ignores pauses.
  *
  * **Example** (a handler that stops for a minute when its disk is full)
  *

@@ -1,4 +1,4 @@
-/** Stops the intake of subscriptions: by itself after a burst of failures, or manually. */
+/** Stops the intake of subscriptions: automatically after a burst of failures, or manually. */
 import { Clock, Context, Duration, Effect, type Exit, Layer } from "effect"
 import * as Detached from "../message/Detached.ts"
 import { retryAfterOf } from "../message/Failure.ts"
@@ -57,7 +57,7 @@ export interface Status {
 export class KillSwitch extends Context.Service<KillSwitch, {
   /** Stops the intakes at once, for a time or until `release`; running handlers continue. */
   readonly engage: (by: string, options?: { readonly for?: Duration.Input | undefined }) => Effect.Effect<void>
-  /** Resumes the intakes, for whatever reason the switch was engaged, and restarts the count. */
+  /** Resumes the intakes, whether the switch was engaged manually or by itself, and restarts the count. */
   readonly release: Effect.Effect<void>
   readonly status: Effect.Effect<Status>
 }>()("@millrace/core/KillSwitch") {}

@@ -1,4 +1,6 @@
-/** Problem details for the caller of a failed request, without internals of the program. */
+/**
+ * Problem details for the caller of a failed request, without internals of the program.
+ */
 import { Data } from "effect"
 import { hasProperty } from "effect/Predicate"
 import { classOf, type FailureClass, messageOf, tagOf } from "../message/Failure.ts"

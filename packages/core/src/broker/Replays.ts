@@ -1,4 +1,6 @@
-/** Replays for one consumer group: a channel beside that of the subscription, which only the failed group reads. */
+/**
+ * Replays for one consumer group: a channel beside that of the subscription, which only the failed group reads.
+ */
 import { Effect, Exit, Layer, type Scope } from "effect"
 import * as Address from "../message/Address.ts"
 import type * as Headers from "../message/Headers.ts"

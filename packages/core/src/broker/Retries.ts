@@ -1,4 +1,6 @@
-/** Decides where a failed message waits for its next attempt: in its place, or elsewhere while its lane continues. */
+/**
+ * Decides where a failed message waits for its next attempt: in its place, or elsewhere while its lane continues.
+ */
 import type { Duration } from "effect"
 import type * as Headers from "../message/Headers.ts"
 import { type Delivery, Outgoing } from "../message/Message.ts"
@@ -108,7 +110,7 @@ export interface Progress {
   readonly failures: number
   /** The sum of the waits that its errors have named (`retryAfter`), in milliseconds. */
   readonly named: number
-  /** Unix time in milliseconds at which its present wait began. */
+  /** Unix time in milliseconds at which the message was put where it waits. */
   readonly at: number
   /** Unix time in milliseconds of its next attempt. */
   readonly due: number

@@ -1,4 +1,6 @@
-/** Groups subscriptions: their shared options are given once, and they run together. */
+/**
+ * Groups subscriptions: their shared options are given once, and they run together.
+ */
 import { Effect, Layer, Scope } from "effect"
 import * as Channel from "../message/Channel.ts"
 import type { Delivery, Message, Raw } from "../message/Message.ts"

@@ -1,4 +1,6 @@
-/** Maps the end of a chain to the outcome of its message: computed once, outside of all middlewares. */
+/**
+ * Maps the end of a chain to the outcome of its message: computed once, outside of all middlewares.
+ */
 import { Cause, Duration, type Exit } from "effect"
 import { type Classified, classOf, type FailureClass, retryAfterOf, tagOf } from "../message/Failure.ts"
 import * as Outcome from "../message/Outcome.ts"

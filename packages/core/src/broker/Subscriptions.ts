@@ -1,4 +1,6 @@
-/** Starts and stops subscriptions by name, while a program runs. */
+/**
+ * Starts and stops subscriptions by name, while a program runs.
+ */
 import { Context, Deferred, Effect, Exit, Layer, Scope } from "effect"
 import type { Health, Running } from "./Broker.ts"
 import * as BrokerError from "../driver/BrokerError.ts"

@@ -1,4 +1,6 @@
-/** Reads a message that was copied to another channel, with headers for its origin, as it was in its own channel. */
+/**
+ * Reads a message that was copied to another channel, with headers for its origin, as it was in its own channel.
+ */
 import * as Headers from "../message/Headers.ts"
 import { type Delivery, delivery, type Reader } from "../message/Message.ts"
 

@@ -1,4 +1,6 @@
-/** Refused publishes: by a middleware of a whole broker, or by the broker because of the message itself. */
+/**
+ * Refused publishes: by a middleware of a whole broker, or by the broker because of the message itself.
+ */
 import { Predicate } from "effect"
 import * as Failure from "../message/Failure.ts"
 import { BrokerError } from "../driver/BrokerError.ts"

@@ -1,4 +1,6 @@
-/** The error of every broker operation, with a reason to act on and a message that says how to fix the fault. */
+/**
+ * The error of every broker operation, with a reason to act on and a message that says how to fix the fault.
+ */
 import { Data, type Duration } from "effect"
 import type { FailureClass } from "../message/Failure.ts"
 

@@ -1,4 +1,6 @@
-/** Checks the options of a driver, with the same error texts in every driver. */
+/**
+ * Checks the options of a driver, with the same error texts in every driver.
+ */
 import { type Duration, Effect, Exit, Redacted } from "effect"
 import * as OptionCheck from "../message/OptionCheck.ts"
 import * as BrokerError from "./BrokerError.ts"

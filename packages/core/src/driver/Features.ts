@@ -1,4 +1,6 @@
-/** Features of publishing beside body, key and headers: which broker has them, and the error of a broker that lacks one. */
+/**
+ * Features of publishing beside body, key and headers: which broker has them, and the error of a broker that lacks one.
+ */
 import type { Outgoing } from "../message/Message.ts"
 import { type BrokerError, make } from "./BrokerError.ts"
 import type { Capabilities } from "./Driver.ts"

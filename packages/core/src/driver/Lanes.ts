@@ -1,4 +1,6 @@
-/** Lanes decide which messages run concurrently: a lane runs one message at a time, in order. */
+/**
+ * Lanes decide which messages run concurrently: a lane runs one message at a time, in order.
+ */
 import * as OptionCheck from "../message/OptionCheck.ts"
 
 /** One lane for each partition, in the broker's order. */

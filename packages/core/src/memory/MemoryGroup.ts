@@ -1,4 +1,6 @@
-/** A consumer group of the memory broker: its members, the owner of each partition, and the group's progress. */
+/**
+ * A consumer group of the memory broker: its members, the owner of each partition, and the group's progress.
+ */
 import { Duration, Effect, Latch, type Scheduler, Semaphore } from "effect"
 import { type BrokerError, make as failure } from "../driver/BrokerError.ts"
 import type { ConsumeOptions, Lag, Lease, Settled, Sink } from "../driver/Driver.ts"

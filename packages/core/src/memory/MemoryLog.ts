@@ -1,4 +1,6 @@
-/** The storage of the memory broker: partitions of published messages. */
+/**
+ * The storage of the memory broker: partitions of published messages.
+ */
 import * as Headers from "../message/Headers.ts"
 import { type Delivery, delivery, type Origin, type Outgoing, type Reader } from "../message/Message.ts"
 

@@ -1,4 +1,6 @@
-/** Replays dead letters: publishes them again as they were, for the failed group or for all, each once. */
+/**
+ * Replays dead letters: publishes them again as they were, for the failed group or for all, each once.
+ */
 import { Data, Effect, Stream } from "effect"
 import { Outgoing } from "../../message/Message.ts"
 import * as After from "../../pipeline/After.ts"

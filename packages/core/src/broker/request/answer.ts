@@ -1,4 +1,6 @@
-/** The server side of request and reply: answers every final failure, and each request once. */
+/**
+ * The server side of request and reply: answers every final failure, and each request once.
+ */
 import { Clock, Effect, Exit, Metric, Schema } from "effect"
 import * as Channel from "../../message/Channel.ts"
 import * as Correlation from "../../message/Correlation.ts"

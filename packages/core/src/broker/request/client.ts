@@ -1,4 +1,6 @@
-/** The client side of request and reply: sends requests, and awaits answers on a channel of its own. */
+/**
+ * The client side of request and reply: sends requests, and awaits answers on a channel of its own.
+ */
 import { Deferred, type Duration, Effect, Exit, Metric, Random, type Scope, Semaphore } from "effect"
 import * as Channel from "../../message/Channel.ts"
 import * as Correlation from "../../message/Correlation.ts"

@@ -1,4 +1,6 @@
-/** The contract between both ends of a request. */
+/**
+ * The contract between both ends of a request.
+ */
 import { Data, type Duration, type Schema } from "effect"
 import * as Channel from "../../message/Channel.ts"
 import type { FailureClass } from "../../message/Failure.ts"
