@@ -180,7 +180,7 @@ export type Folded<L extends ReadonlyArray<Config>, E, R> = Stack.Fold<
   { A: HttpClientResponse.HttpClientResponse; E: Failures<E>; R: R }
 >
 
-/** The forms of `make`. */
+/** The overloads of `make`. */
 export interface Build {
   <E0, R0>(
     client: HttpClient.HttpClient.With<E0, R0>,
@@ -235,7 +235,7 @@ type AnyThrough = (next: Innermost<unknown, unknown>) => Innermost<unknown, unkn
  * })
  * ```
  *
- * @throws OrderError when the middlewares stand in a wrong order
+ * @throws OrderError when the middlewares are in a wrong order
  * @category constructors
  */
 export const make: Build = ((

@@ -126,7 +126,7 @@ const quoted = (key: string): string =>
 const unsendable = (name: string): SinkRefused =>
   new SinkRefused({ message: `The header ${shownName(name)} of the message has characters that no header may have` })
 
-/** The forms of `handler`. */
+/** The overloads of `handler`. */
 export interface Build {
   <E, R>(
     options: Through<E, R>

@@ -113,7 +113,7 @@ const headersOf = (
   return headers
 }
 
-/** The forms of `handler`. */
+/** The overloads of `handler`. */
 export interface Build {
   <P, E, R, E2, R2>(
     channel: Channel.Channel<P>,

@@ -139,7 +139,7 @@ export class NodeSource implements Source {
     // all request headers are strings; Node has a list only for `set-cookie`, which requests do not use
     const headers = this.request.headers as Headers.Headers
     const target = this.request.url!
-    // RFC 9112, 3.2.2: the authority of an absolute target replaces the host field
+    // RFC 9112, 3.2.2: the authority of an absolute target replaces the host header
     const host = target.startsWith("/") ? undefined : absoluteOf(target)?.host
     return this.#headers = host === undefined ? headers : { ...headers, host }
   }

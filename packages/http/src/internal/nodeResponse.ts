@@ -67,7 +67,7 @@ const cancel = ({ body }: HttpServerResponse.HttpServerResponse): void => {
 
 /** The context of streamed bodies, and the observer of answers that cannot be sent. */
 export interface Sending {
-  /** The services that a streamed body is read with. */
+  /** The services for reading a streamed body. */
   readonly context: Context.Context<never>
   /** Reports an answer that Node refuses, or a body that breaks off. */
   readonly lost: (cause: Cause.Cause<unknown>) => Effect.Effect<void>
