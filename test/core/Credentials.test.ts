@@ -37,6 +37,13 @@ const failureOf = (exit: Exit.Exit<unknown, BrokerError.BrokerError>): BrokerErr
     : undefined!
 }
 
+/** Lets other fibers run, for a thousand turns of the event loop at most. */
+const turnsUntil = (holds: () => boolean) =>
+  Effect.repeat(Effect.promise(() => new Promise((resolve) => setImmediate(resolve))), {
+    times: 1000,
+    until: holds
+  })
+
 describe("Credentials", () => {
   it.effect("X17 connections that ask at the same time share one request, later ones ask anew", () =>
     Effect.gen(function*() {
@@ -158,8 +165,11 @@ describe("Credentials", () => {
       )
       // asked at 80 % of their life, then again after a second, and after two
       yield* TestClock.adjust(9000)
+      // the source runs on a fiber of its own
+      yield* turnsUntil(() => refused > 0)
       assert.strictEqual(credentials.lastError()?.reason, "Credentials")
       yield* TestClock.adjust(3000)
+      yield* turnsUntil(() => refused === 3)
       assert.strictEqual(refused, 3)
       assert.isUndefined(credentials.lastError())
       assert.isTrue(log.found.some((line) => line.includes("An open connection to Kafka has no new credentials")))

@@ -226,7 +226,7 @@ const left = (kind: Envelope["kind"], run: Run, context: Context.Context<Needs>)
       .map((row) => `${row.kind === kind} ${row.status === "done" ? "done" : "failed"} ${String(row.errorTag)}`)
       .sort()
     const statistics = yield* Metrics.snapshot
-    const named = current.spans.filter(({ name }) => /^(process|publish) |^POST /.test(name))
+    const named = current.spans.filter(({ name }) => /^(process|publish) |^POST\b/.test(name))
     const spans = named.filter(({ kind }) => kind !== "internal")
     return {
       ends: current.ends,

@@ -53,7 +53,7 @@ const mistakes: ReadonlyArray<Mistake> = [
     says: [
       "error TS2769: No overload matches this call.",
       "  The last overload gave the following error.",
-      "    Property '[refused]' is missing in type 'Fixed<Message<{ readonly id: string; }>, Make<{ requires: never; answers: Ack; }>>' but required in type 'Refuse<\"This middleware reads a decoded payload, and here the message is still bytes: put it inside Decode.\">'."
+      "    Property '[refused]' is missing in type 'Fixed<Message<{ readonly id: string; }>, FullConfig<{ requires: never; answers: Ack; }>>' but required in type 'Refuse<\"This middleware reads a decoded payload, and here the message is still bytes: put it inside Decode.\">'."
     ]
   },
   {
@@ -63,7 +63,7 @@ const mistakes: ReadonlyArray<Mistake> = [
       "error TS2769: No overload matches this call.",
       "  The last overload gave the following error.",
       "    Argument of type 'Takes<{ readonly _tag: \"EncodeError\"; }>' is not assignable to parameter of type 'Refuse<\"This middleware reads messages that are consumed, and these are published: it belongs into a subscription.\">'.",
-      "      Property '[refused]' is missing in type 'Around<Message<unknown>, Make<{ handles: { readonly _tag: \"EncodeError\"; }; answers: Answer; }>>' but required in type 'Refuse<\"This middleware reads messages that are consumed, and these are published: it belongs into a subscription.\">'."
+      "      Property '[refused]' is missing in type 'Around<Message<unknown>, FullConfig<{ handles: { readonly _tag: \"EncodeError\"; }; answers: Answer; }>>' but required in type 'Refuse<\"This middleware reads messages that are consumed, and these are published: it belongs into a subscription.\">'."
     ]
   },
   {
@@ -81,7 +81,7 @@ const mistakes: ReadonlyArray<Mistake> = [
     says: [
       "error TS2769: No overload matches this call.",
       "  The last overload gave the following error.",
-      "    Property '[refused]' is missing in type 'Change<Message<Raw<{ readonly id: string; }>>, Message<{ readonly id: string; }>, Make<{ fails: DecodeError; answers: never; }>>' but required in type 'Refuse<\"This middleware reads the bytes of a message, and here they are decoded: put it outside Decode.\">'."
+      "    Property '[refused]' is missing in type 'Change<Message<Raw<{ readonly id: string; }>>, Message<{ readonly id: string; }>, FullConfig<{ fails: DecodeError; answers: never; }>>' but required in type 'Refuse<\"This middleware reads the bytes of a message, and here they are decoded: put it outside Decode.\">'."
     ]
   },
   {
@@ -129,7 +129,7 @@ const mistakes: ReadonlyArray<Mistake> = [
   Filter.middleware((message: Message<Order>) => message.payload.id !== "")
 )`,
     says: [
-      "error TS2345: Argument of type 'Fixed<Message<{ readonly id: string; }>, Make<{ requires: never; answers: Ack; }>>' is not assignable to parameter of type '(b: Handler<Message<Raw<{ readonly id: string; }>>, string, DecodeError, never>) => Handler<Message<{ readonly id: string; }>, string | Ack, DecodeError, never>'.",
+      "error TS2345: Argument of type 'Fixed<Message<{ readonly id: string; }>, FullConfig<{ requires: never; answers: Ack; }>>' is not assignable to parameter of type '(b: Handler<Message<Raw<{ readonly id: string; }>>, string, DecodeError, never>) => Handler<Message<{ readonly id: string; }>, string | Ack, DecodeError, never>'.",
       "  Types of parameters 'next' and 'b' are incompatible.",
       "    Type 'Handler<Message<Raw<{ readonly id: string; }>>, string, DecodeError, never>' is not assignable to type 'Handler<Message<{ readonly id: string; }>, string, DecodeError, never>'.",
       "      Type 'Message<{ readonly id: string; }>' is not assignable to type 'Message<Raw<{ readonly id: string; }>>'.",
@@ -247,7 +247,7 @@ Router.make({ through: Stack.start().use(Publish.middleware(Orders)) }).include(
       "error TS2769: No overload matches this call.",
       "  The last overload gave the following error.",
       "    Argument of type 'Takes<{ readonly _tag: \"EncodeError\"; }>' is not assignable to parameter of type 'Refuse<\"This middleware reads messages that are consumed, and these are published: it belongs into a subscription.\">'.",
-      "      Property '[refused]' is missing in type 'Around<Message<unknown>, Make<{ handles: { readonly _tag: \"EncodeError\"; }; answers: Answer; }>>' but required in type 'Refuse<\"This middleware reads messages that are consumed, and these are published: it belongs into a subscription.\">'."
+      "      Property '[refused]' is missing in type 'Around<Message<unknown>, FullConfig<{ handles: { readonly _tag: \"EncodeError\"; }; answers: Answer; }>>' but required in type 'Refuse<\"This middleware reads messages that are consumed, and these are published: it belongs into a subscription.\">'."
     ]
   },
   {
@@ -257,7 +257,7 @@ Router.make({ through: Stack.start().use(Publish.middleware(Orders)) }).include(
       "error TS2769: No overload matches this call.",
       "  The last overload gave the following error.",
       "    Type 'Takes<{ readonly _tag: \"EncodeError\"; }>' is not assignable to type 'Refuse<\"This middleware reads messages that are consumed, and these are published: it belongs into a subscription.\">'.",
-      "      Property '[refused]' is missing in type 'Around<Message<unknown>, Make<{ handles: { readonly _tag: \"EncodeError\"; }; answers: Answer; }>>' but required in type 'Refuse<\"This middleware reads messages that are consumed, and these are published: it belongs into a subscription.\">'."
+      "      Property '[refused]' is missing in type 'Around<Message<unknown>, FullConfig<{ handles: { readonly _tag: \"EncodeError\"; }; answers: Answer; }>>' but required in type 'Refuse<\"This middleware reads messages that are consumed, and these are published: it belongs into a subscription.\">'."
     ]
   },
   {
@@ -266,7 +266,7 @@ Router.make({ through: Stack.start().use(Publish.middleware(Orders)) }).include(
     says: [
       "error TS2769: No overload matches this call.",
       "  The last overload gave the following error.",
-      "    Property '[refused]' is missing in type 'Stack<Message<Uint8Array<ArrayBufferLike>>, Message<Uint8Array<ArrayBufferLike>>, [Make<{ requires: AuditStore; }>]>' but required in type 'Refuse<\"This stack reads messages that are consumed, and these are published: it belongs into a subscription.\">'."
+      "    Property '[refused]' is missing in type 'Stack<Message<Uint8Array<ArrayBufferLike>>, Message<Uint8Array<ArrayBufferLike>>, [FullConfig<{ requires: AuditStore; }>]>' but required in type 'Refuse<\"This stack reads messages that are consumed, and these are published: it belongs into a subscription.\">'."
     ]
   },
   {
@@ -297,8 +297,8 @@ Router.make({ through: Stack.start().use(Publish.middleware(Orders)) }).include(
     title: "a router whose stack decodes",
     code: `Router.make({ through: Stack.start().use(Decode.middleware(Channel.unchecked("a"))) })`,
     says: [
-      "error TS2322: Type 'Stack<Message<Uint8Array<ArrayBufferLike>>, Message<unknown>, [Make<{ fails: DecodeError; answers: never; }>]>' is not assignable to type 'Stack<Message<Uint8Array<ArrayBufferLike>>, Message<unknown>, [Make<{ fails: DecodeError; answers: never; }>]> & Refuse<...>'.",
-      "  Property '[refused]' is missing in type 'Stack<Message<Uint8Array<ArrayBufferLike>>, Message<unknown>, [Make<{ fails: DecodeError; answers: never; }>]>' but required in type 'Refuse<\"A router's stack hands on bytes: each handler decodes its own channel.\">'."
+      "error TS2322: Type 'Stack<Message<Uint8Array<ArrayBufferLike>>, Message<unknown>, [FullConfig<{ fails: DecodeError; answers: never; }>]>' is not assignable to type 'Stack<Message<Uint8Array<ArrayBufferLike>>, Message<unknown>, [FullConfig<{ fails: DecodeError; answers: never; }>]> & Refuse<...>'.",
+      "  Property '[refused]' is missing in type 'Stack<Message<Uint8Array<ArrayBufferLike>>, Message<unknown>, [FullConfig<{ fails: DecodeError; answers: never; }>]>' but required in type 'Refuse<\"A router's stack hands on bytes: each handler decodes its own channel.\">'."
     ]
   }
 ]
