@@ -77,7 +77,7 @@ const retries = {
 }
 
 /**
- * Counts an immediate retry: adds one to `millrace.retries`, by channel (`messaging.destination.name`) and error tag
+ * Counts a retry: adds one to `millrace.retries`, by channel (`messaging.destination.name`) and error tag
  * (`error.type`), in the context's `MetricRegistry`. Never throws.
  */
 export const countRetry: Count = counter(retries.id, retries.description, retries.unit)
