@@ -116,7 +116,8 @@ export const make = <A extends Issued>({ product, refuse, secrets, source, syste
     const refused = refuse?.(issued)
     if (refused !== undefined) return Exit.fail(failed(refused))
     const life = expiresAt === Infinity ? unknownLife : expiresAt - now
-    held = { issued, expiresAt, renewAt: now + life * (0.72 + 0.16 * chance) }
+    // whole milliseconds: a timer that ends before a fraction would find nothing to renew, and wait another second
+    held = { issued, expiresAt, renewAt: Math.floor(now + life * (0.72 + 0.16 * chance)) }
     lastError = undefined
     failures = 0
     return Exit.succeed(issued)

@@ -72,7 +72,7 @@ const counter = (id: string, description: string, unit: string, label = destinat
 
 const retries = {
   id: "millrace.retries",
-  description: "Retries in place, by channel and type of the error.",
+  description: "Retries, by channel and type of the error.",
   unit: "{retry}"
 }
 
