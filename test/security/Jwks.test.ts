@@ -99,6 +99,22 @@ describe("keys at an address", () => {
         assert.strictEqual(yield* ask(rotated), "ada")
       })))
 
+  it.effect("F8 a fetch that began before a token came does not prove that its key does not exist", () =>
+    beside([one.jwk], (state) =>
+      Effect.gen(function*() {
+        assert.strictEqual(yield* ask(yield* token(one.token)), "ada")
+        const rotated = yield* token(two.token)
+        yield* TestClock.adjust("30 seconds")
+        const latch = yield* Latch.make()
+        state.answer = latch.await
+        const first = yield* Effect.forkChild(ask(rotated), { startImmediately: true })
+        yield* TestClock.adjust("1 second")
+        const second = yield* Effect.forkChild(ask(rotated), { startImmediately: true })
+        yield* latch.open
+        assert.strictEqual(yield* Fiber.join(first), "unknownKey")
+        assert.strictEqual(yield* Fiber.join(second), "back in 30000")
+      })))
+
   it.effect("F8 a key that the issuer does not have is refused, after one reading for all tokens that name such keys", () =>
     beside([one.jwk], (state) =>
       Effect.gen(function*() {

@@ -281,7 +281,14 @@ export const remote = (
               : unavailable("were read before this key was asked for", wait, true)
           )
         }
-        return Effect.map(read, () => (keys ?? []).filter((key) => kid === undefined || key.kid === kid))
+        // a fetch that began before the token came may answer with the set from before a rotation
+        const isOlder = reading !== undefined && triedAt < clock.currentTimeMillisUnsafe()
+        return Effect.flatMap(read, () => {
+          const found = (keys ?? []).filter((key) => kid === undefined || key.kid === kid)
+          return found.length === 0 && isOlder
+            ? Effect.fail(unavailable("were asked for before this key was", cooldown, true))
+            : Effect.succeed(found)
+        })
       })
 
     const readAndWait = Effect.matchEffect(read, {
