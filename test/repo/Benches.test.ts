@@ -8,7 +8,7 @@ const bench = (...args: ReadonlyArray<string>) => run(process.execPath, ["test/b
 const listed = async (): Promise<ReadonlyArray<string>> =>
   (await bench()).output.trim().split("\n").map((line) => line.split(" ")[0]!)
 
-describe("benchmarks", { timeout: 120_000 }, () => {
+describe("benchmarks", { timeout: 300_000 }, () => {
   it("all that need no server run, with few messages", async () => {
     // those on real servers are in Benches.integration.test.ts
     const names = (await listed()).filter((name) => !onServers.includes(name))

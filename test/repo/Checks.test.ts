@@ -6,7 +6,7 @@ const passes = (command: string, ...args: ReadonlyArray<string>) => async () => 
   assert.strictEqual(code, 0, `${command} ${args.join(" ")}\n${output}`)
 }
 
-describe("checks", { timeout: 120_000, concurrent: true }, () => {
+describe("checks", { timeout: 300_000, concurrent: true }, () => {
   it("types: packages, tests, examples", passes("tsc", "-b"))
   it("lint", passes("oxlint", "--deny-warnings"))
   it("format: run `pnpm format`", passes("dprint", "check", "--list-different"))
