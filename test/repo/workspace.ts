@@ -67,7 +67,7 @@ export const run = (
       env: options.env ??
         { ...process.env, PATH: `${join(root, "node_modules", ".bin")}:${process.env["PATH"] ?? ""}` },
       maxBuffer: 64 << 20,
-      timeout: 100_000
+      timeout: 240_000
     }, (error, stdout, stderr) => {
       if (error !== null && child.exitCode === null) fail(new Error(`${error.message}\n${stdout}${stderr}`))
       else done({ code: child.exitCode ?? 1, output: stdout + stderr })
