@@ -5,6 +5,7 @@
  * Formats: https://github.com/aws/aws-msk-iam-sasl-signer-js and
  * https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
  */
+import { DriverOptions } from "@millrace/core"
 import { Clock, DateTime, Effect, Redacted } from "effect"
 import { createHash, createHmac } from "node:crypto"
 import type { Source } from "./internal/Token.ts"
@@ -33,7 +34,7 @@ const service = "kafka-cluster"
 
 const sha256 = (text: string): string => createHash("sha256").update(text).digest("hex")
 const hmac = (key: string | Buffer, text: string): Buffer => createHmac("sha256", key).update(text).digest()
-const plain = (text: string | Redacted.Redacted): string => typeof text === "string" ? text : Redacted.value(text)
+const { plain } = DriverOptions
 
 /** Percent-encodes all but the unreserved characters of RFC 3986. */
 const encode = (text: string): string =>
@@ -97,20 +98,18 @@ export const token = <E = never>({ credentials, region }: Options<E>): Source =>
         "KafkaAwsIam: credentials must have an accessKeyId and a secretAccessKey, and one of them is empty"
       )
       : undefined
-  const checked = (given: AwsCredentials): Effect.Effect<AwsCredentials, RangeError> => {
-    const error = fault(given)
-    return error === undefined ? Effect.succeed(given) : Effect.fail(error)
-  }
-  if (!Effect.isEffect(credentials)) {
-    const error = fault(credentials)
-    if (error !== undefined) throw error
-  }
-  const obtained = Effect.isEffect(credentials)
-    ? Effect.flatMap(credentials, checked)
-    : Effect.succeed(credentials)
-  return Effect.flatMap(obtained, (credentials) =>
+  const signed = (given: AwsCredentials) =>
     Effect.map(Clock.currentTimeMillis, (now) => {
-      const url = `${presign(region, credentials, now)}&User-Agent=millrace`
+      const url = `${presign(region, given, now)}&User-Agent=millrace`
       return { token: Redacted.make(Buffer.from(url).toString("base64url")), expiresAt: now + lifetime * 1000 }
-    }))
+    })
+  if (Effect.isEffect(credentials)) {
+    return Effect.flatMap(credentials, (given): Source => {
+      const error = fault(given)
+      return error === undefined ? signed(given) : Effect.fail(error)
+    })
+  }
+  const error = fault(credentials)
+  if (error !== undefined) throw error
+  return signed(credentials)
 }

@@ -1,8 +1,8 @@
 /**
  * Tokens of SASL OAUTHBEARER: obtaining one for each connection, and reading the broker's reason for a refusal.
  */
-import { type BrokerError, Credentials } from "@millrace/core"
-import { Effect, Redacted } from "effect"
+import { type BrokerError, Credentials, DriverOptions } from "@millrace/core"
+import { Effect, type Redacted } from "effect"
 
 /** A token of an identity provider. */
 export interface Token extends Credentials.Issued {
@@ -20,7 +20,7 @@ export interface Tokens {
   readonly redact: (text: string) => string
 }
 
-const plain = (token: string | Redacted.Redacted): string => typeof token === "string" ? token : Redacted.value(token)
+const { plain } = DriverOptions
 
 /** Makes tokens from a source, or uses one token for all connections. */
 export const make = (given: string | Redacted.Redacted | Source): Tokens => {
