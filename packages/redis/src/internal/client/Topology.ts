@@ -1,11 +1,16 @@
 /**
- * Checks declarations: a channel has a name, one partition and no settings.
+ * Checks declarations (a channel has a name, one partition and no settings), and keeps temporary channels alive.
  */
 import type { BrokerError, Driver } from "@millrace/core"
+import { Effect } from "effect"
 import * as Errors from "./Errors.ts"
 
 /** Milliseconds after which a temporary channel expires once its process has died. */
 export const lifetime = 300_000
+
+/** Extends the expiry of a temporary channel until interrupted; ignores failures: the next attempt may succeed. */
+export const keeping = (extend: Effect.Effect<unknown, BrokerError.BrokerError>): Effect.Effect<never> =>
+  Effect.forever(Effect.andThen(Effect.ignore(extend), Effect.sleep(lifetime / 3)))
 
 /** Refuses partitions, settings, and a channel without a name. */
 export const refuse = ({ channel, partitions, settings }: Driver.Declaration): BrokerError.BrokerError | undefined => {

@@ -5,7 +5,7 @@ import type { BrokerError, Driver } from "@millrace/core"
 import { Effect } from "effect"
 import type * as Client from "../client/Client.ts"
 import * as Keys from "../client/Keys.ts"
-import { lifetime, refuse } from "../client/Topology.ts"
+import { keeping, lifetime, refuse } from "../client/Topology.ts"
 import * as Scripts from "./Scripts.ts"
 
 type Failed = BrokerError.BrokerError
@@ -18,6 +18,11 @@ export const keysOf = (channel: string) => ({
   /** The prefix of every consumer's hash. */
   taken: Keys.beside(channel, "taken", "")
 })
+
+const all = (channel: string): ReadonlyArray<string> => {
+  const { alive, first, group } = keysOf(channel)
+  return [alive, group, channel, first]
+}
 
 /** Fails with `Conflict` if the key holds another type than a list; Redis has no empty lists. */
 export const declare = (
@@ -43,28 +48,18 @@ export const lag = (
   channel: string,
   group: string
 ): Effect.Effect<ReadonlyArray<Driver.Lag>, Failed> => {
-  const keys = keysOf(channel)
-  const all = [keys.alive, keys.group, channel, keys.first]
   return Effect.map(
-    connection.perform("lag", Scripts.lag, all, [group, keys.taken], { channel, group }),
+    connection.perform("lag", Scripts.lag, all(channel), [group, keysOf(channel).taken], { channel, group }),
     // a list of at most one number
     (reply) => (reply as ReadonlyArray<number>).map((messages) => ({ partition: 0, messages }))
   )
 }
 
-const all = (channel: string): ReadonlyArray<string> => {
-  const { alive, first, group } = keysOf(channel)
-  return [alive, group, channel, first]
-}
-
 /** Extends the expiry of the keys of a temporary list until interrupted; ignores failures: the next attempt may succeed. */
 export const keep = (connection: Client.Client, channel: string): Effect.Effect<never> =>
-  Effect.forever(Effect.andThen(
-    Effect.suspend(() =>
-      Effect.ignore(connection.perform("consume", Scripts.keep, all(channel), [lifetime, keysOf(channel).taken]))
-    ),
-    Effect.sleep(lifetime / 3)
-  ))
+  keeping(
+    Effect.suspend(() => connection.perform("consume", Scripts.keep, all(channel), [lifetime, keysOf(channel).taken]))
+  )
 
 /** Ends a temporary group, and removes the messages of a channel that this process has declared temporary. */
 export const end = (connection: Client.Client, temporary: Set<string>, channel: string): Effect.Effect<void> =>

@@ -5,7 +5,7 @@ import type { BrokerError, Driver } from "@millrace/core"
 import { Effect } from "effect"
 import * as Errors from "../client/Errors.ts"
 import * as Keys from "../client/Keys.ts"
-import { lifetime, refuse } from "../client/Topology.ts"
+import { keeping, lifetime, refuse } from "../client/Topology.ts"
 import * as Scripts from "./Scripts.ts"
 import type { Streams } from "./Streams.ts"
 
@@ -59,14 +59,11 @@ export const lag = (
 
 /** Extends the expiry of a temporary stream until interrupted; ignores failures: the next attempt may succeed. */
 export const keep = (streams: Streams, channel: string): Effect.Effect<never> =>
-  Effect.forever(Effect.andThen(
+  keeping(
     Effect.suspend(() =>
-      Effect.ignore(
-        streams.connection.attempt("consume", () => streams.connection.send(channel, "PEXPIRE", [channel, lifetime]))
-      )
-    ),
-    Effect.sleep(lifetime / 3)
-  ))
+      streams.connection.attempt("consume", () => streams.connection.send(channel, "PEXPIRE", [channel, lifetime]))
+    )
+  )
 
 /** Removes a temporary group, and with it the messages of a channel that this process has declared temporary. */
 export const end = (streams: Streams, channel: string, group: string): Effect.Effect<void> => {
