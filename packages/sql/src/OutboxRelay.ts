@@ -4,10 +4,11 @@
  */
 import { Broker, type BrokerError, Detached, Failure, OptionCheck } from "@millrace/core"
 import { PgClient } from "@effect/sql-pg"
-import { Clock, Context, Duration, Effect, Fiber, Layer, Option, Queue, Random } from "effect"
+import { Clock, Context, Duration, Effect, Fiber, Layer, Option, Queue } from "effect"
 import { SqlClient, SqlError } from "effect/sql"
 import { limited } from "./internal/database/limited.ts"
 import { outside } from "./internal/database/statements.ts"
+import { identity } from "./internal/outbox/identity.ts"
 import * as Claims from "./internal/outbox/claims.ts"
 import { noticesOf } from "./internal/outbox/dialect.ts"
 import { OutboxError } from "./internal/outbox/error.ts"
@@ -118,8 +119,6 @@ const settled = <On>(options: Options<On>) => ({
   timeout: check.millis("timeout", options.timeout ?? defaults.timeout, { most: OptionCheck.longestTimer })
 })
 
-const words = Effect.map(Random.nextIntBetween(0, 0xffff_ffff), (number) => number.toString(16).padStart(8, "0"))
-
 /** Milliseconds that a relay waits to check whether the client has a connection left besides the listening one. */
 const probe = 1000
 
@@ -164,7 +163,7 @@ const relay = <On>(options: Options<On>, settings: ReturnType<typeof settled>) =
     const watch = yield* Outbox.watch(options)
     const table = yield* Tables.open("outbox", settings.table, settings.timeout, (told) => new OutboxError(told))
     const client = yield* Effect.serviceOption(PgClient.PgClient)
-    const owner = (yield* words) + (yield* words) + (yield* words)
+    const owner = yield* identity
     const claims = Claims.make(table, {
       ...settings,
       broker: key.key,

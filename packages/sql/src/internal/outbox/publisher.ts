@@ -2,9 +2,10 @@
  * Publishes by writing rows: the broker that stands for the outbox.
  */
 import { Broker, BrokerError, type Outgoing } from "@millrace/core"
-import { Context, Effect, Fiber, Option, Random, Stream } from "effect"
+import { Context, Effect, Fiber, Option, Stream } from "effect"
 import { SqlClient } from "effect/sql"
 import type { OutboxError } from "./error.ts"
+import { identity } from "./identity.ts"
 import * as Rows from "./rows.ts"
 import type { Table } from "./tables.ts"
 import * as Wakes from "./wakes.ts"
@@ -43,14 +44,11 @@ const maximumLocks = 32
 // SQLite binds 32,766 values in one statement
 const maximumRows = 1000
 
-/** Random hexadecimal digits. */
-const digits = Effect.map(Random.nextIntBetween(0, 0xffff_ffff), (number) => number.toString(16).padStart(8, "0"))
-
 /** Makes a broker that writes rows of `table` for the broker of the key `target`, in the caller's transaction or its own. */
 export const make = (table: Table<OutboxError>, target: string): Effect.Effect<Broker.Broker["Service"]> =>
   Effect.gen(function*() {
     const { dialect, sql } = table
-    const writer = (yield* digits) + (yield* digits) + (yield* digits)
+    const writer = yield* identity
     let written = 0
     const ask = (statement: { readonly sql: string; readonly values: ReadonlyArray<unknown> } | undefined) =>
       statement === undefined ? Effect.void : Effect.asVoid(table.inside(statement.sql, statement.values))

@@ -4,10 +4,11 @@
  */
 import { PgClient } from "@effect/sql-pg"
 import { Credentials, OptionCheck } from "@millrace/core"
-import { type Context, Duration, Effect, Layer, Redacted, Schedule, type Scope } from "effect"
+import { type Context, Duration, Effect, Layer, Redacted, type Scope } from "effect"
 import { type SqlClient, SqlError } from "effect/sql"
 import * as Address from "./address.ts"
 import type { Server } from "./errors.ts"
+import { doubling } from "./retry.ts"
 
 /** A password that may expire: a token of AWS IAM, Entra ID or Cloud SQL, or a secret that a vault rotates. */
 export interface Issued extends Credentials.Issued {
@@ -38,9 +39,7 @@ export interface Options {
 export const defaults = { maximumConnections: 4, connectTimeout: Duration.seconds(5) } as const
 
 /** Delays between requests for a password, while a connection waits for one: 100 ms, doubled up to 1 second. */
-const patience = Schedule.exponential("100 millis").pipe(
-  Schedule.modifyDelay(({ duration }) => Effect.succeed(Duration.min(duration, Duration.seconds(1))))
-)
+const patience = doubling("100 millis")
 
 /** Makes the credentials of one client; calls no source yet. */
 export const credentialsOf = (source: Credentials.Source<Issued>): Credentials.Credentials<Issued> =>

@@ -7,12 +7,15 @@ import type { Server } from "./errors.ts"
 
 const retriable: ReadonlySet<Audit.Reason> = new Set(["Unreachable", "Lost", "Busy"])
 
+/** Makes delays that double up to 1 second. */
+export const doubling = (first: Duration.Input) =>
+  Schedule.exponential(first).pipe(
+    Schedule.modifyDelay(({ duration }) => Effect.succeed(Duration.min(duration, Duration.seconds(1))))
+  )
+
 /** Retries an effect whose failure may pass, for `patience` milliseconds: delays of 50 ms, doubled up to 1 second. */
 export const retry = <E>(server: Server, patience: number, reasonOf: (error: E) => Audit.Reason) => {
-  const schedule = Schedule.exponential("50 millis").pipe(
-    Schedule.modifyDelay(({ duration }) => Effect.succeed(Duration.min(duration, Duration.seconds(1)))),
-    Schedule.upTo({ duration: patience })
-  )
+  const schedule = Schedule.upTo(doubling("50 millis"), { duration: patience })
   const isRetriable = (reason: Audit.Reason) => retriable.has(reason) || (server.isRenewed && reason === "Credentials")
   return <A, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
     Effect.retry(effect, { while: (error) => isRetriable(reasonOf(error)), schedule })
