@@ -1,44 +1,16 @@
 import { it } from "@effect/vitest"
-import { Broker, Channel, Lanes, type Message, Subscription } from "@millrace/core"
+import { Lanes } from "@millrace/core"
 import { Mqtt } from "@millrace/mqtt"
 import { Mosquitto } from "@millrace/testing/servers"
-import { Clock, Effect, Redacted, Schedule } from "effect"
+import { Clock, Effect, Redacted } from "effect"
 import { inspect } from "node:util"
 import { expect } from "vitest"
 import { describeServer } from "../services/describe.ts"
+import { traffic } from "../services/traffic.ts"
 import { relay } from "./relay.ts"
-import { eventually, fresh, outgoing, textOf } from "./support.ts"
+import { fresh, outgoing } from "./support.ts"
 
 const secret = "s3cret/pass"
-
-/** Publishes numbers one after another and consumes them until it is over; answers what was sent, handled, and failed. */
-const traffic = (channel: string, lanes: Lanes.Lanes, isOver: () => boolean) =>
-  Effect.gen(function*() {
-    const got: Array<string> = []
-    let failures = 0
-    const handle = ({ payload }: Message<Uint8Array>) =>
-      Effect.andThen(Effect.sleep("2 millis"), Effect.sync(() => void got.push(textOf(payload))))
-    yield* Subscription.run(
-      Subscription.make(
-        Channel.bytes(channel),
-        { group: "group", name: "reader", lanes, restart: { base: 20 } },
-        handle
-      )
-    )
-    const broker = yield* Broker.Broker
-    const sent: Array<string> = []
-    while (!isOver()) {
-      const text = `m${sent.length}`
-      yield* broker.publish(outgoing(channel, text)).pipe(
-        Effect.tapError(() => Effect.sync(() => void failures++)),
-        Effect.retry(Schedule.spaced("20 millis"))
-      )
-      sent.push(text)
-      yield* Effect.sleep("1 millis")
-    }
-    yield* eventually(() => new Set(got).size >= sent.length)
-    return { got, sent, failures }
-  }).pipe(Effect.scoped)
 
 const made = Mosquitto.own({ users: { one: secret, two: `${secret}2`, rotated: secret } })
 

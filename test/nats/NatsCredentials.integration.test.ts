@@ -1,5 +1,5 @@
 import { it } from "@effect/vitest"
-import { Broker, Channel, Health, Lanes, type Message, Subscription } from "@millrace/core"
+import { Broker, Health, Lanes } from "@millrace/core"
 import { JetStream, Nats } from "@millrace/nats"
 import { Nats as Servers } from "@millrace/testing/servers"
 import { Clock, Effect, Logger, Redacted, Schedule } from "effect"
@@ -9,8 +9,9 @@ import { join } from "node:path"
 import { inspect } from "node:util"
 import { expect } from "vitest"
 import { describeServer } from "../services/describe.ts"
+import { traffic } from "../services/traffic.ts"
 import { operator } from "./jwt.ts"
-import { eventually, failureOf, fresh, outgoing, textOf } from "./support.ts"
+import { eventually, failureOf, fresh, outgoing } from "./support.ts"
 
 const authority = operator()
 const secret = "s3cret/pass"
@@ -26,36 +27,6 @@ const lines = () => {
   const found: Array<string> = []
   return { found, layer: Logger.layer([Logger.make(({ message }) => void found.push(String(message)))]) }
 }
-
-/** Publishes numbers one after another and consumes them, until there were so many credentials; answers what was handled. */
-const traffic = (channel: string, lanes: Lanes.Lanes, isOver: () => boolean) =>
-  Effect.gen(function*() {
-    const got: Array<string> = []
-    let failures = 0
-    const handle = ({ payload }: Message<Uint8Array>) =>
-      Effect.andThen(Effect.sleep("2 millis"), Effect.sync(() => void got.push(textOf(payload))))
-    yield* Subscription.run(
-      Subscription.make(
-        Channel.bytes(channel),
-        { group: "group", name: "reader", lanes, restart: { base: 20 } },
-        handle
-      )
-    )
-    const broker = yield* Broker.Broker
-    const sent: Array<string> = []
-    while (!isOver()) {
-      const text = `m${sent.length}`
-      // a publish whose connection ended may have been written
-      yield* broker.publish(outgoing(channel, text)).pipe(
-        Effect.tapError(() => Effect.sync(() => void failures++)),
-        Effect.retry(Schedule.spaced("20 millis"))
-      )
-      sent.push(text)
-      yield* Effect.sleep("1 millis")
-    }
-    yield* eventually(() => new Set(got).size >= sent.length)
-    return { got, sent, failures }
-  }).pipe(Effect.scoped)
 
 describeServer("Credentials of NATS that expire", both, (servers) => {
   it.live(
