@@ -19,6 +19,7 @@ import { redacting } from "./redaction.ts"
 import { redis } from "./redis.ts"
 import { security } from "./security.ts"
 import { stack } from "./stack.ts"
+import { startup } from "./startup.ts"
 import { wrappers } from "./wrappers.ts"
 
 /** Those that need real servers; Kafka's may be given by its address. */
@@ -57,5 +58,6 @@ export const benches: ReadonlyArray<Bench> = [
   memory,
   fairness,
   backlog,
-  outbox
+  outbox,
+  startup
 ]

@@ -290,7 +290,10 @@ describe("layout", () => {
       new Map<string, unknown>([
         ...Array.from(
           entries,
-          ([name, path]): [string, unknown] => [name, { types: `./dist/${path}.d.ts`, default: `./dist/${path}.js` }]
+          ([name, path]): [string, unknown] => [
+            name,
+            { types: `./dist/${path}.d.ts`, module: `./dist/${path}.js`, default: `./dist/node/${path}.js` }
+          ]
         ),
         [file, file]
       ])

@@ -92,6 +92,20 @@ describe("the packed packages", () => {
     assert.isAbove(Number(output), 0)
   })
 
+  it("core is one file to Node", async () => {
+    const output = await succeeds(node, [
+      "--input-type=module",
+      "-e",
+      `import { registerHooks } from "node:module"
+      const loaded = new Set()
+      registerHooks({ load: (url, context, next) => { if (url.includes("@millrace")) loaded.add(url); return next(url, context) } })
+      await import("@millrace/core")
+      await import("@millrace/core/Retry")
+      console.log([...loaded].map((url) => url.replace(/.*\\/dist\\//, "")).join(" "))`
+    ], { cwd: project, env })
+    assert.strictEqual(output.trim(), "node/index.js node/core.js node/middleware/Retry.js")
+  })
+
   it("a program on one client of Kafka needs the other neither installed nor loaded", async () => {
     const other = join(folder, "kafkajs")
     mkdirSync(other)
