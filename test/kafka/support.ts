@@ -5,6 +5,7 @@ import type { Kafka as Servers } from "@millrace/testing/servers"
 import { Effect, Exit, Fiber, type Layer, Scope, Stream } from "effect"
 import { Admin, Base, type consumerGroupDescribeV0, kGetApi, kGetBootstrapConnection } from "@platformatic/kafka"
 import { type Cluster, Kafka as KafkaClient, logLevel, PartitionAssigners } from "kafkajs"
+import { pbkdf2Sync, randomBytes } from "node:crypto"
 import { eventually, textOf } from "../services/driving.ts"
 
 export { bytes, eventually, fresh, outgoing, textOf } from "../services/driving.ts"
@@ -48,21 +49,33 @@ const removeClassic = async (brokers: Array<string>, groupId: string): Promise<v
   await consumer.disconnect()
 }
 
+/** Sends a request of Kafka's protocol by its name. */
+const ask = <A>(base: Base, name: string, ...args: ReadonlyArray<unknown>): Promise<A> =>
+  new Promise((resolve, reject) =>
+    base[kGetBootstrapConnection]((_, connection) =>
+      base[kGetApi]<Array<unknown>, A>(name, (_, api) => api!.async(connection!, ...args).then(resolve, reject))
+    )
+  )
+
 /** The same for the protocol "consumer". */
 const removeConsumers = async (brokers: Array<string>, group: string): Promise<void> => {
   const base = new Base({ clientId: "test", bootstrapBrokers: brokers })
-  const ask = <A>(name: string, ...args: ReadonlyArray<unknown>): Promise<A> =>
-    new Promise((resolve, reject) =>
-      base[kGetBootstrapConnection]((_, connection) =>
-        base[kGetApi]<Array<unknown>, A>(name, (_, api) => api!.async(connection!, ...args).then(resolve, reject))
-      )
-    )
   const { groups } = await ask<consumerGroupDescribeV0.ConsumerGroupDescribeResponse>(
+    base,
     "ConsumerGroupDescribe",
     [group],
     false
   )
-  await ask("LeaveGroup", group, groups[0]!.members.map(({ memberId }) => ({ memberId })))
+  await ask(base, "LeaveGroup", group, groups[0]!.members.map(({ memberId }) => ({ memberId })))
+  await base.close()
+}
+
+/** Sets the password of a user of SCRAM-SHA-256. */
+export const setPassword = async (brokers: Array<string>, name: string, password: string): Promise<void> => {
+  const base = new Base({ clientId: "test", bootstrapBrokers: brokers })
+  const salt = randomBytes(16)
+  const saltedPassword = pbkdf2Sync(password, salt, 4096, 32, "sha256")
+  await ask(base, "AlterUserScramCredentials", [], [{ name, mechanism: 1, iterations: 4096, salt, saltedPassword }])
   await base.close()
 }
 

@@ -14,6 +14,8 @@ export interface Place {
   /** `host:port` of the brokers, without credentials. */
   readonly brokers: string
   readonly user?: string | undefined
+  /** Whether the next authentication obtains new credentials. */
+  readonly isRenewable?: boolean | undefined
   /** The configured protocol: `SASL PLAIN`, `TLS` …. */
   readonly speaks: string
   readonly channel?: string | undefined
@@ -203,7 +205,15 @@ const refusedToken = (found: Found, place: Place): Verdict => [
   }: obtain one whose issuer, audience and lifetime its listener accepts.`
 ]
 
-const credentials = (found: Found, place: Place): Verdict => [
+const credentials = (found: Found, place: Place): Verdict => {
+  if (!/change principals/.test(found.message)) return refusedUser(found, place)
+  return [
+    "Lost",
+    `The user changed, and Kafka at ${place.brokers} ends connections of another: the next has the new one.`
+  ]
+}
+
+const refusedUser = (found: Found, place: Place): Verdict => [
   "Credentials",
   /not supported|suitable/.test(found.message)
     ? unoffered(place)
@@ -289,11 +299,13 @@ export const fromUnknown = (error: unknown, operation: Operation, place: Place):
   const verdict = byType(found, place) ?? byConnection(error, found, operation, place) ??
     byName(found, place, operation)
   if (verdict !== undefined) {
+    const isRefused = verdict[0] === "Credentials" && place.isRenewable === true
     return BrokerError.make({
       system: "kafka",
       operation,
       reason: verdict[0],
       message: place.redact(verdict[1]),
+      ...(isRefused ? { failure: "dependency" } : {}),
       cause: causeOf(error, place)
     })
   }

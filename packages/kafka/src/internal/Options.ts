@@ -6,6 +6,7 @@ import type { Duration, Effect } from "effect"
 import { Config, Option, Redacted } from "effect"
 import type { ConnectionOptions } from "node:tls"
 import type * as Errors from "./Errors.ts"
+import * as Password from "./Password.ts"
 import * as Token from "./Token.ts"
 
 const { bad, decoded, integer, millis, oneOf, plain } = DriverOptions
@@ -15,6 +16,13 @@ export type Sasl = {
   readonly mechanism: "plain" | "scram-sha-256" | "scram-sha-512"
   readonly username: string
   readonly password: string | Redacted.Redacted
+} | {
+  readonly mechanism: "plain" | "scram-sha-256" | "scram-sha-512"
+  /**
+   * An Effect that obtains user and password, with their expiry if it is known; it runs at each connection, and whenever an
+   * open connection authenticates again (the broker's `connections.max.reauth.ms`).
+   */
+  readonly credentials: Password.Source
 } | {
   readonly mechanism: "oauthbearer"
   /** A token, or an Effect that obtains one with its expiry; the Effect runs at each connection. */
@@ -122,11 +130,7 @@ export interface ResolvedOptions {
   /** Options for `node:tls`; undefined without TLS. */
   readonly tls: ConnectionOptions | undefined
   readonly sasl:
-    | {
-      readonly mechanism: (typeof mechanisms)[number]
-      readonly username: string
-      readonly password: Redacted.Redacted
-    }
+    | { readonly mechanism: (typeof mechanisms)[number]; readonly passwords: Password.Passwords }
     | { readonly mechanism: "oauthbearer"; readonly tokens: Token.Tokens }
     | undefined
   readonly missingTopics: "refuse" | "create"
@@ -217,9 +221,15 @@ const checkedSasl = (sasl: Sasl): ResolvedOptions["sasl"] => {
     return { mechanism: "oauthbearer", tokens: Token.make(sasl.token) }
   }
   const mechanism = oneOf("sasl.mechanism", sasl.mechanism, mechanisms, "plain")
+  if ("credentials" in sasl) {
+    if ("username" in sasl || "password" in sasl) {
+      bad("sasl.credentials stand in place of username and password: give one of them")
+    }
+    return { mechanism, passwords: Password.make(sasl.credentials) }
+  }
   const password = plain(sasl.password)
   if (sasl.username === "" || password === "") bad("sasl needs a username and a password, and one of them is empty")
-  return { mechanism, username: sasl.username, password: Redacted.make(password) }
+  return { mechanism, passwords: Password.make({ username: sasl.username, password }) }
 }
 
 const checkedTls = (tls: "off" | "on" | Tls): ConnectionOptions | undefined => {
@@ -252,7 +262,8 @@ const resolve = (options: Options): ResolvedOptions => {
   const sasl = options.sasl ?? parts.sasl
   const auth = sasl === undefined ? undefined : checkedSasl(sasl)
   const tls = checkedTls(options.tls ?? parts.tls)
-  const secrets = secretsOf(sasl, options.tls)
+  const redactConstants = DriverOptions.redacting(secretsOf(sasl, options.tls))
+  const redactAuth = redactionOf(auth)
   const connectTimeout = millis("connectTimeout", options.connectTimeout, 3000)
   const sessionTimeout = millis("consumer.sessionTimeout", options.consumer?.sessionTimeout, 30_000)
   const heartbeatInterval = millis(
@@ -273,14 +284,15 @@ const resolve = (options: Options): ResolvedOptions => {
     sasl: auth,
     place: {
       brokers: parts.brokers.join(","),
-      user: sasl === undefined || sasl.mechanism === "oauthbearer" ? undefined : sasl.username,
+      get user() {
+        return auth === undefined || auth.mechanism === "oauthbearer" ? undefined : auth.passwords.user()
+      },
+      isRenewable: sasl !== undefined && "credentials" in sasl,
       speaks:
         [tls === undefined ? undefined : "TLS", sasl && `SASL ${sasl.mechanism.toUpperCase()}`].filter((word) =>
           word !== undefined
         ).join(" and ") || "the plain protocol",
-      redact: auth?.mechanism === "oauthbearer"
-        ? (text) => auth.tokens.redact(DriverOptions.redacting(secrets)(text))
-        : DriverOptions.redacting(secrets)
+      redact: (text) => redactAuth(redactConstants(text))
     },
     missingTopics: oneOf("missingTopics", options.missingTopics, ["refuse", "create"], "refuse"),
     connectTimeout,
@@ -309,9 +321,14 @@ const resolve = (options: Options): ResolvedOptions => {
 /** Lists secrets in every spelling in which a message could repeat them. */
 const secretsOf = (sasl: Sasl | undefined, tls: Options["tls"]): ReadonlyArray<string> => {
   const key = typeof tls === "object" && tls.key !== undefined ? [plain(tls.key)] : []
-  return sasl === undefined || sasl.mechanism === "oauthbearer"
-    ? key
-    : [...key, plain(sasl.password), encodeURIComponent(plain(sasl.password))]
+  return sasl !== undefined && "password" in sasl
+    ? [...key, plain(sasl.password), encodeURIComponent(plain(sasl.password))]
+    : key
+}
+
+const redactionOf = (auth: ResolvedOptions["sasl"]): (text: string) => string => {
+  if (auth === undefined) return (text) => text
+  return auth.mechanism === "oauthbearer" ? auth.tokens.redact : auth.passwords.redact
 }
 
 /** Runs a check of options; a refused option fails with a `BrokerError` of reason `Invalid` that names the option. */

@@ -1,23 +1,15 @@
 /**
  * Makes kafkajs clients, routes their log into Effect's, and keeps secrets out of it.
  */
-import { Context, Effect, LogLevel, Redacted, References } from "effect"
-import kafkajs, {
-  Kafka,
-  type KafkaConfig,
-  type logCreator,
-  logLevel,
-  type Mechanism,
-  type RetryOptions,
-  type SASLOptions
-} from "kafkajs"
+import { Context, Effect, LogLevel, References } from "effect"
+import kafkajs, { Kafka, type KafkaConfig, type logCreator, logLevel, type RetryOptions } from "kafkajs"
 import { createRequire } from "node:module"
 import { connect, isIP } from "node:net"
 import { connect as connectTls, type ConnectionOptions } from "node:tls"
 import { promisify } from "node:util"
 import { zstdCompress, zstdDecompress } from "node:zlib"
 import type { ResolvedOptions } from "../Options.ts"
-import { refusalIn, type Tokens } from "../Token.ts"
+import * as Sasl from "./Sasl.ts"
 
 const { CompressionCodecs, CompressionTypes } = kafkajs
 
@@ -46,43 +38,8 @@ export const make = (settings: ResolvedOptions, log: Log): Kafka => {
     reauthenticationThreshold: 2000,
     retry: connecting,
     ...(tls === undefined ? {} : { ssl: Object.keys(tls).length === 0 ? true : tls }),
-    ...(sasl === undefined ? {} : { sasl: saslOf(sasl) }),
+    ...(sasl === undefined ? {} : { sasl: Sasl.make(sasl) }),
     ...log
-  })
-}
-
-type Sasl = NonNullable<ResolvedOptions["sasl"]>
-
-const saslOf = (sasl: Sasl): SASLOptions | Mechanism =>
-  sasl.mechanism === "oauthbearer" ? bearing(sasl.tokens) : passwordOf(sasl)
-
-const passwordOf = (
-  { mechanism, password, username }: Exclude<Sasl, { readonly mechanism: "oauthbearer" }>
-): SASLOptions => ({ mechanism, username, password: Redacted.value(password) })
-
-/** Implements OAUTHBEARER, because kafkajs's own mechanism takes a refused token for an accepted one. */
-const bearing = (tokens: Tokens): Mechanism => ({
-  mechanism: "OAUTHBEARER",
-  authenticationProvider: ({ saslAuthenticate }) => ({
-    authenticate: async () => {
-      const message = Buffer.from(`n,,\x01auth=Bearer ${await tokens.next().catch(failed)}\x01\x01`)
-      const length = Buffer.alloc(4)
-      length.writeInt32BE(message.length)
-      const refused = await saslAuthenticate({
-        request: { encode: () => Buffer.concat([length, message]) },
-        // skips the length prefix
-        response: { decode: (answer) => answer.subarray(4), parse: refusalIn }
-      })
-      if (refused instanceof Error) failed(refused)
-    }
-  })
-})
-
-/** Fails with kafkajs's own error; otherwise kafkajs would go on unauthenticated. */
-const failed = (cause: unknown): never => {
-  throw Object.assign(new Error("The token was refused, or there is none", { cause }), {
-    name: "KafkaJSSASLAuthenticationError",
-    retriable: false
   })
 }
 

@@ -3,7 +3,7 @@
  * membership, fetching and retries, because the client's own consumer joins a group again before running handlers could
  * finish.
  */
-import { Effect, Redacted, type Scope } from "effect"
+import { Effect, type Scope } from "effect"
 import {
   type API,
   Base,
@@ -30,9 +30,13 @@ import {
   type offsetCommitV9,
   type offsetFetchV9,
   type SASLOptions,
+  saslPlain,
+  saslScramSha,
   type syncGroupV5
 } from "@platformatic/kafka"
+import { callbackify } from "node:util"
 import type { ResolvedOptions } from "../Options.ts"
+import type { Passwords } from "../Password.ts"
 import { refusalIn } from "../Token.ts"
 
 /**
@@ -89,11 +93,38 @@ const saslOf = (sasl: NonNullable<ResolvedOptions["sasl"]>): SASLOptions =>
         else done(refused)
       }
     }
-    : {
-      mechanism: mechanisms[sasl.mechanism],
-      username: sasl.username,
-      password: Redacted.value(sasl.password)
-    }
+    : { mechanism: mechanisms[sasl.mechanism], authenticate: authenticator(sasl.mechanism, sasl.passwords) }
+
+/** The shortest time between two authentications of a connection: Kafka refuses the second within a second. */
+const shortestSession = 2000
+
+/**
+ * Authenticates by the client's own mechanisms with one login, because the client would ask for user and password apart. It
+ * authenticates again at 80 % of the session, which ends with the credentials if they end first.
+ */
+const authenticator = (
+  mechanism: keyof typeof mechanisms,
+  passwords: Passwords
+): NonNullable<SASLOptions["authenticate"]> =>
+(_, connection, api, __, ___, ____, done) => {
+  const authenticate = async (): ReturnType<typeof saslPlain.authenticate> => {
+    const { life, password, username } = await passwords.next()
+    const answer = mechanism === "plain"
+      ? await saslPlain.authenticate(api, connection, username, password)
+      : await saslScramSha.authenticate(
+        api,
+        connection,
+        mechanism === "scram-sha-256" ? "SHA-256" : "SHA-512",
+        username,
+        password
+      )
+    const session = Number(answer.sessionLifetimeMs)
+    // without sessions, Kafka refuses another authentication
+    if (session === 0 || session <= life) return answer
+    return { ...answer, sessionLifetimeMs: BigInt(Math.ceil(Math.max(shortestSession, life))) }
+  }
+  callbackify(authenticate)(done)
+}
 
 /** Connections to the brokers of a cluster, one to each broker; a request waits for earlier ones on the same connection. */
 export class Connection {
