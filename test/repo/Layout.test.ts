@@ -131,7 +131,8 @@ const shelves: Record<string, Shelf> = {
       "servers/Server",
       "servers/index",
       "servers/process",
-      "servers/redisCommand"
+      "servers/redisCommand",
+      "servers/redisTls"
     ],
     own: "any"
   },

@@ -4,7 +4,10 @@ import { writeFileSync } from "node:fs"
 import { join } from "node:path"
 import type { Probe } from "./process.ts"
 import { findServer } from "./redisCommand.ts"
+import { quoted, tlsLines, type TlsListener } from "./redisTls.ts"
 import { borrowed, own as ownServer, type Server as RunningServer, ServerFailed, ServerUnavailable } from "./Server.ts"
+
+export type { TlsListener } from "./redisTls.ts"
 
 /** A Redis server; clients connect to `url`. */
 export interface RedisServer extends RunningServer {
@@ -27,12 +30,7 @@ export interface Options {
   /** Additional users by name, each with its password and its rules as `ACL SETUSER` takes them; default none. */
   readonly users?: Readonly<Record<string, { readonly password: string; readonly rules: ReadonlyArray<string> }>>
   /** A second listener with TLS, by the files of its certificates; `clients` decides whether clients need a certificate. */
-  readonly tls?: {
-    readonly certFile: string
-    readonly keyFile: string
-    readonly caFile: string
-    readonly clients: "required" | "optional"
-  }
+  readonly tls?: TlsListener
   /**
    * Makes the server a cluster node, alone at first; it considers another node dead after `nodeTimeout` milliseconds.
    * Default: none.
@@ -58,8 +56,6 @@ const probe = (host: string, port: number): Probe => ({
   isAnswer: (reply) => /^(\+PONG|-NOAUTH)/.test(reply.toString("latin1"))
 })
 
-const quoted = (value: string): string => `"${value.replace(/["\\]/g, "\\$&")}"`
-
 /**
  * The content of the configuration file, which holds the passwords: a command line would show them to every user of the
  * machine.
@@ -77,15 +73,7 @@ const settingsOf = (folder: string, ports: ReadonlyArray<number>, options: Optio
     appendfsync: "always",
     ...settings
   }).map(([key, value]) => `${key} ${value}`)
-  if (tls !== undefined) {
-    lines.push(
-      `tls-port ${tlsPort}`,
-      `tls-cert-file ${quoted(tls.certFile)}`,
-      `tls-key-file ${quoted(tls.keyFile)}`,
-      `tls-ca-cert-file ${quoted(tls.caFile)}`,
-      `tls-auth-clients ${tls.clients === "required" ? "yes" : "optional"}`
-    )
-  }
+  if (tls !== undefined) lines.push(...tlsLines(tlsPort, tls))
   if (cluster !== undefined) {
     lines.push("cluster-enabled yes", `cluster-port ${busPort}`, `cluster-node-timeout ${cluster.nodeTimeout}`)
   }

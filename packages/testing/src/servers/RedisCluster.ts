@@ -1,6 +1,8 @@
 import { type Duration, Effect, type Scope } from "effect"
+import type { Certificates } from "./Certificates.ts"
 import * as Redis from "./Redis.ts"
 import { command, until } from "./redisCommand.ts"
+import { amongServers, listenerOf, tlsPortOf } from "./redisTls.ts"
 import { ServerFailed, type ServerNotOwned, type ServerUnavailable } from "./Server.ts"
 import { OptionCheck } from "@millrace/core"
 
@@ -10,6 +12,8 @@ export interface RedisCluster {
   readonly nodes: ReadonlyArray<Redis.RedisServer>
   /** `host:port` of each node. */
   readonly addresses: ReadonlyArray<string>
+  /** `host:port` of the TLS listener of each node; empty without TLS. */
+  readonly tlsAddresses: ReadonlyArray<string>
   /** The primary that serves the slot of a key now, according to the first node that answers. */
   readonly primaryOf: (key: string) => Effect.Effect<Redis.RedisServer, ServerFailed>
   /** Kills all nodes at once, as a power cut would. */
@@ -22,6 +26,8 @@ export interface RedisCluster {
 export interface Options {
   /** The folder of `redis-server` or `valkey-server`; default: `redis-server` of the PATH. */
   readonly bin?: string
+  /** The nodes use TLS among themselves and offer it to clients. Default: none. */
+  readonly tls?: Certificates
   /** The number of primaries, at least 3; default 3. */
   readonly primaries?: number
   /** The number of replicas of each primary; default 1. */
@@ -67,13 +73,18 @@ export const own = (
     const replicas = check.count("replicas", options.replicas ?? defaults.replicas, { least: 0 })
     const nodeTimeout = check.count("nodeTimeout", options.nodeTimeout ?? defaults.nodeTimeout)
     const patience = check.millis("startTimeout", options.startTimeout ?? defaults.startTimeout)
+    const { tls } = options
     const nodes = yield* Effect.all(
       Array.from({ length: primaries * (1 + replicas) }, () =>
         Redis.own({
           ...(options.bin === undefined ? {} : { bin: options.bin }),
+          ...(tls === undefined ? {} : { tls: listenerOf(tls) }),
           cluster: { nodeTimeout },
-          // a joining replica does not wait for others
-          settings: { "repl-diskless-sync-delay": "0" }
+          settings: {
+            // a joining replica does not wait for others
+            "repl-diskless-sync-delay": "0",
+            ...(tls === undefined ? {} : { ...amongServers(tls), "tls-cluster": "yes" })
+          }
         })),
       { concurrency: "unbounded" }
     )
@@ -92,8 +103,9 @@ export const own = (
           await command(port, `CLUSTER ADDSLOTSRANGE ${first} ${end! - 1}`)
         })
       )
-      for (const { busPort, port } of nodes.slice(1)) {
-        await command(ports[0]!, `CLUSTER MEET 127.0.0.1 ${port} ${busPort}`)
+      for (const node of nodes.slice(1)) {
+        const port = tls === undefined ? node.port : tlsPortOf(node)
+        await command(ports[0]!, `CLUSTER MEET 127.0.0.1 ${port} ${node.busPort}`)
       }
       const isMet = (reply: string) => reply.includes(`cluster_known_nodes:${nodes.length}`)
       await all("CLUSTER INFO", isMet)
@@ -129,6 +141,7 @@ export const own = (
     return {
       nodes,
       addresses: nodes.map(({ address }) => address),
+      tlsAddresses: nodes.flatMap(({ tlsAddress }) => tlsAddress === undefined ? [] : [tlsAddress]),
       primaryOf: (key) =>
         Effect.tryPromise({
           try: () => find(key),

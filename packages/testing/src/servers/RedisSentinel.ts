@@ -1,8 +1,10 @@
 import { type Duration, Effect, type Scope } from "effect"
 import { writeFileSync } from "node:fs"
 import { join } from "node:path"
+import type { Certificates } from "./Certificates.ts"
 import * as Redis from "./Redis.ts"
 import { command, findServer, until } from "./redisCommand.ts"
+import { amongServers, listenerOf, tlsLines, tlsPortOf } from "./redisTls.ts"
 import { own as ownServer, type Server, ServerFailed, type ServerUnavailable } from "./Server.ts"
 import { OptionCheck } from "@millrace/core"
 
@@ -15,6 +17,8 @@ export interface RedisSentinel {
   readonly sentinels: ReadonlyArray<Server>
   /** `host:port` of each sentinel. */
   readonly addresses: ReadonlyArray<string>
+  /** `host:port` of the TLS listener of each sentinel; empty without TLS. */
+  readonly tlsAddresses: ReadonlyArray<string>
   /** The sentinels' name of the primary. */
   readonly name: string
   /** `host:port` of the primary, according to the first sentinel that answers. */
@@ -25,6 +29,8 @@ export interface RedisSentinel {
 export interface Options {
   /** The folder of `redis-server` or `valkey-server`; default: `redis-server` of the PATH. */
   readonly bin?: string
+  /** Servers and sentinels use TLS among themselves and offer it to clients. Default: none. */
+  readonly tls?: Certificates
   /** Milliseconds without an answer after which a sentinel considers a server dead; default 500. */
   readonly downAfter?: number
   /** The longest time until a failover is possible; default 20 seconds. */
@@ -56,9 +62,18 @@ export const own = (
     const downAfter = check.count("downAfter", options.downAfter ?? defaults.downAfter)
     const patience = check.millis("startTimeout", options.startTimeout ?? defaults.startTimeout)
     const bin = options.bin === undefined ? {} : { bin: options.bin }
-    const settings = { "repl-diskless-sync-delay": "0" }
-    const first = yield* Redis.own({ ...bin, settings })
-    const second = yield* Redis.own({ ...bin, settings: { ...settings, replicaof: `127.0.0.1 ${first.port}` } })
+    const { tls } = options
+    const settings = { "repl-diskless-sync-delay": "0", ...(tls === undefined ? {} : amongServers(tls)) }
+    const listener = tls === undefined ? {} : { tls: listenerOf(tls) }
+    const first = yield* Redis.own({ ...bin, ...listener, settings })
+    // the port by which replica and sentinels reach it
+    const port = (server: Redis.RedisServer) => tls === undefined ? server.port : tlsPortOf(server)
+    const second = yield* Redis.own({
+      ...bin,
+      ...listener,
+      settings: { ...settings, replicaof: `127.0.0.1 ${port(first)}` }
+    })
+    const tlsPorts: Array<number> = []
     // the servers above have found it before
     const tool = findServer(options.bin) ?? "redis-server"
     yield* Effect.tryPromise({
@@ -69,16 +84,21 @@ export const own = (
       Array.from({ length: howMany }, () =>
         ownServer({
           name: "Redis Sentinel",
-          ports: 1,
+          ports: 2,
           startTimeout: patience,
           prepare: () => Effect.void,
-          program: (folder, [port = 0]) => {
+          program: (folder, [plain = 0, secure = 0]) => {
+            if (tls !== undefined) tlsPorts.push(secure)
             const file = join(folder, "sentinel.conf")
             const lines = [
-              `port ${port}`,
+              `port ${plain}`,
               "bind 127.0.0.1",
               `dir "${folder}"`,
-              `sentinel monitor ${name} 127.0.0.1 ${first.port} 2`,
+              ...(tls === undefined ? [] : [
+                ...tlsLines(secure, listenerOf(tls)),
+                ...Object.entries(amongServers(tls)).map(([key, value]) => `${key} ${value}`)
+              ]),
+              `sentinel monitor ${name} 127.0.0.1 ${port(first)} 2`,
               `sentinel down-after-milliseconds ${name} ${downAfter}`,
               `sentinel failover-timeout ${name} 3000`
             ]
@@ -90,7 +110,7 @@ export const own = (
               stopSignal: "SIGTERM" as const,
               probe: {
                 host: "127.0.0.1",
-                port,
+                port: plain,
                 hello: Buffer.from("PING\r\n"),
                 isAnswer: (reply) => reply.toString("latin1").startsWith("+PONG")
               }
@@ -102,10 +122,10 @@ export const own = (
     yield* Effect.tryPromise({
       try: () =>
         Promise.all(sentinels.map(async (sentinel) => {
-          const port = portOf(sentinel)
+          const at = portOf(sentinel)
           // without a quorum and a known replica, the sentinel could not fail over
-          await until(port, `SENTINEL CKQUORUM ${name}`, (reply) => reply.startsWith(`OK ${howMany}`), patience)
-          await until(port, `SENTINEL REPLICAS ${name}`, (reply) => reply.includes(`${second.port}`), patience)
+          await until(at, `SENTINEL CKQUORUM ${name}`, (reply) => reply.startsWith(`OK ${howMany}`), patience)
+          await until(at, `SENTINEL REPLICAS ${name}`, (reply) => reply.includes(`${port(second)}`), patience)
         })),
       catch: failed
     })
@@ -127,6 +147,7 @@ export const own = (
       second,
       sentinels,
       addresses: sentinels.map(({ address }) => address),
+      tlsAddresses: tlsPorts.map((port) => `localhost:${port}`),
       name,
       primary: Effect.tryPromise({ try: primary, catch: failed })
     }
