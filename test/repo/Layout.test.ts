@@ -89,6 +89,8 @@ const shelves: Record<string, Shelf> = {
     ],
     own: "any"
   },
+  codecs: { open: ["Avro", "MessagePack"], own: "any" },
+  protobuf: { open: ["Protobuf"], own: "any" },
   security: { open: ["ApiKey", "Hmac", "Jwt"], own: "any" },
   sql: {
     open: [

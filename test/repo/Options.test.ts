@@ -26,12 +26,14 @@ import {
   Timeout,
   Trace
 } from "@millrace/core"
+import { Avro, MessagePack } from "@millrace/codecs"
 import { Body, Caller, Cors, IdempotencyKey, Problem, Server, Sink, Webhook } from "@millrace/http"
 import * as Listener from "@millrace/http/Listener"
 import * as NodeServer from "@millrace/http/NodeServer"
 import { Kafka } from "@millrace/kafka"
 import { Mqtt } from "@millrace/mqtt"
 import { JetStream, Nats } from "@millrace/nats"
+import { Protobuf } from "@millrace/protobuf"
 import { RabbitMq } from "@millrace/rabbitmq"
 import { IdempotencyRedis, RateLimitRedis, RedisLists, RedisStreams } from "@millrace/redis"
 import { ApiKey, Hmac, Jwt } from "@millrace/security"
@@ -48,6 +50,7 @@ import {
   SqlHealth,
   SqliteClient
 } from "@millrace/sql"
+import { EmptySchema } from "@bufbuild/protobuf/wkt"
 import { BrokerContract, Simulation } from "@millrace/testing"
 import { Cause, Effect, Exit, Layer, Redacted, Schema } from "effect"
 import { createServer } from "node:http"
@@ -77,6 +80,17 @@ const subject = {
 }
 
 const made: Readonly<Record<string, ReadonlyArray<Made>>> = {
+  "codecs/src/internal/bounds.ts": [
+    {
+      make: (options) => Avro.codec("string", options),
+      numbers: ["maximumBytes", "maximumDepth", "maximumItems"]
+    },
+    { make: MessagePack.codec, numbers: ["maximumBytes", "maximumDepth", "maximumItems"] }
+  ],
+  "protobuf/src/Protobuf.ts": [{
+    make: (options) => Protobuf.codec(EmptySchema, options),
+    numbers: ["maximumBytes", "maximumDepth", "maximumItems"]
+  }],
   "core/src/broker/KillSwitch.ts": [
     { make: KillSwitch.layer, durations: ["window", "restartAfter"], numbers: ["rate", "minimum"] }
   ],

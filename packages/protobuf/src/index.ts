@@ -1,0 +1,4 @@
+/**
+ * Protocol Buffers as a codec.
+ */
+export * as Protobuf from "./Protobuf.ts"

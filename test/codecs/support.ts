@@ -1,0 +1,101 @@
+import { readFileSync } from "node:fs"
+import { assert } from "vitest"
+
+/** A file of the Avro project's test data (Apache License 2.0). */
+export const vector = (name: string): string => readFileSync(new URL(`./vectors/${name}`, import.meta.url), "utf8")
+
+/** Numbers from a seed, so that a failure repeats. */
+const random = (seed: number) => (): number => {
+  seed = (seed + 0x6d2b79f5) | 0
+  let value = Math.imul(seed ^ (seed >>> 15), 1 | seed)
+  value = (value + Math.imul(value ^ (value >>> 7), 61 | value)) ^ value
+  return ((value ^ (value >>> 14)) >>> 0) / 4294967296
+}
+
+/** Values that lengths, counts and tags fear. */
+const edges = [0, 1, 2, 0x7f, 0x80, 0x81, 0xc1, 0xc7, 0xdc, 0xdd, 0xdf, 0xfe, 0xff]
+
+const change = (next: () => number, samples: ReadonlyArray<Uint8Array>): Buffer => {
+  const pick = (most: number) => Math.floor(next() * most)
+  if (samples.length === 0 || next() < 0.1) return Buffer.from(Array.from({ length: pick(64) }, () => pick(256)))
+  let body = Buffer.from(samples[pick(samples.length)]!)
+  for (let times = 1 + pick(4); times > 0; times--) {
+    const at = pick(body.length + 1)
+    switch (pick(6)) {
+      case 0:
+        body = body.subarray(0, at)
+        break
+      case 1:
+        body = Buffer.concat([body.subarray(0, at), Buffer.from([edges[pick(edges.length)]!]), body.subarray(at)])
+        break
+      case 2:
+        if (at < body.length) body[at] = edges[pick(edges.length)]!
+        break
+      case 3:
+        if (at < body.length) body[at] = body[at]! ^ (1 << pick(8))
+        break
+      case 4: {
+        const from = pick(body.length + 1)
+        body = Buffer.concat([body.subarray(0, at), body.subarray(from, from + pick(16)), body.subarray(at)])
+        break
+      }
+      default: {
+        const other = Buffer.from(samples[pick(samples.length)]!)
+        body = Buffer.concat([body.subarray(0, at), other.subarray(pick(other.length + 1))])
+      }
+    }
+  }
+  return body
+}
+
+/** How long each decoder is fuzzed, in milliseconds: a moment in the tests, ten minutes by MILLRACE_FUZZ=600000. */
+const span = Number(process.env["MILLRACE_FUZZ"] ?? 400)
+
+/** The size of a value in bytes, as an engine lays it out. */
+const sizeOf = (value: unknown): number => {
+  if (typeof value === "string") return 16 + value.length
+  if (typeof value !== "object" || value === null) return typeof value === "bigint" ? 24 : 8
+  if (value instanceof Uint8Array) return 32 + value.length
+  if (value instanceof Date) return 32
+  if (Array.isArray(value)) return value.reduce((sum: number, each) => sum + sizeOf(each), 16)
+  return Object.values(value).reduce((sum: number, each) => sum + sizeOf(each), 24)
+}
+
+/**
+ * Feeds a decoder with changed samples: it answers or throws an error of this name, takes less than 100 ms, and its value
+ * is at most 16 times as large as the body and 2 KiB. Returns how many bodies it was fed.
+ */
+export const fuzz = (
+  decode: (bytes: Uint8Array) => unknown,
+  samples: ReadonlyArray<Uint8Array>,
+  name: string,
+  seed = Number(process.env["MILLRACE_FUZZ_SEED"] ?? 1)
+): number => {
+  const next = random(seed)
+  const until = performance.now() + span
+  let count = 0
+  while (performance.now() < until) {
+    const body = change(next, samples)
+    const copy = Buffer.from(body)
+    const started = performance.now()
+    const cpu = process.cpuUsage()
+    let value: unknown
+    try {
+      value = decode(body)
+    } catch (error) {
+      if (!(error instanceof Error) || error.name !== name) {
+        throw new Error(`${body.toString("hex")} fails with ${String(error)}`, { cause: error })
+      }
+    }
+    const took = performance.now() - started
+    if (took > 100) {
+      const { system, user } = process.cpuUsage(cpu)
+      // a busy machine stops a process for longer than that
+      assert.isBelow((system + user) / 1000, 100, `${took} ms for ${body.toString("hex")}`)
+    }
+    assert.isAtMost(sizeOf(value), 16 * body.length + 2048, `size of the value of ${body.toString("hex")}`)
+    assert.isTrue(body.equals(copy), "the body was changed")
+    count++
+  }
+  return count
+}
