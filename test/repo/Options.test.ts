@@ -27,6 +27,7 @@ import {
   Trace
 } from "@millrace/core"
 import { Avro, MessagePack } from "@millrace/codecs"
+import { Keys } from "@millrace/crypto"
 import { Body, Caller, Cors, IdempotencyKey, Problem, Server, Sink, Webhook } from "@millrace/http"
 import * as Listener from "@millrace/http/Listener"
 import * as NodeServer from "@millrace/http/NodeServer"
@@ -78,6 +79,8 @@ const subject = {
   start: Effect.void,
   stop: Effect.void
 }
+
+const set = { keys: { a: Redacted.make(new Uint8Array(32)) }, writing: "a" }
 
 const made: Readonly<Record<string, ReadonlyArray<Made>>> = {
   "codecs/src/internal/bounds.ts": [
@@ -204,6 +207,17 @@ const made: Readonly<Record<string, ReadonlyArray<Made>>> = {
   ],
   "core/src/pipeline/Gather.ts": [
     { make: Gather.make, base: { write: () => Effect.void }, numbers: ["maximum", "capacity"] }
+  ],
+  "crypto/src/internal/keyRing.ts": [
+    {
+      make: (options: object) => Keys.layerMemory({ ...set, ...options }),
+      durations: ["dataKey.age"],
+      numbers: ["dataKey.messages", "dataKey.capacity"]
+    },
+    {
+      make: (options) => Keys.layer(Effect.succeed(set), options),
+      durations: ["refresh", "cooldown", "timeout", "keep"]
+    }
   ],
   "http/src/Body.ts": [{ make: Body.bytes, durations: ["timeout"], endless: ["timeout"] }],
   "http/src/Caller.ts": [{ make: Caller.address, numbers: ["prefix"] }],
