@@ -4,6 +4,7 @@ import type { Bench } from "./Bench.ts"
 import { observing, validation } from "./concerns.ts"
 import { broker } from "./broker.ts"
 import { dispatch } from "./dispatch.ts"
+import { encryption } from "./encryption.ts"
 import { fairness } from "./fairness.ts"
 import { http } from "./http.ts"
 import { kafka } from "./kafka.ts"
@@ -54,6 +55,7 @@ export const benches: ReadonlyArray<Bench> = [
   idempotency,
   ratelimit,
   security,
+  encryption,
   keyed,
   memory,
   fairness,

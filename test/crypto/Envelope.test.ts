@@ -1,5 +1,11 @@
 import { Encryption, Keys } from "@millrace/crypto"
+import { associatedData } from "../../packages/crypto/src/internal/associated.ts"
+import { encrypt } from "../../packages/crypto/src/internal/body.ts"
+import * as DataKey from "../../packages/crypto/src/internal/dataKey.ts"
+import { identity } from "../../packages/crypto/src/internal/envelope.ts"
+import { Redacted } from "effect"
 import * as fc from "fast-check"
+import { createSecretKey } from "node:crypto"
 import { assert, describe, it } from "vitest"
 import { bytesOf, orders, sealed, secretOf, told, within } from "./support.ts"
 
@@ -15,6 +21,8 @@ const contexts: fc.Arbitrary<Encryption.Context> = fc.record({
   contentType: fc.option(fc.constantFrom("application/json", "avro/binary", ""), { nil: undefined }),
   headers: fc.record({ tenant: fc.constantFrom("a", "b", "") }, { requiredKeys: [] })
 })
+
+const fields = fc.constantFrom("channel", "key", "contentType", "headers")
 
 /** A context as text: two texts differ if and only if the contexts do. */
 const shown = ({ channel, contentType, headers, key }: Encryption.Context): string =>
@@ -36,7 +44,9 @@ describe.each(algorithms)("envelopes of %s", (algorithm) => {
 
   it("F10 open in their own context only", () =>
     within(() =>
-      fc.assert(fc.property(bodies, contexts, contexts, (body, from, to) => {
+      // the second context differs in one field at most
+      fc.assert(fc.property(bodies, contexts, contexts, fields, (body, from, other, field) => {
+        const to = { ...from, [field]: other[field] }
         const answer = told(encryption.open(sealed(encryption, body, from), to))
         if (shown(from) === shown(to)) assert.deepStrictEqual(answer, Buffer.from(body))
         else assert.strictEqual(answer, "Tampered")
@@ -108,6 +118,25 @@ describe("tampered envelopes", () => {
     const claimed = Buffer.from(envelope)
     claimed[6] = "b".charCodeAt(0)
     assert.strictEqual(await within(() => told(encryption.open(claimed, orders)), renamed), "Tampered")
+  })
+
+  it("F10 with another commitment are refused, although their tag is right", async () => {
+    const data = DataKey.make("aes256Gcm", "new", createSecretKey(Redacted.value(secretOf(1))))
+    const header = Buffer.from(data.header)
+    const envelopeOf = (made: DataKey.DataKey) =>
+      encrypt(made, associatedData(made.header, orders, []), bytesOf("body"))
+    header[header.length - 1]! ^= 1
+    const [right, wrong] = [envelopeOf(data), envelopeOf({ ...data, header })]
+    const open = (envelope: Uint8Array) => within(() => told(Encryption.make().open(envelope, orders)))
+    assert.deepStrictEqual(await open(right), Buffer.from("body"))
+    assert.strictEqual(await open(wrong), "Tampered")
+  })
+
+  it("F10 of one secret under two ids or algorithms have unrelated data keys", () => {
+    const secret = createSecretKey(Redacted.value(secretOf(1)))
+    const derived = [identity("aes256Gcm", "a"), identity("aes256Gcm", "b"), identity("xaes256Gcm", "a")]
+      .map((each) => DataKey.derive(secret, each, new Uint8Array(32)).commitment.toString("hex"))
+    assert.strictEqual(new Set(derived).size, 3)
   })
 
   it("F10 have errors that say no more than the channel", () =>

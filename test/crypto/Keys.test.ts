@@ -1,7 +1,10 @@
 import { Encryption, Keys } from "@millrace/crypto"
 import { it } from "@effect/vitest"
-import { ConfigProvider, Deferred, Duration, Effect, Exit, Fiber, Layer, Redacted } from "effect"
+import * as DataKey from "../../packages/crypto/src/internal/dataKey.ts"
+import { DataKeys } from "../../packages/crypto/src/internal/keyRing.ts"
+import { Clock, ConfigProvider, Deferred, Duration, Effect, Exit, Fiber, Layer, Redacted } from "effect"
 import { TestClock } from "effect/testing"
+import { createSecretKey } from "node:crypto"
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
@@ -106,6 +109,16 @@ describe("data keys", () => {
       assert.strictEqual(new Set(envelopes.map(saltOf)).size, 6)
       for (const each of [...envelopes, ...envelopes]) assert.deepStrictEqual(yield* open(each), Buffer.from(body))
     }).pipe(Effect.provide(one({ messages: 1, capacity: 2 }))))
+})
+
+describe("the cache of data keys", () => {
+  it.effect("F10 is bounded, and drops the oldest", () =>
+    Effect.map(Clock.Clock, (clock) => {
+      const cache = new DataKeys({ messages: 1, age: 1, capacity: 2 }, clock)
+      const data = DataKey.make("aes256Gcm", "a", createSecretKey(Redacted.value(secretOf(1))))
+      for (const header of ["1", "2", "3"]) cache.keep(header, data)
+      assert.deepStrictEqual(["1", "2", "3"].map((header) => cache.find(header) === data), [false, true, true])
+    }))
 })
 
 describe("an unknown key id", () => {

@@ -80,7 +80,7 @@ const subject = {
   stop: Effect.void
 }
 
-const set = { keys: { a: Redacted.make(new Uint8Array(32)) }, writing: "a" }
+const set = { keys: { a: Redacted.make(new Uint8Array(32)) }, writing: "a" } as const
 
 const made: Readonly<Record<string, ReadonlyArray<Made>>> = {
   "codecs/src/internal/bounds.ts": [

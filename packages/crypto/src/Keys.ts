@@ -4,7 +4,7 @@
 import { Clock, Config, Context, Effect, Layer, Redacted } from "effect"
 import { randomBytes } from "node:crypto"
 import { readFile, stat } from "node:fs/promises"
-import { KeysUnavailable } from "./internal/errors.ts"
+import type { KeysUnavailable } from "./internal/errors.ts"
 import {
   type DataKeyOptions,
   dataKeysOf,
@@ -16,7 +16,7 @@ import {
 } from "./internal/keyRing.ts"
 import { compile, type KeySet, parse } from "./internal/keySet.ts"
 
-export { KeysUnavailable }
+export { KeysUnavailable } from "./internal/errors.ts"
 export { type DataKeyOptions, defaults, type SourceOptions } from "./internal/keyRing.ts"
 export { type KeySet, type Secret } from "./internal/keySet.ts"
 

@@ -80,11 +80,11 @@ export class DataKeys {
     this.clock = clock
   }
 
-  /** The data key that encrypts the next message. */
+  /** The data key that encrypts the next message; `clear` when the writing key changes. */
   forWriting(algorithm: Algorithm, { id, secret }: Compiled["writing"]): DataKey.DataKey {
     const now = this.clock.currentTimeMillisUnsafe()
     let used = this.current[algorithm]
-    if (used === undefined || used.left === 0 || now >= used.until || used.data.keyId !== id) {
+    if (used === undefined || used.left === 0 || now >= used.until) {
       used = { data: DataKey.make(algorithm, id, secret), left: this.messages, until: now + this.age }
       this.current[algorithm] = used
     }
