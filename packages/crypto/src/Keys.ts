@@ -1,10 +1,11 @@
 /**
  * The keys of encrypted bodies: one key encrypts, all others of the set only decrypt, and a revoked key does neither.
  */
+import { Failure } from "@millrace/core"
 import { Clock, Config, Context, Effect, Layer, Redacted } from "effect"
 import { randomBytes } from "node:crypto"
 import { readFile, stat } from "node:fs/promises"
-import type { KeysUnavailable } from "./internal/errors.ts"
+import { KeysUnavailable } from "./internal/errors.ts"
 import {
   type DataKeyOptions,
   dataKeysOf,
@@ -175,5 +176,11 @@ const readKeys = (path: string) => async (signal: AbortSignal): Promise<KeySet> 
  * @throws RangeError when an option is out of range
  * @category layers
  */
-export const layerFile = (path: string, options: ReadOptions = {}): Layer.Layer<KeysRing, KeysUnavailable> =>
-  layer(Effect.tryPromise({ try: readKeys(path), catch: (cause) => cause }), { ...options, name: options.name ?? path })
+export const layerFile = (path: string, options: ReadOptions = {}): Layer.Layer<KeysRing, KeysUnavailable> => {
+  // Node's message names the path, and those of the set quote no secret
+  const load = Effect.tryPromise({
+    try: readKeys(path),
+    catch: (cause) => new KeysUnavailable({ message: Failure.messageOf(cause) })
+  })
+  return layer(load, { ...options, name: options.name ?? path })
+}

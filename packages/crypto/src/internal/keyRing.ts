@@ -212,7 +212,7 @@ export const refreshed = (
     })
 
   const readOnce = Effect.timeout(load, times.timeout).pipe(
-    Effect.flatMap((loaded) => Effect.try({ try: () => compile(loaded), catch: (cause) => cause })),
+    Effect.flatMap((loaded) => Effect.sync(() => compile(loaded))),
     Effect.matchCauseEffect({
       onSuccess: (next) =>
         Effect.sync(() => {
