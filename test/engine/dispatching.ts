@@ -129,7 +129,7 @@ class FixedChannels extends RetryChannels {
   private readonly times: ReadonlyMap<Delivery, number>
 
   constructor(clock: Clock.Clock, times: ReadonlyMap<Delivery, number>) {
-    super({ channel: "c", group: "g" }, Retries.delayed(["1 second"]) as Retries.Delayed, clock)
+    super({ channel: "c", group: "g", pattern: undefined }, Retries.delayed(["1 second"]) as Retries.Delayed, clock)
     this.times = times
   }
 

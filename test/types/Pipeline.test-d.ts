@@ -212,7 +212,9 @@ describe("F13 DeadLetter", () => {
   it("F13 an error of several classes stays in E when one of them is taken", () => {
     expectTypeOf(pipe(cannotFail, Decode.middleware(Orders), DeadLetter.classes("validation")))
       .toEqualTypeOf<Handler<Bytes, number | DeadLetter.Answer, Decode.DecodeError, never>>()
-    expectTypeOf(pipe(cannotFail, Decode.middleware(Orders), DeadLetter.classes("validation", "poison")))
+    expectTypeOf(
+      pipe(cannotFail, Decode.middleware(Orders), DeadLetter.classes("validation", "poison", "permanent", "dependency"))
+    )
       .toEqualTypeOf<Handler<Bytes, number | DeadLetter.Answer, never, never>>()
   })
 

@@ -49,6 +49,7 @@ export {
 export * as OptionCheck from "./message/OptionCheck.ts"
 export * as Outcome from "./message/Outcome.ts"
 export * as Parcel from "./message/Parcel.ts"
+export * as PayloadCodec from "./message/PayloadCodec.ts"
 export * as Status from "./message/Status.ts"
 export * as TraceContext from "./message/TraceContext.ts"
 export * as Audit from "./middleware/Audit.ts"

@@ -1,7 +1,7 @@
 /**
  * Request bodies: a middleware reads each body once, within limits, and checks it before the handler sees it.
  */
-import { type Channel, Middleware } from "@millrace/core"
+import { type Channel, Middleware, type PayloadCodec } from "@millrace/core"
 import { type Duration, Effect, Exit, type Schema } from "effect"
 import type { HttpApiEndpoint } from "effect/http-api"
 import type { BodyInvalid, BodyMalformed, JsonError } from "./internal/bodyErrors.ts"
@@ -124,30 +124,48 @@ export const json = <P>(schema: Schema.ConstraintCodec<P, unknown>, options: Jso
 }
 
 /** The media types of a channel's codec; undefined if the channel accepts every media type. */
-export const acceptedBy = <P>({ content }: Channel.Channel<P>): ReadonlyArray<string> | undefined =>
-  content._tag === "bytes"
-    ? undefined
-    : content.codec.contentType === "application/json"
-    ? defaults.json
-    : [content.codec.contentType]
+export const acceptedBy = <P, R>(
+  { content }: Channel.Channel<P, never, never, R>
+): ReadonlyArray<string> | undefined => {
+  const type = content.codec?.contentType
+  return type === undefined ? undefined : type === "application/json" ? defaults.json : [type]
+}
 
-/** Decodes bytes to a payload of a channel. The returned effect is an Exit, unless the schema suspends. */
-export const decoder = <P>(
-  { content }: Channel.Channel<P>,
+/** Errors of reading a payload of a channel. */
+export type ChannelError = JsonError | PayloadCodec.PayloadError
+
+/**
+ * Decodes requests of bytes to payloads of a channel. The returned effect is an Exit, unless the schema or the codec suspends.
+ */
+export const decoder = <P, R>(
+  { content, name }: Channel.Channel<P, never, never, R>,
   limits: JsonLimits = {}
-): (body: Uint8Array) => Effect.Effect<P, BodyMalformed | BodyInvalid> => {
+): (request: Request<Uint8Array>) => Effect.Effect<P, BodyMalformed | BodyInvalid | PayloadCodec.PayloadError, R> => {
+  const { codec } = content
   // a channel of bytes has P = Uint8Array by construction
-  if (content._tag === "bytes") return (body) => Exit.succeed(body as P)
-  const value = content.codec.contentType === "application/json" ? jsonParser(limits) : valueOf(content.codec)
+  if (codec === undefined) return ({ payload }) => Exit.succeed(payload as P)
+  const [first] = codec.transforms
+  if (first !== undefined) {
+    throw new RangeError(
+      `Body: the codec of ${name} has transforms (${first.name}), which are for brokers; make a channel of the codec alone for HTTP`
+    )
+  }
+  const value = codec.plain?.contentType === "application/json" ? jsonParser(limits) : undefined
   // an unchecked channel has P = unknown
-  const check = content._tag === "schema" ? checker(content.schema) : (read: unknown) => Exit.succeed(read as P)
-  return (body) => Effect.flatMapEager(value(body), check)
+  const check = content._tag === "schema"
+    ? checker(content.schema, codec.values)
+    : (read: unknown) => Exit.succeed(read as P)
+  return value === undefined
+    ? (request) => Effect.flatMapEager(valueOf(codec, name, request), check)
+    : ({ payload }) => Effect.flatMapEager(value(payload), check)
 }
 
 /**
  * Reads the body as a payload of a channel, by the channel's codec and schema, as a consumer of that channel would.
  *
- * Behaves like `json`. The media type is the codec's; a channel of bytes accepts every media type.
+ * Behaves like `json`. The media type is the codec's; a channel of bytes accepts every media type. A codec of `PayloadCodec`
+ * sees the request's headers and the system `http`; its services enter R, and its `PayloadError` enters E (400 if the bytes
+ * cannot be read, 503 if something that the codec needs is down). A codec with transforms is refused.
  *
  * **Example** (the same orders, by HTTP)
  *
@@ -161,18 +179,19 @@ export const decoder = <P>(
  * const handler = pipe((request: Request<{ readonly id: string }>) => Effect.succeed(request.payload.id), Body.channel(Orders))
  * ```
  *
- * @throws RangeError when `limit` is not an integer from 1
+ * @throws RangeError when `limit` is not an integer from 1, or the channel's codec has transforms
  * @category constructors
  */
-export const channel = <P>(channel: Channel.Channel<P>, options: JsonOptions = {}) => {
+export const channel = <P, R>(channel: Channel.Channel<P, never, never, R>, options: JsonOptions = {}) => {
   const read = reader({ ...options, accepts: options.accepts ?? acceptedBy(channel) })
   const decode = decoder(channel, options)
   return Middleware.change<{ outer: Request; inner: Request<P> }>()(
     { name: "Body", stage: "decode", shows: { channel: channel.name, limit: options.limit }, order },
-    (next) => (request): Middleware.Returns<JsonError> =>
+    (next) => (request): Middleware.Returns<ChannelError, R> =>
       Effect.flatMapEager(
         read(request),
-        (body) => Effect.flatMapEager(decode(body), (payload) => next(request.withPayload(payload)))
+        (body) =>
+          Effect.flatMapEager(decode(request.withPayload(body)), (payload) => next(request.withPayload(payload)))
       )
   )
 }

@@ -115,14 +115,14 @@ const headersOf = (
 
 /** The overloads of `handler`. */
 export interface Build {
-  <P, E, R, E2, R2>(
-    channel: Channel.Channel<P>,
+  <P, E, R, E2, R2, C = never>(
+    channel: Channel.Channel<P, never, never, C>,
     options: Signed<P, E, R, E2, R2>
-  ): Handler<Request, HttpServerResponse.HttpServerResponse, E | E2 | Body.JsonError, R | R2>
-  <P, E, R>(
-    channel: Channel.Channel<P>,
+  ): Handler<Request, HttpServerResponse.HttpServerResponse, E | E2 | Body.ChannelError, R | R2 | C>
+  <P, E, R, C = never>(
+    channel: Channel.Channel<P, never, never, C>,
     options: Options<P, E, R>
-  ): Handler<Request, HttpServerResponse.HttpServerResponse, E | Body.JsonError, R>
+  ): Handler<Request, HttpServerResponse.HttpServerResponse, E | Body.ChannelError, R | C>
 }
 
 /**
@@ -159,8 +159,8 @@ export interface Build {
  * @throws RangeError when `limit` is not an integer from 1
  * @category constructors
  */
-export const handler: Build = (<P, E, R>(
-  channel: Channel.Channel<P>,
+export const handler: Build = (<P, E, R, C>(
+  channel: Channel.Channel<P, never, never, C>,
   options: Options<P, E, R> & Partial<Signed<P, E, R, unknown, unknown>>
 ): Handler<Request, HttpServerResponse.HttpServerResponse, unknown, unknown> => {
   const { forward, publisher, verify } = options
@@ -182,7 +182,7 @@ export const handler: Build = (<P, E, R>(
   const accept = (request: Request<Uint8Array>) =>
     Effect.flatMapEager(
       verify === undefined ? Exit.void : verify(request),
-      (verified) => Effect.flatMapEager(read(request.payload), (payload) => publish(request, payload, verified))
+      (verified) => Effect.flatMapEager(read(request), (payload) => publish(request, payload, verified))
     )
   return pipe(accept, Body.bytes({ limit: options.limit, accepts: options.accepts ?? Body.acceptedBy(channel) }))
   // the overloads of Build declare the errors of the publisher and of `verify`

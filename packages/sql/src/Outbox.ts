@@ -77,9 +77,9 @@ export const to = <On = Broker.Broker>(
  * )
  * ```
  */
-export const on = <P, Name extends string, On>(
-  channel: Channel.Channel<P, Name, On>
-): Channel.Channel<P, Name, To<Broker.Of<On>>> => Broker.on(to(Broker.keyOf(channel)), channel)
+export const on = <P, Name extends string, On, R>(
+  channel: Channel.Channel<P, Name, On, R>
+): Channel.Channel<P, Name, To<Broker.Of<On>>, R> => Broker.on(to(Broker.keyOf(channel)), channel)
 
 /**
  * Makes a publisher whose messages become rows of the outbox, in the caller's transaction or in a separate one.
@@ -115,9 +115,9 @@ export const on = <P, Name extends string, On>(
  *
  * @category constructors
  */
-export const publisher = <P, Name extends string, On>(
-  channel: Channel.Channel<P, Name, On>
-): Publisher.Publisher<P, Publisher.EncodeError | BrokerError.BrokerError, To<Broker.Of<On>>, Name> =>
+export const publisher = <P, Name extends string, On, R>(
+  channel: Channel.Channel<P, Name, On, R>
+): Publisher.Publisher<P, Publisher.EncodeError | BrokerError.BrokerError, To<Broker.Of<On>> | R, Name> =>
   Publisher.make(on(channel))
 
 const check = OptionCheck.make("Outbox")

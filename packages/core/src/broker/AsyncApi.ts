@@ -4,7 +4,8 @@
  */
 import { Schema } from "effect"
 import type { Pattern } from "../message/Address.ts"
-import type { Codec, Content } from "../message/Channel.ts"
+import type { Content } from "../message/Channel.ts"
+import type { PayloadCodec } from "../message/PayloadCodec.ts"
 import * as Description from "../pipeline/Description.ts"
 import type { Subscription } from "./Subscription.ts"
 
@@ -70,14 +71,14 @@ const messageOf = (
   prefix: string,
   schemas: Record<string, Json>
 ): { readonly [name: string]: Json } => {
-  if (content._tag === "bytes") return {}
-  const { contentType } = content.codec
-  if (content._tag === "unchecked") return { contentType }
+  const { codec } = content
+  const typed = codec?.contentType === undefined ? {} : { contentType: codec.contentType }
+  if (content._tag !== "schema") return typed
   const document = Schema.toJsonSchemaDocument(content.schema)
   for (const [name, definition] of Object.entries(document.definitions)) {
     schemas[`${prefix}.${name}`] = { schemaFormat, schema: moved(definition, prefix) }
   }
-  return { contentType, payload: { schemaFormat, schema: moved(document.schema, prefix) } }
+  return { ...typed, payload: { schemaFormat, schema: moved(document.schema, prefix) } }
 }
 
 const reaches = { segment: "One segment.", rest: "All that is left of the name." }
@@ -196,7 +197,7 @@ export interface Options {
 export interface Asked {
   readonly channel: Pick<Description.Sent, "name" | "pattern"> & { readonly content: unknown }
   readonly reply: unknown
-  readonly codec: Codec
+  readonly codec: PayloadCodec<unknown>
 }
 
 /**

@@ -338,10 +338,10 @@ export const named = <const Name extends string>(name: Name): Context.Service<Na
  *
  * A subscription's dead letters are written to the broker that it reads.
  */
-export const on = <On, P, Name extends string>(
+export const on = <On, P, Name extends string, R>(
   key: Key<On>,
-  channel: Channel<P, Name, unknown>
-): Channel<P, Name, On> => ({ ...channel, broker: key })
+  channel: Channel<P, Name, unknown, R>
+): Channel<P, Name, On, R> => ({ ...channel, broker: key })
 
 /**
  * Provides any broker's layer as another service; middlewares of the broker (`wrap`) go into the layer.

@@ -76,6 +76,16 @@ export const unanswered: Problem = {
 export const unreadable = (detail: string): RemoteError =>
   new RemoteError({ type: "about:blank", title: "Bad Gateway", status: 502, detail, message: `Bad Gateway: ${detail}` })
 
+/** Makes the error of a reply that cannot be parsed now. */
+export const unavailable = (detail: string): RemoteError =>
+  new RemoteError({
+    type: "about:blank",
+    title: "Service Unavailable",
+    status: 503,
+    detail,
+    message: `Service Unavailable: ${detail}`
+  })
+
 /** Reads an error reply; missing fields get a default. */
 export const read = (value: unknown): { readonly error: unknown; readonly remote: RemoteError } => {
   const text = (name: string, otherwise: string): string =>

@@ -2,13 +2,15 @@
  * Publishes values of a channel's type: each value passes the publish middlewares, is encoded, and is confirmed by the
  * broker.
  */
-import { Data, Effect, Exit, SchemaIssue } from "effect"
+import { Data, type Duration, Effect, Exit, SchemaIssue } from "effect"
 import * as Address from "../message/Address.ts"
 import type { Channel, Content } from "../message/Channel.ts"
+import type { Codec } from "../message/Codec.ts"
 import * as Correlation from "../message/Correlation.ts"
-import { type Classified, classOf, messageOf, retryAfterOf, tagOf } from "../message/Failure.ts"
+import { type Classified, classOf, isInstance, messageOf, retryAfterOf, tagOf } from "../message/Failure.ts"
 import * as Headers from "../message/Headers.ts"
 import { type NativeParts, Outgoing } from "../message/Message.ts"
+import * as PayloadCodec from "../message/PayloadCodec.ts"
 import * as After from "../pipeline/After.ts"
 import { bounded, encoder as compile, explain } from "../pipeline/compile.ts"
 import * as Description from "../pipeline/Description.ts"
@@ -21,15 +23,25 @@ import * as PublishBatch from "../pipeline/publishBatch.ts"
 import type { Fold, Stack } from "../pipeline/Stack.ts"
 import { type Broker, keyOf, type Of } from "./Broker.ts"
 import { BrokerError } from "../driver/BrokerError.ts"
+import { written } from "./metadata.ts"
 import { type Feature, has, unsupported } from "../driver/Features.ts"
 
-/** A payload, or a parameter of the address, that its channel does not accept; nothing was published. */
+/**
+ * A payload, or a parameter of the address, that its channel does not accept (class `validation`), or a payload that its codec
+ * could not encode now (the class of `cause`, e.g. `dependency` for a key service that is down); nothing was published.
+ */
 export class EncodeError extends Data.TaggedError("EncodeError")<{
   readonly channel: string
   readonly message: string
+  /** A codec's own `PayloadError`, or the reason for the refusal. */
   readonly cause: unknown
 }> {
-  readonly failure = "validation" as const
+  get failure(): PayloadCodec.PayloadError["failure"] {
+    return isInstance(this.cause, PayloadCodec.PayloadError) ? this.cause.failure : "validation"
+  }
+  get retryAfter(): Duration.Duration | undefined {
+    return isInstance(this.cause, PayloadCodec.PayloadError) ? this.cause.retryAfter : undefined
+  }
 }
 
 /** Options of a publish. */
@@ -63,11 +75,15 @@ export type At<Name extends string> = [Name] extends [never] ? {} : {
 export type Beside<Name extends string, Own = Options> = [Name] extends [never] ? [options?: Own | undefined]
   : [options: Own & At<Name>]
 
-/** Makes the encoder of a channel, compiled once; it returns an Exit, unless the schema itself suspends. */
-export const encoder = <P>(
-  channel: Channel<P, string, unknown>
-): (payload: P) => Effect.Effect<Uint8Array, EncodeError> => {
-  const { content, name } = channel
+interface Encodes<P> {
+  /** Makes the error of a value that is refused. */
+  readonly refused: (cause: unknown, payload?: P) => EncodeError
+  /** Turns a payload into the codec's raw value: an Exit, unless the schema itself suspends. */
+  readonly raw: (payload: P) => Effect.Effect<unknown, EncodeError>
+}
+
+/** The schema's part of encoding, compiled once. */
+const checked = <P>({ content, name }: Channel<P, string, unknown, unknown>): Encodes<P> => {
   const refused = (cause: unknown, payload?: P): EncodeError => {
     const found = SchemaIssue.isIssue(cause) && content._tag === "schema"
       ? explain(cause, content.schema, { value: payload })
@@ -75,19 +91,37 @@ export const encoder = <P>(
     const place = found.path === "" ? "" : ` at ${found.path}`
     return new EncodeError({ channel: name, cause, message: `Not a payload of ${name}: ${found.message}${place}` })
   }
+  if (content._tag !== "schema") return { refused, raw: Exit.succeed }
+  const encode = compile(content.schema, content.codec.values)
+  return { refused, raw: (payload) => Effect.mapErrorEager(encode(payload), (cause) => refused(cause, payload)) }
+}
+
+/**
+ * Makes the encoder of a channel whose codec is a plain one, compiled once; it returns an Exit, unless the schema itself
+ * suspends. Undefined for a channel whose codec sees the message.
+ */
+export const encoder = <P>(
+  channel: Channel<P, string, unknown, unknown>
+): ((payload: P) => Effect.Effect<Uint8Array, EncodeError>) | undefined => {
+  const { content } = channel
   // a channel of bytes has P = Uint8Array by construction
-  if (content._tag === "bytes") return (payload) => Exit.succeed(payload as Uint8Array)
+  if (content.codec === undefined) return (payload) => Exit.succeed(payload as Uint8Array)
+  const { plain } = content.codec
+  return plain === undefined ? undefined : plainly(checked(channel), plain)
+}
+
+const plainly = <P>(
+  { raw, refused }: Encodes<P>,
+  codec: Codec
+): (payload: P) => Effect.Effect<Uint8Array, EncodeError> => {
   const write = (value: unknown): Exit.Exit<Uint8Array, EncodeError> => {
     try {
-      return Exit.succeed(content.codec.encode(value))
+      return Exit.succeed(codec.encode(value))
     } catch (cause) {
       return Exit.fail(refused(cause))
     }
   }
-  if (content._tag === "unchecked") return write
-  const encode = compile(content.schema)
-  return (payload) =>
-    Effect.flatMapEager(Effect.mapErrorEager(encode(payload), (cause) => refused(cause, payload)), write)
+  return (payload) => Effect.flatMapEager(raw(payload), write)
 }
 
 /**
@@ -96,7 +130,7 @@ export const encoder = <P>(
  * @throws EncodeError when a parameter does not fit the channel's address
  */
 export const message = <P>(
-  channel: Channel<P, string, unknown>,
+  channel: Channel<P, string, unknown, unknown>,
   payload: P,
   options?: Options & NativeParts & { readonly parameters?: Address.Parameters<string> | undefined }
 ): Outgoing<P> =>
@@ -133,22 +167,41 @@ export const attempt = <A, E, R>(effect: () => Effect.Effect<A, E, R>): Effect.E
   }
 }
 
-type Encode<P> = (outgoing: Outgoing<P>) => Effect.Effect<Outgoing<Uint8Array>, EncodeError>
+/** Encodes a message for a broker of `system`. */
+type Encode<P, C> = (outgoing: Outgoing<P>, system: string) => Effect.Effect<Outgoing<Uint8Array>, EncodeError, C>
 
 const nothing = new Uint8Array(0)
 
-const encodes = <P>(channel: Channel<P, string, unknown>): Encode<P> => {
-  const encode = encoder(channel)
-  const contentType = channel.content._tag === "bytes" ? undefined : channel.content.codec.contentType
-  return (outgoing) => {
-    // a tombstone has no payload to encode, even if a middleware has set one
+const typed = <P>(outgoing: Outgoing<P>, contentType: string | undefined): Outgoing<P> =>
+  contentType === undefined || outgoing.headers["content-type"] !== undefined
+    ? outgoing
+    : outgoing.withHeader("content-type", contentType)
+
+/** Makes the function that encodes messages of a channel, compiled once. */
+export const encodes = <P, C>(channel: Channel<P, string, unknown, C>): Encode<P, C> => {
+  // a channel of bytes without a codec is plain
+  const { codec = PayloadCodec.bytes } = channel.content
+  const { contentType } = codec
+  const plain = encoder(channel)
+  if (plain !== undefined) {
+    return (outgoing) => {
+      // a tombstone has no payload to encode, even if a middleware has set one
+      if (outgoing.native?.tombstone === true) return Exit.succeed(outgoing.withPayload(nothing))
+      return Effect.mapEager(plain(outgoing.payload), (bytes) => typed(outgoing.withPayload(bytes), contentType))
+    }
+  }
+  const { raw, refused } = checked(channel)
+  return (outgoing, system) => {
     if (outgoing.native?.tombstone === true) return Exit.succeed(outgoing.withPayload(nothing))
-    return Effect.mapEager(encode(outgoing.payload), (bytes) => {
-      const encoded = outgoing.withPayload(bytes)
-      return contentType === undefined || outgoing.headers["content-type"] !== undefined
-        ? encoded
-        : encoded.withHeader("content-type", contentType)
-    })
+    const whole = typed(outgoing, contentType)
+    return Effect.flatMapEager(
+      raw(outgoing.payload),
+      (value) =>
+        Effect.mapErrorEager(
+          Effect.mapEager(codec.encode(value, written(whole, system)), (encoded) => whole.withBody(encoded)),
+          (cause) => refused(cause)
+        )
+    )
   }
 }
 
@@ -156,51 +209,53 @@ const encodes = <P>(channel: Channel<P, string, unknown>): Encode<P> => {
 export type Innermost<P, B = Broker> = Handler<Outgoing<P>, void, EncodeError | BrokerError, B>
 
 /** Makes the innermost publish handler of a channel: encodes, sets the content type, and publishes to the broker. */
-export const handler = <P, On = never>(channel: Channel<P, string, On>): Innermost<P, Of<On>> =>
+export const handler = <P, On = never, C = never>(channel: Channel<P, string, On, C>): Innermost<P, Of<On> | C> =>
   innermost(channel, encodes(channel), () => {})
 
-const innermost = <P, On>(
-  channel: Channel<P, string, On>,
-  encode: Encode<P>,
+const innermost = <P, On, C>(
+  channel: Channel<P, string, On, C>,
+  encode: Encode<P, C>,
   check: (broker: Broker["Service"]) => void
-): Innermost<P, Of<On>> => {
+): Innermost<P, Of<On> | C> => {
   const key = keyOf(channel)
   return (outgoing) =>
-    Effect.flatMapEager(encode(outgoing), (encoded) =>
-      Effect.flatMapEager(Eager.service(key), (broker) => {
-        check(broker)
-        return broker.publish(encoded)
-      }))
+    Effect.flatMapEager(Eager.service(key), (broker) => {
+      check(broker)
+      return Effect.flatMapEager(encode(outgoing, broker.system), (encoded) => broker.publish(encoded))
+    })
 }
 
 /** As `innermost`, for the messages of one batch. */
-const innermostAll = <P, On>(
-  channel: Channel<P, string, On>,
-  encode: Encode<P>,
+const innermostAll = <P, On, C>(
+  channel: Channel<P, string, On, C>,
+  encode: Encode<P, C>,
   check: (broker: Broker["Service"]) => void
 ): Run => {
   const key = keyOf(channel)
   return (entries) => {
     const batch: Array<Outgoing<Uint8Array>> = []
-    const from = (at: number): Effect.Effect<void, EncodeError | BrokerError, Of<On>> => {
+    const from = (
+      at: number,
+      broker: Broker["Service"]
+    ): Effect.Effect<void, EncodeError | BrokerError, Of<On> | C> => {
       for (let i = at; i < entries.length; i++) {
         // the middlewares of this channel pass payloads of its type
-        const encoded = encode(entries[i]!.message as Outgoing<P>)
+        const encoded = encode(entries[i]!.message as Outgoing<P>, broker.system)
         if (!Eager.isDone(encoded)) {
           return Effect.flatMap(encoded, (message) => {
             batch.push(message)
-            return from(i + 1)
+            return from(i + 1, broker)
           })
         }
         if (encoded._tag === "Failure") return Exit.failCause(encoded.cause)
         batch.push(encoded.value)
       }
-      return Effect.flatMap(key, (broker) => {
-        check(broker)
-        return broker.publishAll(batch)
-      })
+      return broker.publishAll(batch)
     }
-    return from(0)
+    return Effect.flatMapEager(Eager.service(key), (broker) => {
+      check(broker)
+      return from(0, broker)
+    })
   }
 }
 
@@ -243,16 +298,16 @@ export interface Publisher<in P, out E, out R, in Name extends string = never> e
 }
 
 /** Describes a channel that is published to, for documents. */
-export const sentTo = <P>({ content, name, pattern }: Channel<P, string, unknown>): Description.Sent => ({
+export const sentTo = <P>({ content, name, pattern }: Channel<P, string, unknown, unknown>): Description.Sent => ({
   name,
   pattern,
   // read for its schema only
   content: content as Content<never>
 })
 
-const composed = <P, E, R, On>(
-  channel: Channel<P, string, On>,
-  through: AnyThrough<P, E, R, Of<On>> | undefined
+const composed = <P, E, R, On, C>(
+  channel: Channel<P, string, On, C>,
+  through: AnyThrough<P, E, R, Of<On> | C> | undefined
 ): Handler<Outgoing<P>, unknown, E, R> & Description.Described => {
   const encode = encodes(channel)
   let steps: ReadonlyArray<Description.Description> = []
@@ -305,9 +360,9 @@ export const hookFailed = (error: Classified): BrokerError =>
  *
  * @throws OrderError when the middlewares stand in a wrong order
  */
-export const sender = <P, On = never, E = EncodeError | BrokerError, R = Of<On>>(
-  channel: Channel<P, string, On>,
-  through?: AnyThrough<P, E, R, Of<On>> | undefined
+export const sender = <P, On = never, C = never, E = EncodeError | BrokerError, R = Of<On> | C>(
+  channel: Channel<P, string, On, C>,
+  through?: AnyThrough<P, E, R, Of<On> | C> | undefined
 ): ((outgoing: Outgoing<P>) => Effect.Effect<void, E | BrokerError, R>) & Description.Described => {
   const chain = composed(channel, through)
   return Description.describe(sends(chain), Description.of(chain))
@@ -344,27 +399,27 @@ const sends = <P, E, R>(chain: Handler<Outgoing<P>, unknown, E, R>) => (outgoing
  * @category constructors
  */
 export const make: {
-  <P, Name extends string, On>(
-    channel: Channel<P, Name, On>
-  ): Publisher<P, EncodeError | BrokerError, Of<On>, Name>
-  <P, Name extends string, On, E, R>(
-    channel: Channel<P, Name, On>,
-    through: Through<P, E, R, Of<On>>
+  <P, Name extends string, On, C>(
+    channel: Channel<P, Name, On, C>
+  ): Publisher<P, EncodeError | BrokerError, Of<On> | C, Name>
+  <P, Name extends string, On, C, E, R>(
+    channel: Channel<P, Name, On, C>,
+    through: Through<P, E, R, Of<On> | C>
   ): Publisher<P, E | Failing<Name>, R | Of<On>, Name>
-  <P, Name extends string, On, L extends ReadonlyArray<Config>>(
-    channel: Channel<P, Name, On>,
+  <P, Name extends string, On, C, L extends ReadonlyArray<Config>>(
+    channel: Channel<P, Name, On, C>,
     through: ThroughStack<P, L>
-  ): Publisher<P, Folded<L, Of<On>>["E"] | Failing<Name>, Folded<L, Of<On>>["R"] | Of<On>, Name>
-  <P, Name extends string, On, T>(
-    channel: Channel<P, Name, On>,
+  ): Publisher<P, Folded<L, Of<On> | C>["E"] | Failing<Name>, Folded<L, Of<On> | C>["R"] | Of<On>, Name>
+  <P, Name extends string, On, C, T>(
+    channel: Channel<P, Name, On, C>,
     through: Said<T, NoPublisher<T, P>>
   ): Publisher<P, BrokerError, Of<On>, Name>
-} = <P, Name extends string, On, E, R>(
-  channel: Channel<P, Name, On>,
+} = <P, Name extends string, On, C, E, R>(
+  channel: Channel<P, Name, On, C>,
   // no value has the type that explains the refusal
-  through?: AnyThrough<P, E, R, Of<On>> | Refuse<string> | undefined
+  through?: AnyThrough<P, E, R, Of<On> | C> | Refuse<string> | undefined
 ): Publisher<P, E | BrokerError | EncodeError, R | Of<On>, Name> => {
-  const chain = composed(channel, through as AnyThrough<P, E, R, Of<On>> | undefined)
+  const chain = composed(channel, through as AnyThrough<P, E, R, Of<On> | C> | undefined)
   const send = sends(chain)
   return {
     channel: channel.name,
@@ -436,33 +491,33 @@ type Seen<P, F extends Feature> = "tombstone" extends F ? P | undefined : P
  * @category constructors
  */
 export const using: {
-  <P, Name extends string, On, const F extends Feature>(
-    channel: Channel<P, Name, On>,
+  <P, Name extends string, On, C, const F extends Feature>(
+    channel: Channel<P, Name, On, C>,
     features: ReadonlyArray<F>
-  ): Effect.Effect<Using<P, EncodeError | BrokerError, Of<On>, Name, F>, BrokerError, Of<On>>
-  <P, Name extends string, On, const F extends Feature, E, R>(
-    channel: Channel<P, Name, On>,
+  ): Effect.Effect<Using<P, EncodeError | BrokerError, Of<On> | C, Name, F>, BrokerError, Of<On>>
+  <P, Name extends string, On, C, const F extends Feature, E, R>(
+    channel: Channel<P, Name, On, C>,
     features: ReadonlyArray<F>,
-    through: Through<Seen<P, F>, E, R, Of<On>>
+    through: Through<Seen<P, F>, E, R, Of<On> | C>
   ): Effect.Effect<Using<P, E | Failing<Name>, R | Of<On>, Name, F>, BrokerError, Of<On>>
-  <P, Name extends string, On, const F extends Feature, L extends ReadonlyArray<Config>>(
-    channel: Channel<P, Name, On>,
+  <P, Name extends string, On, C, const F extends Feature, L extends ReadonlyArray<Config>>(
+    channel: Channel<P, Name, On, C>,
     features: ReadonlyArray<F>,
     through: ThroughStack<Seen<P, F>, L>
   ): Effect.Effect<
-    Using<P, Folded<L, Of<On>>["E"] | Failing<Name>, Folded<L, Of<On>>["R"] | Of<On>, Name, F>,
+    Using<P, Folded<L, Of<On> | C>["E"] | Failing<Name>, Folded<L, Of<On> | C>["R"] | Of<On>, Name, F>,
     BrokerError,
     Of<On>
   >
-} = <P, Name extends string, On, F extends Feature, E, R>(
-  channel: Channel<P, Name, On>,
+} = <P, Name extends string, On, C, F extends Feature, E, R>(
+  channel: Channel<P, Name, On, C>,
   features: ReadonlyArray<F>,
-  through?: AnyThrough<Seen<P, F>, E, R, Of<On>>
+  through?: AnyThrough<Seen<P, F>, E, R, Of<On> | C>
 ): Effect.Effect<Using<P, E | BrokerError | EncodeError, R | Of<On>, Name, F>, BrokerError, Of<On>> => {
   // the innermost handler accepts a tombstone with any payload, so both kinds of message pass one chain
-  const chain = composed<P, E, R, On>(channel, through as unknown as AnyThrough<P, E, R, Of<On>> | undefined)
-  const send = sender<P, On, E, R>(channel, () => chain)
-  const publisher = through === undefined ? make(channel) : make<P, Name, On, E, R>(channel, () => chain)
+  const chain = composed<P, E, R, On, C>(channel, through as unknown as AnyThrough<P, E, R, Of<On> | C> | undefined)
+  const send = sender<P, On, C, E, R>(channel, () => chain)
+  const publisher = through === undefined ? make(channel) : make<P, Name, On, C, E, R>(channel, () => chain)
   const tombstone = (key: string, options?: Options & NativeParts) =>
     Effect.suspend(() => attempt(() => send(message(channel, undefined as P, { ...options, key, tombstone: true }))))
   const own = features.some((feature) => feature === "tombstone") ? { ...publisher, tombstone } : publisher

@@ -32,7 +32,7 @@ type Outcome = Settlement.Policy["entries"]
 
 /** A subscription that is not built yet, because routers around it still add to it. */
 interface Entry {
-  readonly channel: Channel.Channel<never, string, unknown>
+  readonly channel: Channel.Channel<never, string, unknown, unknown>
   readonly options: Subscription.Options & { readonly settle?: Outcome | undefined }
   readonly handler: Handler<never, unknown, unknown, unknown>
 }
@@ -86,7 +86,7 @@ export interface Building<out R, out On, At, L extends ReadonlyArray<Config>, Gr
    * order, those of the router included
    */
   add<P, Name extends string, Where, A, E = never, R2 = never>(
-    channel: Channel.Channel<P, Name, Where>,
+    channel: Channel.Channel<P, Name, Where, unknown>,
     options: Own<Group> & Settlement.Settle<Left<L, A, E, R2>> & Settlement.Named<Left<L, A, E, R2>>,
     // the check is on the result, as in `Stack.handle`
     handler: (message: Inside<At, P>) => Effect.Effect<A, E, R2> & Check<L, { A: A; E: E; R: R2 }>
@@ -99,7 +99,7 @@ export interface Building<out R, out On, At, L extends ReadonlyArray<Config>, Gr
     Each | Outside<L, { readonly A: A; readonly E: E }>
   >
   add<P, H>(
-    channel: Channel.Channel<P, string, unknown>,
+    channel: Channel.Channel<P, string, unknown, unknown>,
     options: Own<Group> & Settlement.Settle<ErrorsOf<H>> & Settlement.Named<ErrorsOf<H>>,
     handler: Said<H, NoHandler<H, Inside<At, P>>>
   ): Building<R, On, At, L, Group, Each>

@@ -200,12 +200,12 @@ const checkBatch = (steps: ReadonlyArray<Description.Description>, consumer: Con
 /** The overloads of `make`. The second accepts no value: its error explains why the first refuses a handler. */
 export interface Build {
   <P, On, A, E = never, R = never>(
-    channel: Channel<P, string, On>,
+    channel: Channel<P, string, On, unknown>,
     options: Options & Settlement.Settle<E> & Settlement.Named<E>,
     handler: Handler<Delivery<Raw<P>>, A, E, R>
   ): Subscription<R, Of<On>>
   <P, H>(
-    channel: Channel<P, string, unknown>,
+    channel: Channel<P, string, unknown, unknown>,
     options: Options & Settlement.Settle<ErrorsOf<H>> & Settlement.Named<ErrorsOf<H>>,
     handler: Said<H, NoHandler<H, Delivery<Raw<P>>>>
   ): Subscription<never>
@@ -222,7 +222,7 @@ export interface Build {
  * @category constructors
  */
 export const make: Build = (<P, On, A, E, R>(
-  channel: Channel<P, string, On>,
+  channel: Channel<P, string, On, unknown>,
   options: Options & { readonly settle?: Settlement.Policy["entries"] | undefined },
   handler: Handler<Delivery<Raw<P>>, A, E, R>
 ): Subscription<R, Of<On>> => {

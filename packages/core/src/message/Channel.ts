@@ -3,45 +3,32 @@
  */
 import type { Context, Schema } from "effect"
 import * as Address from "./Address.ts"
+import { type Codec, json } from "./Codec.ts"
 import type { Raw } from "./Message.ts"
+import * as PayloadCodec from "./PayloadCodec.ts"
 
-/** Turns values into bytes and back. Both functions may throw; the caller settles the throw as a poison message. */
-export interface Codec {
-  /** The media type that publishers write into `content-type`. */
-  readonly contentType: string
-  readonly encode: (value: unknown) => Uint8Array
-  readonly decode: (bytes: Uint8Array) => unknown
-}
+export { type Codec, json } from "./Codec.ts"
 
-const encoder = new TextEncoder()
-const decoder = new TextDecoder("utf-8", { fatal: true })
-
-/** JSON by RFC 8259: UTF-8; other encodings are refused. */
-export const json: Codec = {
-  contentType: "application/json",
-  encode: (value) => {
-    const text: string | undefined = JSON.stringify(value)
-    if (text === undefined) throw new TypeError(`JSON has no ${typeof value}`)
-    return encoder.encode(text)
-  },
-  decode: (bytes) => JSON.parse(decoder.decode(bytes))
-}
-
-/** The check of a channel's payload: by a schema, by the codec alone, or none. */
-export type Content<P> =
-  | { readonly _tag: "schema"; readonly schema: Schema.ConstraintCodec<P, unknown>; readonly codec: Codec }
-  | { readonly _tag: "unchecked"; readonly codec: Codec }
-  | { readonly _tag: "bytes" }
+/** The check of a channel's payload: by a schema, by the codec alone, or none; the codec needs the services `R`. */
+export type Content<P, R = unknown> =
+  | {
+    readonly _tag: "schema"
+    readonly schema: Schema.ConstraintCodec<P, unknown>
+    readonly codec: PayloadCodec.PayloadCodec<R>
+  }
+  | { readonly _tag: "unchecked"; readonly codec: PayloadCodec.PayloadCodec<R> }
+  /** Without a codec, the body is the payload. */
+  | { readonly _tag: "bytes"; readonly codec: PayloadCodec.PayloadCodec<R> | undefined }
 
 /**
  * A named channel with payloads of type `P`; `Name` are the parameters of its address, and `On` is its broker; never is the
- * program's own broker.
+ * program's own broker. `R` are the services that its codec needs.
  */
-export interface Channel<in out P, out Name extends string = never, out On = never> {
+export interface Channel<in out P, out Name extends string = never, out On = never, out R = never> {
   readonly name: string
   /** The address, if it has parameters: the channel then stands for every channel whose name matches. */
   readonly pattern: Address.Pattern | undefined
-  readonly content: Content<P>
+  readonly content: Content<P, R>
   /** The key of a payload: messages with equal keys are handled in order. */
   readonly key: ((payload: P) => string | undefined) | undefined
   /** The service of the channel's broker; undefined means the program's `Broker`. Set by `Broker.on`. */
@@ -53,19 +40,19 @@ export interface Channel<in out P, out Name extends string = never, out On = nev
 }
 
 /** Options of a channel with a schema. */
-export interface Options<P> {
+export interface Options<P, R = never> {
   readonly payload: Schema.ConstraintCodec<P, unknown>
   /** The key under which a payload is published. Default: none. */
   readonly key?: ((payload: P) => string | undefined) | undefined
   /** Default: JSON. */
-  readonly codec?: Codec | undefined
+  readonly codec?: Codec | PayloadCodec.PayloadCodec<R> | undefined
 }
 
-const named = <P, Text extends string>(
+const named = <P, R, Text extends string>(
   name: Text,
-  content: Content<P>,
+  content: Content<P, R>,
   key?: ((payload: P) => string | undefined) | undefined
-): Channel<P, Address.Names<Text>> => {
+): Channel<P, Address.Names<Text>, never, R> => {
   if (name === "") throw new RangeError("Channel: a name is needed, and it is empty")
   return { name, pattern: Address.pattern(name), content, key, broker: undefined }
 }
@@ -90,11 +77,15 @@ const named = <P, Text extends string>(
  * @throws RangeError when the name is empty, AddressError when it is not a valid address
  * @category constructors
  */
-export const make = <P, const Text extends string>(
+export const make = <P, const Text extends string, R = never>(
   name: Text,
-  options: Options<P>
-): Channel<P, Address.Names<Text>> =>
-  named(name, { _tag: "schema", schema: options.payload, codec: options.codec ?? json }, options.key)
+  options: Options<P, R>
+): Channel<P, Address.Names<Text>, never, R> =>
+  named(
+    name,
+    { _tag: "schema", schema: options.payload, codec: PayloadCodec.of<R>(options.codec ?? json) },
+    options.key
+  )
 
 /**
  * Makes a channel without a schema, whose payloads are decoded by the codec alone: JSON of any shape by default.
@@ -102,25 +93,29 @@ export const make = <P, const Text extends string>(
  * @throws RangeError when the name is empty, AddressError when it is not a valid address
  * @category constructors
  */
-export const unchecked = <const Text extends string>(
+export const unchecked = <const Text extends string, R = never>(
   name: Text,
-  codec: Codec = json
-): Channel<unknown, Address.Names<Text>> => named(name, { _tag: "unchecked", codec })
+  codec: Codec | PayloadCodec.PayloadCodec<R> = json
+): Channel<unknown, Address.Names<Text>, never, R> =>
+  named(name, { _tag: "unchecked", codec: PayloadCodec.of<R>(codec) })
 
 /**
- * Makes a channel without a schema, whose payloads are the raw bytes.
+ * Makes a channel without a schema, whose payloads are the raw bytes; `codec` puts transforms around them, as in
+ * `PayloadCodec.through(PayloadCodec.bytes, [Compression.make()])`.
  *
  * @throws RangeError when the name is empty, AddressError when it is not a valid address
  * @category constructors
  */
-export const bytes = <const Text extends string>(name: Text): Channel<Uint8Array, Address.Names<Text>> =>
-  named(name, { _tag: "bytes" })
+export const bytes = <const Text extends string, R = never>(
+  name: Text,
+  codec?: PayloadCodec.PayloadCodec<R> | undefined
+): Channel<Uint8Array, Address.Names<Text>, never, R> => named(name, { _tag: "bytes", codec })
 
 /** Copies a channel under another name. */
-const renamed = <P, Name extends string, On, Other extends string>(
-  channel: Channel<P, Name, On>,
+const renamed = <P, Name extends string, On, R, Other extends string>(
+  channel: Channel<P, Name, On, R>,
   name: string
-): Channel<P, Other, On> => ({
+): Channel<P, Other, On, R> => ({
   name,
   pattern: Address.pattern(name),
   content: channel.content,
@@ -143,13 +138,13 @@ const renamed = <P, Name extends string, On, Other extends string>(
  *
  * @throws AddressError when a value does not fit its parameter
  */
-export const at = <P, Name extends string, On>(
-  channel: Channel<P, Name, On>,
+export const at = <P, Name extends string, On, R>(
+  channel: Channel<P, Name, On, R>,
   parameters: Address.Parameters<Name>
-): Channel<P, never, On> =>
+): Channel<P, never, On, R> =>
   channel.pattern === undefined
     // without parameters Name is never
-    ? channel as Channel<P, never, On>
+    ? channel as Channel<P, never, On, R>
     : renamed(channel, Address.fill(channel.pattern, parameters))
 
 /**
@@ -157,10 +152,10 @@ export const at = <P, Name extends string, On>(
  *
  * @throws AddressError when prefix and name together are not a valid address
  */
-export const prefixed = <P, Name extends string, On>(
+export const prefixed = <P, Name extends string, On, R>(
   prefix: string,
-  channel: Channel<P, Name, On>
-): Channel<P, Name, On> => prefix === "" ? channel : renamed(channel, prefix + channel.name)
+  channel: Channel<P, Name, On, R>
+): Channel<P, Name, On, R> => prefix === "" ? channel : renamed(channel, prefix + channel.name)
 
 /**
  * Reads the parameter values from the channel name of a message: those of the channel through which it was subscribed.
@@ -178,7 +173,7 @@ export const prefixed = <P, Name extends string, On>(
  * @throws RangeError when the message's channel does not match
  */
 export const parameters = <P, Name extends string, On>(
-  channel: Channel<P, Name, On>,
+  channel: Channel<P, Name, On, unknown>,
   message: { readonly channel: string }
 ): Address.Parameters<Name> => {
   const values = channel.pattern === undefined ? {} : channel.pattern.match(message.channel)

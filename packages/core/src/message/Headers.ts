@@ -38,6 +38,25 @@ export const set = (self: Headers, name: string, value: string): Headers => {
   return headers
 }
 
+/** Copies headers with others added; of equal names the others win. */
+export const merge = (self: Headers, others: Headers): Headers => {
+  const headers: Record<string, string> = Object.create(null)
+  for (const name in self) headers[name] = self[name]!
+  for (const name in others) headers[name] = others[name]!
+  return headers
+}
+
+/** Copies fields without those that have the name of one of `by`, in any case, and adds `more`. Default: `more` is `by`. */
+export const replaceFields = (
+  self: ReadonlyArray<Field>,
+  by: ReadonlyArray<Field>,
+  more: ReadonlyArray<Field> = by
+): ReadonlyArray<Field> => {
+  if (self.length === 0) return more
+  const names = new Set(by.concat(more).map(([name]) => name.toLowerCase()))
+  return self.filter(([name]) => !names.has(name.toLowerCase())).concat(more)
+}
+
 /** Decodes a header's bytes, or returns undefined if they are null or not UTF-8. */
 export const textOf = (value: Uint8Array | null): string | undefined => {
   if (value === null) return undefined

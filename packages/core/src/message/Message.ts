@@ -92,6 +92,10 @@ export interface Origin {
   readonly holdLimit: number
 }
 
+const nothing = new Uint8Array(0)
+
+const encoder = new TextEncoder()
+
 // Fields are declared and not initialized: defining and then assigning a class field costs twice, per message.
 
 /** A consumed message: bytes outside `Decode`, a decoded value inside. */
@@ -141,6 +145,13 @@ export class Message<out P> implements Envelope {
   }
   get key(): string | undefined {
     return this._key === null ? this.delivery.ownKey : this._key
+  }
+  /** The key as bytes: those of the broker, unless a parser or a middleware has replaced the key. */
+  get keyBytes(): Uint8Array | undefined {
+    const { key } = this
+    // a copy may hold the broker's own key, whose bytes need not be text
+    if (key === this.delivery.ownKey) return this.delivery.keyBytes
+    return key === undefined ? undefined : encoder.encode(key)
   }
   get headers(): Headers.Headers {
     return this._headers ?? this.delivery.ownHeaders
@@ -214,7 +225,7 @@ export class Delivery<out P extends Uint8Array = Uint8Array> extends Message<P> 
   get ownHeaders(): Headers.Headers {
     return this._headers ??= this.reader.headers(this.native)
   }
-  get keyBytes(): Uint8Array | undefined {
+  override get keyBytes(): Uint8Array | undefined {
     return this.reader.keyBytes(this.native)
   }
   /** Every header exactly as received: repeated names, upper case, null and binary values. */
@@ -235,9 +246,12 @@ export const delivery = <Native>(
   // the reader and its record are stored together, so the pair stays consistent without a type parameter
   new Delivery(origin, reader as Reader<never>, native as never, position, body ?? nothing, attempt, body === null)
 
-const nothing = new Uint8Array(0)
-
-const encoder = new TextEncoder()
+/** An encoded payload with its headers. */
+interface Body {
+  readonly bytes: Uint8Array
+  readonly headers?: Headers.Headers | undefined
+  readonly fields?: ReadonlyArray<Headers.Field> | undefined
+}
 
 interface Books {
   hooks: Array<Hook> | undefined
@@ -316,6 +330,20 @@ export class Outgoing<out P> implements Envelope {
       this.headers,
       this.native,
       { hooks: undefined },
+      this.template
+    )
+  }
+  /** Copies the message with its encoded payload; headers and fields replace those of the same names. */
+  withBody({ bytes, fields = [], headers = Headers.empty }: Body): Outgoing<Uint8Array> {
+    const { native } = this
+    const own = Headers.replaceFields(native?.fields ?? [], Headers.toFields(headers), fields)
+    return new Outgoing(
+      this.channel,
+      bytes,
+      this.key,
+      Headers.merge(this.headers, headers),
+      own.length === 0 ? native : { ...native, fields: own },
+      this.books,
       this.template
     )
   }

@@ -68,31 +68,31 @@ type Publishes<P, E, R> = OnAnswer<Message<unknown>, Answered<P>, FullConfig<{ r
  * @category constructors
  */
 export const middleware: {
-  <P, On>(channel: Channel.Channel<P, never, On>, options?: Options<P>): Publishes<P, Failing, Of<On>>
-  <P, Name extends string, On>(
-    channel: Channel.Channel<P, Name, On>,
+  <P, On, C>(channel: Channel.Channel<P, never, On, C>, options?: Options<P>): Publishes<P, Failing, Of<On> | C>
+  <P, Name extends string, On, C>(
+    channel: Channel.Channel<P, Name, On, C>,
     options: Options<P> & At<P, Name>
-  ): Publishes<P, Failing, Of<On>>
-  <P, Name extends string, On, E, R>(
-    channel: Channel.Channel<P, Name, On>,
-    options: Through<P, Publisher.Through<P, E, R, Of<On>>> & At<P, Name>
+  ): Publishes<P, Failing, Of<On> | C>
+  <P, Name extends string, On, C, E, R>(
+    channel: Channel.Channel<P, Name, On, C>,
+    options: Through<P, Publisher.Through<P, E, R, Of<On> | C>> & At<P, Name>
   ): Publishes<P, E | Failed<Name>, R | Of<On>>
-  <P, Name extends string, On, L extends ReadonlyArray<Config>>(
-    channel: Channel.Channel<P, Name, On>,
+  <P, Name extends string, On, C, L extends ReadonlyArray<Config>>(
+    channel: Channel.Channel<P, Name, On, C>,
     options: Through<P, Publisher.ThroughStack<P, L>> & At<P, Name>
-  ): Publishes<P, Publisher.Folded<L, Of<On>>["E"] | Failed<Name>, Publisher.Folded<L, Of<On>>["R"] | Of<On>>
-  <P, Name extends string, On, T>(
-    channel: Channel.Channel<P, Name, On>,
+  ): Publishes<P, Publisher.Folded<L, Of<On> | C>["E"] | Failed<Name>, Publisher.Folded<L, Of<On> | C>["R"] | Of<On>>
+  <P, Name extends string, On, C, T>(
+    channel: Channel.Channel<P, Name, On, C>,
     options: Through<P, Said<T, NoPublisher<T, P>>> & At<P, Name>
   ): Publishes<P, BrokerError, Of<On>>
-} = <P, On, E, R>(
-  channel: Channel.Channel<P, string, On>,
+} = <P, On, C, E, R>(
+  channel: Channel.Channel<P, string, On, C>,
   // no value has the type that explains a refusal
   options: Options<P> & Partial<At<P, string>> & {
-    readonly through?: Publisher.AnyThrough<P, E, R, Of<On>> | Refuse<string>
+    readonly through?: Publisher.AnyThrough<P, E, R, Of<On> | C> | Refuse<string>
   } = {}
 ): Publishes<P, E | BrokerError, R | Of<On>> => {
-  const send = Publisher.sender(channel, options.through as Publisher.AnyThrough<P, E, R, Of<On>> | undefined)
+  const send = Publisher.sender(channel, options.through as Publisher.AnyThrough<P, E, R, Of<On> | C> | undefined)
   const built: unknown = wrap(
     { shows: { channel: channel.name, through: steps(send) }, sends: [Publisher.sentTo(channel)] },
     send,
@@ -110,12 +110,16 @@ export const middleware: {
 /** The errors of publishing, beside those of its middlewares; parameters that do not fit an address add `EncodeError`. */
 type Failed<Name extends string> = BrokerError | ([Name] extends [never] ? never : Publisher.EncodeError)
 
+/** A channel that takes payloads of `P`; its type says nothing of its codec, so no codec is inferred from it. */
+type Takes<P> = Pick<Channel.Channel<P, never, unknown, unknown>, "name" | "key" | "broker" | "~raw" | "~parameters">
+
 /** Channels by name; `route` requires beside it that they are channels and take the same payload. */
 type Named = { readonly [name: string]: { readonly name: string } }
 
-type PayloadOf<C> = C extends Channel.Channel<infer P, never, unknown> ? P : never
+type PayloadOf<C> = C extends Channel.Channel<infer P, never, unknown, unknown> ? P : never
 
-type BrokerOf<C> = C extends Channel.Channel<infer _, never, infer On> ? Of<On> : never
+/** The broker of a channel, and the services of its codec. */
+type NeedsOf<C> = C extends Channel.Channel<infer _, never, infer On, infer R> ? Of<On> | R : never
 
 /**
  * Publishes the handler's answer to one of several channels, which a function of the answer and the message chooses by
@@ -144,12 +148,13 @@ type BrokerOf<C> = C extends Channel.Channel<infer _, never, infer On> ? Of<On> 
  * @category constructors
  */
 export const route = <C extends Named>(
-  channels: C & { readonly [Name in keyof C]: Channel.Channel<PayloadOf<C[keyof C]>, never, unknown> },
+  channels: C & { readonly [Name in keyof C]: Takes<PayloadOf<C[keyof C]>> },
   choose: (answer: PayloadOf<C[keyof C]>, message: Message<unknown>) => keyof C | undefined,
   options: Options<PayloadOf<C[keyof C]>> = {}
-): Publishes<PayloadOf<C[keyof C]>, Failing, BrokerOf<C[keyof C]>> => {
+): Publishes<PayloadOf<C[keyof C]>, Failing, NeedsOf<C[keyof C]>> => {
   type P = PayloadOf<C[keyof C]>
-  const list = Object.entries<Channel.Channel<P, never, unknown>>(channels)
+  // C holds channels, whose payloads the second part of its type has checked
+  const list = Object.entries(channels as unknown as Record<string, Channel.Channel<P, never, unknown, unknown>>)
   const ways = new Map(list.map(([name, channel]) => [name, { channel, send: Publisher.sender(channel) }]))
   const shows = Object.fromEntries(list.map(([name, channel]) => [name, channel.name]))
   const sends = list.map(([, channel]) => Publisher.sentTo(channel))
@@ -164,7 +169,7 @@ export const route = <C extends Named>(
     }))
   })
   // as in `middleware`
-  return built as Publishes<P, Failing, BrokerOf<C[keyof C]>>
+  return built as Publishes<P, Failing, NeedsOf<C[keyof C]>>
 }
 
 const anything = Channel.unchecked("reply-to")
@@ -197,22 +202,22 @@ const anything = Channel.unchecked("reply-to")
  * @category constructors
  */
 export const reply: {
-  <P, On, E, R>(
-    options: ReplyThrough<P, Publisher.Through<P, E, R, Of<On>>, On>
+  <P, On, C, E, R>(
+    options: ReplyThrough<P, Publisher.Through<P, E, R, Of<On> | C>, On, C>
   ): Publishes<P, E | BrokerError, R | Of<On>>
-  <P, On, L extends ReadonlyArray<Config>>(
-    options: ReplyThrough<P, Publisher.ThroughStack<P, L>, On>
-  ): Publishes<P, Publisher.Folded<L, Of<On>>["E"] | BrokerError, Publisher.Folded<L, Of<On>>["R"] | Of<On>>
-  <P, On>(
-    options: ReplyOptions<P, On> & { readonly channel: Channel.Channel<P, never, On> }
-  ): Publishes<P, Failing, Of<On>>
+  <P, On, C, L extends ReadonlyArray<Config>>(
+    options: ReplyThrough<P, Publisher.ThroughStack<P, L>, On, C>
+  ): Publishes<P, Publisher.Folded<L, Of<On> | C>["E"] | BrokerError, Publisher.Folded<L, Of<On> | C>["R"] | Of<On>>
+  <P, On, C>(
+    options: ReplyOptions<P, On, C> & { readonly channel: Channel.Channel<P, never, On, C> }
+  ): Publishes<P, Failing, Of<On> | C>
   (options?: ReplyOptions<unknown>): Publishes<unknown, Failing, Of<never>>
-} = <P, On, E, R>(
-  options: ReplyOptions<P, On> & { readonly through?: Publisher.AnyThrough<P, E, R, Of<On>> } = {}
+} = <P, On, C, E, R>(
+  options: ReplyOptions<P, On, C> & { readonly through?: Publisher.AnyThrough<P, E, R, Of<On> | C> } = {}
 ): Publishes<P, E | BrokerError, R | Of<On>> => {
   const { allow, channel } = options
   // without a channel, P is unknown
-  const codec = channel ?? anything as unknown as Channel.Channel<P, never, On>
+  const codec = channel ?? anything as unknown as Channel.Channel<P, never, On, C>
   const send = Publisher.sender(codec, options.through)
   const shows = { to: names.replyTo, channel: channel?.name, through: steps(send) }
   const sends = channel === undefined ? undefined : [Publisher.sentTo(channel)]
@@ -233,15 +238,15 @@ export const reply: {
 }
 
 /** Options of `reply`. */
-export interface ReplyOptions<P, On = never> extends Options<P> {
+export interface ReplyOptions<P, On = never, C = never> extends Options<P> {
   /** Types and encodes the answer, names its broker, and receives the answer without a `reply-to` header. */
-  readonly channel?: Channel.Channel<P, never, On> | undefined
+  readonly channel?: Channel.Channel<P, never, On, C> | undefined
   /** Decides which channels a `reply-to` header may name; any other is treated as missing. Default: all. */
   readonly allow?: ((channel: string) => boolean) | undefined
 }
 
 /** Options of `reply` with publish middlewares. */
-export interface ReplyThrough<P, T, On = never> extends ReplyOptions<P, On> {
+export interface ReplyThrough<P, T, On = never, C = never> extends ReplyOptions<P, On, C> {
   /** As in `middleware`. */
   readonly through: T
 }

@@ -162,12 +162,12 @@ export const by: {
  */
 export const tags: {
   <P extends Tagged, H extends Partial<Tags<P>>, O extends Otherwise<Message<P>>>(
-    channel: Channel<P, string, unknown>,
+    channel: Channel<P, string, unknown, unknown>,
     routes: H & Known<P["_tag"], H>,
     otherwise: O
   ): Routed<Message<P>, H[keyof H] | O>
   <P extends Tagged, H extends Tags<P>>(
-    channel: Channel<P, string, unknown>,
+    channel: Channel<P, string, unknown, unknown>,
     routes: H & Known<P["_tag"], H>
   ): Routed<Message<P>, H[keyof H]>
 } = <M, T>(

@@ -10,20 +10,29 @@ import { bounded as cut } from "../message/bounded.ts"
 import { issueText, type Refused } from "../message/issueText.ts"
 import { namesOf } from "../message/namesOf.ts"
 
+/** The values between schema and codec: what JSON is made of, or what the schema itself encodes to. */
+export type Values = "json" | "native"
+
+const formOf = <P>(schema: Schema.ConstraintCodec<P, unknown>, values: Values): Schema.Codec<P, unknown> =>
+  // the constraint is a view of a whole schema, and no other code makes one
+  values === "json" ? Schema.toCodecJson(schema) : schema as Schema.Codec<P, unknown>
+
 /** Makes the function from a codec's raw value to a payload. Its result is an Exit, unless the schema itself suspends. */
 export const decoder = <P>(
-  schema: Schema.ConstraintCodec<P, unknown>
+  schema: Schema.ConstraintCodec<P, unknown>,
+  values: Values = "json"
 ): (value: unknown) => Effect.Effect<P, SchemaIssue.Issue> => {
-  const json = Schema.toCodecJson(schema)
-  SchemaJITCompiler.enable(json.ast)
-  return SchemaParser.decodeUnknownEffect(json)
+  const own = formOf(schema, values)
+  SchemaJITCompiler.enable(own.ast)
+  return SchemaParser.decodeUnknownEffect(own)
 }
 
 /** Makes the function from a payload to a codec's raw value. Its result is an Exit, unless the schema itself suspends. */
 export const encoder = <P>(
-  schema: Schema.ConstraintCodec<P, unknown>
+  schema: Schema.ConstraintCodec<P, unknown>,
+  values: Values = "json"
 ): (payload: P) => Effect.Effect<unknown, SchemaIssue.Issue> => {
-  const flipped = Schema.flip(Schema.toCodecJson(schema))
+  const flipped = Schema.flip(formOf(schema, values))
   SchemaJITCompiler.enable(flipped.ast)
   return SchemaParser.decodeUnknownEffect(flipped)
 }

@@ -1,9 +1,10 @@
 /**
  * Reads bytes as JSON: checks the depth and the number of values before parsing, and the schema after.
  */
-import { type Channel, Failure, OptionCheck } from "@millrace/core"
+import { Failure, Headers, OptionCheck, type PayloadCodec } from "@millrace/core"
 import { Cause, Effect, Exit, Schema, type SchemaIssue, SchemaParser } from "effect"
 import * as SchemaJITCompiler from "effect/schema/SchemaJITCompiler"
+import type { Request } from "../Request.ts"
 import { BodyInvalid, BodyMalformed } from "./bodyErrors.ts"
 import { firstError } from "./jsonPlace.ts"
 import { fieldsOfIssue } from "./problemFields.ts"
@@ -83,14 +84,28 @@ export const jsonParser = (
 }
 
 /** Reads bytes by a codec other than JSON. */
-export const valueOf = (codec: Channel.Codec) => (body: Uint8Array): Exit.Exit<unknown, BodyMalformed> => {
-  try {
-    return Exit.succeed(codec.decode(body))
-  } catch {
-    const message = `The body (${body.length} bytes) cannot be read as ${codec.contentType}`
-    return Exit.fail(new BodyMalformed({ message, position: undefined }))
-  }
-}
+export const valueOf = <R>(
+  codec: PayloadCodec.PayloadCodec<R>,
+  channel: string,
+  { headers, payload }: Request<Uint8Array>
+): Effect.Effect<unknown, BodyMalformed | PayloadCodec.PayloadError, R> =>
+  Effect.catchEager(
+    codec.decode(payload, {
+      system: "http",
+      channel,
+      key: undefined,
+      keyBytes: undefined,
+      headers,
+      fields: Headers.toFields(headers),
+      attempt: 1,
+      timestamp: undefined
+    }),
+    (error): Exit.Exit<never, BodyMalformed | PayloadCodec.PayloadError> => {
+      if (error.failure !== "poison") return Exit.fail(error)
+      const message = `The body (${payload.length} bytes) cannot be read as ${codec.contentType ?? codec.name}`
+      return Exit.fail(new BodyMalformed({ message, position: undefined }))
+    }
+  )
 
 const invalid = (issue: SchemaIssue.Issue, value: unknown): BodyInvalid =>
   new BodyInvalid({ fields: fieldsOfIssue(issue, { value }) })
@@ -115,8 +130,12 @@ export const withinStack = <A, E>(decode: () => Effect.Effect<A, E>): Effect.Eff
 }
 
 /** Checks a parsed JSON value by a schema. */
-export const checker = <P>(schema: Schema.ConstraintCodec<P, unknown>) => {
-  const json = Schema.toCodecJson(schema)
+export const checker = <P>(
+  schema: Schema.ConstraintCodec<P, unknown>,
+  values: PayloadCodec.PayloadCodec["values"] = "json"
+) => {
+  // the constraint is a view of a whole schema, and no other code makes one
+  const json = values === "json" ? Schema.toCodecJson(schema) : schema as Schema.Codec<P, unknown>
   SchemaJITCompiler.enable(json.ast)
   const fast = SchemaParser.decodeUnknownEffect(json)
   const whole = SchemaParser.decodeUnknownEffect(json, { errors: "all" })

@@ -79,7 +79,7 @@ export const sign = (options: SignOptions) => {
  * Signs messages published to a channel, like `sign`, for payloads that the publisher encodes.
  *
  * The payload is encoded twice, for the signature and for the publish, so the codec must write the same bytes for the same
- * value, as JSON does. `EncodeError` enters E.
+ * value, as JSON does; a codec of `PayloadCodec` is refused. `EncodeError` enters E.
  *
  * **Example** (orders that a partner can verify)
  *
@@ -94,12 +94,17 @@ export const sign = (options: SignOptions) => {
  * const publisher = Publisher.make(Orders, Hmac.signChannel(Orders, { keys }))
  * ```
  *
- * @throws RangeError when a secret is invalid
+ * @throws RangeError when a secret is invalid, or the codec is one of `PayloadCodec`
  * @category constructors
  */
 export const signChannel = <P, On>(channel: Channel.Channel<P, string, On>, options: SignOptions) => {
   const write = signer(options)
   const encode = Publisher.encoder(channel)
+  if (encode === undefined) {
+    throw new RangeError(
+      `Hmac.signChannel: the codec of ${channel.name} may write other bytes each time, and a signature is of one body: sign by a transform of its codec, or encrypt, which authenticates too`
+    )
+  }
   return Middleware.make<{ message: Outgoing<P> }>()(
     describe(options),
     (next) => (message) =>

@@ -8,7 +8,7 @@ import * as Base64Url from "effect/encoding/Base64Url"
 import { prettyOf } from "../../message/causeText.ts"
 import * as Failure from "../../message/Failure.ts"
 import * as Headers from "../../message/Headers.ts"
-import { type Delivery, Outgoing } from "../../message/Message.ts"
+import { type Delivery, type Message, Outgoing } from "../../message/Message.ts"
 import { readable } from "../../message/readable.ts"
 import * as Redaction from "../../telemetry/Redaction.ts"
 import { sha256 } from "../../message/sha256.ts"
@@ -152,6 +152,13 @@ export const toOutgoing = (options: Options): Outgoing<Uint8Array> => {
     }
   )
 }
+
+/**
+ * Returns the channel that a message was first read from. Its header counts in a `NAME.dead-letters` channel only: a publisher
+ * may have written it in any other.
+ */
+export const firstChannel = ({ channel, headers }: Pick<Message<unknown>, "channel" | "headers">): string =>
+  channel.endsWith(suffix) ? headers[names.channel] ?? channel : channel
 
 /** Returns the native fields of a message, without those that the library adds to dead letters. */
 const ownFields = (delivery: Delivery): ReadonlyArray<Headers.Field> =>

@@ -1,12 +1,13 @@
 /**
  * The server side of request and reply: answers every final failure, and each request once.
  */
-import { Clock, Effect, Exit, Metric, Schema } from "effect"
+import { Clock, Context, Effect, Exit, Fiber, Metric, Schema } from "effect"
 import * as Channel from "../../message/Channel.ts"
 import * as Correlation from "../../message/Correlation.ts"
 import type * as Headers from "../../message/Headers.ts"
 import { type Message, Outgoing } from "../../message/Message.ts"
 import * as Outcome from "../../message/Outcome.ts"
+import type * as PayloadCodec from "../../message/PayloadCodec.ts"
 import { encoder } from "../../pipeline/compile.ts"
 import * as Eager from "../../pipeline/Eager.ts"
 import type { FullConfig, OnAnswer } from "../../pipeline/Handler.ts"
@@ -15,7 +16,7 @@ import { type Broker, keyOf, type Of } from "../Broker.ts"
 import type * as BrokerError from "../../driver/BrokerError.ts"
 import * as Problem from "../Problem.ts"
 import * as Publisher from "../Publisher.ts"
-import { attributesOf, Expired, names, type Request } from "./contract.ts"
+import { attributesOf, Expired, names, problemCodec, type Request } from "./contract.ts"
 
 const expired = Metric.counter("millrace.request.expired", {
   description: "Requests that were not begun, since their caller had stopped waiting."
@@ -88,24 +89,25 @@ const deadlineOf = (headers: Headers.Headers): number => {
  * @throws OrderError, when it is subscribed, where something that can fail stands outside it
  * @category constructors
  */
-export const answer = <Q, A, E, On>(
-  request: Request<Q, A, E, On>,
+export const answer = <Q, A, E, On, C, D>(
+  request: Request<Q, A, E, On, C, D>,
   options: AnswerOptions = {}
 ): OnAnswer<
   Message<unknown>,
   Answered<A>,
   FullConfig<{
     handles: E
-    requires: Of<On>
+    // a contextual type must not decide D
+    requires: Of<On> | PayloadCodec.Own<D>
     fails: Publisher.EncodeError | BrokerError.BrokerError
     answers: Outcome.Reject
   }>
 > => {
   const key = keyOf(request.channel)
   const expiredHere = Metric.withAttributes(expired, attributesOf(request.channel.name))
-  const encode = Publisher.encoder(
-    Channel.make(request.channel.name, { payload: request.reply, codec: request.codec })
-  )
+  const { name } = request.channel
+  const encode = Publisher.encodes(Channel.make(name, { payload: request.reply, codec: request.codec }))
+  const encodeProblem = Publisher.encodes(Channel.unchecked(name, problemCodec(request.codec)))
   const { errors } = request
   const fits = errors === undefined ? () => false : Schema.is(errors)
   // an error may be any value, even one that no schema can read
@@ -135,13 +137,18 @@ export const answer = <Q, A, E, On>(
       stage: "publish",
       shows: { channel: request.channel.name, errors: errors !== undefined },
       // read for its schema only
-      replies: { _tag: "schema", schema: request.reply, codec: request.codec } as Channel.Content<never>,
+      replies: { _tag: "schema", schema: request.reply, codec: request.codec } as unknown as Channel.Content<never>,
       order: inner.map((outside) => ({
         outside,
         because
       }))
     },
-    (next) => (message): Middleware.Returns<Publisher.EncodeError | BrokerError.BrokerError, Of<On>, Outcome.Reject> =>
+    (next) =>
+    (message): Middleware.Returns<
+      Publisher.EncodeError | BrokerError.BrokerError,
+      Of<On> | D,
+      Outcome.Reject
+    > =>
       Effect.flatMapEager(Eager.service(Clock.Clock), (clock) => {
         const { headers } = message
         if (clock.currentTimeMillisUnsafe() > deadlineOf(headers)) {
@@ -153,43 +160,50 @@ export const answer = <Q, A, E, On>(
         const to = named !== undefined && (options.allow === undefined || options.allow(named)) ? named : undefined
         return Effect.flatMapEager(Eager.service(key), (broker: Broker["Service"]) => {
           let isAnswered = false
-          const send = (body: Uint8Array, contentType: string) =>
-            Effect.suspend(() => broker.publish(outgoing(message, to!, body, contentType)))
           const result = next(message)
           if (to === undefined) return settled(result, isDeclared, () => Exit.void)
+          // hooks run without the services of the chain
+          const context = Fiber.getCurrent()?.context as Context.Context<D> | undefined
           message.after((_, outcome) => {
             if (isAnswered || outcome === undefined || outcome._tag === "Retry" || outcome._tag === "Release") return
-            return Effect.flatMap(
+            const sent = Effect.flatMap(
               problemOf(outcome),
-              (problem) => send(Channel.json.encode(problem), Problem.contentType)
+              (problem) =>
+                Effect.flatMap(encodeProblem(outgoing(message, to, problem), broker.system), (reply) =>
+                  broker.publish(reply))
             )
+            return Effect.provideContext(sent, context ?? Context.empty() as Context.Context<D>)
           })
           return settled(
             result,
             isDeclared,
             (value) =>
               Effect.flatMapEager(
-                encode(value as A),
-                (bytes) =>
-                  Effect.map(send(bytes, request.codec.contentType), () => {
-                    isAnswered = true
-                  })
+                encode(outgoing(message, to, value as A), broker.system),
+                (reply) =>
+                  Effect.map(
+                    Effect.suspend(() =>
+                      broker.publish(reply)
+                    ),
+                    () => {
+                      isAnswered = true
+                    }
+                  )
               )
           )
         })
       })
   )
   // the type requires the answer to be a reply; `settled` removes declared errors
-  return built as ReturnType<typeof answer<Q, A, E, On>>
+  return built as ReturnType<typeof answer<Q, A, E, On, C, D>>
 }
 
-const outgoing = (message: Message<unknown>, to: string, body: Uint8Array, contentType: string) => {
+const outgoing = <B>(message: Message<unknown>, to: string, body: B): Outgoing<B> => {
   const own = message.headers[names.message]
   const correlation = message.headers[names.correlation] ?? own ?? Correlation.current()?.id
   const headers: Record<string, string> = Object.create(null)
   if (correlation !== undefined) headers[names.correlation] = correlation
   headers[names.causation] = own ?? `${message.channel}/${message.partition}/${message.position}`
-  headers["content-type"] = contentType
   Correlation.keepFlow(headers, message.headers)
   return new Outgoing(to, body, undefined, headers, { isReply: true })
 }

@@ -11,9 +11,10 @@ import { keyOf, type Of } from "../Broker.ts"
 import * as BrokerError from "../../driver/BrokerError.ts"
 import type { Declaration } from "../../driver/Driver.ts"
 import * as Lanes from "../../driver/Lanes.ts"
+import { received } from "../metadata.ts"
 import * as Problem from "../Problem.ts"
 import * as Publisher from "../Publisher.ts"
-import { attributesOf, check, DeadlineExceeded, names, type Request } from "./contract.ts"
+import { attributesOf, check, DeadlineExceeded, names, problemCodec, type Request } from "./contract.ts"
 import * as Subscription from "../Subscription.ts"
 
 type RemoteError = Problem.RemoteError
@@ -75,30 +76,34 @@ const randomId = Effect.map(
 )
 
 /** Reads an answer: a value, a declared error, or a `RemoteError`. */
-const readAnswer = <Q, A, E, On>(request: Request<Q, A, E, On>) => {
-  const value = decoder(request.reply)
+const readAnswer = <Q, A, E, On, C, D>(request: Request<Q, A, E, On, C, D>) => {
+  const { codec } = request
+  const value = decoder(request.reply, codec.values)
+  const problems = problemCodec(codec)
   const error = request.errors === undefined ? undefined : decoder(request.errors)
-  return (delivery: Delivery): Effect.Effect<A, E | RemoteError> => {
-    const { headers } = delivery
-    const isProblem = headers["content-type"]?.startsWith(Problem.contentType) === true
-    let found: unknown
-    try {
-      found = (isProblem ? Channel.json : request.codec).decode(delivery.raw)
-    } catch {
-      return Exit.fail(Problem.unreadable("The answer is not what its codec reads."))
-    }
-    if (!isProblem) {
-      return Effect.mapErrorEager(
-        value(found),
-        (issue) => {
-          const { message } = explain(issue, request.reply, { value: found })
-          return Problem.unreadable(`The answer is not what its schema asks: ${message}`)
-        }
-      )
-    }
+  const answerOf = (found: unknown): Effect.Effect<A, RemoteError> =>
+    Effect.mapErrorEager(
+      value(found),
+      (issue) => {
+        const { message } = explain(issue, request.reply, { value: found })
+        return Problem.unreadable(`The answer is not what its schema asks: ${message}`)
+      }
+    )
+  const failureOf = (found: unknown): Effect.Effect<never, E | RemoteError> => {
     const problem = Problem.read(found)
     if (error === undefined || problem.error === undefined) return Exit.fail(problem.remote)
     return Effect.flatMap(Effect.catchEager(error(problem.error), () => Effect.fail(problem.remote)), Effect.fail)
+  }
+  return (delivery: Delivery): Effect.Effect<A, E | RemoteError, D> => {
+    const isProblem = delivery.headers["content-type"]?.startsWith(Problem.contentType) === true
+    const found = (isProblem ? problems : codec).decode(delivery.raw, received(delivery))
+    return Effect.flatMapEager(
+      Effect.mapErrorEager(found, ({ failure }) =>
+        failure === "dependency"
+          ? Problem.unavailable("Something that its codec needs to read the answer is not available.")
+          : Problem.unreadable("The answer is not what its codec reads.")),
+      (found): Effect.Effect<A, E | RemoteError> => isProblem ? failureOf(found) : answerOf(found)
+    )
   }
 }
 
@@ -114,7 +119,7 @@ const closed = (system: string): BrokerError.BrokerError =>
  * Makes a client of a request, for as long as the scope: it subscribes to its answers first, and sends no request before that
  * subscription runs.
  *
- * Needs the channel's broker; fails with the `BrokerError` that kept it from subscribing. When the scope closes, waiting
+ * Needs the channel's broker and the services of both codecs; fails with the `BrokerError` that kept it from subscribing. When the scope closes, waiting
  * requests fail with a `BrokerError` of reason `Lost`. If the broker goes away, the subscription recovers by itself, and a
  * request ends by its deadline at the latest.
  *
@@ -137,10 +142,10 @@ const closed = (system: string): BrokerError.BrokerError =>
  * @throws RangeError when `pending` is not an integer from 1
  * @category constructors
  */
-export const client = <Q, A, E, On>(
-  request: Request<Q, A, E, On>,
+export const client = <Q, A, E, On, C, D>(
+  request: Request<Q, A, E, On, C, D>,
   options: ClientOptions = {}
-): Effect.Effect<Client<Q, A, E>, BrokerError.BrokerError, Of<On> | Scope.Scope> => {
+): Effect.Effect<Client<Q, A, E>, BrokerError.BrokerError, Of<On> | C | D | Scope.Scope> => {
   const most = check.count("pending", options.pending ?? 1024)
   const { channel } = request
   const key = keyOf(channel)
@@ -149,6 +154,7 @@ export const client = <Q, A, E, On>(
   const lateHere = Metric.withAttributes(late, attributesOf(channel.name))
   return Effect.gen(function*() {
     const broker = yield* key
+    const context = yield* Effect.context<C | D>()
     const instance = yield* randomId
     const replyTo = options.replyTo ?? `${channel.name}.replies.${instance}`
     const pending = new Map<string, Deferred.Deferred<Delivery, BrokerError.BrokerError>>()
@@ -246,8 +252,11 @@ export const client = <Q, A, E, On>(
           const wait = asking.deadline === undefined ? request.deadline : check.millis("deadline", asking.deadline)
           const deadline = clock.currentTimeMillisUnsafe() + wait
           const asked = room.withPermits(1)(Effect.suspend(() => ask(payload, asking, deadline)))
-          // the request needs only the broker
-          const provided = Effect.provideService(asked, key, broker) as Effect.Effect<A, E | Failing>
+          // the request needs only the broker, and the services of its codecs
+          const provided = Effect.provideService(Effect.provideContext(asked, context), key, broker) as Effect.Effect<
+            A,
+            E | Failing
+          >
           return Effect.timeoutOrElse(provided, {
             duration: wait,
             orElse: () =>

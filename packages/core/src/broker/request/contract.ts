@@ -5,6 +5,8 @@ import { Data, type Duration, type Schema } from "effect"
 import * as Channel from "../../message/Channel.ts"
 import type { FailureClass } from "../../message/Failure.ts"
 import * as OptionCheck from "../../message/OptionCheck.ts"
+import * as PayloadCodec from "../../message/PayloadCodec.ts"
+import * as Problem from "../Problem.ts"
 
 /** Names of the headers of requests and replies. */
 export const names = {
@@ -37,18 +39,21 @@ export class Expired extends Data.TaggedError("Expired")<{
   readonly failure: FailureClass = "timeout"
 }
 
-/** A channel of requests of `Q`, answered by an `A` or by an error of `E`. */
-export interface Request<in out Q, in out A, in out E, out On> {
-  readonly channel: Channel.Channel<Q, never, On>
+/**
+ * A channel of requests of `Q`, answered by an `A` or by an error of `E`; the codec of the requests needs the services `C`, that
+ * of the answers `D`.
+ */
+export interface Request<in out Q, in out A, in out E, out On, out C = never, out D = never> {
+  readonly channel: Channel.Channel<Q, never, On, C>
   readonly reply: Schema.ConstraintCodec<A, unknown>
   readonly errors: Schema.ConstraintCodec<E, unknown> | undefined
-  readonly codec: Channel.Codec
+  readonly codec: PayloadCodec.PayloadCodec<D>
   /** Milliseconds. */
   readonly deadline: number
 }
 
 /** Options of a request. */
-export interface Options<A, E> {
+export interface Options<A, E, D = never> {
   /** The schema of the answer. */
   readonly reply: Schema.ConstraintCodec<A, unknown>
   /** The errors that a caller gets. Default: none; every failure is then a `RemoteError` without details of it. */
@@ -56,8 +61,14 @@ export interface Options<A, E> {
   /** How long a caller waits. Default: 30 seconds. */
   readonly deadline?: Duration.Input | undefined
   /** The codec of the answers. Default: JSON. */
-  readonly codec?: Channel.Codec | undefined
+  readonly codec?: Channel.Codec | PayloadCodec.PayloadCodec<D> | undefined
 }
+
+const problemJson: Channel.Codec = { ...Channel.json, contentType: Problem.contentType }
+
+/** Returns the codec of problems: JSON, with the transforms of the answers, since a declared error is content too. */
+export const problemCodec = <D>(codec: PayloadCodec.PayloadCodec<D>): PayloadCodec.PayloadCodec<D> =>
+  PayloadCodec.sameTransforms(codec, problemJson)
 
 export const check = OptionCheck.make("Request")
 
@@ -98,14 +109,14 @@ export const check = OptionCheck.make("Request")
  * @throws RangeError when the deadline is out of range
  * @category constructors
  */
-export const make = <Q, On, A, E = never>(
-  channel: Channel.Channel<Q, never, On>,
-  options: Options<A, E>
-): Request<Q, A, E, On> => ({
+export const make = <Q, On, C, A, E = never, D = never>(
+  channel: Channel.Channel<Q, never, On, C>,
+  options: Options<A, E, D>
+): Request<Q, A, E, On, C, D> => ({
   channel,
   reply: options.reply,
   errors: options.errors,
-  codec: options.codec ?? Channel.json,
+  codec: PayloadCodec.of<D>(options.codec ?? Channel.json),
   deadline: check.millis("deadline", options.deadline ?? "30 seconds")
 })
 

@@ -18,14 +18,31 @@ export class RetryChannels {
   readonly delays: Retries.Delayed["delays"]
   readonly group: string
   private readonly clock: Clock.Clock
+  /** Tells whether the subscription reads a channel. */
+  private readonly owns: (channel: string) => boolean
   private readonly early = new WeakSet<Outcome.Outcome>()
 
-  constructor(consumer: Pick<Consumer<never>, "channel" | "group">, retries: Retries.Delayed, clock: Clock.Clock) {
+  constructor(
+    consumer: Pick<Consumer<never>, "channel" | "group" | "pattern">,
+    retries: Retries.Delayed,
+    clock: Clock.Clock
+  ) {
     const prefix = retries.prefix ?? `${consumer.channel}.${consumer.group}`
     this.delays = retries.delays
     this.channels = retries.delays.map((_, i) => Retries.channelOf(prefix, i + 1))
     this.group = consumer.group
     this.clock = clock
+    const { channel, pattern } = consumer
+    this.owns = pattern === undefined ? (name) => name === channel : (name) => pattern.match(name) !== undefined
+  }
+
+  /**
+   * Reads a message of a retry channel; undefined if another program published it, or if its headers name a channel that the
+   * subscription does not read: a program that may write here must not choose the channel that handlers and codecs see.
+   */
+  read(waiting: Delivery): Retries.Waiting | undefined {
+    const found = Retries.read(waiting, this.group)
+    return found !== undefined && this.owns(found.original.channel) ? found : undefined
   }
 
   /** Tells whether a message was only passed on because it is not due: its handler did not run. */
@@ -43,7 +60,7 @@ export class RetryChannels {
 
   /** Parses a message of a retry channel; undefined if its driver cannot read it, or another program published it. */
   private found(waiting: Delivery): Retries.Waiting | undefined {
-    return readable(() => Retries.read(waiting, this.group), undefined)
+    return readable(() => this.read(waiting), undefined)
   }
 
   /** Makes the consumer of a retry channel: it runs the subscription's handler with the message as in its original channel. */
@@ -57,7 +74,7 @@ export class RetryChannels {
       from: "earliest",
       deadLetterChannel: undefined,
       handle: (waiting) => {
-        const found = Retries.read(waiting, this.group)
+        const found = this.read(waiting)
         if (found === undefined) return Exit.succeed(Outcome.DeadLetter(new Error(`${waiting.channel} holds retries`)))
         const { due, original } = found
         const now = this.clock.currentTimeMillisUnsafe()
@@ -94,8 +111,8 @@ export class ChannelRetries extends RetryPolicy {
   }
 
   protected retry(delivery: Delivery, outcome: Outcome.Retry, error: unknown, now: number): Verdict {
-    const { channels: { delays, group }, limits: { hold } } = this
-    const found = this.tier === 0 ? undefined : Retries.read(delivery, group)
+    const { channels: { delays }, limits: { hold } } = this
+    const found = this.tier === 0 ? undefined : this.channels.read(delivery)
     const failures = found?.failures ?? 0
     const waited = this.costOf(delivery)?.waited ?? found?.named ?? 0
     if (found !== undefined && !isDue(found.due, now)) {
