@@ -92,6 +92,20 @@ const shelves: Record<string, Shelf> = {
   codecs: { open: ["Avro", "MessagePack"], own: "any" },
   protobuf: { open: ["Protobuf"], own: "any" },
   crypto: { open: ["Encryption", "Keys"], own: "any" },
+  monitor: {
+    open: [
+      "AlertChannel",
+      "AlertEmail",
+      "AlertRule",
+      "Fingerprint",
+      "Fold",
+      "Monitor",
+      "MonitorSql",
+      "Preset",
+      "Severity"
+    ],
+    own: "any"
+  },
   security: { open: ["ApiKey", "Hmac", "Jwt"], own: "any" },
   sql: {
     open: [
@@ -390,7 +404,7 @@ describe("layout", () => {
   })
 
   it("a service is declared by a name that says its module, since that is what the compiler prints", () => {
-    const wrong = sources("packages/{core,crypto,http,kafka,mqtt,nats,rabbitmq,redis,security,sql}/src/**/*.ts")
+    const wrong = sources("packages/{core,crypto,http,kafka,monitor,mqtt,nats,rabbitmq,redis,security,sql}/src/**/*.ts")
       .flatMap((
         file
       ) =>

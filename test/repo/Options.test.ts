@@ -32,6 +32,8 @@ import { Body, Caller, Cors, IdempotencyKey, Problem, Server, Sink, Webhook } fr
 import * as Listener from "@millrace/http/Listener"
 import * as NodeServer from "@millrace/http/NodeServer"
 import { Kafka } from "@millrace/kafka"
+import { AlertRule, Fold, Monitor, MonitorSql, Preset } from "@millrace/monitor"
+import * as AlertEmail from "@millrace/monitor/AlertEmail"
 import { Mqtt } from "@millrace/mqtt"
 import { JetStream, Nats } from "@millrace/nats"
 import { Protobuf } from "@millrace/protobuf"
@@ -420,6 +422,36 @@ const made: Readonly<Record<string, ReadonlyArray<Made>>> = {
     base: { missing: "created" },
     durations: ["patience", "quiet"]
   }],
+  "monitor/src/AlertEmail.ts": [{
+    make: AlertEmail.make,
+    base: { url: Redacted.make("smtps://mail.example.com"), from: "a@b.example", to: ["a@b.example"] },
+    durations: ["timeout"]
+  }],
+  "monitor/src/AlertRule.ts": [{
+    make: (options) => AlertRule.make(options),
+    base: {
+      name: "r",
+      level: "info",
+      when: { kind: "ratio", of: "errors", to: "messages", window: "1 minute", atLeast: 0.5 }
+    },
+    durations: ["for", "keepFiring", "cooldown", "when.window"],
+    numbers: ["when.under", "when.minimum"]
+  }],
+  "monitor/src/Fold.ts": [
+    {
+      make: Fold.make,
+      durations: ["retention", "groupWait", "groupInterval", "repeat"],
+      numbers: ["channels", "tags", "handlers", "groups"]
+    },
+    { make: (options) => Fold.dryRun([], options), durations: ["grace"] }
+  ],
+  "monitor/src/Monitor.ts": [{
+    make: (options) => Monitor.layer(Preset.production, options),
+    durations: ["slow", "every", "timeout", "backoff", "groupWait", "groupInterval", "repeat"],
+    numbers: ["queue", "attempts"],
+    endless: ["slow"]
+  }],
+  "monitor/src/MonitorSql.ts": [{ make: MonitorSql.layer, durations: ["timeout"] }],
   "testing/src/internal/simulation/Check.ts": [
     { make: (options) => Simulation.check(() => Effect.void, options), numbers: ["from", "seeds"] }
   ]
@@ -435,6 +467,9 @@ const others: Readonly<Record<string, string>> = {
   "core/src/middleware/audit/store.ts": "a query: fails with AuditError",
   "core/src/message/Message.ts": "of one message: Features refuses it",
   "core/src/message/OptionCheck.ts": "the checks themselves",
+  "monitor/src/Monitor.ts: for": "of one mute: checked by the call",
+  "monitor/src/Preset.ts": "a preset, for Log, which checks it",
+  "monitor/src/Severity.ts": "checked by AlertRule.bySeverity",
   "security/src/internal/apiKeyStore.ts": "a time of a stored key",
   "sql/src/internal/outbox/watch.ts: limit": "a query",
   "sql/src/internal/idempotency/protocol.ts": "an answer",

@@ -11,10 +11,10 @@ import * as OptionCheck from "../message/OptionCheck.ts"
 import { attributesOf, destinationOf } from "../telemetry/Conventions.ts"
 import * as Eager from "../pipeline/Eager.ts"
 import * as Middleware from "../pipeline/Middleware.ts"
-import { type ChannelStatistics, groupOf, other, Recorder } from "../telemetry/Recorder.ts"
+import { type ChannelStatistics, groupOf, type Observer, other, Recorder } from "../telemetry/Recorder.ts"
 import * as Series from "../telemetry/Series.ts"
 
-export type { ChannelStatistics, ErrorStatistics, Recorder } from "../telemetry/Recorder.ts"
+export type { ChannelStatistics, ErrorStatistics, Observer, Recorder } from "../telemetry/Recorder.ts"
 
 const sizeOf = (message: Envelope): number => {
   if (message instanceof Message) return message.raw.length
@@ -42,6 +42,11 @@ export interface RegistryOptions {
    * are counted together, as the channel `other` of their kind and group. Default: 1000.
    */
   readonly channels?: number | undefined
+  /**
+   * Is told of each call that failed, was refused with an error, or was slow, whichever `Metrics.middleware` counted it; a
+   * call that succeeds in time costs nothing. Default: none.
+   */
+  readonly observer?: Observer | undefined
 }
 
 /**
@@ -81,7 +86,8 @@ export const make = (options: RegistryOptions = {}): Effect.Effect<MetricsRegist
           message,
           channel,
           tags,
-          (end, nanos) => show(Series.duration(message.kind, labels, end, nanos))
+          (end, nanos) => show(Series.duration(message.kind, labels, end, nanos)),
+          options.observer
         )
         recorders.set(id, recorder)
         Series.counters(message.kind, labels, recorder).forEach(show)

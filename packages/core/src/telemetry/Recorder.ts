@@ -8,6 +8,7 @@ import { type Distribution, Histogram } from "./Histogram.ts"
 import { type Envelope, Message, type Origin } from "../message/Message.ts"
 import { destinationOf } from "./Conventions.ts"
 import * as Ending from "./Ending.ts"
+import * as Lost from "./Lost.ts"
 import { answerOf, type Labels } from "./Series.ts"
 
 /** Errors of one tag. */
@@ -47,6 +48,18 @@ export interface ChannelStatistics {
 
 const nanosInMilli = 1e-6
 
+/** Is told of the calls that failed, were refused with an error, or were slow; other calls cost it nothing. */
+export interface Observer {
+  /** Nanoseconds from which a call is slow; Infinity for never. */
+  readonly slow: number
+  /** Is called as a call ends; `nanos` is -1 if the call was not timed. A throw is dropped and reported once. */
+  readonly ended: (message: Envelope, exit: Exit.Exit<unknown, unknown>, nanos: number, ending: Ending.Ending) => void
+}
+
+const noObserver: Observer = { slow: Infinity, ended: () => undefined }
+
+const done: Ending.Ending = { status: "done", error: undefined }
+
 interface Errors {
   readonly tag: string
   readonly failure: FailureClass | undefined
@@ -70,6 +83,8 @@ export class Recorder {
   readonly #tags: number
   readonly #isRequest: boolean
   readonly #added: (end: Labels, nanos: Histogram) => void
+  readonly #observer: Observer
+  readonly #slow: number
   /** Durations of HTTP requests, by method, status and error. */
   readonly #answers = new Map<string, Histogram>()
 
@@ -77,7 +92,8 @@ export class Recorder {
     message: Envelope,
     channel: string,
     tags: number,
-    added: (end: Labels, nanos: Histogram) => void
+    added: (end: Labels, nanos: Histogram) => void,
+    observer: Observer = noObserver
   ) {
     this.kind = message.kind
     this.channel = channel
@@ -85,6 +101,8 @@ export class Recorder {
     this.#tags = tags
     this.#isRequest = message.exchange !== undefined
     this.#added = added
+    this.#observer = observer
+    this.#slow = observer.slow
     if (!this.#isRequest) added({}, this.#nanos)
   }
 
@@ -113,9 +131,12 @@ export class Recorder {
     if (exit._tag === "Success" && typeof exit.value !== "object") {
       this.counts.done += 1
       if (nanos >= 0) this.#nanos.record(nanos)
+      if (nanos >= this.#slow) this.#tell(message, exit, nanos, done)
       return
     }
-    const { error, status } = Ending.of(exit)
+    const ending = Ending.of(exit)
+    const { error, status } = ending
+    this.#tell(message, exit, nanos, ending)
     this.counts[status] += 1
     const errors = status === "failed" ? this.#errorsOf(error) : undefined
     if (errors !== undefined) errors.count += 1
@@ -123,7 +144,9 @@ export class Recorder {
   }
 
   #endRequest(message: Envelope, exchange: Exchange, exit: Exit.Exit<unknown, unknown>, nanos: number): void {
-    const { error, status, statusCode } = Ending.ofMessage(message, exit)
+    const ending = Ending.ofMessage(message, exit)
+    const { error, status, statusCode } = ending
+    this.#tell(message, exit, nanos, ending)
     this.counts[status] += 1
     const errors = status !== "done" && error !== undefined ? this.#errorsOf(error) : undefined
     if (errors !== undefined) errors.count += 1
@@ -142,6 +165,18 @@ export class Recorder {
       this.#added(end, answers)
     }
     answers.record(nanos)
+  }
+
+  #tell(message: Envelope, exit: Exit.Exit<unknown, unknown>, nanos: number, ending: Ending.Ending): void {
+    const { error, status } = ending
+    if (status !== "failed" && (status !== "rejected" || error === undefined)) {
+      if (nanos < this.#slow || status === "interrupted") return
+    }
+    try {
+      this.#observer.ended(message, exit, nanos, ending)
+    } catch (defect) {
+      Lost.tell("An observer of metrics", defect)
+    }
   }
 
   #errorsOf(error: unknown): Errors {
