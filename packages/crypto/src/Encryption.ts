@@ -2,7 +2,7 @@
  * Encrypts the bodies of messages, and binds each to its channel, key and content type: a body that was changed or moved does not
  * open.
  */
-import { Eager, OptionCheck } from "@millrace/core"
+import { Eager, OptionCheck, PayloadCodec } from "@millrace/core"
 import { Clock, Effect, Exit } from "effect"
 import { associatedData, type Context } from "./internal/associated.ts"
 import { decrypt, encrypt } from "./internal/body.ts"
@@ -106,5 +106,64 @@ export const make = (options: Options = {}): Encryption => {
         (ring) => Effect.flatMapEager(ring.reading(envelope, headerBytes), decrypted)
       )
     }
+  }
+}
+
+const told = (error: OpenError): PayloadCodec.PayloadError =>
+  new PayloadCodec.PayloadError({
+    failure: error.failure,
+    codec: "Encryption",
+    message: error.message,
+    reason: error._tag,
+    retryAfter: error._tag === "KeysUnavailable" ? error.retryAfter : undefined
+  })
+
+/** The place of a message, to which its body is bound. */
+const contextOf = (metadata: PayloadCodec.Metadata): Context => ({
+  channel: metadata.channel,
+  key: metadata.keyBytes,
+  contentType: metadata.headers["content-type"],
+  headers: metadata.headers
+})
+
+/**
+ * Makes the encryption of a channel, for `PayloadCodec.through`: bodies leave the process encrypted, and `Decode` reads them.
+ *
+ * Types: `Keys.Ring` enters R of publishers, `Decode`, requests and outboxes of the channel. Place: after compression, before a
+ * store; another order does not compile.
+ *
+ * Errors: a `DecodeError` or `EncodeError` whose `reason` is `Tampered`, `Unencrypted` or `KeyUnknown` (class `poison`), `KeyRevoked`
+ * (class `permanent`), which become dead letters, or `KeysUnavailable` (class `dependency`), which returns the message to its source.
+ *
+ * A tombstone is not encrypted. Dead letters, retries and replays keep the encrypted body, and the channel that it is bound to is the one
+ * that the message was first read from.
+ *
+ * **Example** (encrypted orders)
+ *
+ * ```ts
+ * import { Channel, PayloadCodec } from "@millrace/core"
+ * import { Encryption } from "@millrace/crypto"
+ * import { Schema } from "effect"
+ *
+ * const Orders = Channel.make("orders", {
+ *   payload: Schema.Struct({ id: Schema.String, amount: Schema.Finite }),
+ *   codec: PayloadCodec.through(Channel.json, [Encryption.transform()])
+ * })
+ * ```
+ *
+ * @throws RangeError when an option is invalid
+ * @category constructors
+ */
+export const transform = (options: Options = {}): PayloadCodec.Transform<Keys.Ring, "encrypt"> => {
+  const { open, seal } = make(options)
+  return {
+    name: "Encryption",
+    stage: "encrypt",
+    encode: (bytes, metadata) =>
+      Effect.mapEager(
+        Effect.mapErrorEager(seal(bytes, contextOf(metadata)), told),
+        (sealed) => ({ bytes: sealed })
+      ),
+    decode: (bytes, metadata) => Effect.mapErrorEager(open(bytes, contextOf(metadata)), told)
   }
 }
