@@ -89,7 +89,7 @@ const shelves: Record<string, Shelf> = {
     ],
     own: "any"
   },
-  codecs: { open: ["Avro", "MessagePack"], own: "any" },
+  codecs: { open: ["Avro", "MessagePack", "SchemaRegistry"], own: "any" },
   protobuf: { open: ["Protobuf"], own: "any" },
   crypto: { open: ["Encryption", "Keys"], own: "any" },
   monitor: {
@@ -134,6 +134,7 @@ const shelves: Record<string, Shelf> = {
       "MiddlewareLaws",
       "RateLimitStoreContract",
       "Simulation",
+      "servers/Apicurio",
       "servers/Certificates",
       "servers/Kafka",
       "servers/KafkaCluster",

@@ -26,7 +26,7 @@ import {
   Timeout,
   Trace
 } from "@millrace/core"
-import { Avro, MessagePack } from "@millrace/codecs"
+import { Avro, MessagePack, SchemaRegistry } from "@millrace/codecs"
 import { Keys } from "@millrace/crypto"
 import { Body, Caller, Cors, IdempotencyKey, Problem, Server, Sink, Webhook } from "@millrace/http"
 import * as Listener from "@millrace/http/Listener"
@@ -92,6 +92,12 @@ const made: Readonly<Record<string, ReadonlyArray<Made>>> = {
     },
     { make: MessagePack.codec, numbers: ["maximumBytes", "maximumDepth", "maximumItems"] }
   ],
+  "codecs/src/SchemaRegistry.ts": [{
+    make: SchemaRegistry.layer,
+    base: { url: "http://127.0.0.1:1" },
+    durations: ["timeout", "retryAfter"],
+    numbers: ["cache"]
+  }],
   "protobuf/src/Protobuf.ts": [{
     make: (options) => Protobuf.codec(EmptySchema, options),
     numbers: ["maximumBytes", "maximumDepth", "maximumItems"]
@@ -459,6 +465,7 @@ const made: Readonly<Record<string, ReadonlyArray<Made>>> = {
 
 /** Fields that are no options of a constructor, or are checked elsewhere, and why. */
 const others: Readonly<Record<string, string>> = {
+  "codecs/src/internal/registry/client.ts": "an error, and options that the layer has checked",
   "core/src/driver/Driver.ts": "what drivers say",
   "core/src/broker/KillSwitch.ts: for": "of one call, which refuses it",
   "core/src/broker/Publisher.ts": "of one message: Features refuses it",

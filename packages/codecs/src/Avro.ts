@@ -77,6 +77,7 @@ export const codec = (definition: Definition, options: Options = {}): Channel.Co
   const write = compileWriter(schema)
   return {
     contentType: "avro/binary",
+    values: "native",
     encode: (value) => write(value),
     decode: (bytes) => readAll(read, bytes, 0, limits)
   }
@@ -109,6 +110,7 @@ export const singleObject = (definition: Definition, options: SingleObjectOption
   const write = compileWriter(schema)
   return {
     contentType: "avro/binary",
+    values: "native",
     encode: (value) => write(value, head),
     decode: (bytes) => {
       const read = reads.get(bufferOf(bytes).toString("latin1", 0, head.length))

@@ -43,6 +43,7 @@ export const codec = (options: Options = {}): Channel.Codec => {
   const limits = resolve("MessagePack", options)
   return {
     contentType: "application/vnd.msgpack",
+    values: "native",
     encode: (value) => encode(value, limits),
     decode: (bytes) => Decode.decode(bytes, limits)
   }

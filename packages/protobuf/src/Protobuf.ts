@@ -84,6 +84,7 @@ export const codec = <Desc extends DescMessage>(desc: Desc, options: Options = {
     typeof value === "object" && value !== null && !Array.isArray(value) && !(value instanceof Uint8Array)
   return {
     contentType: "application/x-protobuf",
+    values: "native",
     encode: (value) => {
       if (!isInit(value)) return refuse(`an object is needed, got ${value === null ? "null" : typeof value}`)
       try {

@@ -6,6 +6,11 @@
 export interface Codec {
   /** The media type that publishers write into `content-type`. */
   readonly contentType: string
+  /**
+   * The values between schema and codec: `json` is what JSON is made of (a date is a text), `native` what the schema itself
+   * encodes to (bytes stay bytes, a bigint stays a bigint). Default: `json`.
+   */
+  readonly values?: "json" | "native" | undefined
   readonly encode: (value: unknown) => Uint8Array
   readonly decode: (bytes: Uint8Array) => unknown
 }

@@ -221,6 +221,7 @@ export const of = <R = never>(codec: Codec | PayloadCodec<R>): PayloadCodec<R> =
     ...make<R>({
       name: codec.contentType,
       contentType: codec.contentType,
+      values: codec.values,
       encode: (value) => Exit.succeed({ bytes: codec.encode(value) }),
       decode: (bytes) => Exit.succeed(codec.decode(bytes))
     }),

@@ -2,6 +2,7 @@
  * Own copies of real servers for tests and examples: started on free ports, killed and restarted at will, ended with the
  * process.
  */
+export * as Apicurio from "./Apicurio.ts"
 export * as Certificates from "./Certificates.ts"
 export * as Kafka from "./Kafka.ts"
 export * as KafkaCluster from "./KafkaCluster.ts"

@@ -163,6 +163,8 @@ class Decoder {
     } else {
       return this.fail("a timestamp has 4, 8 or 12 bytes")
     }
+    // the value of a timestamp in the body, not the time of the program
+    // @effect-diagnostics-next-line globalDate:off
     const date = new Date(seconds * 1000 + Math.floor(nanos / 1_000_000))
     return nanos > 999_999_999 || Number.isNaN(date.getTime()) ? this.fail("a timestamp is out of range") : date
   }
