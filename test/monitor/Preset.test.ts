@@ -25,7 +25,6 @@ describe("Preset", () => {
       monitoring: true,
       alerting: true,
       analysis: true,
-      recovery: true,
       retention: "24 hours",
       slow: "1 second",
       log: { format: "json", level: "Info", body: "none", headers: "none" }
@@ -35,7 +34,6 @@ describe("Preset", () => {
       monitoring: true,
       alerting: false,
       analysis: true,
-      recovery: false,
       retention: "1 hour",
       slow: "1 second",
       log: { format: "pretty", level: "Debug", body: { characters: 1_000 }, headers: "all" }

@@ -12,8 +12,6 @@ export interface Preset {
   readonly alerting: boolean
   /** Whether errors are grouped by fingerprint. */
   readonly analysis: boolean
-  /** Whether `Recovery` tries its strategies. */
-  readonly recovery: boolean
   /** How long groups and labels are kept after they were last seen. */
   readonly retention: "7 days" | "24 hours" | "1 hour"
   /** From which duration a call is slow. */
@@ -39,19 +37,17 @@ export const production: Preset = frozen({
   monitoring: true,
   alerting: true,
   analysis: true,
-  recovery: true,
   retention: "24 hours",
   slow: "1 second",
   log: { format: "json", level: "Info", body: "none", headers: "none" }
 })
 
-/** Failures are seen as they are: no recovery, no alerts; lines for people, with headers and bodies. Kept for an hour. */
+/** No alerts; lines for people, with headers and bodies. Kept for an hour. */
 export const development: Preset = frozen({
   name: "development",
   monitoring: true,
   alerting: false,
   analysis: true,
-  recovery: false,
   retention: "1 hour",
   slow: "1 second",
   log: { format: "pretty", level: "Debug", body: { characters: 1_000 }, headers: "all" }
@@ -63,7 +59,6 @@ export const test: Preset = frozen({
   monitoring: true,
   alerting: false,
   analysis: true,
-  recovery: true,
   retention: "1 hour",
   slow: "1 second",
   log: { format: "json", level: "None", body: "none", headers: "none" }

@@ -1,5 +1,5 @@
 /**
- * Monitoring for Millrace: errors in groups, trends, alerts and recovery.
+ * Monitoring for Millrace: errors in groups, trends and alerts.
  */
 export * as AlertChannel from "./AlertChannel.ts"
 export * as AlertRule from "./AlertRule.ts"
