@@ -89,7 +89,7 @@ const shelves: Record<string, Shelf> = {
     ],
     own: "any"
   },
-  codecs: { open: ["Avro", "MessagePack", "SchemaRegistry"], own: "any" },
+  codecs: { open: ["Avro", "Compression", "MessagePack", "SchemaRegistry"], own: "any" },
   protobuf: { open: ["Protobuf"], own: "any" },
   crypto: { open: ["Encryption", "Keys"], own: "any" },
   monitor: {

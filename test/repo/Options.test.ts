@@ -26,7 +26,7 @@ import {
   Timeout,
   Trace
 } from "@millrace/core"
-import { Avro, MessagePack, SchemaRegistry } from "@millrace/codecs"
+import { Avro, Compression, MessagePack, SchemaRegistry } from "@millrace/codecs"
 import { Keys } from "@millrace/crypto"
 import { Body, Caller, Cors, IdempotencyKey, Problem, Server, Sink, Webhook } from "@millrace/http"
 import * as Listener from "@millrace/http/Listener"
@@ -85,6 +85,9 @@ const subject = {
 const set = { keys: { a: Redacted.make(new Uint8Array(32)) }, writing: "a" } as const
 
 const made: Readonly<Record<string, ReadonlyArray<Made>>> = {
+  "codecs/src/Compression.ts": [
+    { make: Compression.make, numbers: ["from", "level", "maximumBytes", "maximumRatio"] }
+  ],
   "codecs/src/internal/bounds.ts": [
     {
       make: (options) => Avro.codec("string", options),

@@ -1,6 +1,7 @@
 /**
- * Codecs without an outside library: Avro, MessagePack, and Avro with a schema registry.
+ * Codecs without an outside library: Avro, MessagePack, and Avro with a schema registry; and compression.
  */
 export * as Avro from "./Avro.ts"
+export * as Compression from "./Compression.ts"
 export * as MessagePack from "./MessagePack.ts"
 export * as SchemaRegistry from "./SchemaRegistry.ts"
