@@ -21,6 +21,7 @@ import { redis } from "./redis.ts"
 import { security } from "./security.ts"
 import { stack } from "./stack.ts"
 import { startup } from "./startup.ts"
+import { workflow } from "./workflow.ts"
 import { wrappers } from "./wrappers.ts"
 
 /** Those that need real servers; Kafka's may be given by its address. */
@@ -33,7 +34,8 @@ export const onServers: ReadonlyArray<string> = [
   "idempotency",
   "ratelimit",
   "backlog",
-  "outbox"
+  "outbox",
+  "workflow"
 ]
 
 /** Every benchmark, in the order of the goals. */
@@ -61,5 +63,6 @@ export const benches: ReadonlyArray<Bench> = [
   fairness,
   backlog,
   outbox,
-  startup
+  startup,
+  workflow
 ]

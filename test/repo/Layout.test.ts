@@ -107,6 +107,19 @@ const shelves: Record<string, Shelf> = {
     own: "any"
   },
   security: { open: ["ApiKey", "Hmac", "Jwt"], own: "any" },
+  temporal: { open: ["Temporal", "TemporalWorker"], own: "any" },
+  workflow: {
+    open: [
+      "Activity",
+      "EffectWorkflows",
+      "Execution",
+      "SignalWorkflow",
+      "StartWorkflow",
+      "WorkflowStarter",
+      "WorkflowType"
+    ],
+    own: "any"
+  },
   sql: {
     open: [
       "AuditPostgres",
@@ -147,6 +160,7 @@ const shelves: Record<string, Shelf> = {
       "servers/RedisCluster",
       "servers/RedisSentinel",
       "servers/Server",
+      "servers/Temporal",
       "servers/index",
       "servers/process",
       "servers/redisCommand",

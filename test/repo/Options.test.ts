@@ -53,6 +53,8 @@ import {
   SqlHealth,
   SqliteClient
 } from "@millrace/sql"
+import { Temporal, TemporalWorker } from "@millrace/temporal"
+import { Activity, StartWorkflow, WorkflowType } from "@millrace/workflow"
 import { EmptySchema } from "@bufbuild/protobuf/wkt"
 import { BrokerContract, Simulation } from "@millrace/testing"
 import { Cause, Effect, Exit, Layer, Redacted, Schema } from "effect"
@@ -426,6 +428,13 @@ const made: Readonly<Record<string, ReadonlyArray<Made>>> = {
     ),
   "sql/src/SqlHealth.ts": [{ make: SqlHealth.relay, durations: ["age"], numbers: ["pending"] }],
   "sql/src/SqliteClient.ts": [{ make: SqliteClient.layer, base: { filename: ":memory:" }, durations: ["busyTimeout"] }],
+  "temporal/src/Temporal.ts": [{ make: Temporal.layer, base: { taskQueue: "q" }, durations: ["timeout"] }],
+  "temporal/src/TemporalWorker.ts": [{
+    make: TemporalWorker.layer,
+    base: { taskQueue: "q" },
+    durations: ["drain"],
+    numbers: ["maximumActivities", "cachedWorkflows"]
+  }],
   "testing/src/BrokerContract.ts": [{
     make: (options) => BrokerContract.run(BrokerContract.scenarios[0]!, subject as never, options),
     base: { missing: "created" },
@@ -463,7 +472,18 @@ const made: Readonly<Record<string, ReadonlyArray<Made>>> = {
   "monitor/src/MonitorSql.ts": [{ make: MonitorSql.layer, durations: ["timeout"] }],
   "testing/src/internal/simulation/Check.ts": [
     { make: (options) => Simulation.check(() => Effect.void, options), numbers: ["from", "seeds"] }
-  ]
+  ],
+  "workflow/src/Activity.ts": [{
+    make: (options) => Activity.make("a", options, () => Effect.void),
+    base: { payload: Schema.String },
+    numbers: ["attempts"]
+  }],
+  "workflow/src/StartWorkflow.ts": [{
+    make: StartWorkflow.handler,
+    base: { workflow: WorkflowType.make("W", { payload: Schema.String }), payload: () => "" },
+    durations: ["keep", "lease"],
+    numbers: ["maximumPayload"]
+  }]
 }
 
 /** Fields that are no options of a constructor, or are checked elsewhere, and why. */
