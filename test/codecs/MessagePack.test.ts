@@ -1,5 +1,8 @@
 import { Decoder, Encoder } from "@msgpack/msgpack"
 import { MessagePack } from "@millrace/codecs"
+import { Channel, Decode, type Message } from "@millrace/core"
+import { Deliveries } from "@millrace/testing"
+import { Effect, pipe, Schema } from "effect"
 import * as fc from "fast-check"
 import { assert, describe, it } from "vitest"
 import { fuzz } from "./support.ts"
@@ -176,5 +179,24 @@ describe("MessagePack", () => {
 
   it("F14 survives changed, cut and random bytes", () => {
     fuzz(codec.decode, fc.sample(value, { numRuns: 30, seed: 1 }).map((each) => codec.encode(each)), "MessagePackError")
+  })
+
+  it("F14 passes bytes and bigints between schema and codec as they are", async () => {
+    const Files = Channel.make("files", {
+      payload: Schema.Struct({ digest: Schema.Uint8Array, size: Schema.BigInt }),
+      codec: MessagePack.codec()
+    })
+    const seen: Array<unknown> = []
+    const handler = pipe(
+      (message: Message<{ readonly digest: Uint8Array; readonly size: bigint }>) =>
+        Effect.sync(() => void seen.push(message.payload)),
+      Decode.middleware(Files)
+    )
+    const file = { digest: new Uint8Array([1, 2]), size: 2n ** 60n }
+    const { outcome } = await Effect.runPromise(
+      Deliveries.run(handler, Deliveries.make({ channel: "files", body: codec.encode(file) }))
+    )
+    assert.strictEqual(outcome._tag, "Ack")
+    assert.deepStrictEqual(seen, [file])
   })
 })
