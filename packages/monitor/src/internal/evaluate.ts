@@ -155,7 +155,7 @@ const judge = (tick: Tick, compiled: Compiled, tell: Tell): void => {
         when.severity,
         isReached ? Math.max(value, when.atLeast) : value,
         isReached || value >= when.atLeast,
-        value < under
+        !isReached && value < under
       )
       return
     }
