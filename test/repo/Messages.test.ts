@@ -81,7 +81,7 @@ const mistakes: ReadonlyArray<Mistake> = [
     says: [
       "error TS2769: No overload matches this call.",
       "  The last overload gave the following error.",
-      "    Property '[refused]' is missing in type 'Change<Message<Raw<{ readonly id: string; }>>, Message<{ readonly id: string; }>, FullConfig<{ fails: DecodeError; answers: never; }>>' but required in type 'Refuse<\"This middleware reads the bytes of a message, and here they are decoded: put it outside Decode.\">'."
+      "    Property '[refused]' is missing in type 'Change<Message<Raw<{ readonly id: string; }>>, Message<{ readonly id: string; }>, FullConfig<{ requires: never; fails: DecodeError; answers: never; }>>' but required in type 'Refuse<\"This middleware reads the bytes of a message, and here they are decoded: put it outside Decode.\">'."
     ]
   },
   {
@@ -297,8 +297,8 @@ Router.make({ through: Stack.start().use(Publish.middleware(Orders)) }).include(
     title: "a router whose stack decodes",
     code: `Router.make({ through: Stack.start().use(Decode.middleware(Channel.unchecked("a"))) })`,
     says: [
-      "error TS2322: Type 'Stack<Message<Uint8Array<ArrayBufferLike>>, Message<unknown>, [FullConfig<{ fails: DecodeError; answers: never; }>]>' is not assignable to type 'Stack<Message<Uint8Array<ArrayBufferLike>>, Message<unknown>, [FullConfig<{ fails: DecodeError; answers: never; }>]> & Refuse<...>'.",
-      "  Property '[refused]' is missing in type 'Stack<Message<Uint8Array<ArrayBufferLike>>, Message<unknown>, [FullConfig<{ fails: DecodeError; answers: never; }>]>' but required in type 'Refuse<\"A router's stack hands on bytes: each handler decodes its own channel.\">'."
+      "error TS2322: Type 'Stack<Message<Uint8Array<ArrayBufferLike>>, Message<unknown>, [FullConfig<{ requires: never; fails: DecodeError; answers: never; }>]>' is not assignable to type 'Stack<Message<Uint8Array<ArrayBufferLike>>, Message<unknown>, [FullConfig<{ requires: never; fails: DecodeError; answers: never; }>]> & Refuse<...>'.",
+      "  Property '[refused]' is missing in type 'Stack<Message<Uint8Array<ArrayBufferLike>>, Message<unknown>, [FullConfig<{ requires: never; fails: DecodeError; answers: never; }>]>' but required in type 'Refuse<\"A router's stack hands on bytes: each handler decodes its own channel.\">'."
     ]
   }
 ]
