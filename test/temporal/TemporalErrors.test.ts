@@ -47,7 +47,7 @@ const failed = (at: string) =>
     Effect.provide(
       Effect.suspend(() => start(Deliveries.make({ key: "k" }))),
       Layer.merge(
-        Temporal.layer({ address: at, taskQueue: "q", timeout: "400 millis" }),
+        Temporal.layer({ address: at, taskQueue: "q", timeout: "10 seconds" }),
         Idempotency.layerMemory()
       )
     )
