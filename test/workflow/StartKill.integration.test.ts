@@ -1,6 +1,9 @@
 import { Client, Connection } from "@temporalio/client"
+import { PgClient } from "@effect/sql-pg"
 import { assert, it } from "@effect/vitest"
-import { Temporal } from "@millrace/testing/servers"
+import { Postgres, Temporal } from "@millrace/testing/servers"
+import { Effect, Redacted } from "effect"
+import { SqlClient } from "effect/sql"
 import { spawn } from "node:child_process"
 import { once } from "node:events"
 import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs"
@@ -47,6 +50,24 @@ const lives = async (engine: string, check: () => Promise<void>): Promise<void> 
     rmSync(folder, { recursive: true, force: true })
   }
 }
+
+describeServer("A start and kill -9, PostgreSQL", Postgres.own(), (postgres) => {
+  it("T5 one execution runs for each key, and no message is lost", async () => {
+    const { url } = postgres()
+    const query = <A>(use: (sql: SqlClient.SqlClient) => Effect.Effect<A, unknown>) =>
+      Effect.runPromise(Effect.provide(Effect.flatMap(SqlClient.SqlClient, use), PgClient.layer({ url })))
+    await query((sql) => sql`CREATE TABLE effects (id TEXT)`)
+    await lives(Redacted.value(url), async () => {
+      const runs = await query((sql) =>
+        sql<
+          { readonly n: number }
+        >`SELECT count(*)::int AS n FROM cluster_messages WHERE tag = 'run' GROUP BY entity_id`
+      )
+      assert.strictEqual(runs.length, messages / 2)
+      assert.isTrue(runs.every(({ n }) => n === 1))
+    })
+  }, timeLimit)
+})
 
 describeServer("A start and kill -9, Temporal", Temporal.own(), (temporal) => {
   it("T5 one execution runs for each key, and no message is lost", async () => {
