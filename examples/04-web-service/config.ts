@@ -1,7 +1,8 @@
 /**
  * The configuration: variables of the environment, as data, which `--help` prints and a start checks all at once.
  */
-import { Config, Data, Duration, Effect, LogLevel, Option, Redacted, Schema } from "effect"
+import { Program } from "@millrace/program"
+import { Config, Data, Duration, Effect, LogLevel, Option, Redacted, Runtime, Schema } from "effect"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 
@@ -80,7 +81,7 @@ export const variables = {
     otherwise: "1000",
     value: 1000
   }),
-  logLevel: variable("LOG_LEVEL", Config.LogLevel, {
+  logLevel: variable<LogLevel.LogLevel>("LOG_LEVEL", Config.LogLevel, {
     means: "What is logged at least",
     must: "one of " + LogLevel.values.join(", "),
     otherwise: "Info",
@@ -140,10 +141,9 @@ const settings = Config.all({
 export type Settings = Config.Success<typeof settings>
 
 /** The environment is wrong: a line for each variable, with what it must be and what came. */
-export class WrongSettings extends Data.TaggedError("WrongSettings")<{ readonly message: string }> {}
-
-/** The exit code of a wrong configuration: `EX_CONFIG` of sysexits.h. */
-export const exitCode = 78
+export class WrongSettings extends Data.TaggedError("WrongSettings")<{ readonly message: string }> {
+  override readonly [Runtime.errorExitCode] = Program.exitCodes.configuration
+}
 
 const came = <A>({ name, secret }: Variable<A>) =>
   Effect.map(Config.option(Config.String(name)), (text) =>
@@ -183,7 +183,7 @@ export const load: Effect.Effect<Settings, WrongSettings | Config.ConfigError> =
 
 /** What `--help` prints. */
 export const help: string = [
-  "A web service whose orders travel through a broker. It takes no arguments, and these variables of the environment:",
+  "A web service whose orders travel through a broker. It takes these variables of the environment:",
   "",
   ...Object.values<Variable<unknown>>(variables).map(({ means, must, name, otherwise }) =>
     `  ${name.padEnd(20)} ${means}\n${" ".repeat(23)}${must}; default: ${otherwise}`

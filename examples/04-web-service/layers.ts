@@ -2,21 +2,12 @@
  * What the service runs on: a database, and a broker that may come and go.
  */
 import { PgClient } from "@effect/sql-pg"
-import {
-  Broker,
-  type BrokerError,
-  DeadLetters,
-  Failure,
-  Health,
-  MemoryBroker,
-  RateLimit,
-  Subscriptions
-} from "@millrace/core"
+import { Broker, type BrokerError, DeadLetters, Health, MemoryBroker, RateLimit, Subscriptions } from "@millrace/core"
 import { HealthRoutes, type Server } from "@millrace/http"
 import * as Listener from "@millrace/http/Listener"
 import { Kafka } from "@millrace/kafka"
 import { Inbox, Outbox, OutboxRelay, SqlHealth, SqliteClient } from "@millrace/sql"
-import { type Config, Effect, Layer, Redacted, Schedule } from "effect"
+import { type Config, Effect, Layer, Redacted } from "effect"
 import { SqlClient, type SqlError } from "effect/sql"
 import { createServer } from "node:http"
 import * as Api from "./api.ts"
@@ -47,7 +38,7 @@ export const stores = ({ database }: Settings) =>
   )
 
 /** Ready where the database is; messages that wait for the broker only degrade it, since orders are accepted. */
-const health = Layer.unwrap(Effect.map(Outbox.watch(), ({ lag }) =>
+export const health = Layer.unwrap(Effect.map(Outbox.watch(), ({ lag }) =>
   Health.layer([
     SqlHealth.client(),
     Health.check({
@@ -64,12 +55,7 @@ const routes = (limit: number): ReadonlyArray<Route> => [...Api.routes(limit), .
 
 /** The HTTP server, with the routes of probes (`/livez`, `/readyz` …). It needs the database, and no broker. */
 export const http = ({ host, limit, port }: Settings) =>
-  Health.layerLifetime().pipe(
-    Layer.provideMerge(
-      Listener.layer(createServer, routes(limit), { host, port })
-    ),
-    Layer.provide([RateLimit.layerMemory(), health])
-  )
+  Layer.provide(Listener.layer(createServer, routes(limit), { host, port }), RateLimit.layerMemory())
 
 const declared = Layer.effectDiscard(
   Effect.gen(function*() {
@@ -97,7 +83,7 @@ const brokers: Record<
   kafka: () => Kafka.layerConfig()
 }
 
-/** The relay of the outbox, and whoever consumes; where the broker cannot be reached it is tried again, without end. */
+/** The relay of the outbox, the consumers, and the broker that they need. */
 export const messaging = ({ broker, worker, workTime }: Settings, on = brokers[broker]()) =>
   Layer.mergeAll(
     Subscriptions.layer(Api.subscriptions),
@@ -106,11 +92,5 @@ export const messaging = ({ broker, worker, workTime }: Settings, on = brokers[b
     broker === "memory" ? remembered : Layer.empty
   ).pipe(
     Layer.provide(declared),
-    Layer.provide(on),
-    Layer.launch,
-    Effect.tapError((error) => Effect.logWarning(`Messages wait: ${error.message}`)),
-    Effect.retry({
-      while: (error) => Failure.isClassified(error) && !Failure.lasting.has(error.failure),
-      schedule: Schedule.spaced("2 seconds")
-    })
+    Layer.provide(on)
   )

@@ -13,45 +13,33 @@
  *
  *     BROKER=kafka KAFKA_BROKERS=localhost:9092 DATABASE=postgres://user:password@localhost/shop PORT=8080 node …/main.ts
  *
- * SIGTERM and Ctrl-C end it in order: what was accepted is answered, what is worked on is finished, the relay stops. `--help`
- * prints the variables.
+ * SIGTERM and Ctrl-C stop it in order: what was accepted is answered, what is worked on is finished, the relay stops. `--help`
+ * prints the parts, the arguments and the variables; `--only web` runs the HTTP half alone.
  */
-import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
+import { Program } from "@millrace/program"
 import * as Listener from "@millrace/http/Listener"
-import { Cause, Console, Context, Effect, Exit, Fiber, Layer, References } from "effect"
+import { Console, Context, Effect, Layer, References } from "effect"
 import * as Settings from "./config.ts"
 import * as Layers from "./layers.ts"
 
-const serve = (settings: Settings.Settings) =>
-  Effect.gen(function*() {
-    const stores = yield* Layer.build(Layers.stores(settings))
-    // what begins first ends last: the server stops before the messages do
-    const messaging = yield* Effect.forkScoped(Effect.provideContext(Layers.messaging(settings), stores))
-    const server = yield* Effect.provideContext(Layer.build(Layers.http(settings)), stores)
-    const { address, port } = Context.get(server, Listener.Address)
-    yield* Effect.addFinalizer(() => Console.log("Stopping: what was accepted is answered, what was begun is finished"))
-    yield* Console.log(`Listening at http://${address}:${port}, messages by ${settings.broker}`)
-    return yield* Fiber.join(messaging)
-  }).pipe(
-    Effect.scoped,
-    Effect.provideService(References.MinimumLogLevel, settings.logLevel),
-    Effect.onInterrupt(() => Console.log("Stopped"))
-  )
+const program = (settings: Settings.Settings) =>
+  Program.make({
+    name: "web-service",
+    parts: {
+      web: Program.server(Layer.tap(Layers.http(settings), (services) => {
+        const { address, port } = Context.get(services, Listener.Address)
+        return Console.log(`Listening at http://${address}:${port}, messages by ${settings.broker}`)
+      })),
+      // orders are accepted while the broker is down: their messages wait in the outbox
+      messages: Program.worker(Layers.messaging(settings), {
+        restart: { base: "2 seconds", cap: "2 seconds", times: "unlimited" },
+        whenDown: "degraded"
+      })
+    },
+    services: Layers.health.pipe(
+      Layer.provideMerge(Layers.stores(settings)),
+      Layer.merge(Layer.succeed(References.MinimumLogLevel, settings.logLevel))
+    )
+  })
 
-const program = process.argv.length === 2
-  ? Effect.flatMap(Settings.load, serve)
-  : process.argv.includes("--help")
-  ? Console.log(Settings.help)
-  : Effect.fail(new Settings.WrongSettings({ message: "There are no arguments, only variables: --help prints them." }))
-
-const isWrong = (error: unknown): boolean =>
-  typeof error === "object" && error !== null && "_tag" in error &&
-  (error._tag === "WrongSettings" || error._tag === "ConfigError")
-
-NodeRuntime.runMain(Effect.tapError(program, (error) => Console.error(error.message)), {
-  disableErrorReporting: true,
-  teardown: (exit, onExit) => {
-    if (Exit.isSuccess(exit) || Cause.hasInterruptsOnly(exit.cause)) return onExit(0)
-    onExit(exit.cause.reasons.some((reason) => reason._tag === "Fail" && isWrong(reason.error)) ? Settings.exitCode : 1)
-  }
-})
+Program.run(Effect.map(Settings.load, program), { help: Settings.help })

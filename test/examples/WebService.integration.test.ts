@@ -126,7 +126,7 @@ describe("the web service, embedded", () => {
       const service = await start(env)
       endedOnce(await completed(service, ids, 60_000), "lost")
       assert.strictEqual(await service.end("SIGTERM"), 0)
-      assert.match(service.output(), /Stopping: .*\n[^]*Stopped\n$/)
+      assert.match(service.output(), /web-service stopped in \d+ ms: web \d+ ms, messages \d+ ms, services \d+ ms\n$/)
     } finally {
       await rm(folder, { recursive: true, force: true })
     }

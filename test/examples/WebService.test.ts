@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Broker, DeadLetters, MemoryBroker, Order } from "@millrace/core"
+import { Broker, DeadLetters, Health, MemoryBroker, Order } from "@millrace/core"
 import * as Listener from "@millrace/http/Listener"
 import { ConfigProvider, Context, Duration, Effect, Layer, Redacted, References, Schedule, Stream } from "effect"
 import { SqlClient } from "effect/sql"
@@ -45,9 +45,12 @@ const service = (workTime = 20, worker = true) =>
     const broker = yield* Layer.build(MemoryBroker.layer())
     const stores = yield* Layer.build(Layers.stores(own))
     const messaging = (own: Settings.Settings) =>
-      Effect.forkScoped(Effect.provideContext(Layers.messaging(own, Layer.succeedContext(broker)), stores))
+      Effect.forkScoped(
+        Effect.provideContext(Layer.launch(Layers.messaging(own, Layer.succeedContext(broker))), stores)
+      )
     yield* messaging(own)
-    const server = yield* Effect.provideContext(Layer.build(Layers.http(own)), stores)
+    const http = Health.layerLifetime().pipe(Layer.provideMerge(Layers.http(own)), Layer.provide(Layers.health))
+    const server = yield* Effect.provideContext(Layer.build(http), stores)
     const base = `http://127.0.0.1:${Context.get(server, Listener.Address).port}`
     const ask = (method: string, path: string, body?: unknown, headers?: Record<string, string>) =>
       Effect.promise(async (): Promise<Answer> => {
@@ -326,6 +329,7 @@ describe("its configuration", { timeout: 60_000 }, () => {
     assert.strictEqual(closed.code, 1)
     assert.include(closed.output, "DATABASE /no/such/folder/web.db does not open")
     const argument = await node(["8080"])
-    assert.strictEqual(argument.code, 78)
+    assert.strictEqual(argument.code, 2)
+    assert.include(argument.output, "--help says")
   })
 })

@@ -106,6 +106,7 @@ const shelves: Record<string, Shelf> = {
     ],
     own: "any"
   },
+  program: { open: ["Program"], own: "any" },
   security: { open: ["ApiKey", "Hmac", "Jwt"], own: "any" },
   temporal: { open: ["Temporal", "TemporalWorker"], own: "any" },
   workflow: {
@@ -419,7 +420,9 @@ describe("layout", () => {
   })
 
   it("a service is declared by a name that says its module, since that is what the compiler prints", () => {
-    const wrong = sources("packages/{core,crypto,http,kafka,monitor,mqtt,nats,rabbitmq,redis,security,sql}/src/**/*.ts")
+    const wrong = sources(
+      "packages/{core,crypto,http,kafka,monitor,mqtt,nats,program,rabbitmq,redis,security,sql}/src/**/*.ts"
+    )
       .flatMap((
         file
       ) =>

@@ -37,6 +37,7 @@ import * as AlertEmail from "@millrace/monitor/AlertEmail"
 import { Mqtt } from "@millrace/mqtt"
 import { JetStream, Nats } from "@millrace/nats"
 import { Protobuf } from "@millrace/protobuf"
+import { Program } from "@millrace/program"
 import { RabbitMq } from "@millrace/rabbitmq"
 import { IdempotencyRedis, RateLimitRedis, RedisLists, RedisStreams } from "@millrace/redis"
 import { ApiKey, Hmac, Jwt } from "@millrace/security"
@@ -370,6 +371,14 @@ const made: Readonly<Record<string, ReadonlyArray<Made>>> = {
       durations: ["tolerance"]
     }
   ],
+  "program/src/Program.ts": [
+    { make: Program.make, base: { name: "n", parts: { a: Effect.void } }, durations: ["ready", "wait", "budget"] }
+  ],
+  "program/src/internal/options.ts": [{
+    make: (options) => Program.worker(Effect.void, options),
+    durations: ["ready", "stop", "restart.base", "restart.cap", "restart.within"],
+    numbers: ["restart.jitter", "restart.times"]
+  }],
   "security/src/Jwt.ts": [{
     make: Jwt.layer,
     base: { ...jwt, algorithms: ["HS256"], keys: { secret: Redacted.make(key) } },

@@ -3,6 +3,7 @@
  */
 export * as AsyncApi from "./broker/AsyncApi.ts"
 export * as Broker from "./broker/Broker.ts"
+export * as BrokerSwitch from "./broker/BrokerSwitch.ts"
 export * as DeadLetters from "./broker/DeadLetters.ts"
 export * as Intake from "./broker/Intake.ts"
 export * as KillSwitch from "./broker/KillSwitch.ts"

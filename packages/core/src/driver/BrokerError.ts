@@ -19,6 +19,7 @@ import type { FailureClass } from "../message/Failure.ts"
  * - `Unsupported`: a feature that this broker lacks
  * - `Lost`: the connection or the assignment ended during the operation; retriable
  * - `Refused`: a middleware of the broker refused the publish, or a publish hook failed; `failure` is its class
+ * - `Disabled`: the broker is switched off by the program's configuration; `BrokerSwitch.layer`
  * - `Unknown`: any other error; `retriable` is the client library's opinion
  */
 export type Reason =
@@ -33,6 +34,7 @@ export type Reason =
   | "Unsupported"
   | "Lost"
   | "Refused"
+  | "Disabled"
   | "Unknown"
 
 const classOf: Record<Reason, FailureClass> = {
@@ -47,6 +49,7 @@ const classOf: Record<Reason, FailureClass> = {
   Unsupported: "permanent",
   Lost: "transient",
   Refused: "permanent",
+  Disabled: "dependency",
   Unknown: "transient"
 }
 

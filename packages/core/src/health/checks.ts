@@ -37,7 +37,7 @@ const keyOf = <On>(options: { readonly on?: Key<On> | undefined }): Key<On> =>
 
 /**
  * Checks that a broker answers. Of an error only the reason is shown (`Unreachable`), unless `explain` overrides it. The check
- * is degraded while the broker answers but its driver cannot renew its credentials.
+ * is degraded while the broker answers but its driver cannot renew its credentials, and while the broker is switched off.
  *
  * @throws RangeError when an option is out of range
  * @category constructors
@@ -49,7 +49,10 @@ export const broker = <On = Broker>(options: BrokerOptions<On> = {}): Check<On> 
     name: options.name ?? "broker",
     check: Effect.map(
       Effect.flatMap(keyOf(options), (found) => found.check),
-      (pending) => pending === undefined ? undefined : degraded(`${pending.reason}: ${renewal}`)
+      (pending) =>
+        pending === undefined
+          ? undefined
+          : degraded(pending.reason === "Disabled" ? pending.message : `${pending.reason}: ${renewal}`)
     )
   })
 
