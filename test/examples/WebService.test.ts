@@ -253,7 +253,7 @@ describe("the web service", { timeout: 60_000 }, () => {
   })
 })
 
-describe("its configuration", { timeout: 60_000 }, () => {
+describe("its configuration", { timeout: 120_000 }, () => {
   const load = (env: Record<string, string>) =>
     Effect.provideService(Settings.load, ConfigProvider.ConfigProvider, ConfigProvider.fromEnvRecord(env))
 
