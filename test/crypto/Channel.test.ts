@@ -15,9 +15,11 @@ import {
   Subscription
 } from "@millrace/core"
 import { Encryption, Keys } from "@millrace/crypto"
-import { Effect, Exit, Layer, Logger, pipe, Schema, Stream } from "effect"
+import { Data, Effect, Exit, Layer, Logger, pipe, Schema, Stream } from "effect"
 import { TestClock } from "effect/testing"
 import { keys, secretOf } from "./support.ts"
+
+class Down extends Data.TaggedError("Down") {}
 
 const Order = Schema.Struct({ id: Schema.String, card: Schema.String })
 const order = { id: "a", card: "4111-1111" }
@@ -149,9 +151,7 @@ describe("an encrypted channel", () => {
     const b = secretOf(2)
     let isDown = false
     const known: Record<string, typeof a> = { a }
-    const load = Effect.suspend(() =>
-      isDown ? Effect.fail(new Error("down")) : Effect.succeed({ writing: "a", keys: known })
-    )
+    const load = Effect.suspend(() => isDown ? Effect.fail(new Down()) : Effect.succeed({ writing: "a", keys: known }))
     return Effect.gen(function*() {
       const seen = yield* received(Orders)
       isDown = true
@@ -193,6 +193,7 @@ describe("an encrypted channel", () => {
   it("F10 needs keys: a publisher without them does not compile", () => {
     const publish = Effect.provide(Publisher.make(Orders).publish(order), memory)
     // @ts-expect-error KeysRing is missing
+    // @effect-diagnostics-next-line missingEffectContext:off
     const incomplete: Effect.Effect<void, unknown> = publish
     const complete: Effect.Effect<void, unknown> = Effect.provide(publish, keys)
     assert.isTrue(

@@ -2,7 +2,7 @@ import { Encryption, Keys } from "@millrace/crypto"
 import { it } from "@effect/vitest"
 import * as DataKey from "../../packages/crypto/src/internal/dataKey.ts"
 import { DataKeys } from "../../packages/crypto/src/internal/keyRing.ts"
-import { Clock, ConfigProvider, Deferred, Duration, Effect, Exit, Fiber, Layer, Redacted } from "effect"
+import { Clock, ConfigProvider, Data, Deferred, Duration, Effect, Exit, Fiber, Layer, Redacted } from "effect"
 import { TestClock } from "effect/testing"
 import { createSecretKey } from "node:crypto"
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs"
@@ -22,13 +22,17 @@ const saltOf = (envelope: Uint8Array): string => Buffer.from(envelope).toString(
 const tagOf = <A, E extends { readonly _tag: string }, R>(effect: Effect.Effect<A, E, R>) =>
   Effect.match(effect, { onFailure: (error) => error._tag, onSuccess: () => "opened" })
 
+class Down extends Data.TaggedError("Down")<{ readonly message: string }> {}
+
 /** A source whose set can be changed, which counts its reads. */
 const source = (first: Keys.KeySet) => {
   const state = { set: first, reads: 0, down: false, gate: undefined as Deferred.Deferred<void> | undefined }
   const load = Effect.suspend(() => {
     state.reads++
     const { down, gate, set } = state
-    const answer = down ? Effect.fail(new Error(`no answer, secret=${"hunter2".repeat(2)}`)) : Effect.succeed(set)
+    const answer = down
+      ? Effect.fail(new Down({ message: `no answer, secret=${"hunter2".repeat(2)}` }))
+      : Effect.succeed(set)
     return gate === undefined ? answer : Effect.andThen(Deferred.await(gate), answer)
   })
   return { state, load }

@@ -233,7 +233,7 @@ describe("a real Prometheus", () => {
         )
         const names = firing.map(({ metric }) => metric["alertname"])
         assert.includeMembers(names, ["MillraceDeadLetters", "MillraceDegraded", "MillraceRateLimitUnavailable"])
-      }).pipe(Effect.scoped, Effect.provide(shop), Effect.provide(Logger.layer([]))),
+      }).pipe(Effect.scoped, Effect.provide(Layer.mergeAll(shop, Logger.layer([])))),
     120_000
   )
 })

@@ -157,24 +157,26 @@ const through = <R>(
       yield* monitor.tick
       yield* body
     }).pipe(
-      Effect.provide(Layer.provide(
-        Monitor.layer(Preset.production, {
-          ...options,
-          groupWait: 0,
-          backoff: "20 millis",
-          rules: options.rules ?? [
-            AlertRule.make({
-              name: "lag",
-              when: { kind: "gauge", name: "lag", atLeast: 1 },
-              level: "critical",
-              template: "{label} lags"
-            })
-          ],
-          send: channels
-        }),
-        Monitor.layerMemory
-      )),
-      Effect.provide(Logger.layer([Logger.make(({ fiber: _, message }) => void lines.push(String(message)))]))
+      Effect.provide([
+        Layer.provide(
+          Monitor.layer(Preset.production, {
+            ...options,
+            groupWait: 0,
+            backoff: "20 millis",
+            rules: options.rules ?? [
+              AlertRule.make({
+                name: "lag",
+                when: { kind: "gauge", name: "lag", atLeast: 1 },
+                level: "critical",
+                template: "{label} lags"
+              })
+            ],
+            send: channels
+          }),
+          Monitor.layerMemory
+        ),
+        Logger.layer([Logger.make(({ fiber: _, message }) => void lines.push(String(message)))])
+      ])
     )
     return lines
   })

@@ -66,7 +66,7 @@ describe("Monitor", () => {
       const { byChannel, total } = yield* Monitor.errors
       assert.isAtLeast(total, 3)
       assert.includeMembers(byChannel.map(({ label }) => label), ["orders", "bills", "GET /orders/:id"])
-    }).pipe(Effect.provide(watching()), Effect.provide(FetchHttpClient.layer), apart, Effect.scoped))
+    }).pipe(Effect.provide([watching(), FetchHttpClient.layer]), apart, Effect.scoped))
 
   it.effect("H7 a slow call is kept with its phases, whether it succeeds or fails, and a fast one is not", () =>
     Effect.gen(function*() {
@@ -188,18 +188,20 @@ describe("Monitor", () => {
         assert.strictEqual((yield* Monitor.errors).total, 3)
         assert.lengthOf(lines.filter((line) => line.includes("store of the monitor")), 1)
       }).pipe(
-        Effect.provide(Layer.provide(
-          Monitor.layer(Preset.production, {
-            rules: [rule],
-            groupWait: 0,
-            send: [{
-              name: "own",
-              send: ({ items, status }) => Effect.sync(() => void sent.push(`${status} ${items[0]?.value}`))
-            }]
-          }),
-          store
-        )),
-        Effect.provide(Logger.layer([Logger.make(({ message }) => void lines.push(String(message)))]))
+        Effect.provide([
+          Layer.provide(
+            Monitor.layer(Preset.production, {
+              rules: [rule],
+              groupWait: 0,
+              send: [{
+                name: "own",
+                send: ({ items, status }) => Effect.sync(() => void sent.push(`${status} ${items[0]?.value}`))
+              }]
+            }),
+            store
+          ),
+          Logger.layer([Logger.make(({ message }) => void lines.push(String(message)))])
+        ])
       )
     }).pipe(apart))
 
@@ -217,8 +219,7 @@ describe("Monitor", () => {
       assert.deepStrictEqual(groups.map(({ affected, count }) => [affected, count]), [[2, 3]])
       assert.notInclude(groups[0]?.message, "hunter")
     }).pipe(
-      Effect.provide(watching()),
-      Effect.provide(Auth.layerMemory({ ada: { subject: "ada" }, bob: { subject: "bob" } })),
+      Effect.provide([watching(), Auth.layerMemory({ ada: { subject: "ada" }, bob: { subject: "bob" } })]),
       apart
     ))
 

@@ -252,8 +252,9 @@ export const faultsAround: ReadonlyArray<Plant> = [
     "encodes the payload of a tombstone",
     {
       file: "broker/Publisher.ts",
-      find: "if (outgoing.native?.tombstone === true) return Exit.succeed(outgoing.withPayload(nothing))\n",
-      replace: "\n"
+      find:
+        "even if a middleware has set one\n      if (outgoing.native?.tombstone === true) return Exit.succeed(outgoing.withPayload(nothing))\n",
+      replace: "even if a middleware has set one\n"
     }
   ),
   fault(

@@ -117,6 +117,8 @@ const make = (
   server: Server
 ): WorkflowStarter.Service["Service"] => {
   const tried = <A>(call: (signal: AbortSignal) => Promise<A>): Effect.Effect<A, unknown> =>
+    // the SDK's errors have classes and no tag: `called` tells them apart
+    // @effect-diagnostics-next-line unknownInEffectCatch:off
     Effect.tryPromise({
       try: (signal) => connection.withAbortSignal(signal, () => call(signal)),
       catch: (error) => error

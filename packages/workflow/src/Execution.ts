@@ -39,11 +39,10 @@ export const signal = <A>(
   const payloads = Json.codecOf(schema)
   return Effect.flatMap(Execution, (execution) =>
     Effect.flatMap(execution.signal(name), (text) =>
-      Effect.orDie(
-        Effect.mapError(
-          payloads.decode(text),
-          (issue) => new TypeError(`Execution: the payload of the signal ${name} is not one of its schema: ${issue}`)
-        )
+      Effect.catch(
+        payloads.decode(text),
+        (issue) =>
+          Effect.die(new TypeError(`Execution: the payload of the signal ${name} is not one of its schema: ${issue}`))
       )))
 }
 
