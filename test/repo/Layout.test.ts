@@ -14,6 +14,7 @@ const folders: Record<string, ReadonlyArray<string>> = {
   broker: lowest,
   middleware: [...lowest, "broker"],
   "internal/engine": [...lowest, "broker"],
+  tasks: lowest,
   health: [...lowest, "broker", "middleware"],
   memory: [...lowest, "broker", "internal/engine"]
 }
@@ -134,10 +135,12 @@ const shelves: Record<string, Shelf> = {
       "RateLimitPostgres",
       "RateLimitSqlite",
       "SqlHealth",
-      "SqliteClient"
+      "SqliteClient",
+      "TaskStorePostgres"
     ],
     own: "any"
   },
+  tasks: { open: ["Task", "Tasks", "Worker"], own: "any" },
   testing: {
     open: [
       "AuditStoreContract",
@@ -148,6 +151,7 @@ const shelves: Record<string, Shelf> = {
       "MiddlewareLaws",
       "RateLimitStoreContract",
       "Simulation",
+      "TaskStoreContract",
       "servers/Apicurio",
       "servers/Certificates",
       "servers/Kafka",
@@ -244,7 +248,7 @@ const shelves: Record<string, Shelf> = {
     ]
   },
   redis: {
-    open: ["IdempotencyRedis", "RateLimitRedis", "RedisLists", "RedisPubSub", "RedisStreams"],
+    open: ["IdempotencyRedis", "RateLimitRedis", "RedisLists", "RedisPubSub", "RedisStreams", "TaskStoreRedis"],
     own: [
       "client/Address",
       "client/Client",
@@ -264,7 +268,9 @@ const shelves: Record<string, Shelf> = {
       "streams/Deliveries",
       "streams/OrderedConsumer",
       "streams/Scripts",
-      "streams/Streams"
+      "streams/Streams",
+      "tasks/Scripts",
+      "tasks/Table"
     ]
   }
 }
@@ -386,7 +392,7 @@ describe("layout", () => {
   it("drivers use of core only what its authors of drivers are given", () => {
     const folder = namesOfCore()
     // a store that lives beside a driver is made for the middleware that it is named after
-    const isStore = (file: string) => /(idempotency|ratelimit)/i.test(file)
+    const isStore = (file: string) => /(idempotency|ratelimit|tasks?store|tasks\/)/i.test(file)
     const wrong = sources(`packages/{${drivers.join(",")},}/src/**/*.ts`).filter((file) => !isStore(file)).flatMap((
       file
     ) =>
@@ -421,7 +427,7 @@ describe("layout", () => {
 
   it("a service is declared by a name that says its module, since that is what the compiler prints", () => {
     const wrong = sources(
-      "packages/{core,crypto,http,kafka,monitor,mqtt,nats,program,rabbitmq,redis,security,sql}/src/**/*.ts"
+      "packages/{core,crypto,http,kafka,monitor,mqtt,nats,program,rabbitmq,redis,security,sql,tasks}/src/**/*.ts"
     )
       .flatMap((
         file

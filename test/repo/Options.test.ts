@@ -23,6 +23,7 @@ import {
   Request,
   Retry,
   Subscription,
+  TaskStore,
   Timeout,
   Trace
 } from "@millrace/core"
@@ -39,7 +40,7 @@ import { JetStream, Nats } from "@millrace/nats"
 import { Protobuf } from "@millrace/protobuf"
 import { Program } from "@millrace/program"
 import { RabbitMq } from "@millrace/rabbitmq"
-import { IdempotencyRedis, RateLimitRedis, RedisLists, RedisStreams } from "@millrace/redis"
+import { IdempotencyRedis, RateLimitRedis, RedisLists, RedisStreams, TaskStoreRedis } from "@millrace/redis"
 import { ApiKey, Hmac, Jwt } from "@millrace/security"
 import {
   AuditPostgres,
@@ -52,11 +53,13 @@ import {
   RateLimitPostgres,
   RateLimitSqlite,
   SqlHealth,
-  SqliteClient
+  SqliteClient,
+  TaskStorePostgres
 } from "@millrace/sql"
 import { Temporal, TemporalWorker } from "@millrace/temporal"
 import { Activity, StartWorkflow, WorkflowType } from "@millrace/workflow"
 import { EmptySchema } from "@bufbuild/protobuf/wkt"
+import { Task, Tasks, Worker } from "@millrace/tasks"
 import { BrokerContract, Simulation } from "@millrace/testing"
 import { Cause, Effect, Exit, Layer, Redacted, Schema } from "effect"
 import { createServer } from "node:http"
@@ -86,6 +89,9 @@ const subject = {
 }
 
 const set = { keys: { a: Redacted.make(new Uint8Array(32)) }, writing: "a" } as const
+const anyTask = Task.make("any", { payload: Schema.String })
+const tasksMemory = Layer.merge(MemoryBroker.layer(), TaskStore.layerMemory())
+const tasksOfMemory = Tasks.layer().pipe(Layer.provide(tasksMemory))
 
 const made: Readonly<Record<string, ReadonlyArray<Made>>> = {
   "codecs/src/Compression.ts": [
@@ -324,6 +330,32 @@ const made: Readonly<Record<string, ReadonlyArray<Made>>> = {
       durations: ["patience"],
       numbers: ["maximumGroup"]
     }
+  ],
+  "core/src/tasks/TaskStore.ts": [{ make: TaskStore.layerMemory, numbers: ["capacity"] }],
+  "redis/src/TaskStoreRedis.ts": [
+    { make: TaskStoreRedis.layer, base: { url: "redis://127.0.0.1:1" }, durations: ["patience"] }
+  ],
+  "sql/src/TaskStorePostgres.ts": [{
+    make: TaskStorePostgres.layer,
+    base: { url: local },
+    durations: ["patience", "timeout", "pruneEvery"],
+    numbers: ["maximumGroup"]
+  }],
+  "tasks/src/Task.ts": [
+    { make: (options) => Task.make("t", options), base: { payload: Schema.String }, durations: ["keep"] }
+  ],
+  "tasks/src/Tasks.ts": [
+    { make: (options) => Tasks.layer(options).pipe(Layer.provide(tasksMemory)), durations: ["poll", "handoff"] },
+    { make: Tasks.find, numbers: ["limit"] },
+    {
+      make: (options) => Effect.provide(Tasks.enqueue(anyTask, "", options), tasksOfMemory),
+      base: { unique: { by: "k" } },
+      durations: ["delay", "expires", "unique.while"],
+      numbers: ["priority"]
+    }
+  ],
+  "tasks/src/Worker.ts": [
+    { make: (options) => Worker.handler([], options), durations: ["lease"], numbers: ["attempts"] }
   ],
   "redis/src/RateLimitRedis.ts": [
     { make: RateLimitRedis.layer, base: { url: "redis://127.0.0.1:1" }, numbers: ["leases.tokens", "leases.capacity"] }
