@@ -200,6 +200,17 @@ describe("SchemaRegistry", () => {
     assert.deepStrictEqual(asked, ["GET /base/schemas/ids/7", "GET /base/subjects/address%2F1/versions/2"])
   })
 
+  it("F14 follows 100 references and no more", async () => {
+    asked = []
+    answer = (request, response) => {
+      const version = Number(/versions\/(\d+)$/.exec(request.url ?? "")?.[1] ?? 0) + 1
+      response.setHeader("content-type", "application/json")
+      response.end(JSON.stringify({ schema: text, references: [{ name: "x", subject: "x", version }] }))
+    }
+    assert.include(await readFails(), { failure: "dependency", reason: "unavailable" })
+    assert.strictEqual(asked.length, 101)
+  })
+
   it("F14 publishers look their schema up by topic, record or both, and register only if told", async () => {
     const written = async (options: SchemaRegistry.CodecOptions) => {
       says(200, { id: 258 })
