@@ -157,7 +157,7 @@ const through = <R>(
       yield* monitor.tick
       yield* body
     }).pipe(
-      Effect.provide([
+      Effect.provide(
         Layer.provide(
           Monitor.layer(Preset.production, {
             ...options,
@@ -174,9 +174,10 @@ const through = <R>(
             send: channels
           }),
           Monitor.layerMemory
-        ),
-        Logger.layer([Logger.make(({ fiber: _, message }) => void lines.push(String(message)))])
-      ])
+        ).pipe(
+          Layer.provideMerge(Logger.layer([Logger.make(({ fiber: _, message }) => void lines.push(String(message)))]))
+        )
+      )
     )
     return lines
   })

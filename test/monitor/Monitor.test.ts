@@ -188,7 +188,7 @@ describe("Monitor", () => {
         assert.strictEqual((yield* Monitor.errors).total, 3)
         assert.lengthOf(lines.filter((line) => line.includes("store of the monitor")), 1)
       }).pipe(
-        Effect.provide([
+        Effect.provide(
           Layer.provide(
             Monitor.layer(Preset.production, {
               rules: [rule],
@@ -199,9 +199,8 @@ describe("Monitor", () => {
               }]
             }),
             store
-          ),
-          Logger.layer([Logger.make(({ message }) => void lines.push(String(message)))])
-        ])
+          ).pipe(Layer.provideMerge(Logger.layer([Logger.make(({ message }) => void lines.push(String(message)))])))
+        )
       )
     }).pipe(apart))
 
