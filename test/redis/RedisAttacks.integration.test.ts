@@ -11,6 +11,7 @@ import { expect } from "vitest"
 import { describeServer } from "../services/describe.ts"
 import { consume, consumer, publish } from "./consuming.ts"
 import { flow } from "./flow.ts"
+import { relay } from "./relay.ts"
 import { eventually, fresh, numbered, outgoing, plain, textOf } from "./support.ts"
 
 const quiet = Effect.provideService(References.MinimumLogLevel, "None")
@@ -20,7 +21,7 @@ const layers = {
   lists: (url: string) => RedisLists.layer({ url, consumer: { claim: "500 millis", maximumWait: "100 millis" } }),
   "Pub/Sub": (url: string) => RedisPubSub.layer({ url })
 }
-/** With the times that a user has by default: a reader is no sooner taken for dead than a large message has arrived. */
+/** With the times that a user has by default: the lock of half a second would expire while a loaded machine stands still. */
 const usual = {
   streams: (url: string) => RedisStreams.layer({ url }),
   lists: (url: string) => RedisLists.layer({ url }),
@@ -236,6 +237,30 @@ describeServer("Redis under attack", Servers.own(), (server) => {
         yield* Effect.promise(() => raw.del(channel))
       }).pipe(Effect.provide(usual[kind](url())), Effect.scoped, quiet))
   }
+
+  it.live(
+    "X4 F22 streams in order: a message that arrives for longer than the lock lasts is handled once, and settled",
+    () =>
+      Effect.gen(function*() {
+        const way = yield* relay(server().port)
+        const slow = yield* Layer.build(
+          RedisStreams.layer({ url: `redis://127.0.0.1:${way.port}`, consumer: { ...consumer, lock: "2 seconds" } })
+        )
+        const channel = fresh("slow")
+        const body = Buffer.alloc(16 * 1024 * 1024, "x")
+        const broker = yield* Broker.Broker
+        yield* broker.declare({ channel })
+        yield* broker.publish(outgoing(channel, body))
+        // four seconds for the message
+        way.pace = 4096
+        const here = yield* consume(channel, () => Effect.void, Lanes.partition).pipe(Effect.provideContext(slow))
+        yield* eventually(() => here.attempts.length > 0)
+        yield* eventually(async () => (await Effect.runPromise(broker.lag(channel, "workers")))[0]?.messages === 0)
+        expect(here.attempts).toEqual([1])
+        expect((yield* here.running.health).restarts).toBe(0)
+      }).pipe(Effect.provide(usual.streams(url())), Effect.scoped, quiet),
+    60_000
+  )
 
   it.live("X4 Pub/Sub: a subscriber that Redis cuts off for being behind says so, and listens again", () =>
     Effect.gen(function*() {

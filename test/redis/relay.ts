@@ -8,6 +8,8 @@ export interface Relay {
   target: number
   /** Whether bytes are dropped in both directions; connections are taken all the same. */
   isSilent: boolean
+  /** The bytes that pass from the server in a millisecond. */
+  pace: number
 }
 
 /** Opens a relay that closes with the scope. */
@@ -16,13 +18,18 @@ export const relay = (target: number) =>
     Effect.acquireRelease(
       Effect.callback<{ readonly server: Server; readonly sockets: Set<Socket>; readonly relay: Relay }>((resume) => {
         const sockets = new Set<Socket>()
-        const relay = { port: 0, target, isSilent: false }
+        const relay = { port: 0, target, isSilent: false, pace: Infinity }
         const server = createServer((client) => {
           const upstream = connect(relay.target, "127.0.0.1")
           for (const [from, to] of [[client, upstream], [upstream, client]] as const) {
             sockets.add(from)
             from.on("error", () => {})
-            from.on("data", (bytes) => void (relay.isSilent || to.write(bytes)))
+            from.on("data", (bytes) => {
+              if (!relay.isSilent) to.write(bytes)
+              if (from === client || relay.pace === Infinity) return
+              from.pause()
+              setTimeout(() => from.resume(), bytes.length / relay.pace)
+            })
             from.on("close", () => {
               sockets.delete(from)
               to.destroy()

@@ -2,13 +2,16 @@
  * The lock of the one consumer of a group that reads in order: a key that expires, with a token for each holder.
  */
 import type { BrokerError, Driver } from "@millrace/core"
-import { Effect } from "effect"
+import { Deferred, Effect } from "effect"
 import type * as Client from "../client/Client.ts"
 import * as Keys from "../client/Keys.ts"
 import * as Scripts from "./Scripts.ts"
 import type { Streams } from "./Streams.ts"
 
 type Failed = BrokerError.BrokerError
+
+/** The most renewals whose replies have not arrived: three minutes of a lock of half a second. */
+const mostRenewals = 1000
 
 /** The lock of a group, for one consumer. */
 export class Lock {
@@ -46,13 +49,27 @@ export class Lock {
     })
   }
 
-  /** Renews the lock until interrupted; fails when another consumer holds it. */
-  readonly keep: Effect.Effect<never, Failed> = Effect.forever(
-    Effect.andThen(
-      Effect.suspend(() => Effect.sleep(this.streams.times.lock / 3)),
-      Effect.suspend(() => this.run("settle", Scripts.renew, [this.token, this.streams.times.lock]))
+  /**
+   * Renews the lock until interrupted; fails when another consumer holds it. It does not wait for the reply to the renewal
+   * before: replies of a connection come in order, and a large message in front may take longer than the lock lasts.
+   */
+  readonly keep: Effect.Effect<never, Failed> = Effect.scoped(Effect.gen({ self: this }, function*() {
+    const { lock } = this.streams.times
+    const gone = yield* Deferred.make<never, Failed>()
+    let waiting = 0
+    const renew = Effect.suspend(() => this.run("settle", Scripts.renew, [this.token, lock])).pipe(
+      Effect.catch((error) => Deferred.fail(gone, error)),
+      Effect.ensuring(Effect.sync(() => waiting--))
     )
-  )
+    const turn = Effect.suspend(() => {
+      if (waiting >= mostRenewals) return Effect.void
+      waiting++
+      return Effect.forkScoped(renew, { startImmediately: true })
+    })
+    // the first renewal comes before the first message: a server that does not know the script yet says so in a reply
+    const renewals = Effect.forever(Effect.andThen(turn, Effect.sleep(lock / 3)))
+    return yield* Effect.raceFirst(renewals, Deferred.await(gone))
+  }))
 
   /** Releases the lock; if that fails, the next consumer in this process may still take it. */
   get release(): Effect.Effect<void> {

@@ -140,6 +140,6 @@ export const consume = (
     yield* Effect.raceAllFirst([lock.acquire(() => sink.polled()), ...ends])
     const gone = yield* Deferred.make<never, Failed>()
     // the lock is kept while the engine drains, until the scope closes
-    yield* Effect.forkScoped(Effect.catch(lock.keep, (error) => Deferred.fail(gone, error)))
+    yield* Effect.forkScoped(Effect.catch(lock.keep, (error) => Deferred.fail(gone, error)), { startImmediately: true })
     return yield* Effect.raceAllFirst([reader.read, Deferred.await(gone), ...ends])
   })
