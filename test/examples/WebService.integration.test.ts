@@ -194,7 +194,7 @@ describeServer("the web service on Kafka and PostgreSQL", servers, (have) => {
       stopping = true
       await Promise.all(clients)
       assert.strictEqual(code, 0)
-      assert.match(first.output(), /Stopping: .*\n[^]*Stopped\n$/)
+      assert.match(first.output(), /web-service stopped in \d+ ms: web \d+ ms, messages \d+ ms, services \d+ ms\n$/)
       assert.strictEqual(await count(), before + ids.length)
       const second = await start(env())
       endedOnce(await completed(second, ids, 240_000))
