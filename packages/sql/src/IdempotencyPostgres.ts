@@ -7,6 +7,7 @@ import { Config, Duration, Effect, Layer, Random, type Scope } from "effect"
 import { SqlClient } from "effect/sql"
 import { limitedEnds } from "./internal/database/limited.ts"
 import * as Migrate from "./internal/database/migrate.ts"
+import * as Pruning from "./internal/database/pruning.ts"
 import * as Statements from "./internal/database/statements.ts"
 import { checkTable } from "./internal/database/table.ts"
 import * as Table from "./internal/idempotency/postgres.ts"
@@ -103,9 +104,6 @@ export const migrate = (
     unavailable(Errors.theirs)
   )
 
-/** Milliseconds that a removal of old rows may take. */
-const pruneLimit = 30_000
-
 const make = (
   options: ClientOptions,
   server: Errors.Server
@@ -136,13 +134,7 @@ const make = (
     const random = Effect.map(Random.nextIntBetween(0, 36 ** 8 - 1), (number) => number.toString(36).padStart(8, "0"))
     const writer = (yield* random) + (yield* random)
     let claims = 0
-    yield* Shared.pruning(
-      every,
-      Effect.map(
-        statements.ask<{ readonly n: number }>(Table.prune(table), [Shared.most], pruneLimit),
-        ([row]) => row?.n ?? 0
-      )
-    )
+    yield* Pruning.pruning("Idempotency", every, Pruning.removed(statements, Table.prune(table)))
     const store = yield* Idempotency.grouped({
       maximum,
       write: (operations) =>

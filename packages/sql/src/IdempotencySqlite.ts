@@ -4,6 +4,7 @@
 import { Idempotency, OptionCheck } from "@millrace/core"
 import { Config, Duration, Effect, Layer } from "effect"
 import { kinds, type Reply, type Request, tags } from "./internal/idempotency/protocol.ts"
+import * as Pruning from "./internal/database/pruning.ts"
 import * as Shared from "./internal/idempotency/shared.ts"
 import type { Failed } from "./internal/sqlite/protocol.ts"
 import * as Thread from "./internal/sqlite/Thread.ts"
@@ -144,9 +145,10 @@ export const layer = (options: Options): Layer.Layer<Idempotency.Store, Idempote
       )
       const failed = told(filename)
       yield* Effect.mapError(thread.open, failed)
-      yield* Shared.pruning(
+      yield* Pruning.pruning(
+        "Idempotency",
         every,
-        Effect.map(thread.ask({ operation: "prune", most: Shared.most }), ({ removed }) => removed ?? 0)
+        Effect.map(thread.ask({ operation: "prune", most: Pruning.most }), ({ removed }) => removed ?? 0)
       )
       return yield* Idempotency.grouped({
         maximum,

@@ -7,9 +7,9 @@ import { Detached, OptionCheck, TaskStore } from "@millrace/core"
 import { Clock, Config, Duration, Effect, Layer, Option, Queue, type Scope } from "effect"
 import { SqlClient } from "effect/sql"
 import * as Migrate from "./internal/database/migrate.ts"
+import * as Pruning from "./internal/database/pruning.ts"
 import * as Statements from "./internal/database/statements.ts"
 import { checkTable } from "./internal/database/table.ts"
-import * as Shared from "./internal/idempotency/shared.ts"
 import * as Address from "./internal/postgres/address.ts"
 import * as Connection from "./internal/postgres/connection.ts"
 import * as Errors from "./internal/postgres/errors.ts"
@@ -79,9 +79,6 @@ export const migrate = (
     unavailable(Errors.theirs)
   )
 
-/** Milliseconds that a removal of old rows may take. */
-const pruneLimit = 30_000
-
 /** Listens for events until the scope closes; listens again after a failure. */
 const listening = (pg: PgClient.PgClient, channel: string, watchers: TaskStore.Watchers) =>
   Effect.scoped(Effect.gen(function*() {
@@ -123,13 +120,7 @@ const make = (
     if (Option.isSome(listener)) {
       yield* Effect.forkScoped(Detached.effect(listening(listener.value, Table.eventsOf(table), watchers)))
     }
-    yield* Shared.pruning(
-      every,
-      Effect.map(
-        statements.ask<{ readonly n: number }>(Table.prune(table), [Shared.most], pruneLimit),
-        ([row]) => row?.n ?? 0
-      )
-    )
+    yield* Pruning.pruning(module, every, Pruning.removed(statements, Table.prune(table)))
     const made = yield* Table.make({
       table,
       statements,

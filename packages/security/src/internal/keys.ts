@@ -1,6 +1,7 @@
 import { Auth, Detached, OptionCheck } from "@millrace/core"
+import { boundedText } from "@millrace/core/boundedText"
 import { manualRedirects, redirects } from "@millrace/core/manualRedirects"
-import { Clock, Deferred, Duration, Effect, FiberSet, Redacted, type Scope, Stream } from "effect"
+import { Clock, Deferred, Duration, Effect, FiberSet, Redacted, type Scope } from "effect"
 import { HttpClient, type HttpClientResponse } from "effect/http"
 import * as jose from "jose"
 import { isWeak } from "./weakKey.ts"
@@ -151,21 +152,6 @@ const addressOf = (url: string | URL): URL => {
   throw new RangeError(`Jwt: keys.url must be https, got ${address.protocol}//${address.host}`)
 }
 
-/** Reads a body, and fails beyond the size limit of a key set. */
-const bodyOf = (response: HttpClientResponse.HttpClientResponse) =>
-  Effect.suspend(() => {
-    const chunks: Array<Uint8Array> = []
-    let left = most.bytes
-    return Effect.map(
-      Stream.runForEach(response.stream, (chunk) => {
-        left -= chunk.length
-        chunks.push(chunk)
-        return left < 0 ? Effect.fail("too long") : Effect.void
-      }),
-      () => Buffer.concat(chunks).toString()
-    )
-  })
-
 /** The remaining freshness of an answer, in milliseconds (RFC 9111, 4.2.1); undefined if not stated or already over. */
 const freshOf = (response: HttpClientResponse.HttpClientResponse): number | undefined => {
   const { age, "cache-control": control = "" } = response.headers
@@ -225,7 +211,7 @@ export const remote = (
       ),
       Effect.flatMap((response) =>
         Effect.flatMap(
-          bodyOf(response),
+          boundedText(response, most.bytes, "too long"),
           (body) =>
             Effect.try(() => {
               // throws if the body is not a key set

@@ -1,8 +1,9 @@
 /** The four requests to a registry with Confluent's API, each with a time limit, and the failure of each answer. */
+import { boundedText } from "@millrace/core/boundedText"
 import { manualRedirects, redirects } from "@millrace/core/manualRedirects"
 import { PayloadCodec } from "@millrace/core"
-import { Duration, Effect, Redacted, Stream } from "effect"
-import { type HttpClient, HttpClientRequest, type HttpClientResponse } from "effect/http"
+import { Duration, Effect, Redacted } from "effect"
+import { type HttpClient, HttpClientRequest } from "effect/http"
 
 /** The reason of a `PayloadError` of these codecs. */
 export type Reason =
@@ -80,20 +81,6 @@ const parsed = (text: string): Answer["json"] => {
   }
 }
 
-const bodyOf = (response: HttpClientResponse.HttpClientResponse) =>
-  Effect.suspend(() => {
-    const chunks: Array<Uint8Array> = []
-    let left = most.bytes
-    return Effect.map(
-      Stream.runForEach(response.stream, (chunk) => {
-        left -= chunk.length
-        chunks.push(chunk)
-        return left < 0 ? Effect.fail("an answer that is too long") : Effect.void
-      }),
-      () => Buffer.concat(chunks).toString()
-    )
-  })
-
 /** Requests to one registry. */
 export class Client {
   private readonly http: HttpClient.HttpClient
@@ -124,7 +111,7 @@ export class Client {
       : HttpClientRequest.bodyText(HttpClientRequest.post(address, { headers }), JSON.stringify(body), media)
     return manualRedirects(this.http.execute(request)).pipe(
       Effect.flatMap((response) =>
-        Effect.map(bodyOf(response), (text): Answer => ({
+        Effect.map(boundedText(response, most.bytes, "an answer that is too long"), (text): Answer => ({
           status: response.status,
           json: parsed(text),
           retryAfter: response.headers["retry-after"]
