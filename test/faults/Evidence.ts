@@ -143,7 +143,8 @@ export class Evidence {
     return this.confirmed.size - this.texts.size
   }
 
-  private get progress() {
+  /** What the group has committed, and what there is. */
+  get progress() {
     const { channel, group } = this.place
     return Effect.flatMap(KafkaAdmin.KafkaAdmin, (admin) => admin.lag(group, channel))
   }

@@ -21,6 +21,9 @@ export interface Run {
   readonly say: (text: string) => Effect.Effect<void>
 }
 
+/** After so long without a handled message the test fails and prints where the group stands. */
+const longestStall = "1 minute"
+
 /** The draws come again with the same seed; what real processes do meanwhile does not. */
 const seed = process.env["MILLRACE_SEED"] ?? `${Date.now() % 1_000_000}`
 
@@ -42,15 +45,31 @@ export const run = <A, E>(
       ({ folder }) => Effect.sync(() => rmSync(folder, { recursive: true, force: true }))
     )
     const { audit, witness } = evidence
-    let lives = 0
+    const lives: Array<Lives.Process> = []
     const start = Effect.suspend(() =>
-      Lives.start({ ...how, ...names, audit, witness, brokers: kafka.brokers, life: ++lives })
-    )
+      Lives.start({ ...how, ...names, audit, witness, brokers: kafka.brokers, life: lives.length + 1 })
+    ).pipe(Effect.tap((life) => Effect.sync(() => lives.push(life))))
     const began = performance.now()
     const say = (text: string) => Console.log(`${name}, ${((performance.now() - began) / 1000).toFixed(0)} s: ${text}`)
     yield* say(`MILLRACE_SEED=${seed}`)
     const check = Effect.map(evidence.look, () => expect(evidence.broken.slice(0, 20)).toEqual([]))
-    return yield* body({ evidence, check, start, say })
+    const stalled = Effect.gen(function*() {
+      let runs = -1
+      while (runs < evidence.runs) {
+        runs = evidence.runs
+        yield* Effect.sleep(longestStall)
+      }
+      const progress = JSON.stringify(yield* evidence.progress)
+      const printed = lives.filter((life) => life.isRunning()).map((life) => `life ${life.life}:\n${life.printed()}`)
+      return yield* Effect.die(
+        new Error(
+          `No message was handled for ${longestStall}, after ${runs} runs, ${evidence.unhandled} confirmed are unhandled. ${progress}\n${
+            printed.join("\n")
+          }`
+        )
+      )
+    })
+    return yield* Effect.raceFirst(body({ evidence, check, start, say }), stalled)
   }).pipe(
     Effect.scoped,
     Effect.provide(Layer.merge(Kafka.layer({ brokers: kafka.brokers }), Kafka.layerAdmin({ brokers: kafka.brokers }))),

@@ -10,14 +10,18 @@ import { SqlClient } from "effect/sql"
 const [, , url = "", count = "0", transaction] = process.argv
 
 const mayDie = () => {
-  if (Math.random() < 0.01) process.kill(process.pid, "SIGKILL")
+  if (Math.random() < 0.02) process.kill(process.pid, "SIGKILL")
 }
+// a key that was done by an earlier process ends nothing, so that the number of processes does not grow with that of keys
+const handled = new Set<string>()
 
 const chain = pipe(
   (message: Delivery) =>
     Effect.gen(function*() {
       const sql = yield* SqlClient.SqlClient
-      yield* sql`INSERT INTO effects (key) VALUES (${message.headers["idempotency-key"]!})`
+      const key = message.headers["idempotency-key"]!
+      yield* sql`INSERT INTO effects (key) VALUES (${key})`
+      handled.add(key)
       mayDie()
     }),
   Idempotency.middleware({ running: "wait", lease: 600, maximumWait: "30 seconds" })
@@ -31,7 +35,7 @@ await Effect.runPromise(
   Effect.forEach(Array.from({ length: Number(count) }, (_, i) => i), (i) =>
     Effect.flatMap(
       Deliveries.run(chain, Deliveries.make({ headers: { "idempotency-key": `k${i}` } })),
-      ({ exit }) => Effect.andThen(Effect.sync(mayDie), exit)
+      ({ exit }) => Effect.andThen(Effect.sync(() => handled.has(`k${i}`) && mayDie()), exit)
       // a machine that stands still for a lease loses the claim: the message comes again, as it does from a broker
     ).pipe(Effect.retry({ while: isConflict, times: 100 })), { concurrency: 8, discard: true }).pipe(
       Effect.provide(
