@@ -93,7 +93,7 @@ const shelves: Record<string, Shelf> = {
   },
   codecs: { open: ["Avro", "Compression", "MessagePack", "SchemaRegistry"], own: "any" },
   protobuf: { open: ["Protobuf"], own: "any" },
-  crypto: { open: ["Encryption", "Keys"], own: "any" },
+  crypto: { open: ["AwsKms", "Encryption", "Keys", "Kms"], own: "any" },
   monitor: {
     open: [
       "AlertChannel",

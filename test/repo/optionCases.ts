@@ -25,7 +25,7 @@ import {
   Trace
 } from "@millrace/core"
 import { Avro, Compression, MessagePack, SchemaRegistry } from "@millrace/codecs"
-import { Keys } from "@millrace/crypto"
+import { Keys, Kms } from "@millrace/crypto"
 import { Body, Caller, Cors, IdempotencyKey, Problem, Server, Sink, Webhook } from "@millrace/http"
 import * as Listener from "@millrace/http/Listener"
 import * as NodeServer from "@millrace/http/NodeServer"
@@ -234,6 +234,11 @@ export const made: Readonly<Record<string, ReadonlyArray<Made>>> = {
       durations: ["refresh", "cooldown", "timeout", "keep"]
     }
   ],
+  "crypto/src/Kms.ts": [{
+    make: (options: object) => Kms.layer({ keys: { a: "alias/a" }, writing: "a", ...options }),
+    durations: ["dataKey.age", "timeout", "cooldown"],
+    numbers: ["dataKey.messages", "dataKey.bytes", "dataKey.capacity", "concurrency"]
+  }],
   "http/src/Body.ts": [{ make: Body.bytes, durations: ["timeout"], endless: ["timeout"] }],
   "http/src/Caller.ts": [{ make: Caller.address, numbers: ["prefix"] }],
   "http/src/Cors.ts": [{ make: Cors.middleware, base: { origins: "*" }, durations: ["maximumAge"] }],

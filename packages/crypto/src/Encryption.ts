@@ -87,7 +87,7 @@ export const make = (options: Options = {}): Encryption => {
     seal: (bytes, context) =>
       Effect.flatMapEager(Eager.service(Keys.Ring), (ring) =>
         Effect.mapEager(
-          ring.writing(algorithm),
+          ring.writing(algorithm, bytes.length),
           (data) => encrypt(data, associatedData(data.header, context, bind), bytes)
         )),
     open: (bytes, context) => {

@@ -33,9 +33,14 @@ const complete = (
   key: KeyObject
 ): DataKey => ({ algorithm, keyId, header, key, mask: algorithm === "xaes256Gcm" ? Xaes.maskOf(key) : undefined })
 
-/** Makes a data key with a new salt. */
-export const make = (algorithm: Envelope.Algorithm, keyId: string, secret: KeyObject): DataKey => {
-  const identity = Envelope.identity(algorithm, keyId)
+/** Makes a data key with a new salt; `wrapped` goes into its header. */
+export const make = (
+  algorithm: Envelope.Algorithm,
+  keyId: string,
+  secret: KeyObject,
+  wrapped?: Uint8Array
+): DataKey => {
+  const identity = Envelope.identity(algorithm, keyId, wrapped)
   const salt = randomBytes(Envelope.saltBytes)
   const { commitment, key } = derive(secret, identity, salt)
   return complete(algorithm, keyId, Buffer.concat([identity, salt, commitment]), key)

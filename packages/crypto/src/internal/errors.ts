@@ -14,9 +14,9 @@ const shown = (id: string): string => JSON.stringify(Failure.messageOf(id, 64))
 export class Tampered extends Data.TaggedError("Tampered")<{ readonly channel: string; readonly version: number }> {
   readonly failure = "poison" as const
   override get message(): string {
-    return this.version === 1
+    return this.version === 1 || this.version === 2
       ? `The encrypted body on ${this.channel} does not open: it was changed, or written for another channel, key, content type or bound header.`
-      : `The encrypted body on ${this.channel} has version ${this.version}, and this release reads version 1: update @millrace/crypto.`
+      : `The encrypted body on ${this.channel} has version ${this.version}, and this release reads versions 1 and 2: update @millrace/crypto.`
   }
 }
 

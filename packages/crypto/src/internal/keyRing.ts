@@ -48,8 +48,8 @@ export const defaults = {
 
 /** What the encryption of one message asks for. */
 export interface Ring {
-  /** Returns the data key for one more message; an Exit while the set is in memory. */
-  readonly writing: (algorithm: Algorithm) => Effect.Effect<DataKey.DataKey, KeysUnavailable>
+  /** Returns the data key for one more message of so many bytes; an Exit while it is in memory. */
+  readonly writing: (algorithm: Algorithm, bytes: number) => Effect.Effect<DataKey.DataKey, KeysUnavailable>
   /**
    * Returns the data key of an envelope whose header has this length; undefined if its commitment does not fit its key. An Exit while
    * the key is in memory.
@@ -145,9 +145,11 @@ const reader = (
   const known = data.find(header)
   if (known !== undefined) return Exit.succeed(known)
   const parsed = Envelope.parse(envelope.subarray(0, headerBytes))
-  return parsed === undefined
-    ? Exit.succeed(undefined)
-    : Effect.flatMapEager(find(parsed.keyId), (secret) => restore(data, header, parsed, secret))
+  if (parsed === undefined) return Exit.succeed(undefined)
+  // a wrapped data key is for a key management service
+  return parsed.wrapped === undefined
+    ? Effect.flatMapEager(find(parsed.keyId), (secret) => restore(data, header, parsed, secret))
+    : Exit.fail(new KeyUnknown({ keyId: parsed.keyId }))
 }
 
 /** Makes a ring of keys that never change. */
@@ -266,7 +268,10 @@ export const refreshed = (
     if (set !== undefined) return Exit.succeed(data.forWriting(algorithm, set.writing))
     const wait = triedAt + times.cooldown - clock.currentTimeMillisUnsafe()
     if (pending === undefined && wait > 0) return Exit.fail(unavailable("cannot be read", wait))
-    return Effect.flatMap(read, () => writing(algorithm))
+    return Effect.flatMap(read, () =>
+      set === undefined
+        ? Exit.fail(unavailable("cannot be read", times.cooldown))
+        : Exit.succeed(data.forWriting(algorithm, set.writing)))
   }
 
   const ring: Ring = {
