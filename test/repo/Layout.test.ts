@@ -92,7 +92,7 @@ const shelves: Record<string, Shelf> = {
     own: "any"
   },
   codecs: { open: ["Avro", "Compression", "MessagePack", "SchemaRegistry"], own: "any" },
-  protobuf: { open: ["Protobuf"], own: "any" },
+  protobuf: { open: ["Protobuf", "ProtobufRegistry"], own: "any" },
   crypto: { open: ["AwsKms", "Encryption", "Keys", "Kms"], own: "any" },
   monitor: {
     open: [

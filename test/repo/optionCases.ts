@@ -104,7 +104,7 @@ export const made: Readonly<Record<string, ReadonlyArray<Made>>> = {
     base: { url: "http://127.0.0.1:1" },
     durations: ["timeout", "retryAfter"],
     numbers: ["cache"]
-  }],
+  }, { make: (options) => SchemaRegistry.jsonSchema(Schema.String, options), numbers: ["maximumBytes"] }],
   "protobuf/src/Protobuf.ts": [{
     make: (options) => Protobuf.codec(EmptySchema, options),
     numbers: ["maximumBytes", "maximumDepth", "maximumItems"]

@@ -1,8 +1,8 @@
 /**
- * Schema registries with Confluent's API: bodies carry the id of the schema that wrote them, and readers ask for it once.
+ * Schema registries with Confluent's API: bodies name the schema that wrote them, and readers ask for it once.
  */
-import { Detached, Eager, OptionCheck, PayloadCodec } from "@millrace/core"
-import { Context, Deferred, Duration, Effect, Exit, FiberSet, Layer, Redacted } from "effect"
+import { OptionCheck, type PayloadCodec } from "@millrace/core"
+import { Duration, Effect, JsonSchema, Layer, Redacted, Schema as EffectSchema } from "effect"
 import { HttpClient } from "effect/http"
 import { compile as compileReader } from "./internal/avro/reader.ts"
 import * as Schema from "./internal/avro/schema.ts"
@@ -10,30 +10,33 @@ import { Tap } from "./internal/avro/Tap.ts"
 import { compile as compileWriter } from "./internal/avro/writer.ts"
 import type * as Bounds from "./internal/bounds.ts"
 import { resolve } from "./internal/bounds.ts"
-import * as Requests from "./internal/registry/client.ts"
+import type * as Requests from "./internal/registry/client.ts"
+import * as Codec from "./internal/registry/codec.ts"
+import * as Framing from "./internal/registry/framing.ts"
+import * as Service from "./internal/registry/service.ts"
+import { SchemaRegistryService } from "./internal/registry/service.ts"
 import { bufferOf } from "./internal/text.ts"
 import type { Definition } from "./Avro.ts"
 
-/** A reference from one schema to another: the name in its text, and the subject and version that have it. */
+export { SchemaRegistryService as Registry } from "./internal/registry/service.ts"
+
+/** A reference from one schema to another, with its text. */
 export type Reference = Requests.Reference
 
 /** A registered schema, and the texts of the schemas that it names, those that others need first. */
 export type Registered = Requests.Registered
 
+/** The id and the GUID of a registered schema. */
+export type Identity = Requests.Identity
+
+/** The latest schema of a subject. */
+export type Latest = Requests.Latest
+
 /** A schema as a registry takes it. */
 export type Unregistered = Requests.Unregistered
 
-/** Schemas by id, and ids by schema. Known ones are answered at once, as an Exit: an id never changes its schema. */
-class SchemaRegistryService extends Context.Service<SchemaRegistryService, {
-  readonly byId: (id: number) => Effect.Effect<Registered, PayloadCodec.PayloadError>
-  readonly idOf: (
-    subject: string,
-    schema: Unregistered,
-    register: boolean
-  ) => Effect.Effect<number, PayloadCodec.PayloadError>
-}>()("SchemaRegistry/Registry") {}
-
-export { SchemaRegistryService as Registry }
+/** The way in which a schema is looked up. */
+export type Lookup = Requests.Lookup
 
 /** Options of `layer`. */
 export interface Options {
@@ -54,38 +57,6 @@ export interface Options {
 
 /** The defaults of the options of `layer`. */
 export const defaults = { timeout: "5 seconds", retryAfter: "5 seconds", cache: 1000 } as const
-
-/** Answers for ever once an effect has succeeded; callers that come meanwhile share it. */
-const kept = <A>(
-  most: number,
-  fork: (effect: Effect.Effect<void>) => unknown
-) => {
-  const known = new Map<string, Exit.Exit<A, PayloadCodec.PayloadError>>()
-  const asked = new Map<string, Deferred.Deferred<A, PayloadCodec.PayloadError>>()
-  return (
-    name: string,
-    ask: () => Effect.Effect<A, PayloadCodec.PayloadError>
-  ): Effect.Effect<A, PayloadCodec.PayloadError> => {
-    const found = known.get(name)
-    if (found !== undefined) return found
-    const before = asked.get(name)
-    if (before !== undefined) return Deferred.await(before)
-    const waiting = Deferred.makeUnsafe<A, PayloadCodec.PayloadError>()
-    asked.set(name, waiting)
-    // on a fiber of the layer: the interruption of one caller does not end it for the others
-    fork(Effect.flatMap(Effect.exit(Detached.effect(ask())), (exit) =>
-      Effect.sync(() => {
-        asked.delete(name)
-        if (Exit.isSuccess(exit)) {
-          const oldest = known.keys().next()
-          if (known.size >= most && oldest.done !== true) known.delete(oldest.value)
-          known.set(name, exit)
-        }
-        Deferred.doneUnsafe(waiting, exit)
-      })))
-    return Deferred.await(waiting)
-  }
-}
 
 const authorizationOf = (auth: Options["auth"]): Redacted.Redacted<string> | undefined =>
   auth === undefined
@@ -123,50 +94,75 @@ export const layer = (options: Options): Layer.Layer<SchemaRegistryService, neve
   }
   return Layer.effect(
     SchemaRegistryService,
-    Effect.gen(function*() {
-      const client = new Requests.Client(yield* HttpClient.HttpClient, settings)
-      const run = yield* FiberSet.makeRuntime()
-      const schemas = kept<Registered>(cache, run)
-      const ids = kept<number>(cache, run)
-      return {
-        byId: (id) => schemas(String(id), () => client.byId(id)),
-        idOf: (subject, schema, register) =>
-          ids(
-            `${subject}\n${schema.schemaType}\n${schema.schema}`,
-            () => client.idOf(subject, schema, register)
-          )
-      }
-    })
+    Effect.flatMap(HttpClient.HttpClient, (http) => Service.make(http, settings, cache))
   )
 }
 
 /** The subject of a schema: by the channel (`topicName`), by the record (`recordName`), or by both (`topicRecordName`). */
-export type SubjectName = "topicName" | "recordName" | "topicRecordName"
+export type SubjectName = Codec.SubjectName
 
-/** Options of `avro`. */
-export interface CodecOptions extends Bounds.Limits {
-  /** Default: `topicName`, `CHANNEL-value`. */
-  readonly subject?: SubjectName | undefined
-  /** Registers the schema where the subject does not have it. Default: false, the publish fails. */
-  readonly register?: boolean | undefined
-  /** The schemas that the schema names, each with its text, those that others need first. Default: none. */
-  readonly references?: ReadonlyArray<Reference & { readonly schema: Definition }> | undefined
+/** Options of every codec with a registry. */
+export type CodecOptions = Codec.Options
+
+/** A type of schema, for `make`. */
+export type Format = Codec.Format
+
+/**
+ * Makes a codec of bodies that name their schema, for a type of schema of one's own.
+ *
+ * Errors: see `layer`; also class `poison` for bodies without id or GUID, of another type of schema, or that `read` refuses, class
+ * `permanent` where the registry gives no GUID for `framing: "header"`, and class `validation` for values that `write` refuses.
+ *
+ * @throws RangeError for a wrong option
+ * @category constructors
+ */
+export const make: (
+  format: Format,
+  options?: CodecOptions
+) => PayloadCodec.PayloadCodec<SchemaRegistryService> = Codec.make
+
+/**
+ * Returns the bytes of the indexes of a Protobuf message in its schema, from the outermost message inwards: zig-zag varints,
+ * their count first, and one zero byte for the first message (Confluent's wire format).
+ */
+export const messageIndexes: (indexes: ReadonlyArray<number>) => Uint8Array = Framing.indexBytes
+
+/** A reference of an Avro schema: the name of a type, and the schema that defines it. */
+export interface AvroReference extends Omit<Reference, "schema" | "references"> {
+  readonly schema: Definition
 }
 
-/** The most channels and schemas whose ids and readers a codec keeps: an address may have parameters. */
-const mostHeads = 1000
-
-const failed = (
-  failure: "poison" | "permanent" | "validation",
-  reason: Requests.Reason,
-  message: string,
-  cause?: unknown
-): Exit.Exit<never, PayloadCodec.PayloadError> => Exit.fail(Requests.failure(failure, reason, message, { cause }))
-
-const sentence = (cause: unknown): string => cause instanceof Error ? cause.message : "it cannot be read"
+/** Options of `avro`. */
+export interface AvroOptions extends CodecOptions, Bounds.Limits {
+  /** The schemas that the schema names, those that others need first. Default: none. */
+  readonly references?: ReadonlyArray<AvroReference> | undefined
+}
 
 const textOf = (definition: Definition): string =>
   typeof definition === "string" && /^\s*[[{"]/.test(definition) ? definition : JSON.stringify(definition)
+
+/** Each schema with the ones before it that it names. */
+const avroReferences = (
+  given: ReadonlyArray<AvroReference>,
+  names: Schema.Names
+): ReadonlyArray<Requests.Reference> => {
+  const owners = new Map<string, Requests.Reference>()
+  return given.map(({ name, schema, subject, version }) => {
+    const used = new Set<string>()
+    const before = new Set(names.keys())
+    Schema.parse(schema, names, used)
+    const references = [...new Set([...used].flatMap((each) => owners.get(each) ?? []))]
+    const reference = { name, subject, version, schema: textOf(schema), references }
+    for (const each of names.keys()) if (!before.has(each)) owners.set(each, reference)
+    return reference
+  })
+}
+
+const parseAll = (written: Registered): Schema.Type => {
+  const known: Schema.Names = new Map()
+  for (const each of written.references) Schema.parse(each, known)
+  return Schema.parse(written.schema, known)
+}
 
 /**
  * Makes a codec of Avro bodies in Confluent's wire format: a zero byte, the id of the writer's schema in four bytes, the value.
@@ -187,151 +183,132 @@ const textOf = (definition: Definition): string =>
  * })
  * ```
  *
- * Errors: see `layer`; also class `poison` for bodies without the prefix, of another type of schema, or of a schema that ours
- * cannot read, and class `validation` for values that do not fit.
+ * Errors: see `make`; bodies of a schema that ours cannot read are class `poison`.
  *
  * @throws SchemaError when the definition is no schema; RangeError for a wrong option
  * @category constructors
  */
 export const avro = (
   definition: Definition,
-  options: CodecOptions = {}
+  options: AvroOptions = {}
 ): PayloadCodec.PayloadCodec<SchemaRegistryService> => {
   const limits = resolve("SchemaRegistry", options)
-  const references = options.references ?? []
   const names: Schema.Names = new Map()
-  for (const { schema } of references) Schema.parse(schema, names)
+  const references = avroReferences(options.references ?? [], names)
   const ours = Schema.parse(definition, names)
   const write = compileWriter(ours)
-  return make(
-    {
-      schemaType: "AVRO",
-      schema: textOf(definition),
-      references: references.map(({ name, subject, version }) => ({ name, subject, version }))
-    },
-    "name" in ours ? ours.name : undefined,
-    options,
-    (value, prefix) => write(value, prefix),
-    (written) => {
-      const known: Schema.Names = new Map()
-      for (const each of written.references) Schema.parse(each, known)
-      const read = compileReader(Schema.parse(written.schema, known), ours)
-      return (bytes) => {
-        const tap = new Tap(bufferOf(bytes), headLength, limits)
-        const value = read(tap)
-        return tap.at === tap.end ? value : tap.fail("the body goes on after its value")
-      }
+  const readerOf = (written: Registered): Codec.Read => {
+    const read = compileReader(parseAll(written), ours)
+    return (bytes, at) => {
+      const tap = new Tap(bufferOf(bytes), at, limits)
+      const value = read(tap)
+      return tap.at === tap.end ? value : tap.fail("the body goes on after its value")
     }
-  )
-}
-
-const headLength = 5
-
-type Reads = (bytes: Uint8Array) => unknown
-
-const make = (
-  schema: Unregistered,
-  record: string | undefined,
-  options: CodecOptions,
-  write: (value: unknown, prefix: Uint8Array) => Uint8Array,
-  compile: (written: Registered) => Reads
-): PayloadCodec.PayloadCodec<SchemaRegistryService> => {
-  const check = OptionCheck.make("SchemaRegistry")
-  const by = check.oneOf("subject", options.subject ?? "topicName", ["topicName", "recordName", "topicRecordName"])
-  const register = options.register ?? false
-  if (by !== "topicName" && record === undefined) {
-    throw new RangeError(`SchemaRegistry: subject is "${by}", and the schema has no name`)
   }
-  const subjectOf = (channel: string): string =>
-    by === "topicName" ? `${channel}-value` : by === "recordName" ? `${record}` : `${channel}-${record}`
-
-  const heads = new Map<string, Uint8Array>()
-  const readers = new Map<number, Reads>()
-  let owner: SchemaRegistryService["Service"] | undefined
-
-  /** Ids of another registry would name other schemas. */
-  const owned = (registry: SchemaRegistryService["Service"]): SchemaRegistryService["Service"] => {
-    if (registry !== owner) {
-      heads.clear()
-      readers.clear()
-      owner = registry
-    }
-    return registry
-  }
-
-  const headOf = (
-    registry: SchemaRegistryService["Service"],
-    channel: string
-  ): Effect.Effect<Uint8Array, PayloadCodec.PayloadError> => {
-    const known = heads.get(channel)
-    if (known !== undefined) return Exit.succeed(known)
-    return Effect.mapEager(registry.idOf(subjectOf(channel), schema, register), (id) => {
-      const head = Buffer.alloc(headLength)
-      head.writeUInt32BE(id, 1)
-      if (registry === owner && heads.size < mostHeads) heads.set(channel, head)
-      return head
-    })
-  }
-
-  const readerOf = (
-    registry: SchemaRegistryService["Service"],
-    id: number
-  ): Effect.Effect<Reads, PayloadCodec.PayloadError> => {
-    const known = readers.get(id)
-    if (known !== undefined) return Exit.succeed(known)
-    return Effect.flatMapEager(registry.byId(id), (written): Effect.Effect<Reads, PayloadCodec.PayloadError> => {
-      if (written.schemaType !== schema.schemaType) {
-        return failed(
-          "poison",
-          "body",
-          `The body was written by schema ${id}, of type ${written.schemaType.slice(0, 20)}`
-        )
-      }
-      try {
-        const read = compile(written)
-        if (registry === owner && readers.size < mostHeads) readers.set(id, read)
-        return Exit.succeed(read)
-      } catch (cause) {
-        return failed("poison", "body", `The body was written by schema ${id}: ${sentence(cause)}`, cause)
-      }
-    })
-  }
-
-  return PayloadCodec.make<SchemaRegistryService>({
+  return make({
     name: "SchemaRegistry.avro",
     values: "native",
-    encode: (value, { channel }) =>
-      Effect.flatMapEager(
-        Eager.service(SchemaRegistryService),
-        (registry) =>
-          Effect.flatMapEager(headOf(owned(registry), channel), (head) => {
-            try {
-              return Exit.succeed({ bytes: write(value, head) })
-            } catch (cause) {
-              return failed("validation", "value", sentence(cause), cause)
-            }
-          })
-      ),
-    decode: (bytes) => {
-      if (bytes.length < headLength || bytes[0] !== 0) {
-        return failed(
-          "poison",
-          "framing",
-          `The body (${bytes.length} bytes) does not begin with a zero byte and the id of a schema`
-        )
-      }
-      const id = ((bytes[1]! << 24) | (bytes[2]! << 16) | (bytes[3]! << 8) | bytes[4]!) >>> 0
-      return Effect.flatMapEager(
-        Eager.service(SchemaRegistryService),
-        (registry) =>
-          Effect.flatMapEager(readerOf(owned(registry), id), (read) => {
-            try {
-              return Exit.succeed(read(bytes))
-            } catch (cause) {
-              return failed("poison", "body", sentence(cause), cause)
-            }
-          })
-      )
-    }
+    schemaType: "AVRO",
+    schema: textOf(definition),
+    references,
+    record: "name" in ours ? ours.name : undefined,
+    write,
+    writeAs: (latest) => {
+      const theirs = parseAll(latest)
+      if (Schema.canonical(theirs) === Schema.canonical(ours)) return write
+      // values of ours become values of the latest by schema resolution, with its defaults
+      const resolved = compileReader(ours, theirs)
+      const writeLatest = compileWriter(theirs)
+      return (value, prefix) => writeLatest(resolved(new Tap(bufferOf(write(value)), 0, limits)), prefix)
+    },
+    read: readerOf
+  }, options)
+}
+
+/** Options of `jsonSchema`. */
+export interface JsonSchemaOptions extends CodecOptions {
+  /** The name of the schema: its `title`, and the name in subjects by record. Default: none. */
+  readonly title?: string | undefined
+  /** The text that is registered. Default: made from the Effect Schema, as draft 7 of JSON Schema. */
+  readonly schema?: string | undefined
+  /** The largest body, in bytes; an integer from 1. Default: 16 MiB. */
+  readonly maximumBytes?: number | undefined
+}
+
+const draft07 = (schema: EffectSchema.Constraint, title: string | undefined): string => {
+  const document = JsonSchema.toDocumentDraft07(EffectSchema.toJsonSchemaDocument(schema))
+  return JSON.stringify({
+    $schema: "http://json-schema.org/draft-07/schema#",
+    ...(title === undefined ? {} : { title }),
+    ...document.schema,
+    ...(Object.keys(document.definitions).length === 0 ? {} : { definitions: document.definitions })
   })
+}
+
+const strict = new TextDecoder("utf-8", { fatal: true })
+
+const writeJson: Codec.Write = (value, prefix) => {
+  const text: string | undefined = JSON.stringify(value)
+  if (text === undefined) throw new TypeError(`JSON has no ${typeof value}`)
+  const size = Buffer.byteLength(text)
+  const bytes = Buffer.allocUnsafeSlow(prefix.length + size)
+  bytes.set(prefix)
+  bytes.write(text, prefix.length, size, "utf8")
+  return bytes
+}
+
+/**
+ * Makes a codec of JSON bodies in Confluent's wire format: a zero byte, the id of the writer's JSON Schema in four bytes, the JSON.
+ *
+ * The JSON Schema that is registered comes from an Effect Schema; give the channel the same one. The Effect Schema judges each
+ * value, on both ways. The writer's JSON Schema judges none, so a body that it would refuse can be read if the Effect Schema
+ * accepts it.
+ *
+ * @example
+ * ```ts
+ * import { Channel } from "@millrace/core"
+ * import { SchemaRegistry } from "@millrace/codecs"
+ * import { Schema } from "effect"
+ *
+ * const Order = Schema.Struct({ id: Schema.String, placed: Schema.Date })
+ * const Orders = Channel.make("orders", { payload: Order, codec: SchemaRegistry.jsonSchema(Order, { title: "Order" }) })
+ * ```
+ *
+ * Errors: see `make`; bodies that are not JSON, or longer than `maximumBytes`, are class `poison`.
+ *
+ * @throws RangeError for a wrong option; Error when the Effect Schema has no JSON Schema
+ * @category constructors
+ */
+export const jsonSchema = (
+  schema: EffectSchema.Constraint,
+  options: JsonSchemaOptions = {}
+): PayloadCodec.PayloadCodec<SchemaRegistryService> => {
+  const { bytes: maximumBytes } = resolve("SchemaRegistry", { maximumBytes: options.maximumBytes })
+  const read: Codec.Read = (bytes, at) => {
+    if (bytes.length > maximumBytes) {
+      throw new RangeError(`${bytes.length} bytes are more than maximumBytes, ${maximumBytes}`)
+    }
+    let text: string
+    try {
+      text = strict.decode(bytes.subarray(at))
+    } catch {
+      throw new TypeError("the body is no UTF-8")
+    }
+    try {
+      return JSON.parse(text)
+    } catch (cause) {
+      // the sentence of the parser quotes the body
+      throw new SyntaxError(`the body is no JSON${/ at position \d+/.exec(String(cause))?.[0] ?? ""}`)
+    }
+  }
+  return make({
+    name: "SchemaRegistry.jsonSchema",
+    contentType: "application/json",
+    schemaType: "JSON",
+    schema: options.schema ?? draft07(schema, options.title),
+    record: options.title,
+    write: writeJson,
+    writeAs: () => writeJson,
+    read: () => read
+  }, options)
 }

@@ -1,7 +1,7 @@
 import { type Duration, Effect, type Scope } from "effect"
 import { randomUUID } from "node:crypto"
 import { existsSync } from "node:fs"
-import { mkdir, readdir, rename, rm } from "node:fs/promises"
+import { mkdir, readdir, rename, rm, writeFile } from "node:fs/promises"
 import { homedir } from "node:os"
 import { join } from "node:path"
 import { findTool, type Probe, runTool, settled } from "./process.ts"
@@ -14,6 +14,8 @@ export const version = "3.0.9"
 export interface ApicurioServer extends RunningServer {
   /** The address of its API that is compatible with Confluent's. */
   readonly url: string
+  /** The address of its own API. */
+  readonly ownUrl: string
 }
 
 /** Options of a server; each is optional. */
@@ -59,42 +61,121 @@ const unknownFailure = (cause: unknown) =>
     message: `${name} could not be prepared: ${cause instanceof Error ? cause.message : String(cause)}`
   })
 
-const cacheFolder = () =>
-  join(process.env["XDG_CACHE_HOME"] || join(homedir(), ".cache"), "millrace", `apicurio-${version}`)
+const cacheFolder = (folder: string) =>
+  join(process.env["XDG_CACHE_HOME"] || join(homedir(), ".cache"), "millrace", folder)
 
-const install = (cache: string): Effect.Effect<void, ServerUnavailable | ServerFailed> =>
+const attempt = <A>(work: () => Promise<A>) => settled(work, unknownFailure)
+
+const run = (cwd: string, command: string, ...args: ReadonlyArray<string>) =>
+  Effect.filterOrFail(
+    settled((signal) => runTool(command, args, { cwd, signal }), unknownFailure),
+    ({ code }) => code === 0,
+    ({ output }) =>
+      new ServerUnavailable({
+        server: name,
+        tool: command,
+        message: `${name} could not be prepared by ${command}:\n${output.trim().slice(-2_000)}`
+      })
+  )
+
+type Prepared = Effect.Effect<void, ServerUnavailable | ServerFailed>
+
+/** Fills a folder of its own, and makes it the cache, unless there is one. */
+const install = (cache: string, fill: (fresh: string, maven: string) => Prepared): Prepared =>
   Effect.gen(function*() {
+    if (existsSync(cache)) return
     const maven = yield* tool("mvn", "on Debian: apt-get install maven")
-    const tar = yield* tool("tar", "on Debian: apt-get install tar")
     const fresh = `${cache}.${randomUUID()}`
-    const archive = join(fresh, "archive")
-    const run = (command: string, ...args: ReadonlyArray<string>) =>
-      Effect.filterOrFail(
-        settled((signal) => runTool(command, args, { cwd: fresh, signal }), unknownFailure),
-        ({ code }) => code === 0,
-        ({ output }) =>
-          new ServerUnavailable({
-            server: name,
-            tool: command,
-            message: `${name} could not be prepared by ${command}:\n${output.trim().slice(-2_000)}`
-          })
-      )
-    const attempt = <A>(work: () => Promise<A>) => settled(work, unknownFailure)
     yield* Effect.gen(function*() {
       yield* attempt(() => mkdir(fresh, { recursive: true }))
-      const artifact = `io.apicurio:apicurio-registry-app:${version}:tar.gz:all`
-      yield* run(maven, "-q", "-B", "dependency:copy", `-Dartifact=${artifact}`, `-DoutputDirectory=${archive}`)
-      const [file = ""] = yield* attempt(() => readdir(archive))
-      yield* run(tar, "-xzf", join(archive, file), "-C", fresh)
-      yield* attempt(async () => {
-        await rm(archive, { recursive: true })
+      yield* fill(fresh, maven)
+      yield* attempt(() =>
         // two processes may install at once: the first to rename its folder has made the cache
-        await rename(fresh, cache).catch((error: NodeJS.ErrnoException) => {
+        rename(fresh, cache).catch((error: NodeJS.ErrnoException) => {
           if (error.code !== "ENOTEMPTY" && error.code !== "EEXIST") throw error
         })
-      })
+      )
     }).pipe(Effect.ensuring(Effect.promise(() => rm(fresh, { recursive: true, force: true }))))
   })
+
+const installServer = (cache: string): Prepared =>
+  install(cache, (fresh, maven) =>
+    Effect.gen(function*() {
+      const tar = yield* tool("tar", "on Debian: apt-get install tar")
+      const archive = join(fresh, "archive")
+      const artifact = `io.apicurio:apicurio-registry-app:${version}:tar.gz:all`
+      yield* run(fresh, maven, "-q", "-B", "dependency:copy", `-Dartifact=${artifact}`, `-DoutputDirectory=${archive}`)
+      const [file = ""] = yield* attempt(() => readdir(archive))
+      yield* run(fresh, tar, "-xzf", join(archive, file), "-C", fresh)
+      yield* attempt(() => rm(archive, { recursive: true }))
+    }))
+
+/** The version of the serializers: the first with the message indexes of Confluent's wire format. */
+const serializers = "3.1.7"
+
+const dependency = (artifact: string, group = "io.apicurio", version = serializers) =>
+  `<dependency><groupId>${group}</groupId><artifactId>${artifact}</artifactId><version>${version}</version></dependency>`
+
+const pom = `<project xmlns="http://maven.apache.org/POM/4.0.0">
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>millrace</groupId>
+  <artifactId>apicurio-serializers</artifactId>
+  <version>1</version>
+  <dependencies>
+    ${dependency("apicurio-registry-avro-serde-kafka")}
+    ${dependency("apicurio-registry-jsonschema-serde-kafka")}
+    ${dependency("apicurio-registry-protobuf-serde-kafka")}
+    ${
+  /* the one that they resolve to is older than the one that they use */ dependency(
+    "kotlin-stdlib",
+    "org.jetbrains.kotlin",
+    "2.2.21"
+  )
+}
+  </dependencies>
+</project>
+`
+
+/** A command and its arguments. */
+export interface Command {
+  readonly command: string
+  readonly args: ReadonlyArray<string>
+}
+
+/**
+ * Returns the command that runs a Java source file with Apicurio's serializers for Kafka, Apache Avro, and protobuf-java.
+ *
+ * The first call on a machine downloads them with Maven (63 MB) into `$XDG_CACHE_HOME/millrace`. Needs a JDK 17.
+ */
+export const java = (source: string): Effect.Effect<Command, ServerUnavailable | ServerFailed> =>
+  Effect.gen(function*() {
+    const command = yield* javaTool
+    const cache = cacheFolder(`apicurio-serializers-${serializers}`)
+    yield* install(cache, (fresh, maven) =>
+      Effect.andThen(
+        attempt(() => writeFile(join(fresh, "pom.xml"), pom)),
+        run(
+          fresh,
+          maven,
+          "-q",
+          "-B",
+          "dependency:copy-dependencies",
+          "-DincludeScope=runtime",
+          `-DoutputDirectory=${join(fresh, "lib")}`
+        )
+      ))
+    const flags = ["-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
+    return { command, args: [...flags, "-cp", join(cache, "lib", "*"), source] }
+  })
+
+const javaTool = Effect.suspend(() => {
+  const home = process.env["JAVA_HOME"]
+  return tool(
+    "java",
+    "17 or newer, on Debian: apt-get install default-jdk-headless",
+    home === undefined ? [] : [join(home, "bin")]
+  )
+})
 
 /**
  * Starts an own Apicurio Registry on free ports of the loopback interface, with its schemas in memory, and completes when it
@@ -109,14 +190,9 @@ export const own = (
 ): Effect.Effect<ApicurioServer, ServerUnavailable | ServerFailed, Scope.Scope> =>
   Effect.gen(function*() {
     const settings = { ...defaults, ...options }
-    const home = process.env["JAVA_HOME"]
-    const java = yield* tool(
-      "java",
-      "17 or newer, on Debian: apt-get install default-jre-headless",
-      home === undefined ? [] : [join(home, "bin")]
-    )
-    const cache = cacheFolder()
-    if (!existsSync(cache)) yield* install(cache)
+    const java = yield* javaTool
+    const cache = cacheFolder(`apicurio-${version}`)
+    yield* installServer(cache)
     const server = yield* ownServer({
       name,
       ports: 2,
@@ -140,5 +216,9 @@ export const own = (
         probe: probe(port)
       })
     })
-    return { ...server, url: `http://${server.address}${path}` }
+    return {
+      ...server,
+      url: `http://${server.address}${path}`,
+      ownUrl: `http://${server.address}/apis/registry/v3`
+    }
   })

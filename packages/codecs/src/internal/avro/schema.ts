@@ -79,9 +79,11 @@ class Parser {
   readonly names: Names
   private nodes = 0
   private depth = 0
+  private readonly used: Set<string> | undefined
 
-  constructor(names: Names) {
+  constructor(names: Names, used: Set<string> | undefined) {
     this.names = names
+    this.used = used
   }
 
   fail(path: string, sentence: string): never {
@@ -106,10 +108,13 @@ class Parser {
   }
 
   private named(name: string, namespace: string, path: string): Type {
-    return primitives.get(name) ??
-      this.names.get(name.includes(".") || namespace === "" ? name : `${namespace}.${name}`) ??
+    const primitive = primitives.get(name)
+    if (primitive !== undefined) return primitive
+    const found = this.names.get(name.includes(".") || namespace === "" ? name : `${namespace}.${name}`) ??
       this.names.get(name) ??
       this.fail(path, `names the type ${JSON.stringify(name.slice(0, 100))}, which it does not define before`)
+    this.used?.add(found.name)
+    return found
   }
 
   private union(json: ReadonlyArray<unknown>, namespace: string, path: string): Type {
@@ -217,10 +222,10 @@ class Parser {
 
 /**
  * Parses a schema: JSON text, the parsed JSON, or the name of a primitive type. `names` holds the types of other schemas, and
- * gets those of this one.
+ * gets those of this one; `used` gets the names of types that the schema names.
  */
-export const parse = (schema: unknown, names: Names = new Map()): Type => {
-  const parser = new Parser(names)
+export const parse = (schema: unknown, names: Names = new Map(), used?: Set<string>): Type => {
+  const parser = new Parser(names, used)
   if (typeof schema !== "string" || !/^\s*[[{"]/.test(schema)) return parser.parse(schema, "", "")
   if (schema.length > most.text) parser.fail("", `has more than ${most.text} characters`)
   let json: unknown
