@@ -93,6 +93,7 @@ const shelves: Record<string, Shelf> = {
   },
   codecs: { open: ["Avro", "Compression", "MessagePack", "SchemaRegistry"], own: "any" },
   protobuf: { open: ["Protobuf", "ProtobufRegistry"], own: "any" },
+  claims: { open: ["Claims", "ClaimFile", "ClaimNats", "ClaimS3", "ClaimSql", "ClaimStore"], own: "any" },
   crypto: { open: ["AwsKms", "Encryption", "Keys", "Kms"], own: "any" },
   monitor: {
     open: [
@@ -165,6 +166,7 @@ const shelves: Record<string, Shelf> = {
       "servers/Redis",
       "servers/RedisCluster",
       "servers/RedisSentinel",
+      "servers/S3Proxy",
       "servers/Server",
       "servers/Temporal",
       "servers/index",

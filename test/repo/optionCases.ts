@@ -24,6 +24,8 @@ import {
   Timeout,
   Trace
 } from "@millrace/core"
+import { ClaimFile, Claims, ClaimS3, ClaimSql } from "@millrace/claims"
+import * as ClaimNats from "@millrace/claims/ClaimNats"
 import { Avro, Compression, MessagePack, SchemaRegistry } from "@millrace/codecs"
 import { Keys, Kms } from "@millrace/crypto"
 import { Body, Caller, Cors, IdempotencyKey, Problem, Server, Sink, Webhook } from "@millrace/http"
@@ -89,6 +91,38 @@ const tasksMemory = Layer.merge(MemoryBroker.layer(), TaskStore.layerMemory())
 const tasksOfMemory = Tasks.layer().pipe(Layer.provide(tasksMemory))
 
 export const made: Readonly<Record<string, ReadonlyArray<Made>>> = {
+  "claims/src/Claims.ts": [
+    { make: Claims.transform, numbers: ["threshold", "maximumBytes"], durations: ["grace", "retryAfter", "timeout"] },
+    {
+      make: (options) => Claims.stream(Claims.Claim.carried("a", new Uint8Array(1)), options),
+      numbers: ["offset"]
+    }
+  ],
+  "claims/src/ClaimS3.ts": [{
+    make: ClaimS3.layer,
+    base: { bucket: "bodies", region: "eu-central-1", credentials: { accessKeyId: "a", secretAccessKey: "b" } },
+    numbers: ["partBytes", "attempts"],
+    durations: ["timeout"]
+  }],
+  "claims/src/ClaimFile.ts": [{
+    make: ClaimFile.layer,
+    base: { directory: "claims" },
+    durations: ["retention"],
+    endless: ["retention"]
+  }],
+  "claims/src/ClaimSql.ts": [{
+    make: ClaimSql.layer,
+    base: { retention: "1 day" },
+    durations: ["timeout", "retention"],
+    endless: ["retention"]
+  }],
+  "claims/src/ClaimNats.ts": [{
+    make: ClaimNats.layer,
+    base: { bucket: "bodies", connect: Effect.never, retention: "1 day" },
+    numbers: ["replicas"],
+    durations: ["timeout", "retention"],
+    endless: ["retention"]
+  }],
   "codecs/src/Compression.ts": [
     { make: Compression.make, numbers: ["from", "level", "maximumBytes", "maximumRatio"] }
   ],
