@@ -117,7 +117,14 @@ describe("Correlate", () => {
         upstream: undefined,
         replaced: undefined
       })
-      for (const name of ["correlation-id", "x-request-id", "ce_correlationid"]) {
+      for (
+        const name of [
+          "correlation-id",
+          "x-request-id",
+          "ce_correlationid",
+          "ce-correlationid"
+        ]
+      ) {
         const ids = yield* see({ [name]: "c-1" })
         assert.deepStrictEqual([ids.id, ids.causation], ["c-1", "orders/2/7"], name)
       }

@@ -91,7 +91,7 @@ const shelves: Record<string, Shelf> = {
     ],
     own: "any"
   },
-  codecs: { open: ["Avro", "Compression", "MessagePack", "SchemaRegistry"], own: "any" },
+  codecs: { open: ["Avro", "CloudEvents", "Compression", "MessagePack", "SchemaRegistry"], own: "any" },
   protobuf: { open: ["Protobuf", "ProtobufRegistry"], own: "any" },
   claims: { open: ["Claims", "ClaimFile", "ClaimNats", "ClaimS3", "ClaimSql", "ClaimStore"], own: "any" },
   crypto: { open: ["AwsKms", "Encryption", "Keys", "Kms"], own: "any" },

@@ -26,7 +26,7 @@ import {
 } from "@millrace/core"
 import { ClaimFile, Claims, ClaimS3, ClaimSql } from "@millrace/claims"
 import * as ClaimNats from "@millrace/claims/ClaimNats"
-import { Avro, Compression, MessagePack, SchemaRegistry } from "@millrace/codecs"
+import { Avro, CloudEvents, Compression, MessagePack, SchemaRegistry } from "@millrace/codecs"
 import { Keys, Kms } from "@millrace/crypto"
 import { Body, Caller, Cors, IdempotencyKey, Problem, Server, Sink, Webhook } from "@millrace/http"
 import * as Listener from "@millrace/http/Listener"
@@ -123,6 +123,9 @@ export const made: Readonly<Record<string, ReadonlyArray<Made>>> = {
     durations: ["timeout", "retention"],
     endless: ["retention"]
   }],
+  "codecs/src/CloudEvents.ts": [
+    { make: (options) => CloudEvents.event(Channel.json, options), numbers: ["maximumBytes"] }
+  ],
   "codecs/src/Compression.ts": [
     { make: Compression.make, numbers: ["from", "level", "maximumBytes", "maximumRatio"] }
   ],

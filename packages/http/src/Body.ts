@@ -127,8 +127,9 @@ export const json = <P>(schema: Schema.ConstraintCodec<P, unknown>, options: Jso
 export const acceptedBy = <P, R>(
   { content }: Channel.Channel<P, never, never, R>
 ): ReadonlyArray<string> | undefined => {
-  const type = content.codec?.contentType
-  return type === undefined ? undefined : type === "application/json" ? defaults.json : [type]
+  const { accepts = [], contentType } = content.codec ?? {}
+  if (contentType === undefined || accepts.includes("*")) return undefined
+  return [...(contentType === "application/json" ? defaults.json : [contentType]), ...accepts]
 }
 
 /** Errors of reading a payload of a channel. */

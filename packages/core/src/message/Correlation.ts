@@ -19,7 +19,14 @@ export const names = {
 } as const
 
 /** The headers that may hold a correlation id; the first header with a valid token wins. */
-export const accepted: ReadonlyArray<string> = [names.flow, names.correlation, names.request, "ce_correlationid"]
+export const accepted: ReadonlyArray<string> = [
+  names.flow,
+  names.correlation,
+  names.request,
+  // the extension of CloudEvents on Kafka, and on HTTP and NATS
+  "ce_correlationid",
+  "ce-correlationid"
+]
 
 /** The ids of the message or request in progress. */
 export interface Correlation {

@@ -97,6 +97,8 @@ export interface PayloadCodec<out R = never> {
   readonly name: string
   /** The media type that publishers write into `content-type`; undefined writes none. */
   readonly contentType: string | undefined
+  /** The media types that it reads beside its own; routes of HTTP answer 415 to all others. */
+  readonly accepts: ReadonlyArray<string>
   readonly values: "json" | "native"
   /** Never throws, as `decode`. The result is an Exit when nothing suspends. */
   readonly encode: (value: unknown, metadata: Metadata) => Effect.Effect<Encoded, PayloadError, R>
@@ -113,6 +115,11 @@ export interface Options<R> {
   readonly name: string
   /** The media type that publishers write into `content-type`. Default: none is written. */
   readonly contentType?: string | undefined
+  /**
+   * The media types that it reads beside its own, e.g. `application/*+json`, or `*` for every one; routes of
+   * HTTP answer 415 to all others. Default: none.
+   */
+  readonly accepts?: ReadonlyArray<string> | undefined
   /**
    * The values between schema and codec: `json` is what JSON is made of (a date is a text), `native` what the schema itself
    * encodes to (bytes stay bytes, a bigint stays a bigint). Default: `json`.
@@ -194,6 +201,7 @@ export const make = <R = never>(options: Options<R>): PayloadCodec<R> => ({
   [TypeId]: TypeId,
   name: options.name,
   contentType: options.contentType,
+  accepts: options.accepts ?? [],
   values: options.values ?? "json",
   encode: writes(options.name, options.encode),
   decode: reads(options.name, options.decode),
