@@ -132,7 +132,7 @@ describe("Replays", () => {
       const again = Effect.provide(replayAll(), logger)
       assert.deepStrictEqual(yield* again, ["one already", "two published", "three published"])
       assert.deepStrictEqual(lines, [
-        "Replayed 2 dead letters of orders.dead-letters; skipped 1 that were replayed before, 0 that are incomplete, and 0 that the broker refuses"
+        "Replayed 2 dead letters of orders.dead-letters; skipped 1 that were replayed before, 0 that were discarded, 0 that are incomplete, and 0 that the broker refuses"
       ])
       assert.deepStrictEqual(yield* replayAll(), ["one already", "two already", "three already"])
       const [first] = yield* Stream.runCollect(DeadLetters.list(letters))
@@ -140,6 +140,42 @@ describe("Replays", () => {
       assert.strictEqual((yield* DeadLetters.replay(first!, { run: "again" })).how, "published")
       yield* settle
       assert.deepStrictEqual(texts(billing).filter((each) => each === "one").length, 3)
+    }).pipe(Effect.provide(memory), Effect.scoped))
+
+  it.effect("F22 a person discards letters for good, with name and reason, and each letter has a state", () =>
+    Effect.gen(function*() {
+      let isBroken = true
+      const billing = yield* group("billing", () => isBroken)
+      for (const text of ["one", "two", "three"]) yield* publish(text)
+      yield* settle
+      isBroken = false
+      const states = Effect.gen(function*() {
+        const stateOf = yield* DeadLetters.states(letters)
+        return (yield* Stream.runCollect(DeadLetters.list(letters))).map((letter) =>
+          `${text(letter.delivery)} ${stateOf(letter)}`
+        )
+      })
+      assert.deepStrictEqual(yield* states, ["one open", "two open", "three open"])
+      const [one, two] = yield* Stream.runCollect(DeadLetters.list(letters))
+      assert.match(DeadLetters.idOf(one!), /^[\w-]{32}$/)
+      assert.notStrictEqual(DeadLetters.idOf(one!), DeadLetters.idOf(two!))
+      yield* DeadLetters.discard([one!], { by: "ada", reason: "a test" })
+      yield* DeadLetters.replay(two!)
+      assert.deepStrictEqual(yield* states, ["one discarded", "two replayed", "three open"])
+      assert.strictEqual((yield* DeadLetters.replay(one!)).how, "discarded")
+      assert.deepStrictEqual(yield* replayAll({ run: "again" }), ["one discarded", "two published", "three published"])
+      yield* settle
+      assert.deepStrictEqual(texts(billing), ["one", "two", "three", "two", "two", "three"])
+      const broker = yield* Broker.Broker
+      const record = yield* Stream.runCollect(broker.browse(`${letters}.replayed`))
+      const entries = record.map((entry) => JSON.parse(text(entry))).filter(({ discarded }) => discarded !== undefined)
+      assert.deepStrictEqual(entries.map(({ by, reason }) => [by, reason]), [["ada", "a test"]])
+      assert.throws(
+        () => DeadLetters.discard([one!], { by: "", reason: "a test" }),
+        RangeError,
+        "by must have 1 to 200"
+      )
+      assert.throws(() => DeadLetters.discard([one!], { by: "ada", reason: " " }), RangeError, "reason must have 1 to")
     }).pipe(Effect.provide(memory), Effect.scoped))
 
   it.effect("F22 a replay that fails again is a new letter of the same message, which the next run replays", () =>

@@ -16,7 +16,9 @@ test("F22 a replay needs the broker of its letters, and what its middlewares nee
   void DeadLetters.replayAll("orders.dead-letters", { through: Audit.middleware() })
   // @ts-expect-error there are two
   void DeadLetters.replay(letter, { reach: "one" })
-  expectTypeOf<DeadLetters.Replayed["how"]>().toEqualTypeOf<"published" | "already" | "incomplete" | "refused">()
+  expectTypeOf<DeadLetters.Replayed["how"]>().toEqualTypeOf<
+    "published" | "already" | "incomplete" | "discarded" | "refused"
+  >()
 })
 
 test("F22 the replays of a subscription need what it needs", () => {

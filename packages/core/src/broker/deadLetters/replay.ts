@@ -23,13 +23,14 @@ import * as Record from "./replayRecord.ts"
  * - `published`: the replay published it, and the broker has confirmed it
  * - `already`: an earlier run with the same target and `run`, or this run for an equal letter, has published it
  * - `incomplete`: the letter lacks the parts in `omitted`, or its group, so it cannot be published as it was
+ * - `discarded`: a person has discarded the letter (`discard`)
  * - `refused`: the broker can never accept the message in this channel (`TooLarge`, `Invalid` or `Unsupported`); see `error`
  */
 export class Replayed extends Data.Class<{
   readonly letter: DeadLetter
   /** The channel that the letter was, or would be, published to. */
   readonly channel: string
-  readonly how: "published" | "already" | "incomplete" | "refused"
+  readonly how: "published" | "already" | "incomplete" | "discarded" | "refused"
   /** The broker's error; undefined unless `refused`. */
   readonly error: BrokerError | undefined
 }> {}
@@ -143,16 +144,22 @@ const replaying = <On, E, R>(options: ReplayOptions<On, E, R> = {}) => {
   ) =>
     Effect.gen(function*() {
       const steps: Array<{ readonly plan: Plan; how: Replayed["how"]; error?: BrokerError }> = []
-      // letters that an earlier run published without recording them
+      // letters that an earlier run published without recording them, and later those of this run
       const done: Array<string> = []
+      const letterIds: Array<string> = []
+      const finished = ({ id, letter }: Plan) => {
+        done.push(id)
+        letterIds.push(Record.letterIdOf(letter.delivery))
+      }
       const begun = new Set<string>()
       for (const one of letters.map(plan)) {
         const { channel, id, isIncomplete } = one
-        if (isIncomplete) steps.push({ plan: one, how: "incomplete" })
+        if (record.isDiscarded(Record.letterIdOf(one.letter.delivery))) steps.push({ plan: one, how: "discarded" })
+        else if (isIncomplete) steps.push({ plan: one, how: "incomplete" })
         // the engine may write the same letter twice
         else if (record.isDone(id) || begun.has(id)) steps.push({ plan: one, how: "already" })
         else if (yield* record.isFound(id, channel)) {
-          done.push(id)
+          finished(one)
           steps.push({ plan: one, how: "already" })
         } else {
           begun.add(id)
@@ -163,7 +170,7 @@ const replaying = <On, E, R>(options: ReplayOptions<On, E, R> = {}) => {
       yield* record.begin(Array.from(begun))
       yield* Effect.forEach(rest, (step) =>
         Effect.matchEffect(send(step.plan, obeyed), {
-          onSuccess: () => Effect.sync(() => void done.push(step.plan.id)),
+          onSuccess: () => Effect.sync(() => finished(step.plan)),
           onFailure: (error) => {
             if (!isAboutMessage(error)) return Effect.fail(error)
             step.how = "refused"
@@ -172,9 +179,9 @@ const replaying = <On, E, R>(options: ReplayOptions<On, E, R> = {}) => {
           }
         }), { discard: true })
         .pipe(
-          Effect.onError(() => Effect.ignore(record.finish(done)))
+          Effect.onError(() => Effect.ignore(record.finish(done, letterIds)))
         )
-      yield* record.finish(done)
+      yield* record.finish(done, letterIds)
       return steps.map(({ error, how, plan: { channel, letter } }) => new Replayed({ letter, channel, how, error }))
     })
 
@@ -258,7 +265,7 @@ const incomplete = ({ channel, delivery, omitted, partition, position }: DeadLet
  * and the ids of replayed letters, about 100 bytes each. Letters that come back meanwhile are not replayed again. At its end
  * the stream logs at Info how many letters were published and how many were skipped, and why. Otherwise as `replay`, also
  * after a crash; a letter that is incomplete, or that the broker can never accept, is skipped, and another run tries it
- * again.
+ * again. A letter that a person has discarded is skipped in every run.
  *
  * Fails as `list` and `replay` do: the letters before the failed one have then been published, and another run continues
  * there.
@@ -285,7 +292,7 @@ export const replayAll = <On = Broker, E = never, R = never>(
 ): Stream.Stream<Replayed, E | BrokerError, R | On> => {
   const all = replaying(options)
   return Stream.suspend(() => {
-    const counts = { published: 0, already: 0, incomplete: 0, refused: 0 }
+    const counts = { published: 0, already: 0, incomplete: 0, discarded: 0, refused: 0 }
     return all(channel, list(channel, options)).pipe(
       Stream.map((one) => {
         counts[one.how]++
@@ -293,7 +300,7 @@ export const replayAll = <On = Broker, E = never, R = never>(
       }),
       Stream.onEnd(Effect.suspend(() =>
         Effect.logInfo(
-          `Replayed ${counts.published} dead letters of ${channel}; skipped ${counts.already} that were replayed before, ${counts.incomplete} that are incomplete, and ${counts.refused} that the broker refuses`
+          `Replayed ${counts.published} dead letters of ${channel}; skipped ${counts.already} that were replayed before, ${counts.discarded} that were discarded, ${counts.incomplete} that are incomplete, and ${counts.refused} that the broker refuses`
         )
       ))
     )

@@ -39,10 +39,17 @@ export const idOf = ({ fields, keyBytes, raw, tombstone }: Delivery, target: str
   return Base64Url.encode(sha256(whole).subarray(0, 24))
 }
 
+/** Returns the id of a dead letter itself, whatever its replays are published to. */
+export const letterIdOf = (delivery: Delivery): string => idOf(delivery, "", "")
+
 /** One message of the record. */
 interface Entry {
   readonly begun: ReadonlyArray<string>
   readonly done: ReadonlyArray<string>
+  /** The letters of `done`, by `letterIdOf`. */
+  readonly replayed: ReadonlyArray<string>
+  /** Letters that a person has discarded, by `letterIdOf`. */
+  readonly discarded: ReadonlyArray<string>
 }
 
 const ids = (value: unknown): ReadonlyArray<string> =>
@@ -54,18 +61,71 @@ const entryOf = (raw: Uint8Array): Entry => {
   const found = Result.isSuccess(parsed) && typeof parsed.success === "object" && parsed.success !== null
     ? parsed.success
     : {}
-  return { begun: ids(Reflect.get(found, "begun")), done: ids(Reflect.get(found, "done")) }
+  return {
+    begun: ids(Reflect.get(found, "begun")),
+    done: ids(Reflect.get(found, "done")),
+    replayed: ids(Reflect.get(found, "replayed")),
+    discarded: ids(Reflect.get(found, "discarded"))
+  }
+}
+
+/** Reads each message of the record of a dead letter channel. */
+const readEach = (broker: Broker["Service"], channel: string, take: (entry: Entry) => void) =>
+  Stream.runForEach(broker.browse(channel), ({ raw }) => Effect.sync(() => take(entryOf(raw))))
+
+const write = (broker: Broker["Service"], channel: string, entry: object) =>
+  Effect.suspend(() =>
+    broker.publish(
+      new Outgoing(channel, encoder.encode(JSON.stringify(entry)), undefined, { "content-type": "application/json" })
+    )
+  )
+
+/** The letters of a dead letter channel that need no more work, by `letterIdOf`. */
+export interface Closed {
+  readonly replayed: ReadonlySet<string>
+  readonly discarded: ReadonlySet<string>
+}
+
+/** Reads the letters that were replayed or discarded; none if the record does not exist. */
+export const closed = (broker: Broker["Service"], deadLetters: string): Effect.Effect<Closed, BrokerError> =>
+  Effect.suspend(() => {
+    const replayed = new Set<string>()
+    const discarded = new Set<string>()
+    return readEach(broker, channelOf(deadLetters), (entry) => {
+      for (const id of entry.replayed) replayed.add(id)
+      for (const id of entry.discarded) discarded.add(id)
+    }).pipe(
+      Effect.catchIf((error) => error.reason === "NotFound", () => Effect.void),
+      Effect.as({ replayed, discarded })
+    )
+  })
+
+/** Writes that a person has discarded these letters. */
+export const discard = (
+  broker: Broker["Service"],
+  deadLetters: string,
+  entry: {
+    readonly discarded: ReadonlyArray<string>
+    readonly reason: string
+    readonly by: string
+    readonly at: number
+  }
+): Effect.Effect<void, BrokerError> => {
+  const channel = channelOf(deadLetters)
+  return Effect.andThen(broker.declare({ channel }), write(broker, channel, entry))
 }
 
 /** The record of one dead letter channel. It holds the ids in memory, about 100 bytes for each. */
 export interface ReplayRecord {
   readonly isDone: (id: string) => boolean
+  /** Whether a person has discarded a letter, by `letterIdOf`. */
+  readonly isDiscarded: (letter: string) => boolean
   /** Whether a letter that was begun and not done is in its target channel. */
   readonly isFound: (id: string, target: string) => Effect.Effect<boolean, BrokerError>
   /** Writes that these letters are about to be published. */
   readonly begin: (ids: ReadonlyArray<string>) => Effect.Effect<void, BrokerError>
-  /** Writes that these letters are published. */
-  readonly finish: (ids: ReadonlyArray<string>) => Effect.Effect<void, BrokerError>
+  /** Writes that these letters are published: the ids of the replays and those of the letters. */
+  readonly finish: (ids: ReadonlyArray<string>, letters: ReadonlyArray<string>) => Effect.Effect<void, BrokerError>
 }
 
 /** Opens the record of a dead letter channel: declares its channel, and reads it once. */
@@ -78,12 +138,12 @@ export const open = (
     yield* broker.declare({ channel })
     const done = new Set<string>()
     const begun = new Set<string>()
-    yield* Stream.runForEach(broker.browse(channel), (delivery) =>
-      Effect.sync(() => {
-        const entry = entryOf(delivery.raw)
-        for (const id of entry.begun) begun.add(id)
-        for (const id of entry.done) done.add(id)
-      }))
+    const discarded = new Set<string>()
+    yield* readEach(broker, channel, (entry) => {
+      for (const id of entry.begun) begun.add(id)
+      for (const id of entry.done) done.add(id)
+      for (const id of entry.discarded) discarded.add(id)
+    })
     // partitions of the record may be read in any order
     for (const id of done) begun.delete(id)
     const targets = new Map<string, ReadonlySet<string>>()
@@ -108,22 +168,14 @@ export const open = (
           )
       })
 
-    const write = (entry: Partial<Entry>) =>
-      Effect.suspend(() =>
-        broker.publish(
-          new Outgoing(channel, encoder.encode(JSON.stringify(entry)), undefined, {
-            "content-type": "application/json"
-          })
-        )
-      )
-
     return {
       isDone: (id) => done.has(id),
+      isDiscarded: (letter) => discarded.has(letter),
       isFound: (id, target) =>
         begun.has(id) ? Effect.map(look(target), (there) => there.has(id)) : Effect.succeed(false),
-      begin: (ids) => ids.length === 0 ? Effect.void : write({ begun: ids }),
-      finish: (ids) =>
-        ids.length === 0 ? Effect.void : Effect.map(write({ done: ids }), () => {
+      begin: (ids) => ids.length === 0 ? Effect.void : write(broker, channel, { begun: ids }),
+      finish: (ids, letters) =>
+        ids.length === 0 ? Effect.void : Effect.map(write(broker, channel, { done: ids, replayed: letters }), () => {
           for (const id of ids) done.add(id)
         })
     }
