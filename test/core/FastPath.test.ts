@@ -208,8 +208,8 @@ const middlewareOf = (step: Step, i: number, { gate }: Case, way: Way, log: Arra
       case "Auth":
         return Auth.middleware()
       case "RateLimit":
-        // a window so long that the time a suspension takes does not count
-        return RateLimit.middleware({ limit: gate ? 100 : 1, window: "1000 days" })
+        // longer than a suspension takes, and shorter than the wait at which the engine gives up (`hold.retryAfter`)
+        return RateLimit.middleware({ limit: gate ? 100 : 1, window: "12 hours" })
       case "Hooks":
         return Hooks.middleware({
           preExecute: () => Effect.sync(() => note("preExecute")),
