@@ -27,6 +27,7 @@ const forPackages = [
   "message/issueText",
   "message/manualRedirects",
   "message/sha256",
+  "middleware/audit/text",
   "middleware/circuitBreaker/circuit",
   "telemetry/Counters"
 ]
@@ -95,6 +96,7 @@ const shelves: Record<string, Shelf> = {
   protobuf: { open: ["Protobuf", "ProtobufRegistry"], own: "any" },
   claims: { open: ["Claims", "ClaimFile", "ClaimNats", "ClaimS3", "ClaimSql", "ClaimStore"], own: "any" },
   crypto: { open: ["AwsKms", "Encryption", "Keys", "Kms"], own: "any" },
+  dashboard: { open: ["Dashboard", "MonitorRoutes"], own: "any" },
   monitor: {
     open: [
       "AlertChannel",

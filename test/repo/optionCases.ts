@@ -32,6 +32,7 @@ import { Body, Caller, Cors, IdempotencyKey, Problem, Server, Sink, Webhook } fr
 import * as Listener from "@millrace/http/Listener"
 import * as NodeServer from "@millrace/http/NodeServer"
 import { Kafka } from "@millrace/kafka"
+import { Dashboard, MonitorRoutes } from "@millrace/dashboard"
 import { AlertRule, Fold, Monitor, MonitorSql, Preset } from "@millrace/monitor"
 import * as AlertEmail from "@millrace/monitor/AlertEmail"
 import { Mqtt } from "@millrace/mqtt"
@@ -518,6 +519,17 @@ export const made: Readonly<Record<string, ReadonlyArray<Made>>> = {
     base: { missing: "created" },
     durations: ["patience", "quiet"]
   }],
+  "dashboard/src/Dashboard.ts": [{
+    make: Dashboard.make,
+    base: { through: Dashboard.anonymous },
+    durations: ["every"],
+    numbers: ["streams", "letters", "body.characters"]
+  }],
+  "dashboard/src/MonitorRoutes.ts": [{
+    make: MonitorRoutes.make,
+    base: { through: Dashboard.anonymous },
+    durations: ["cache"]
+  }],
   "monitor/src/AlertEmail.ts": [{
     make: AlertEmail.make,
     base: { url: Redacted.make("smtps://mail.example.com"), from: "a@b.example", to: ["a@b.example"] },
@@ -575,6 +587,7 @@ export const others: Readonly<Record<string, string>> = {
   "core/src/middleware/audit/store.ts": "a query: fails with AuditError",
   "core/src/message/Message.ts": "of one message: Features refuses it",
   "core/src/message/OptionCheck.ts": "the checks themselves",
+  "dashboard/src/internal/letters.ts": "options that the routes have checked",
   "monitor/src/Monitor.ts: for": "of one mute: checked by the call",
   "monitor/src/Preset.ts": "a preset, for Log, which checks it",
   "monitor/src/Severity.ts": "checked by AlertRule.bySeverity",

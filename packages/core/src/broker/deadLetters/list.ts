@@ -7,6 +7,7 @@ import type { Place } from "../asItWas.ts"
 import { Broker, type Key } from "../Broker.ts"
 import type { BrokerError } from "../../driver/BrokerError.ts"
 import { names } from "./letter.ts"
+import { letterIdOf } from "./replayRecord.ts"
 
 /** A dead letter, with the place where its message was first read. */
 export interface DeadLetter extends Place {
@@ -67,6 +68,8 @@ export interface Filter {
   readonly from?: number | undefined
   /** Given up before this Unix time in milliseconds. */
   readonly to?: number | undefined
+  /** Letters with these ids, as `idOf` returns them. */
+  readonly ids?: ReadonlySet<string> | undefined
   /**
    * The most times that the message was given up; 1 selects messages that were never replayed. A publisher of the original
    * channel can write this count as a header, so use it only where publishers are trusted.
@@ -80,7 +83,7 @@ const fits = (filter: Filter | undefined) => (letter: DeadLetter): boolean =>
     letter.handler === (filter.handler ?? letter.handler) &&
     letter.errorType === (filter.errorType ?? letter.errorType) &&
     letter.at >= (filter.from ?? -Infinity) && letter.at < (filter.to ?? Infinity) &&
-    letter.passes <= (filter.passes ?? Infinity)
+    letter.passes <= (filter.passes ?? Infinity) && filter.ids?.has(letterIdOf(letter.delivery)) !== false
   )
 
 /** The service of the broker that holds the dead letters. */
