@@ -75,6 +75,10 @@ describe("the name of a schema, before the body or in a header", () => {
             reason: "framing"
           })
         }
+        assert.include(yield* errorOf(() => codec.decode(header.subarray(0, 16), around)), {
+          failure: "poison",
+          reason: "framing"
+        })
         assert.deepStrictEqual(calls(), [])
         const unknown = Buffer.concat([header.subarray(0, 16), Buffer.from([0])])
         assert.include(yield* errorOf(() => codec.decode(body, withHeader(unknown))), {

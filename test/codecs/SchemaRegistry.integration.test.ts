@@ -1,10 +1,12 @@
-import { SchemaRegistry } from "@millrace/codecs"
+import { Avro, SchemaRegistry } from "@millrace/codecs"
 import { ProtobufRegistry } from "@millrace/protobuf"
 import { Apicurio, ServerUnavailable } from "@millrace/testing/servers"
 import { Effect, Exit, Schema, Scope } from "effect"
 import { afterAll, assert, beforeAll, describe, it } from "vitest"
+import { avroJson, samples } from "./avroJson.ts"
 import { files, order, orderText, texts, typeOf } from "./files.ts"
 import { type JavaPeer, javaPeer } from "./javaPeer.ts"
+import { pairs } from "./pairs.ts"
 import { around, at, errorOf, withRegistry } from "./registry.ts"
 
 const scope = Scope.makeUnsafe()
@@ -243,4 +245,66 @@ describe("Java's serializers on the other side of Apicurio", () => {
     },
     400_000
   )
+})
+
+describe("pairs of Avro schemas", () => {
+  it("F14 X22 Java writes the same bytes, and reads them by another schema to the same value", async (test) => {
+    if (java === undefined) return test.skip(missing)
+    const { ask } = java
+    let read = 0
+    for (const { name, now, old, verdict } of pairs) {
+      for (const [writer, reader, letter] of [[old, now, "b"], [now, old, "f"]] as const) {
+        if (!verdict.includes(letter)) continue
+        for (const value of samples(writer)) {
+          const bytes = Buffer.from(Avro.codec(writer).encode(value))
+          assert.deepStrictEqual(await ask("avro encode", writer, avroJson(writer, value)), bytes, name)
+          const theirs = JSON.parse((await ask("avro decode", writer, reader, bytes)).toString())
+          const ours = Avro.codec(reader, { writer }).decode(bytes)
+          assert.deepStrictEqual(JSON.parse(avroJson(reader, ours)), theirs, name)
+          read++
+        }
+      }
+    }
+    assert.isAbove(read, 80)
+  }, 100_000)
+
+  it("X22 Java's Avro gives the same as Compatibility, pair by pair", async (test) => {
+    if (java === undefined) return test.skip(missing)
+    const { ask } = java
+    const wrong: Array<string> = []
+    for (const { name, now, old, verdict } of pairs) {
+      const backward = (await ask("avro compatible", now, old)).length === 0
+      const forward = (await ask("avro compatible", old, now)).length === 0
+      const theirs = `${backward ? "b" : ""}${forward ? "f" : ""}`
+      if (theirs !== verdict) wrong.push(`${name}: ${theirs}, ours ${verdict}`)
+    }
+    assert.deepStrictEqual(wrong, [])
+  }, 100_000)
+
+  it("X22 Apicurio gives the same as Compatibility, pair by pair", async (test) => {
+    if (server === undefined) return test.skip(missing)
+    const { url } = server
+    const send = async (method: string, path: string, body: object) => {
+      const headers = { "content-type": "application/vnd.schemaregistry.v1+json" }
+      const response = await fetch(`${url}/${path}`, { method, headers, body: JSON.stringify(body) })
+      const json = await response.json() as { readonly is_compatible?: boolean }
+      assert.strictEqual(response.status, 200, `${path}: ${JSON.stringify(json)}`)
+      return json
+    }
+    const wrong: Array<string> = []
+    for (const [index, { name, now, old, verdict }] of pairs.entries()) {
+      const subject = `pair-${index}`
+      await send("POST", `subjects/${subject}/versions`, { schema: old })
+      let theirs = ""
+      for (const [letter, compatibility] of [["b", "BACKWARD"], ["f", "FORWARD"]] as const) {
+        await send("PUT", `config/${subject}`, { compatibility })
+        const { is_compatible } = await send("POST", `compatibility/subjects/${subject}/versions/latest`, {
+          schema: now
+        })
+        if (is_compatible === true) theirs += letter
+      }
+      if (theirs !== verdict) wrong.push(`${name}: ${theirs}, ours ${verdict}`)
+    }
+    assert.deepStrictEqual(wrong, [])
+  }, 100_000)
 })

@@ -65,6 +65,8 @@ describe("ProtobufRegistry", () => {
     }
     assert.strictEqual((await reads(base64, [2, 0], "shop.First"))._tag, "Success")
     for (const schema of [base64, printed]) {
+      assert.strictEqual((await reads(schema, [4, 2, 0], "shop.Parcel.Seal"))._tag, "Success")
+      assert.strictEqual((await reads(schema, [4, 2, 6], "shop.Parcel.Seal"))._tag, "Failure")
       assert.strictEqual((await reads(schema, [4, 2, 2], "shop.Parcel.Seal"))._tag, "Success")
       assert.strictEqual((await reads(schema, [4, 2, 4], "shop.Parcel.Label"))._tag, "Success")
     }
@@ -87,12 +89,27 @@ describe("ProtobufRegistry", () => {
     ) {
       const result = await reads(schema, head, "shop.First")
       assert.strictEqual(result._tag, "Failure", schema.slice(0, 20))
-      if (result._tag === "Failure") assert.include(result.failure, { failure: "poison", reason: "body" })
+      if (result._tag === "Failure") {
+        assert.include(result.failure, { failure: "poison", reason: "body" })
+        if (schema === deep) assert.match(result.failure.message, /nested more than 64 deep/)
+      }
     }
   })
 
   it("F14 indexes that are negative, too many, too long or cut off are poison without a request", async () => {
-    for (const head of [[], [1], [3, 0], [2], [2, 0x80], [2, 0x80, 0x80, 0x80, 0x80, 1], [0x82, 2], [4, 2]]) {
+    for (
+      const head of [
+        [],
+        [1],
+        [3, 0],
+        [0x82, 1, ...Array<number>(65).fill(0)],
+        [2],
+        [2, 0x80],
+        [2, 0x80, 0x80, 0x80, 0x80, 1],
+        [0x82, 2],
+        [4, 2]
+      ]
+    ) {
       answering(() => ({ schema: base64, schemaType: "PROTOBUF" }))
       const body = Buffer.from([0, 0, 0, 0, 7, ...head])
       const error = await withRegistry(

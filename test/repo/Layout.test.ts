@@ -92,7 +92,10 @@ const shelves: Record<string, Shelf> = {
     ],
     own: "any"
   },
-  codecs: { open: ["Avro", "CloudEvents", "Compression", "MessagePack", "SchemaRegistry"], own: "any" },
+  codecs: {
+    open: ["Avro", "CloudEvents", "Compatibility", "Compression", "MessagePack", "SchemaRegistry", "Upcast"],
+    own: "any"
+  },
   protobuf: { open: ["Protobuf", "ProtobufRegistry"], own: "any" },
   claims: { open: ["Claims", "ClaimFile", "ClaimNats", "ClaimS3", "ClaimSql", "ClaimStore"], own: "any" },
   crypto: { open: ["AwsKms", "Encryption", "Keys", "Kms"], own: "any" },

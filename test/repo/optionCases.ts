@@ -26,7 +26,7 @@ import {
 } from "@millrace/core"
 import { ClaimFile, Claims, ClaimS3, ClaimSql } from "@millrace/claims"
 import * as ClaimNats from "@millrace/claims/ClaimNats"
-import { Avro, CloudEvents, Compression, MessagePack, SchemaRegistry } from "@millrace/codecs"
+import { Avro, CloudEvents, Compression, MessagePack, SchemaRegistry, Upcast } from "@millrace/codecs"
 import { Keys, Kms } from "@millrace/crypto"
 import { Body, Caller, Cors, IdempotencyKey, Problem, Server, Sink, Webhook } from "@millrace/http"
 import * as Listener from "@millrace/http/Listener"
@@ -143,6 +143,10 @@ export const made: Readonly<Record<string, ReadonlyArray<Made>>> = {
     durations: ["timeout", "retryAfter"],
     numbers: ["cache"]
   }, { make: (options) => SchemaRegistry.jsonSchema(Schema.String, options), numbers: ["maximumBytes"] }],
+  "codecs/src/Upcast.ts": [{
+    make: (options) => Upcast.make([Upcast.step(Schema.String, Schema.String, (text) => text)], options),
+    numbers: ["first"]
+  }],
   "protobuf/src/Protobuf.ts": [{
     make: (options) => Protobuf.codec(EmptySchema, options),
     numbers: ["maximumBytes", "maximumDepth", "maximumItems"]

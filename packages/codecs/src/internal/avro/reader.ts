@@ -111,7 +111,8 @@ const defaultOf = (type: Type, json: unknown, path: string): () => unknown => {
   }
 }
 
-const promotions: { readonly [writer: string]: ReadonlyArray<string> } = {
+/** Types that a writer's type may become. */
+export const promotions: { readonly [writer: string]: ReadonlyArray<string> } = {
   int: ["long", "float", "double"],
   long: ["float", "double"],
   float: ["double"],
@@ -119,7 +120,8 @@ const promotions: { readonly [writer: string]: ReadonlyArray<string> } = {
   bytes: ["string"]
 }
 
-const sameName = (
+/** Tells whether two named types are the same: by name, by name without namespace, or by an alias of the reader. */
+export const sameName = (
   writer: { readonly name: string },
   reader: { readonly name: string; readonly aliases: ReadonlyArray<string> }
 ): boolean =>
@@ -127,7 +129,7 @@ const sameName = (
   reader.aliases.includes(writer.name)
 
 /** Tells whether a union's branch is one for this writer, without a look inside. */
-const isBranchFor = (writer: Type, reader: Type): "same" | "promoted" | undefined =>
+export const isBranchFor = (writer: Type, reader: Type): "same" | "promoted" | undefined =>
   writer.kind === reader.kind
     ? !("name" in writer) || !("name" in reader) || sameName(writer, reader) ? "same" : undefined
     : promotions[writer.kind]?.includes(reader.kind) === true
