@@ -18,8 +18,8 @@ const keycloak = process.env["MILLRACE_KEYCLOAK"] === undefined ? ["security/Key
 export default defineConfig({
   test: {
     reporters: ["default", "./reporter.ts"],
-    // vitest's default leaves one processor to itself, so that two would run one file at a time
-    maxWorkers: 2,
+    // most tests on servers wait: two at a time left two processors idle for two thirds of the time
+    maxWorkers: 3,
     projects: [
       {
         extends: true,

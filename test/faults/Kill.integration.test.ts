@@ -9,14 +9,15 @@ const inFlight = 1024
 // the source asks for room after each batch, and each partition may bring one of up to 512 beyond it
 const mostInFlight = inFlight + partitions * 512
 
-const kills = 50
-const messages = 200_000
+// docs/reliability.md has the figures of 50 kills
+const kills = Number(process.env["MILLRACE_KILLS"] ?? 20)
+const messages = kills * 4000
 // so that there is always something to do when a life ends
 const ahead = messages / 5
 
 describeServer("A consumer that is killed", server, (kafka) => {
   it.live(
-    "X3 X9 kill -9 fifty times over 200,000 messages: all handled, audited before they are committed, in order",
+    "X3 X9 kill -9 many times under load: all handled, audited before they are committed, in order",
     () =>
       run(
         "kill",
@@ -71,6 +72,7 @@ describeServer("A consumer that is killed", server, (kafka) => {
             )
           })
       ),
-    300_000
+    // each kill takes about a second alone, and up to ten where other tests take the processors
+    60_000 + kills * 12_000
   )
 })

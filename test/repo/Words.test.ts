@@ -35,6 +35,18 @@ describe("words", () => {
     assert.strictEqual(countsOf("```ts\n// what\n```\n[page](what.md)").perThousand, 0)
   })
 
+  it("no row of a page's tables stands twice in one section, as merges leave them", () => {
+    const twice = sources("README.md", "docs/*.md").flatMap((file) =>
+      read(file).split(/^#+ /m).flatMap((section) => {
+        const rows = section.split("\n").filter((line) => line.startsWith("|")).map((line) => line.replace(/\s+/g, " "))
+        return rows.filter((row, i) => /[a-z]/i.test(row) ? rows.indexOf(row) !== i : row === rows[i - 1]).map((row) =>
+          `${file}: ${row}`
+        )
+      })
+    )
+    assert.deepStrictEqual(twice, [])
+  })
+
   for (const file of sources("README.md", "docs/**/*.md")) {
     it(`${file} names its subjects`, () => {
       const { begin, first, perThousand } = countsOf(read(file))
