@@ -98,7 +98,7 @@ const shelves: Record<string, Shelf> = {
   },
   protobuf: { open: ["Protobuf", "ProtobufRegistry"], own: "any" },
   claims: { open: ["Claims", "ClaimFile", "ClaimNats", "ClaimS3", "ClaimSql", "ClaimStore"], own: "any" },
-  crypto: { open: ["AwsKms", "Encryption", "Keys", "Kms"], own: "any" },
+  crypto: { open: ["AwsKms", "EncryptedField", "Encryption", "Keys", "Kms", "SubjectKeys"], own: "any" },
   dashboard: { open: ["Dashboard", "MonitorRoutes"], own: "any" },
   monitor: {
     open: [

@@ -4,7 +4,8 @@
  */
 import { Cause, Effect, Exit, Layer } from "effect"
 import { assert, describe, it } from "vitest"
-import { made, others } from "./optionCases.ts"
+import { made } from "./optionCases.ts"
+import { others } from "./otherFields.ts"
 import { read, sources } from "./workspace.ts"
 
 const isOther = (file: string, field: string): boolean =>

@@ -8,6 +8,7 @@ import { associatedData, type Context } from "./internal/associated.ts"
 import { decrypt, encrypt } from "./internal/body.ts"
 import type { DataKey } from "./internal/dataKey.ts"
 import * as Envelope from "./internal/envelope.ts"
+import { endOf, type Plaintext } from "./internal/plaintext.ts"
 import { type KeyRevoked, type KeysUnavailable, type KeyUnknown, Tampered, Unencrypted } from "./internal/errors.ts"
 import * as Keys from "./Keys.ts"
 
@@ -29,7 +30,7 @@ export interface Options {
   /**
    * Bodies that are not encrypted: refused, or accepted until a date while publishers change over. Default: `refuse`.
    */
-  readonly plaintext?: "refuse" | { readonly acceptUntil: Date } | undefined
+  readonly plaintext?: Plaintext | undefined
 }
 
 /** The defaults of the options of `make`. */
@@ -54,15 +55,6 @@ const bindOf = (bind: ReadonlyArray<string>): ReadonlyArray<string> => {
   return names
 }
 
-const endOf = (plaintext: NonNullable<Options["plaintext"]>): number => {
-  if (plaintext === "refuse") return -Infinity
-  const end = plaintext.acceptUntil.getTime()
-  if (!Number.isFinite(end)) {
-    throw new RangeError("Encryption: plaintext.acceptUntil must be a date, got an invalid one")
-  }
-  return end
-}
-
 const bufferOf = (bytes: Uint8Array): Buffer =>
   Buffer.isBuffer(bytes) ? bytes : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
 
@@ -75,7 +67,7 @@ const bufferOf = (bytes: Uint8Array): Buffer =>
 export const make = (options: Options = {}): Encryption => {
   const algorithm = check.oneOf("algorithm", options.algorithm ?? defaults.algorithm, Envelope.algorithms)
   const bind = bindOf(options.bind ?? [])
-  const end = endOf(options.plaintext ?? defaults.plaintext)
+  const end = endOf("Encryption", options.plaintext ?? defaults.plaintext)
 
   const plain = (bytes: Uint8Array, channel: string): Effect.Effect<Uint8Array, Unencrypted> =>
     end === -Infinity

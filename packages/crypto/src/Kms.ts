@@ -22,8 +22,8 @@ export interface DataKeyOptions {
   /** The most bytes of bodies that one data key encrypts; an integer from 1. Default: 2^34, 16 GiB. */
   readonly bytes?: number | undefined
   /**
-   * The longest time that a data key encrypts, and that it decrypts without asking the service again; from 1 second. Whoever may no
-   * longer use the key at the service can read for this time. Default: 5 minutes.
+   * The longest time that a data key encrypts, and that it decrypts without asking the service again; from 1 second. A withdrawn
+   * permission takes effect after this time. Default: 5 minutes.
    */
   readonly age?: Duration.Input | undefined
   /** The most data keys in memory for reading; the oldest is dropped; an integer from 1. Default: 1,000. */

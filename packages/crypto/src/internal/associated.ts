@@ -64,3 +64,30 @@ export const associatedData = (header: Uint8Array, context: Context, bind: Reado
   }
   return scratch.subarray(0, at)
 }
+
+/** Stands where a body has the length of its header, so that no field's associated data is that of a body. */
+const fieldMark = 0xffff_fffe
+
+/** The context that an encrypted value is bound to. */
+export interface FieldContext {
+  readonly channel: string
+  /** The bytes of the message's key; undefined if it has none. */
+  readonly key: Uint8Array | undefined
+  /** The names and numbers that lead to the value. */
+  readonly path: ReadonlyArray<string>
+  /** The id of the data subject; undefined if the value has none. */
+  readonly subject: string | undefined
+}
+
+/** Makes the associated data of one value. The bytes are valid until the next call: use them at once. */
+export const fieldAssociatedData = (header: Uint8Array, { channel, key, path, subject }: FieldContext): Uint8Array => {
+  at = 0
+  reserve(8)
+  at = scratch.writeUInt32BE(fieldMark, at)
+  putBytes(header)
+  putText(channel)
+  putBytes(key)
+  putText(subject)
+  for (let i = 0; i < path.length; i++) putText(path[i])
+  return scratch.subarray(0, at)
+}

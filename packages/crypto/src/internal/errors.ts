@@ -52,3 +52,11 @@ export class KeysUnavailable extends Data.TaggedError("KeysUnavailable")<{
 }> {
   readonly failure = "dependency" as const
 }
+
+/** The key of a data subject was erased. Class `permanent`. */
+export class SubjectErased extends Data.TaggedError("SubjectErased")<{ readonly path: string }> {
+  readonly failure = "permanent" as const
+  override get message(): string {
+    return `The data subject of ${this.path} is erased: its values are neither read nor written.`
+  }
+}

@@ -1,0 +1,28 @@
+/** Fields that are no options of a constructor, or are checked elsewhere, and why. */
+export const others: Readonly<Record<string, string>> = {
+  "codecs/src/internal/registry/client.ts": "an error, and options that the layer has checked",
+  "core/src/driver/Driver.ts": "what drivers say",
+  "core/src/broker/KillSwitch.ts: for": "of one call, which refuses it",
+  "core/src/broker/Publisher.ts": "of one message: Features refuses it",
+  "core/src/broker/deadLetters/list.ts": "a filter of times",
+  "core/src/broker/request/client.ts: deadline": "of one request: refused by the call",
+  "core/src/middleware/audit/store.ts": "a query: fails with AuditError",
+  "core/src/message/Message.ts": "of one message: Features refuses it",
+  "core/src/message/OptionCheck.ts": "the checks themselves",
+  "dashboard/src/internal/letters.ts": "options that the routes have checked",
+  "monitor/src/Monitor.ts: for": "of one mute: checked by the call",
+  "monitor/src/Preset.ts": "a preset, for Log, which checks it",
+  "monitor/src/Severity.ts": "checked by AlertRule.bySeverity",
+  "security/src/internal/apiKeyStore.ts": "a time of a stored key",
+  "sql/src/internal/outbox/watch.ts: limit": "a query",
+  "sql/src/internal/idempotency/protocol.ts": "an answer",
+  "sql/src/internal/sqlite/protocol.ts": "an answer",
+  "testing/src/BrokerContract.ts: maximumBytes": "what a driver takes",
+  "testing/src/Deliveries.ts": "a delivery as a test wants it",
+  "testing/src/RateLimitStoreContract.ts": "read by its own suite",
+  "testing/src/internal/contract": "of one message of a scenario",
+  "testing/src/servers": "checked where a server is started",
+  "testing/src/internal/simulation/Check.ts: steps": "read by World",
+  "testing/src/internal/simulation/Storm.ts": "a history of a test",
+  "testing/src/internal/simulation/World.ts": "bounds a history of a test"
+}
