@@ -93,7 +93,17 @@ const shelves: Record<string, Shelf> = {
     own: "any"
   },
   codecs: {
-    open: ["Avro", "CloudEvents", "Compatibility", "Compression", "MessagePack", "SchemaRegistry", "Upcast"],
+    open: [
+      "Avro",
+      "CloudEvents",
+      "Compatibility",
+      "Compression",
+      "Csv",
+      "MessagePack",
+      "SchemaRegistry",
+      "Text",
+      "Upcast"
+    ],
     own: "any"
   },
   protobuf: { open: ["Protobuf", "ProtobufRegistry"], own: "any" },

@@ -26,7 +26,7 @@ import {
 } from "@millrace/core"
 import { ClaimFile, Claims, ClaimS3, ClaimSql } from "@millrace/claims"
 import * as ClaimNats from "@millrace/claims/ClaimNats"
-import { Avro, CloudEvents, Compression, MessagePack, SchemaRegistry, Upcast } from "@millrace/codecs"
+import { Avro, CloudEvents, Compression, Csv, MessagePack, SchemaRegistry, Text, Upcast } from "@millrace/codecs"
 import { Keys, Kms, SubjectKeys } from "@millrace/crypto"
 import { Body, Caller, Cors, IdempotencyKey, Problem, Server, Sink, Webhook } from "@millrace/http"
 import * as Listener from "@millrace/http/Listener"
@@ -130,6 +130,10 @@ export const made: Readonly<Record<string, ReadonlyArray<Made>>> = {
   "codecs/src/Compression.ts": [
     { make: Compression.make, numbers: ["from", "level", "maximumBytes", "maximumRatio"] }
   ],
+  "codecs/src/Csv.ts": [
+    { make: (options) => Csv.codec(["a"], options), numbers: ["maximumBytes", "maximumItems"] }
+  ],
+  "codecs/src/Text.ts": [{ make: Text.codec, numbers: ["maximumBytes"] }],
   "codecs/src/internal/bounds.ts": [
     {
       make: (options) => Avro.codec("string", options),

@@ -167,13 +167,13 @@ describe("Inbox", () => {
     Effect.gen(function*() {
       yield* prepare
       const handle = () => write("x")
-      const refused = [undefined, "", "x".repeat(256), "a\0b"].map((id) => delivery(id))
+      const refused = [undefined, "", "a\0b"].map((id) => delivery(id))
       for (const [i, message] of refused.entries()) {
         const { exit, outcome } = yield* Deliveries.run(pipe(handle, Inbox.middleware()), message)
         assert.strictEqual(outcome._tag, "DeadLetter")
         assert.deepInclude(exit._tag === "Failure" ? exit.cause.reasons[0] : {}, {
           _tag: "Fail",
-          error: new Inbox.InboxRefused({ channel: "c", reason: i === 0 ? "missing" : "invalid" })
+          error: new Inbox.InboxRefused({ channel: "c", reason: i < 2 ? "missing" : "invalid" })
         })
       }
       assert.deepStrictEqual(yield* stored, [])

@@ -1,7 +1,7 @@
 /**
  * A message handler that sends each message as an HTTP request.
  */
-import { Correlation, type Handler, type Message, OptionCheck } from "@millrace/core"
+import { Correlation, type Handler, Identity, type Message, OptionCheck } from "@millrace/core"
 import { Data, Duration, Effect, Exit, Redacted } from "effect"
 import { HttpBody, HttpClient, HttpClientRequest } from "effect/http"
 import * as Client from "./Client.ts"
@@ -35,8 +35,8 @@ export interface Options {
    */
   readonly forward?: ReadonlyArray<string> | undefined
   /**
-   * The `Idempotency-Key`, by which the server detects redelivery. Default: the message's `message-id`, else
-   * `CHANNEL/PARTITION/POSITION`. Without a key, an unanswered request of a non-idempotent method is not sent again.
+   * The `Idempotency-Key`, by which the server detects redelivery. Default: the id of the message
+   * (`Identity.of`), else `CHANNEL/PARTITION/POSITION`, which names a delivery on some brokers. Without a key, an unanswered request of a non-idempotent method is not sent again.
    */
   readonly idempotencyKey?: ((message: Message<unknown>) => string | undefined) | undefined
   /** How long one request may take, above 0. Default: 30 seconds. */
@@ -115,7 +115,7 @@ const renderer = (template: string, shown: string): (message: Message<unknown>) 
 }
 
 const ownKey = (message: Message<unknown>): string =>
-  message.headers["message-id"] ?? `${message.channel}/${message.partition}/${message.position}`
+  Identity.of(message) ?? `${message.channel}/${message.partition}/${message.position}`
 
 /**
  * Writes a Structured Field string (RFC 9651, 3.3.3), which holds printable ASCII only; other characters are percent-encoded.

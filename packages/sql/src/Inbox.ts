@@ -1,7 +1,7 @@
 /**
  * Handles a message once for each group, because the inbox writes the message's id in the handler's transaction.
  */
-import { Detached, type Message, Middleware, OptionCheck, Outcome } from "@millrace/core"
+import { Detached, Identity, type Message, Middleware, OptionCheck, Outcome } from "@millrace/core"
 import type { Failure } from "@millrace/core"
 import { Context, Data, Duration, Effect, Exit, Layer } from "effect"
 import { SqlClient, type SqlError } from "effect/sql"
@@ -60,8 +60,8 @@ export interface Options {
 /** Options of `middleware`. */
 export interface MiddlewareOptions<in M extends Message<unknown> = Message<unknown>> {
   /**
-   * The id of a message, the same for each delivery. Default: the header `message-id`, which every message from an outbox
-   * has. `Inbox.position` needs no header, for brokers that count positions.
+   * The id of a message, the same for each delivery. Default: `Identity.of`: source and id of a CloudEvent, else the
+   * header `message-id`, which every message from an outbox has, else its place on Kafka and JetStream.
    */
   readonly id?: ((message: M) => string | undefined) | undefined
   /** How to treat a message without an id: refuse it, or handle it as if it could not be redelivered. Default: `refuse`. */
@@ -188,8 +188,6 @@ export const migrate = (
  */
 export const position = (message: Message<unknown>): string => `${message.partition}/${message.position}`
 
-const written = (message: Message<unknown>): string | undefined => message.headers["message-id"]
-
 /** Whether the message is done; otherwise it goes back or becomes a dead letter, and may be redelivered under its id. */
 const isDone = (exit: Exit.Exit<unknown, unknown>): boolean =>
   exit._tag === "Success" &&
@@ -244,7 +242,7 @@ class Undo<A, E> extends Data.TaggedError("Undo")<{ readonly exit: Exit.Exit<A, 
  * @category constructors
  */
 export const middleware = <M extends Message<unknown> = Message<unknown>>(options: MiddlewareOptions<M> = {}) => {
-  const { id = written, missing } = options
+  const { id = Identity.of, missing } = options
   return Middleware.make<{ message: M }>()({
     name: "Inbox",
     stage: "consume",

@@ -46,6 +46,8 @@ export interface Options {
   readonly system?: string | undefined
   /** Milliseconds that a message may stay in one attempt. Default: Infinity. */
   readonly holdLimit?: number | undefined
+  /** Whether its position identifies it for ever, as on Kafka. Default: false. */
+  readonly lasting?: boolean | undefined
 }
 
 interface Native {
@@ -88,7 +90,8 @@ export const make = (options: Options = {}): Delivery => {
     group: options.group ?? "billing",
     partition: options.partition ?? 0,
     handler: options.handler ?? "placeOrder",
-    holdLimit: options.holdLimit ?? Infinity
+    holdLimit: options.holdLimit ?? Infinity,
+    ...(options.lasting === undefined ? undefined : { lasting: options.lasting })
   }
   const native: Native = {
     key: options.key,

@@ -5,12 +5,21 @@
  * that only the workflow and the key decide. So a message whose process dies between the two finds its record, and the engine
  * finds its execution.
  */
-import { Description, Eager, type Envelope, type Handler, Idempotency, OptionCheck, Outcome } from "@millrace/core"
+import {
+  Description,
+  Eager,
+  type Envelope,
+  type Handler,
+  Idempotency,
+  Identity,
+  OptionCheck,
+  Outcome
+} from "@millrace/core"
 import { compositeKey } from "@millrace/core/compositeKey"
 import { Data, Duration, Effect, Exit } from "effect"
 import { type ClosedOf, closedOf } from "./internal/closed.ts"
 import { headersOf } from "./internal/context.ts"
-import { executionId, identityOf, longestId } from "./internal/executionId.ts"
+import { executionId, longestId, nameOf } from "./internal/executionId.ts"
 import * as Json from "./internal/json.ts"
 import { fingerprintOf, readRecord, type StartRecord, writeRecord } from "./internal/record.ts"
 import {
@@ -126,8 +135,8 @@ export interface Options<
   /** The payload of the workflow. */
   readonly payload: (message: M) => P
   /**
-   * The business key: of equal keys one execution runs. Its id may have 1,000 bytes. Default: CloudEvents' source and id, else
-   * `message-id`, else `CHANNEL/PARTITION/POSITION` of a consumed message; a request without any is refused.
+   * The business key: of equal keys one execution runs. Its id may have 1,000 bytes. Default: the id of the message
+   * (`Identity.of`); a message without any is refused.
    */
   readonly key?: ((message: M) => string | undefined) | undefined
   /** Headers beside correlation, causation, principal and trace context that the activities get. Default: none. */
@@ -269,7 +278,7 @@ export const handler = <
   const maximumPayload = check.count("maximumPayload", options.maximumPayload ?? defaults.maximumPayload)
   const payloads = Json.codecOf(workflow.payload)
   const ends = closedOf(workflow)
-  const key: (message: M) => string | undefined = options.key ?? identityOf
+  const key: (message: M) => string | undefined = options.key ?? Identity.of
 
   const targetOf = ({ key }: Attempt, generation: number): Target => ({
     workflow: workflow.name,
@@ -449,7 +458,7 @@ export const handler = <
         Eager.service(Idempotency.Store),
         (store) =>
           Effect.flatMapEager(Eager.service(Service), (starter) => {
-            const by = identityOf(message) ?? ""
+            const by = nameOf(message) ?? ""
             const attempt = { message, key: own, payload, fingerprint: fingerprintOf(payload), by, starter, store }
             return claim(attempt, 1, looks.first)
           })

@@ -362,7 +362,8 @@ const browse = (state: State) => (channel: string): Stream.Stream<Delivery, Brok
             group: "",
             partition: p,
             handler: "",
-            holdLimit: Number.POSITIVE_INFINITY
+            holdLimit: Number.POSITIVE_INFINITY,
+            lasting: true
           }
           return Array.from(
             { length: partition.end - partition.base },

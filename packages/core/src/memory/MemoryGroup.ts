@@ -284,7 +284,8 @@ export class Group {
         group: this.name,
         partition,
         handler: member.options.handler,
-        holdLimit: Number.POSITIVE_INFINITY
+        holdLimit: Number.POSITIVE_INFINITY,
+        lasting: true
       }
     })
     member.sink.open(lease)

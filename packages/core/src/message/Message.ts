@@ -90,6 +90,11 @@ export interface Origin {
   readonly handler: string
   /** Milliseconds that one attempt may hold a message before the broker redelivers it to another consumer; may be Infinity. */
   readonly holdLimit: number
+  /**
+   * Whether a position names one message of its partition for ever, in every process, so that it can identify the message.
+   * Default: no.
+   */
+  readonly lasting?: boolean | undefined
 }
 
 const nothing = new Uint8Array(0)

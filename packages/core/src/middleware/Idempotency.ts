@@ -34,7 +34,7 @@ export { type Claim, IdempotencyStore as Store, IdempotencyUnavailable, type Req
 export interface Options<in M extends Envelope = Envelope> {
   /**
    * The key of a request, of 1 to 255 characters. Default: the header `idempotency-key`, quoted or not; on messages, where
-   * that is missing, `message-id`.
+   * that is missing, the id of the message (`Identity.of`).
    */
   readonly key?: ((message: M) => string | undefined) | undefined
   /**

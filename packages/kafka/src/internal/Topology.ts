@@ -51,7 +51,8 @@ export const browsed = (channel: string, partition: number): Origin => ({
   group: "",
   partition,
   handler: "",
-  holdLimit: Number.POSITIVE_INFINITY
+  holdLimit: Number.POSITIVE_INFINITY,
+  lasting: true
 })
 
 const conflict = (channel: string, differences: ReadonlyArray<string>): Failed =>

@@ -3,7 +3,7 @@
  */
 import { Auth, Baggage, Correlation, type Envelope, Headers, Trace, TraceContext } from "@millrace/core"
 import { Context, Fiber, Tracer } from "effect"
-import { identityOf } from "./executionId.ts"
+import { nameOf } from "./executionId.ts"
 
 /** The header with the subject of the principal that sent the message. */
 export const principal = "millrace-principal"
@@ -13,7 +13,7 @@ const idsOf = (message: Envelope): Headers.Headers => {
   const current = Correlation.current()
   if (current !== undefined) return Correlation.linked(Headers.empty)
   const id = message.headers[Correlation.names.flow] ?? message.headers[Correlation.names.correlation]
-  const cause = identityOf(message)
+  const cause = nameOf(message)
   const ids: Record<string, string> = {}
   if (id !== undefined && Correlation.isToken(id)) ids[Correlation.names.correlation] = id
   if (cause !== undefined && Correlation.isToken(cause)) ids[Correlation.names.causation] = cause

@@ -1,7 +1,7 @@
 /**
  * Ids of executions and of messages: the same in every process and at every redelivery.
  */
-import { Correlation, type Envelope, Message } from "@millrace/core"
+import { Correlation, type Envelope, Identity, Message } from "@millrace/core"
 
 /** The most bytes of an execution's id, and so of a key: the limit of Temporal. */
 export const longestId = 1000
@@ -15,18 +15,9 @@ export const executionId = (workflow: string, key: string, generation: number): 
   return generation === 1 ? id : `${id}#${generation}`
 }
 
-/** The identity that a sender gave to its message: CloudEvents' source and id, or `message-id`. */
-const ownOf = ({ headers }: Envelope): string | undefined => {
-  const event = headers["ce_id"] ?? headers["ce-id"]
-  if (event !== undefined) return `${headers["ce_source"] ?? headers["ce-source"] ?? ""}#${event}`
-  const own = headers[Correlation.names.message]
-  return own === "" ? undefined : own
-}
-
 /**
- * Identifies a message: by its sender's id, else by the place where it was first read, `CHANNEL/PARTITION/POSITION`, which is the
- * same after a redelivery and in a retry channel. Undefined for a request without an id.
+ * Names a message among those of one execution: by its id, else by its delivery, which is another one after some redeliveries.
+ * Undefined for a request without an id.
  */
-export const identityOf = (message: Envelope): string | undefined =>
-  ownOf(message) ??
-    (message instanceof Message ? `${message.channel}/${message.partition}/${message.position}` : undefined)
+export const nameOf = (message: Envelope): string | undefined =>
+  Identity.of(message) ?? (message instanceof Message ? Correlation.placeOf(message) : undefined)

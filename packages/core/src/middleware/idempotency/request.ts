@@ -1,6 +1,7 @@
 /**
  * Reads the key, the scope and the fingerprint of a request, which identify it.
  */
+import * as Identity from "../../broker/Identity.ts"
 import { compositeKey } from "../../message/compositeKey.ts"
 import { type Envelope, Message } from "../../message/Message.ts"
 
@@ -19,9 +20,11 @@ const hash = (bytes: Uint8Array): string => {
 const unquoted = (value: string | undefined): string | undefined =>
   value !== undefined && value.length > 1 && value.startsWith("\"") && value.endsWith("\"") ? value.slice(1, -1) : value
 
-export const keyOf = ({ headers, kind }: Envelope): string | undefined =>
-  unquoted(headers["idempotency-key"]) ??
-    (kind === "consumer" || kind === "producer" ? headers["message-id"] : undefined)
+export const keyOf = (message: Envelope): string | undefined => {
+  const { headers, kind } = message
+  return unquoted(headers["idempotency-key"]) ??
+    (kind === "consumer" || kind === "producer" ? Identity.of(message) : undefined)
+}
 
 const bodyOf = (message: Envelope): Uint8Array | undefined => {
   if (message instanceof Message) return message.raw

@@ -326,7 +326,15 @@ class Member {
         if (!this.stopped) this.consumer?.resume([only])
       })
     }
-    const origin: Origin = { system: "kafka", channel, group, partition, handler, holdLimit: Number.POSITIVE_INFINITY }
+    const origin: Origin = {
+      system: "kafka",
+      channel,
+      group,
+      partition,
+      handler,
+      holdLimit: Number.POSITIVE_INFINITY,
+      lasting: true
+    }
     const key = keyOf(channel, partition)
     const assignment = this.assignment!
     this.leases.set(key, { topic: channel, lease, origin, progress: undefined })

@@ -256,7 +256,15 @@ class Member implements Holder {
       pause: pausing(true),
       resume: pausing(false)
     }
-    const origin = { system: "kafka", channel, group, partition, handler, holdLimit: Number.POSITIVE_INFINITY }
+    const origin = {
+      system: "kafka",
+      channel,
+      group,
+      partition,
+      handler,
+      holdLimit: Number.POSITIVE_INFINITY,
+      lasting: true
+    }
     const send = (position: number, metadata: string | null) =>
       this.group.commit([{ topic: channel, partition, position, metadata }])
     const settled = keepsBeyond ? decode(position, metadata ?? null) : undefined

@@ -114,7 +114,8 @@ export const browse = (client: Client, settings: ResolvedOptions, channel: strin
       group: "",
       partition: 0,
       handler: "",
-      holdLimit: Number.POSITIVE_INFINITY
+      holdLimit: Number.POSITIVE_INFINITY,
+      lasting: true
     }
     const numbers = new Numbers()
     const deliveryOf = (message: Msg): Delivery => {

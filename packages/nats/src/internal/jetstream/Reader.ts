@@ -125,7 +125,15 @@ export class Reader {
     const known = this.origins.get(channel)
     if (known !== undefined) return known
     const { group, handler } = this.of.options
-    const origin: Origin = { system: "nats", channel, group, partition: 0, handler, holdLimit: this.of.claim }
+    const origin: Origin = {
+      system: "nats",
+      channel,
+      group,
+      partition: 0,
+      handler,
+      holdLimit: this.of.claim,
+      lasting: true
+    }
     if (this.origins.size >= mostOrigins) this.origins.clear()
     this.origins.set(channel, origin)
     return origin
