@@ -3,6 +3,7 @@ import { backlog } from "./backlog.ts"
 import type { Bench } from "./Bench.ts"
 import { observing, validation } from "./concerns.ts"
 import { broker } from "./broker.ts"
+import { codecs } from "./codecs.ts"
 import { dispatch } from "./dispatch.ts"
 import { encryption } from "./encryption.ts"
 import { fairness } from "./fairness.ts"
@@ -58,6 +59,7 @@ export const benches: ReadonlyArray<Bench> = [
   ratelimit,
   security,
   encryption,
+  codecs,
   keyed,
   memory,
   fairness,

@@ -238,6 +238,14 @@ export const make = (format: Format, options: Options = {}): PayloadCodec.Payloa
     },
     decode: (bytes, metadata) => {
       const header = headerIn(metadata.fields)
+      if (header === undefined && !hasIndexes && bytes.length >= 5 && bytes[0] === 0) {
+        // most bodies: an id that is known, and no object is made for its frame
+        const registry = Eager.service(SchemaRegistryService)
+        if (Eager.isDone(registry) && Exit.isSuccess(registry) && known?.registry === registry.value) {
+          const read = known.byId.get(((bytes[1]! << 24) | (bytes[2]! << 16) | (bytes[3]! << 8) | bytes[4]!) >>> 0)
+          if (read !== undefined) return readBy(read, bytes, 5)
+        }
+      }
       const framed = header === undefined ? frameAt(bytes, hasIndexes) : frameIn(header, hasIndexes)
       if (framed === undefined) {
         return failed(
