@@ -20,7 +20,7 @@ import { TestClock } from "effect/testing"
 import * as fc from "fast-check"
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http"
 import { type AddressInfo, createServer as createSocket } from "node:net"
-import { format as formatWait, parse as parseWait } from "../../packages/http/src/internal/retryAfter.ts"
+import { format as formatWait, parse as parseWait } from "@millrace/core/retryAfter"
 import { recording } from "../core/support.ts"
 
 /** A server of Node's own at a free port, closed with the scope. */

@@ -246,6 +246,19 @@ describe("AlertChannel", () => {
       assert.deepStrictEqual(told.filter((line) => line.includes("lag")), ["[critical] lag firing: orders lags"])
     }).pipe(Effect.scoped, Effect.provide(FetchHttpClient.layer)))
 
+  it.live("H14 an answer without end is not read to its end", () =>
+    Effect.gen(function*() {
+      const { url } = yield* receiver((response) => {
+        response.writeHead(200)
+        const more = () => {
+          while (!response.destroyed && response.write(Buffer.alloc(16_384)));
+        }
+        response.on("drain", more)
+        more()
+      })
+      yield* Effect.timeout(slackOf(url).send(alertOf()), "5 seconds")
+    }).pipe(Effect.scoped, Effect.provide(FetchHttpClient.layer)))
+
   it.live("H14 a redirect is not followed, and no message tells the secret address", () =>
     Effect.gen(function*() {
       const other = yield* receiver(ok)

@@ -26,6 +26,8 @@ const forPackages = [
   "message/compositeKey",
   "message/issueText",
   "message/manualRedirects",
+  "message/rereading",
+  "message/retryAfter",
   "message/sha256",
   "middleware/audit/text",
   "middleware/circuitBreaker/circuit",

@@ -6,6 +6,7 @@
  */
 import { boundedText } from "@millrace/core/boundedText"
 import { manualRedirects, redirects } from "@millrace/core/manualRedirects"
+import * as RetryAfter from "@millrace/core/retryAfter"
 import { Clock, Config, Duration, Effect, Layer, Option, Redacted } from "effect"
 import { HttpClient, HttpClientRequest } from "effect/http"
 import { KmsError, type KmsPort, type Reason } from "./internal/kmsPort.ts"
@@ -94,14 +95,16 @@ const typeOf = (type: unknown): string | undefined =>
 const unavailable = (message: string, cause?: unknown): KmsError =>
   new KmsError({ reason: "Unavailable", message, cause })
 
-const failureOf = ({ json, retryAfter, status, type }: Answer): KmsError => {
+const failureOf = ({ json, retryAfter, status, type }: Answer, now: number): KmsError => {
   if (redirects.has(status)) return unavailable(`redirects (status ${status}): correct endpoint`)
   const name = typeOf(type ?? json["__type"])
   const reason = (name === undefined ? undefined : reasons.get(name)) ?? (status === 429 ? "Throttled" : "Unavailable")
+  const wait = RetryAfter.parse(retryAfter, now)
   return new KmsError({
     reason,
     message: `${advice[reason]} (${name ?? `status ${status}`})`,
-    ...(/^[1-9]\d{0,4}$/.test(retryAfter ?? "") ? { retryAfter: Duration.seconds(Number(retryAfter)) } : {})
+    // no wait at all would be a hot loop
+    retryAfter: wait === undefined || Duration.isZero(wait) ? undefined : wait
   })
 }
 
@@ -165,7 +168,9 @@ const make = <E>(
             }))
           ),
           Effect.mapError((cause) => unavailable(typeof cause === "string" ? cause : "does not answer", cause)),
-          Effect.flatMap((answer) => answer.status === 200 ? Effect.succeed(answer) : Effect.fail(failureOf(answer)))
+          Effect.flatMap((answer) =>
+            answer.status === 200 ? Effect.succeed(answer) : Effect.fail(failureOf(answer, now))
+          )
         )
     )
   }

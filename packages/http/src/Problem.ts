@@ -9,7 +9,7 @@ import type { BodyUnreadable, EncodingUnsupported, MediaTypeUnsupported } from "
 import { fieldsOf, wellFormed } from "./internal/problemFields.ts"
 import * as Challenge from "./internal/challenge.ts"
 import * as RateLimitFields from "./RateLimitFields.ts"
-import * as RetryAfter from "./internal/retryAfter.ts"
+import * as RetryAfter from "@millrace/core/retryAfter"
 import type { RequestMalformed } from "./internal/malformed.ts"
 import type { MethodNotAllowed } from "./internal/unmatched.ts"
 

@@ -2,7 +2,9 @@
  * Channels that alerts are sent through: the log, webhooks, Slack; `AlertEmail` has mail.
  */
 import { type Envelope, OptionCheck, Outgoing } from "@millrace/core"
+import { boundedText } from "@millrace/core/boundedText"
 import { manualRedirects, redirects } from "@millrace/core/manualRedirects"
+import * as RetryAfter from "@millrace/core/retryAfter"
 import { Hmac } from "@millrace/security"
 import { Config, Data, DateTime, Duration, Effect, Redacted } from "effect"
 import { HttpBody, HttpClient, HttpClientRequest, type HttpClientResponse } from "effect/http"
@@ -115,12 +117,14 @@ const addressOf = (module: string, { private: isPrivate, url }: Addressed): stri
 
 const longestWait = Duration.minutes(1)
 
-/** Reads `Retry-After`: seconds or a date; at most a minute. */
+/** The wait that a receiver asks for; at most a minute. */
 const retryAfterOf = (text: string | undefined, now: number): Duration.Duration | undefined => {
-  if (text === undefined) return undefined
-  const millis = /^\d{1,9}$/.test(text) ? Number(text) * 1_000 : Date.parse(text) - now
-  return Number.isFinite(millis) && millis > 0 ? Duration.min(Duration.millis(millis), longestWait) : undefined
+  const wait = RetryAfter.parse(text, now)
+  return wait === undefined || Duration.isZero(wait) ? undefined : Duration.min(wait, longestWait)
 }
+
+/** The most bytes that are read of an answer; its text is not used. */
+const mostAnswer = 64 * 1024
 
 const post = (
   url: string,
@@ -135,8 +139,8 @@ const post = (
       // the error names the address, which is secret
       ({ reason }) => new AlertUnsent({ message: `the receiver gave no answer (${reason._tag})`, isFinal: false })
     )
-    // the connection is free only after the body was read
-    yield* Effect.ignore(response.arrayBuffer)
+    // the connection is free only after the body was read; a longer one is cut off, and its connection closed
+    yield* Effect.ignore(boundedText(response, mostAnswer, "too long"))
     const { status } = response
     if (status >= 200 && status < 300) return
     const now = yield* Effect.clockWith((clock) => clock.currentTimeMillis)

@@ -1,8 +1,9 @@
 /**
  * The keys of a process: read from their source, read again in the background and for an unknown id, and their data keys.
  */
+import { Rereading } from "@millrace/core/rereading"
 import { Detached, Failure, OptionCheck, Redaction } from "@millrace/core"
-import { Cause, type Clock, Deferred, Duration, Effect, Exit, type Scope } from "effect"
+import { Cause, type Clock, Duration, Effect, Exit, FiberSet, Scope } from "effect"
 import type { KeyObject } from "node:crypto"
 import * as DataKey from "./dataKey.ts"
 import type { Algorithm } from "./envelope.ts"
@@ -169,6 +170,12 @@ export const timesOf = (options: SourceOptions = {}) => ({
   keep: check.millis("keep", options.keep ?? defaults.keep)
 })
 
+const why = {
+  unreadable: "cannot be read",
+  before: "were read before this key id was asked for",
+  older: "were asked for before this key id was"
+} as const
+
 const redaction = Redaction.make()
 
 /** The text of a failed read: bounded, and without what looks like a secret. */
@@ -200,92 +207,48 @@ export const refreshed = (
   data: DataKeys,
   clock: Clock.Clock,
   scope: Scope.Scope
-): Effect.Effect<Ring, KeysUnavailable> => {
-  let set: Compiled | undefined
-  let readAt = 0
-  let triedAt = -Infinity
-  let pending: Deferred.Deferred<void, KeysUnavailable> | undefined
-
-  const unavailable = (why: string, wait: number, cause?: unknown) =>
-    new KeysUnavailable({
-      message: `The keys of ${name} ${why}`,
-      retryAfter: Duration.millis(Math.max(1, wait)),
-      cause
-    })
-
-  const readOnce = Effect.timeout(load, times.timeout).pipe(
-    Effect.flatMap((loaded) => Effect.sync(() => compile(loaded))),
-    Effect.matchCauseEffect({
-      onSuccess: (next) =>
-        Effect.sync(() => {
-          readAt = clock.currentTimeMillisUnsafe()
-          if (set === undefined || !isSame(set, next)) data.clear()
-          set = next
-        }),
-      onFailure: (cause) =>
-        Effect.suspend(() => {
-          if (set !== undefined && clock.currentTimeMillisUnsafe() - readAt >= times.keep) {
-            set = undefined
-            data.clear()
-          }
-          return Effect.fail(unavailable(`cannot be read: ${reasonOf(cause)}`, times.cooldown, cause))
-        })
-    })
-  )
-
-  /** Reads, with one read at a time, in the scope of the layer: a caller that is interrupted does not stop it. */
-  const read = Effect.suspend((): Effect.Effect<void, KeysUnavailable> => {
-    if (pending !== undefined) return Deferred.await(pending)
-    const begun = pending = Deferred.makeUnsafe<void, KeysUnavailable>()
-    triedAt = clock.currentTimeMillisUnsafe()
-    const told = Effect.onExit(Detached.effect(readOnce), (exit) =>
-      Effect.sync(() => {
-        pending = undefined
-        Deferred.doneUnsafe(begun, exit)
-      }))
-    return Effect.andThen(Effect.forkIn(Effect.exit(told), scope), Deferred.await(begun))
-  })
-
-  const ask = (id: string): Effect.Effect<KeyObject | "revoked", KeyUnknown | KeysUnavailable> =>
-    Effect.suspend((): Effect.Effect<KeyObject | "revoked", KeyUnknown | KeysUnavailable> => {
-      const now = clock.currentTimeMillisUnsafe()
-      const wait = triedAt + times.cooldown - now
-      if (pending === undefined && wait > 0) {
-        return Exit.fail(unavailable("were read before this key id was asked for", wait))
-      }
-      // a read that began earlier may answer with the set from before a rotation
-      const isOlder = pending !== undefined && triedAt < now
-      return Effect.flatMap(read, (): Exit.Exit<KeyObject | "revoked", KeyUnknown | KeysUnavailable> => {
-        const found = set?.keys.get(id)
-        if (found !== undefined) return Exit.succeed(found)
-        return isOlder
-          ? Exit.fail(unavailable("were asked for before this key id was", times.cooldown))
-          : Exit.fail(new KeyUnknown({ keyId: id }))
+): Effect.Effect<Ring, KeysUnavailable> =>
+  Effect.gen(function*() {
+    const fork = yield* Effect.provideService(FiberSet.makeRuntime(), Scope.Scope, scope)
+    const unavailable = (reason: keyof typeof why, wait: number, cause?: Cause.Cause<unknown>) =>
+      new KeysUnavailable({
+        message: `The keys of ${name} ${why[reason]}${cause === undefined ? "" : `: ${reasonOf(cause)}`}`,
+        retryAfter: Duration.millis(Math.max(1, wait)),
+        cause
       })
+    const source = new Rereading<Compiled, KeysUnavailable>({
+      load: Effect.timeout(load, times.timeout).pipe(Effect.flatMap((loaded) => Effect.sync(() => compile(loaded)))),
+      cooldown: times.cooldown,
+      keep: times.keep,
+      clock,
+      fork,
+      onChange: (next, before) => {
+        if (next === undefined || before === undefined || !isSame(before, next)) data.clear()
+      },
+      error: (reason, wait, _hasValue, cause) => unavailable(reason, wait, cause)
     })
-
-  const writing: Ring["writing"] = (algorithm) => {
-    if (set !== undefined) return Exit.succeed(data.forWriting(algorithm, set.writing))
-    const wait = triedAt + times.cooldown - clock.currentTimeMillisUnsafe()
-    if (pending === undefined && wait > 0) return Exit.fail(unavailable("cannot be read", wait))
-    return Effect.flatMap(read, () =>
-      set === undefined
-        ? Exit.fail(unavailable("cannot be read", times.cooldown))
-        : Exit.succeed(data.forWriting(algorithm, set.writing)))
-  }
-
-  const ring: Ring = {
-    writing,
-    reading: reader(data, (id) => {
-      const secret = set?.keys.get(id)
-      return secret === undefined ? ask(id) : Exit.succeed(secret)
-    })
-  }
-
-  const again = Effect.suspend(() => Effect.sleep(set === undefined ? times.cooldown : times.refresh)).pipe(
-    Effect.andThen(read),
-    Effect.catch((error) => Effect.logWarning(`${error.message}. The last ones stay in use.`)),
-    Effect.forever
-  )
-  return Effect.andThen(read, Effect.as(Effect.forkIn(Detached.effect(again), scope), ring))
-}
+    const ring: Ring = {
+      writing: (algorithm) =>
+        Effect.flatMapEager(
+          source.find((set) => set),
+          (set) =>
+            set === undefined
+              ? Exit.fail(unavailable("unreadable", times.cooldown))
+              : Exit.succeed(data.forWriting(algorithm, set.writing))
+        ),
+      reading: reader(data, (id) =>
+        Effect.flatMapEager(
+          source.find((set) => set.keys.get(id)),
+          (secret) => secret === undefined ? Exit.fail(new KeyUnknown({ keyId: id })) : Exit.succeed(secret)
+        ))
+    }
+    const again = Effect.suspend(() => Effect.sleep(source.current === undefined ? times.cooldown : times.refresh))
+      .pipe(
+        Effect.andThen(source.read),
+        Effect.catch((error) => Effect.logWarning(`${error.message}. The last ones stay in use.`)),
+        Effect.forever
+      )
+    yield* source.read
+    fork(Detached.effect(again))
+    return ring
+  })

@@ -5,7 +5,7 @@ import { Failure, NetworkFailure } from "@millrace/core"
 import { redirects } from "@millrace/core/manualRedirects"
 import { Clock, Data, type Duration, Effect, Redacted, Stream } from "effect"
 import type { HttpClientError, HttpClientResponse } from "effect/http"
-import * as RetryAfter from "./retryAfter.ts"
+import * as RetryAfter from "@millrace/core/retryAfter"
 
 /**
  * The request failed without a status: not sent, connection lost, timed out, or a hook failed after the answer (see `reason`).

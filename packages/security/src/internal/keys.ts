@@ -1,7 +1,8 @@
 import { Auth, Detached, OptionCheck } from "@millrace/core"
 import { boundedText } from "@millrace/core/boundedText"
 import { manualRedirects, redirects } from "@millrace/core/manualRedirects"
-import { Clock, Deferred, Duration, Effect, FiberSet, Redacted, type Scope } from "effect"
+import { Rereading } from "@millrace/core/rereading"
+import { Cause, Clock, Duration, Effect, FiberSet, Redacted, type Scope } from "effect"
 import { HttpClient, type HttpClientResponse } from "effect/http"
 import * as jose from "jose"
 import { isWeak } from "./weakKey.ts"
@@ -161,6 +162,12 @@ const freshOf = (response: HttpClientResponse.HttpClientResponse): number | unde
   return left > 0 ? left * 1000 : undefined
 }
 
+const why = {
+  unreadable: "cannot be read",
+  before: "were read before this key was asked for",
+  older: "were asked for before this key was"
+} as const
+
 /**
  * Makes a source of keys at a URL, fetched at once and then every `refresh` on a fiber of the scope; `onChange` receives the
  * ids of the current keys.
@@ -190,18 +197,8 @@ export const remote = (
     const http = yield* HttpClient.HttpClient
     const clock = yield* Clock.Clock
     const fork = yield* FiberSet.makeRuntime<HttpClient.HttpClient>()
-    let keys: ReadonlyArray<Key> | undefined
     let ids: ReadonlySet<string> = new Set()
-    let readAt = 0
     let fresh: number | undefined
-    let triedAt = -Infinity
-    let reading: Deferred.Deferred<void, Auth.AuthUnavailable> | undefined
-
-    const replace = (found: ReadonlyArray<Key> | undefined): void => {
-      keys = found
-      ids = new Set(found?.map((key) => key.id))
-      onChange(ids)
-    }
 
     // a trusted URL does not make its redirect target trusted, which may be plain http on any host
     const download = manualRedirects(http.get(address, { accept: "application/jwk-set+json, application/json" })).pipe(
@@ -224,60 +221,32 @@ export const remote = (
       Effect.timeout(timeout)
     )
 
-    const readOnce = Effect.suspend(() => {
-      triedAt = clock.currentTimeMillisUnsafe()
-      return download
-    }).pipe(
-      Effect.matchEffect({
-        onSuccess: (found) =>
-          Effect.sync(() => {
-            readAt = clock.currentTimeMillisUnsafe()
-            replace(found)
-          }),
-        onFailure: (cause) =>
-          Effect.suspend(() => {
-            if (keys !== undefined && clock.currentTimeMillisUnsafe() - readAt >= keep) replace(undefined)
-            const why = typeof cause === "string" ? ` (${cause})` : ""
-            return Effect.fail(unavailable(`cannot be read${why}`, cooldown, keys !== undefined, cause))
-          })
-      })
-    )
-
-    /** Fetches, with one fetch at a time, in the layer's scope: interrupting a waiting caller does not stop it. */
-    const read = Effect.suspend((): Effect.Effect<void, Auth.AuthUnavailable> => {
-      if (reading !== undefined) return Deferred.await(reading)
-      const begun = reading = Deferred.makeUnsafe<void, Auth.AuthUnavailable>()
-      fork(Effect.onExit(Detached.effect(readOnce), (exit) =>
-        Effect.sync(() => {
-          reading = undefined
-          Deferred.doneUnsafe(begun, exit)
-        })))
-      return Deferred.await(begun)
+    const source = new Rereading<ReadonlyArray<Key>, Auth.AuthUnavailable>({
+      load: download,
+      cooldown,
+      keep,
+      clock,
+      fork,
+      onChange: (found) => {
+        ids = new Set(found?.map((key) => key.id))
+        onChange(ids)
+      },
+      error: (reason, wait, hasValue, cause) => {
+        const error = cause === undefined ? undefined : Cause.squash(cause)
+        return unavailable(`${why[reason]}${typeof error === "string" ? ` (${error})` : ""}`, wait, hasValue, error)
+      }
     })
 
     const find: Source["find"] = (kid) =>
-      Effect.suspend((): ReturnType<Source["find"]> => {
-        const known = keys?.filter((key) => kid === undefined || key.kid === kid)
-        if (known !== undefined && known.length > 0) return Effect.succeed(known)
-        const wait = triedAt + cooldown - clock.currentTimeMillisUnsafe()
-        if (reading === undefined && wait > 0) {
-          return Effect.fail(
-            keys === undefined
-              ? unavailable("cannot be read", wait, false)
-              : unavailable("were read before this key was asked for", wait, true)
-          )
-        }
-        // a fetch that began before the token came may answer with the set from before a rotation
-        const isOlder = reading !== undefined && triedAt < clock.currentTimeMillisUnsafe()
-        return Effect.flatMap(read, () => {
-          const found = (keys ?? []).filter((key) => kid === undefined || key.kid === kid)
-          return found.length === 0 && isOlder
-            ? Effect.fail(unavailable("were asked for before this key was", cooldown, true))
-            : Effect.succeed(found)
-        })
-      })
+      Effect.map(
+        source.find((keys) => {
+          const suitable = keys.filter((key) => kid === undefined || key.kid === kid)
+          return suitable.length === 0 ? undefined : suitable
+        }),
+        (found) => found ?? []
+      )
 
-    const readAndWait = Effect.matchEffect(read, {
+    const readAndWait = Effect.matchEffect(source.read, {
       onSuccess: () => Effect.sleep(Math.min(refresh, Math.max(cooldown, fresh ?? Infinity))),
       onFailure: () => Effect.sleep(Math.min(cooldown, refresh))
     })

@@ -1,8 +1,9 @@
 /** The requests to a registry with Confluent's API, each with a time limit, and the failure of each answer. */
 import { boundedText } from "@millrace/core/boundedText"
 import { manualRedirects, redirects } from "@millrace/core/manualRedirects"
+import * as RetryAfter from "@millrace/core/retryAfter"
 import { PayloadCodec } from "@millrace/core"
-import { Duration, Effect, Redacted } from "effect"
+import { Clock, Duration, Effect, Redacted } from "effect"
 import { type HttpClient, HttpClientRequest } from "effect/http"
 
 /** The reason of a `PayloadError` of these codecs. */
@@ -146,12 +147,12 @@ export class Client {
       Effect.mapError((cause) =>
         this.down(typeof cause === "string" ? `sent ${cause}` : "does not answer", undefined, cause)
       ),
-      Effect.flatMap((answer) => this.usable(answer))
+      Effect.flatMap((answer) => Effect.flatMap(Clock.currentTimeMillis, (now) => this.usable(answer, now)))
     )
   }
 
   /** Fails for answers that say nothing about a schema. Others have an object of JSON, with an error code beyond 2xx. */
-  private usable(answer: Answer): Effect.Effect<Answer, Failed> {
+  private usable(answer: Answer, now: number): Effect.Effect<Answer, Failed> {
     const { json, retryAfter, status } = answer
     if (status === 401 || status === 403) {
       return Effect.fail(
@@ -159,7 +160,7 @@ export class Client {
       )
     }
     if (redirects.has(status)) return Effect.fail(this.down(`redirects (status ${status}): correct url`))
-    const seconds = /^\d{1,5}$/.test(retryAfter ?? "") ? Math.max(Number(retryAfter), 1) : undefined
+    const wait = RetryAfter.parse(retryAfter, now)
     const isAboutSchema = json !== undefined && (status === 200 || typeof json["error_code"] === "number")
     return status === 429 || status >= 500 || !isAboutSchema
       ? Effect.fail(
@@ -167,7 +168,7 @@ export class Client {
           status === 200 || (status >= 400 && status < 500 && status !== 429)
             ? `answers with something else (status ${status}): correct url`
             : `fails (status ${status})`,
-          seconds === undefined ? undefined : Duration.seconds(seconds)
+          wait === undefined ? undefined : Duration.max(wait, Duration.seconds(1))
         )
       )
       : Effect.succeed(answer)
