@@ -4,9 +4,8 @@
  */
 import { Broker, type BrokerError, Detached, Failure, OptionCheck } from "@millrace/core"
 import { PgClient } from "@effect/sql-pg"
-import { Clock, Context, Duration, Effect, Fiber, Layer, Option, Queue } from "effect"
+import { Clock, Context, Duration, Effect, Fiber, Layer, Option } from "effect"
 import { SqlClient, SqlError } from "effect/sql"
-import { limited } from "./internal/database/limited.ts"
 import { outside } from "./internal/database/statements.ts"
 import { identity } from "./internal/outbox/identity.ts"
 import * as Claims from "./internal/outbox/claims.ts"
@@ -14,10 +13,9 @@ import { noticesOf } from "./internal/outbox/dialect.ts"
 import { OutboxError } from "./internal/outbox/error.ts"
 import { told } from "./internal/outbox/failure.ts"
 import * as Loop from "./internal/outbox/relay.ts"
-import { patience } from "./internal/outbox/relay.ts"
 import * as Tables from "./internal/outbox/tables.ts"
-import type { Table } from "./internal/outbox/tables.ts"
 import * as Wakes from "./internal/outbox/wakes.ts"
+import { listening } from "./internal/postgres/listening.ts"
 import * as Outbox from "./Outbox.ts"
 
 /** Options of `layer`. */
@@ -119,41 +117,6 @@ const settled = <On>(options: Options<On>) => ({
   timeout: check.millis("timeout", options.timeout ?? defaults.timeout, { most: OptionCheck.longestTimer })
 })
 
-/** Milliseconds that a relay waits to check whether the client has a connection left besides the listening one. */
-const probe = 1000
-
-/** Wakes the relay by NOTIFY as long as the client has connections left besides the listening one. */
-const listening = (pg: PgClient.PgClient, table: Table<OutboxError>, wake: () => void) => {
-  const alone = Effect.logWarning(
-    `OutboxRelay ${table.name}: the client has no connection left beside one that listens, so the relay looks for rows by poll `
-      + "alone: give the client more connections (maxConnections)"
-  )
-  // a pool's configuration has this field
-  if ("maxConnections" in pg.config && pg.config.maxConnections === 1) return alone
-  let isTold = false
-  const deaf = (error: { readonly message: string }) =>
-    Effect.suspend(() => {
-      if (isTold) return Effect.void
-      isTold = true
-      return Effect.logWarning(
-        `OutboxRelay ${table.name}: PostgreSQL tells of no new rows (${error.message}), so the relay looks for rows by poll alone until LISTEN works again`
-      )
-    })
-  return Effect.scoped(Effect.gen(function*() {
-    const notices = yield* pg.listen(noticesOf(table.name))
-    isTold = false
-    yield* limited(table.ask("SELECT 1"), probe, () => undefined).pipe(
-      Effect.tapError((error) => error === undefined ? Effect.ignoreCause(alone) : Effect.void)
-    )
-    return yield* Effect.forever(Effect.andThen(Queue.take(notices), Effect.sync(wake)))
-  })).pipe(
-    // a client without a spare connection is tried again after a while
-    Effect.tapError((error) => error === undefined ? Effect.sleep("1 minute") : Effect.ignoreCause(deaf(error))),
-    Effect.retry(patience),
-    Effect.ignoreCause
-  )
-}
-
 const relay = <On>(options: Options<On>, settings: ReturnType<typeof settled>) =>
   Effect.gen(function*() {
     // without the option, On is the default's type
@@ -182,7 +145,16 @@ const relay = <On>(options: Options<On>, settings: ReturnType<typeof settled>) =
 
     const listen = Option.match(client, {
       onNone: () => Effect.void,
-      onSome: (pg) => listening(pg, table, loop.wake)
+      onSome: (pg) =>
+        listening({
+          pg,
+          channel: noticesOf(table.name),
+          name: `OutboxRelay ${table.name}`,
+          news: "new rows",
+          instead: "the relay looks for rows by poll alone",
+          ask: table.ask("SELECT 1"),
+          onNotice: loop.wake
+        })
     })
 
     yield* claims.join

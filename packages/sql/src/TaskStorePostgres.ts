@@ -4,7 +4,7 @@
  */
 import { PgClient } from "@effect/sql-pg"
 import { Detached, OptionCheck, TaskStore } from "@millrace/core"
-import { Clock, Config, Duration, Effect, Layer, Option, Queue, type Scope } from "effect"
+import { Clock, Config, Duration, Effect, Layer, Option, type Scope } from "effect"
 import { SqlClient } from "effect/sql"
 import * as Migrate from "./internal/database/migrate.ts"
 import * as Pruning from "./internal/database/pruning.ts"
@@ -13,6 +13,7 @@ import { checkTable } from "./internal/database/table.ts"
 import * as Address from "./internal/postgres/address.ts"
 import * as Connection from "./internal/postgres/connection.ts"
 import * as Errors from "./internal/postgres/errors.ts"
+import { listening } from "./internal/postgres/listening.ts"
 import { retry } from "./internal/postgres/retry.ts"
 import * as Table from "./internal/tasks/postgres.ts"
 
@@ -79,21 +80,6 @@ export const migrate = (
     unavailable(Errors.theirs)
   )
 
-/** Listens for events until the scope closes; listens again after a failure. */
-const listening = (pg: PgClient.PgClient, channel: string, watchers: TaskStore.Watchers) =>
-  Effect.scoped(Effect.gen(function*() {
-    const notices = yield* pg.listen(channel)
-    // events of the time without a connection are lost
-    watchers.tellAll()
-    return yield* Effect.forever(
-      Effect.map(Queue.take(notices), ({ payload }) => payload === undefined ? undefined : watchers.tell(payload))
-    )
-  })).pipe(
-    Effect.ignoreCause,
-    Effect.andThen(Effect.sleep("500 millis")),
-    Effect.forever
-  )
-
 const make = (
   options: TableOptions,
   server: Errors.Server
@@ -118,7 +104,17 @@ const make = (
       (pg) => !("maxConnections" in pg.config && pg.config.maxConnections === 1)
     )
     if (Option.isSome(listener)) {
-      yield* Effect.forkScoped(Detached.effect(listening(listener.value, Table.eventsOf(table), watchers)))
+      yield* Effect.forkScoped(Detached.effect(listening({
+        pg: listener.value,
+        channel: Table.eventsOf(table),
+        name: `${module} ${table}`,
+        news: "ended tasks",
+        instead: "results are looked for by poll alone",
+        ask: statements.ask("SELECT 1", []),
+        // events of the time without a connection are lost
+        onListening: () => watchers.tellAll(),
+        onNotice: (payload) => payload === undefined ? undefined : watchers.tell(payload)
+      })))
     }
     yield* Pruning.pruning(module, every, Pruning.removed(statements, Table.prune(table)))
     const made = yield* Table.make({

@@ -6,8 +6,9 @@
  * its shards.
  */
 import type { Broker, BrokerError } from "@millrace/core"
-import { type Clock, Duration, Effect, Exit, Fiber, Latch, Schedule, Semaphore } from "effect"
+import { type Clock, Effect, Exit, Fiber, Latch, Semaphore } from "effect"
 import { limited } from "../database/limited.ts"
+import { patience } from "../postgres/listening.ts"
 import { type Claims, type Share, shifted } from "./claims.ts"
 import type { OutboxError } from "./error.ts"
 import { Flight } from "./flight.ts"
@@ -46,11 +47,6 @@ const mostBatches = 8
 
 /** The most rows in flight. */
 const mostRows = 16_384
-
-/** Delays of 100 ms, doubling to 5 seconds. */
-export const patience = Schedule.exponential("100 millis").pipe(
-  Schedule.modifyDelay(({ duration }) => Effect.succeed(Duration.min(duration, Duration.seconds(5))))
-)
 
 /** Makes a loop that is not running yet. */
 export const make = (options: {
