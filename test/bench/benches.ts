@@ -1,6 +1,7 @@
 import { audit } from "./audit.ts"
 import { backlog } from "./backlog.ts"
 import type { Bench } from "./Bench.ts"
+import { claimCheck } from "./claims.ts"
 import { observing, validation } from "./concerns.ts"
 import { broker } from "./broker.ts"
 import { codecs } from "./codecs.ts"
@@ -36,7 +37,8 @@ export const onServers: ReadonlyArray<string> = [
   "ratelimit",
   "backlog",
   "outbox",
-  "workflow"
+  "workflow",
+  "claims"
 ]
 
 /** Every benchmark, in the order of the goals. */
@@ -59,6 +61,7 @@ export const benches: ReadonlyArray<Bench> = [
   ratelimit,
   security,
   encryption,
+  claimCheck,
   codecs,
   keyed,
   memory,

@@ -140,6 +140,10 @@ describeServer("Claims in NATS", Nats.own(), (nats) => {
         assert.isAbove(yield* parts, before)
         yield* Fiber.interrupt(fiber)
         yield* Effect.repeat(parts, { until: (now) => now === before, schedule: Schedule.spaced("20 millis") })
+        // the parts of one of three writers are kept
+        const three = ["2026-12-01/z", "2026-12-01/z", "2026-12-01/z"]
+        yield* Effect.forEach(three, (key) => store.write(key, bytesOf(300_000)), { concurrency: 3 })
+        assert.strictEqual(yield* parts, before + 1)
         const error = yield* Effect.flip(Effect.provide(ClaimStore.Store, layer({ retention: "400 days" })))
         assert.match(error.message, /shorter than retention/)
         // other clients read the bodies

@@ -30,7 +30,7 @@ const claims = Claims.transform({ threshold: 1000 })
 
 /** A store whose faults are switched on, and which counts its calls. */
 const faulty = () => {
-  const state = { isDown: false, isSilent: false, isEmpty: false, reads: 0, keys: new Array<string>() }
+  const state = { isDown: false, isClosed: false, isSilent: false, isEmpty: false, reads: 0, keys: new Array<string>() }
   const down = new ClaimStore.ClaimStoreUnavailable({ message: "it is down" })
   const layer = Layer.effect(
     ClaimStore.Store,
@@ -43,6 +43,8 @@ const faulty = () => {
           state.keys.push(key)
           return through(inner.write(key, body))
         },
+        open: (key: string, offset: number) =>
+          Effect.suspend(() => state.isDown || state.isClosed ? Effect.fail(down) : inner.open(key, offset)),
         read: (key: string, most: number) => {
           state.reads++
           return through(Effect.suspend(() => state.isEmpty ? Effect.undefined : inner.read(key, most)))
@@ -265,6 +267,13 @@ describe("Claims.transform", () => {
         "poison",
         "ClaimInvalid"
       ])
+      for (const value of [null, Uint8Array.of(0xff)]) {
+        const odd = around({}, { fields: [["ExtendedPayloadSize", value]] })
+        assert.deepStrictEqual(
+          yield* failureOf(Effect.suspend(() => sqs.decode(pointer(good), odd))),
+          ["poison", "ClaimInvalid"]
+        )
+      }
       assert.deepStrictEqual(yield* failureOf(read(pointer(good), { SQSLargePayloadSize: "2999" })), [
         "poison",
         "ClaimCorrupt"
@@ -381,6 +390,37 @@ describe("channels with claims", () => {
       )
       assert.strictEqual(elsewhere._tag, "ClaimForeign")
     }).pipe(Effect.provide([memory, ClaimStore.layerMemory()]), Effect.scoped)
+  })
+
+  it.effect("X13 handlers that read or put streams make no dead letter while the store is down", () => {
+    const { layer, state } = faulty()
+    const Videos = Channel.make("videos", { payload: Claims.schema, codec: Claims.codec })
+    const video = bytesOf(3000)
+    return Effect.gen(function*() {
+      let seen = 0
+      const handler = ({ payload }: Message<Claims.Claim>) =>
+        Effect.gen(function*() {
+          yield* Claims.put("copies", video)
+          seen += (yield* Stream.mkUint8Array(Claims.stream(payload))).length
+        })
+      yield* Subscription.run(Subscription.make(
+        Videos,
+        { group: "g", name: "n" },
+        pipe(handler, Decode.middleware(Videos))
+      ))
+      const claim = yield* Claims.put("videos", video)
+      state.isDown = true
+      yield* Publisher.make(Videos).publish(claim)
+      yield* TestClock.adjust("1 hour")
+      state.isDown = false
+      state.isClosed = true
+      yield* TestClock.adjust("1 hour")
+      assert.lengthOf(yield* letters("videos.dead-letters"), 0)
+      assert.strictEqual(seen, 0)
+      state.isClosed = false
+      yield* TestClock.adjust("1 minute")
+      assert.strictEqual(seen, 3000)
+    }).pipe(Effect.provide([memory, layer]), Effect.scoped)
   })
 
   it.effect("X13 a stream that goes on after its length ends at once", () => {

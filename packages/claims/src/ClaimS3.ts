@@ -4,7 +4,7 @@
 import { boundedText } from "@millrace/core/boundedText"
 import { OptionCheck } from "@millrace/core"
 import { Duration, Effect, Layer, Stream } from "effect"
-import { HttpClient } from "effect/http"
+import { HttpClient, type HttpClientResponse } from "effect/http"
 import { ClaimStoreUnavailable, Store } from "./ClaimStore.ts"
 import { digestOf } from "./internal/digest.ts"
 import { nameOf } from "./internal/options.ts"
@@ -81,6 +81,13 @@ const first = <E>(stream: Stream.Stream<Uint8Array, E>, most: number): Effect.Ef
     })
   })
 
+/** Whether an answer says that it is no longer; one with a coding is restored by the client, and may become longer. */
+const isAtMost = ({ headers }: HttpClientResponse.HttpClientResponse, most: number): boolean =>
+  headers["content-encoding"] === undefined && Number(headers["content-length"] ?? Infinity) <= most
+
+const whole = (response: HttpClientResponse.HttpClientResponse) =>
+  Effect.map(response.arrayBuffer, (buffer) => new Uint8Array(buffer))
+
 const escaped = (text: string): string => text.replace(/[&<>]/g, (found) => `&#${found.charCodeAt(0)};`)
 
 const make = (client: Client, name: string, prefix: string, partBytes: number): Store["Service"] => {
@@ -90,9 +97,17 @@ const make = (client: Client, name: string, prefix: string, partBytes: number): 
       : new ClaimStoreUnavailable({ message: `The store ${name} broke off an answer`, cause })
   const odd = (what: string) => new ClaimStoreUnavailable({ message: `The store ${name} ${what}` })
 
-  const uploaded = (key: string, body: Uint8Array, query?: ReadonlyArray<readonly [string, string]>) =>
+  const uploaded = (
+    key: string,
+    body: Uint8Array,
+    query?: ReadonlyArray<readonly [string, string]>,
+    sha256?: string
+  ) =>
     Effect.flatMap(
-      Effect.flatMap(digestOf(body), (payload) => client.ask({ method: "PUT", key, body, payload, query })),
+      Effect.flatMap(
+        sha256 === undefined ? digestOf(body) : Effect.succeed(sha256),
+        (payload) => client.ask({ method: "PUT", key, body, payload, query })
+      ),
       (response) =>
         response === undefined ? Effect.fail(odd("does not know the upload any more")) : Effect.succeed(response)
     )
@@ -166,12 +181,15 @@ const make = (client: Client, name: string, prefix: string, partBytes: number): 
 
   return {
     name,
-    write: (key, body) => Effect.asVoid(uploaded(`${prefix}${key}`, body)),
+    write: (key, body, sha256) => Effect.asVoid(uploaded(`${prefix}${key}`, body, undefined, sha256)),
     writeStream: (key, body) => writeStream(`${prefix}${key}`, body),
     read: (key, most) =>
       Effect.flatMap(
         client.ask({ method: "GET", key: `${prefix}${key}`, payload: noPayload }),
-        (response) => response === undefined ? Effect.undefined : Effect.mapError(first(response.stream, most), broken)
+        (response) =>
+          response === undefined
+            ? Effect.undefined
+            : Effect.mapError(isAtMost(response, most) ? whole(response) : first(response.stream, most), broken)
       ),
     open: (key, offset) => {
       const headers = offset === 0 ? {} : { range: `bytes=${offset}-` }

@@ -26,8 +26,8 @@ export class ClaimStoreUnavailable extends Data.TaggedError("ClaimStoreUnavailab
 class ClaimStore extends Context.Service<ClaimStore, {
   /** The name in references, from 1 to 100 characters: a reference to another store is refused. */
   readonly name: string
-  /** Writes a body, durably. */
-  readonly write: (key: string, body: Uint8Array) => Effect.Effect<void, ClaimStoreUnavailable>
+  /** Writes a body, durably; `sha256` is its digest in hexadecimal, where the caller has it already. */
+  readonly write: (key: string, body: Uint8Array, sha256?: string) => Effect.Effect<void, ClaimStoreUnavailable>
   /** Writes the body that a stream has when it ends, durably; a stream that fails leaves nothing visible. */
   readonly writeStream: <E, R>(
     key: string,

@@ -5,7 +5,7 @@
 import { Eager, OptionCheck, PayloadCodec } from "@millrace/core"
 import { Clock, Duration, Effect, Exit, Schema, Stream } from "effect"
 import { createHash } from "node:crypto"
-import { type ClaimStoreUnavailable, Store } from "./ClaimStore.ts"
+import { ClaimStoreUnavailable, Store } from "./ClaimStore.ts"
 import { Claim } from "./internal/claim.ts"
 import { dayOf } from "./internal/days.ts"
 import { channelPart, digestOf, unique } from "./internal/digest.ts"
@@ -90,6 +90,16 @@ const told = (error: Failed, retryAfter: number): PayloadCodec.PayloadError =>
     cause: error
   })
 
+/** Gives the failure of a store the wait after which its message is read again: without one, it would spend an attempt. */
+const later = <E>(error: E, retryAfter: number): E | ClaimStoreUnavailable =>
+  error instanceof ClaimStoreUnavailable
+    ? new ClaimStoreUnavailable({
+      message: error.message,
+      cause: error.cause,
+      retryAfter: error.retryAfter ?? Duration.millis(retryAfter)
+    })
+    : error
+
 const nowOf = (): Effect.Effect<number> =>
   Effect.mapEager(Eager.service(Clock.Clock), (clock) => clock.currentTimeMillisUnsafe())
 
@@ -106,7 +116,7 @@ const written = (
         Effect.flatMapEager(digestOf(body), (sha256) => {
           const key = `${dayOf(time)}/${channelPart(channel)}-${sha256}`
           return Effect.mapEager(
-            Fetching.limited(store.write(key, body), store.name, timeout),
+            Fetching.limited(store.write(key, body, sha256), store.name, timeout),
             () => ({ store: store.name, key, size: body.length, sha256, time })
           )
         }))
@@ -313,13 +323,20 @@ export const codec: PayloadCodec.PayloadCodec = PayloadCodec.make({
 export const put = <E = never, R = never>(
   channel: string,
   body: Uint8Array | Stream.Stream<Uint8Array, E, R>,
-  options: Pick<ReadOptions, "timeout"> = {}
+  options: Pick<ReadOptions, "retryAfter" | "timeout"> = {}
 ): Effect.Effect<Claim, E | ClaimStoreUnavailable, R | Store> => {
-  const { timeout } = patienceOf(options)
-  if (body instanceof Uint8Array) {
-    return Effect.suspend(() => Effect.map(written(channel, body, timeout), (made) => Claim.stored(channel, made)))
-  }
-  return Effect.gen(function*() {
+  const { retryAfter, timeout } = patienceOf(options)
+  const made = body instanceof Uint8Array
+    ? Effect.suspend(() => Effect.map(written(channel, body, timeout), (found) => Claim.stored(channel, found)))
+    : streamed(channel, body)
+  return Effect.mapError(made, (error) => later(error, retryAfter))
+}
+
+const streamed = <E, R>(
+  channel: string,
+  body: Stream.Stream<Uint8Array, E, R>
+): Effect.Effect<Claim, E | ClaimStoreUnavailable, R | Store> =>
+  Effect.gen(function*() {
     const store = yield* Store
     const time = yield* Clock.currentTimeMillis
     const key = `${dayOf(time)}/${channelPart(channel)}-s${unique()}`
@@ -335,7 +352,6 @@ export const put = <E = never, R = never>(
     )
     return Claim.stored(channel, { store: store.name, key, size, sha256: hash.digest("hex"), time })
   })
-}
 
 /** Options of `stream`. */
 export interface StreamOptions extends ReadOptions {
@@ -358,10 +374,11 @@ export const stream = (claim: Claim, options: StreamOptions = {}): Stream.Stream
   const { channel, inline, reference } = claim
   if (inline !== undefined) return Stream.make(inline.subarray(offset))
   if (reference === undefined) return Stream.empty
-  return Stream.unwrap(Effect.map(Store, (store): Stream.Stream<Uint8Array, ReadError> => {
+  const opened = Stream.unwrap(Effect.map(Store, (store): Stream.Stream<Uint8Array, ReadError> => {
     const refused = Reference.refusal(reference, channel, store.name)
     return refused === undefined
       ? Fetching.streamed(store, reference, Math.min(offset, reference.size), Clock.currentTimeMillis, patience)
       : Stream.fail(refused)
   }))
+  return Stream.mapError(opened, (error) => later(error, patience.retryAfter))
 }

@@ -5,7 +5,7 @@
  * Source: https://github.com/awslabs/payload-offloading-java-common-lib-for-aws and
  * https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-s3-messages.html
  */
-import type { Headers } from "@millrace/core"
+import { Headers } from "@millrace/core"
 import { ClaimForeign, ClaimInvalid, shown } from "./errors.ts"
 
 /** Where the payloads of Amazon's extended clients are. */
@@ -32,7 +32,7 @@ const longest = 4096
 /** The value of the attribute that marks a pointer; its name was changed once. */
 export const markOf = (fields: ReadonlyArray<Headers.Field>): string | undefined => {
   for (const [name, value] of fields) {
-    if (names.has(name.toLowerCase())) return new TextDecoder().decode(value)
+    if (names.has(name.toLowerCase())) return Headers.textOf(value) ?? ""
   }
   return undefined
 }

@@ -141,6 +141,41 @@ describe("ClaimS3", () => {
       )
     }))
 
+  it.effect("X13 reads no more of an answer than it may, however long the server says it is", () =>
+    Effect.gen(function*() {
+      let pulled = 0
+      const endless = () =>
+        new ReadableStream<Uint8Array>({
+          pull: (controller) => {
+            // a body that was read as a whole would not end
+            if (++pulled > 100) controller.error(new TypeError("too much is read"))
+            else controller.enqueue(bytesOf(1000))
+          }
+        }, { highWaterMark: 0 })
+      const answers: ReadonlyArray<Record<string, string>> = [
+        {},
+        { "content-length": "99999999999" },
+        { "content-length": "10", "content-encoding": "gzip" },
+        { "content-length": "many" }
+      ]
+      for (const headers of answers) {
+        pulled = 0
+        const client = Layer.succeed(
+          HttpClient.HttpClient,
+          HttpClient.make((request) =>
+            Effect.sync(() => HttpClientResponse.fromWeb(request, new Response(endless(), { headers })))
+          )
+        )
+        const store = ClaimS3.layer({ bucket: "bodies", region: "eu-central-1", credentials: keys })
+        const body = yield* Effect.provide(
+          Effect.flatMap(ClaimStore.Store, (found) => found.read("2026-12-01/a", 2500)),
+          Layer.provide(store, client)
+        )
+        assert.lengthOf(body ?? [], 2500)
+        assert.isBelow(pulled, 10)
+      }
+    }))
+
   it("X13 refuses buckets, prefixes, endpoints and credentials that are none", () => {
     const good = { bucket: "bodies", region: "eu-central-1", credentials: keys }
     for (
