@@ -4,7 +4,8 @@ import avsc from "avsc"
 import * as fc from "fast-check"
 import { readFileSync } from "node:fs"
 import { assert, describe, it } from "vitest"
-import { fuzz, vector } from "./support.ts"
+import { fuzz } from "../fuzz/fuzz.ts"
+import { vector } from "./support.ts"
 
 const order = {
   type: "record",

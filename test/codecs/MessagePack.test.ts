@@ -5,7 +5,7 @@ import { Deliveries } from "@millrace/testing"
 import { Effect, pipe, Schema } from "effect"
 import * as fc from "fast-check"
 import { assert, describe, it } from "vitest"
-import { fuzz } from "./support.ts"
+import { fuzz } from "../fuzz/fuzz.ts"
 
 const codec = MessagePack.codec()
 const decode = (hex: string, options?: MessagePack.Options) =>

@@ -2,7 +2,7 @@ import { Csv, Text } from "@millrace/codecs"
 import { Schema } from "effect"
 import * as fc from "fast-check"
 import { assert, describe, it } from "vitest"
-import { fuzz } from "./support.ts"
+import { fuzz } from "../fuzz/fuzz.ts"
 
 const utf8 = new TextEncoder()
 const text = (bytes: Uint8Array) => new TextDecoder("utf-8", { ignoreBOM: true }).decode(bytes)

@@ -10,7 +10,7 @@ import { create, createFileRegistry, type DescMessage, fromBinary } from "@bufbu
 import { Protobuf } from "@millrace/protobuf"
 import { readFileSync } from "node:fs"
 import { assert, describe, it } from "vitest"
-import { fuzz } from "../codecs/support.ts"
+import { fuzz } from "../fuzz/fuzz.ts"
 
 const set: FileDescriptorSet = fromBinary(
   FileDescriptorSetSchema,
