@@ -295,13 +295,19 @@ describe("Sink", () => {
       ]
       for (const [url, delivery] of cases) {
         for (const given of [url, Redacted.make(url.replace("?api_key=", "/"))]) {
-          const outcome = yield* settle({ url: given, timeout: "30 millis" }, delivery)
-          errors.push("error" in outcome ? outcome.error : outcome)
+          for (const more of [{}, { idempotencyKey: () => undefined }]) {
+            const outcome = yield* settle({ url: given, timeout: "30 millis", ...more }, delivery)
+            errors.push("error" in outcome ? outcome.error : outcome)
+          }
         }
       }
       for (const error of errors) {
-        assert.notInclude(`${inspect(error, { depth: 1 })} ${JSON.stringify(error)}`, "s3cret")
+        assert.notInclude(`${inspect(error, { depth: 5 })} ${JSON.stringify(error)}`, "s3cret")
       }
+      assert.strictEqual(
+        errors.filter((error) => inspect(error).includes("its URL has a user, which fetch refuses")).length,
+        4
+      )
       for (
         const url of ["https://a.example/{no}?api_key=s3cret", "https://a.example/{a?api_key=s3cret", "s3cret://a"]
       ) {

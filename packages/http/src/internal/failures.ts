@@ -114,6 +114,30 @@ export const shownUrl = (url: string, shown: Shown = "path"): string => {
   return shown === "path" ? bare : bare.replace(/^([a-z][\w+.-]*:\/\/[^/]*)\/.*$/is, "$1/…")
 }
 
+const user = /^[a-z][\w+.-]*:\/\/[^/?#]*@/i
+
+/** The parts of a URL that `shownUrl` removes. */
+const hiddenParts = (url: string, shown: Shown | undefined): ReadonlyArray<string> => {
+  const [, name = "", path = "", rest = ""] = /^[a-z][\w+.-]*:\/\/(?:([^/?#]*)@)?[^/?#]*([^?#]*)(.*)$/is.exec(url) ?? []
+  // a shorter text stands in other texts by chance
+  return [name, rest, shown === "origin" ? path : ""].filter((part) => part.length > 2)
+}
+
+const chainText = (cause: unknown): string => {
+  let text = ""
+  for (let each = cause, depth = 0; each instanceof Error && depth < 10; each = each.cause, depth++) {
+    text += `${each.message} ${each.stack ?? ""} `
+  }
+  return text
+}
+
+/** A cause whose texts show a hidden part of the URL, as fetch's do, is replaced by an error with its name alone. */
+const withoutUrl = (cause: unknown, url: string, shown: Shown | undefined): unknown => {
+  const text = chainText(cause)
+  if (!hiddenParts(url, shown).some((part) => text.includes(part))) return cause
+  return new Error(`${Failure.tagOf(cause)}; its text is not shown, because it holds the URL`)
+}
+
 /** The error of an unanswered request. A request that must not be sent twice is `permanent`, unless it was never sent. */
 export const ofTransport = (
   error: HttpClientError.HttpClientError,
@@ -122,9 +146,15 @@ export const ofTransport = (
 ): RequestFailed => {
   const { reason, request } = error
   const url = shownUrl(request.url, shown)
-  const common = { method: request.method, url, cause: reason.cause }
-  if (reason._tag === "InvalidUrlError" || reason._tag === "EncodeError") {
-    const what = reason._tag === "InvalidUrlError" ? "its URL is no URL" : "its body cannot be encoded"
+  const common = { method: request.method, url, cause: withoutUrl(reason.cause, request.url, shown) }
+  // fetch throws before it sends; Node's client sends the user as basic authentication
+  const hasUser = reason.cause instanceof TypeError && user.test(request.url)
+  if (reason._tag === "InvalidUrlError" || reason._tag === "EncodeError" || hasUser) {
+    const what = hasUser
+      ? "its URL has a user, which fetch refuses: send an authorization header"
+      : reason._tag === "InvalidUrlError"
+      ? "its URL is no URL"
+      : "its body cannot be encoded"
     return new RequestFailed({
       ...common,
       reason: "Invalid",
