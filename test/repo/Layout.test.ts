@@ -22,6 +22,7 @@ const folders: Record<string, ReadonlyArray<string>> = {
 /** Modules of core that only other packages of Millrace import. */
 const forPackages = [
   "internal/engine/MessageScopes",
+  "message/awsSignature",
   "message/boundedText",
   "message/compositeKey",
   "message/issueText",

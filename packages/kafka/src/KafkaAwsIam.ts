@@ -2,21 +2,14 @@
  * Tokens of AWS IAM for Amazon MSK, signed with Signature Version 4 without an SDK. The token for SASL OAUTHBEARER is a
  * presigned URL of the action `kafka-cluster:Connect`, in base64url.
  *
- * Formats: https://github.com/aws/aws-msk-iam-sasl-signer-js and
- * https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
+ * Format: https://github.com/aws/aws-msk-iam-sasl-signer-js
  */
-import { DriverOptions } from "@millrace/core"
-import { Clock, DateTime, Effect, Redacted } from "effect"
-import { createHash, createHmac } from "node:crypto"
+import * as AwsSignature from "@millrace/core/awsSignature"
+import { Clock, Effect, Redacted } from "effect"
 import type { Source } from "./internal/Token.ts"
 
 /** Credentials of AWS, with the names that its SDKs and metadata services use. */
-export interface AwsCredentials {
-  readonly accessKeyId: string
-  readonly secretAccessKey: string | Redacted.Redacted
-  /** Only for temporary credentials. */
-  readonly sessionToken?: string | Redacted.Redacted | undefined
-}
+export interface AwsCredentials extends AwsSignature.Credentials {}
 
 /** Options of the tokens. */
 export interface Options<E = never> {
@@ -29,40 +22,25 @@ export interface Options<E = never> {
 /** The lifetime of a token in seconds, the maximum that Amazon MSK accepts. */
 export const lifetime = 900
 
-const algorithm = "AWS4-HMAC-SHA256"
-const service = "kafka-cluster"
-
-const sha256 = (text: string): string => createHash("sha256").update(text).digest("hex")
-const hmac = (key: string | Buffer, text: string): Buffer => createHmac("sha256", key).update(text).digest()
-const { plain } = DriverOptions
-
-/** Percent-encodes all but the unreserved characters of RFC 3986. */
-const encode = (text: string): string =>
-  encodeURIComponent(text).replace(/[!'()*]/g, (found) => `%${found.charCodeAt(0).toString(16).toUpperCase()}`)
+const { plain } = AwsSignature
 
 /** Presigns a `GET` URL; `now` is in Unix milliseconds. */
 const presign = (region: string, credentials: AwsCredentials, now: number): string => {
-  const { accessKeyId, secretAccessKey, sessionToken } = credentials
+  const { sessionToken } = credentials
+  const scope = { region, service: "kafka-cluster", now }
   const host = `kafka.${region}.amazonaws.com`
-  const time = DateTime.formatIso(DateTime.makeUnsafe(now)).replace(/[-:]|\.\d{3}/g, "")
-  const date = time.slice(0, 8)
-  const scope = `${date}/${region}/${service}/aws4_request`
-  const query = Object.entries({
+  const { credential, time } = AwsSignature.stampOf(scope, credentials)
+  const query = AwsSignature.queryOf(Object.entries({
     Action: "kafka-cluster:Connect",
-    "X-Amz-Algorithm": algorithm,
-    "X-Amz-Credential": `${accessKeyId}/${scope}`,
+    "X-Amz-Algorithm": AwsSignature.algorithm,
+    "X-Amz-Credential": credential,
     "X-Amz-Date": time,
     "X-Amz-Expires": String(lifetime),
     ...(sessionToken === undefined ? {} : { "X-Amz-Security-Token": plain(sessionToken) }),
     "X-Amz-SignedHeaders": "host"
-  }).map(([name, value]) => `${encode(name)}=${encode(value)}`).join("&")
-  const request = ["GET", "/", query, `host:${host}\n`, "host", sha256("")].join("\n")
-  const key = [region, service, "aws4_request"].reduce(
-    (key, part) => hmac(key, part),
-    hmac(`AWS4${plain(secretAccessKey)}`, date)
-  )
-  const signature = hmac(key, [algorithm, time, scope, sha256(request)].join("\n")).toString("hex")
-  return `https://${host}/?${query}&X-Amz-Signature=${signature}`
+  }))
+  const request = { method: "GET", path: "/", query, headers: { host }, payload: AwsSignature.digest("") }
+  return `https://${host}/?${query}&X-Amz-Signature=${AwsSignature.signatureOf(request, scope, credentials)}`
 }
 
 /**

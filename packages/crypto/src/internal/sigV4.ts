@@ -1,9 +1,8 @@
 /**
- * AWS Signature Version 4 of a `POST` to `/` without a query, as the JSON protocol of AWS has it.
- * Source: https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
+ * The signature of a `POST` to `/` without a query, as the JSON protocol of AWS has it.
  */
-import { DateTime, Redacted } from "effect"
-import { createHash, createHmac } from "node:crypto"
+import * as AwsSignature from "@millrace/core/awsSignature"
+import type { Redacted } from "effect"
 
 /** Credentials of AWS. */
 export interface Credentials {
@@ -12,11 +11,6 @@ export interface Credentials {
   /** Only for temporary credentials. */
   readonly sessionToken?: Redacted.Redacted<string> | undefined
 }
-
-const algorithm = "AWS4-HMAC-SHA256"
-
-const sha256 = (text: string): string => createHash("sha256").update(text).digest("hex")
-const hmac = (key: string | Buffer, text: string): Buffer => createHmac("sha256", key).update(text).digest()
 
 /** Returns the headers of a signed request: those given, in lower case, and date, token and signature. `now` is in Unix milliseconds. */
 export const signed = (
@@ -27,35 +21,22 @@ export const signed = (
     readonly headers: { readonly [name: string]: string }
     readonly body: string
   },
-  { accessKeyId, secretAccessKey, sessionToken }: Credentials,
+  credentials: Credentials,
   now: number
 ): { readonly [name: string]: string } => {
-  const time = DateTime.formatIso(DateTime.makeUnsafe(now)).replace(/[-:]|\.\d{3}/g, "")
-  const date = time.slice(0, 8)
-  const scope = `${date}/${region}/${service}/aws4_request`
+  const { sessionToken } = credentials
+  const scope = { region, service, now }
   const sent: Record<string, string> = {
     ...headers,
-    "x-amz-date": time,
-    ...(sessionToken === undefined ? {} : { "x-amz-security-token": Redacted.value(sessionToken) })
+    "x-amz-date": AwsSignature.stampOf(scope, credentials).time,
+    ...(sessionToken === undefined ? {} : { "x-amz-security-token": AwsSignature.plain(sessionToken) })
   }
-  const covered = Object.entries({ ...sent, host }).sort(([a], [b]) => a < b ? -1 : 1)
-  const names = covered.map(([name]) => name).join(";")
-  const request = [
-    "POST",
-    "/",
-    "",
-    ...covered.map(([name, value]) => `${name}:${value.trim().replace(/ +/g, " ")}`),
-    "",
-    names,
-    sha256(body)
-  ].join("\n")
-  const key = [region, service, "aws4_request"].reduce(
-    (key, part) => hmac(key, part),
-    hmac(`AWS4${Redacted.value(secretAccessKey)}`, date)
-  )
-  const signature = hmac(key, [algorithm, time, scope, sha256(request)].join("\n")).toString("hex")
-  return {
-    ...sent,
-    authorization: `${algorithm} Credential=${accessKeyId}/${scope}, SignedHeaders=${names}, Signature=${signature}`
+  const request = {
+    method: "POST",
+    path: "/",
+    query: "",
+    headers: { ...sent, host },
+    payload: AwsSignature.digest(body)
   }
+  return { ...sent, authorization: AwsSignature.authorizationOf(request, scope, credentials) }
 }

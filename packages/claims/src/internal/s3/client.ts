@@ -5,7 +5,8 @@ import { Clock, Effect } from "effect"
 import { type HttpClient, HttpClientRequest, type HttpClientResponse } from "effect/http"
 import { ClaimStoreUnavailable } from "../../ClaimStore.ts"
 import type { Held } from "./credentials.ts"
-import { encode, queryOf, sign } from "./signature.ts"
+import { encode, queryOf } from "@millrace/core/awsSignature"
+import { sign } from "./signature.ts"
 
 /** Where the bucket is. */
 export interface Settings {
