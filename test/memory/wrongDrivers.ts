@@ -1,18 +1,8 @@
 /**
  * Drivers that do not keep the contract, each by one fault, made of the memory broker's.
  */
-import {
-  BrokerError,
-  type Delivery,
-  type Driver,
-  Headers,
-  MemoryBroker,
-  type NativeParts,
-  Outcome,
-  Outgoing
-} from "@millrace/core"
-import { BrokerContract } from "@millrace/testing"
-import { Duration, Effect, Exit, Latch, Scope, Stream } from "effect"
+import { BrokerError, type Delivery, type Driver, Headers, type NativeParts, Outcome, Outgoing } from "@millrace/core"
+import { Effect, Exit, Latch, Scope, Stream } from "effect"
 import { copy, renamed, utf8 } from "./wrongParts.ts"
 import { type Consume, sharing } from "./wrongSharing.ts"
 
@@ -576,19 +566,3 @@ export const wrongs: ReadonlyArray<Wrong> = [
     make: delivering((batch) => batch.flatMap((delivery) => [delivery, copy(delivery, {})]))
   }
 ]
-
-const options: BrokerContract.Options = { missing: "created", patience: "600 millis" }
-
-/** What a scenario says of a wrong driver; it dies where the scenario passes. */
-export const failure = ({ claim, form = "position", make }: Wrong, id: string) =>
-  Effect.gen(function*() {
-    const scenario = BrokerContract.scenarios.find((each) => each.id === id)
-    if (scenario === undefined) return yield* Effect.die(new Error(`There is no scenario ${id}`))
-    const { driver, start, stop } = yield* MemoryBroker.make({
-      settlement: form,
-      claim: claim === undefined ? undefined : Duration.millis(claim),
-      maximumBytes: 1024 * 1024
-    })
-    const subject = { driver: { ...driver, ...make(driver) }, start, stop, keeps: true }
-    return yield* Effect.flip(BrokerContract.run(scenario, subject, options))
-  })
