@@ -64,7 +64,8 @@ const asDriver = (client: Client) => (kafka: () => Servers.KafkaServer) => {
         group,
         partition: 0,
         handler: "test",
-        holdLimit: Infinity
+        holdLimit: Infinity,
+        lasting: true
       })
       yield* first.recorder.lease(0).commit!(3)
       yield* first.stop
