@@ -6,6 +6,7 @@ import { Data, Duration, Effect, Exit } from "effect"
 import type { Codec } from "./Codec.ts"
 import { type FailureClass, messageOf, tagOf } from "./Failure.ts"
 import * as Headers from "./Headers.ts"
+import { isDone } from "./isDone.ts"
 
 /** The message around a payload, without its body. */
 export interface Metadata {
@@ -277,7 +278,6 @@ const amended = (metadata: Metadata, { bytes, fields, headers }: Encoded): Metad
 
 /** The headers and fields of two steps; the outer step replaces what the inner one has set under the same name. */
 const together = (inner: Encoded, outer: Encoded): Encoded => {
-  if (inner.headers === undefined && inner.fields === undefined) return outer
   const { bytes, fields = [], headers = Headers.empty } = outer
   return {
     bytes,
@@ -345,17 +345,26 @@ const around = <R>(codec: PayloadCodec<R>, transforms: ReadonlyArray<Transform<R
 const wrapped = <R>(inner: PayloadCodec<R>, transform: Transform<R>): PayloadCodec<R> => {
   const encode = writes(transform.name, transform.encode)
   const decode = reads(transform.name, transform.decode)
+  const outwards = (encoded: Encoded, metadata: Metadata): Effect.Effect<Encoded, PayloadError, R> => {
+    const outer = encode(encoded.bytes, amended(metadata, encoded))
+    return encoded.headers === undefined && encoded.fields === undefined
+      ? outer
+      : Effect.mapEager(outer, (outer) => together(encoded, outer))
+  }
   return {
     ...inner,
     name: `${inner.name}, ${transform.name}`,
-    encode: (value, metadata) =>
-      Effect.flatMapEager(
-        inner.encode(value, metadata),
-        (encoded) =>
-          Effect.mapEager(encode(encoded.bytes, amended(metadata, encoded)), (outer) => together(encoded, outer))
-      ),
-    decode: (bytes, metadata) =>
-      Effect.flatMapEager(decode(bytes, metadata), (decoded) => inner.decode(decoded, metadata)),
+    // no closure for steps that finish at once
+    encode: (value, metadata) => {
+      const encoded = inner.encode(value, metadata)
+      if (!isDone(encoded)) return Effect.flatMap(encoded, (encoded) => outwards(encoded, metadata))
+      return encoded._tag === "Success" ? outwards(encoded.value, metadata) : encoded
+    },
+    decode: (bytes, metadata) => {
+      const decoded = decode(bytes, metadata)
+      if (!isDone(decoded)) return Effect.flatMap(decoded, (decoded) => inner.decode(decoded, metadata))
+      return decoded._tag === "Success" ? inner.decode(decoded.value, metadata) : decoded
+    },
     plain: undefined,
     transforms: [...inner.transforms, transform]
   }

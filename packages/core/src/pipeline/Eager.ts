@@ -8,15 +8,10 @@
 import { Context, Effect, Exit, Fiber } from "effect"
 import type { Envelope } from "../message/Message.ts"
 import type { Handler } from "./Handler.ts"
+import { isDone } from "../message/isDone.ts"
 import * as Lost from "../telemetry/Lost.ts"
 
-// the key with which Effect marks an Exit; `Exit.isExit` checks more, and this runs several times for each message
-const ExitTypeId = "~effect/Exit"
-
-/** Tells whether an effect has already finished. */
-export const isDone = ((self: object) => ExitTypeId in self) as <A, E, R>(
-  self: Effect.Effect<A, E, R>
-) => self is Exit.Exit<A, E>
+export { isDone } from "../message/isDone.ts"
 
 // the key with which Effect marks an Effect
 const EffectTypeId = "~effect/Effect"
