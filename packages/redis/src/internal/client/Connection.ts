@@ -3,8 +3,10 @@
  */
 import { type BrokerError, DriverOptions } from "@millrace/core"
 import { Effect, Exit, type Scope } from "effect"
-import { Redis } from "ioredis"
+import { AbstractConnector, Redis } from "ioredis"
 import { createHash } from "node:crypto"
+import { connect as connectTcp, type Socket } from "node:net"
+import { connect as connectTls, type ConnectionOptions } from "node:tls"
 import * as Errors from "./Errors.ts"
 import { type Address, textOf } from "./Address.ts"
 import { auth, type ResolvedOptions } from "./Options.ts"
@@ -116,6 +118,33 @@ export class Connection {
   }
 }
 
+/** Milliseconds that a socket may take to close, as in ioredis. */
+const disconnectTimeout = 2000
+
+/**
+ * Makes the class by which ioredis opens its socket. ioredis listens for one error of a socket; a TLS socket may tell two, the
+ * second as an alert of the server, and an error without a listener ends the process.
+ */
+export const connectorOf = (address: Address, tls: ConnectionOptions | undefined): new() => AbstractConnector =>
+  class extends AbstractConnector {
+    constructor() {
+      super(disconnectTimeout)
+    }
+
+    async connect(): Promise<Socket> {
+      this.connecting = true
+      // ioredis sets its state after the call
+      await Promise.resolve()
+      if (!this.connecting) throw new Error("Connection is closed.")
+      const stream = tls === undefined ? connectTcp({ ...address }) : connectTls({ ...address, ...tls })
+      stream.on("error", (error) => {
+        this.firstError ??= error
+      })
+      this.stream = stream
+      return stream
+    }
+  }
+
 /**
  * Opens a connection that the scope closes; fails with `Unreachable`, `Credentials` or another reason.
  *
@@ -136,6 +165,7 @@ export const open = (
         const client = new Redis({
           ...native,
           ...address,
+          Connector: connectorOf(address, native.tls),
           ...(issued === undefined ? {} : auth(issued.username, DriverOptions.plain(issued.password))),
           // a missing reply closes the connection and fails all commands that wait on it
           ...(how.isPaused ? {} : { socketTimeout: resolved.requestTimeout }),
