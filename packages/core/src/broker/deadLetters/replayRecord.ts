@@ -40,7 +40,16 @@ export const idOf = ({ fields, keyBytes, raw, tombstone }: Delivery, target: str
 }
 
 /** Returns the id of a dead letter itself, whatever its replays are published to. */
-export const letterIdOf = (delivery: Delivery): string => idOf(delivery, "", "")
+export const letterIdOf = (delivery: Delivery): string => {
+  const known = letterIds.get(delivery)
+  if (known !== undefined) return known
+  const id = idOf(delivery, "", "")
+  letterIds.set(delivery, id)
+  return id
+}
+
+// a filter, a state and a replay each ask for the id of one letter, and hash its whole body
+const letterIds = new WeakMap<Delivery, string>()
 
 /** One message of the record. */
 interface Entry {
