@@ -188,6 +188,7 @@ const shelves: Record<string, Shelf> = {
       "servers/Server",
       "servers/Temporal",
       "servers/index",
+      "servers/downloads",
       "servers/process",
       "servers/redisCommand",
       "servers/redisTls"

@@ -1,11 +1,9 @@
 import { type Duration, Effect, type Scope } from "effect"
-import { randomUUID } from "node:crypto"
-import { existsSync } from "node:fs"
-import { mkdir, readdir, rename, rm, writeFile } from "node:fs/promises"
-import { homedir } from "node:os"
+import { readdir, rm, writeFile } from "node:fs/promises"
 import { join } from "node:path"
-import { findTool, type Probe, runTool, settled } from "./process.ts"
-import { own as ownServer, type Server as RunningServer, ServerFailed, ServerUnavailable } from "./Server.ts"
+import { cacheFolder, downloads } from "./downloads.ts"
+import type { Probe } from "./process.ts"
+import { own as ownServer, type Server as RunningServer, type ServerFailed, type ServerUnavailable } from "./Server.ts"
 
 /** The version of an own copy. */
 export const version = "3.0.9"
@@ -40,63 +38,11 @@ const probe = (port: number): Probe => ({
   isAnswer: (reply) => reply.toString("latin1").startsWith("HTTP/1.1 200 ")
 })
 
-const tool = (command: string, advice: string, folders: ReadonlyArray<string> = []) =>
-  Effect.suspend(() => {
-    const found = findTool(command, folders)
-    return found === undefined
-      ? Effect.fail(
-        new ServerUnavailable({
-          server: name,
-          tool: command,
-          message: `${name} needs ${command}: ${advice}, and put it on the PATH.`
-        })
-      )
-      : Effect.succeed(found)
-  })
+const { attempt, install, javaTool, run, tool } = downloads(name)
 
-const unknownFailure = (cause: unknown) =>
-  new ServerFailed({
-    server: name,
-    logs: "",
-    message: `${name} could not be prepared: ${cause instanceof Error ? cause.message : String(cause)}`
-  })
-
-const cacheFolder = (folder: string) =>
-  join(process.env["XDG_CACHE_HOME"] || join(homedir(), ".cache"), "millrace", folder)
-
-const attempt = <A>(work: () => Promise<A>) => settled(work, unknownFailure)
-
-const run = (cwd: string, command: string, ...args: ReadonlyArray<string>) =>
-  Effect.filterOrFail(
-    settled((signal) => runTool(command, args, { cwd, signal }), unknownFailure),
-    ({ code }) => code === 0,
-    ({ output }) =>
-      new ServerUnavailable({
-        server: name,
-        tool: command,
-        message: `${name} could not be prepared by ${command}:\n${output.trim().slice(-2_000)}`
-      })
-  )
+const java17 = javaTool("java", "17 or newer, on Debian: apt-get install default-jdk-headless")
 
 type Prepared = Effect.Effect<void, ServerUnavailable | ServerFailed>
-
-/** Fills a folder of its own, and makes it the cache, unless there is one. */
-const install = (cache: string, fill: (fresh: string, maven: string) => Prepared): Prepared =>
-  Effect.gen(function*() {
-    if (existsSync(cache)) return
-    const maven = yield* tool("mvn", "on Debian: apt-get install maven")
-    const fresh = `${cache}.${randomUUID()}`
-    yield* Effect.gen(function*() {
-      yield* attempt(() => mkdir(fresh, { recursive: true }))
-      yield* fill(fresh, maven)
-      yield* attempt(() =>
-        // two processes may install at once: the first to rename its folder has made the cache
-        rename(fresh, cache).catch((error: NodeJS.ErrnoException) => {
-          if (error.code !== "ENOTEMPTY" && error.code !== "EEXIST") throw error
-        })
-      )
-    }).pipe(Effect.ensuring(Effect.promise(() => rm(fresh, { recursive: true, force: true }))))
-  })
 
 const installServer = (cache: string): Prepared =>
   install(cache, (fresh, maven) =>
@@ -149,7 +95,7 @@ export interface Command {
  */
 export const java = (source: string): Effect.Effect<Command, ServerUnavailable | ServerFailed> =>
   Effect.gen(function*() {
-    const command = yield* javaTool
+    const command = yield* java17
     const cache = cacheFolder(`apicurio-serializers-${serializers}`)
     yield* install(cache, (fresh, maven) =>
       Effect.andThen(
@@ -168,15 +114,6 @@ export const java = (source: string): Effect.Effect<Command, ServerUnavailable |
     return { command, args: [...flags, "-cp", join(cache, "lib", "*"), source] }
   })
 
-const javaTool = Effect.suspend(() => {
-  const home = process.env["JAVA_HOME"]
-  return tool(
-    "java",
-    "17 or newer, on Debian: apt-get install default-jdk-headless",
-    home === undefined ? [] : [join(home, "bin")]
-  )
-})
-
 /**
  * Starts an own Apicurio Registry on free ports of the loopback interface, with its schemas in memory, and completes when it
  * answers. Closing the scope, or any end of this process, kills it.
@@ -190,7 +127,7 @@ export const own = (
 ): Effect.Effect<ApicurioServer, ServerUnavailable | ServerFailed, Scope.Scope> =>
   Effect.gen(function*() {
     const settings = { ...defaults, ...options }
-    const java = yield* javaTool
+    const java = yield* java17
     const cache = cacheFolder(`apicurio-${version}`)
     yield* installServer(cache)
     const server = yield* ownServer({

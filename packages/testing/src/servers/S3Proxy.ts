@@ -1,11 +1,9 @@
 import { type Duration, Effect, type Scope } from "effect"
-import { randomUUID } from "node:crypto"
-import { existsSync, mkdirSync, writeFileSync } from "node:fs"
-import { mkdir, rename, rm } from "node:fs/promises"
-import { homedir } from "node:os"
+import { mkdirSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
-import { findTool, type Probe, runTool, settled } from "./process.ts"
-import { own as ownServer, type Server as RunningServer, ServerFailed, ServerUnavailable } from "./Server.ts"
+import { cacheFolder, downloads } from "./downloads.ts"
+import type { Probe } from "./process.ts"
+import { own as ownServer, type Server as RunningServer, type ServerFailed, type ServerUnavailable } from "./Server.ts"
 
 /** The version of an own copy. */
 export const version = "2.6.0"
@@ -45,55 +43,21 @@ const probe = (port: number): Probe => ({
   isAnswer: (reply) => reply.toString("latin1").startsWith("HTTP/1.1 403 ")
 })
 
-const unavailable = (tool: string, message: string) => new ServerUnavailable({ server: name, tool, message })
-
-const tool = (command: string, advice: string) =>
-  Effect.suspend(() => {
-    const home = process.env["JAVA_HOME"]
-    const found = findTool(command, home === undefined ? [] : [join(home, "bin")])
-    return found === undefined
-      ? Effect.fail(unavailable(command, `${name} needs ${command}: ${advice}, and put it on the PATH.`))
-      : Effect.succeed(found)
-  })
-
-const unknownFailure = (cause: unknown) =>
-  new ServerFailed({
-    server: name,
-    logs: "",
-    message: `${name} could not be prepared: ${cause instanceof Error ? cause.message : String(cause)}`
-  })
-
-const cacheFolder = () =>
-  join(process.env["XDG_CACHE_HOME"] || join(homedir(), ".cache"), "millrace", `s3proxy-${version}`)
+const { install, javaTool, run } = downloads(name)
 
 const jar = `s3proxy-${version}-jar-with-dependencies.jar`
 
-// Two processes may install at once: each fills a folder of its own, and the first to rename it has made the cache.
-const install = (cache: string): Effect.Effect<void, ServerUnavailable | ServerFailed> =>
-  Effect.gen(function*() {
-    const maven = yield* tool("mvn", "on Debian: apt-get install maven")
-    const fresh = `${cache}.${randomUUID()}`
-    yield* Effect.gen(function*() {
-      yield* settled(() => mkdir(fresh, { recursive: true }), unknownFailure)
-      const artifact = `org.gaul:s3proxy:${version}:jar:jar-with-dependencies`
-      const args = [
-        "-q",
-        "-B",
-        "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy",
-        `-Dartifact=${artifact}`,
-        `-DoutputDirectory=${fresh}`
-      ]
-      yield* Effect.filterOrFail(
-        settled((signal) => runTool(maven, args, { cwd: fresh, signal }), unknownFailure),
-        ({ code }) => code === 0,
-        ({ output }) => unavailable(maven, `${name} could not be downloaded:\n${output.trim().slice(-2_000)}`)
-      )
-      yield* settled(() =>
-        rename(fresh, cache).catch((error: NodeJS.ErrnoException) => {
-          if (error.code !== "ENOTEMPTY" && error.code !== "EEXIST") throw error
-        }), unknownFailure)
-    }).pipe(Effect.ensuring(Effect.promise(() => rm(fresh, { recursive: true, force: true }))))
-  })
+const installServer = (cache: string) =>
+  install(cache, (fresh, maven) =>
+    run(
+      fresh,
+      maven,
+      "-q",
+      "-B",
+      "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy",
+      `-Dartifact=org.gaul:s3proxy:${version}:jar:jar-with-dependencies`,
+      `-DoutputDirectory=${fresh}`
+    ))
 
 /**
  * Starts an S3Proxy on a free port of the loopback interface, over a temporary folder with one bucket. Closing the scope, or any end of
@@ -119,9 +83,9 @@ export const own = (
 ): Effect.Effect<S3ProxyServer, ServerUnavailable | ServerFailed, Scope.Scope> =>
   Effect.gen(function*() {
     const settings = { ...defaults, ...options }
-    const java = yield* tool("java", "17 or newer, on Debian: apt-get install default-jdk-headless")
-    const cache = cacheFolder()
-    if (!existsSync(cache)) yield* install(cache)
+    const java = yield* javaTool("java", "17 or newer, on Debian: apt-get install default-jdk-headless")
+    const cache = cacheFolder(`s3proxy-${version}`)
+    yield* installServer(cache)
     let data = ""
     const server = yield* ownServer({
       name,

@@ -1,11 +1,10 @@
 import { type Duration, Effect, type Scope } from "effect"
 import { randomUUID } from "node:crypto"
-import { existsSync } from "node:fs"
-import { mkdir, readdir, rename, rm, writeFile } from "node:fs/promises"
-import { homedir } from "node:os"
+import { mkdir, readdir, writeFile } from "node:fs/promises"
 import { join } from "node:path"
-import { findTool, type Probe, runTool, settled } from "./process.ts"
-import { own as ownServer, type Server as RunningServer, ServerFailed, ServerUnavailable } from "./Server.ts"
+import { cacheFolder, downloads } from "./downloads.ts"
+import type { Probe } from "./process.ts"
+import { own as ownServer, type Server as RunningServer, type ServerFailed, type ServerUnavailable } from "./Server.ts"
 
 /** The version of an own copy. */
 export const version = "1.38.0"
@@ -59,54 +58,22 @@ const probe = (port: number): Probe => ({
   isAnswer: (reply) => reply.length >= 9 && reply[3] === 4
 })
 
-const unavailable = (tool: string, message: string) => new ServerUnavailable({ server: name, tool, message })
+const { attempt, install, javaTool, run } = downloads(name)
 
-const tool = (command: string, advice: string) =>
-  Effect.suspend(() => {
-    const home = process.env["JAVA_HOME"]
-    const found = findTool(command, home === undefined ? [] : [join(home, "bin")])
-    return found === undefined
-      ? Effect.fail(unavailable(command, `${name} needs ${command}: ${advice}, and put it on the PATH.`))
-      : Effect.succeed(found)
-  })
-
-const unknownFailure = (cause: unknown) =>
-  new ServerFailed({
-    server: name,
-    logs: "",
-    message: `${name} could not be prepared: ${cause instanceof Error ? cause.message : String(cause)}`
-  })
-
-const cacheFolder = () =>
-  join(process.env["XDG_CACHE_HOME"] || join(homedir(), ".cache"), "millrace", `temporal-${version}`)
-
-const run = (command: string, args: ReadonlyArray<string>, cwd: string) =>
-  Effect.filterOrFail(
-    settled((signal) => runTool(command, args, { cwd, signal }), unknownFailure),
-    ({ code }) => code === 0,
-    ({ output }) => unavailable(command, `${name} could not be prepared by ${command}:\n${output.trim().slice(-2_000)}`)
-  )
-
-// Two processes may install at once: each fills a folder of its own, and the first to rename it has made the cache.
-const install = (cache: string): Effect.Effect<void, ServerUnavailable | ServerFailed> =>
-  Effect.gen(function*() {
-    const maven = yield* tool("mvn", "on Debian: apt-get install maven")
-    const fresh = `${cache}.${randomUUID()}`
-    const attempt = <A>(work: () => Promise<A>) => settled(work, unknownFailure)
-    yield* Effect.gen(function*() {
-      yield* attempt(async () => {
-        await mkdir(fresh, { recursive: true })
-        await writeFile(join(fresh, "pom.xml"), pom)
-      })
-      const output = `-DoutputDirectory=${join(fresh, "lib")}`
-      yield* run(maven, ["-q", "-B", "dependency:copy-dependencies", "-DincludeScope=runtime", output], fresh)
-      yield* attempt(() =>
-        rename(fresh, cache).catch((error: NodeJS.ErrnoException) => {
-          if (error.code !== "ENOTEMPTY" && error.code !== "EEXIST") throw error
-        })
+const installServer = (cache: string) =>
+  install(cache, (fresh, maven) =>
+    Effect.andThen(
+      attempt(() => writeFile(join(fresh, "pom.xml"), pom)),
+      run(
+        fresh,
+        maven,
+        "-q",
+        "-B",
+        "dependency:copy-dependencies",
+        "-DincludeScope=runtime",
+        `-DoutputDirectory=${join(fresh, "lib")}`
       )
-    }).pipe(Effect.ensuring(Effect.promise(() => rm(fresh, { recursive: true, force: true }))))
-  })
+    ))
 
 const flags = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
 
@@ -134,9 +101,9 @@ export const own = (
 ): Effect.Effect<TemporalServer, ServerUnavailable | ServerFailed, Scope.Scope> =>
   Effect.gen(function*() {
     const settings = { ...defaults, ...options }
-    const java = yield* tool("java", "17 or newer, on Debian: apt-get install default-jdk-headless")
-    const cache = cacheFolder()
-    if (!existsSync(cache)) yield* install(cache)
+    const java = yield* javaTool("java", "17 or newer, on Debian: apt-get install default-jdk-headless")
+    const cache = cacheFolder(`temporal-${version}`)
+    yield* installServer(cache)
     const libraries = join(cache, "lib", "*")
     const server = yield* ownServer({
       name,
@@ -157,16 +124,14 @@ export const own = (
       ...server,
       java: (folder, main) =>
         Effect.gen(function*() {
-          const compiler = yield* tool("javac", "on Debian: apt-get install default-jdk-headless")
-          const sources = (yield* settled(() => readdir(folder), unknownFailure)).filter((file) =>
-            file.endsWith(".java")
-          )
-          const classes = yield* settled(async () => {
+          const compiler = yield* javaTool("javac", "on Debian: apt-get install default-jdk-headless")
+          const sources = (yield* attempt(() => readdir(folder))).filter((file) => file.endsWith(".java"))
+          const classes = yield* attempt(async () => {
             const made = join(cache, "classes", randomUUID())
             await mkdir(made, { recursive: true })
             return made
-          }, unknownFailure)
-          yield* run(compiler, ["-cp", libraries, "-d", classes, ...sources], folder)
+          })
+          yield* run(folder, compiler, "-cp", libraries, "-d", classes, ...sources)
           return { command: java, args: [...flags, "-Xmx128m", "-cp", `${classes}:${libraries}`, main] }
         })
     }
